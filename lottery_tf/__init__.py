@@ -1,0 +1,38 @@
+"""Lottery tickets for Keras: draw a sparse subnetwork, rewind it, spend it better, export it.
+
+>>> import lottery_tf as lt
+
+Names load on first use, so that ``lottery-tf --help`` need not wait for TensorFlow.
+"""
+
+import importlib
+
+_WHERE = {
+    "Masks": "masks",
+    "UsageError": "errors",
+    "wrap": "wrapper",
+    "strip": "wrapper",
+    "set_masks": "wrapper",
+    "get_masks": "wrapper",
+    "Ticket": "ticket",
+    "Recipe": "recipe",
+    "LabelSmoothing": "tweaks.soft_labels",
+    "find_ticket": "finding",
+    "find_tickets": "finding",
+    "export": "exporting",
+}
+_MODULES = ("models", "data")
+
+__all__ = [*_WHERE, *_MODULES]
+
+
+def __getattr__(name: str):
+    if name in _WHERE:
+        return getattr(importlib.import_module(f"lottery_tf.{_WHERE[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"lottery_tf.{name}")
+    raise AttributeError(f"module 'lottery_tf' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return __all__

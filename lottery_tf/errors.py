@@ -1,0 +1,8 @@
+"""The one error that is the user's to mend."""
+
+
+class UsageError(ValueError):
+    """A mistake of the user's: one sentence of what was expected, what came and what to do.
+
+    The command line prints it without a traceback and exits with code 2.
+    """

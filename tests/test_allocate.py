@@ -1,0 +1,132 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from lottery_tf.allocate import prune_fraction, prune_to
+from lottery_tf.errors import UsageError
+from lottery_tf.masks import Masks
+
+# Few distinct scores, so that ties are the rule.
+scores_of_two = st.fixed_dictionaries(
+    {
+        "a": arrays(np.float32, st.integers(1, 30), elements=st.integers(0, 3).map(float)),
+        "b": arrays(np.float32, (3, 4), elements=st.integers(0, 3).map(float)),
+    }
+)
+scopes = pytest.mark.parametrize("scope", ["global", "layerwise"])
+
+
+def ones(scores):
+    return Masks.ones({name: array.shape for name, array in scores.items()})
+
+
+def kept(masks):
+    return {name: mask.astype(int).tolist() for name, mask in masks.items()}
+
+
+def test_global_and_layerwise_on_four_weights():
+    scores = {"a": np.array([1.0, 2.0]), "b": np.array([3.0, 4.0])}
+    assert kept(prune_to(scores, ones(scores), 0.5)) == {"a": [0, 0], "b": [1, 1]}
+    assert kept(prune_to(scores, ones(scores), 0.5, "layerwise")) == {"a": [0, 1], "b": [0, 1]}
+
+
+def test_of_equal_scores_the_earlier_survives():
+    scores = {"a": np.array([1.0, 1.0, 1.0]), "b": np.array([1.0, 2.0])}
+    assert kept(prune_to(scores, ones(scores), 0.4)) == {"a": [1, 1, 0], "b": [0, 1]}
+
+
+def test_a_layer_full_of_zeros_keeps_its_exact_count():
+    """A threshold of 0 and ``>=`` would keep all (tfmot), ``>`` none."""
+    scores = {"a": np.array([0.0, 0, 0, 0, 0, 0, 0, 0, 5, 6])}
+    assert prune_to(scores, ones(scores), 0.5)["a"].sum() == 5
+
+
+def test_already_pruned_weights_stay_pruned_whatever_their_score():
+    scores = {"a": np.array([9.0, 1.0, 2.0, 3.0])}
+    masks = Masks({"a": [0, 1, 1, 1]})
+    assert kept(prune_fraction(scores, masks, 1 / 3)) == {"a": [0, 0, 1, 1]}
+    assert kept(prune_to(scores, masks, 0.75)) == {"a": [0, 0, 0, 1]}
+
+
+def test_weights_without_a_mask_do_not_count_in_the_quota():
+    scores = {"a": np.array([1.0, 2.0, 3.0, 4.0]), "head": np.array([0.0, 0.0, 0.0, 0.0])}
+    assert kept(prune_to(scores, Masks.ones({"a": (4,)}), 0.5)) == {"a": [0, 0, 1, 1]}
+
+
+def test_the_ladder_of_twenty_percent():
+    scores = {"a": np.random.default_rng(0).permutation(100_000).astype(float)}
+    masks, ladder = ones(scores), []
+    for _ in range(18):
+        masks = prune_fraction(scores, masks, 0.2)
+        ladder.append(round(100 * masks.sparsity, 2))
+    published = [20, 36, 48.8, 59.04, 67.23, 73.79, 79.03, 83.22, 86.58]
+    published += [89.26, 91.41, 93.13, 94.50, 95.60, 96.48, 97.19, 97.75, 98.20]
+    assert ladder == pytest.approx(published, abs=0.006)
+
+
+@scopes
+@given(scores=scores_of_two, fraction=st.floats(0, 1))
+def test_fractions_are_exact_and_nested(scope, scores, fraction):
+    masks = ones(scores)
+    for _ in range(3):
+        before, masks = masks, prune_fraction(scores, masks, fraction, scope)
+        assert masks.nested_in(before)
+        parts = masks if scope == "layerwise" else [None]
+        for part in parts:
+            had, has = (
+                (before[part].sum(), masks[part].sum()) if part else (before.kept, masks.kept)
+            )
+            assert has == had - round(fraction * had)
+
+
+@scopes
+@given(scores=scores_of_two, low=st.floats(0, 0.99), high=st.floats(0, 0.99))
+def test_targets_are_exact_and_nested(scope, scores, low, high):
+    low, high = sorted((low, high))
+    first = prune_to(scores, ones(scores), low, scope)
+    second = prune_to(scores, first, high, scope)
+    assert second.nested_in(first)
+    if scope == "global":
+        assert second.kept == second.total - round(high * second.total)
+    else:
+        for mask in second.values():
+            assert mask.sum() == mask.size - round(high * mask.size)
+
+
+@given(scores=scores_of_two, sparsity=st.floats(0, 0.99))
+def test_no_pruned_weight_has_a_higher_score_than_a_survivor(scores, sparsity):
+    masks = prune_to(scores, ones(scores), sparsity)
+    pruned = np.concatenate([scores[n][~m].ravel() for n, m in masks.items()])
+    survivors = np.concatenate([scores[n][m].ravel() for n, m in masks.items()])
+    if pruned.size and survivors.size:
+        assert pruned.max() <= survivors.min()
+
+
+def test_infinite_scores_rank():
+    scores = {"a": np.array([np.inf, -np.inf, 0.0, 1.0])}
+    assert kept(prune_to(scores, ones(scores), 0.5)) == {"a": [1, 0, 0, 1]}
+
+
+@pytest.mark.parametrize("sparsity", [-0.1, 1, 1.5, float("nan")])
+def test_a_sparsity_outside_zero_to_one_is_refused(sparsity):
+    scores = {"a": np.ones(4)}
+    with pytest.raises(UsageError, match=r"\[0, 1\)"):
+        prune_to(scores, ones(scores), sparsity)
+
+
+def test_other_mistakes():
+    scores = {"a": np.ones(4)}
+    with pytest.raises(UsageError, match=r"\[0, 1\]"):
+        prune_fraction(scores, ones(scores), 1.1)
+    with pytest.raises(UsageError, match="global or layerwise"):
+        prune_to(scores, ones(scores), 0.5, "local")
+    with pytest.raises(UsageError, match="at least 0.5"):
+        prune_to(scores, Masks({"a": [1, 1, 0, 0]}), 0.25)
+    with pytest.raises(UsageError, match="NaN came for a"):
+        prune_to({"a": np.array([1.0, np.nan])}, Masks.ones({"a": (2,)}), 0.5)
+    with pytest.raises(UsageError, match="got none"):
+        prune_to({}, Masks.ones({"a": (2,)}), 0.5)
+    with pytest.raises(UsageError, match=r"shape \(2,\) for a; got \(3,\)"):
+        prune_to({"a": np.ones(3)}, Masks.ones({"a": (2,)}), 0.5)

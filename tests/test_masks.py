@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from lottery_tf import Masks, UsageError
+
+some_masks = st.dictionaries(
+    st.sampled_from(["a/kernel", "b/kernel", "c/d/kernel"]),
+    arrays(bool, array_shapes(max_dims=4, max_side=4)),
+)
+
+
+def test_four_weights():
+    masks = Masks({"a": [[1, 0], [0, 0]], "b": [True]})
+    assert (masks.total, masks.kept) == (5, 2)
+    assert masks.sparsity == 0.6
+    assert masks.sparsity_total(trainable=10) == 0.3
+    assert masks.collapsed == []
+    assert Masks({"a": [0, 0], "b": [1]}).collapsed == ["a"]
+
+
+def test_no_masks_mean_no_sparsity():
+    assert Masks({}).sparsity == 0
+
+
+def test_nesting():
+    outer, inner = Masks({"a": [1, 1, 0]}), Masks({"a": [1, 0, 0]})
+    assert inner.nested_in(outer) and outer.nested_in(outer)
+    assert not outer.nested_in(inner)
+    assert not inner.nested_in(Masks({"b": [1, 1, 0]}))
+    assert not inner.nested_in(Masks({"a": [[1, 1, 0]]}))
+
+
+@given(some_masks)
+def test_file_round_trip(tmp_path_factory, arrays):
+    path = tmp_path_factory.mktemp("masks") / "masks.npz"
+    Masks(arrays).save(path)
+    assert Masks.load(path) == Masks(arrays)
+
+
+def test_arrays_are_copies_and_read_only():
+    array = np.ones(3, bool)
+    masks = Masks({"a": array})
+    array[0] = False
+    assert masks["a"].all()
+    with pytest.raises(ValueError, match="read-only"):
+        masks["a"][0] = False
+
+
+@pytest.mark.parametrize("bad", [[0.5, 1], [2, 1], [-1, 0], [float("nan"), 0]])
+def test_only_zero_and_one_make_a_mask(bad):
+    with pytest.raises(UsageError, match="0 and 1 for a"):
+        Masks({"a": bad})
+
+
+def test_damaged_files(tmp_path):
+    path = tmp_path / "masks.npz"
+    with pytest.raises(UsageError, match="there is none"):
+        Masks.load(path)
+    Masks({"a": np.ones(1000, bool)}).save(path)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(UsageError, match="damaged"):
+        Masks.load(path)
+
+
+def test_pickles_are_not_loaded(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (pytest.fail, ("a pickle was run",))
+
+    np.savez(tmp_path / "masks.npz", a=np.array([Bomb()], dtype=object))
+    with pytest.raises(UsageError, match="damaged"):
+        Masks.load(tmp_path / "masks.npz")
