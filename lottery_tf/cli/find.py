@@ -1,0 +1,60 @@
+"""lottery-tf find: draws the tickets of a network, a folder a round."""
+
+import dataclasses
+from pathlib import Path
+
+from lottery_tf.cli.flags import Parsed
+from lottery_tf.cli.terminal import Countdown, EpochStatus, console, duration, percent
+from lottery_tf.errors import UsageError
+from lottery_tf.files import read_json_lines
+from lottery_tf.finding import FindingSettings
+from lottery_tf.settings import setting
+from lottery_tf.stages import Experiment, find
+
+
+@dataclasses.dataclass(frozen=True)
+class OutSettings:
+    """Where the run is written."""
+
+    out: str | None = setting(None, "folder of the run; an interrupted run of it goes on")
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder; a UsageError where none was given."""
+        if not self.out:
+            raise UsageError("Expected --out=DIR, the folder to write to; none was given.")
+        return Path(self.out)
+
+
+SETTINGS = (*Experiment.owners(), FindingSettings, OutSettings)
+
+
+def run(flags: Parsed) -> None:
+    """Draws the tickets, with a line a round."""
+    out = flags.settings(OutSettings).folder
+    experiment = Experiment(*(flags.settings(owner) for owner in Experiment.owners()))
+    finding = flags.settings(FindingSettings)
+    run_find(out, experiment, finding)
+    console.print(f"Tickets: {out / 'tickets'}")
+
+
+def run_find(out: Path, experiment: Experiment, finding: FindingSettings) -> list[dict]:
+    """Runs the stage and prints a line a round; returns the rows."""
+    finished = len(read_json_lines(out / "metrics.jsonl"))
+    last = finding.last_round
+    countdown = Countdown(last + 1, finished)
+    with console.status("reading data, building the model") as status:
+        watch = EpochStatus(status, f"round {finished} of {last}")
+
+        def show(row):
+            dev = f"dev {percent(row['dev_accuracy'])}  " if "dev_accuracy" in row else ""
+            console.print(
+                f"round {row['round']:2} of {last}  sparsity {percent(row['sparsity']):>7}  {dev}"
+                f"{duration(row['seconds']):>6}  {countdown.one_more()}"
+            )
+            watch.label = f"round {row['round'] + 1} of {last}"
+
+        rows = find(out, experiment, finding, show, [watch])
+    if finished > last:
+        console.print(f"{out} is finished: {last + 1} rounds; nothing to do.")
+    return rows

@@ -1,0 +1,199 @@
+"""Command-line flags, their help and their defaults, all from the fields of settings dataclasses.
+
+absl reads the command line (``--name=value``, ``--name value``, ``--noname``, ``--flagfile=FILE``)
+into flags of our own, apart from those that TensorFlow and other libraries define for themselves.
+
+>>> import dataclasses
+>>> from lottery_tf.settings import setting
+>>> @dataclasses.dataclass(frozen=True)
+... class Oven:
+...     '''How it bakes.'''
+...     heat: int = setting(180, "degrees Celsius")
+...     mode: str = setting("fan", "how it heats", choices=("fan", "grill"))
+>>> flags = parse(["--mode=grill"], [Oven])
+>>> flags.settings(Oven)
+Oven(heat=180, mode='grill')
+>>> flags.settings(Oven, heat=200, mode="fan")  # what another oven had: the user's mode stays
+Oven(heat=200, mode='grill')
+"""
+
+import csv
+import dataclasses
+import inspect
+import io
+import itertools
+import shutil
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from lottery_tf.errors import UsageError
+from lottery_tf.settings import check_choice, check_choices, nearest, one_of, restore, value_type
+
+
+class _Kind(NamedTuple):
+    define: Callable  # absl's function that defines such a flag
+    value: str  # what stands for its value in the help
+    expected: str
+
+
+_KINDS = {
+    int: _Kind(flags.DEFINE_integer, "INTEGER", "an integer"),
+    float: _Kind(flags.DEFINE_float, "NUMBER", "a number"),
+    bool: _Kind(flags.DEFINE_boolean, "True|False", "True or False"),
+    str: _Kind(flags.DEFINE_string, "TEXT", "a text"),
+    tuple: _Kind(flags.DEFINE_list, "TEXT,TEXT,...", "texts separated by commas"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Parsed:
+    """What the user wrote.
+
+    Attributes:
+      values: every flag of the command by name; the default where none was given.
+      given: the flags that the user wrote, on the command line or in a flagfile.
+      positional: the arguments that are no flags.
+    """
+
+    values: dict[str, Any]
+    given: frozenset[str]
+    positional: list[str]
+
+    def settings(self, owner: type, /, **defaults: Any) -> Any:
+        """The settings dataclass ``owner`` with the values of its flags.
+
+        Args:
+          owner: one of the dataclasses that the flags were made from.
+          **defaults: replace the defaults of flags that the user did not give; names that are not
+            of ``owner`` are left out. ``retrain`` passes the settings it finds in a ticket.
+
+        Raises:
+          UsageError: where a value is not one of its field's choices.
+        """
+        values = {field.name: self.values[field.name] for field in dataclasses.fields(owner)}
+        inherited = {name: value for name, value in defaults.items() if name not in self.given}
+        settings = restore(owner, values | inherited)
+        check_choices(settings)
+        return settings
+
+
+def parse(argv: Sequence[str], owners: Sequence[type], positional: str = "") -> Parsed:
+    """Reads a command line.
+
+    Args:
+      argv: the words behind the command's name.
+      owners: the settings dataclasses whose fields are the command's flags.
+      positional: what the help calls arguments that are no flags; empty if there are none to take.
+
+    Raises:
+      UsageError: for an unknown flag, a value that its flag doesn't take, a missing value, a
+        flagfile that can't be read, an argument where none is taken.
+      ValueError: if two of ``owners`` have a field of the same name.
+    """
+    fields = _fields(owners)
+    defined = flags.FlagValues()
+    for name, (field, kind) in fields.items():
+        default = list(field.default) if isinstance(field.default, tuple) else field.default
+        kind.define(name, default, field.metadata["help"], flag_values=defined)
+    rest = _read(argv, defined, fields)
+    if rest and not positional:
+        raise UsageError(f"'{rest[0]}' is no flag: flags are written --name=value.")
+    values = {name: defined[name].value for name in fields}
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    given = frozenset(name for name in fields if defined[name].present)
+    for name in given:
+        check_choice(fields[name][0], values[name])
+    return Parsed(values, given, rest)
+
+
+def command_line(settings: Any) -> list[str]:
+    """``--name=value`` for each field that is not None; ``parse`` makes the settings from it."""
+    values = ((f.name, getattr(settings, f.name)) for f in dataclasses.fields(settings))
+    return [f"--{name}={_written(value)}" for name, value in values if value is not None]
+
+
+def help_text(command: str, summary: str, owners: Sequence[type], positional: str = "") -> str:
+    """What ``lottery-tf COMMAND --help`` prints, as wide as the terminal.
+
+    Each dataclass makes a block whose heading is the first line of its docstring; ``owners`` and
+    ``positional`` are what ``parse`` takes.
+    """
+    width = max(60, min(100, shutil.get_terminal_size().columns))
+    usage = f"lottery-tf {command} [--name=value ...] {positional}".strip()
+    lines = [*textwrap.wrap(f"{command}: {summary}", width), "", f"usage: {usage}"]
+    fields = _fields(owners)
+    for owner in owners:
+        lines += ["", *textwrap.wrap(inspect.getdoc(owner).splitlines()[0], width)]
+        for field in dataclasses.fields(owner):
+            kind, choices = fields[field.name][1], field.metadata["choices"]
+            text = field.metadata["help"] + (f": {one_of(choices)}" if choices else "")
+            if field.default not in (None, "", ()):
+                text += f" (default: {_written(field.default)})"
+            lines += _help_entry(field.name, kind.value, text, width)
+    flagfile = "reads flags from FILE, one a line, # before a comment; what is given later wins"
+    lines += ["", "Every command.", *_help_entry("flagfile", "FILE", flagfile, width)]
+    return "\n".join([*lines, "  --help", "      shows this", ""])
+
+
+def _fields(owners: Sequence[type]) -> dict[str, tuple[dataclasses.Field, _Kind]]:
+    """Flag name → its field and kind, in order; ValueError where a name is taken."""
+    fields, taken = {}, dict.fromkeys(("flagfile", "help", "undefok"), "every command")
+    for owner in owners:
+        for field in dataclasses.fields(owner):
+            if field.name in taken:
+                raise ValueError(
+                    f"{taken[field.name]} and {owner.__name__} have a field {field.name}."
+                )
+            taken[field.name] = owner.__name__
+            fields[field.name] = field, _KINDS[value_type(field, owner)[0]]
+    return fields
+
+
+def _read(argv: Sequence[str], defined: flags.FlagValues, fields: dict) -> list[str]:
+    """Fills ``defined`` from ``argv``, absl's errors told in our words; returns what is no flag."""
+    words = _with_flagfiles(argv, defined)
+    for word, following in itertools.pairwise([*words, "--"]):
+        name = word.lstrip("-") if word.startswith("-") else ""
+        # absl would take the flag that follows for the value.
+        if name in fields and not defined[name].boolean and following.startswith("--"):
+            raise UsageError(f"--{name} lacks its value: --{name}={fields[name][1].value}.")
+    try:
+        return defined(["lottery-tf", *words])[1:]
+    except flags.UnrecognizedFlagError as error:
+        near = nearest(error.flagname, list(fields)) or "; --help lists them"
+        raise UsageError(f"there is no flag '--{error.flagname}'{near}.") from error
+    except flags.IllegalFlagValueError as error:
+        # absl says "flag --name=value: reason", the reason being that of the ValueError before.
+        written = str(error).removeprefix("flag ").removesuffix(f": {error.__context__}")
+        name = written.removeprefix("--").partition("=")[0]
+        raise UsageError(f"{written}: expected {fields[name][1].expected}.") from error
+    except ValueError as error:  # --noname=value
+        raise UsageError(f"{error}.") from error
+
+
+def _with_flagfiles(argv: Sequence[str], defined: flags.FlagValues) -> list[str]:
+    """``argv`` with the lines of each flagfile in its place."""
+    if "--flagfile=" in argv or list(argv[-1:]) == ["--flagfile"]:
+        raise UsageError("--flagfile lacks its value: --flagfile=FILE.")
+    try:
+        return defined.read_flags_from_files(list(argv))
+    except (flags.Error, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read the flagfile: {error.__context__ or error}.") from error
+
+
+def _written(value: Any) -> str:
+    """A value as one writes it on the command line."""
+    if not isinstance(value, tuple):
+        return str(value)
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(value)
+    return line.getvalue()
+
+
+def _help_entry(name: str, value: str, text: str, width: int) -> list[str]:
+    """The lines of one flag's help."""
+    body = textwrap.wrap(text, width - 6, break_on_hyphens=False)
+    return [f"  --{name}={value}", *(" " * 6 + line for line in body)]

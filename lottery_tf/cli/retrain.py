@@ -1,0 +1,60 @@
+"""lottery-tf retrain: trains a ticket with a recipe and writes the finished model."""
+
+import dataclasses
+from pathlib import Path
+
+from lottery_tf.cli.find import OutSettings
+from lottery_tf.cli.flags import Parsed
+from lottery_tf.cli.terminal import console, duration, percent
+from lottery_tf.errors import UsageError
+from lottery_tf.recipe import RECIPES, Recipe, tweak_settings
+from lottery_tf.settings import one_of, setting
+from lottery_tf.stages import Experiment, experiment_of, retrain_ticket
+from lottery_tf.ticket import Ticket
+from lottery_tf.tweaks import TWEAKS
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrainSettings:
+    """What to retrain, and how."""
+
+    ticket: str | None = setting(None, "folder of the ticket, RUN/tickets/round_NN of a find run")
+    recipe: str = setting(
+        "vanilla", f"{one_of([*RECIPES, *TWEAKS])}; several tweaks separated by commas"
+    )
+    reinit: bool = setting(
+        False, "the control: train the ticket's mask from new initial weights of --seed"
+    )
+
+
+TweakSettings = tweak_settings()
+SETTINGS = (RetrainSettings, TweakSettings, *Experiment.owners(), OutSettings)
+
+
+def run(flags: Parsed) -> None:
+    """Retrains; the settings of the ticket's own run stand where no flag is given."""
+    out = flags.settings(OutSettings).folder
+    settings = flags.settings(RetrainSettings)
+    if not settings.ticket:
+        raise UsageError("Expected --ticket=DIR, the ticket to retrain; none was given.")
+    recipe = Recipe(settings.recipe, dataclasses.asdict(flags.settings(TweakSettings)))
+    ticket = Ticket.load(settings.ticket)
+    found_in = experiment_of(ticket, Path(settings.ticket)).describe()
+    experiment = Experiment(*(flags.settings(owner, **found_in) for owner in Experiment.owners()))
+    finished = (out / "result.json").exists()
+    with console.status("reading data, building the model") as status:
+
+        def show(rows):
+            row = rows[-1]
+            dev = f", dev {percent(row['dev_accuracy'])}" if "dev_accuracy" in row else ""
+            status.update(f"{recipe.name}: epoch {row['epoch']}{dev}")
+
+        result = retrain_ticket(
+            out, Path(settings.ticket), recipe, experiment, settings.reinit, show
+        )
+    if finished:
+        console.print(f"{out} is finished; nothing to do.")
+    console.print(
+        f"{result['recipe']}  sparsity {percent(result['sparsity'])}  test "
+        f"{percent(result['test_accuracy'])}  {duration(result['seconds'])}  {out / 'model'}"
+    )

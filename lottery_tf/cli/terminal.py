@@ -1,0 +1,53 @@
+"""What the commands show while they work: a line that moves, and lines that stay."""
+
+import time
+
+from rich.console import Console
+
+from lottery_tf.keras import keras
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+class EpochStatus(keras.callbacks.Callback):
+    """Shows the epoch on a line of the terminal that is written over; nothing in a file.
+
+    Args:
+      status: what ``console.status`` returned.
+      label: what is being trained, in front.
+    """
+
+    def __init__(self, status, label: str):
+        super().__init__()
+        self.status, self.label = status, label
+
+    def on_epoch_end(self, epoch, logs=None):
+        accuracy = (logs or {}).get("accuracy")
+        shown = "" if accuracy is None else f", train accuracy {percent(accuracy)}"
+        self.status.update(f"{self.label}: epoch {epoch + 1} of {self.params['epochs']}{shown}")
+
+
+class Countdown:
+    """How long is left when some of a number of equal pieces are done."""
+
+    def __init__(self, pieces: int, done: int = 0):
+        self.left, self.start, self.done = pieces - done, time.perf_counter(), 0
+
+    def one_more(self) -> str:
+        """Counts a piece and says what is left."""
+        self.done, self.left = self.done + 1, self.left - 1
+        if not self.left:
+            return "done"
+        return f"about {duration(self.left * (time.perf_counter() - self.start) / self.done)} left"
+
+
+def duration(seconds: float) -> str:
+    """``42 s``, ``3 min`` or ``1.5 h``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def percent(share: float) -> str:
+    """``89.26 %``."""
+    return f"{100 * share:.2f} %"

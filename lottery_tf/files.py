@@ -1,0 +1,114 @@
+"""Files that appear whole or not at all: written beside their place, then renamed.
+
+What stands at the place beforehand stays whole too until it is replaced, whenever the process or
+the machine stops. A process that is killed may leave a hidden file or folder beside the place
+(``.NAME.`` and eight digits), which nobody reads.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+@contextlib.contextmanager
+def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Yields a temporary folder beside ``path`` that becomes ``path`` if the block succeeds.
+
+    A folder that stands at ``path`` is replaced; where ``path`` is a link, the folder it leads to.
+    If the block raises, what stood at ``path`` stays and nothing else is left behind.
+
+    Raises:
+      NotADirectoryError: if ``path`` is a file.
+    """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(f"Expected a folder or nothing at {path}, found a file.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new, old = _beside(path), _beside(path)
+    try:
+        new.mkdir()
+        yield new
+        for file in new.rglob("*"):
+            if file.is_file():
+                _to_disk(file)
+        # Two renames: to delete the old folder first would leave half of it after a crash.
+        if path.exists():
+            os.rename(path, old)
+        os.rename(new, path)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        if old.exists() and not path.exists():
+            os.rename(old, path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes ``text`` to ``path``, whole or not at all; the folder is made if it is missing."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = _beside(path)
+    try:
+        new.write_text(text, encoding="utf-8")
+        _to_disk(new)
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Writes ``value`` as indented JSON, whole or not at all; NaN and infinities as ``null``."""
+    write_text(path, json.dumps(_strict(value), indent=2, allow_nan=False) + "\n")
+
+
+def write_json_lines(path: str | os.PathLike, rows: list[dict]) -> None:
+    """Writes one JSON object a line, whole or not at all; NaN and infinities as ``null``."""
+    write_text(path, "".join(json.dumps(_strict(row), allow_nan=False) + "\n" for row in rows))
+
+
+def read_json_lines(path: str | os.PathLike) -> list[dict]:
+    """The objects of a JSON-lines file; none where there is no file."""
+    path = Path(path)
+    if not path.exists():
+        return []
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """The file's SHA-256 in hexadecimal; a file of any size is read a mebibyte at a time."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _beside(path: Path) -> Path:
+    """A hidden name beside ``path`` that no other process, thread or machine has."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+
+
+def _to_disk(file: Path) -> None:
+    """Waits until the file's content is on the disk: a rename can get there before it."""
+    # Windows flushes only what may be written; elsewhere a read-only file is no hindrance.
+    with open(file, "rb" if os.name == "posix" else "rb+") as written:
+        os.fsync(written.fileno())
+
+
+def _strict(value: Any) -> Any:
+    """``value`` with None for NaN and infinities, which are no JSON though Python writes them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _strict(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(part) for part in value]
+    return value

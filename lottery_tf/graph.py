@@ -1,0 +1,185 @@
+"""A model's layers, their weights by name, and how the layers are connected.
+
+Models may be nested in models and layers may be shared; a pruning wrapper counts as the layer
+that it wraps, so that a weight has the same name in a model and in its wrapped copy.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import tensorflow as tf
+from tensorflow_model_optimization.python.core.sparsity.keras.pruning_wrapper import (
+    PruneLowMagnitude,
+)
+
+from lottery_tf.errors import UsageError
+from lottery_tf.keras import keras
+
+
+def check_graph(model: keras.Model) -> None:
+    """Raises UsageError unless ``model`` is a built Sequential or functional tf_keras model."""
+    root = type(model).__module__.partition(".")[0]
+    if root == "keras":
+        raise UsageError(
+            f"Expected a model of tf_keras, got a Keras 3 {type(model).__name__}: build it with "
+            "`import tf_keras as keras`, or set TF_USE_LEGACY_KERAS=1 before importing tensorflow."
+        )
+    if not isinstance(model, keras.Model):
+        raise UsageError(
+            f"Expected a tf_keras model, got a {type(model).__module__}.{type(model).__name__}."
+        )
+    for part in _nested(model):
+        if part._is_graph_network:
+            continue
+        if isinstance(part, keras.Sequential):
+            raise UsageError(
+                f"Expected a built model, got the Sequential '{part.name}' without an input "
+                "shape: put a keras.Input in front, or call it on a batch first."
+            )
+        raise UsageError(
+            f"Expected a Sequential or functional model, got the subclassed model '{part.name}' "
+            f"({type(part).__name__}), whose layers cannot be replaced: build it as "
+            "keras.Model(inputs, outputs)."
+        )
+
+
+def _nested(model: keras.Model) -> Iterator[keras.Model]:
+    """The model and the models that are layers of it, at any depth."""
+    yield model
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _nested(layer)
+
+
+def unwrapped(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """The layer inside a pruning wrapper; any other layer is itself."""
+    return layer.layer if isinstance(layer, PruneLowMagnitude) else layer
+
+
+def named_layers(model: keras.Model, prefix: str = "") -> dict[str, keras.layers.Layer]:
+    """Path → layer for each layer that is no model, in the order of ``model.layers``.
+
+    The path joins the names of the models around the layer and its own: ``encoder/conv1``.
+    A shared layer has the path of its first place. Wrappers stay on.
+    """
+    found: dict[str, keras.layers.Layer] = {}
+    for layer in model.layers:
+        path = prefix + unwrapped(layer).name
+        inner = named_layers(layer, f"{path}/") if isinstance(layer, keras.Model) else {path: layer}
+        seen = {id(other) for other in found.values()}
+        found |= {name: each for name, each in inner.items() if id(each) not in seen}
+    return found
+
+
+def named_variables(model: keras.Model) -> dict[str, tf.Variable]:
+    """Name → variable for all of the model's variables but the masks.
+
+    A name is the layer's path and the variable's own last name: ``conv1/kernel``,
+    ``encoder/bn/moving_mean``; a layer's second variable of that name is ``kernel_1``.
+    BatchNorm's moving statistics are among them.
+    """
+    found = {}
+    for path, layer in named_layers(model).items():
+        for variable in unwrapped(layer).weights:
+            own = variable.name.rpartition("/")[2].partition(":")[0]
+            name, copies = f"{path}/{own}", 0
+            while name in found:
+                copies += 1
+                name = f"{path}/{own}_{copies}"
+            found[name] = variable
+    return found
+
+
+def rebuild(
+    model: keras.Model, change: Callable[[keras.layers.Layer], keras.layers.Layer]
+) -> keras.Model:
+    """A copy of ``model`` in which each layer is ``change(layer)``; the weights are copied by name.
+
+    ``change`` is called once for each layer that is no model, a shared one too, and returns a
+    new layer. Nested models are rebuilt in turn. The copy is not compiled.
+    """
+    made: dict[int, keras.layers.Layer] = {}
+
+    def once(layer):
+        if id(layer) not in made:
+            if isinstance(layer, keras.Model):
+                made[id(layer)] = keras.models.clone_model(layer, clone_function=once)
+            else:
+                made[id(layer)] = change(layer)
+        return made[id(layer)]
+
+    with model.distribute_strategy.scope():
+        copy = keras.models.clone_model(model, clone_function=once)
+        assign(copy, {name: v.numpy() for name, v in named_variables(model).items()})
+    return copy
+
+
+def assign(model: keras.Model, values: dict) -> None:
+    """Sets the model's variables by name.
+
+    Args:
+      model: the model; it may be wrapped.
+      values: name → array, for all of ``named_variables(model)``.
+
+    Raises:
+      UsageError: if names or shapes are not the model's; nothing is assigned then.
+    """
+    variables = named_variables(model)
+    if variables.keys() != values.keys():
+        odd = sorted(variables.keys() ^ values.keys())
+        raise UsageError(
+            f"Expected values for the variables of the model '{model.name}'; not in both: "
+            f"{', '.join(odd[:4])}{' …' if len(odd) > 4 else ''}. They belong to another model."
+        )
+    for name, variable in variables.items():
+        if tuple(variable.shape) != values[name].shape:
+            raise UsageError(
+                f"Expected shape {tuple(variable.shape)} for {name} of the model '{model.name}', "
+                f"got {values[name].shape}. The values belong to another model."
+            )
+    for name, variable in variables.items():
+        variable.assign(values[name])
+
+
+@dataclasses.dataclass(eq=False)
+class Call:
+    """One call of a layer in a model's graph; a shared layer has several."""
+
+    path: str
+    layer: keras.layers.Layer
+    before: list["Call"]
+    after: list["Call"] = dataclasses.field(default_factory=list)
+
+
+def calls(model: keras.Model) -> tuple[list[Call], list[Call]]:
+    """The model's layer calls from the inputs on, and those that make its outputs.
+
+    Nested models are opened: the graph is that of the layers. Calls whose ``before`` is empty
+    read an input of the model.
+    """
+    paths = {id(layer): path for path, layer in named_layers(model).items()}
+    found: list[Call] = []
+
+    def walk(part: keras.Model, makers: list[list[Call]]) -> list[list[Call]]:
+        """Walks one model whose inputs are made by ``makers``; returns its outputs' makers."""
+        made = {id(tensor): maker for tensor, maker in zip(part.inputs, makers, strict=True)}
+        for depth in sorted(part._nodes_by_depth, reverse=True):
+            for node in part._nodes_by_depth[depth]:
+                if node.is_input:
+                    continue
+                sources = [made[id(t)] for t in tf.nest.flatten(node.keras_inputs)]
+                outputs = tf.nest.flatten(node.outputs)
+                if isinstance(node.layer, keras.Model):
+                    results = walk(node.layer, sources)
+                else:
+                    before = list(dict.fromkeys(c for source in sources for c in source))
+                    call = Call(paths[id(node.layer)], node.layer, before)
+                    for earlier in before:
+                        earlier.after.append(call)
+                    found.append(call)
+                    results = [[call]] * len(outputs)
+                made |= {id(t): maker for t, maker in zip(outputs, results, strict=True)}
+        return [made[id(tensor)] for tensor in part.outputs]
+
+    outputs = walk(model, [[] for _ in model.inputs])
+    return found, list(dict.fromkeys(call for makers in outputs for call in makers))

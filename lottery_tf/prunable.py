@@ -1,0 +1,183 @@
+"""Which weights of a model may be pruned."""
+
+import dataclasses
+
+import tensorflow as tf
+
+from lottery_tf.errors import UsageError
+from lottery_tf.graph import Call, calls, check_graph, named_layers, named_variables, unwrapped
+from lottery_tf.keras import keras
+from lottery_tf.settings import nearest, setting
+
+_layers = keras.layers
+_CONVOLUTIONS = (
+    *(_layers.Conv1D, _layers.Conv2D, _layers.Conv3D),  # the transposed ones among them
+    *(_layers.SeparableConv1D, _layers.SeparableConv2D),
+    *(_layers.DepthwiseConv1D, _layers.DepthwiseConv2D),
+)
+# Kind → the layer classes and the attributes that hold their prunable weights.
+KINDS = {
+    "conv": (_CONVOLUTIONS, ("kernel", "pointwise_kernel")),
+    "dense": ((_layers.Dense, _layers.EinsumDense), ("kernel",)),
+    "depthwise": (_CONVOLUTIONS, ("depthwise_kernel",)),
+}
+PLACES = ("first", "last", "shortcut")
+
+
+@dataclasses.dataclass(frozen=True)
+class PrunableSettings:
+    """Which layers are pruned."""
+
+    prune_layers: tuple[str, ...] = setting(
+        ("conv", "dense"), f"kinds of layers to prune, among {', '.join(KINDS)}"
+    )
+    keep_dense: tuple[str, ...] = setting(
+        ("last",),
+        "layers to leave dense: first (those that read the inputs), last (those that make the "
+        "outputs), shortcut (1x1 projections beside a residual branch), or layers' names",
+    )
+
+    def __post_init__(self):
+        for kind in self.prune_layers:
+            if kind not in KINDS:
+                raise UsageError(
+                    f"--prune_layers takes {', '.join(KINDS)}, not '{kind}'{nearest(kind, KINDS)}."
+                )
+
+
+def prunable_weights(
+    model: keras.Model, settings: PrunableSettings | None = None
+) -> dict[str, tuple[int, ...]]:
+    """Name → shape of the weights that may be pruned, in the order of the model's layers.
+
+    They are the kernels of the kinds in ``prune_layers``, and what a layer of the user's own
+    returns from tfmot's ``get_prunable_weights``; without those of the layers in ``keep_dense``.
+    Biases, BatchNorm's parameters, embeddings and the insides of layers that hold other layers
+    are never among them.
+
+    Args:
+      model: a Sequential or functional model, wrapped or not.
+      settings: default: convolution and dense kernels, the output layers left dense.
+
+    Raises:
+      UsageError: if the model has no graph, or ``keep_dense`` names no layer of it.
+    """
+    settings = settings or PrunableSettings()
+    check_graph(model)
+    names = {v.ref(): name for name, v in named_variables(model).items()}
+    candidates = {
+        path: {names[getattr(layer, a).ref()]: getattr(layer, a) for a in attributes}
+        for path, layer in ((p, unwrapped(w)) for p, w in named_layers(model).items())
+        if (attributes := prunable_attributes(layer, settings.prune_layers))
+    }
+    dense = _kept_dense(model, settings.keep_dense, set(candidates))
+    return {
+        name: tuple(variable.shape)
+        for path, weights in candidates.items()
+        if path not in dense
+        for name, variable in weights.items()
+    }
+
+
+def prunable_attributes(
+    layer: keras.layers.Layer, kinds: tuple[str, ...] = tuple(KINDS)
+) -> list[str]:
+    """The names of the attributes of ``layer`` that hold prunable variables."""
+    held = {name: value for name, value in vars(layer).items() if isinstance(value, tf.Variable)}
+    attributes = {
+        attribute
+        for kind in kinds
+        for attribute in KINDS[kind][1]
+        if isinstance(layer, KINDS[kind][0])
+    }
+    if hasattr(layer, "get_prunable_weights"):
+        own = {variable.ref() for variable in layer.get_prunable_weights()}
+        attributes |= {name for name, variable in held.items() if variable.ref() in own}
+    return sorted(attributes & held.keys())
+
+
+def left_dense(model: keras.Model, masked: set[str]) -> list[str]:
+    """Names of the trainable weights of rank 2 and more that are not in ``masked``."""
+    return [
+        name
+        for name, variable in named_variables(model).items()
+        if variable.trainable and variable.shape.rank >= 2 and name not in masked
+    ]
+
+
+def _kept_dense(model: keras.Model, keep_dense: tuple[str, ...], prunable: set[str]) -> set[str]:
+    """Paths of the layers that ``keep_dense`` stands for."""
+    dense = set()
+    graph, outputs = calls(model)
+    paths = set(named_layers(model))
+    for name in keep_dense:
+        if name == "first":
+            dense |= {
+                c.path for c in graph if c.path in prunable and not _reaches(c, "before", prunable)
+            }
+        elif name == "last":
+            for call in outputs:
+                near = {call.path} if call.path in prunable else _reaches(call, "before", prunable)
+                dense |= near
+        elif name == "shortcut":
+            dense |= {c.path for c in graph if c.path in prunable and _is_shortcut(c, prunable)}
+        elif name in paths:
+            dense.add(name)
+        else:
+            raise UsageError(
+                f"--keep_dense takes {', '.join(PLACES)} or a layer of '{model.name}', not "
+                f"'{name}'{nearest(name, [*PLACES, *paths])}."
+            )
+    return dense
+
+
+def _reaches(call: Call, way: str, prunable: set[str]) -> set[str]:
+    """Paths of the prunable layers met first when going ``way`` ("before", "after") from a call."""
+    met, seen, todo = set(), set(), list(getattr(call, way))
+    while todo:
+        step = todo.pop()
+        if step in seen:
+            continue
+        seen.add(step)
+        if step.path in prunable:
+            met.add(step.path)
+        else:
+            todo += getattr(step, way)
+    return met
+
+
+def _is_shortcut(call: Call, prunable: set[str]) -> bool:
+    """Whether a 1×1 convolution reaches an addition that its input reaches past other kernels too.
+
+    Only layers without prunable weights (BatchNorm) may stand between it and the addition. The
+    last 1×1 convolution of a bottleneck block is none: its input reaches the addition through it
+    alone.
+    """
+    layer = unwrapped(call.layer)
+    if not isinstance(layer, _CONVOLUTIONS) or set(layer.kernel_size) != {1}:
+        return False
+    ends, todo = set(), list(call.after)
+    while todo:
+        step = todo.pop()
+        if isinstance(step.layer, keras.layers.Add) or step.path.endswith("__operators__.add"):
+            ends.add(step)
+        elif step.path not in prunable:
+            todo += step.after
+    beside = [c for source in call.before for c in source.after if c is not call]
+    return any(_past_kernels(other, ends, prunable) for other in beside)
+
+
+def _past_kernels(call: Call, ends: set[Call], prunable: set[str]) -> bool:
+    """Whether a path from ``call`` leads to one of ``ends`` past at least one prunable layer."""
+    seen, todo = set(), [(call, False)]
+    while todo:
+        step, past = todo.pop()
+        if (step, past) in seen:
+            continue
+        seen.add((step, past))
+        if step in ends:
+            if past:
+                return True
+            continue  # going on behind the addition would lead out of the block
+        todo += [(later, past or step.path in prunable) for later in step.after]
+    return False

@@ -1,0 +1,155 @@
+"""Recipes: how a ticket is retrained, as a list of tweaks."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lottery_tf.errors import UsageError
+from lottery_tf.graph import calls, check_graph, unwrapped
+from lottery_tf.keras import keras
+from lottery_tf.settings import describe, nearest, one_of
+from lottery_tf.tweaks import TWEAKS, Tweak
+from lottery_tf.tweaks.soft_labels import CrossEntropy
+from lottery_tf.wrapper import strip
+
+# Recipes that have a name of their own; a tweak's name stands for that tweak alone.
+RECIPES: dict[str, tuple[str, ...]] = {"vanilla": ()}
+
+
+class Recipe:
+    """Tweaks, applied together and taken off again.
+
+    >>> Recipe("label_smoothing").describe()
+    {'label_smoothing': {'epsilon': 0.1}}
+    >>> Recipe("vanilla").tweaks
+    ()
+
+    Args:
+      tweaks: a name of RECIPES or TWEAKS, several separated by commas, or a list of tweaks.
+      settings: parameters of tweaks that are given by name, keyed as their flags are
+        (``label_smoothing_epsilon``); others are left out.
+
+    Raises:
+      UsageError: for an unknown name, or a tweak given twice.
+    """
+
+    def __init__(self, tweaks: str | Sequence[Tweak], settings: Mapping[str, Any] | None = None):
+        if isinstance(tweaks, str):
+            names = [part for name in tweaks.split(",") for part in _tweak_names(name.strip())]
+            tweaks = [_create(name, settings or {}) for name in names]
+        kinds = [type(tweak) for tweak in tweaks]
+        twice = sorted({kind.__name__ for kind in kinds if kinds.count(kind) > 1})
+        if twice:
+            raise UsageError(f"Expected each tweak once in a recipe; {one_of(twice)} came twice.")
+        self.tweaks: tuple[Tweak, ...] = tuple(tweaks)
+        self._from_logits: bool | None = None
+
+    @property
+    def name(self) -> str:
+        """The names of the tweaks separated by commas; ``vanilla`` where there are none."""
+        return ",".join(self.describe()) or "vanilla"
+
+    def describe(self) -> dict[str, dict[str, Any]]:
+        """Name of each tweak → its parameters, as JSON knows them; ``restore`` reads it."""
+        names = {kind: name for name, kind in TWEAKS.items()}
+        return {
+            names.get(type(tweak), type(tweak).__name__): describe(tweak) for tweak in self.tweaks
+        }
+
+    @classmethod
+    def restore(cls, description: Mapping[str, Mapping[str, Any]]) -> "Recipe":
+        """The recipe that ``describe`` described; a UsageError for a tweak that is not ours."""
+        for name in description:
+            _tweak_names(name)
+        return cls([TWEAKS[name](**parameters) for name, parameters in description.items()])
+
+    def prepare(self, model: keras.Model, data=None) -> keras.Model:
+        """The model to compile and train: ``model`` with every tweak on.
+
+        Args:
+          model: a built Sequential or functional tf_keras model, masked or dense, not compiled.
+          data: a ``tf.data.Dataset`` of training batches, for tweaks that look at them.
+        """
+        check_graph(model)
+        self._from_logits = not _ends_in_softmax(model)
+        for tweak in self.tweaks:
+            model = tweak.prepare(model, data)
+        return model
+
+    def loss(self, loss: keras.losses.Loss | str | None = None) -> keras.losses.Loss:
+        """The training loss.
+
+        Args:
+          loss: the loss to start from. Default: cross-entropy for integer or one-hot labels, on
+            logits or on probabilities as the model given to ``prepare`` has them.
+
+        Raises:
+          UsageError: without ``loss`` before ``prepare``; for a loss that a tweak cannot change.
+        """
+        if loss is None:
+            if self._from_logits is None:
+                raise UsageError(
+                    "Expected recipe.prepare(model) before recipe.loss(): whether the model "
+                    "gives logits decides the loss. Or pass the loss to start from."
+                )
+            loss = CrossEntropy(from_logits=self._from_logits)
+        for tweak in self.tweaks:
+            loss = tweak.loss(loss) or loss
+        return loss
+
+    def callbacks(self) -> list[keras.callbacks.Callback]:
+        """The callbacks that ``fit`` needs."""
+        return [callback for tweak in self.tweaks for callback in tweak.callbacks()]
+
+    def finish(self, model: keras.Model) -> keras.Model:
+        """The trained model as it went into ``prepare``: plain Keras layers, exact zeros.
+
+        A copy, not compiled.
+        """
+        for tweak in reversed(self.tweaks):
+            model = tweak.finish(model)
+        return strip(model)
+
+
+def tweak_settings() -> type:
+    """A dataclass with the parameters of all tweaks, each named ``<tweak>_<parameter>``."""
+    return dataclasses.make_dataclass(
+        "TweakSettings",
+        [
+            (
+                f"{name}_{field.name}",
+                field.type,
+                dataclasses.field(default=field.default, metadata=field.metadata),
+            )
+            for name, kind in TWEAKS.items()
+            for field in dataclasses.fields(kind)
+        ],
+        frozen=True,
+        namespace={"__doc__": "Parameters of the tweaks."},
+    )
+
+
+def _tweak_names(name: str) -> tuple[str, ...]:
+    if name in RECIPES:
+        return RECIPES[name]
+    if name in TWEAKS:
+        return (name,)
+    known = [*RECIPES, *TWEAKS]
+    raise UsageError(f"--recipe takes {one_of(known)}, not '{name}'{nearest(name, known)}.")
+
+
+def _create(name: str, settings: Mapping[str, Any]) -> Tweak:
+    fields = dataclasses.fields(TWEAKS[name])
+    given = {f.name: settings[key] for f in fields if (key := f"{name}_{f.name}") in settings}
+    return TWEAKS[name](**given)
+
+
+def _ends_in_softmax(model: keras.Model) -> bool:
+    """Whether the model's outputs are probabilities."""
+    softmax = keras.activations.softmax
+    return all(
+        isinstance(layer := unwrapped(call.layer), keras.layers.Softmax)
+        or getattr(layer, "activation", None) is softmax
+        or getattr(layer, "symbol", None) == "nn.softmax"
+        for call in calls(model)[1]
+    )

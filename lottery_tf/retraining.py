@@ -1,0 +1,170 @@
+"""Spending a ticket: train it with a recipe, take the tweaks off, measure what is left."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lottery_tf.data import Dataset
+from lottery_tf.files import whole_folder, write_json
+from lottery_tf.finding import values
+from lottery_tf.graph import assign
+from lottery_tf.keras import keras
+from lottery_tf.masks import read_arrays
+from lottery_tf.recipe import Recipe
+from lottery_tf.ticket import Ticket
+from lottery_tf.training import Trainer, TrainingSettings, evaluate
+
+
+@dataclasses.dataclass(frozen=True)
+class Retrained:
+    """The finished model and what was measured on it, tweaks off.
+
+    Attributes:
+      model: plain Keras layers, compiled for evaluation with the plain cross-entropy.
+      result: what ``result.json`` holds of the measurement.
+      epochs: a row of metrics an epoch.
+    """
+
+    model: keras.Model
+    result: dict[str, Any]
+    epochs: list[dict[str, Any]]
+
+
+def retrain(
+    ticket: Ticket,
+    recipe: Recipe,
+    data: Dataset,
+    training: TrainingSettings,
+    checkpoint: Path | None = None,
+    on_epoch: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
+) -> Retrained:
+    """Trains the ticket from its rewind step to the end with ``recipe``.
+
+    Args:
+      ticket: what to train; its rewind step is where the schedule and the data go on.
+      recipe: the tweaks.
+      data: training, dev and test examples.
+      training: the same as in finding, for a fair comparison.
+      checkpoint: a folder to resume from and to save to, at the end of an epoch and at most
+        every half minute. Default: none is kept.
+      on_epoch: called after each epoch with the rows of all epochs so far.
+    """
+    start = time.perf_counter()
+    model = recipe.prepare(ticket.build(), data.stream())
+    steps_per_epoch = data.steps_per_epoch
+    trainer = Trainer(
+        model,
+        data.stream,
+        steps_per_epoch,
+        training.make_optimizer(steps_per_epoch),
+        recipe.loss(),
+        training.jit_compile,
+        training.steps_per_execution,
+    )
+    trainer.reset(ticket.info.get("rewind_step", 0))
+    watch = _Watch(trainer, start, checkpoint, on_epoch)
+    if checkpoint is not None and (checkpoint / "state.json").exists():
+        watch.restore(checkpoint)
+    trainer.fit(training.steps(steps_per_epoch), [*recipe.callbacks(), watch], data.batches("dev"))
+
+    finished = compiled_for_evaluation(recipe.finish(model))
+    measured = {
+        f"{split}_{name}": value
+        for split in ("dev", "test")
+        if len(getattr(data, split))
+        for name, value in evaluate(finished, data.batches(split)).items()
+    }
+    assign(model, watch.best_values)
+    best = compiled_for_evaluation(recipe.finish(model))
+    result = {
+        "recipe": recipe.name,
+        "tweaks": recipe.describe(),
+        "sparsity": ticket.sparsity,
+        "sparsity_total": ticket.sparsity_total,
+        "nonzero_parameters": nonzero_parameters(finished),
+        **measured,
+        "train_accuracy": evaluate(finished, data.batches("train"))["accuracy"],
+        "best_dev_accuracy": watch.best_accuracy,
+        "best_dev_test_accuracy": evaluate(best, data.batches("test"))["accuracy"],
+        "epochs": len(watch.rows),
+        "seed": training.seed,
+        "seconds": time.perf_counter() - start + watch.seconds_before,
+    }
+    return Retrained(finished, result, watch.rows)
+
+
+def compiled_for_evaluation(model: keras.Model) -> keras.Model:
+    """Compiles a model to measure the plain cross-entropy and the accuracy; returns it."""
+    recipe = Recipe("vanilla")
+    model = recipe.prepare(model)
+    model.compile(loss=recipe.loss(), metrics=["accuracy"])
+    return model
+
+
+def nonzero_parameters(model: keras.Model) -> int:
+    """Number of the model's trainable parameters that are not 0."""
+    return sum(int(np.count_nonzero(variable)) for variable in model.trainable_variables)
+
+
+class _Watch(keras.callbacks.Callback):
+    """Keeps the rows of the epochs and the weights that were best on dev, and checkpoints them."""
+
+    seconds_between_checkpoints = 30
+
+    def __init__(self, trainer, start, checkpoint, on_epoch):
+        super().__init__()
+        self.trainer, self.start, self.checkpoint = trainer, start, checkpoint
+        self.on_epoch = on_epoch
+        self.rows: list[dict[str, Any]] = []
+        self.best_accuracy, self.best_values = -1.0, values(trainer.model)
+        self.seconds_before = 0.0
+        self.saved = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        named = {key.replace("val_", "dev_"): float(value) for key, value in logs.items()}
+        self.rows.append(
+            {
+                "epoch": len(self.rows) + 1,
+                "step": self.trainer.step,
+                **named,
+                "learning_rate": float(self.trainer.learning_rate),
+                "seconds": round(self._seconds(), 3),
+            }
+        )
+        if named.get("dev_accuracy", 0.0) > self.best_accuracy:
+            self.best_accuracy = named.get("dev_accuracy", 0.0)
+            self.best_values = values(self.trainer.model)
+        self.on_epoch(self.rows)
+        due = time.perf_counter() - self.saved > self.seconds_between_checkpoints
+        if self.checkpoint is not None and due:
+            self.save(self.checkpoint)
+            self.saved = time.perf_counter()
+
+    def save(self, path: Path) -> None:
+        optimizer = self.trainer.model.optimizer.variables
+        with whole_folder(path) as folder:
+            np.savez(folder / "weights.npz", **values(self.trainer.model))
+            np.savez(folder / "best.npz", **self.best_values)
+            np.savez(folder / "optimizer.npz", *[variable.numpy() for variable in optimizer])
+            write_json(
+                folder / "state.json",
+                {"rows": self.rows, "best": self.best_accuracy, "seconds": self._seconds()},
+            )
+
+    def restore(self, path: Path) -> None:
+        state = json.loads((path / "state.json").read_text())
+        self.rows, self.best_accuracy = state["rows"], state["best"]
+        self.seconds_before = state["seconds"]
+        self.best_values = read_arrays(path / "best.npz")
+        assign(self.trainer.model, read_arrays(path / "weights.npz"))
+        saved = read_arrays(path / "optimizer.npz").values()
+        for variable, value in zip(self.trainer.model.optimizer.variables, saved, strict=True):
+            variable.assign(value)
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self.start + self.seconds_before

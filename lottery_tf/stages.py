@@ -1,0 +1,233 @@
+"""The stages of an experiment as resumable runs in folders: find, retrain.
+
+A stage that is finished is never computed again, one that was interrupted goes on, and a folder
+that belongs to another configuration is refused. What the files hold is in docs/files.md.
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lottery_tf import models
+from lottery_tf.data import Dataset, DataSettings, load
+from lottery_tf.errors import UsageError
+from lottery_tf.files import read_json_lines, sha256, whole_folder, write_json, write_json_lines
+from lottery_tf.finding import FindingSettings, first_ticket, rounds
+from lottery_tf.keras import keras
+from lottery_tf.masks import Masks
+from lottery_tf.models import ModelSettings
+from lottery_tf.prunable import PrunableSettings, prunable_weights
+from lottery_tf.recipe import Recipe
+from lottery_tf.retraining import retrain
+from lottery_tf.runs import claim
+from lottery_tf.settings import describe, restore
+from lottery_tf.ticket import Ticket
+from lottery_tf.training import Trainer, TrainingSettings, make_deterministic
+from lottery_tf.wrapper import log_left_dense
+
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What finding and retraining share: the network, its data and its training."""
+
+    data: DataSettings
+    model: ModelSettings
+    training: TrainingSettings
+    prunable: PrunableSettings = dataclasses.field(default_factory=PrunableSettings)
+
+    def describe(self) -> dict[str, Any]:
+        """All settings by name, as JSON knows them."""
+        parts = (self.data, self.model, self.training, self.prunable)
+        return {name: value for part in parts for name, value in describe(part).items()}
+
+    @classmethod
+    def restore(cls, settings: Mapping[str, Any]) -> "Experiment":
+        """The experiment that ``describe`` described; other settings are left out."""
+        return cls(*(restore(owner, settings) for owner in cls.owners()))
+
+    @classmethod
+    def owners(cls) -> tuple[type, ...]:
+        """The settings dataclasses, in the order of the fields."""
+        return DataSettings, ModelSettings, TrainingSettings, PrunableSettings
+
+    def load_data(self) -> Dataset:
+        """The dataset; makes the process deterministic first if that is asked for."""
+        if self.training.deterministic:
+            make_deterministic()
+        return load(self.data)
+
+    def create_model(self, data: Dataset) -> keras.Model:
+        """A new model with the initial weights of the seed."""
+        keras.utils.set_random_seed(self.training.seed)
+        return models.create(self.model.model, data.input_shape, data.num_classes, self.model.width)
+
+
+def find(
+    out: Path,
+    experiment: Experiment,
+    finding: FindingSettings,
+    on_round: Callable[[Row], None] = lambda row: None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> list[Row]:
+    """Draws the tickets of ``experiment`` into ``out/tickets/round_NN``.
+
+    Args:
+      out: the run's folder.
+      experiment: network, data and training.
+      finding: how the tickets are drawn.
+      on_round: called with the row of each round as it is finished.
+      callbacks: Keras callbacks for the training of every round.
+
+    Returns:
+      The rows of ``metrics.jsonl``, one a round.
+    """
+    settings = {**experiment.describe(), **describe(finding)}
+    claim(out, "find", settings)
+    metrics = out / "metrics.jsonl"
+    rows = read_json_lines(metrics)
+    if len(rows) > finding.last_round:
+        return rows
+
+    data = experiment.load_data()
+    last_step = experiment.training.steps(data.steps_per_epoch)
+    rewind_step = finding.rewind_step(data.steps_per_epoch, last_step)
+    model = experiment.create_model(data)
+    masks = Masks.ones(prunable_weights(model, experiment.prunable))
+    log_left_dense(model, masks)
+    recipe = Recipe("vanilla")
+    trainer = Trainer(
+        recipe.prepare(Ticket.of(model, masks).build()),
+        data.stream,
+        data.steps_per_epoch,
+        experiment.training.make_optimizer(data.steps_per_epoch),
+        recipe.loss(),
+        experiment.training.jit_compile,
+        experiment.training.steps_per_execution,
+    )
+    start = time.perf_counter()
+    unfinished = round_folder(out, len(rows))
+    if unfinished.exists():
+        ticket = Ticket.load(unfinished)
+    else:
+        info = {
+            "model": experiment.model.model,
+            "dataset": experiment.data.dataset,
+            "seed": experiment.training.seed,
+            "settings": experiment.describe(),
+        }
+        ticket = first_ticket(model, trainer, masks, rewind_step, info)
+        ticket.save(unfinished)
+    for each in rounds(ticket, trainer, finding, last_step, callbacks):
+        if each.next_ticket is not None:
+            each.next_ticket.save(round_folder(out, each.number + 1))
+        row = {
+            "round": each.number,
+            "sparsity": each.ticket.sparsity,
+            "sparsity_total": each.ticket.sparsity_total,
+            **_measured(trainer, data),
+            "seconds": round(time.perf_counter() - start, 3),
+        }
+        start = time.perf_counter()
+        rows.append(row)
+        write_json_lines(metrics, rows)
+        on_round(row)
+    return rows
+
+
+def round_folder(run: Path, number: int) -> Path:
+    """Where a run of ``find`` has the ticket of a round."""
+    return Path(run) / "tickets" / f"round_{number:02}"
+
+
+def _measured(trainer: Trainer, data: Dataset) -> Row:
+    return {
+        f"{split}_{name}": value
+        for split in ("dev", "test")
+        if len(getattr(data, split))
+        for name, value in trainer.evaluate(data.batches(split)).items()
+    }
+
+
+def retrain_ticket(
+    out: Path,
+    ticket_path: Path,
+    recipe: Recipe,
+    experiment: Experiment | None = None,
+    reinit: bool = False,
+    on_epoch: Callable[[list[Row]], None] = lambda rows: None,
+) -> Row:
+    """Retrains a ticket with a recipe; writes ``result.json`` and the finished ``model/``.
+
+    Args:
+      out: the run's folder.
+      ticket_path: the ticket's folder.
+      recipe: the tweaks.
+      experiment: default: that of the ticket's own run.
+      reinit: train the ticket's mask from new initial weights of the training's seed instead.
+      on_epoch: called after each epoch with the rows so far.
+
+    Returns:
+      What ``result.json`` holds.
+
+    Raises:
+      UsageError: if the ticket says nothing of its experiment and none is given, or belongs to
+        another model or data than the experiment's.
+    """
+    ticket = Ticket.load(ticket_path)
+    experiment = experiment or experiment_of(ticket, ticket_path)
+    settings = {
+        **experiment.describe(),
+        "ticket": str(ticket_path),
+        "ticket_sha256": sha256(Path(ticket_path) / "ticket.json"),
+        "tweaks": recipe.describe(),
+        "reinit": reinit,
+    }
+    _check_fit(ticket, experiment)
+    claim(out, "retrain", settings)
+    if (out / "result.json").exists():
+        return json.loads((out / "result.json").read_text())
+    data = experiment.load_data()
+    if reinit:
+        ticket = ticket.reinitialised(experiment.training.seed)
+    keras.utils.set_random_seed(experiment.training.seed)
+
+    def on_epoch_end(rows):
+        write_json_lines(out / "metrics.jsonl", rows)
+        on_epoch(rows)
+
+    retrained = retrain(ticket, recipe, data, experiment.training, out / "checkpoint", on_epoch_end)
+    with whole_folder(out / "model") as folder:
+        retrained.model.save(folder, save_format="tf")
+    result = {**retrained.result, "ticket": str(ticket_path), "reinit": reinit}
+    write_json(out / "result.json", result)
+    return result
+
+
+def experiment_of(ticket: Ticket, path: Path) -> Experiment:
+    """The experiment that a ticket was found in.
+
+    Raises:
+      UsageError: if the ticket does not say.
+    """
+    if "settings" not in ticket.info:
+        raise UsageError(
+            f"Expected the ticket {path} to say how its network is trained; it does not (method "
+            f"{ticket.info.get('method')}): give --dataset, --train_for and the others, or "
+            "retrain it in a program of your own with model.fit."
+        )
+    return Experiment.restore(ticket.info["settings"])
+
+
+def _check_fit(ticket: Ticket, experiment: Experiment) -> None:
+    for name, asked in (("model", experiment.model.model), ("dataset", experiment.data.dataset)):
+        theirs = ticket.info.get(name, asked)
+        if theirs != asked:
+            raise UsageError(
+                f"Expected a ticket for --{name}={asked}, got one for {theirs}: leave --{name} "
+                "out, or choose another ticket."
+            )

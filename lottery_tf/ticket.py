@@ -1,0 +1,218 @@
+"""Tickets: a mask, the weights to rewind to, and the model they belong to."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lottery_tf import architecture
+from lottery_tf.errors import UsageError
+from lottery_tf.files import sha256, whole_folder
+from lottery_tf.graph import assign, check_graph, named_variables
+from lottery_tf.keras import keras
+from lottery_tf.masks import Masks, read_arrays
+from lottery_tf.prunable import KINDS, PrunableSettings, prunable_weights
+from lottery_tf.wrapper import check_masks, get_masks, strip, wrap
+
+FORMAT_VERSION = 1
+_PARTS = ("masks.npz", "weights.npz", "model.json")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ticket:
+    """A sparse subnetwork that is ready to be trained: (θ_k ⊙ m, m) and its architecture.
+
+    Args:
+      masks: a mask for each prunable weight.
+      weights: name → value of every variable of the model, BatchNorm's moving statistics too,
+        as they were at the rewind step; pruned weights are 0.
+      architecture: the plain model as JSON, as Keras writes it.
+      info: where the ticket comes from, as JSON knows it: ``method``, ``round``,
+        ``rewind_step``, ``model``, ``dataset``, ``seed``, ``settings`` of the run, …; and
+        ``trainable_parameters``, the number of them in the dense model.
+    """
+
+    masks: Masks
+    weights: Mapping[str, np.ndarray]
+    architecture: str
+    info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    # Layers that JSON cannot describe (Lambda) can still be built in the process that made them.
+    _template: keras.Model | None = dataclasses.field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, model: keras.Model, masks: Masks, info: Mapping[str, Any] | None = None):
+        """The ticket of ``model``'s present weights under ``masks``.
+
+        Args:
+          model: a Sequential or functional model, wrapped or not; it is copied.
+          masks: a mask for each weight of it to prune.
+          info: what is written about its origin.
+        """
+        plain = strip(model)
+        check_masks(plain, masks)
+        weights = {name: variable.numpy() for name, variable in named_variables(plain).items()}
+        trainable = sum(int(np.prod(v.shape)) for v in plain.trainable_variables)
+        info = {**(info or {}), "trainable_parameters": trainable}
+        return cls(masks, _masked(weights, masks), architecture.to_json(plain), info, plain)
+
+    @classmethod
+    def from_pruned(cls, model: keras.Model, rewind_to: keras.Model | None = None) -> "Ticket":
+        """A ticket from the zeros of any model.
+
+        The masks cover the weights that are prunable by default and any other kernel with zeros.
+
+        Args:
+          model: a trained model with zeros in its kernels; if it is wrapped its masks count.
+          rewind_to: the same architecture with the weights to rewind to. Default: ``model``.
+
+        Raises:
+          UsageError: if there is no zero in the prunable weights.
+        """
+        check_graph(model)
+        masks = get_masks(model)
+        if not masks:
+            default = prunable_weights(model)
+            every = PrunableSettings(prune_layers=tuple(KINDS), keep_dense=())
+            variables = named_variables(model)
+            nonzero = {n: variables[n].numpy() != 0 for n in prunable_weights(model, every)}
+            masks = Masks({n: m for n, m in nonzero.items() if n in default or not m.all()})
+        if masks.kept == masks.total:
+            raise UsageError(
+                f"Expected zeros in the kernels of the model '{model.name}'; none of its "
+                f"{masks.total:,} prunable weights is 0: prune it first."
+            )
+        source = model if rewind_to is None else rewind_to
+        return cls.of(source, masks, {"method": "from_model", "model": model.name})
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the prunable weights that are pruned."""
+        return self.masks.sparsity
+
+    @property
+    def sparsity_total(self) -> float:
+        """Share of all trainable parameters that are pruned."""
+        return self.masks.sparsity_total(self.info["trainable_parameters"])
+
+    def with_masks(self, masks: Masks, **info: Any) -> "Ticket":
+        """The ticket of the same weights under masks nested in these, with more ``info``."""
+        if not masks.nested_in(self.masks):
+            raise UsageError("Expected masks nested in the ticket's; its pruned weights are gone.")
+        return dataclasses.replace(
+            self,
+            masks=masks,
+            weights=_masked(self.weights, masks),
+            info={**self.info, **info},
+        )
+
+    def with_weights(self, weights: Mapping[str, np.ndarray], **info: Any) -> "Ticket":
+        """The same masks over other weights of the same model, with more ``info``."""
+        return dataclasses.replace(
+            self, weights=_masked(weights, self.masks), info={**self.info, **info}
+        )
+
+    def build(
+        self,
+        model: keras.Model | None = None,
+        custom_objects: Mapping[str, type] | None = None,
+    ) -> keras.Model:
+        """The wrapped model with the ticket's masks and weights, not compiled.
+
+        Args:
+          model: a model of this architecture to build upon; it is copied. Default: the ticket's
+            own architecture.
+          custom_objects: class name → class, for layers of the user's own in that architecture.
+
+        Raises:
+          UsageError: if the ticket belongs to another model than ``model``.
+        """
+        if model is None:
+            model = self._template or architecture.from_json(self.architecture, custom_objects)
+        wrapped = wrap(model, self.masks)
+        assign(wrapped, self.weights)
+        return wrapped
+
+    def reinitialised(self, seed: int) -> "Ticket":
+        """The control experiment: the same mask over new initial weights.
+
+        Args:
+          seed: of the new weights.
+        """
+        plain = self._template or architecture.from_json(self.architecture)
+        keras.utils.set_random_seed(seed)
+        fresh = keras.models.clone_model(plain)  # new layers, new initial weights
+        weights = {name: variable.numpy() for name, variable in named_variables(fresh).items()}
+        return self.with_weights(weights, reinitialised_with_seed=seed)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the ticket's folder, whole or not at all; an older ticket there is replaced.
+
+        Raises:
+          UsageError: if ``path`` holds something else than a ticket.
+        """
+        path = Path(path)
+        if path.exists() and not (path / "ticket.json").exists():
+            raise UsageError(f"Expected {path} to be new or a ticket; it holds something else.")
+        with whole_folder(path) as folder:
+            self.masks.save(folder / "masks.npz")
+            np.savez_compressed(folder / "weights.npz", **self.weights)
+            (folder / "model.json").write_text(self.architecture)
+            record = {
+                "format_version": FORMAT_VERSION,
+                "sparsity": self.masks.sparsity,
+                "sparsity_total": self.sparsity_total,
+                **self.info,
+                "sha256": {part: sha256(folder / part) for part in _PARTS},
+            }
+            (folder / "ticket.json").write_text(json.dumps(record, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Ticket":
+        """Reads a ticket's folder. Nothing in it is run.
+
+        Raises:
+          UsageError: if it is no ticket, is of a newer format, or was damaged or changed.
+        """
+        path = Path(path)
+        if not (path / "ticket.json").is_file():
+            raise UsageError(
+                f"Expected a ticket's folder (with ticket.json) at {path}; there is none. "
+                "`lottery-tf find` writes them to RUN/tickets/round_NN."
+            )
+        try:
+            record = json.loads((path / "ticket.json").read_text())
+            version, sums = record["format_version"], record["sha256"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(
+                f"Expected a ticket in {path / 'ticket.json'}; it is damaged ({error!r}). Copy it "
+                "again or find it anew."
+            ) from None
+        if version != FORMAT_VERSION:
+            raise UsageError(
+                f"Expected a ticket of format {FORMAT_VERSION} in {path}, got {version}: read it "
+                "with the release of lottery_tf that wrote it."
+            )
+        for part in _PARTS:
+            if not (path / part).is_file() or sha256(path / part) != sums.get(part):
+                raise UsageError(
+                    f"Expected {path / part} to have the checksum that ticket.json gives; it is "
+                    "missing, damaged or changed. Copy the ticket again or find it anew."
+                )
+        computed = ("format_version", "sparsity", "sparsity_total", "sha256")
+        return cls(
+            Masks.load(path / "masks.npz"),
+            read_arrays(path / "weights.npz"),
+            (path / "model.json").read_text(),
+            {key: value for key, value in record.items() if key not in computed},
+        )
+
+
+def _masked(weights: Mapping[str, np.ndarray], masks: Masks) -> dict[str, np.ndarray]:
+    return {
+        name: np.where(masks[name], value, 0).astype(value.dtype) if name in masks else value
+        for name, value in weights.items()
+    }

@@ -1,0 +1,242 @@
+"""Training, the same for finding and retraining: compile once, fit from any step, evaluate."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from lottery_tf.errors import UsageError
+from lottery_tf.graph import named_layers, unwrapped
+from lottery_tf.keras import keras
+from lottery_tf.settings import check_choices, setting
+from lottery_tf.steps import check_steps, parse_steps
+
+
+class _CoupledL2:
+    """Adds λ·w to the gradient, as PyTorch's ``weight_decay`` does: momentum sees the decay.
+
+    Keras' own ``weight_decay`` is decoupled (AdamW). Pruned weights are 0 and stay 0.
+    """
+
+    def __init__(self, *args, l2: float = 0.0, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.l2 = l2
+
+    def update_step(self, gradient, variable):
+        if self.l2:
+            gradient = gradient + tf.cast(self.l2, variable.dtype) * variable
+        return super().update_step(gradient, variable)
+
+    def get_config(self):
+        return {**super().get_config(), "l2": self.l2}
+
+
+@keras.saving.register_keras_serializable("lottery_tf")
+class SGD(_CoupledL2, keras.optimizers.SGD):
+    """Keras' SGD with the coupled L2 penalty of the reference's protocol."""
+
+
+@keras.saving.register_keras_serializable("lottery_tf")
+class Adam(_CoupledL2, keras.optimizers.Adam):
+    """Keras' Adam with a coupled L2 penalty."""
+
+
+@keras.saving.register_keras_serializable("lottery_tf")
+class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
+    """``schedule`` times (t + 1)/``steps`` for the first ``steps`` steps (Goyal et al. 2017)."""
+
+    def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule, steps: int):
+        self.schedule, self.steps = schedule, steps
+
+    def __call__(self, step):
+        share = (tf.cast(step, tf.float32) + 1) / self.steps
+        return self.schedule(step) * tf.minimum(1.0, share)
+
+    def get_config(self):
+        schedule = keras.optimizers.schedules.serialize(self.schedule)
+        return {"schedule": schedule, "steps": self.steps}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.optimizers.schedules.deserialize(config["schedule"]), config["steps"])
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSettings:
+    """How a network is trained, dense or sparse."""
+
+    train_for: str = setting("30ep", "length of training, in steps (5000it) or epochs (30ep)")
+    optimizer: str = setting("sgd", "optimizer", choices=("sgd", "adam", "adamw"))
+    learning_rate: float = setting(0.1, "highest learning rate")
+    momentum: float = setting(0.9, "momentum of sgd")
+    nesterov: bool = setting(False, "whether sgd's momentum is Nesterov's")
+    weight_decay: float = setting(
+        0.0, "λ: for sgd and adam λ·w is added to the gradient (L2), for adamw it is decoupled"
+    )
+    schedule: str = setting(
+        "constant", "learning rate over time", choices=("constant", "step", "cosine")
+    )
+    milestones: tuple[str, ...] = setting((), "when schedule=step drops the rate, e.g. 90ep,135ep")
+    decay: float = setting(0.1, "what schedule=step multiplies the rate with at each milestone")
+    warmup: str = setting("0it", "length of the linear warm-up, in steps or epochs")
+    jit_compile: bool | None = setting(
+        None, "compile with XLA; default: only models without convolutions, which it makes faster"
+    )
+    steps_per_execution: int = setting(50, "steps that run between two looks from Python")
+    seed: int = setting(0, "of the initial weights")
+    deterministic: bool = setting(False, "the same bits in every run, at some cost in speed")
+
+    def __post_init__(self):
+        check_choices(self)
+        for name in ("train_for", "warmup"):
+            check_steps(getattr(self, name), f"--{name}")
+        for milestone in self.milestones:
+            check_steps(milestone, "--milestones")
+        if self.schedule == "step" and not self.milestones:
+            raise UsageError("Expected --milestones (e.g. 90ep,135ep) with --schedule=step.")
+        for name, good, what in (
+            ("learning_rate", self.learning_rate > 0, "above 0"),
+            ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
+            ("weight_decay", self.weight_decay >= 0, "of 0 or more"),
+            ("steps_per_execution", self.steps_per_execution >= 1, "of 1 or more"),
+            ("seed", 0 <= self.seed < 2**32, "from 0 to 2**32 - 1"),
+        ):
+            if not good:
+                raise UsageError(
+                    f"Expected --{name} to be a number {what}, not {getattr(self, name)}."
+                )
+
+    def steps(self, steps_per_epoch: int) -> int:
+        """T, the step at which training ends."""
+        steps = parse_steps(self.train_for, steps_per_epoch)
+        if not steps:
+            raise UsageError(f"Expected at least one step of training, not {self.train_for}.")
+        return steps
+
+    def learning_rate_schedule(self, steps_per_epoch: int) -> Any:
+        """The Keras schedule over the steps from 0 to T."""
+        schedules = keras.optimizers.schedules
+        total, rate = self.steps(steps_per_epoch), self.learning_rate
+        if self.schedule == "cosine":
+            schedule = schedules.CosineDecay(rate, total)
+        else:
+            drops = self.milestones if self.schedule == "step" else (self.train_for,)
+            # Keras keeps the old value at the boundary itself; the drop is to be felt there.
+            boundaries = [parse_steps(text, steps_per_epoch) - 1 for text in drops]
+            rates = [rate * self.decay**i for i in range(len(boundaries) + 1)]
+            schedule = schedules.PiecewiseConstantDecay(boundaries, rates)
+        warmup = parse_steps(self.warmup, steps_per_epoch)
+        return WarmUp(schedule, warmup) if warmup else schedule
+
+    def make_optimizer(self, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+        """A new optimizer with its schedule."""
+        rate = self.learning_rate_schedule(steps_per_epoch)
+        if self.optimizer == "sgd":
+            return SGD(rate, self.momentum, self.nesterov, l2=self.weight_decay)
+        if self.optimizer == "adam":
+            return Adam(rate, l2=self.weight_decay)
+        return keras.optimizers.AdamW(rate, weight_decay=self.weight_decay)
+
+
+def make_deterministic() -> None:
+    """TensorFlow's operations give the same bits in every run of this process from now on."""
+    tf.config.experimental.enable_op_determinism()
+
+
+class Trainer:
+    """A compiled model that can be trained again and again without being compiled again.
+
+    Masks, weights and optimizer state are variables: to start over, assign the model's and call
+    ``reset``.
+
+    Args:
+      model: the model to train, masked or not.
+      stream: start step → an infinite ``tf.data.Dataset`` of the batches from that step on.
+      steps_per_epoch: steps after which an epoch ends.
+      optimizer: a new Keras optimizer; its schedule counts from step 0.
+      loss: the training loss.
+      jit_compile: whether XLA compiles the step; None: if the model has no convolution.
+      steps_per_execution: steps a call of the compiled function runs at most.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        stream: Callable[[int], tf.data.Dataset],
+        steps_per_epoch: int,
+        optimizer: keras.optimizers.Optimizer,
+        loss: keras.losses.Loss,
+        jit_compile: bool | None = None,
+        steps_per_execution: int = 1,
+        metrics: Sequence[Any] = ("accuracy",),
+    ):
+        self.model, self.stream, self.steps_per_epoch = model, stream, steps_per_epoch
+        model.compile(
+            optimizer,
+            loss,
+            metrics=list(metrics),
+            jit_compile=_has_no_convolution(model) if jit_compile is None else jit_compile,
+            steps_per_execution=min(steps_per_execution, steps_per_epoch),
+        )
+        optimizer = model.optimizer
+        optimizer.build(model.trainable_variables)
+        self._fresh = [variable.numpy() for variable in optimizer.variables]
+
+    def reset(self, step: int = 0) -> None:
+        """A fresh optimizer, its schedule at ``step``."""
+        for variable, value in zip(self.model.optimizer.variables, self._fresh, strict=True):
+            variable.assign(value)
+        self.model.optimizer.iterations.assign(step)
+
+    @property
+    def step(self) -> int:
+        """The step at which training stands."""
+        return int(self.model.optimizer.iterations.numpy())
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the next step."""
+        rate = self.model.optimizer._learning_rate
+        return float(rate(self.step) if callable(rate) else rate)
+
+    def fit(
+        self,
+        stop: int,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        validation_data: tf.data.Dataset | None = None,
+    ) -> None:
+        """Trains from the present step to step ``stop``.
+
+        Epochs are counted from the present step; the last one is shorter where the rest of the
+        steps does not fill it.
+        """
+        epochs, rest = divmod(stop - self.step, self.steps_per_epoch)
+        for count, steps in ((epochs, self.steps_per_epoch), (1, rest)):
+            if count and steps:
+                self.model.fit(
+                    self.stream(self.step),
+                    epochs=count,
+                    steps_per_epoch=steps,
+                    callbacks=list(callbacks),
+                    validation_data=validation_data,
+                    verbose=0,
+                )
+
+    def evaluate(self, data: tf.data.Dataset) -> dict[str, float]:
+        """Loss and accuracy of the model as it stands."""
+        return evaluate(self.model, data)
+
+
+def evaluate(model: keras.Model, data: tf.data.Dataset) -> dict[str, float]:
+    """The compiled model's loss and metrics on ``data``: ``loss``, ``accuracy``."""
+    results = model.evaluate(data, verbose=0, return_dict=True)
+    return {name: float(np.asarray(value)) for name, value in results.items()}
+
+
+def _has_no_convolution(model: keras.Model) -> bool:
+    """On CPUs XLA doubles the speed of fully connected models and halves that of small ResNets."""
+    return not any(
+        "Conv" in type(unwrapped(layer)).__name__ for layer in named_layers(model).values()
+    )

@@ -1,0 +1,8 @@
+"""The tweaks that spend a ticket better, by name. A new one is a module and a line in TWEAKS."""
+
+from lottery_tf.tweaks.soft_labels import LabelSmoothing
+from lottery_tf.tweaks.tweak import Tweak
+
+TWEAKS: dict[str, type[Tweak]] = {
+    "label_smoothing": LabelSmoothing,
+}

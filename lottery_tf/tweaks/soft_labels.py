@@ -1,0 +1,135 @@
+"""Soft labels: what the training loss asks for is not all on the true class."""
+
+import contextvars
+import dataclasses
+
+import tensorflow as tf
+
+from lottery_tf.errors import UsageError
+from lottery_tf.keras import keras
+from lottery_tf.settings import setting
+from lottery_tf.tweaks.tweak import Tweak
+
+# Set while Keras traces or runs a test step, in the thread that does so.
+_evaluating = contextvars.ContextVar("evaluating", default=False)
+
+
+@keras.saving.register_keras_serializable("lottery_tf")
+class CrossEntropy(keras.losses.Loss):
+    """Cross-entropy for integer or one-hot labels, with label smoothing in training.
+
+    With smoothing ε over C classes the target is 1−ε for the true class and ε/(C−1) for each
+    other one, the paper's form (arXiv 2101.03255). Keras' own spreads ε over all C classes and
+    smooths the evaluation too: its ``label_smoothing`` of ε·C/(C−1) is this ε.
+
+    Args:
+      from_logits: whether the model's outputs are logits; else probabilities.
+      label_smoothing: ε in [0, 1); 0 is the plain cross-entropy. It is left out while a model
+        that ``plain_evaluation`` has seen is evaluated.
+      name, reduction: as any Keras loss.
+
+    Call arguments:
+      y_true: integers of shape [batch] or [batch, 1], or one-hot rows [batch, C].
+      y_pred: float [batch, C].
+    """
+
+    def __init__(
+        self,
+        from_logits: bool = True,
+        label_smoothing: float = 0.0,
+        name: str = "cross_entropy",
+        reduction: str = keras.losses.Reduction.AUTO,
+    ):
+        super().__init__(name=name, reduction=reduction)
+        self.from_logits = from_logits
+        self.label_smoothing = label_smoothing
+
+    def call(self, y_true, y_pred):
+        classes = y_pred.shape[-1]
+        smoothing = 0.0 if _evaluating.get() else self.label_smoothing
+        y_true = tf.convert_to_tensor(y_true)
+        one_hot = y_true.shape.rank == y_pred.shape.rank and y_true.shape[-1] == classes
+        if not one_hot:
+            y_true = tf.reshape(y_true, tf.shape(y_pred)[:-1])
+            if not smoothing:
+                return keras.losses.sparse_categorical_crossentropy(
+                    y_true, y_pred, from_logits=self.from_logits
+                )
+            y_true = tf.one_hot(tf.cast(y_true, tf.int32), classes)
+        target = tf.cast(y_true, y_pred.dtype)
+        if smoothing:
+            target = target * (1 - smoothing) + (1 - target) * (smoothing / (classes - 1))
+        return keras.losses.categorical_crossentropy(target, y_pred, from_logits=self.from_logits)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "from_logits": self.from_logits,
+            "label_smoothing": self.label_smoothing,
+        }
+
+
+def as_cross_entropy(loss: keras.losses.Loss | str) -> CrossEntropy | None:
+    """The same cross-entropy as a ``CrossEntropy``; None if ``loss`` is another loss."""
+    loss = keras.losses.get(loss)
+    if isinstance(loss, CrossEntropy):
+        return loss
+    kinds = (keras.losses.SparseCategoricalCrossentropy, keras.losses.CategoricalCrossentropy)
+    if type(loss) in kinds:
+        return CrossEntropy(loss.get_config()["from_logits"], reduction=loss.reduction)
+    if loss in (
+        keras.losses.sparse_categorical_crossentropy,
+        keras.losses.categorical_crossentropy,
+    ):
+        return CrossEntropy(from_logits=False)
+    return None
+
+
+def plain_evaluation(model: keras.Model) -> keras.Model:
+    """Makes ``model.evaluate`` and the validation of ``fit`` use the plain loss; returns it.
+
+    Keras compiles one loss for both. The step that evaluates says so to the losses of this
+    module when it is traced, which costs nothing when it runs.
+    """
+    test_step = model.test_step
+
+    def plain_test_step(data):
+        token = _evaluating.set(True)
+        try:
+            return test_step(data)
+        finally:
+            _evaluating.reset(token)
+
+    model.test_step = plain_test_step
+    return model
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelSmoothing(Tweak):
+    """Label smoothing (Szegedy et al. 2016, arXiv 1512.00567), in training only.
+
+    Raises:
+      UsageError: if ``epsilon`` is outside [0, 1).
+    """
+
+    epsilon: float = setting(0.1, "share of the target that goes to the other classes, in [0, 1)")
+
+    def __post_init__(self):
+        if not 0 <= self.epsilon < 1:
+            raise UsageError(
+                f"Expected a label smoothing epsilon in [0, 1), the share of the target that goes "
+                f"to the other classes, not {self.epsilon}."
+            )
+
+    def prepare(self, model, data=None):
+        return plain_evaluation(model)
+
+    def loss(self, loss=None):
+        plain = CrossEntropy() if loss is None else as_cross_entropy(loss)
+        if plain is None:
+            raise UsageError(
+                f"Expected a categorical cross-entropy to smooth the labels of, not "
+                f"{getattr(loss, 'name', loss)}: compile with SparseCategoricalCrossentropy or "
+                "CategoricalCrossentropy, or leave label smoothing out of the recipe."
+            )
+        return CrossEntropy.from_config({**plain.get_config(), "label_smoothing": self.epsilon})

@@ -1,0 +1,273 @@
+"""The pruning wrapper: a layer that computes with kernel ⊙ mask.
+
+tensorflow-model-optimization's wrapper assigns ``w ← w ⊙ m`` before each forward pass, so that
+between two steps weights, gradients and optimizer slots are dense. Here the mask is part of the
+forward pass: by the chain rule ∂L/∂w = ∂L/∂(w ⊙ m) ⊙ m, so a pruned weight has gradient 0 in
+``fit`` and in a hand-written loop alike. It starts at 0 and stays exactly 0, its momentum too,
+and it adds nothing to a gradient norm; no callback is needed.
+"""
+
+import contextlib
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+from tensorflow_model_optimization.python.core.sparsity.keras.pruning_wrapper import (
+    PruneLowMagnitude,
+)
+
+from lottery_tf.errors import UsageError
+from lottery_tf.graph import check_graph, named_layers, named_variables, rebuild, unwrapped
+from lottery_tf.keras import keras
+from lottery_tf.log import log
+from lottery_tf.masks import Masks
+from lottery_tf.prunable import (
+    KINDS,
+    PrunableSettings,
+    left_dense,
+    prunable_attributes,
+    prunable_weights,
+)
+
+
+@keras.saving.register_keras_serializable("lottery_tf")
+class PruneByMask(PruneLowMagnitude):
+    """Computes ``layer`` with each prunable weight multiplied by a mask that can be set.
+
+    A subclass of tfmot's ``PruneLowMagnitude`` and recognised by its tools (``strip_pruning``;
+    ``UpdatePruningStep`` finds nothing to do). The masks are non-trainable float32 variables, all
+    ones at first; ``set_masks`` of this module changes them.
+
+    Args:
+      layer: a layer with at least one prunable weight.
+      attributes: names of the layer's attributes to mask; default: all prunable ones.
+      **kwargs: as any Keras layer.
+    """
+
+    # tfmot's callbacks read these; the masks here follow no schedule of steps.
+    pruning_step = 0
+
+    def __init__(self, layer, attributes=None, **kwargs):
+        kwargs.setdefault("name", f"prune_by_mask_{layer.name}")
+        kwargs.setdefault("dtype", layer.dtype_policy)
+        # tfmot's own constructor refuses layers that it does not know.
+        super(PruneLowMagnitude, self).__init__(layer, **kwargs)
+        self.attributes = attributes
+        self.masks = {}
+        self.pruning_vars = []
+        self.supports_masking = layer.supports_masking
+        if not hasattr(self, "_batch_input_shape") and hasattr(layer, "_batch_input_shape"):
+            self._batch_input_shape = layer._batch_input_shape
+
+    def build(self, input_shape):
+        keras.layers.Wrapper.build(self, input_shape)
+        self.attributes = list(self.attributes or prunable_attributes(self.layer))
+        for attribute in self.attributes:
+            self.masks[attribute] = self.add_weight(
+                f"mask_{attribute}",
+                shape=getattr(self.layer, attribute).shape,
+                initializer="ones",
+                dtype=tf.float32,
+                experimental_autocast=False,
+                trainable=False,
+                aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+            )
+
+    def call(self, inputs, *args, **kwargs):
+        with self._masked():
+            return self.layer(inputs, *args, **kwargs)
+
+    @contextlib.contextmanager
+    def _masked(self):
+        """Puts kernel ⊙ mask in the place of each kernel; the variables come back afterwards.
+
+        ``vars`` goes past Keras' own ``__setattr__``, which would drop the variable from the
+        layer's weights.
+        """
+        kernels = {attribute: vars(self.layer)[attribute] for attribute in self.attributes}
+        try:
+            for attribute, kernel in kernels.items():
+                masked = kernel * tf.cast(self.masks[attribute], kernel.dtype)
+                vars(self.layer)[attribute] = masked
+            yield
+        finally:
+            vars(self.layer).update(kernels)
+
+    def compute_mask(self, inputs, mask=None):
+        return self.layer.compute_mask(inputs, mask)
+
+    @property
+    def pruning_obj(self):
+        """tfmot's callbacks ask this object to mask the weights."""
+        return self
+
+    def weight_mask_op(self):
+        """Nothing to do: the weights are masked."""
+        return tf.no_op()
+
+    def get_config(self):
+        return {
+            **keras.layers.Wrapper.get_config(self),
+            "attributes": None if self.attributes is None else list(self.attributes),
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        layer = keras.layers.deserialize(config.pop("layer"), custom_objects=custom_objects)
+        return cls(layer, **config)
+
+
+def wrap(model: keras.Model, masks: Masks | None = None) -> keras.Model:
+    """A copy of ``model`` whose weights in ``masks`` are pruned and stay pruned in training.
+
+    The copy has the same layers, names and weights, those pruned set to exactly 0; it is not
+    compiled.
+
+    Args:
+      model: a built Sequential or functional tf_keras model; it is left as it is. If it is
+        wrapped already its masks are replaced.
+      masks: name of a weight → mask. Default: all of ``prunable_weights(model)``, all kept, and
+        one line is logged of what stays dense.
+
+    Raises:
+      UsageError: if the model has no graph of layers, or the masks are not of this model.
+    """
+    check_graph(model)
+    if masks is None:
+        masks = Masks.ones(prunable_weights(model))
+        log_left_dense(model, masks)
+    plain = strip(model) if _wrappers(model) else model
+    check_masks(plain, masks)
+    attributes = _attributes_of(plain, masks)
+    by_layer = {id(layer): attributes.get(path) for path, layer in named_layers(plain).items()}
+
+    def change(layer):
+        copy = type(layer).from_config(layer.get_config())
+        wanted = by_layer[id(layer)]
+        return PruneByMask(copy, wanted) if wanted else copy
+
+    wrapped = rebuild(plain, change)
+    set_masks(wrapped, masks)
+    return wrapped
+
+
+def log_left_dense(model: keras.Model, masks: Masks) -> None:
+    """Logs one line of the weights of rank 2 and more that ``masks`` leaves out."""
+    dense = left_dense(model, set(masks))
+    more = f" and {len(dense) - 6} more" if dense[6:] else ""
+    log.info("%s: left dense: %s%s", model.name, ", ".join(dense[:6]) or "none", more)
+
+
+def strip(model: keras.Model) -> keras.Model:
+    """A copy of ``model`` with plain layers only, its pruned weights exactly 0; not compiled.
+
+    tfmot's own wrappers are taken off too, their masks applied.
+    """
+    check_graph(model)
+    stripped = rebuild(
+        model, lambda layer: type(unwrapped(layer)).from_config(unwrapped(layer).get_config())
+    )
+    variables = named_variables(stripped)
+    for name, (_, mask) in _masked_variables(model).items():
+        variables[name].assign(variables[name] * tf.cast(mask, variables[name].dtype))
+    return stripped
+
+
+def get_masks(model: keras.Model) -> Masks:
+    """The masks of a wrapped model; no masks of one that is not wrapped."""
+    return Masks({name: mask.numpy() for name, (_, mask) in _masked_variables(model).items()})
+
+
+def set_masks(
+    model: keras.Model,
+    masks: Masks,
+    optimizer: keras.optimizers.Optimizer | None = None,
+) -> None:
+    """Sets the masks of a wrapped model and makes the pruned weights exactly 0.
+
+    Variables are assigned, nothing is traced anew. So that momentum cannot move a weight that has
+    just been pruned, the optimizer's slots of pruned weights are set to 0 too.
+
+    Args:
+      model: what ``wrap`` returned.
+      masks: a mask for each masked weight of the model.
+      optimizer: default: the one that the model is compiled with, if any.
+
+    Raises:
+      UsageError: if names or shapes are not the model's; nothing is changed then.
+    """
+    variables = _masked_variables(model)
+    _check_shapes({name: tuple(w.shape) for name, (w, _) in variables.items()}, masks, model.name)
+    optimizer = optimizer or getattr(model, "optimizer", None)
+    for name, (weight, mask) in variables.items():
+        mask.assign(masks[name].astype(np.float32))
+        for variable in (weight, *optimizer_slots(optimizer, weight)):
+            variable.assign(tf.where(masks[name], variable, tf.zeros_like(variable)))
+
+
+def optimizer_slots(optimizer, weight: tf.Variable) -> list[tf.Variable]:
+    """The optimizer's variables of the weight's shape that belong to ``weight``, if it has any."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    index = getattr(optimizer, "_index_dict", {})
+    if not index:
+        return []
+    place = index.get(optimizer._var_key(weight))
+    # Keras optimizers keep each kind of slot in a list, an entry a trainable variable.
+    groups = (v for v in vars(optimizer).values() if isinstance(v, list) and len(v) == len(index))
+    return [
+        slots[place]
+        for slots in groups
+        if place is not None
+        and isinstance(slots[place], tf.Variable)
+        and slots[place].shape == weight.shape
+    ]
+
+
+def _wrappers(model: keras.Model) -> dict[str, PruneLowMagnitude]:
+    layers = named_layers(model).items()
+    return {path: layer for path, layer in layers if isinstance(layer, PruneLowMagnitude)}
+
+
+def _masked_variables(model: keras.Model) -> dict[str, tuple[tf.Variable, tf.Variable]]:
+    """Name of each masked weight → (weight, mask); tfmot's own wrappers count."""
+    names = {variable.ref(): name for name, variable in named_variables(model).items()}
+    found = {}
+    for layer in _wrappers(model).values():
+        if isinstance(layer, PruneByMask):
+            pairs = [(getattr(layer.layer, a), layer.masks[a]) for a in layer.attributes]
+        else:
+            pairs = [(weight, mask) for weight, mask, _ in layer.pruning_vars]
+        found |= {names[weight.ref()]: (weight, mask) for weight, mask in pairs}
+    return found
+
+
+def check_masks(model: keras.Model, masks: Masks) -> None:
+    """Raises UsageError unless each mask is of the shape of a prunable weight of ``model``."""
+    every = PrunableSettings(prune_layers=tuple(KINDS), keep_dense=())
+    shapes = prunable_weights(model, every)
+    _check_shapes({n: s for n, s in shapes.items() if n in masks}, masks, model.name)
+
+
+def _attributes_of(model: keras.Model, masks: Masks) -> dict[str, list[str]]:
+    """Path of a layer → its attributes that ``masks`` names."""
+    names = {variable.ref(): name for name, variable in named_variables(model).items()}
+    return {
+        path: [a for a in prunable_attributes(layer) if names[getattr(layer, a).ref()] in masks]
+        for path, layer in named_layers(model).items()
+    }
+
+
+def _check_shapes(shapes: Mapping[str, tuple[int, ...]], masks: Masks, model: str) -> None:
+    if shapes.keys() != masks.keys():
+        odd = sorted(shapes.keys() ^ masks.keys())
+        raise UsageError(
+            f"Expected masks for the prunable weights of the model '{model}'; not in both: "
+            f"{', '.join(odd[:4])}{' …' if odd[4:] else ''}. The masks are of another model."
+        )
+    for name, shape in shapes.items():
+        if masks[name].shape != shape:
+            raise UsageError(
+                f"Expected a mask of shape {shape} for {name} of the model '{model}', got "
+                f"{masks[name].shape}. The masks are of another model."
+            )
