@@ -10,6 +10,7 @@ from typing import Any
 
 from lottery_tf.errors import UsageError
 from lottery_tf.files import write_json
+from lottery_tf.keras import keras
 
 _PACKAGES = ("lottery_tf", "tensorflow", "tf_keras", "tensorflow_model_optimization", "numpy")
 
@@ -64,3 +65,22 @@ def read_config(run: str | os.PathLike) -> dict[str, Any]:
         return dict(json.loads(path.read_text()))
     except ValueError as error:
         raise UsageError(f"Expected JSON in {path}; it is damaged ({error}).") from None
+
+
+def load_saved_model(folder: str | os.PathLike) -> keras.Model:
+    """The Keras model of a SavedModel's folder, not compiled.
+
+    Raises:
+      UsageError: if there is none, or it was not written by Keras.
+    """
+    if not Path(folder, "saved_model.pb").is_file():
+        raise UsageError(
+            f"Expected a SavedModel (a folder with saved_model.pb) at {folder}; there is none."
+        )
+    try:
+        model = keras.models.load_model(folder, compile=False)
+    except Exception as error:  # Keras raises whatever the damaged place leads to
+        raise UsageError(f"Expected a SavedModel in {folder} that loads; {error}") from error
+    if not isinstance(model, keras.Model):
+        raise UsageError(f"Expected a SavedModel written by Keras in {folder}; it is another kind.")
+    return model

@@ -1,4 +1,4 @@
-"""The stages of an experiment as resumable runs in folders: find, retrain.
+"""The stages of an experiment as resumable runs in folders: find, retrain, export.
 
 A stage that is finished is never computed again, one that was interrupted goes on, and a folder
 that belongs to another configuration is refused. What the files hold is in docs/files.md.
@@ -14,7 +14,8 @@ from typing import Any
 from lottery_tf import models
 from lottery_tf.data import Dataset, DataSettings, load
 from lottery_tf.errors import UsageError
-from lottery_tf.files import read_json_lines, sha256, whole_folder, write_json, write_json_lines
+from lottery_tf.exporting import export, write_exports
+from lottery_tf.files import read_json_lines, sha256, write_json, write_json_lines
 from lottery_tf.finding import FindingSettings, first_ticket, rounds
 from lottery_tf.keras import keras
 from lottery_tf.masks import Masks
@@ -22,7 +23,7 @@ from lottery_tf.models import ModelSettings
 from lottery_tf.prunable import PrunableSettings, prunable_weights
 from lottery_tf.recipe import Recipe
 from lottery_tf.retraining import retrain
-from lottery_tf.runs import claim
+from lottery_tf.runs import claim, load_saved_model, read_config
 from lottery_tf.settings import describe, restore
 from lottery_tf.ticket import Ticket
 from lottery_tf.training import Trainer, TrainingSettings, make_deterministic
@@ -201,11 +202,49 @@ def retrain_ticket(
         on_epoch(rows)
 
     retrained = retrain(ticket, recipe, data, experiment.training, out / "checkpoint", on_epoch_end)
-    with whole_folder(out / "model") as folder:
-        retrained.model.save(folder, save_format="tf")
+    export(retrained.model, out / "model")
     result = {**retrained.result, "ticket": str(ticket_path), "reinit": reinit}
     write_json(out / "result.json", result)
     return result
+
+
+def export_run(run: Path, out: Path, formats: Sequence[str] = ("saved_model",)) -> Row:
+    """Exports the finished model of a retrain run and proves it on the run's test images.
+
+    Args:
+      run: the folder of a finished retrain run.
+      out: the folder to write to.
+      formats: names in ``lottery_tf.exporting.FORMATS``.
+
+    Returns:
+      What ``export.json`` holds.
+
+    Raises:
+      UsageError: if ``run`` is no finished retrain run.
+      RuntimeError: if an export does not compute what the model computes; nothing is left then.
+    """
+    settings = read_config(run)
+    if not (run / "result.json").is_file():
+        raise UsageError(
+            f"Expected a finished retrain run (with result.json) at {run}; it has none: run "
+            "`lottery-tf retrain` to its end first."
+        )
+    model = load_saved_model(run / "model")
+    data = load(Experiment.restore(settings).data)
+    preprocessing = {
+        "dataset": data.name,
+        "input": "(pixels - mean) / std, pixels as the dataset has them, float32",
+        "mean": list(data.mean),
+        "std": list(data.std),
+    }
+    return write_exports(
+        model,
+        out,
+        formats,
+        images=data.normalise(data.test.images),
+        labels=data.test.labels,
+        preprocessing=preprocessing,
+    )
 
 
 def experiment_of(ticket: Ticket, path: Path) -> Experiment:

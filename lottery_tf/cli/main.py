@@ -102,6 +102,8 @@ def _load(path: str) -> ModuleType:
     if tensorflow := sys.modules.get("tensorflow"):
         # It looks for GPUs at its first operation; asked here, it has its say in `quiet_start`.
         tensorflow.config.list_physical_devices()
+        # A command that builds several models is told of "excessive retracing".
+        tensorflow.get_logger().setLevel("ERROR")
     return command
 
 

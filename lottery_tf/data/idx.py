@@ -1,6 +1,6 @@
 """A folder in MNIST's format: four IDX files, plain or gzipped.
 
-The format is described at https://web.archive.org/web/2023/http://yann.lecun.com/exdb/mnist/:
+The format is described at http://yann.lecun.com/exdb/mnist/:
 two zero bytes, the type of the values (0x08 is uint8), the number of dimensions, the dimensions
 as big-endian 32-bit integers, the values.
 """

@@ -1,0 +1,72 @@
+"""lottery-tf evaluate: measures a finished or exported model on a dataset."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+
+from lottery_tf.cli.flags import Parsed
+from lottery_tf.cli.terminal import console, percent
+from lottery_tf.data import Dataset, DataSettings, load
+from lottery_tf.errors import UsageError
+from lottery_tf.exporting import REPORT
+from lottery_tf.retraining import compiled_for_evaluation
+from lottery_tf.runs import load_saved_model, read_config
+from lottery_tf.settings import setting
+from lottery_tf.training import evaluate
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateSettings:
+    """What to measure."""
+
+    run: str | None = setting(None, "folder of a retrain run; its own dataset is the default")
+    model: str | None = setting(None, "folder of a SavedModel")
+    split: str = setting("test", "examples to measure on", choices=("train", "dev", "test"))
+
+
+SETTINGS = (EvaluateSettings, DataSettings)
+
+
+def run(flags: Parsed) -> None:
+    """Prints the accuracy, the loss and the sparsity."""
+    settings = flags.settings(EvaluateSettings)
+    if (settings.run is None) == (settings.model is None):
+        raise UsageError(
+            "Expected either --run=DIR (a retrain run) or --model=DIR (a SavedModel); got "
+            f"{'neither' if settings.run is None else 'both'}."
+        )
+    found_in = read_config(settings.run) if settings.run else {}
+    folder = Path(settings.run, "model") if settings.run else Path(settings.model)
+    model = load_saved_model(folder)
+    data = as_exported(load(flags.settings(DataSettings, **found_in)), folder)
+    if model.input_shape[1:] != data.input_shape or model.output_shape[-1] != data.num_classes:
+        raise UsageError(
+            f"Expected a model of images {data.input_shape} and {data.num_classes} classes for "
+            f"--dataset={data.name}; {folder} takes {model.input_shape[1:]} and gives "
+            f"{model.output_shape[-1]}: name its own dataset."
+        )
+    examples = data.batches(settings.split)
+    if not len(getattr(data, settings.split)):
+        raise UsageError(f"Expected examples to measure on; the {settings.split} split is empty.")
+    measured = evaluate(compiled_for_evaluation(model), examples)
+    weights = [np.asarray(variable) for variable in model.trainable_variables]
+    zeros = sum(int(np.sum(weight == 0)) for weight in weights)
+    console.print(
+        f"{folder}  {data.name} {settings.split}  accuracy {percent(measured['accuracy'])}  loss "
+        f"{measured['loss']:.4f}  {percent(zeros / sum(w.size for w in weights))} of all "
+        "trainable parameters are 0"
+    )
+
+
+def as_exported(data: Dataset, folder: Path) -> Dataset:
+    """The data normalised as the export in ``folder`` says, where it lies in one."""
+    report = folder.parent / REPORT
+    if not report.is_file():
+        return data
+    (preprocessing,) = {
+        json.dumps(facts["preprocessing"]) for facts in json.loads(report.read_text()).values()
+    }
+    stated = json.loads(preprocessing)
+    return dataclasses.replace(data, mean=tuple(stated["mean"]), std=tuple(stated["std"]))

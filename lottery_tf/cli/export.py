@@ -1,0 +1,52 @@
+"""lottery-tf export: writes a retrained model as SavedModel or TFLite."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from lottery_tf.cli.find import OutSettings
+from lottery_tf.cli.flags import Parsed
+from lottery_tf.cli.terminal import console, percent
+from lottery_tf.errors import UsageError
+from lottery_tf.exporting import FORMATS
+from lottery_tf.settings import one_of, setting
+from lottery_tf.stages import export_run
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportSettings:
+    """What to export."""
+
+    run: str | None = setting(None, "folder of the retrain run whose finished model is exported")
+    formats: tuple[str, ...] = setting(
+        ("saved_model",), f"formats to write, among {one_of(FORMATS)}"
+    )
+
+
+SETTINGS = (ExportSettings, OutSettings)
+
+
+def run(flags: Parsed) -> None:
+    """Exports, proves that the files compute what the model computes, and shows their sizes."""
+    settings, out = flags.settings(ExportSettings), flags.settings(OutSettings).folder
+    if not settings.run:
+        raise UsageError("Expected --run=DIR, the retrain run to export; none was given.")
+    with console.status("writing and proving in a fresh process"):
+        facts = export_run(Path(settings.run), out, settings.formats)
+    print_export(out, facts)
+
+
+def print_export(out: Path, facts: dict[str, dict[str, Any]]) -> None:
+    """Shows the sizes and the proof of each format as a table."""
+    table = Table("export", "test accuracy", "max |Δ|", "bytes", "gzip'd", title=str(out))
+    for each in facts.values():
+        table.add_row(
+            each["file"],
+            percent(each["test_accuracy"]),
+            f"{each['max_abs_difference']:.1e}",
+            f"{each['bytes']:,}",
+            f"{each['bytes_gzip']:,}",
+        )
+    console.print(table)

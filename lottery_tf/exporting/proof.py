@@ -1,0 +1,200 @@
+"""The proof that an export computes what the model in memory computes.
+
+A fresh process that never saw the model reloads the artefacts and runs the same images. Both sides
+compute on the CPU: a GPU's TensorFloat-32 alone would move logits by 1e-3, and the memory of the
+GPU is taken by this process.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from lottery_tf.errors import UsageError
+from lottery_tf.exporting.saved_model import signature_name
+from lottery_tf.keras import keras
+from lottery_tf.log import log
+
+# The largest |Δ| of an output that is allowed between the model and its export.
+MAX_DIFFERENCE = 1e-5
+
+# What ``compare`` returns where nothing was compared.
+NONE = dict.fromkeys(
+    ("max_abs_difference", "test_accuracy", "tolerance", "max_abs_output", "images")
+)
+
+BATCH = 256
+_SCRIPT = Path(__file__).with_name("reload.py")
+
+
+def named_inputs(model: keras.Model, images) -> dict[str, np.ndarray]:
+    """``images`` by the name of the model's input, in the input's dtype.
+
+    Args:
+      model: a built Sequential or functional model.
+      images: an array [N, …], N ≥ 1; for a model of several inputs a dict, name → array.
+
+    Raises:
+      UsageError: if names or shapes are not those of the model's inputs.
+    """
+    expected = {name: tensor for name, tensor in zip(model.input_names, model.inputs, strict=True)}
+    if not isinstance(images, Mapping):
+        images = {model.input_names[0]: images}
+    if images.keys() != expected.keys():
+        raise UsageError(
+            f"Expected images for the model's inputs {', '.join(expected)}, got them for "
+            f"{', '.join(images)}: give a dict, name of an input → array."
+        )
+    inputs = {
+        name: np.asarray(images[name], dtype=tensor.dtype.as_numpy_dtype)
+        for name, tensor in expected.items()
+    }
+    for name, array in inputs.items():
+        shape = expected[name].shape[1:]
+        if not array.ndim or not len(array) or not shape.is_compatible_with(array.shape[1:]):
+            raise UsageError(
+                f"Expected images of shape (N, {', '.join(map(str, shape))}) for the input "
+                f"'{name}', N ≥ 1, got {array.shape}."
+            )
+    if len({len(array) for array in inputs.values()}) > 1:
+        raise UsageError(
+            "Expected as many examples for each input, got "
+            f"{', '.join(f'{len(array)} for {name}' for name, array in inputs.items())}."
+        )
+    return inputs
+
+
+def model_outputs(model: keras.Model, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The model's outputs by name in inference, as ``predict`` computes them without XLA."""
+
+    specs = [tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype) for tensor in model.inputs]
+
+    @tf.function
+    def infer(flat):
+        return tf.nest.flatten(model(tf.nest.pack_sequence_as(model.input, flat), training=False))
+
+    # Called as it is, ``infer`` would warn of retracing after a few exports.
+    infer = infer.get_concrete_function(specs)
+    arrays = [inputs[name] for name in model.input_names]
+    batches = []
+    with tf.device("/CPU:0"):
+        for start in range(0, len(arrays[0]), BATCH):
+            batch = [tf.constant(array[start : start + BATCH]) for array in arrays]
+            batches.append([output.numpy() for output in infer(batch)])
+    columns = (np.concatenate(column) for column in zip(*batches, strict=True))
+    return dict(zip(model.output_names, columns, strict=True))
+
+
+def reloaded_outputs(
+    artefacts: Sequence[Path], inputs: Mapping[str, np.ndarray]
+) -> list[dict[str, np.ndarray]]:
+    """The outputs by name of each artefact, computed in one fresh process.
+
+    Raises:
+      RuntimeError: if an artefact cannot be loaded or run there.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        given = Path(folder, "inputs.npz")
+        np.savez(given, **{f"in:{signature_name(n)}": array for n, array in inputs.items()})
+        made = [Path(folder, f"outputs_{i}.npz") for i in range(len(artefacts))]
+        pairs = [str(file) for pair in zip(artefacts, made, strict=True) for file in pair]
+        environment = {
+            **os.environ,
+            "CUDA_VISIBLE_DEVICES": "-1",
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+        }
+        # With it TensorFlow would import tf_keras.
+        environment.pop("TF_USE_LEGACY_KERAS", None)
+        done = subprocess.run(
+            [sys.executable, str(_SCRIPT), str(given), *pairs],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+        if done.returncode:
+            words = "\n".join(done.stderr.strip().splitlines()[-5:])
+            raise RuntimeError(
+                f"A fresh process could not run {' and '.join(p.name for p in artefacts)} "
+                f"(exit code {done.returncode}):\n{words}"
+            )
+        outputs = []
+        for file in made:
+            with np.load(file) as arrays:
+                outputs.append({n.removeprefix("out:"): arrays[n] for n in arrays.files})
+    return outputs
+
+
+def compare(
+    what: str,
+    expected: Mapping[str, np.ndarray],
+    got: Mapping[str, np.ndarray],
+    labels: np.ndarray | None = None,
+    rounding: float = 0.0,
+) -> dict:
+    """Raises unless ``got`` is ``expected``: max |Δ| ≤ 1e-5, and the accuracy the same.
+
+    Args:
+      what: the format's name, for messages.
+      expected: output name → array [N, …] of the model.
+      got: the same of the artefact.
+      labels: int [N], the classes; the accuracy is that of the first output's argmax.
+      rounding: as ``Format.rounding``. A difference of more than 1e-5 that is let pass because of
+        it is logged.
+
+    Returns:
+      ``max_abs_difference``, ``tolerance`` (the largest that was allowed), ``max_abs_output``,
+      ``test_accuracy`` (None without labels) and ``images`` (N).
+
+    Raises:
+      RuntimeError: if they differ.
+    """
+    if {n: a.shape for n, a in expected.items()} != {n: a.shape for n, a in got.items()}:
+        raise RuntimeError(
+            f"{what} has other outputs than the model: {_shapes(got)} instead of "
+            f"{_shapes(expected)}."
+        )
+    count = len(next(iter(expected.values())))
+    wide = {name: array.astype(np.float64) for name, array in expected.items()}
+    largest = float(max(np.abs(array).max() for array in wide.values()))
+    difference = float(np.max([np.abs(wide[name] - got[name]).max() for name in wide]))
+    tolerance = max(MAX_DIFFERENCE, rounding * largest)
+    # Written so that NaN is refused too.
+    if not difference <= tolerance:
+        raise RuntimeError(
+            f"{what} does not compute what the model computes: max |Δ| is {difference:.3g} over "
+            f"{count} images, at most {tolerance:.3g} is allowed "
+            f"(largest |output| {largest:.3g}). Nothing was written."
+        )
+    if difference > MAX_DIFFERENCE:
+        log.warning(
+            "%s differs from the model by up to %.2g, more than %.0e: its outputs reach %.3g, "
+            "where float32 itself steps by %.1g.",
+            what, difference, MAX_DIFFERENCE, largest, np.spacing(np.float32(largest)),
+        )  # fmt: skip
+    accuracy, first = None, next(iter(wide))
+    if labels is not None:
+        accuracy, before = (float(np.mean(a[first].argmax(-1) == labels)) for a in (got, expected))
+        if accuracy != before:
+            raise RuntimeError(
+                f"{what} has a test accuracy of {accuracy:.6f}, the model of {before:.6f} "
+                f"(max |Δ| {difference:.3g}). Nothing was written."
+            )
+    return {
+        "max_abs_difference": difference,
+        "test_accuracy": accuracy,
+        "tolerance": tolerance,
+        "max_abs_output": largest,
+        "images": count,
+    }
+
+
+def _shapes(outputs: Mapping[str, np.ndarray]) -> str:
+    return ", ".join(f"{name} {array.shape}" for name, array in outputs.items())

@@ -1,0 +1,91 @@
+"""TensorFlow's SavedModel, which serving, ``tf.saved_model.load`` and Keras read alike.
+
+``model.save(save_traces=False)`` with a signature, a ``__call__`` and ``variables`` of our own. Of
+the ways tried, on a ResNet-20 with 95 % zeros (seconds on two busy cores):
+
+=================================  =====  =====  =====  =======  ============================
+way                                save   load   MB     gzip MB  read by
+=================================  =====  =====  =====  =======  ============================
+``model.export()``                 3 s    –      1.4    –        ``tf.saved_model.load`` only
+``model.save()``                   14 s   5 s    2.4    0.23     both
+this                               3 s    0.5 s  1.7    0.18     both
+=================================  =====  =====  =====  =======  ============================
+
+``model.export()`` names no tensors (``args_0``), has ``serve`` instead of ``serving_default``,
+and Keras cannot load what it writes. The traces of ``model.save()`` are a graph for each layer,
+needed only to load custom layers without their code; without them Keras leaves out the signature,
+``__call__`` and ``variables`` too.
+"""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import tensorflow as tf
+
+from lottery_tf.exporting.quiet import quiet
+from lottery_tf.keras import keras
+
+
+def signature_name(name: str) -> str:
+    """The name in a signature of the model's input ``name``: it is a keyword argument there."""
+    return re.sub(r"\W", "_", name)
+
+
+def write(model: keras.Model, path: Path) -> None:
+    """Writes ``model`` to the folder ``path``.
+
+    The signature ``serving_default`` takes the model's inputs by ``signature_name``, shape
+    [None, …] in their own dtype, and gives its outputs by name, computed as in inference. What
+    ``tf.saved_model.load`` returns can also be called on the model's input and has ``variables``.
+
+    Args:
+      model: a built Sequential or functional tf_keras model.
+      path: a folder, missing or empty.
+    """
+    names = [signature_name(name) for name in model.input_names]
+    specs = [
+        tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype, name)
+        for name, tensor in zip(names, model.inputs, strict=True)
+    ]
+
+    @tf.function(input_signature=[tf.nest.pack_sequence_as(model.input, specs)])
+    def call(inputs):
+        return model(inputs, training=False)
+
+    @tf.function
+    def serve(**tensors):
+        flat = [tensors[name] for name in names]
+        outputs = call(tf.nest.pack_sequence_as(model.input, flat))
+        return dict(zip(model.output_names, tf.nest.flatten(outputs), strict=True))
+
+    # A list that TensorFlow can save: an attribute of something that it tracks.
+    holder = tf.Module()
+    holder.variables_list = list(model.variables)
+    with quiet(), _saved_with(model, {"__call__": call, "variables": holder.variables_list}):
+        model.save(
+            path,
+            save_format="tf",
+            include_optimizer=False,
+            save_traces=False,
+            signatures=serve.get_concrete_function(**dict(zip(names, specs, strict=True))),
+        )
+
+
+@contextlib.contextmanager
+def _saved_with(model: keras.Model, attributes: dict) -> Iterator[None]:
+    """Within the block a SavedModel of ``model`` has these attributes too.
+
+    Keras adds them in the same place, if it saves traces; there is no public one.
+    """
+    own = model._trackable_children
+
+    def children(save_type="checkpoint", **kwargs):
+        return {**own(save_type, **kwargs), **(attributes if save_type == "savedmodel" else {})}
+
+    vars(model)["_trackable_children"] = children
+    try:
+        yield
+    finally:
+        del vars(model)["_trackable_children"]
