@@ -1,0 +1,42 @@
+"""tensorflow-datasets, with its own made-up examples in place of a download."""
+
+import numpy as np
+import pytest
+
+from lottery_tf.data import DataSettings, catalogue, load
+
+tfds = pytest.importorskip("tensorflow_datasets")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "classes", "augment"),
+    [
+        ("cifar10", (32, 32, 3), 10, True),
+        ("cifar100", (32, 32, 3), 100, True),
+        ("fashion_mnist", (28, 28, 1), 10, False),
+        ("mnist", (28, 28, 1), 10, False),
+        ("svhn_cropped", (32, 32, 3), 10, False),
+    ],
+)
+def test_the_catalogue_is_read_into_memory(tmp_path, name, shape, classes, augment):
+    with tfds.testing.mock_data(num_examples=20):
+        dataset = load(DataSettings(dataset=name, data_dir=str(tmp_path), batch_size=4))
+    assert (len(dataset.train), len(dataset.dev), len(dataset.test)) == (18, 2, 20)
+    assert (dataset.input_shape, dataset.num_classes) == (shape, classes)
+    assert dataset.augment is augment
+    assert dataset.train.images.dtype == np.uint8 and dataset.train.labels.dtype == np.int32
+    images, labels = next(dataset.stream().as_numpy_iterator())
+    assert images.shape == (4, *shape) and labels.max() < classes
+
+
+def test_a_failed_download_says_so_in_one_sentence_and_keeps_its_cause(tmp_path, monkeypatch):
+    def offline(self, **_):
+        raise ConnectionError("Failed to resolve\n'www.cs.toronto.edu'")
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", offline)
+    with pytest.raises(RuntimeError, match="could not be downloaded") as caught:
+        catalogue.read("cifar10", str(tmp_path))
+    message = str(caught.value)
+    assert message.startswith(f"cifar10 is not in {tmp_path}")
+    assert "(ConnectionError: Failed to resolve 'www.cs.toronto.edu')" in message
+    assert isinstance(caught.value.__cause__, ConnectionError)

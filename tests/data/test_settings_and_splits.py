@@ -1,0 +1,112 @@
+"""DataSettings and load: what is refused, and how the examples are shared out."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from lottery_tf import data
+from lottery_tf.data import DataSettings, Source, Split, load
+from lottery_tf.data.dataset import channel_moments
+from lottery_tf.errors import UsageError
+
+
+@pytest.fixture
+def numbered(monkeypatch):
+    """A source of 100 images of one pixel, image i of value i, as if it were the digits."""
+    labels = np.arange(100, dtype=np.int32)
+    split = Split(labels.astype(np.uint8).reshape(-1, 1, 1, 1), labels)
+    monkeypatch.setitem(data.READERS, "digits", lambda data_dir: Source(split, split, 100))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(dataset="cifar_10"), "--dataset takes .*not 'cifar_10'; nearest: cifar10"),
+        (dict(dataset="idx"), "--dataset=idx reads a folder of IDX files; name it with --data_dir"),
+        (dict(dev_share=1.0), "--dev_share expects .*below 1, not 1.0"),
+        (dict(dev_share=-0.1), "--dev_share expects .*not -0.1"),
+        (dict(dev_share=float("nan")), "--dev_share expects .*not nan"),
+        (dict(train_examples=0), "--train_examples expects .*at least 1, not 0"),
+        (dict(data_seed=-1), "--data_seed expects .*at least 0, not -1"),
+        (dict(batch_size=0), "--batch_size expects .*at least 1, not 0"),
+    ],
+)
+def test_values_out_of_range_are_refused(arguments, message):
+    with pytest.raises(UsageError, match=message):
+        DataSettings(**arguments)
+
+
+@pytest.mark.parametrize("dev_share", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_dev_and_train_share_the_examples_out_in_order(numbered, dev_share, seed):
+    dataset = load(DataSettings(dev_share=dev_share, data_seed=seed))
+    dev, train = dataset.dev.labels, dataset.train.labels
+    assert len(dev) == round(100 * dev_share)
+    assert sorted([*dev, *train]) == list(range(100))
+    assert list(train) == sorted(train) and list(dev) == sorted(dev)
+    np.testing.assert_array_equal(dataset.train.images.ravel(), train)
+
+
+def test_the_seed_decides_the_dev_split(numbered):
+    dev = [list(load(DataSettings(data_seed=seed)).dev.labels) for seed in (0, 0, 1)]
+    assert dev[0] == dev[1] != dev[2]
+
+
+def test_fewer_training_examples_are_some_of_the_more_and_leave_dev_alone(numbered):
+    whole, forty, ten = (load(DataSettings(train_examples=n)) for n in (None, 40, 10))
+    assert [len(d.train) for d in (whole, forty, ten)] == [90, 40, 10]
+    assert set(ten.train.labels) < set(forty.train.labels) < set(whole.train.labels)
+    assert list(ten.dev.labels) == list(whole.dev.labels)
+    assert list(ten.train.labels) == sorted(ten.train.labels)
+
+
+def test_more_examples_than_there_are_is_refused(numbered):
+    with pytest.raises(UsageError, match=r"--train_examples expects at most the 90 .*not 91"):
+        load(DataSettings(train_examples=91))
+
+
+def test_a_dev_split_of_everything_is_refused(numbered):
+    with pytest.raises(UsageError, match=r"--dev_share=0.999 leaves none of the 100 examples"):
+        load(DataSettings(dev_share=0.999))
+
+
+def test_a_batch_larger_than_the_training_split_is_refused(numbered):
+    dataset = load(DataSettings(batch_size=91))
+    for use in (lambda: dataset.steps_per_epoch, dataset.stream):
+        with pytest.raises(UsageError, match="--batch_size expects at most the 90 .*not 91"):
+            use()
+
+
+def test_moments_are_those_of_the_training_split_alone(numbered):
+    dataset = load(DataSettings(dev_share=0.5))
+    assert dataset.mean == (pytest.approx(dataset.train.labels.mean()),)
+    assert dataset.std == (pytest.approx(dataset.train.labels.std()),)
+    assert dataset.mean[0] != pytest.approx(49.5)
+
+
+def test_moments_by_hand():
+    # Channel 0: 0, 2, 4, 10: mean 4, mean square 30, variance 14. Channel 1: 255 throughout.
+    images = np.array([[[[0, 255], [2, 255]]], [[[4, 255], [10, 255]]]], np.uint8)
+    mean, std = channel_moments(images)
+    assert mean == (4, 255)
+    assert std == (pytest.approx(14**0.5), 1.0)
+
+
+def test_moments_agree_with_numpy():
+    images = np.random.default_rng(0).integers(0, 256, (50, 7, 5, 3), np.uint8)
+    mean, std = channel_moments(images)
+    np.testing.assert_allclose(mean, images.mean((0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(std, images.std((0, 1, 2)), rtol=1e-12)
+
+
+def test_augmentation_is_the_habit_of_cifar_and_can_be_set(numbered, monkeypatch):
+    monkeypatch.setitem(data.READERS, "cifar10", data.READERS["digits"])
+    assert not load(DataSettings()).augment
+    assert load(DataSettings(augment=True)).augment
+    assert load(DataSettings(dataset="cifar10")).augment
+    assert not load(DataSettings(dataset="cifar10", augment=False)).augment
+
+
+def test_every_setting_has_a_help():
+    assert all(field.metadata["help"] for field in dataclasses.fields(DataSettings))

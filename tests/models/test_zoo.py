@@ -1,0 +1,228 @@
+"""Parameter counts against sums written out from the papers' tables, and what is refused."""
+
+import collections
+import functools
+
+import numpy as np
+import pytest
+
+from lottery_tf.errors import UsageError
+from lottery_tf.keras import keras
+from lottery_tf.models import BUILDERS, ModelSettings, create
+
+SMALL = {"lenet_300_100": 6, "conv4": 2, "resnet20": 2, "resnet32": 2, "resnet56": 2}
+
+
+# One of each family, where a test builds twice.
+FAMILIES = ["lenet_300_100", "conv4", "resnet20"]
+
+
+@functools.cache
+def small(name: str) -> keras.Model:
+    return create(name, input_shape=(9, 8, 3), num_classes=5, width=SMALL[name])
+
+
+def trainable(model: keras.Model) -> int:
+    return sum(int(np.prod(v.shape)) for v in model.trainable_variables)
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_model_is_functional_uncompiled_and_ends_in_logits(name):
+    model = small(name)
+    assert model.name == name
+    assert model.input_shape == (None, 9, 8, 3)
+    assert model.output_shape == (None, 5)
+    assert isinstance(model, keras.Model) and model._is_graph_network
+    assert model.optimizer is None
+    logits = model(np.random.default_rng(0).normal(size=(2, 9, 8, 3)).astype(np.float32)).numpy()
+    assert logits.shape == (2, 5)
+    # A softmax would be positive and sum to 1.
+    assert (logits < 0).any() and not np.allclose(logits.sum(axis=1), 1)
+    assert model.layers[-1].get_config()["activation"] == "linear"
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_layer_names_are_unique(name):
+    names = [layer.name for layer in small(name).layers]
+    assert len(set(names)) == len(names)
+    assert (names[0], names[-1]) == ("image", "head")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_layer_names_are_the_same_each_time(name):
+    again = create(name, (8, 8, 1), 3, SMALL[name])
+    assert [layer.name for layer in again.layers] == [layer.name for layer in small(name).layers]
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_the_only_activations_are_relu_layers(name):
+    model = small(name)
+    activations = [getattr(layer, "activation", None) for layer in model.layers]
+    assert set(activations) <= {None, keras.activations.linear}
+    assert (
+        sum(isinstance(layer, keras.layers.ReLU) for layer in model.layers)
+        == {
+            "lenet_300_100": 2,
+            "conv4": 6,
+            "resnet20": 19,
+            "resnet32": 31,
+            "resnet56": 55,
+        }[name]
+    )
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_model_comes_back_from_its_config(name):
+    model = small(name)
+    again = keras.models.model_from_json(model.to_json())
+    assert [v.name for v in again.weights] == [v.name for v in model.weights]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_seed_decides_the_weights(name):
+    def weights(seed):
+        keras.utils.set_random_seed(seed)
+        return create(name, (8, 8, 1), 3, SMALL[name]).get_weights()
+
+    first, again, other = weights(0), weights(0), weights(1)
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not np.array_equal(first[0], other[0])
+
+
+def test_lenet_300_100_counts_266610():
+    model = create("lenet_300_100", (28, 28, 1), 10)
+    assert model.count_params() == (784 * 300 + 300) + (300 * 100 + 100) + (100 * 10 + 10)
+    assert model.count_params() == 266_610
+
+
+def test_lenet_keeps_its_proportions_at_another_width():
+    model = create("lenet_300_100", (2, 2, 1), 3, width=30)
+    assert [layer.units for layer in model.layers if hasattr(layer, "units")] == [30, 10, 3]
+    assert model.count_params() == (4 * 30 + 30) + (30 * 10 + 10) + (10 * 3 + 3)
+
+
+def test_conv4_counts_the_2_4_million_of_the_paper():
+    convolutions = (
+        (9 * 3 * 64 + 64) + (9 * 64 * 64 + 64) + (9 * 64 * 128 + 128) + (9 * 128 * 128 + 128)
+    )
+    # 32×32 halved twice leaves 8×8 places of 128 channels.
+    dense = (8 * 8 * 128 * 256 + 256) + (256 * 256 + 256) + (256 * 10 + 10)
+    model = create("conv4", (32, 32, 3), 10)
+    assert model.count_params() == convolutions + dense == 2_425_930
+
+
+def resnet_count(n: int, w: int, channels: int, classes: int) -> int:
+    """Trainable parameters of a ResNet of depth 6n + 2, option B.
+
+    A 3×3 convolution from a to b channels has 9ab weights and no bias, and the BatchNorm behind
+    it 2b: γ and β.
+    """
+    stem = 9 * channels * w + 2 * w
+    stage1 = n * 2 * (9 * w * w + 2 * w)
+    total = stem + stage1
+    for before, after in ((w, 2 * w), (2 * w, 4 * w)):
+        shortcut = before * after + 2 * after
+        first_convolution = 9 * before * after + 2 * after
+        others = (2 * n - 1) * (9 * after * after + 2 * after)
+        total += shortcut + first_convolution + others
+    return total + 4 * w * classes + classes
+
+
+def test_resnet20_counts_272474():
+    # The paper's 0.27M: 269,722 with its parameter-free shortcuts (option A), and option B's two
+    # 1×1 convolutions with BatchNorm, 16·32 + 2·32 and 32·64 + 2·64.
+    assert resnet_count(3, 16, 3, 10) == 269_722 + 576 + 2_176 == 272_474
+    model = create("resnet20", (32, 32, 3), 10)
+    assert trainable(model) == 272_474
+    # The moving mean and variance of each BatchNorm: as many as its γ and β. 7 of width 16, and
+    # 7 each of width 32 and 64, the shortcuts' among them.
+    assert model.count_params() - trainable(model) == 2 * 7 * (16 + 32 + 64)
+
+
+@pytest.mark.parametrize(("name", "n"), [("resnet20", 3), ("resnet32", 5), ("resnet56", 9)])
+def test_resnets_count_as_their_formula(name, n):
+    assert trainable(small(name)) == resnet_count(n, 2, 3, 5)
+
+
+def test_depth_is_the_number_of_layers_with_weights_on_the_longest_path():
+    names = [v.name for v in small("resnet56").trainable_variables]
+    assert sum("kernel" in name and "shortcut" not in name for name in names) == 56
+
+
+def test_resnet_halves_the_image_at_its_second_and_third_stage():
+    model = create("resnet20", (32, 28, 3), 10, width=4)
+    shapes = {layer.name: layer.output_shape for layer in model.layers}
+    assert shapes["stage1_block3_relu2"] == (None, 32, 28, 4)
+    assert shapes["stage2_block1_relu2"] == (None, 16, 14, 8)
+    assert shapes["stage3_block3_relu2"] == (None, 8, 7, 16)
+    assert [name for name in shapes if "shortcut" in name] == [
+        "stage2_block1_shortcut_conv",
+        "stage2_block1_shortcut_bn",
+        "stage3_block1_shortcut_conv",
+        "stage3_block1_shortcut_bn",
+    ]
+
+
+def test_batchnorm_has_the_reference_constants_and_convolutions_no_bias():
+    layers = small("resnet20").layers
+    kinds = collections.Counter(type(layer).__name__ for layer in layers)
+    assert kinds["BatchNormalization"] == kinds["Conv2D"] == 21
+    for layer in layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            assert (layer.momentum, layer.epsilon) == (0.9, 1e-5)
+        if isinstance(layer, keras.layers.Conv2D):
+            assert not layer.use_bias
+
+
+def test_a_block_computes_relu_of_its_shortcut_where_its_last_gamma_is_0():
+    model = create("resnet20", (8, 8, 1), 3, width=2)
+    model.get_layer("stage1_block1_bn2").gamma.assign([0.0, 0.0])
+    probe = keras.Model(
+        model.input,
+        [model.get_layer("stem_relu").output, model.get_layer("stage1_block1_relu2").output],
+    )
+    before, after = probe(np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype(np.float32))
+    np.testing.assert_array_equal(before, after)
+
+
+def test_kernels_are_glorot_or_he_normal():
+    keras.utils.set_random_seed(0)
+    dense = create("lenet_300_100", (28, 28, 1), 10).get_layer("dense1").kernel.numpy()
+    assert dense.std() == pytest.approx(np.sqrt(2 / (784 + 300)), rel=0.02)
+    conv = create("resnet20", (8, 8, 1), 3, width=16).get_layer("stage3_block3_conv2")
+    assert conv.kernel.numpy().std() == pytest.approx(np.sqrt(2 / (9 * 64)), rel=0.02)
+
+
+def test_an_unknown_name_is_met_with_the_nearest():
+    with pytest.raises(UsageError, match=r"no 'resnet_20'; nearest: resnet20"):
+        create("resnet_20", (32, 32, 3), 10)
+
+
+@pytest.mark.parametrize("name", ["conv4", "resnet20"])
+def test_images_too_small_are_refused(name):
+    with pytest.raises(UsageError, match=f"{name} .* at least 4×4 pixels, not 8×3"):
+        create(name, (8, 3, 1), 10)
+    assert create(name, (4, 4, 1), 10, width=2).output_shape == (None, 10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(input_shape=(28, 28)), r"\(height, width, channels\).*not \(28, 28\)"),
+        (dict(input_shape=(None, None, 3)), r"not \(None, None, 3\)"),
+        (dict(input_shape=(0, 28, 1)), r"above 0, not \(0, 28, 1\)"),
+        (dict(num_classes=1), "num_classes expects a whole number of at least 2, not 1"),
+        (dict(width=0), "width expects a whole number of at least 1, not 0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(arguments, message):
+    with pytest.raises(UsageError, match=message):
+        create("lenet_300_100", **{"input_shape": (8, 8, 1), "num_classes": 10, **arguments})
+
+
+def test_settings_know_the_table():
+    assert ModelSettings() == ModelSettings(model="lenet_300_100", width=None)
+    with pytest.raises(UsageError, match="--model takes .*nearest: resnet20"):
+        ModelSettings(model="resnet200")
+    with pytest.raises(UsageError, match="--width expects a whole number of at least 1, not 0"):
+        ModelSettings(width=0)

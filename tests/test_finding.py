@@ -1,0 +1,220 @@
+"""IMP against an independent implementation, and what rewinding means."""
+
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import lottery_tf as lt
+from lottery_tf.errors import UsageError
+from lottery_tf.finding import FindingSettings
+from lottery_tf.graph import named_variables
+from lottery_tf.keras import keras
+
+STEPS_PER_EPOCH, EPOCHS = 4, 3
+
+
+@pytest.fixture
+def data():
+    random = np.random.default_rng(0)
+    x = random.standard_normal((32, 6)).astype(np.float32)
+    y = random.integers(0, 3, 32)
+    return tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+
+
+def network():
+    keras.utils.set_random_seed(1)
+    return keras.Sequential(
+        [
+            keras.Input((6,)),
+            keras.layers.Dense(8, name="first"),
+            keras.layers.BatchNormalization(momentum=0.5, name="norm"),
+            keras.layers.ReLU(),
+            keras.layers.Dense(5, activation="relu", name="second"),
+            keras.layers.Dense(3, name="head"),
+        ]
+    )
+
+
+def imp_by_hand(model, data, rewind_step, fraction, rounds, keep_trained=False):
+    """IMP as the paper tells it, in plain TensorFlow: masks on gradients, weights and scores.
+
+    Returns the masks and the starting weights of each round.
+    """
+    loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    kernels = {name: named_variables(model)[name] for name in ("first/kernel", "second/kernel")}
+
+    def train(masks, start, stop):
+        optimizer = keras.optimizers.SGD(
+            keras.optimizers.schedules.PiecewiseConstantDecay([8], [0.5, 0.05]), momentum=0.9
+        )
+        optimizer.build(model.trainable_variables)
+        optimizer.iterations.assign(start)
+        for _step, (x, y) in zip(range(start, stop), data.repeat().skip(start), strict=False):
+            with tf.GradientTape() as tape:
+                loss = loss_of(y, model(x, training=True))
+            gradients = tape.gradient(loss, model.trainable_variables)
+            pairs = []
+            for gradient, variable in zip(gradients, model.trainable_variables, strict=True):
+                for name, kernel in kernels.items():
+                    if variable is kernel:
+                        gradient = gradient * masks[name]
+                pairs.append((gradient, variable))
+            optimizer.apply_gradients(pairs)
+
+    masks = {name: np.ones(kernel.shape, np.float32) for name, kernel in kernels.items()}
+    train(masks, 0, rewind_step)
+    rewound = {name: v.numpy() for name, v in named_variables(model).items()}
+    history = []
+    for _ in range(rounds + 1):
+        for name, variable in named_variables(model).items():
+            variable.assign(rewound[name] * masks.get(name, 1))
+        history.append((dict(masks), {n: v.numpy() for n, v in named_variables(model).items()}))
+        train(masks, rewind_step, STEPS_PER_EPOCH * EPOCHS)
+        flat = [
+            (abs(value), name, index)
+            for name in kernels
+            for index, value in enumerate(kernels[name].numpy().ravel())
+            if masks[name].ravel()[index]
+        ]
+        masks = {name: mask.copy() for name, mask in masks.items()}
+        for _, name, index in sorted(flat)[: round(fraction * len(flat))]:
+            masks[name].ravel()[index] = 0
+        if keep_trained:
+            rewound = {name: v.numpy() for name, v in named_variables(model).items()}
+    return history
+
+
+def draw(model, data, **settings):
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([8], [0.5, 0.05])
+    optimizer = keras.optimizers.SGD(schedule, momentum=0.9)
+    return list(lt.find_tickets(model, data, optimizer=optimizer, epochs=EPOCHS, **settings))
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(("rewind", "keep_trained"), [("weights", False), ("learning_rate", True)])
+@pytest.mark.parametrize(("rewind_to", "step"), [("0it", 0), ("1ep", 4), ("3it", 3)])
+def test_three_rounds_by_hand(data, rewind_to, step, rewind, keep_trained, jit_compile):
+    tickets = draw(
+        network(),
+        data,
+        rounds=3,
+        prune_fraction=0.3,
+        rewind_to=rewind_to,
+        rewind=rewind,
+        jit_compile=jit_compile,
+    )
+    expected = imp_by_hand(network(), data, step, 0.3, 3, keep_trained)
+    assert len(tickets) == 4
+    for ticket, (masks, weights) in zip(tickets, expected, strict=True):
+        assert ticket.masks == lt.Masks(masks)
+        assert ticket.weights.keys() == weights.keys()
+        for name, value in weights.items():
+            np.testing.assert_allclose(ticket.weights[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_every_variable_is_rewound_and_zeros_are_exact(data):
+    tickets = draw(network(), data, rounds=3, rewind_to="2it")
+    first = tickets[0]
+    assert not np.array_equal(first.weights["norm/moving_mean"], np.zeros(8))
+    for ticket in tickets:
+        for name, value in ticket.weights.items():
+            mask = ticket.masks.get(name, np.ones(value.shape, bool))
+            np.testing.assert_array_equal(value, np.where(mask, first.weights[name], 0))
+
+
+def test_round_numbers_counts_and_nesting(data):
+    tickets = draw(network(), data, rounds=3, dev_data=data)
+    assert [ticket.info["round"] for ticket in tickets] == [0, 1, 2, 3]
+    kept = 6 * 8 + 8 * 5
+    for before, after in itertools.pairwise(tickets):
+        kept -= round(0.2 * kept)
+        assert after.masks.kept == kept
+        assert after.masks.nested_in(before.masks)
+    assert all("head/kernel" not in ticket.masks for ticket in tickets)
+    assert all(0 <= ticket.info["dev_accuracy"] <= 1 for ticket in tickets)
+
+
+def test_the_model_is_left_as_it_was(data):
+    model = network()
+    before = [weight.copy() for weight in model.get_weights()]
+    draw(model, data, rounds=1)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_the_last_round_ends_on_the_sparsity_asked_for(data):
+    tickets = draw(network(), data, sparsity=0.5)
+    assert [round(t.sparsity, 2) for t in tickets] == [0, 0.2, 0.36, 0.49, 0.5]
+    assert tickets[-1].masks.kept == 44
+
+
+def test_layerwise(data):
+    ticket = draw(network(), data, rounds=1, prune_fraction=0.25, scope="layerwise")[-1]
+    assert {name: int(mask.sum()) for name, mask in ticket.masks.items()} == {
+        "first/kernel": 36,
+        "second/kernel": 30,
+    }
+
+
+def test_all_rounds_are_traced_once(data):
+    traces = []
+
+    @keras.saving.register_keras_serializable("test_finding")
+    class Counting(keras.layers.Layer):
+        def call(self, inputs, training=None):
+            traces.append(bool(training))
+            return inputs
+
+    model = keras.Sequential([keras.Input((6,)), *network().layers, Counting()])
+    del traces[:]
+    schedule = keras.optimizers.schedules.CosineDecay(0.1, 12)
+    tickets = lt.find_tickets(
+        model,
+        data,
+        optimizer=keras.optimizers.SGD(schedule, momentum=0.9),
+        epochs=EPOCHS,
+        rounds=4,
+        rewind_to="1ep",
+    )
+    next(tickets)
+    after_the_first_round = len(traces)
+    assert traces.count(True) >= 1
+    list(tickets)
+    assert len(traces) == after_the_first_round
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "neither"),
+        ({"rounds": 1, "sparsity": 0.5}, "both"),
+        ({"rounds": -1}, "--rounds"),
+        ({"sparsity": 1.0}, r"\[0, 1\)"),
+        ({"sparsity": -0.5}, r"\[0, 1\)"),
+        ({"rounds": 1, "prune_fraction": 0.0}, r"\(0, 1\)"),
+        ({"rounds": 1, "scope": "globl"}, "global"),
+        ({"rounds": 1, "rewind": "lr"}, "learning_rate"),
+        ({"rounds": 1, "rewind_to": "5"}, "--rewind_to"),
+    ],
+)
+def test_settings_out_of_range(settings, message):
+    with pytest.raises(UsageError, match=message):
+        FindingSettings(**settings)
+
+
+def test_a_rewind_step_behind_the_end_is_refused(data):
+    with pytest.raises(UsageError, match="before the end of training at step 12"):
+        draw(network(), data, rounds=1, rewind_to="3ep")
+
+
+def test_data_of_unknown_length_is_refused(data):
+    with pytest.raises(UsageError, match="cardinality"):
+        draw(network(), data.filter(lambda x, y: True), rounds=1)
+
+
+@pytest.mark.parametrize("target", [0.2, 0.8926, 0.8927, 0.95])
+def test_the_ladder_reaches_the_target(target):
+    last = FindingSettings(sparsity=target).last_round
+    assert 1 - 0.8**last >= target > 1 - 0.8 ** (last - 1)

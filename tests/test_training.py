@@ -1,0 +1,168 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from lottery_tf.errors import UsageError
+from lottery_tf.keras import keras
+from lottery_tf.training import SGD, Adam, Trainer, TrainingSettings, WarmUp
+
+
+def rates(settings, steps_per_epoch, steps):
+    schedule = settings.learning_rate_schedule(steps_per_epoch)
+    return [float(schedule(step)) for step in steps]
+
+
+def test_constant_rate():
+    settings = TrainingSettings(train_for="3ep", learning_rate=0.5)
+    assert rates(settings, 10, range(30)) == [0.5] * 30
+
+
+def test_the_rate_drops_at_the_milestone_itself():
+    """The reference: ×0.1 at epochs 90 and 135, felt by the first step of those epochs."""
+    settings = TrainingSettings(
+        train_for="182ep", learning_rate=1.0, schedule="step", milestones=("90ep", "135ep")
+    )
+    steps = [0, 899, 900, 1349, 1350, 1819]
+    assert rates(settings, 10, steps) == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_cosine_ends_at_zero():
+    settings = TrainingSettings(train_for="100it", learning_rate=2.0, schedule="cosine")
+    assert rates(settings, 10, [0, 50, 100]) == pytest.approx([2, 1, 0], abs=1e-6)
+
+
+def test_warm_up_is_linear_and_multiplies_the_schedule():
+    settings = TrainingSettings(
+        train_for="100it",
+        learning_rate=1.0,
+        warmup="4it",
+        schedule="step",
+        milestones=("2it",),
+        decay=0.5,
+    )
+    assert rates(settings, 10, range(6)) == pytest.approx([0.25, 0.5, 0.375, 0.5, 0.5, 0.5])
+
+
+def test_warm_up_round_trip():
+    schedule = WarmUp(keras.optimizers.schedules.CosineDecay(0.1, 100), 5)
+    again = WarmUp.from_config(schedule.get_config())
+    assert [float(again(s)) for s in range(9)] == [float(schedule(s)) for s in range(9)]
+
+
+def test_coupled_l2_is_seen_by_momentum():
+    """Two steps by hand: g = 1 + λw, v ← 0.9v + g, w ← w − 0.1v (PyTorch's weight_decay)."""
+    w, velocity = 2.0, 0.0
+    variable = tf.Variable(2.0)
+    optimizer = SGD(0.1, 0.9, l2=0.5)
+    for _ in range(2):
+        velocity = 0.9 * velocity + (1 + 0.5 * w)
+        w -= 0.1 * velocity
+        optimizer.apply_gradients([(tf.constant(1.0), variable)])
+    assert float(variable) == pytest.approx(w)
+
+
+def test_coupled_l2_of_adam_goes_through_the_moments():
+    """The first step of Adam is −rate·sign(g), g the decayed gradient: −1 + 1·2 > 0."""
+    variable = tf.Variable(2.0)
+    Adam(0.1, l2=1.0).apply_gradients([(tf.constant(-1.0), variable)])
+    assert float(variable) == pytest.approx(1.9, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", [SGD, Adam])
+def test_optimizer_round_trip(kind):
+    assert kind.from_config(kind(0.1, l2=0.25).get_config()).l2 == 0.25
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"train_for": "30"}, "--train_for.*'30'"),
+        ({"warmup": "x"}, "--warmup"),
+        ({"milestones": ("9",)}, "--milestones"),
+        ({"schedule": "step"}, "--milestones"),
+        ({"schedule": "cosin"}, "cosine"),
+        ({"optimizer": "adm"}, "adam"),
+        ({"learning_rate": 0.0}, "above 0"),
+        ({"momentum": 1.0}, r"\[0, 1\)"),
+        ({"weight_decay": -1.0}, "0 or more"),
+        ({"seed": -1}, "--seed"),
+        ({"steps_per_execution": 0}, "1 or more"),
+    ],
+)
+def test_settings_out_of_range(flags, message):
+    with pytest.raises(UsageError, match=message):
+        TrainingSettings(**flags)
+
+
+def test_no_steps_at_all_are_refused():
+    with pytest.raises(UsageError, match="at least one step"):
+        TrainingSettings(train_for="0ep").steps(10)
+
+
+def small_trainer(**options):
+    """A model of one weight and batches that hold the number of their step."""
+    seen = []
+
+    def stream(start):
+        def batches():
+            step = start
+            while True:
+                seen.append(step)
+                yield np.full((1, 1), step, np.float32), np.zeros((1, 1), np.float32)
+                step += 1
+
+        spec = tf.TensorSpec((1, 1), tf.float32)
+        return tf.data.Dataset.from_generator(batches, output_signature=(spec, spec))
+
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    optimizer = options.pop("optimizer", SGD(1e-3, 0.9))
+    return Trainer(model, stream, 5, optimizer, "mse", metrics=(), **options), seen
+
+
+class Steps(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.epochs = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs.append(int(self.model.optimizer.iterations))
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 3])
+def test_training_starts_and_stops_at_any_step(steps_per_execution):
+    trainer, seen = small_trainer(steps_per_execution=steps_per_execution)
+    steps = Steps()
+    trainer.reset(7)
+    trainer.fit(19, [steps])
+    assert trainer.step == 19
+    assert steps.epochs == [12, 17, 19]
+    assert seen[0] == 7 and set(range(7, 19)) <= set(seen)
+
+
+def test_training_in_two_parts_is_training_in_one():
+    whole, _ = small_trainer()
+    parts, _ = small_trainer()
+    parts.model.set_weights(whole.model.get_weights())
+    whole.fit(12)
+    parts.fit(7)
+    parts.fit(12)
+    np.testing.assert_array_equal(whole.model.get_weights(), parts.model.get_weights())
+
+
+def test_reset_is_a_fresh_optimizer_at_a_step():
+    trainer, _ = small_trainer(optimizer=keras.optimizers.Adagrad(0.1))
+    fresh = [v.numpy().copy() for v in trainer.model.optimizer.variables]
+    trainer.fit(5)
+    trainer.reset(3)
+    assert trainer.step == 3
+    for variable, value in zip(trainer.model.optimizer.variables, fresh, strict=True):
+        if variable is not trainer.model.optimizer.iterations:
+            np.testing.assert_array_equal(variable, value)
+
+
+def test_xla_is_for_models_without_convolutions():
+    dense = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    conv = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(2, 3)])
+    for model, expected in ((dense, True), (conv, False)):
+        Trainer(model, lambda start: None, 1, SGD(0.1), "mse")
+        assert bool(model._jit_compile) is expected
