@@ -140,10 +140,11 @@ class Ticket:
         """The control experiment: the same mask over new initial weights.
 
         Args:
-          seed: of the new weights.
+          seed: of the new weights. They are drawn from a stream of their own, so that they are
+            new also where the ticket's own were drawn with this seed.
         """
         plain = self._template or architecture.from_json(self.architecture)
-        keras.utils.set_random_seed(seed)
+        keras.utils.set_random_seed(int(np.random.SeedSequence([seed, 1]).generate_state(1)[0]))
         fresh = keras.models.clone_model(plain)  # new layers, new initial weights
         weights = {name: variable.numpy() for name, variable in named_variables(fresh).items()}
         return self.with_weights(weights, reinitialised_with_seed=seed)

@@ -1,15 +1,15 @@
 """TensorFlow's SavedModel, which serving, ``tf.saved_model.load`` and Keras read alike.
 
 ``model.save(save_traces=False)`` with a signature, a ``__call__`` and ``variables`` of our own. Of
-the ways tried, on a ResNet-20 with 95 % zeros (seconds on two busy cores):
+the ways tried, on a ResNet-20 with 95 % zeros (medians of four, two busy cores):
 
-=================================  =====  =====  =====  =======  ============================
-way                                save   load   MB     gzip MB  read by
-=================================  =====  =====  =====  =======  ============================
-``model.export()``                 3 s    –      1.4    –        ``tf.saved_model.load`` only
-``model.save()``                   14 s   5 s    2.4    0.23     both
-this                               3 s    0.5 s  1.7    0.18     both
-=================================  =====  =====  =====  =======  ============================
+==================  ======  ======  ====  =======  ============================
+way                 save s  load s  MB    gzip MB  read by
+==================  ======  ======  ====  =======  ============================
+``model.export()``  1.6     0.7     1.4   0.17     ``tf.saved_model.load`` only
+``model.save()``    6.3     2.4     2.4   0.23     both
+this                2.9     0.5     1.7   0.18     both
+==================  ======  ======  ====  =======  ============================
 
 ``model.export()`` names no tensors (``args_0``), has ``serve`` instead of ``serving_default``,
 and Keras cannot load what it writes. The traces of ``model.save()`` are a graph for each layer,

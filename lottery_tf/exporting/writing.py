@@ -125,13 +125,13 @@ def _write(
     labels: np.ndarray | None = None,
 ) -> dict[str, dict]:
     """Writes each format to its path and, given inputs, proves it; returns format → facts."""
+    # Of the model as it was given, so that the taking off of wrappers is proved too.
+    expected = None if inputs is None else proof.model_outputs(model, inputs)
     plain = _plain(model)
     for name, path in paths.items():
         FORMATS[name].write(plain, path)
     proofs = dict.fromkeys(paths, proof.NONE)
     if inputs is not None:
-        # Of the model as it was given, so that the taking off of wrappers is proved too.
-        expected = proof.model_outputs(model, inputs)
         reloaded = proof.reloaded_outputs(list(paths.values()), inputs)
         for name, got in zip(paths, reloaded, strict=True):
             proofs[name] = proof.compare(name, expected, got, labels, FORMATS[name].rounding)

@@ -1,0 +1,125 @@
+"""Each writer alone: what it writes computes the same, with exact zeros, and says nothing."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from lottery_tf.exporting import reload, saved_model, tflite
+from lottery_tf.keras import keras
+
+layers = keras.layers
+
+
+def dense_net():
+    return keras.Sequential([keras.Input((100,)), layers.Dense(80, "relu"), layers.Dense(10)])
+
+
+def conv_net():
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 8)),
+            layers.Conv2D(64, 3, use_bias=False),
+            layers.BatchNormalization(moving_variance_initializer=keras.initializers.Constant(2.0)),
+            layers.ReLU(),
+            layers.DepthwiseConv2D(3),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(10),
+        ]
+    )
+
+
+def prune(model, sparsity):
+    rng = np.random.default_rng(0)
+    for weight in model.trainable_variables:
+        if len(weight.shape) > 1:
+            weight.assign(weight * (rng.random(weight.shape) >= sparsity))
+
+
+def random_images(model, count=300):
+    return np.random.default_rng(1).normal(size=(count, *model.input_shape[1:])).astype(np.float32)
+
+
+def outputs(path, model, images):
+    """More images than one batch of the script, run in this process."""
+    (output,) = reload.run(str(path), {model.input_names[0]: images}).values()
+    return output
+
+
+@pytest.mark.parametrize("make", [dense_net, conv_net])
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.95])
+def test_sparse_tflite_computes_the_same_and_is_smaller(make, sparsity, tmp_path):
+    model = make()
+    prune(model, sparsity)
+    tflite.write(model, tmp_path / "model.tflite")
+    images = random_images(model)
+    np.testing.assert_allclose(
+        outputs(tmp_path / "model.tflite", model, images), model(images), rtol=0, atol=1e-5
+    )
+    share = (tmp_path / "model.tflite").stat().st_size / (4 * model.count_params())
+    # On top of the weights that are left: the places of the zeros, and some kB of graph.
+    assert 1 - sparsity < share < 1 - sparsity + 0.35
+
+
+def test_saved_model_reads_without_keras_and_with_it(tmp_path):
+    model = conv_net()
+    prune(model, 0.9)
+    model.compile("adam", loss=lambda labels, logits: tf.reduce_mean(logits), metrics=["accuracy"])
+    saved_model.write(model, tmp_path / "export")
+    images = random_images(model)
+
+    np.testing.assert_array_equal(
+        outputs(tmp_path / "export", model, images), model.predict(images, batch_size=256)
+    )
+    plain = tf.saved_model.load(tmp_path / "export")
+    np.testing.assert_allclose(plain(images), model.predict(images), atol=1e-6)
+    assert [v.name for v in plain.variables] == [v.name for v in model.variables]
+    loaded = keras.models.load_model(tmp_path / "export", compile=False)
+    np.testing.assert_allclose(loaded.predict(images), model.predict(images), atol=1e-6)
+    assert [v.name for v in loaded.variables] == [v.name for v in model.variables]
+    for before, after in zip(model.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(before == 0, after == 0)
+        np.testing.assert_array_equal(before, after)
+
+
+def test_signature_has_named_tensors_and_a_free_batch(tmp_path):
+    image = keras.Input(batch_shape=(7, 4), name="my-image")
+    angle = keras.Input((2,), name="file")
+    both = layers.Concatenate()([image, angle])
+    model = keras.Model(
+        {"image": image, "angle": angle},
+        [layers.Dense(3, name="kind")(both), layers.Dense(1, name="age")(both)],
+    )
+    saved_model.write(model, tmp_path / "export")
+    serve = tf.saved_model.load(tmp_path / "export").signatures["serving_default"]
+    _, inputs = serve.structured_input_signature
+    assert {k: v.shape.as_list() for k, v in inputs.items()} == {
+        "my_image": [None, 4],
+        "file": [None, 2],
+    }
+    assert {k: v.shape.as_list() for k, v in serve.structured_outputs.items()} == {
+        "kind": [None, 3],
+        "age": [None, 1],
+    }
+    images, angles = np.ones((5, 4), np.float32), np.full((5, 2), 3, np.float32)
+    kind, age = model({"image": images, "angle": angles})
+    called = tf.saved_model.load(tmp_path / "export")({"image": images, "angle": angles})
+    np.testing.assert_allclose(called[0], kind, atol=1e-6)
+    got = reload.run(str(tmp_path / "export"), {"my_image": images, "file": angles})
+    np.testing.assert_allclose(got["kind"], kind, atol=1e-6)
+    np.testing.assert_allclose(got["age"], age, atol=1e-6)
+
+
+def test_an_operation_that_litert_lacks_is_named(tmp_path):
+    model = keras.Sequential([keras.Input((6, 3)), layers.LSTM(4)], name="reader")
+    with pytest.raises(RuntimeError, match=r"LiteRT cannot take the model 'reader': .*TensorList"):
+        tflite.write(model, tmp_path / "model.tflite")
+    assert not list(tmp_path.iterdir())
+
+
+def test_writing_is_quiet(tmp_path, capfd):
+    model = dense_net()
+    capfd.readouterr()
+    saved_model.write(model, tmp_path / "export")
+    tflite.write(model, tmp_path / "model.tflite")
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err) == ("", "")

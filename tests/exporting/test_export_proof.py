@@ -1,0 +1,90 @@
+"""What the comparison lets pass, on numbers that can be checked by hand."""
+
+import gzip
+import logging
+
+import numpy as np
+import pytest
+
+from lottery_tf.errors import UsageError
+from lottery_tf.exporting import proof, sizes
+from lottery_tf.keras import keras
+
+LOGITS = np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]])
+
+
+def test_facts_of_a_faithful_export():
+    facts = proof.compare("x", {"y": LOGITS}, {"y": LOGITS + 2**-17}, np.array([0, 1, 1]))
+    assert facts == {
+        "max_abs_difference": 2**-17,
+        "test_accuracy": 2 / 3,
+        "tolerance": 1e-5,
+        "max_abs_output": 3.0,
+        "images": 3,
+    }
+
+
+@pytest.mark.parametrize("change", [2e-5, np.nan, np.inf])
+def test_one_wrong_number_is_refused(change):
+    got = LOGITS.copy()
+    got[1, 0] += change
+    outputs = {"first": LOGITS, "second": LOGITS}
+    with pytest.raises(RuntimeError, match="x does not compute what the model computes: max"):
+        proof.compare("x", outputs, {"first": LOGITS, "second": got})
+
+
+def test_nan_is_refused_in_both():
+    with pytest.raises(RuntimeError, match="max |Δ| is nan"):
+        proof.compare("x", {"y": LOGITS * np.nan}, {"y": LOGITS * np.nan})
+
+
+@pytest.mark.parametrize("got", [{"z": LOGITS}, {"y": LOGITS[:, :1]}])
+def test_other_outputs_are_refused(got):
+    with pytest.raises(RuntimeError, match="other outputs than the model"):
+        proof.compare("x", {"y": LOGITS}, got)
+
+
+def test_another_accuracy_is_refused():
+    # 5e-6 apart, but on the other side of a tie.
+    expected = np.array([[1.0, 1.0 + 5e-6]])
+    with pytest.raises(RuntimeError, match="accuracy of 0.000000, the model of 1.000000"):
+        proof.compare("x", {"y": expected}, {"y": expected[:, ::-1]}, np.array([1]))
+
+
+def test_rounding_counts_for_large_outputs_only_and_is_told(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("lottery_tf"), "propagate", True)
+    large = LOGITS * 100  # at most 300, so 1e-6 of that is 3e-4
+    facts = proof.compare("tflite", {"y": large}, {"y": large + 2e-4}, rounding=1e-6)
+    assert facts["tolerance"] == pytest.approx(3e-4)
+    assert "tflite differs from the model by up to 0.0002, more than 1e-05" in caplog.text
+    with pytest.raises(RuntimeError, match="at most 0.0003 is allowed"):
+        proof.compare("tflite", {"y": large}, {"y": large + 4e-4}, rounding=1e-6)
+    with pytest.raises(RuntimeError, match="at most 1e-05 is allowed"):
+        proof.compare("tflite", {"y": LOGITS}, {"y": LOGITS + 2e-5}, rounding=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (np.zeros((3, 5)), r"shape \(N, 4\) for the input 'x', N ≥ 1, got \(3, 5\)"),
+        (np.zeros((0, 4)), r"N ≥ 1, got \(0, 4\)"),
+        (None, r"got \(\)"),
+        ({"z": np.zeros((3, 4))}, "model's inputs x, got them for z"),
+    ],
+)
+def test_images_that_do_not_fit(images, words):
+    model = keras.Sequential([keras.Input((4,), name="x"), keras.layers.Dense(2)])
+    with pytest.raises(UsageError, match=words):
+        proof.named_inputs(model, images)
+
+
+def test_sizes(tmp_path):
+    for name, content in {"b": b"x" * 1000, "a/c": b"y" * 2000}.items():
+        path = tmp_path / "export" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    (tmp_path / "file").write_bytes(b"x" * 1000)
+    assert sizes.size(tmp_path / "export") == 3000
+    assert sizes.size(tmp_path / "file") == 1000
+    assert sizes.gzip_size(tmp_path / "file") == len(gzip.compress(b"x" * 1000, mtime=0))
+    assert 100 < sizes.gzip_size(tmp_path / "export") < 300

@@ -1,0 +1,190 @@
+"""Whole exports, proved in fresh processes (a few seconds each, so there are four)."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from lottery_tf.errors import UsageError
+from lottery_tf.exporting import FORMATS, export, write_exports
+from lottery_tf.graph import named_variables
+from lottery_tf.keras import keras
+from lottery_tf.masks import Masks
+from lottery_tf.wrapper import get_masks, set_masks, wrap
+
+layers = keras.layers
+
+
+def small_net():
+    return keras.Sequential([keras.Input((4,), name="x"), layers.Dense(3, name="y")])
+
+
+@pytest.fixture(scope="module")
+def digits():
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    return (data.images[..., None] / 16).astype(np.float32), data.target
+
+
+@pytest.fixture(scope="module")
+def ticket(digits):
+    """A small convolutional net, 90 % of each kernel pruned, trained a little in its wrappers."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 1), name="image")
+    x = layers.Conv2D(16, 3, padding="same", use_bias=False, name="conv1")(image)
+    x = layers.ReLU()(layers.BatchNormalization(momentum=0.9, name="bn1")(x))
+    x = layers.Conv2D(32, 3, strides=2, use_bias=False, name="conv2")(x)
+    x = layers.ReLU()(layers.BatchNormalization(momentum=0.9, name="bn2")(x))
+    logits = layers.Dense(10, name="logits")(layers.GlobalAveragePooling2D()(x))
+    model = wrap(keras.Model(image, logits))
+    rng = np.random.default_rng(0)
+    set_masks(
+        model, Masks({name: rng.random(m.shape) < 0.1 for name, m in get_masks(model).items()})
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss, metrics=["accuracy"])
+    model.fit(digits[0][:1400], digits[1][:1400], epochs=3, verbose=0)
+    return model
+
+
+def test_a_trained_ticket_in_both_formats(ticket, digits, tmp_path):
+    images, labels = digits[0][1400:], digits[1][1400:]
+    out = tmp_path / "export"
+    facts = write_exports(
+        ticket,
+        out,
+        ("saved_model", "tflite"),
+        images=images,
+        labels=labels,
+        preprocessing={"divide_by": 16},
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["export"]
+    assert {p.name for p in out.iterdir()} == {"saved_model", "model.tflite", "export.json"}
+    assert json.loads((out / "export.json").read_text()) == facts
+
+    accuracy = np.mean(ticket.predict(images, verbose=0).argmax(axis=1) == labels)
+    for each in facts.values():
+        assert each["max_abs_difference"] <= 1e-5
+        assert each["test_accuracy"] == accuracy
+        assert 0 < each["bytes_gzip"] < each["bytes"]
+        assert each["images"] == 397
+        assert each["inputs"] == {"image": [None, 8, 8, 1]}
+        assert each["outputs"] == {"logits": [None, 10]}
+        assert each["preprocessing"] == {"divide_by": 16}
+        # The masks are no parameters.
+        assert each["parameters"] == sum(v.shape.num_elements() for v in ticket.variables) - sum(
+            mask.size for mask in get_masks(ticket).values()
+        )
+    assert facts["tflite"]["bytes"] == (out / "model.tflite").stat().st_size
+
+    loaded = keras.models.load_model(out / "saved_model", compile=False)
+    variables = {v.name: v.numpy() for v in tf.saved_model.load(out / "saved_model").variables}
+    assert {v.name for v in loaded.variables} == variables.keys()
+    for name, mask in get_masks(ticket).items():
+        kernel = variables[f"{name}:0"]
+        assert np.all(kernel[~mask] == 0)
+        np.testing.assert_array_equal(kernel, named_variables(ticket)[name] * mask)
+
+
+def test_several_inputs_and_outputs(tmp_path):
+    image, angle = keras.Input((4, 4, 1), name="image"), keras.Input((2,), name="angle")
+    both = layers.Concatenate()([layers.Flatten()(image), angle])
+    hidden = layers.Dense(8, "tanh")(both)
+    model = keras.Model(
+        [image, angle], [layers.Dense(3, name="kind")(hidden), layers.Dense(1, name="age")(hidden)]
+    )
+    rng = np.random.default_rng(0)
+    # Links are followed, and an older export is replaced.
+    (tmp_path / "latest").symlink_to(tmp_path / "first")
+    export(small_net(), tmp_path / "first")
+    facts = export(
+        model,
+        tmp_path / "latest",
+        {"angle": rng.normal(size=(300, 2)), "image": rng.normal(size=(300, 4, 4, 1))},
+    )
+    assert facts["max_abs_difference"] <= 1e-5
+    assert facts["test_accuracy"] is None
+    assert facts["outputs"] == {"kind": [None, 3], "age": [None, 1]}
+    assert (tmp_path / "latest").is_symlink()
+    assert keras.models.load_model(tmp_path / "first", compile=False).output_names == [
+        "kind",
+        "age",
+    ]
+
+
+def test_a_wrong_export_is_found_and_leaves_nothing(tmp_path, monkeypatch):
+    """Also if the writer has changed the model itself on its way."""
+    right = FORMATS["saved_model"]
+
+    def write_wrong(model, path):
+        kernel = model.layers[-1].kernel
+        kernel.assign_add(tf.fill(kernel.shape, 1e-4))
+        right.write(model, path)
+
+    model = small_net()
+    monkeypatch.setitem(FORMATS, "saved_model", right._replace(write=write_wrong))
+    with pytest.raises(RuntimeError, match="saved_model does not compute what the model computes"):
+        write_exports(model, tmp_path / "export", images=np.ones((5, 4)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_export_that_does_not_load_leaves_the_older_one(tmp_path, monkeypatch):
+    older = {"export.json": "{}", "model.tflite": "older"}
+    for name, text in older.items():
+        (tmp_path / "export").mkdir(exist_ok=True)
+        (tmp_path / "export" / name).write_text(text)
+
+    def write_rubbish(model, path):
+        path.write_bytes(b"rubbish")
+
+    monkeypatch.setitem(FORMATS, "tflite", FORMATS["tflite"]._replace(write=write_rubbish))
+    with pytest.raises(RuntimeError, match=r"could not run model.tflite \(exit code 1\)"):
+        write_exports(small_net(), tmp_path / "export", ("tflite",), images=np.ones((5, 4)))
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+    assert {p.name: p.read_text() for p in (tmp_path / "export").iterdir()} == older
+
+
+def test_a_compiled_model_stays_as_it_is(tmp_path):
+    model = small_net()
+    model.compile("adam", loss=lambda labels, outputs: tf.reduce_mean(outputs))
+    model.fit(np.ones((8, 4)), np.ones((8, 3)), verbose=0)
+    optimizer = model.optimizer
+    facts = export(model, f"{tmp_path}/new/export/")
+    assert model.optimizer is optimizer and int(optimizer.iterations) == 1
+    assert facts["max_abs_difference"] is None
+    assert keras.models.load_model(tmp_path / "new" / "export").optimizer is None
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "notes/todo.txt", "notes/saved_model.pb"])
+def test_what_is_not_ours_is_never_replaced(name, tmp_path):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("mine")
+    (tmp_path / "notes" / "mine.txt").parent.mkdir(exist_ok=True)
+    (tmp_path / "notes" / "mine.txt").write_text("mine")
+    target = path if name == "notes.txt" else path.parent
+    with pytest.raises(UsageError, match="is not a SavedModel, so that it is not replaced"):
+        export(small_net(), target)
+    with pytest.raises(UsageError, match="is not an export, so that it is not replaced"):
+        write_exports(small_net(), target, images=np.ones((1, 4)))
+    assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"formats": ("tflit",)}, "one of saved_model or tflite, not 'tflit'; nearest: tflite"),
+        ({"formats": ()}, "at least one format"),
+        ({"images": np.ones((2, 5))}, r"shape \(N, 4\)"),
+        ({"labels": [0, 1, 2]}, "2 integer classes"),
+        ({"labels": [0.0, 1.0]}, "2 integer classes"),
+        ({"model": keras.Sequential([layers.Dense(3)])}, "built model"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_written(change, words, tmp_path):
+    given = {"model": small_net(), "formats": ("saved_model",), "images": np.ones((2, 4))} | change
+    with pytest.raises(UsageError, match=words):
+        write_exports(out=tmp_path / "export", **given)
+    assert not list(tmp_path.iterdir())
