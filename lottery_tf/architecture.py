@@ -4,17 +4,47 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tensorflow.python.util.tf_export import get_symbol_from_name
+
 from lottery_tf.errors import UsageError
+from lottery_tf.graph import layer_names, renamed
 from lottery_tf.keras import keras
 
-# TensorFlow's functions that touch files, run Python or reach into the raw runtime; a model
-# description has no business with them. Matched against the start of a name and after a dot.
-_REFUSED_FUNCTIONS = ("io", "raw_ops", "py_function", "numpy_function", "load_op_library")
+# A description may name what is here and what is registered. For anything else Keras would import
+# the module that the file names, or call the function that it names with arguments of the file's
+# choice: tf.keras.utils.get_file, tf.print into a file, an operation given as a NodeDef.
+_PUBLIC = (
+    *("keras", "keras.layers", "keras.layers.experimental"),
+    *("keras.layers.experimental.preprocessing", "keras.initializers", "keras.regularizers"),
+    *("keras.constraints", "keras.mixed_precision"),
+)
+_NOT_PUBLIC = {
+    "Functional": "tf_keras.src.engine.functional",
+    "AddLoss": "tf_keras.src.engine.base_layer",
+    "TFOpLambda": "tf_keras.src.layers.core.tf_op_layer",
+    "SlicingOpLambda": "tf_keras.src.layers.core.tf_op_layer",
+}
+_DATA = ("__tensor__", "__numpy__", "__bytes__", "__tuple__", "__ellipsis__", "TensorShape")
+# Where TensorFlow's functions on tensors are defined.
+_TENSOR_FUNCTIONS = tuple(
+    f"tensorflow.python.ops.{module}."
+    for module in (
+        *("array_ops", "array_ops_stack", "gen_array_ops", "math_ops", "gen_math_ops"),
+        *("special_math_ops", "clip_ops", "manip_ops", "gen_manip_ops", "sort_ops"),
+        *("nn_ops", "gen_nn_ops", "nn_impl", "image_ops_impl", "gen_image_ops", "embedding_ops"),
+        *("linalg_ops", "gen_linalg_ops", "linalg", "signal", "ragged", "sparse_ops"),
+        *("random_ops", "stateless_random_ops", "string_ops", "gen_string_ops"),
+        *("bitwise_ops", "gen_bitwise_ops", "check_ops", "histogram_ops", "confusion_matrix"),
+    )
+)
 
 
 def to_json(model: keras.Model) -> str:
-    """The architecture of a plain Sequential or functional model."""
-    return model.to_json()
+    """The architecture of a plain Sequential or functional model, as Keras writes it.
+
+    With ``layer_names`` beside: the config of a user's own layer need not hold its name.
+    """
+    return json.dumps({**json.loads(model.to_json()), "layer_names": layer_names(model)})
 
 
 def from_json(text: str, custom_objects: Mapping[str, type] | None = None) -> keras.Model:
@@ -34,17 +64,21 @@ def from_json(text: str, custom_objects: Mapping[str, type] | None = None) -> ke
     custom_objects = dict(custom_objects or {})
     try:
         description = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(
             f"Expected a model description in JSON; it is damaged ({error})."
         ) from None
-    for part in _objects(description):
-        _check(part, custom_objects)
     try:
-        return keras.models.model_from_json(text, custom_objects=custom_objects)
+        for part in _objects(description):
+            _check(part, custom_objects)
+        model = keras.models.model_from_json(text, custom_objects=custom_objects)
+        names = description.get("layer_names", layer_names(model))
+        return model if names == layer_names(model) else renamed(model, names)
+    except UsageError:
+        raise
     except Exception as error:  # Keras raises whatever the damaged place leads to
         raise UsageError(
-            f"Expected a model description that Keras can build; it says: {error}"
+            f"Expected a model description that Keras can build; it says: {str(error)[:300]}"
         ) from error
 
 
@@ -61,27 +95,44 @@ def _objects(value: Any) -> Iterator[dict]:
 
 
 def _check(part: Mapping[str, Any], custom_objects: Mapping[str, type]) -> None:
-    name, module = str(part["class_name"]), str(part.get("module") or "keras")
-    registered = str(part.get("registered_name") or name)
-    config = part.get("config")
-    if name == "Lambda":
+    kind, module, config = str(part["class_name"]), part.get("module"), part.get("config")
+    if kind in ("Lambda", "__lambda__"):
         raise UsageError(
             "Expected layers that are data; the model has a Lambda layer, whose code is not read "
             "from a file: pass the model itself, ticket.build(model=…)."
         )
-    known = any(
-        keras.saving.get_registered_object(key, custom_objects) is not None
-        for key in (name, registered)
-    )
-    if module.partition(".")[0] not in ("keras", "tf_keras", "builtins") and not known:
+    # The name under which Keras looks for a registered object.
+    name = part.get("registered_name", kind) if "module" in part else kind
+    name = config if kind == "function" else name
+    if keras.saving.get_registered_object(name, custom_objects) is not None:
+        return
+    if not _is_of_keras(kind, module, config):
+        name = name or kind
         raise UsageError(
             f"Expected layers of Keras or registered ones; the model has '{name}' of {module}: "
-            f"import the module that registers it, or pass custom_objects={{'{registered}': "
-            f"{name}}}."
+            f"import the module that registers it, or pass custom_objects={{'{name}': "
+            f"{str(name).rpartition('>')[2]}}}."
         )
-    function = config.get("function") if isinstance(config, dict) else None
-    if isinstance(function, str) and set(function.split(".")) & set(_REFUSED_FUNCTIONS):
-        raise UsageError(
-            f"Expected a model of layers and mathematics; it calls tf.{function}, which is not "
-            "read from a file: pass the model itself, ticket.build(model=…)."
-        )
+    if kind in ("TFOpLambda", "SlicingOpLambda"):
+        function = get_symbol_from_name(config["function"])
+        if not f"{getattr(function, '__module__', '')}.".startswith(_TENSOR_FUNCTIONS):
+            raise UsageError(
+                f"Expected a model of layers and mathematics; it calls tf.{config['function']}, "
+                "which is not read from a file: pass the model itself, ticket.build(model=…)."
+            )
+
+
+def _is_of_keras(kind: str, module: str | None, config: Any) -> bool:
+    """Whether Keras itself has a class ``kind``, or the function that ``config`` names."""
+    if kind == "function":
+        known = get_symbol_from_name(f"keras.activations.{config}") is not None
+        return module == "builtins" and known
+    if kind in _NOT_PUBLIC:
+        return module in (None, _NOT_PUBLIC[kind])
+    if module is None:
+        return kind in _DATA or any(_is_class(f"{place}.{kind}") for place in _PUBLIC)
+    return module in _PUBLIC and _is_class(f"{module}.{kind}")
+
+
+def _is_class(name: str) -> bool:
+    return isinstance(get_symbol_from_name(name), type)

@@ -18,8 +18,7 @@ from lottery_tf.keras import keras
 
 def check_graph(model: keras.Model) -> None:
     """Raises UsageError unless ``model`` is a built Sequential or functional tf_keras model."""
-    root = type(model).__module__.partition(".")[0]
-    if root == "keras":
+    if any(kind.__module__.partition(".")[0] == "keras" for kind in type(model).__mro__):
         raise UsageError(
             f"Expected a model of tf_keras, got a Keras 3 {type(model).__name__}: build it with "
             "`import tf_keras as keras`, or set TF_USE_LEGACY_KERAS=1 before importing tensorflow."
@@ -105,13 +104,36 @@ def rebuild(
             if isinstance(layer, keras.Model):
                 made[id(layer)] = keras.models.clone_model(layer, clone_function=once)
             else:
-                made[id(layer)] = change(layer)
+                made[id(layer)] = new = change(layer)
+                # The config of a user's own layer need not hold its name.
+                new._name = unwrapped(new)._name = unwrapped(layer).name
         return made[id(layer)]
 
     with model.distribute_strategy.scope():
         copy = keras.models.clone_model(model, clone_function=once)
         assign(copy, {name: v.numpy() for name, v in named_variables(model).items()})
     return copy
+
+
+def layer_names(model: keras.Model) -> list[str]:
+    """The names of the layers that are no models, in the order of ``named_layers``."""
+    return [layer.name for layer in named_layers(model).values()]
+
+
+def renamed(model: keras.Model, names: list[str]) -> keras.Model:
+    """A copy of ``model``, with new initial weights, whose ``layer_names`` are ``names``."""
+    wanted = {
+        id(layer): name for layer, name in zip(named_layers(model).values(), names, strict=True)
+    }
+
+    def change(layer):
+        if isinstance(layer, keras.Model):
+            return keras.models.clone_model(layer, clone_function=change)
+        copy = type(layer).from_config(layer.get_config())
+        copy._name = wanted[id(layer)]
+        return copy
+
+    return keras.models.clone_model(model, clone_function=change)
 
 
 def assign(model: keras.Model, values: dict) -> None:
@@ -129,7 +151,8 @@ def assign(model: keras.Model, values: dict) -> None:
         odd = sorted(variables.keys() ^ values.keys())
         raise UsageError(
             f"Expected values for the variables of the model '{model.name}'; not in both: "
-            f"{', '.join(odd[:4])}{' …' if len(odd) > 4 else ''}. They belong to another model."
+            f"{', '.join(odd[:4])}{' …' if len(odd) > 4 else ''}. They belong to another model, or "
+            "to the same one with other names: give its layers names of your own."
         )
     for name, variable in variables.items():
         if tuple(variable.shape) != values[name].shape:

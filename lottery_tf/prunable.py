@@ -22,6 +22,7 @@ KINDS = {
     "depthwise": (_CONVOLUTIONS, ("depthwise_kernel",)),
 }
 PLACES = ("first", "last", "shortcut")
+_ADDITIONS = ("__operators__.add", "math.add", "math.add_n")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +71,7 @@ def prunable_weights(
         for path, layer in ((p, unwrapped(w)) for p, w in named_layers(model).items())
         if (attributes := prunable_attributes(layer, settings.prune_layers))
     }
-    dense = _kept_dense(model, settings.keep_dense, set(candidates))
+    dense = _kept_dense(model, settings.keep_dense)
     return {
         name: tuple(variable.shape)
         for path, weights in candidates.items()
@@ -105,51 +106,53 @@ def left_dense(model: keras.Model, masked: set[str]) -> list[str]:
     ]
 
 
-def _kept_dense(model: keras.Model, keep_dense: tuple[str, ...], prunable: set[str]) -> set[str]:
+def _kept_dense(model: keras.Model, keep_dense: tuple[str, ...]) -> set[str]:
     """Paths of the layers that ``keep_dense`` stands for."""
     dense = set()
     graph, outputs = calls(model)
-    paths = set(named_layers(model))
+    layers = named_layers(model)
+    # What stands between a layer and the inputs or outputs: any kernel, prunable or not.
+    kernels = {p for p, each in layers.items() if any(v.shape.rank >= 2 for v in each.weights)}
     for name in keep_dense:
         if name == "first":
             dense |= {
-                c.path for c in graph if c.path in prunable and not _reaches(c, "before", prunable)
+                c.path for c in graph if c.path in kernels and not _reaches(c, "before", kernels)
             }
         elif name == "last":
             for call in outputs:
-                near = {call.path} if call.path in prunable else _reaches(call, "before", prunable)
+                near = {call.path} if call.path in kernels else _reaches(call, "before", kernels)
                 dense |= near
         elif name == "shortcut":
-            dense |= {c.path for c in graph if c.path in prunable and _is_shortcut(c, prunable)}
-        elif name in paths:
+            dense |= {c.path for c in graph if _is_shortcut(c, kernels)}
+        elif name in layers:
             dense.add(name)
         else:
             raise UsageError(
                 f"--keep_dense takes {', '.join(PLACES)} or a layer of '{model.name}', not "
-                f"'{name}'{nearest(name, [*PLACES, *paths])}."
+                f"'{name}'{nearest(name, [*PLACES, *layers])}."
             )
     return dense
 
 
-def _reaches(call: Call, way: str, prunable: set[str]) -> set[str]:
-    """Paths of the prunable layers met first when going ``way`` ("before", "after") from a call."""
+def _reaches(call: Call, way: str, kernels: set[str]) -> set[str]:
+    """Those of ``kernels`` that are met first when going ``way`` ("before", "after") from a call."""
     met, seen, todo = set(), set(), list(getattr(call, way))
     while todo:
         step = todo.pop()
         if step in seen:
             continue
         seen.add(step)
-        if step.path in prunable:
+        if step.path in kernels:
             met.add(step.path)
         else:
             todo += getattr(step, way)
     return met
 
 
-def _is_shortcut(call: Call, prunable: set[str]) -> bool:
+def _is_shortcut(call: Call, kernels: set[str]) -> bool:
     """Whether a 1×1 convolution reaches an addition that its input reaches past other kernels too.
 
-    Only layers without prunable weights (BatchNorm) may stand between it and the addition. The
+    Only layers without a kernel (BatchNorm) may stand between it and the addition. The
     last 1×1 convolution of a bottleneck block is none: its input reaches the addition through it
     alone.
     """
@@ -159,16 +162,21 @@ def _is_shortcut(call: Call, prunable: set[str]) -> bool:
     ends, todo = set(), list(call.after)
     while todo:
         step = todo.pop()
-        if isinstance(step.layer, keras.layers.Add) or step.path.endswith("__operators__.add"):
+        if isinstance(step.layer, keras.layers.Add) or _symbol(step) in _ADDITIONS:
             ends.add(step)
-        elif step.path not in prunable:
+        elif step.path not in kernels:
             todo += step.after
     beside = [c for source in call.before for c in source.after if c is not call]
-    return any(_past_kernels(other, ends, prunable) for other in beside)
+    return any(_past_kernels(other, ends, kernels) for other in beside)
 
 
-def _past_kernels(call: Call, ends: set[Call], prunable: set[str]) -> bool:
-    """Whether a path from ``call`` leads to one of ``ends`` past at least one prunable layer."""
+def _symbol(call: Call) -> str | None:
+    """The name of the TensorFlow function that a layer stands for, of ``x + y`` for instance."""
+    return getattr(call.layer, "symbol", None)
+
+
+def _past_kernels(call: Call, ends: set[Call], kernels: set[str]) -> bool:
+    """Whether a path from ``call`` leads to one of ``ends`` past at least one of ``kernels``."""
     seen, todo = set(), [(call, False)]
     while todo:
         step, past = todo.pop()
@@ -179,5 +187,5 @@ def _past_kernels(call: Call, ends: set[Call], prunable: set[str]) -> bool:
             if past:
                 return True
             continue  # going on behind the addition would lead out of the block
-        todo += [(later, past or step.path in prunable) for later in step.after]
+        todo += [(later, past or step.path in kernels) for later in step.after]
     return False

@@ -1,5 +1,6 @@
 """Run folders: what a command writes, and whose it is."""
 
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -15,41 +16,51 @@ from lottery_tf.keras import keras
 _PACKAGES = ("lottery_tf", "tensorflow", "tf_keras", "tensorflow_model_optimization", "numpy")
 
 
-def claim(out: str | os.PathLike, command: str, settings: Mapping[str, Any]) -> Path:
-    """Makes ``out`` the folder of this run and writes ``config.json``, or checks that it is.
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run's folder.
 
-    Args:
-      out: the run's folder; it is made if it is missing.
+    Attributes:
+      out: the folder.
       command: the command whose run it is.
       settings: every setting that decides the result, as JSON knows them.
-
-    Raises:
-      UsageError: if the folder holds anything else than this run; nothing is changed then.
     """
-    out = Path(out)
-    if (out / "config.json").is_file():
-        theirs = read_config(out)
-        mine = json.loads(json.dumps({"command": command, **settings}))
-        differing = [
-            f"{key} is {theirs.get(key)!r} there and {mine.get(key)!r} here"
-            for key in sorted(theirs.keys() | mine.keys() - {"versions"})
-            if key != "versions" and theirs.get(key) != mine.get(key)
-        ]
-        if differing:
+
+    out: Path
+    command: str
+    settings: Mapping[str, Any]
+
+    def check(self) -> None:
+        """Raises UsageError if the folder holds anything else than this run; changes nothing."""
+        if (self.out / "config.json").is_file():
+            theirs = read_config(self.out)
+            mine = json.loads(json.dumps({"command": self.command, **self.settings}))
+            differing = [
+                f"{key} is {theirs.get(key)!r} there and {mine.get(key)!r} here"
+                for key in sorted((theirs.keys() | mine.keys()) - {"versions"})
+                if theirs.get(key) != mine.get(key)
+            ]
+            if differing:
+                raise UsageError(
+                    f"Expected --out to be new or this run's; {self.out} belongs to another: "
+                    f"{'; '.join(differing[:4])}{' …' if differing[4:] else ''}. Choose another "
+                    "--out."
+                )
+        elif self.out.is_file() or (self.out.is_dir() and any(self.out.iterdir())):
             raise UsageError(
-                f"Expected --out to be new or this run's; {out} belongs to another: "
-                f"{'; '.join(differing[:4])}{' …' if differing[4:] else ''}. Choose another --out."
+                f"Expected --out to be new, empty or this run's folder; {self.out} holds other "
+                "files. Choose another --out."
             )
-        return out
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise UsageError(
-            f"Expected --out to be new, empty or this run's folder; {out} holds other files. "
-            "Choose another --out."
-        )
-    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    versions["python"] = platform.python_version()
-    write_json(out / "config.json", {"command": command, **settings, "versions": versions})
-    return out
+
+    def begin(self) -> None:
+        """Checks the folder and writes its ``config.json``, once all that was asked for is known
+        to be possible."""
+        self.check()
+        if not (self.out / "config.json").exists():
+            versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+            versions["python"] = platform.python_version()
+            config = {"command": self.command, **self.settings, "versions": versions}
+            write_json(self.out / "config.json", config)
 
 
 def read_config(run: str | os.PathLike) -> dict[str, Any]:

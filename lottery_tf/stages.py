@@ -23,7 +23,7 @@ from lottery_tf.models import ModelSettings
 from lottery_tf.prunable import PrunableSettings, prunable_weights
 from lottery_tf.recipe import Recipe
 from lottery_tf.retraining import retrain
-from lottery_tf.runs import claim, load_saved_model, read_config
+from lottery_tf.runs import Run, load_saved_model, read_config
 from lottery_tf.settings import describe, restore
 from lottery_tf.ticket import Ticket
 from lottery_tf.training import Trainer, TrainingSettings, make_deterministic
@@ -88,7 +88,8 @@ def find(
       The rows of ``metrics.jsonl``, one a round.
     """
     settings = {**experiment.describe(), **describe(finding)}
-    claim(out, "find", settings)
+    run = Run(out, "find", settings)
+    run.check()
     metrics = out / "metrics.jsonl"
     rows = read_json_lines(metrics)
     if len(rows) > finding.last_round:
@@ -112,6 +113,7 @@ def find(
     )
     start = time.perf_counter()
     unfinished = round_folder(out, len(rows))
+    run.begin()
     if unfinished.exists():
         ticket = Ticket.load(unfinished)
     else:
@@ -119,7 +121,7 @@ def find(
             "model": experiment.model.model,
             "dataset": experiment.data.dataset,
             "seed": experiment.training.seed,
-            "settings": experiment.describe(),
+            "settings": settings,
         }
         ticket = first_ticket(model, trainer, masks, rewind_step, info)
         ticket.save(unfinished)
@@ -189,13 +191,15 @@ def retrain_ticket(
         "reinit": reinit,
     }
     _check_fit(ticket, experiment)
-    claim(out, "retrain", settings)
+    run = Run(out, "retrain", settings)
+    run.check()
     if (out / "result.json").exists():
         return json.loads((out / "result.json").read_text())
     data = experiment.load_data()
     if reinit:
         ticket = ticket.reinitialised(experiment.training.seed)
     keras.utils.set_random_seed(experiment.training.seed)
+    run.begin()
 
     def on_epoch_end(rows):
         write_json_lines(out / "metrics.jsonl", rows)

@@ -8,6 +8,7 @@ and it adds nothing to a gradient norm; no callback is needed.
 """
 
 import contextlib
+import functools
 from collections.abc import Mapping
 
 import numpy as np
@@ -48,7 +49,8 @@ class PruneByMask(PruneLowMagnitude):
     pruning_step = 0
 
     def __init__(self, layer, attributes=None, **kwargs):
-        kwargs.setdefault("name", f"prune_by_mask_{layer.name}")
+        # The layer's own name, so that outputs, losses by name and get_layer stay as they were.
+        kwargs.setdefault("name", layer.name)
         kwargs.setdefault("dtype", layer.dtype_policy)
         # tfmot's own constructor refuses layers that it does not know.
         super(PruneLowMagnitude, self).__init__(layer, **kwargs)
@@ -72,8 +74,28 @@ class PruneByMask(PruneLowMagnitude):
                 trainable=False,
                 aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
             )
+            self._mask_regularizer(getattr(self.layer, attribute), self.masks[attribute])
+
+    def _mask_regularizer(self, kernel, mask):
+        """Has the kernel's regularizer see kernel ⊙ mask, or an orthogonal one would move zeros."""
+        losses = self.layer._callable_losses
+        for place, tagged in enumerate(losses):
+            # Keras keeps partial(tag, partial(regularize, variable)).
+            inner = tagged.args[0]
+            if any(each is kernel for each in getattr(inner, "args", ())):
+                losses[place] = functools.partial(
+                    tagged.func, lambda regularize=inner.func: regularize(kernel * mask)
+                )
 
     def call(self, inputs, *args, **kwargs):
+        # Keras hands both to any call that takes **kwargs; the layer's own may not.
+        spec = self.layer._call_spec
+        for name, wanted in (
+            ("training", spec.expects_training_arg),
+            ("mask", spec.expects_mask_arg),
+        ):
+            if not wanted:
+                kwargs.pop(name, None)
         with self._masked():
             return self.layer(inputs, *args, **kwargs)
 
@@ -209,6 +231,10 @@ def set_masks(
 def optimizer_slots(optimizer, weight: tf.Variable) -> list[tf.Variable]:
     """The optimizer's variables of the weight's shape that belong to ``weight``, if it has any."""
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if isinstance(optimizer, keras.optimizers.legacy.Optimizer):
+        with contextlib.suppress(KeyError):  # nothing was trained yet
+            return [optimizer.get_slot(weight, name) for name in optimizer.get_slot_names()]
+        return []
     index = getattr(optimizer, "_index_dict", {})
     if not index:
         return []

@@ -17,7 +17,7 @@ from lottery_tf.files import write_json, write_text
 from lottery_tf.finding import FindingSettings
 from lottery_tf.models import ModelSettings
 from lottery_tf.recipe import RECIPES, Recipe
-from lottery_tf.runs import claim
+from lottery_tf.runs import Run
 from lottery_tf.settings import setting
 from lottery_tf.stages import Experiment, export_run, retrain_ticket, round_folder
 from lottery_tf.training import TrainingSettings
@@ -49,7 +49,7 @@ def run(flags: Parsed) -> None:
     """Finds, retrains, exports, and prints the table that it writes."""
     settings = flags.settings(QuickstartSettings)
     out = Path(settings.out)
-    claim(out, "quickstart", {"seeds": list(settings.seeds)})
+    Run(out, "quickstart", {"seeds": list(settings.seeds)}).begin()
     recipes = [*RECIPES, *TWEAKS]
     results = []
     for seed in settings.seeds:

@@ -1,0 +1,246 @@
+"""The commands end to end on digits: what they write, how they go on, what they refuse."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import TINY
+
+import lottery_tf as lt
+from lottery_tf import finding, stages
+from lottery_tf.cli.main import main
+from lottery_tf.files import read_json_lines, sha256
+from lottery_tf.runs import load_saved_model
+
+
+def tree(folder):
+    """Every file below ``folder`` with its checksum."""
+    return {p.relative_to(folder): sha256(p) for p in folder.rglob("*") if p.is_file()}
+
+
+def test_find_writes_what_others_read(found):
+    config = json.loads((found / "config.json").read_text())
+    assert config["command"] == "find" and config["train_for"] == "2ep" and config["seed"] == 0
+    assert "tensorflow" in config["versions"]
+    rows = read_json_lines(found / "metrics.jsonl")
+    assert [row["round"] for row in rows] == [0, 1, 2]
+    for row in rows:
+        needed = {"sparsity", "sparsity_total", "dev_accuracy", "test_accuracy", "seconds"}
+        assert needed <= row.keys()
+    for number, row in enumerate(rows):
+        folder = found / "tickets" / f"round_{number:02}"
+        names = {"ticket.json", "masks.npz", "weights.npz", "model.json"}
+        assert {file.name for file in folder.iterdir()} == names
+        record = json.loads((folder / "ticket.json").read_text())
+        assert record["format_version"] == 1
+        assert record["sparsity"] == row["sparsity"]
+        assert (record["method"], record["rewind_step"], record["seed"]) == ("imp", 5, 0)
+        assert (record["model"], record["dataset"]) == ("lenet_300_100", "digits")
+        assert record["sha256"].keys() == names - {"ticket.json"}
+
+
+def test_retrain_writes_what_others_read(retrained):
+    result = json.loads((retrained / "result.json").read_text())
+    needed = "recipe sparsity sparsity_total nonzero_parameters test_accuracy dev_accuracy "
+    needed += "best_dev_test_accuracy epochs seed seconds"
+    assert set(needed.split()) <= result.keys()
+    assert result["recipe"] == "label_smoothing"
+    assert result["tweaks"] == {"label_smoothing": {"epsilon": 0.2}}
+    rows = read_json_lines(retrained / "metrics.jsonl")
+    assert len(rows) == result["epochs"] == 2
+    steps_per_epoch = 1293 // 64
+    assert [row["step"] for row in rows] == [5 + steps_per_epoch, 2 * steps_per_epoch]
+
+
+def test_the_finished_model_has_the_tickets_zeros_and_plain_layers(found, retrained):
+    ticket = lt.Ticket.load(found / "tickets" / "round_02")
+    model = load_saved_model(retrained / "model")
+    assert [type(layer).__name__ for layer in model.layers] == [
+        *("InputLayer", "Flatten", "Dense", "ReLU", "Dense", "ReLU", "Dense")
+    ]
+    result = json.loads((retrained / "result.json").read_text())
+    kernels = {f"{layer.name}/kernel": layer.kernel for layer in model.layers if layer.weights}
+    for name, mask in ticket.masks.items():
+        assert not np.any(kernels[name].numpy()[~mask])
+    nonzero = sum(int(np.count_nonzero(v)) for v in model.trainable_variables)
+    assert nonzero == result["nonzero_parameters"]
+
+
+def test_export_and_evaluate_agree(retrained, tmp_path, capsys):
+    out = tmp_path / "export"
+    assert main(["export", f"--run={retrained}", f"--out={out}"]) == 0
+    report = json.loads((out / "export.json").read_text())["saved_model"]
+    result = json.loads((retrained / "result.json").read_text())
+    assert report["max_abs_difference"] <= 1e-5
+    assert report["test_accuracy"] == pytest.approx(result["test_accuracy"])
+    assert 0 < report["bytes_gzip"] < report["bytes"]
+    shown = f"accuracy {100 * result['test_accuracy']:.2f} %"
+    for what in (f"--model={out / 'saved_model'}", f"--run={retrained}"):
+        capsys.readouterr()
+        assert main(["evaluate", what]) == 0
+        assert shown in capsys.readouterr().out
+
+
+def test_a_finished_run_is_left_alone(found, retrained, capsys):
+    before = tree(found.parent)
+    assert main(["find", *TINY, "--rounds=2", "--rewind_to=5it", f"--out={found}"]) == 0
+    ticket = found / "tickets" / "round_02"
+    words = [f"--ticket={ticket}", "--recipe=label_smoothing", "--label_smoothing_epsilon=0.2"]
+    assert main(["retrain", *words, f"--out={retrained}"]) == 0
+    assert capsys.readouterr().out.count("is finished") == 2
+    assert tree(found.parent) == before
+
+
+def same_tickets(one, other):
+    for number in range(3):
+        a, b = (lt.Ticket.load(run / "tickets" / f"round_{number:02}") for run in (one, other))
+        assert a.masks == b.masks
+        for name, value in a.weights.items():
+            np.testing.assert_allclose(value, b.weights[name], rtol=1e-6)
+
+
+class Stopped(Exception):
+    """In the place of a power cut."""
+
+
+def test_an_interrupted_find_goes_on_at_the_next_round(found, tmp_path, monkeypatch):
+    out = tmp_path / "find"
+    words = ["find", *TINY, "--rounds=2", "--rewind_to=5it", f"--out={out}"]
+    trained = []
+    rounds = finding.rounds
+
+    def counted(*args, stop_at, **kwargs):
+        for each in rounds(*args, **kwargs):
+            trained.append(each.number)
+            if each.number == stop_at:
+                raise Stopped
+            yield each
+
+    monkeypatch.setattr(stages, "rounds", lambda *a, **k: counted(*a, stop_at=1, **k))
+    assert main(words) == 1
+    assert len(read_json_lines(out / "metrics.jsonl")) == 1
+    monkeypatch.setattr(stages, "rounds", lambda *a, **k: counted(*a, stop_at=None, **k))
+    assert main(words) == 0
+    assert trained == [0, 1, 1, 2]
+    same_tickets(out, found)
+    for mine, theirs in zip(
+        *(read_json_lines(run / "metrics.jsonl") for run in (out, found)), strict=True
+    ):
+        assert mine["test_accuracy"] == theirs["test_accuracy"]
+
+
+def test_an_interrupted_retraining_goes_on_at_its_checkpoint(found, tmp_path, monkeypatch):
+    from lottery_tf.retraining import _Watch
+
+    monkeypatch.setattr(_Watch, "seconds_between_checkpoints", 0)
+    ticket = found / "tickets" / "round_01"
+    words = ["retrain", f"--ticket={ticket}", "--train_for=4ep"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert main([*words, f"--out={whole}"]) == 0
+    write = stages.write_json_lines
+
+    def stop_after_three(path, rows):
+        write(path, rows)
+        if len(rows) == 3:
+            raise Stopped
+
+    monkeypatch.setattr(stages, "write_json_lines", stop_after_three)
+    assert main([*words, f"--out={parts}"]) == 1
+    assert not (parts / "result.json").exists()
+    monkeypatch.setattr(stages, "write_json_lines", write)
+    assert main([*words, f"--out={parts}"]) == 0
+    for name in ("test_accuracy", "test_loss", "best_dev_test_accuracy", "epochs"):
+        one, other = (json.loads((run / "result.json").read_text())[name] for run in (whole, parts))
+        assert one == pytest.approx(other, rel=1e-6)
+    one, other = (read_json_lines(run / "metrics.jsonl") for run in (whole, parts))
+    assert [row["step"] for row in one] == [row["step"] for row in other]
+    assert [row["dev_loss"] for row in one] == pytest.approx([row["dev_loss"] for row in other])
+
+
+def test_reinit_keeps_the_mask_and_draws_new_weights(found, tmp_path):
+    ticket = found / "tickets" / "round_02"
+    out = tmp_path / "reinit"
+    assert main(["retrain", f"--ticket={ticket}", "--reinit", f"--out={out}"]) == 0
+    result = json.loads((out / "result.json").read_text())
+    loaded = lt.Ticket.load(ticket)
+    assert result["reinit"] is True and result["sparsity"] == loaded.sparsity
+    again = loaded.reinitialised(seed=0)
+    assert again.masks == loaded.masks
+    kept = loaded.masks["dense1/kernel"]
+    changed = again.weights["dense1/kernel"] != loaded.weights["dense1/kernel"]
+    np.testing.assert_array_equal(changed, kept)
+
+
+MISTAKES = {
+    "unknown flag": (["find", "--sparsty=0.9"], "sparsity"),
+    "unknown value": (["find", "--rounds=1", "--model=resnet21"], "resnet20"),
+    "no whole number": (["find", "--rounds=three"], "expected an integer"),
+    "unknown dataset": (["find", "--rounds=1", "--dataset=digit"], "digits"),
+    "sparsity of 1": (["find", "--sparsity=1"], "[0, 1)"),
+    "negative sparsity": (["find", "--sparsity=-0.1"], "[0, 1)"),
+    "neither rounds nor sparsity": (["find"], "--rounds or --sparsity"),
+    "unknown kind of layer": (["find", "--rounds=1", "--prune_layers=convs"], "conv"),
+    "unknown layer": (["find", "--rounds=1", "--keep_dense=dense3"], "dense1"),
+    "missing data folder": (["find", "--rounds=1", "--dataset=idx", "--data_dir=/no"], "/no"),
+    "no data folder": (["find", "--rounds=1", "--dataset=idx"], "--data_dir"),
+    "rewinding behind the end": (["find", "--rounds=1", "--rewind_to=99ep"], "--rewind_to"),
+    "batch larger than the data": (["find", "--rounds=1", "--batch_size=9999"], "--batch_size"),
+    "no ticket": (["retrain", "--ticket=/no"], "ticket.json"),
+    "no ticket given": (["retrain"], "--ticket"),
+    "unknown recipe": (["retrain", "--recipe=label_smothing", "--ticket=T"], "label_smoothing"),
+    "a tweak twice": (["retrain", "--ticket=T", "--recipe=label_smoothing,label_smoothing"],
+                      "twice"),
+    "smoothing of 2": (["retrain", "--label_smoothing_epsilon=2", "--recipe=label_smoothing",
+                        "--ticket=T"], "[0, 1)"),
+    "ticket for another model": (["retrain", "--ticket=T", "--model=conv4"], "--model"),
+    "ticket for another dataset": (["retrain", "--ticket=T", "--dataset=mnist"], "--dataset"),
+    "export of no run": (["export", "--run=/no"], "config.json"),
+    "unknown format": (["export", "--run=R", "--formats=onnx"], "saved_model"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_one_sentence_and_leave_nothing(mistake, found, retrained, tmp_path, capfd):
+    words, told = MISTAKES[mistake]
+    places = {"--ticket=T": f"--ticket={found}/tickets/round_01", "--run=R": f"--run={retrained}"}
+    before = tree(found.parent)
+    out = tmp_path / "out"
+    capfd.readouterr()
+    assert main([*(places.get(word, word) for word in words), f"--out={out}"]) == 2
+    message = capfd.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith(f"lottery-tf {words[0]}: ") and told in message
+    assert "Traceback" not in message
+    assert not out.exists()
+    assert tree(found.parent) == before
+
+
+@pytest.mark.parametrize("words", [
+    ["find", *TINY, "--rounds=3", "--rewind_to=5it"],
+    ["find", *TINY, "--rounds=2", "--rewind_to=5it", "--seed=1"],
+    ["retrain", "--recipe=vanilla"],
+])  # fmt: skip
+def test_the_folder_of_another_run_is_refused(words, found, capfd):
+    before = tree(found)
+    if words[0] == "retrain":
+        words = [*words, f"--ticket={found}/tickets/round_01"]
+    assert main([*words, f"--out={found}"]) == 2
+    assert "belongs to another" in capfd.readouterr().err
+    assert tree(found) == before
+
+
+def test_a_folder_of_other_files_is_refused(tmp_path, capfd):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    assert main(["find", *TINY, "--rounds=1", f"--out={tmp_path}"]) == 2
+    assert "holds other files" in capfd.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("part", ["masks.npz", "weights.npz", "model.json", "ticket.json"])
+def test_a_damaged_ticket_is_refused(part, found, tmp_path, capfd):
+    ticket = shutil.copytree(found / "tickets" / "round_01", tmp_path / "ticket")
+    content = (ticket / part).read_bytes()
+    (ticket / part).write_bytes(content[: len(content) // 2])
+    assert main(["retrain", f"--ticket={ticket}", f"--out={tmp_path / 'out'}"]) == 2
+    assert part in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,28 @@
+"""README's example runs as it stands, on a model that is not from the zoo."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def test_the_example_runs(tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(code, str(README), "exec"), names)
+    ticket, final = names["ticket"], names["final"]
+    assert ticket.sparsity == round(0.9 * 64 * 200) / (64 * 200)
+    assert [type(layer).__name__ for layer in final.layers] == ["Dense", "Dense"]
+    kernel = final.layers[0].kernel.numpy()
+    (mask,) = ticket.masks.values()
+    assert np.all(kernel[~mask] == 0) and np.all(kernel[mask] != 0)
+    final.compile(metrics=["accuracy"])
+    assert final.evaluate(names["dev_ds"], verbose=0, return_dict=True)["accuracy"] > 0.9
+    served = tf.saved_model.load(str(tmp_path / "saved_model")).signatures["serving_default"]
+    batch = tf.cast(next(iter(names["dev_ds"]))[0], tf.float32)
+    (output,) = served(batch).values()
+    np.testing.assert_allclose(output, final(batch), atol=1e-5)
