@@ -129,7 +129,9 @@ def plot(cells: list[dict], path: Path) -> None:
     axes.invert_xaxis()
     axes.set_xlabel("weights left (%)")
     axes.set_ylabel("test accuracy (%)")
-    axes.set_title("LeNet-300-100 on Fashion-MNIST, mean ± standard error of 3 seeds")
+    axes.set_title(
+        "LeNet-300-100 on Fashion-MNIST, mean ± standard error of 3 seeds", fontsize="medium"
+    )
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=160)

@@ -1,13 +1,14 @@
 """A model's architecture as JSON, read back without running code from the file."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tensorflow.python.util.tf_export import get_symbol_from_name
 
 from lottery_tf.errors import UsageError
-from lottery_tf.graph import layer_names, renamed
+from lottery_tf.graph import layer_paths, with_paths
 from lottery_tf.keras import keras
 
 # A description may name what is here and what is registered. For anything else Keras would import
@@ -25,26 +26,23 @@ _NOT_PUBLIC = {
     "SlicingOpLambda": "tf_keras.src.layers.core.tf_op_layer",
 }
 _DATA = ("__tensor__", "__numpy__", "__bytes__", "__tuple__", "__ellipsis__", "TensorShape")
-# Where TensorFlow's functions on tensors are defined.
-_TENSOR_FUNCTIONS = tuple(
-    f"tensorflow.python.ops.{module}."
-    for module in (
-        *("array_ops", "array_ops_stack", "gen_array_ops", "math_ops", "gen_math_ops"),
-        *("special_math_ops", "clip_ops", "manip_ops", "gen_manip_ops", "sort_ops"),
-        *("nn_ops", "gen_nn_ops", "nn_impl", "image_ops_impl", "gen_image_ops", "embedding_ops"),
-        *("linalg_ops", "gen_linalg_ops", "linalg", "signal", "ragged", "sparse_ops"),
-        *("random_ops", "stateless_random_ops", "string_ops", "gen_string_ops"),
-        *("bitwise_ops", "gen_bitwise_ops", "check_ops", "histogram_ops", "confusion_matrix"),
-    )
+# The modules in which TensorFlow defines its functions on tensors.
+_TENSOR_FUNCTIONS = re.compile(
+    r"tensorflow\.python\.(framework\.tensor_conversion|ops\.("
+    r"(gen_)?(array|bitwise|image|linalg|manip|math|nn|spectral|string)_ops|array_ops_stack|"
+    r"(bincount|check|clip|embedding|histogram|random|sort|sparse|special_math|stateless_random)"
+    r"_ops|confusion_matrix|image_ops_impl|nn_impl|tensor_getitem_override|"
+    r"(linalg|ragged|signal)\..*))"
 )
 
 
 def to_json(model: keras.Model) -> str:
     """The architecture of a plain Sequential or functional model, as Keras writes it.
 
-    With ``layer_names`` beside: the config of a user's own layer need not hold its name.
+    With ``layer_paths`` beside: the config of a user's own layer need not hold its name, and a
+    layer that a nested model shares with the one around it is written twice.
     """
-    return json.dumps({**json.loads(model.to_json()), "layer_names": layer_names(model)})
+    return json.dumps({**json.loads(model.to_json()), "layer_paths": layer_paths(model)})
 
 
 def from_json(text: str, custom_objects: Mapping[str, type] | None = None) -> keras.Model:
@@ -72,13 +70,14 @@ def from_json(text: str, custom_objects: Mapping[str, type] | None = None) -> ke
         for part in _objects(description):
             _check(part, custom_objects)
         model = keras.models.model_from_json(text, custom_objects=custom_objects)
-        names = description.get("layer_names", layer_names(model))
-        return model if names == layer_names(model) else renamed(model, names)
+        paths = description.get("layer_paths", layer_paths(model))
+        return model if paths == layer_paths(model) else with_paths(model, paths)
     except UsageError:
         raise
     except Exception as error:  # Keras raises whatever the damaged place leads to
         raise UsageError(
-            f"Expected a model description that Keras can build; it says: {str(error)[:300]}"
+            "Expected a model description that Keras can build; it says: "
+            f"{str(error).rpartition('Exception encountered: ')[2][:300]}"
         ) from error
 
 
@@ -96,10 +95,13 @@ def _objects(value: Any) -> Iterator[dict]:
 
 def _check(part: Mapping[str, Any], custom_objects: Mapping[str, type]) -> None:
     kind, module, config = str(part["class_name"]), part.get("module"), part.get("config")
-    if kind in ("Lambda", "__lambda__"):
+    inner = config.values() if isinstance(config, dict) else ()
+    if kind in ("Lambda", "__lambda__") or any(
+        isinstance(value, dict) and value.keys() == {"value"} for value in inner
+    ):
         raise UsageError(
-            "Expected layers that are data; the model has a Lambda layer, whose code is not read "
-            "from a file: pass the model itself, ticket.build(model=…)."
+            "Expected layers that are data; the model has a Lambda layer or a lambda function, "
+            "whose code is not read from a file: pass the model itself, ticket.build(model=…)."
         )
     # The name under which Keras looks for a registered object.
     name = part.get("registered_name", kind) if "module" in part else kind
@@ -115,7 +117,7 @@ def _check(part: Mapping[str, Any], custom_objects: Mapping[str, type]) -> None:
         )
     if kind in ("TFOpLambda", "SlicingOpLambda"):
         function = get_symbol_from_name(config["function"])
-        if not f"{getattr(function, '__module__', '')}.".startswith(_TENSOR_FUNCTIONS):
+        if not _TENSOR_FUNCTIONS.fullmatch(getattr(function, "__module__", "")):
             raise UsageError(
                 f"Expected a model of layers and mathematics; it calls tf.{config['function']}, "
                 "which is not read from a file: pass the model itself, ticket.build(model=…)."

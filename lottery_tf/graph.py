@@ -115,23 +115,36 @@ def rebuild(
     return copy
 
 
-def layer_names(model: keras.Model) -> list[str]:
-    """The names of the layers that are no models, in the order of ``named_layers``."""
-    return [layer.name for layer in named_layers(model).values()]
+def layer_paths(model: keras.Model) -> list[str]:
+    """The path of the layer at each place, nested models opened; a shared layer comes again."""
+    paths = {id(layer): path for path, layer in named_layers(model).items()}
+    return [paths[id(layer)] for layer in _places(model)]
 
 
-def renamed(model: keras.Model, names: list[str]) -> keras.Model:
-    """A copy of ``model``, with new initial weights, whose ``layer_names`` are ``names``."""
-    wanted = {
-        id(layer): name for layer, name in zip(named_layers(model).values(), names, strict=True)
-    }
+def _places(model: keras.Model) -> Iterator[keras.layers.Layer]:
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _places(layer)
+        else:
+            yield layer
+
+
+def with_paths(model: keras.Model, paths: list[str]) -> keras.Model:
+    """A copy of ``model``, with new initial weights, whose ``layer_paths`` are ``paths``.
+
+    Layers are named so, and those at places of the same path become one.
+    """
+    wanted = {id(layer): path for layer, path in zip(_places(model), paths, strict=True)}
+    made: dict[str, keras.layers.Layer] = {}
 
     def change(layer):
         if isinstance(layer, keras.Model):
             return keras.models.clone_model(layer, clone_function=change)
-        copy = type(layer).from_config(layer.get_config())
-        copy._name = wanted[id(layer)]
-        return copy
+        path = wanted[id(layer)]
+        if path not in made:
+            made[path] = type(layer).from_config(layer.get_config())
+            made[path]._name = path.rpartition("/")[2]
+        return made[path]
 
     return keras.models.clone_model(model, clone_function=change)
 
@@ -177,8 +190,8 @@ class Call:
 def calls(model: keras.Model) -> tuple[list[Call], list[Call]]:
     """The model's layer calls from the inputs on, and those that make its outputs.
 
-    Nested models are opened: the graph is that of the layers. Calls whose ``before`` is empty
-    read an input of the model.
+    Nested models are opened: the graph is that of the layers. The model's inputs are calls too,
+    of InputLayers and not in the first list: their ``before`` is empty.
     """
     paths = {id(layer): path for path, layer in named_layers(model).items()}
     found: list[Call] = []
@@ -204,5 +217,5 @@ def calls(model: keras.Model) -> tuple[list[Call], list[Call]]:
                 made |= {id(t): maker for t, maker in zip(outputs, results, strict=True)}
         return [made[id(tensor)] for tensor in part.outputs]
 
-    outputs = walk(model, [[] for _ in model.inputs])
+    outputs = walk(model, [[Call(layer.name, layer, [])] for layer in model._input_layers])
     return found, list(dict.fromkeys(call for makers in outputs for call in makers))

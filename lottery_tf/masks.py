@@ -63,7 +63,7 @@ class Masks(Mapping[str, np.ndarray]):
     @property
     def sparsity(self) -> float:
         """Share of the *prunable* weights that are pruned, in [0, 1]; 0 where there are none."""
-        return 1 - self.kept / self.total if self.total else 0.0
+        return (self.total - self.kept) / self.total if self.total else 0.0
 
     def sparsity_total(self, trainable: int) -> float:
         """Share of all ``trainable`` parameters that are pruned (the other denominator in use)."""

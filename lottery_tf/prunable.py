@@ -135,7 +135,7 @@ def _kept_dense(model: keras.Model, keep_dense: tuple[str, ...]) -> set[str]:
 
 
 def _reaches(call: Call, way: str, kernels: set[str]) -> set[str]:
-    """Those of ``kernels`` that are met first when going ``way`` ("before", "after") from a call."""
+    """Those of ``kernels`` met first when going ``way`` ("before", "after") from a call."""
     met, seen, todo = set(), set(), list(getattr(call, way))
     while todo:
         step = todo.pop()

@@ -4,8 +4,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import tensorflow as tf
+
 from lottery_tf.errors import UsageError
-from lottery_tf.graph import calls, check_graph, unwrapped
+from lottery_tf.graph import Call, calls, check_graph, unwrapped
 from lottery_tf.keras import keras
 from lottery_tf.settings import describe, nearest, one_of
 from lottery_tf.tweaks import TWEAKS, Tweak
@@ -14,6 +16,9 @@ from lottery_tf.wrapper import strip
 
 # Recipes that have a name of their own; a tweak's name stands for that tweak alone.
 RECIPES: dict[str, tuple[str, ...]] = {"vanilla": ()}
+
+_LINEAR = keras.activations.linear
+_SOFTMAX = (keras.activations.softmax, tf.nn.softmax)
 
 
 class Recipe:
@@ -42,7 +47,7 @@ class Recipe:
         if twice:
             raise UsageError(f"Expected each tweak once in a recipe; {one_of(twice)} came twice.")
         self.tweaks: tuple[Tweak, ...] = tuple(tweaks)
-        self._from_logits: bool | None = None
+        self._from_logits: set[bool] | None = None  # one a output of the prepared model
 
     @property
     def name(self) -> str:
@@ -71,7 +76,7 @@ class Recipe:
           data: a ``tf.data.Dataset`` of training batches, for tweaks that look at them.
         """
         check_graph(model)
-        self._from_logits = not _ends_in_softmax(model)
+        self._from_logits = {not _is_softmax(call) for call in calls(model)[1]}
         for tweak in self.tweaks:
             model = tweak.prepare(model, data)
         return model
@@ -84,7 +89,8 @@ class Recipe:
             logits or on probabilities as the model given to ``prepare`` has them.
 
         Raises:
-          UsageError: without ``loss`` before ``prepare``; for a loss that a tweak cannot change.
+          UsageError: without ``loss`` before ``prepare``, or where some outputs are logits and
+            others probabilities; for a loss that a tweak cannot change.
         """
         if loss is None:
             if self._from_logits is None:
@@ -92,7 +98,12 @@ class Recipe:
                     "Expected recipe.prepare(model) before recipe.loss(): whether the model "
                     "gives logits decides the loss. Or pass the loss to start from."
                 )
-            loss = CrossEntropy(from_logits=self._from_logits)
+            if len(self._from_logits) > 1:
+                raise UsageError(
+                    "Expected outputs that are all logits or all probabilities; the model has "
+                    "both: pass the loss to start from."
+                )
+            loss = CrossEntropy(from_logits=True in self._from_logits)
         for tweak in self.tweaks:
             loss = tweak.loss(loss) or loss
         return loss
@@ -144,12 +155,13 @@ def _create(name: str, settings: Mapping[str, Any]) -> Tweak:
     return TWEAKS[name](**given)
 
 
-def _ends_in_softmax(model: keras.Model) -> bool:
-    """Whether the model's outputs are probabilities."""
-    softmax = keras.activations.softmax
-    return all(
-        isinstance(layer := unwrapped(call.layer), keras.layers.Softmax)
-        or getattr(layer, "activation", None) is softmax
-        or getattr(layer, "symbol", None) == "nn.softmax"
-        for call in calls(model)[1]
+def _is_softmax(call: Call) -> bool:
+    """Whether a layer's call gives probabilities."""
+    layer = unwrapped(call.layer)
+    activation, symbol = getattr(layer, "activation", None), getattr(layer, "symbol", None)
+    # Under mixed precision a cast of the outputs to float32 often comes last.
+    if symbol == "cast" or (type(layer) is keras.layers.Activation and activation is _LINEAR):
+        return bool(call.before) and all(map(_is_softmax, call.before))
+    return (
+        isinstance(layer, keras.layers.Softmax) or activation in _SOFTMAX or symbol == "nn.softmax"
     )

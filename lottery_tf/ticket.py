@@ -12,7 +12,7 @@ import numpy as np
 from lottery_tf import architecture
 from lottery_tf.errors import UsageError
 from lottery_tf.files import sha256, whole_folder
-from lottery_tf.graph import assign, check_graph, named_variables
+from lottery_tf.graph import assign, check_graph, layer_paths, named_variables, with_paths
 from lottery_tf.keras import keras
 from lottery_tf.masks import Masks, read_arrays
 from lottery_tf.prunable import KINDS, PrunableSettings, prunable_weights
@@ -145,7 +145,7 @@ class Ticket:
         """
         plain = self._template or architecture.from_json(self.architecture)
         keras.utils.set_random_seed(int(np.random.SeedSequence([seed, 1]).generate_state(1)[0]))
-        fresh = keras.models.clone_model(plain)  # new layers, new initial weights
+        fresh = with_paths(plain, layer_paths(plain))  # new layers, new initial weights
         weights = {name: variable.numpy() for name, variable in named_variables(fresh).items()}
         return self.with_weights(weights, reinitialised_with_seed=seed)
 
@@ -156,7 +156,8 @@ class Ticket:
           UsageError: if ``path`` holds something else than a ticket.
         """
         path = Path(path)
-        if path.exists() and not (path / "ticket.json").exists():
+        empty = path.is_dir() and not any(path.iterdir())
+        if path.exists() and not empty and not (path / "ticket.json").exists():
             raise UsageError(f"Expected {path} to be new or a ticket; it holds something else.")
         with whole_folder(path) as folder:
             self.masks.save(folder / "masks.npz")
@@ -186,7 +187,9 @@ class Ticket:
             )
         try:
             record = json.loads((path / "ticket.json").read_text())
-            version, sums = record["format_version"], record["sha256"]
+            version = record["format_version"]
+            if version == FORMAT_VERSION:
+                sums, _ = dict(record["sha256"]), int(record["trainable_parameters"])
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(
                 f"Expected a ticket in {path / 'ticket.json'}; it is damaged ({error!r}). Copy it "

@@ -45,6 +45,7 @@ class CrossEntropy(keras.losses.Loss):
         self.label_smoothing = label_smoothing
 
     def call(self, y_true, y_pred):
+        y_pred = tf.convert_to_tensor(y_pred)
         classes = y_pred.shape[-1]
         smoothing = 0.0 if _evaluating.get() else self.label_smoothing
         y_true = tf.convert_to_tensor(y_true)
@@ -70,13 +71,17 @@ class CrossEntropy(keras.losses.Loss):
 
 
 def as_cross_entropy(loss: keras.losses.Loss | str) -> CrossEntropy | None:
-    """The same cross-entropy as a ``CrossEntropy``; None if ``loss`` is another loss."""
+    """The same cross-entropy as a ``CrossEntropy``; None if it cannot be said as one."""
     loss = keras.losses.get(loss)
     if isinstance(loss, CrossEntropy):
         return loss
     kinds = (keras.losses.SparseCategoricalCrossentropy, keras.losses.CategoricalCrossentropy)
     if type(loss) in kinds:
-        return CrossEntropy(loss.get_config()["from_logits"], reduction=loss.reduction)
+        config = loss.get_config()
+        usual = {"label_smoothing": 0, "axis": -1, "ignore_class": None}
+        if any(config.get(name, value) != value for name, value in usual.items()):
+            return None
+        return CrossEntropy(config["from_logits"], reduction=loss.reduction)
     if loss in (
         keras.losses.sparse_categorical_crossentropy,
         keras.losses.categorical_crossentropy,
@@ -130,6 +135,7 @@ class LabelSmoothing(Tweak):
             raise UsageError(
                 f"Expected a categorical cross-entropy to smooth the labels of, not "
                 f"{getattr(loss, 'name', loss)}: compile with SparseCategoricalCrossentropy or "
-                "CategoricalCrossentropy, or leave label smoothing out of the recipe."
+                "CategoricalCrossentropy without label_smoothing, axis or ignore_class of their "
+                "own, or leave label smoothing out of the recipe."
             )
         return CrossEntropy.from_config({**plain.get_config(), "label_smoothing": self.epsilon})

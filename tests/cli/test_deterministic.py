@@ -1,0 +1,23 @@
+"""--deterministic gives the same bits twice, in processes of their own."""
+
+import subprocess
+import sys
+
+from conftest import TINY
+
+from lottery_tf.files import read_json_lines, sha256
+
+
+def test_the_same_bits_twice(tmp_path):
+    words = [sys.executable, "-m", "lottery_tf"]
+    runs = [tmp_path / "one", tmp_path / "two"]
+    for run in runs:
+        find = ["find", *TINY, "--rounds=1", "--rewind_to=5it", "--deterministic"]
+        subprocess.run([*words, *find, f"--out={run}"], check=True)
+    files = [f"tickets/round_{n:02}/{part}.npz" for n in range(2) for part in ("masks", "weights")]
+    for file in files:
+        assert sha256(runs[0] / file) == sha256(runs[1] / file)
+    one, two = (
+        [{**row, "seconds": 0} for row in read_json_lines(r / "metrics.jsonl")] for r in runs
+    )
+    assert one == two

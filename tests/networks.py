@@ -1,0 +1,108 @@
+"""Small networks, masks for them, and what must hold of a masked one."""
+
+import numpy as np
+import tensorflow as tf
+
+import lottery_tf as lt
+from lottery_tf.graph import named_variables
+from lottery_tf.keras import keras
+from lottery_tf.prunable import KINDS, PrunableSettings, prunable_weights
+from lottery_tf.wrapper import optimizer_slots
+
+layers = keras.layers
+EVERYTHING = PrunableSettings(prune_layers=tuple(KINDS), keep_dense=())
+
+
+def chain(*stack, shape=(4,)):
+    """The functional model of a chain of layers."""
+    inputs = outputs = keras.Input(shape)
+    for layer in stack:
+        outputs = layer(outputs)
+    return keras.Model(inputs, outputs)
+
+
+def mlp(**last):
+    """4 → 6 → 5 → 3, with BatchNorm."""
+    return chain(
+        layers.Dense(6, activation="relu", name="first"),
+        layers.BatchNormalization(momentum=0.5, name="norm"),
+        layers.Dense(5, activation="relu", name="second"),
+        layers.Dense(3, name="head", **last),
+    )
+
+
+def examples(count=12, shape=(4,), classes=3):
+    """Inputs and integer labels."""
+    random = np.random.default_rng(0)
+    x = random.standard_normal((count, *shape)).astype(np.float32)
+    return x, random.integers(0, classes, count)
+
+
+def random_masks(model, share=0.5, settings=EVERYTHING, seed=0):
+    """Masks that keep about ``share`` of the prunable weights of each layer, at least one."""
+    random = np.random.default_rng(seed)
+    masks = {}
+    for name, shape in prunable_weights(model, settings).items():
+        masks[name] = random.random(shape) < share
+        masks[name].flat[0] = True
+    return lt.Masks(masks)
+
+
+def values(model):
+    """Name → value of the model's variables, the masks left out."""
+    return {name: variable.numpy() for name, variable in named_variables(model).items()}
+
+
+def every_variable(model):
+    """The values of all variables: weights, masks, optimizer's."""
+    optimizer = getattr(model, "optimizer", None)
+    found = [*model.variables, *(optimizer.variables if optimizer else [])]
+    return [variable.numpy() for variable in found]
+
+
+def assert_same(one, other):
+    """Two lists or dictionaries of arrays are bit for bit the same."""
+    assert len(one) == len(other)
+    for key in one if isinstance(one, dict) else range(len(one)):
+        np.testing.assert_array_equal(one[key], other[key], err_msg=str(key))
+
+
+def assert_zeros(model, masks, optimizer=None, slots=None):
+    """Pruned weights are exactly 0, and so is what the optimizer remembers of them.
+
+    Args:
+      slots: the number of slots that each weight must have; default: any.
+    """
+    variables = named_variables(model)
+    for name, mask in masks.items():
+        held = optimizer_slots(optimizer, variables[name])
+        assert slots is None or len(held) == slots, (name, len(held))
+        for variable in (variables[name], *held):
+            assert not variable.numpy()[~mask].any(), (name, variable.name)
+
+
+def assert_finite_and_moved(model, before):
+    """Training went somewhere: each trainable variable has new, finite values."""
+    for name, value in values(model).items():
+        assert np.isfinite(value).all(), name
+        assert "moving" in name or (value != before[name]).any(), name
+
+
+class EachBatch(keras.callbacks.Callback):
+    """Calls a function after each batch of training, and counts."""
+
+    def __init__(self, check):
+        super().__init__()
+        self.check, self.calls = check, 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.check(self.model)
+        self.calls += 1
+
+
+def tape_step(model, x, y, loss, optimizer):
+    """One step of a training loop by hand."""
+    with tf.GradientTape() as tape:
+        value = loss(y, model(x, training=True)) + sum(model.losses)
+    variables = model.trainable_variables
+    optimizer.apply_gradients(zip(tape.gradient(value, variables), variables, strict=True))
