@@ -14,6 +14,7 @@ from lottery_tf.errors import UsageError
 from lottery_tf.files import sha256, whole_folder
 from lottery_tf.graph import assign, check_graph, layer_paths, named_variables, with_paths
 from lottery_tf.keras import keras
+from lottery_tf.log import log
 from lottery_tf.masks import Masks, read_arrays
 from lottery_tf.prunable import KINDS, PrunableSettings, prunable_weights
 from lottery_tf.wrapper import check_masks, get_masks, strip, wrap
@@ -64,6 +65,7 @@ class Ticket:
         """A ticket from the zeros of any model.
 
         The masks cover the weights that are prunable by default and any other kernel with zeros.
+        Weights that tfmot prunes and this library cannot (an LSTM's) are left out and logged.
 
         Args:
           model: a trained model with zeros in its kernels; if it is wrapped its masks count.
@@ -73,12 +75,14 @@ class Ticket:
           UsageError: if there is no zero in the prunable weights.
         """
         check_graph(model)
-        masks = get_masks(model)
-        if not masks:
-            default = prunable_weights(model)
-            every = PrunableSettings(prune_layers=tuple(KINDS), keep_dense=())
-            variables = named_variables(model)
-            nonzero = {n: variables[n].numpy() != 0 for n in prunable_weights(model, every)}
+        every = prunable_weights(model, PrunableSettings(tuple(KINDS), keep_dense=()))
+        found = get_masks(model)
+        masks = Masks({name: mask for name, mask in found.items() if name in every})
+        if left_out := found.keys() - masks.keys():
+            log.info("%s: trained dense: %s", model.name, ", ".join(sorted(left_out)))
+        if not found:
+            default, variables = prunable_weights(model), named_variables(model)
+            nonzero = {name: variables[name].numpy() != 0 for name in every}
             masks = Masks({n: m for n, m in nonzero.items() if n in default or not m.all()})
         if masks.kept == masks.total:
             raise UsageError(

@@ -12,6 +12,7 @@ from lottery_tf.graph import named_layers, unwrapped
 from lottery_tf.keras import keras
 from lottery_tf.settings import check_choices, setting
 from lottery_tf.steps import check_steps, parse_steps
+from lottery_tf.xla_loop import steps_in_one_loop
 
 
 class _CoupledL2:
@@ -180,6 +181,10 @@ class Trainer:
             jit_compile=_has_no_convolution(model) if jit_compile is None else jit_compile,
             steps_per_execution=min(steps_per_execution, steps_per_epoch),
         )
+        several = model._steps_per_execution.numpy() > 1
+        one_device = model.distribute_strategy.num_replicas_in_sync == 1
+        if model.jit_compile and several and one_device:
+            steps_in_one_loop(model)
         optimizer = model.optimizer
         optimizer.build(model.trainable_variables)
         self._fresh = [variable.numpy() for variable in optimizer.variables]

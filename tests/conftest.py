@@ -1,5 +1,6 @@
 """What every test gets: quiet TensorFlow, fixed seeds."""
 
+import logging
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -14,3 +15,18 @@ def fixed_seed(request):
 
     if "tf_keras" in sys.modules:
         sys.modules["tf_keras"].utils.set_random_seed(0)
+
+
+@pytest.fixture
+def lines():
+    """The lines that the library logs while the test runs."""
+    found = []
+    handler = logging.Handler()
+    handler.emit = lambda record: found.append(record.getMessage())
+    logger = logging.getLogger("lottery_tf")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield found
+    logger.setLevel(level)
+    logger.removeHandler(handler)

@@ -101,7 +101,7 @@ def tokens():
     x = layers.Dense(6, activation="relu", name="dense")(x)
     x = layers.MultiHeadAttention(2, 3, name="attention")(x, x)
     x = layers.LayerNormalization(name="layer_norm")(x)
-    x = layers.LSTM(4, name="lstm")(x)
+    x = layers.LSTM(4, unroll=True, name="lstm")(x)
     return keras.Model(inputs, layers.Dense(2, name="head")(x))
 
 

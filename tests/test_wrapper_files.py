@@ -47,6 +47,7 @@ def with_zeros_after_each_batch(model, masks):
     return EachBatch(lambda model: assert_zeros(model, masks, model.optimizer, slots=1))
 
 
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
 @pytest.mark.parametrize("kind", ["saved_model", "model.keras", "model.h5"])
 def test_a_saved_model_is_sparse_and_goes_on_training(tmp_path, kind):
     """TRAPS 2 and 14: no prune_scope, exact zeros, the masks come back."""
@@ -152,6 +153,20 @@ def test_a_ticket_from_a_stock_tfmot_model(stock):
     assert_zeros(ticket.build(), masks)
     assert list(prunable_weights(model)) == ["one/kernel"]
     assert lt.get_masks(lt.wrap(model, masks)) == masks
+
+
+def test_a_ticket_from_a_stock_tfmot_model_with_layers_that_are_not_ours(lines):
+    """tfmot prunes an LSTM's kernels; here they are trained dense, and a line says so."""
+    model = sparsity.prune_low_magnitude(
+        chain(layers.LSTM(3, unroll=True, name="lstm"), layers.Dense(4, name="d"), shape=(2, 4))
+    )
+    for layer in model.layers[1:]:
+        for _, mask, _ in layer.pruning_vars:
+            mask.assign(np.eye(*mask.shape))
+    ticket = lt.Ticket.from_pruned(model)
+    assert ticket.masks == lt.Masks({"d/kernel": np.eye(3, 4)})
+    assert lines == [f"{model.name}: trained dense: lstm/kernel, lstm/recurrent_kernel"]
+    assert_zeros(ticket.build(), ticket.masks)
 
 
 # tf.distribute

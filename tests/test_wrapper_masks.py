@@ -17,6 +17,7 @@ from networks import (
 )
 
 import lottery_tf as lt
+from lottery_tf.errors import UsageError
 from lottery_tf.graph import named_variables
 from lottery_tf.keras import keras
 from lottery_tf.wrapper import optimizer_slots
@@ -76,6 +77,39 @@ def test_weights_that_a_mask_brings_back_start_at_zero_and_train():
     assert not kernel.numpy()[revived["head/kernel"]].any()
     tape_step(model, x, y, CROSS_ENTROPY, optimizers.SGD(0.1))
     assert kernel.numpy()[revived["head/kernel"]].any()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda m: m.pop("head/kernel"),
+            "not in both: head/kernel. The masks are of another model",
+        ),
+        (lambda m: m.update({"x/kernel": np.eye(2)}), "not in both: x/kernel."),
+        (lambda m: m.update({"head/kernel": np.eye(3)}), r"shape \(5, 3\) for .* got \(3, 3\)"),
+    ],
+)
+def test_masks_of_another_model_change_nothing(change, words):
+    model = lt.wrap(mlp(), random_masks(mlp()))
+    before, masks = every_variable(model), {n: ~mask for n, mask in lt.get_masks(model).items()}
+    change(masks)
+    with pytest.raises(UsageError, match=words):
+        lt.set_masks(model, lt.Masks(masks))
+    assert_same(every_variable(model), before)
+
+
+@pytest.mark.parametrize(
+    ("masks", "words"),
+    [
+        ({"x/kernel": np.eye(2)}, "not in both: x/kernel. The masks are of another model"),
+        ({"norm/gamma": np.ones(6)}, "not in both: norm/gamma."),
+        ({"head/kernel": np.eye(3)}, r"shape \(5, 3\) for head/kernel .* got \(3, 3\)"),
+    ],
+)
+def test_wrapping_with_masks_of_another_model(masks, words):
+    with pytest.raises(UsageError, match=words):
+        lt.wrap(mlp(), lt.Masks(masks))
 
 
 class Counting(layers.Layer):

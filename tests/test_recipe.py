@@ -1,0 +1,209 @@
+"""Recipes: lists of tweaks by name, and the loss that fits the model."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from layer_cases import CASES
+from networks import assert_same, chain, examples, layers, mlp, random_masks, values
+
+import lottery_tf as lt
+from lottery_tf.errors import UsageError
+from lottery_tf.graph import named_layers
+from lottery_tf.keras import keras
+from lottery_tf.recipe import RECIPES, tweak_settings
+from lottery_tf.tweaks import TWEAKS, Tweak
+from lottery_tf.tweaks.soft_labels import CrossEntropy
+
+
+def test_names():
+    assert lt.Recipe("vanilla").tweaks == lt.Recipe([]).tweaks == ()
+    assert lt.Recipe("vanilla").name == "vanilla"
+    one = lt.Recipe("label_smoothing")
+    assert one.tweaks == (lt.LabelSmoothing(0.1),) and one.name == "label_smoothing"
+    assert lt.Recipe(" vanilla , label_smoothing").tweaks == one.tweaks
+    assert lt.Recipe([lt.LabelSmoothing(0.3)]).describe() == {"label_smoothing": {"epsilon": 0.3}}
+
+
+def test_every_name_of_the_tables_is_a_recipe():
+    for name, parts in RECIPES.items():
+        assert [type(tweak) for tweak in lt.Recipe(name).tweaks] == [TWEAKS[p] for p in parts]
+    for name, kind in TWEAKS.items():
+        assert lt.Recipe(name).tweaks == (kind(),)
+
+
+def test_settings_go_to_the_tweaks_that_are_named():
+    settings = {"label_smoothing_epsilon": 0.25, "other": 3}
+    assert lt.Recipe("label_smoothing", settings).tweaks == (lt.LabelSmoothing(0.25),)
+    assert lt.Recipe("vanilla", settings).tweaks == ()
+    fields = {field.name: field.default for field in dataclasses.fields(tweak_settings())}
+    assert fields["label_smoothing_epsilon"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: lt.Recipe("label_smothing"), "not 'label_smothing'; nearest: label_smoothing"),
+        (lambda: lt.Recipe("vanila"), "--recipe takes vanilla.*; nearest: vanilla"),
+        (lambda: lt.Recipe(""), "--recipe takes .*, not ''"),
+        (lambda: lt.Recipe("label_smoothing,xyz"), "not 'xyz'"),
+        (lambda: lt.Recipe.restore({"label_smothing": {}}), "nearest: label_smoothing"),
+        (lambda: lt.Recipe("label_smoothing,label_smoothing"), "LabelSmoothing came twice"),
+        (lambda: lt.Recipe([lt.LabelSmoothing(0.1), lt.LabelSmoothing(0.2)]), "each tweak once"),
+        (lambda: lt.Recipe("label_smoothing", {"label_smoothing_epsilon": 1.0}), "epsilon in"),
+    ],
+)
+def test_mistakes(make, words):
+    with pytest.raises(UsageError, match=words):
+        make()
+
+
+def test_describe_and_restore():
+    for recipe in (lt.Recipe("vanilla"), lt.Recipe([lt.LabelSmoothing(0.25)])):
+        assert lt.Recipe.restore(recipe.describe()).tweaks == recipe.tweaks
+
+
+def test_the_loss_needs_a_model_or_a_loss():
+    recipe = lt.Recipe("label_smoothing")
+    with pytest.raises(UsageError, match="recipe.prepare.model. before recipe.loss"):
+        recipe.loss()
+    given = recipe.loss(keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    assert given.get_config()["label_smoothing"] == 0.1
+    loss = keras.losses.MeanSquaredError()
+    assert lt.Recipe("vanilla").loss(loss) is loss
+
+
+def test_not_a_model():
+    with pytest.raises(UsageError, match="Expected a tf_keras model"):
+        lt.Recipe("vanilla").prepare(3)
+
+
+def softmax_function():
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, tf.nn.softmax(layers.Dense(3)(inputs)))
+
+
+def cast():
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, tf.cast(layers.Dense(3, "softmax")(inputs), tf.float64))
+
+
+PROBABILITIES = {
+    "fused": lambda: chain(layers.Dense(3, activation="softmax")),
+    "TensorFlow's": lambda: chain(layers.Dense(3, activation=tf.nn.softmax)),
+    "Activation": lambda: chain(layers.Dense(3), layers.Activation("softmax", dtype="float32")),
+    "Softmax": lambda: chain(layers.Dense(3), layers.Softmax()),
+    "function": softmax_function,
+    "then float32": lambda: chain(
+        layers.Dense(3, activation="softmax"), layers.Activation("linear", dtype="float32")
+    ),
+    "cast": cast,
+    "nested": lambda: chain(keras.Sequential([layers.Dense(3, activation="softmax")])),
+    "two": lambda: keras.Model(
+        inputs := keras.Input((4,)), [layers.Dense(3, "softmax")(inputs) for _ in range(2)]
+    ),
+}
+LOGITS = {
+    "linear": lambda: chain(layers.Dense(3)),
+    "then float32": lambda: chain(layers.Dense(3), layers.Activation("linear", dtype="float32")),
+    "softmax inside": lambda: chain(layers.Dense(3, activation="softmax"), layers.Dense(3)),
+    "ReLU": lambda: chain(layers.Dense(3), layers.ReLU()),
+    "BatchNorm": lambda: chain(layers.Dense(3, "softmax"), layers.BatchNormalization()),
+    "two": lambda: CASES["several"].build(),
+    "nothing": lambda: chain(layers.Activation("linear")),
+}
+
+
+@pytest.mark.parametrize(
+    ("build", "from_logits"),
+    [(build, False) for build in PROBABILITIES.values()]
+    + [(build, True) for build in LOGITS.values()],
+    ids=[f"probabilities, {name}" for name in PROBABILITIES] + [f"logits, {n}" for n in LOGITS],
+)
+def test_the_loss_knows_logits_from_probabilities(build, from_logits):
+    model = build()
+    for each in (model, lt.wrap(model, random_masks(model))):
+        recipe = lt.Recipe("vanilla")
+        recipe.prepare(each)
+        loss = recipe.loss()
+        assert type(loss) is CrossEntropy
+        assert (loss.from_logits, loss.label_smoothing) == (from_logits, 0)
+
+
+def test_outputs_of_both_kinds_need_a_loss():
+    inputs = keras.Input((4,))
+    recipe = lt.Recipe("vanilla")
+    recipe.prepare(
+        keras.Model(inputs, [layers.Dense(3)(inputs), layers.Dense(3, "softmax")(inputs)])
+    )
+    with pytest.raises(UsageError, match="all logits or all probabilities; .*: pass the loss"):
+        recipe.loss()
+    assert recipe.loss("mse") == "mse"
+
+
+def test_vanilla_changes_nothing():
+    model = lt.wrap(mlp(), random_masks(mlp()))
+    recipe = lt.Recipe("vanilla")
+    assert recipe.prepare(model) is model
+    assert recipe.callbacks() == []
+    finished = recipe.finish(model)
+    assert_same(values(finished), values(model))
+    assert [type(layer) for layer in finished.layers] == [type(layer) for layer in mlp().layers]
+
+
+@dataclasses.dataclass(frozen=True)
+class Logged(Tweak):
+    """Writes down when it is called."""
+
+    log: list
+    name: str = ""
+
+    def prepare(self, model, data=None):
+        self.log.append(("prepare", self.name, data))
+        return model
+
+    def loss(self, loss=None):
+        self.log.append(("loss", self.name, loss.name))
+        return CrossEntropy(name=self.name)
+
+    def callbacks(self):
+        return [self.name]
+
+    def finish(self, model):
+        self.log.append(("finish", self.name))
+        return model
+
+
+class Other(Logged):
+    pass
+
+
+def test_tweaks_go_on_in_order_and_come_off_in_reverse():
+    log, model = [], mlp()
+    recipe = lt.Recipe([Logged(log, "a"), Other(log, "b"), lt.LabelSmoothing()])
+    recipe.prepare(model, data="data")
+    assert recipe.loss().label_smoothing == 0.1
+    assert recipe.callbacks() == ["a", "b"]
+    recipe.finish(model)
+    assert log == [
+        *(("prepare", "a", "data"), ("prepare", "b", "data")),
+        *(("loss", "a", "cross_entropy"), ("loss", "b", "a")),
+        *(("finish", "b"), ("finish", "a")),
+    ]
+    assert recipe.name == "Logged,Other,label_smoothing"
+
+
+def test_the_example_of_the_documentation():
+    """DESIGN.md's "in their own program", on a model that is not from the zoo."""
+    x, y = examples(24)
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+    ticket = lt.Ticket.of(mlp(), random_masks(mlp()))
+    recipe = lt.Recipe([lt.LabelSmoothing(0.1)])
+    model = recipe.prepare(ticket.build(), data)
+    model.compile("adam", loss=recipe.loss(), metrics=["accuracy"])
+    model.fit(data, epochs=2, validation_data=data, callbacks=recipe.callbacks(), verbose=0)
+    final = recipe.finish(model)
+    assert list(named_layers(final)) == list(named_layers(model))
+    np.testing.assert_array_equal(final(x), model(x))
+    assert lt.Ticket.from_pruned(final).masks.nested_in(ticket.masks)

@@ -1,0 +1,172 @@
+"""What every tweak of the table must pass, alone and all together."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from networks import EachBatch, assert_same, assert_zeros, examples, layers, random_masks, values
+
+import lottery_tf as lt
+from lottery_tf.graph import named_layers, named_variables
+from lottery_tf.keras import keras
+from lottery_tf.recipe import tweak_settings
+from lottery_tf.tweaks import TWEAKS, Tweak
+from lottery_tf.wrapper import PruneByMask
+
+BATCH, EPOCHS = 8, 4
+
+
+def network(softmax=False):
+    """A residual block with fused, separate and functional ReLUs, BatchNorm and a shortcut."""
+    inputs = keras.Input((8, 8, 1))
+    x = layers.Conv2D(4, 3, padding="same", activation="relu", name="stem")(inputs)
+    y = layers.Conv2D(6, 3, strides=2, padding="same", use_bias=False, name="one")(x)
+    y = layers.ReLU(name="one_relu")(layers.BatchNormalization(momentum=0.5, name="one_norm")(y))
+    y = layers.Conv2D(6, 3, padding="same", use_bias=False, name="two")(y)
+    y = layers.BatchNormalization(momentum=0.5, name="two_norm")(y)
+    x = layers.Conv2D(6, 1, strides=2, name="shortcut")(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(tf.nn.relu(layers.Add(name="add")([x, y])))
+    x = layers.Activation("relu", name="hidden_relu")(layers.Dense(8, name="hidden")(x))
+    return keras.Model(inputs, layers.Dense(3, "softmax" if softmax else None, name="head")(x))
+
+
+RECIPES = [*TWEAKS, ",".join(TWEAKS)]
+every_recipe = pytest.mark.parametrize("name", dict.fromkeys(RECIPES))
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """Recipe's name → what came of a masked model trained with it; each is trained once."""
+    made = {}
+
+    def get(name):
+        if name not in made:
+            made[name] = _train(name)
+        return made[name]
+
+    return get
+
+
+def _train(name):
+    keras.utils.set_random_seed(0)
+    x, y = examples(24, (8, 8, 1))
+    plain = network()
+    masks = random_masks(plain)
+    before = values(plain)
+    model = lt.wrap(plain, masks)
+    start = values(model)
+    recipe = lt.Recipe(name)
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH)
+    model = recipe.prepare(model, data.repeat())
+    model.compile(keras.optimizers.SGD(0.05, momentum=0.9), recipe.loss(), metrics=["accuracy"])
+
+    def check(model):
+        """Every kernel that a mask prunes, wherever the tweak has put its layer."""
+        assert lt.get_masks(model).kept == masks.kept
+        assert_zeros(model, lt.get_masks(model), model.optimizer)
+        wrapped = [each for each in model.submodules if isinstance(each, PruneByMask)]
+        assert len(wrapped) >= len(masks)
+
+    watch = EachBatch(check)
+    history = model.fit(
+        *(data,),
+        epochs=EPOCHS,
+        validation_data=data,
+        callbacks=[*recipe.callbacks(), watch],
+        verbose=0,
+    ).history
+    assert watch.calls == EPOCHS * 3
+    assert_same(values(plain), before)
+    return recipe, model, recipe.finish(model), masks, start, history, (x, y)
+
+
+@every_recipe
+def test_the_finished_model_shows_no_trace(trained, name):
+    """The architecture that went into ``prepare``: plain layers, same names, exact zeros."""
+    _, _, final, masks, start, _, _ = trained(name)
+    original = network()
+    described = {path: type(layer) for path, layer in named_layers(final).items()}
+    expected = {path: type(layer) for path, layer in named_layers(original).items()}
+    plain = {path for path in expected if not path.startswith(("input", "tf."))}
+    assert {path: described.get(path) for path in plain} == {p: expected[p] for p in plain}
+    assert len(described) == len(expected)
+    assert all(kind.__module__.startswith("tf_keras.") for kind in described.values())
+    assert final.count_params() == original.count_params()
+    for path in plain:
+        ours, theirs = (named_layers(each)[path].get_config() for each in (final, original))
+        assert ours == theirs, path
+    assert_zeros(final, masks)
+    after = values(final)
+    assert after.keys() == start.keys()
+    for weight, mask in masks.items():
+        assert np.isfinite(after[weight]).all()
+        assert (after[weight] != start[weight]).any(), f"{weight} was not trained"
+        assert np.count_nonzero(after[weight]) <= mask.sum()
+
+
+@every_recipe
+def test_the_finished_model_computes_what_the_trained_one_computes(trained, name):
+    _, model, final, _, _, _, (x, _) = trained(name)
+    np.testing.assert_allclose(final(x), model(x, training=False), atol=1e-5)
+    assert np.abs(final(x)).max() > 0.01
+
+
+@every_recipe
+def test_the_evaluation_loss_is_the_plain_one(trained, name):
+    """That of ``fit``'s validation, of ``evaluate`` and of the finished model."""
+    _, model, final, _, _, history, (x, y) = trained(name)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    plain = loss(y, model(x, training=False))
+    np.testing.assert_allclose(model.evaluate(x, y, verbose=0)[0], plain, rtol=1e-5)
+    np.testing.assert_allclose(history["val_loss"][-1], plain, rtol=1e-5)
+    np.testing.assert_allclose(loss(y, final(x)), plain, rtol=1e-4)
+
+
+@every_recipe
+def test_finishing_changes_nothing_in_the_trained_model(trained, name):
+    recipe, model, final, *_ = trained(name)
+    before = [variable.numpy() for variable in model.variables]
+    again = recipe.finish(model)
+    assert_same(values(again), values(final))
+    assert_same([variable.numpy() for variable in model.variables], before)
+    named_variables(again)["head/bias"].assign_add(np.ones(3))
+    assert_same([variable.numpy() for variable in model.variables], before)
+
+
+@every_recipe
+def test_a_recipe_goes_through_json(name):
+    recipe = lt.Recipe(name)
+    description = json.loads(json.dumps(recipe.describe()))
+    assert list(description) == name.split(",")
+    assert lt.Recipe.restore(description).tweaks == recipe.tweaks
+    assert lt.Recipe(recipe.name).tweaks == recipe.tweaks
+
+
+@pytest.mark.parametrize("name", TWEAKS)
+def test_a_tweak_is_a_frozen_dataclass_with_documented_fields(name):
+    kind = TWEAKS[name]
+    tweak = kind()
+    assert isinstance(tweak, Tweak) and tweak == kind() and hash(tweak) == hash(kind())
+    assert kind.__doc__ and not kind.__doc__.startswith(kind.__name__ + "(")
+    settings = {field.name: field for field in dataclasses.fields(tweak_settings())}
+    for field in dataclasses.fields(kind):
+        assert field.metadata["help"]
+        assert settings[f"{name}_{field.name}"].metadata == field.metadata
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(tweak, field.name, field.default)
+
+
+@every_recipe
+def test_on_a_dense_model_of_probabilities(name):
+    """A tweak works on any model: dense, ending in a softmax, with no data given."""
+    recipe, (x, y) = lt.Recipe(name), examples(8, (8, 8, 1))
+    plain = network(softmax=True)
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH)
+    model = recipe.prepare(plain, data)
+    model.compile("sgd", recipe.loss())
+    model.fit(data, callbacks=recipe.callbacks(), verbose=0)
+    final = recipe.finish(model)
+    np.testing.assert_allclose(final(x), model(x, training=False), atol=1e-5)
+    assert final.count_params() == plain.count_params()

@@ -1,0 +1,154 @@
+"""Label smoothing: the paper's formula, in training only."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from networks import chain, examples, layers
+
+import lottery_tf as lt
+from lottery_tf.errors import UsageError
+from lottery_tf.keras import keras
+from lottery_tf.tweaks.soft_labels import CrossEntropy, as_cross_entropy, plain_evaluation
+
+losses = keras.losses
+LOGITS = np.log(np.array([[1, 2, 1, 4], [4, 1, 2, 1]], np.float32))  # softmax: eighths
+LABELS = np.array([3, 1])
+ONE_HOT = np.eye(4, dtype=np.float32)[LABELS]
+
+
+def test_the_formula_by_hand():
+    """C = 4, ε = 0.3: the target is 0.7 on the true class, 0.1 on each other one.
+
+    p = (1, 2, 1, 4)/8, true class 3: −log p = log 8 − (0, 1, 0, 2) log 2, which is (3, 2, 3, 1)
+    log 2; the loss is 0.1·(3 + 2 + 3) + 0.7·1 = 1.5 log 2. The other, p = (4, 1, 2, 1)/8, true
+    class 1: 0.1·(1 + 2 + 3) + 0.7·3 = 2.7 log 2.
+    """
+    loss = CrossEntropy(label_smoothing=0.3, reduction="none")
+    np.testing.assert_allclose(loss(LABELS, LOGITS), np.log(2) * np.array([1.5, 2.7]), rtol=1e-6)
+    plain = CrossEntropy(reduction="none")
+    np.testing.assert_allclose(plain(LABELS, LOGITS), np.log(2) * np.array([1, 3]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.1, 0.6])
+def test_keras_has_it_as_epsilon_c_over_c_minus_1(epsilon):
+    """TRAP 12."""
+    theirs = losses.CategoricalCrossentropy(True, label_smoothing=epsilon * 4 / 3)
+    ours = CrossEntropy(label_smoothing=epsilon)
+    np.testing.assert_allclose(ours(ONE_HOT, LOGITS), theirs(ONE_HOT, LOGITS), rtol=1e-6)
+    assert epsilon == 0 or ours(ONE_HOT, LOGITS) != losses.CategoricalCrossentropy(
+        True, label_smoothing=epsilon
+    )(ONE_HOT, LOGITS)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.1])
+@pytest.mark.parametrize("from_logits", [True, False])
+@pytest.mark.parametrize(
+    "labels",
+    [LABELS, LABELS[:, None], LABELS.astype(np.float32), LABELS.astype(np.uint8), ONE_HOT],
+    ids=["integers", "column", "float", "uint8", "one-hot"],
+)
+def test_labels_in_any_form(labels, from_logits, epsilon):
+    loss = CrossEntropy(from_logits, label_smoothing=epsilon)
+    outputs = LOGITS if from_logits else tf.nn.softmax(LOGITS)
+    expected = CrossEntropy(label_smoothing=epsilon)(LABELS, LOGITS)
+    for call in (loss, tf.function(loss)):
+        np.testing.assert_allclose(call(labels, outputs), expected, rtol=1e-5)
+
+
+def test_an_image_of_labels():
+    """[batch, height, width] and [batch, height, width, 1]."""
+    logits, labels = np.stack([LOGITS, -LOGITS])[None], np.stack([LABELS, LABELS])[None]
+    loss = CrossEntropy(label_smoothing=0.1)
+    expected = np.mean([loss(LABELS, LOGITS), loss(LABELS, -LOGITS)])
+    for each in (labels, labels[..., None]):
+        np.testing.assert_allclose(loss(each, logits), expected, rtol=1e-6)
+
+
+def test_sample_weights():
+    loss = CrossEntropy(label_smoothing=0.3)
+    weighted = loss(LABELS, LOGITS, sample_weight=np.array([2.0, 0.0]))
+    np.testing.assert_allclose(weighted, 1.5 * np.log(2), rtol=1e-6)
+
+
+def test_the_config_round_trip():
+    loss = CrossEntropy(False, 0.2, name="mine", reduction="sum")
+    restored = losses.deserialize(losses.serialize(loss))
+    assert type(restored) is CrossEntropy
+    assert restored.get_config() == loss.get_config()
+    assert (restored.from_logits, restored.label_smoothing) == (False, 0.2)
+
+
+WAYS = [{}, {"jit_compile": True}, {"run_eagerly": True}, {"steps_per_execution": 2}]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=["graph", "jit", "eager", "2 steps"])
+def test_training_is_smoothed_and_evaluation_is_not(way):
+    """TRAP 12: in ``fit``'s validation, in ``evaluate``, and in training after either."""
+    x, y = examples(8, classes=4)
+    model = plain_evaluation(chain(layers.Dense(4)))
+    smoothed = CrossEntropy(label_smoothing=0.4)
+    model.compile(keras.optimizers.SGD(0.0), smoothed, **way)
+    logits = model(x)
+    plain, soft = CrossEntropy()(y, logits), smoothed(y, logits)
+    assert abs(plain - soft) > 0.01
+    for _ in range(2):
+        logs = model.fit(x, y, batch_size=4, validation_data=(x, y), verbose=0).history
+        np.testing.assert_allclose(logs["val_loss"], [plain], rtol=1e-5)
+        np.testing.assert_allclose(logs["loss"], [soft], rtol=1e-5)
+        np.testing.assert_allclose(model.evaluate(x, y, verbose=0), plain, rtol=1e-5)
+    if "steps_per_execution" not in way:  # Keras then asks a batch for a second one
+        np.testing.assert_allclose(model.train_on_batch(x, y), soft, rtol=1e-5)
+        np.testing.assert_allclose(model.test_on_batch(x, y), plain, rtol=1e-5)
+    np.testing.assert_allclose(smoothed(y, logits), soft, rtol=1e-5)
+
+
+def test_an_evaluation_that_fails_does_not_leave_the_training_plain():
+    x, y = examples(4, classes=4)
+    model = plain_evaluation(chain(layers.Dense(4)))
+    smoothed = CrossEntropy(label_smoothing=0.4)
+    model.compile(loss=smoothed, run_eagerly=True)
+    with pytest.raises(ValueError, match="incompatible"):
+        model.evaluate(x[:, :3], y, verbose=0)
+    assert smoothed(LABELS, LOGITS) != CrossEntropy()(LABELS, LOGITS)
+
+
+@pytest.mark.parametrize(
+    ("loss", "from_logits"),
+    [
+        (CrossEntropy(True), True),
+        (CrossEntropy(False), False),
+        (losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum"), True),
+        (losses.CategoricalCrossentropy(), False),
+        ("sparse_categorical_crossentropy", False),
+        (losses.categorical_crossentropy, False),
+    ],
+)
+def test_losses_that_can_be_smoothed(loss, from_logits):
+    smoothed = lt.LabelSmoothing(0.3).loss(loss)
+    assert (smoothed.from_logits, smoothed.label_smoothing) == (from_logits, 0.3)
+    outputs = LOGITS if from_logits else tf.nn.softmax(LOGITS)
+    scale = 2 if getattr(loss, "reduction", None) == "sum" else 1
+    np.testing.assert_allclose(smoothed(LABELS, outputs), scale * 2.1 * np.log(2), rtol=1e-5)
+    assert getattr(loss, "label_smoothing", 0) == 0, "the loss that was given has changed"
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        losses.MeanSquaredError(),
+        "binary_crossentropy",
+        losses.CategoricalCrossentropy(label_smoothing=0.1),
+        losses.SparseCategoricalCrossentropy(ignore_class=255),
+        losses.CategoricalCrossentropy(axis=1),
+    ],
+)
+def test_losses_that_cannot(loss):
+    assert as_cross_entropy(loss) is None
+    with pytest.raises(UsageError, match="a categorical cross-entropy .*, not .*crossentropy|mean"):
+        lt.LabelSmoothing().loss(loss)
+
+
+@pytest.mark.parametrize("epsilon", [-0.1, 1.0, 2])
+def test_epsilon_is_a_share(epsilon):
+    with pytest.raises(UsageError, match=r"epsilon in \[0, 1\), .* not "):
+        lt.LabelSmoothing(epsilon)
