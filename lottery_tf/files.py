@@ -1,8 +1,8 @@
 """Files that appear whole or not at all: written beside their place, then renamed.
 
-What stands at the place beforehand stays whole too until it is replaced, whenever the process or
-the machine stops. A process that is killed may leave a hidden file or folder beside the place
-(``.NAME.`` and eight digits), which nobody reads.
+What stands at the place beforehand stays whole too until it is replaced. A process that is killed
+may leave a hidden file or folder beside the place (``.NAME.`` and eight digits), which nobody
+reads; between the two renames that replace a folder, that is where the old one is.
 """
 
 import contextlib
@@ -15,6 +15,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from lottery_tf.errors import UsageError
 
 
 @contextlib.contextmanager
@@ -73,13 +75,30 @@ def write_json_lines(path: str | os.PathLike, rows: list[dict]) -> None:
     write_text(path, "".join(json.dumps(_strict(row), allow_nan=False) + "\n" for row in rows))
 
 
+def read_json(path: str | os.PathLike) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+      UsageError: if it is no JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"Expected JSON in {path}; it is damaged ({error}).") from None
+
+
 def read_json_lines(path: str | os.PathLike) -> list[dict]:
     """The objects of a JSON-lines file; none where there is no file."""
     path = Path(path)
     if not path.exists():
         return []
-    with open(path, encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+    try:
+        with open(path, encoding="utf-8") as file:
+            return [json.loads(line) for line in file]
+    except ValueError as error:
+        raise UsageError(
+            f"Expected a JSON object a line in {path}; it is damaged ({error})."
+        ) from None
 
 
 def sha256(path: str | os.PathLike) -> str:

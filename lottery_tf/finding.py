@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from lottery_tf.allocate import SCOPES, check_sparsity, prune_fraction, prune_to
 from lottery_tf.errors import UsageError
-from lottery_tf.graph import assign, check_graph, named_variables
+from lottery_tf.graph import assign, check_graph, values
 from lottery_tf.keras import keras
 from lottery_tf.masks import Masks
 from lottery_tf.prunable import PrunableSettings, prunable_weights
@@ -68,7 +68,7 @@ class FindingSettings:
         if self.rounds is not None:
             return self.rounds
         kept, rounds = 1.0, 0
-        while 1 - kept < self.sparsity:
+        while 1 - kept < self.sparsity - 1e-9:  # 1 - 0.8 is a little less than 0.2
             kept, rounds = kept * (1 - self.prune_fraction), rounds + 1
         return rounds
 
@@ -86,8 +86,26 @@ class FindingSettings:
         """The masks of round ``number``: the survivors of ``masks`` by trained magnitude."""
         scores = {name: np.abs(trained[name]) for name in masks}
         if self.sparsity is not None and number == self.last_round:
-            return prune_to(scores, masks, self.sparsity, self.scope)
+            # A round's whole number of weights can lie a little beyond the target.
+            return prune_to(scores, masks, max(self.sparsity, masks.sparsity), self.scope)
         return prune_fraction(scores, masks, self.prune_fraction, self.scope)
+
+
+def all_kept(model: keras.Model, prunable: PrunableSettings) -> Masks:
+    """The masks of round 0; one line is logged of what stays dense.
+
+    Raises:
+      UsageError: if the model has no prunable weight.
+    """
+    masks = Masks.ones(prunable_weights(model, prunable))
+    if not masks:
+        raise UsageError(
+            f"Expected weights to prune in '{model.name}'; it has none in layers of the kinds "
+            f"{', '.join(prunable.prune_layers)} once {', '.join(prunable.keep_dense) or 'none'} "
+            "are kept dense: choose others with --prune_layers and --keep_dense."
+        )
+    log_left_dense(model, masks)
+    return masks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,6 +171,11 @@ def rounds(
         following = None
         if number < settings.last_round:
             trained = values(trainer.model)
+            if not all(np.isfinite(trained[name]).all() for name in ticket.masks):
+                raise RuntimeError(
+                    f"The training of round {number} diverged: weights are NaN or infinite. A "
+                    "lower learning rate or a warm-up may help."
+                )
             masks = settings.next_masks(ticket.masks, trained, number + 1)
             source = ticket if settings.rewind == "weights" else ticket.with_weights(trained)
             following = source.with_masks(masks, round=number + 1)
@@ -160,11 +183,6 @@ def rounds(
         if following is None:
             return
         ticket = following
-
-
-def values(model: keras.Model) -> dict[str, np.ndarray]:
-    """Name → value of the model's variables, copied."""
-    return {name: np.array(variable) for name, variable in named_variables(model).items()}
 
 
 def find_tickets(
@@ -214,9 +232,12 @@ def find_tickets(
             "Expected train_data of a known number of batches; its cardinality is not known: say "
             "it with train_data.apply(tf.data.experimental.assert_cardinality(n))."
         )
-    prunable = PrunableSettings(tuple(prune_layers), tuple(keep_dense))
-    masks = Masks.ones(prunable_weights(model, prunable))
-    log_left_dense(model, masks)
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        raise UsageError(
+            f"Expected a tf_keras optimizer such as keras.optimizers.Adam(), got {optimizer!r}; "
+            "those of keras.optimizers.legacy and names are not taken."
+        )
+    masks = all_kept(model, PrunableSettings(tuple(prune_layers), tuple(keep_dense)))
     ticket = Ticket.of(model, masks)
     recipe = Recipe("vanilla")
     trainer = Trainer(

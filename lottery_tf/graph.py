@@ -7,6 +7,7 @@ that it wraps, so that a weight has the same name in a model and in its wrapped 
 import dataclasses
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import tensorflow as tf
 from tensorflow_model_optimization.python.core.sparsity.keras.pruning_wrapper import (
     PruneLowMagnitude,
@@ -89,6 +90,11 @@ def named_variables(model: keras.Model) -> dict[str, tf.Variable]:
     return found
 
 
+def values(model: keras.Model) -> dict[str, np.ndarray]:
+    """Name → value of the model's variables but the masks, copied."""
+    return {name: np.array(variable) for name, variable in named_variables(model).items()}
+
+
 def rebuild(
     model: keras.Model, change: Callable[[keras.layers.Layer], keras.layers.Layer]
 ) -> keras.Model:
@@ -111,7 +117,7 @@ def rebuild(
 
     with model.distribute_strategy.scope():
         copy = keras.models.clone_model(model, clone_function=once)
-        assign(copy, {name: v.numpy() for name, v in named_variables(model).items()})
+        assign(copy, values(model))
     return copy
 
 

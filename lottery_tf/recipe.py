@@ -47,7 +47,8 @@ class Recipe:
         if twice:
             raise UsageError(f"Expected each tweak once in a recipe; {one_of(twice)} came twice.")
         self.tweaks: tuple[Tweak, ...] = tuple(tweaks)
-        self._from_logits: set[bool] | None = None  # one a output of the prepared model
+        self._from_logits: set[bool] | None = None  # one an output of the prepared model
+        self._single_unit = False
 
     @property
     def name(self) -> str:
@@ -77,6 +78,7 @@ class Recipe:
         """
         check_graph(model)
         self._from_logits = {not _is_softmax(call) for call in calls(model)[1]}
+        self._single_unit = any(output.shape[-1] == 1 for output in model.outputs)
         for tweak in self.tweaks:
             model = tweak.prepare(model, data)
         return model
@@ -97,6 +99,11 @@ class Recipe:
                 raise UsageError(
                     "Expected recipe.prepare(model) before recipe.loss(): whether the model "
                     "gives logits decides the loss. Or pass the loss to start from."
+                )
+            if self._single_unit:
+                raise UsageError(
+                    "Expected outputs of several classes for the cross-entropy; the model has one "
+                    "of a single unit: pass the loss to start from."
                 )
             if len(self._from_logits) > 1:
                 raise UsageError(

@@ -11,8 +11,7 @@ import numpy as np
 
 from lottery_tf.data import Dataset
 from lottery_tf.files import whole_folder, write_json
-from lottery_tf.finding import values
-from lottery_tf.graph import assign
+from lottery_tf.graph import assign, values
 from lottery_tf.keras import keras
 from lottery_tf.masks import read_arrays
 from lottery_tf.recipe import Recipe
@@ -70,7 +69,8 @@ def retrain(
     watch = _Watch(trainer, start, checkpoint, on_epoch)
     if checkpoint is not None and (checkpoint / "state.json").exists():
         watch.restore(checkpoint)
-    trainer.fit(training.steps(steps_per_epoch), [*recipe.callbacks(), watch], data.batches("dev"))
+    dev = data.batches("dev") if len(data.dev) else None
+    trainer.fit(training.steps(steps_per_epoch), [*recipe.callbacks(), watch], dev)
 
     finished = compiled_for_evaluation(recipe.finish(model))
     measured = {
@@ -89,7 +89,7 @@ def retrain(
         "nonzero_parameters": nonzero_parameters(finished),
         **measured,
         "train_accuracy": evaluate(finished, data.batches("train"))["accuracy"],
-        "best_dev_accuracy": watch.best_accuracy,
+        **({} if dev is None else {"best_dev_accuracy": watch.best_accuracy}),
         "best_dev_test_accuracy": evaluate(best, data.batches("test"))["accuracy"],
         "epochs": len(watch.rows),
         "seed": training.seed,
@@ -136,8 +136,10 @@ class _Watch(keras.callbacks.Callback):
                 "seconds": round(self._seconds(), 3),
             }
         )
-        if named.get("dev_accuracy", 0.0) > self.best_accuracy:
-            self.best_accuracy = named.get("dev_accuracy", 0.0)
+        # Without a dev split the last epoch counts.
+        accuracy = named.get("dev_accuracy", self.best_accuracy + 1)
+        if accuracy > self.best_accuracy:
+            self.best_accuracy = accuracy
             self.best_values = values(self.trainer.model)
         self.on_epoch(self.rows)
         due = time.perf_counter() - self.saved > self.seconds_between_checkpoints

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from lottery_tf.errors import UsageError
-from lottery_tf.files import write_json
+from lottery_tf.files import read_json, write_json
 from lottery_tf.keras import keras
 
+# What a run is does not hang on these: a ticket is known by its sum, wherever it lies.
+_NOT_COMPARED = {"versions", "ticket"}
 _PACKAGES = ("lottery_tf", "tensorflow", "tf_keras", "tensorflow_model_optimization", "numpy")
 
 
@@ -37,7 +39,7 @@ class Run:
             mine = json.loads(json.dumps({"command": self.command, **self.settings}))
             differing = [
                 f"{key} is {theirs.get(key)!r} there and {mine.get(key)!r} here"
-                for key in sorted((theirs.keys() | mine.keys()) - {"versions"})
+                for key in sorted((theirs.keys() | mine.keys()) - _NOT_COMPARED)
                 if theirs.get(key) != mine.get(key)
             ]
             if differing:
@@ -46,7 +48,7 @@ class Run:
                     f"{'; '.join(differing[:4])}{' …' if differing[4:] else ''}. Choose another "
                     "--out."
                 )
-        elif self.out.is_file() or (self.out.is_dir() and any(self.out.iterdir())):
+        elif self.out.is_file() or (self.out.is_dir() and _visible(self.out)):
             raise UsageError(
                 f"Expected --out to be new, empty or this run's folder; {self.out} holds other "
                 "files. Choose another --out."
@@ -60,7 +62,17 @@ class Run:
             versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
             versions["python"] = platform.python_version()
             config = {"command": self.command, **self.settings, "versions": versions}
-            write_json(self.out / "config.json", config)
+            try:
+                write_json(self.out / "config.json", config)
+            except OSError as error:
+                raise UsageError(
+                    f"Expected --out to be a folder that can be written; {error}."
+                ) from None
+
+
+def _visible(folder: Path) -> bool:
+    """Whether there is more in a folder than what a killed process may have left of config.json."""
+    return any(not file.name.startswith(".config.json.") for file in folder.iterdir())
 
 
 def read_config(run: str | os.PathLike) -> dict[str, Any]:
@@ -72,10 +84,7 @@ def read_config(run: str | os.PathLike) -> dict[str, Any]:
     path = Path(run) / "config.json"
     if not path.is_file():
         raise UsageError(f"Expected a run's folder (with config.json) at {run}; there is none.")
-    try:
-        return dict(json.loads(path.read_text()))
-    except ValueError as error:
-        raise UsageError(f"Expected JSON in {path}; it is damaged ({error}).") from None
+    return dict(read_json(path))
 
 
 def load_saved_model(folder: str | os.PathLike) -> keras.Model:

@@ -5,7 +5,7 @@ that belongs to another configuration is refused. What the files hold is in docs
 """
 
 import dataclasses
-import json
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,20 +14,18 @@ from typing import Any
 from lottery_tf import models
 from lottery_tf.data import Dataset, DataSettings, load
 from lottery_tf.errors import UsageError
-from lottery_tf.exporting import export, write_exports
-from lottery_tf.files import read_json_lines, sha256, write_json, write_json_lines
-from lottery_tf.finding import FindingSettings, first_ticket, rounds
+from lottery_tf.exporting import REPORT, export, write_exports
+from lottery_tf.files import read_json, read_json_lines, sha256, write_json, write_json_lines
+from lottery_tf.finding import FindingSettings, all_kept, first_ticket, rounds
 from lottery_tf.keras import keras
-from lottery_tf.masks import Masks
 from lottery_tf.models import ModelSettings
-from lottery_tf.prunable import PrunableSettings, prunable_weights
+from lottery_tf.prunable import PrunableSettings
 from lottery_tf.recipe import Recipe
 from lottery_tf.retraining import retrain
 from lottery_tf.runs import Run, load_saved_model, read_config
 from lottery_tf.settings import describe, restore
 from lottery_tf.ticket import Ticket
 from lottery_tf.training import Trainer, TrainingSettings, make_deterministic
-from lottery_tf.wrapper import log_left_dense
 
 Row = dict[str, Any]
 
@@ -99,8 +97,7 @@ def find(
     last_step = experiment.training.steps(data.steps_per_epoch)
     rewind_step = finding.rewind_step(data.steps_per_epoch, last_step)
     model = experiment.create_model(data)
-    masks = Masks.ones(prunable_weights(model, experiment.prunable))
-    log_left_dense(model, masks)
+    masks = all_kept(model, experiment.prunable)
     recipe = Recipe("vanilla")
     trainer = Trainer(
         recipe.prepare(Ticket.of(model, masks).build()),
@@ -113,6 +110,11 @@ def find(
     )
     start = time.perf_counter()
     unfinished = round_folder(out, len(rows))
+    if rows and not unfinished.exists():
+        raise UsageError(
+            f"Expected the ticket of the next round at {unfinished}; it is gone: put it back, or "
+            "choose another --out to start again."
+        )
     run.begin()
     if unfinished.exists():
         ticket = Ticket.load(unfinished)
@@ -194,8 +196,14 @@ def retrain_ticket(
     run = Run(out, "retrain", settings)
     run.check()
     if (out / "result.json").exists():
-        return json.loads((out / "result.json").read_text())
+        return read_json(out / "result.json")
     data = experiment.load_data()
+    last_step = experiment.training.steps(data.steps_per_epoch)
+    if ticket.info.get("rewind_step", 0) >= last_step:
+        raise UsageError(
+            f"Expected --train_for to end behind step {ticket.info['rewind_step']}, to which the "
+            f"ticket was rewound, not at step {last_step}."
+        )
     if reinit:
         ticket = ticket.reinitialised(experiment.training.seed)
     keras.utils.set_random_seed(experiment.training.seed)
@@ -209,6 +217,7 @@ def retrain_ticket(
     export(retrained.model, out / "model")
     result = {**retrained.result, "ticket": str(ticket_path), "reinit": reinit}
     write_json(out / "result.json", result)
+    shutil.rmtree(out / "checkpoint", ignore_errors=True)
     return result
 
 
@@ -233,6 +242,16 @@ def export_run(run: Path, out: Path, formats: Sequence[str] = ("saved_model",)) 
             f"Expected a finished retrain run (with result.json) at {run}; it has none: run "
             "`lottery-tf retrain` to its end first."
         )
+    source = {"run": str(run), "result_sha256": sha256(run / "result.json")}
+    if (out / REPORT).is_file():
+        facts = read_json(out / REPORT)
+        theirs = {each.get("source", {}).get("result_sha256") for each in facts.values()}
+        if facts.keys() != set(formats) or theirs != {source["result_sha256"]}:
+            raise UsageError(
+                f"Expected --out to be new or this export's; {out} holds another run's, or other "
+                f"formats ({', '.join(facts)}): choose another --out."
+            )
+        return facts
     model = load_saved_model(run / "model")
     data = load(Experiment.restore(settings).data)
     preprocessing = {
@@ -248,6 +267,7 @@ def export_run(run: Path, out: Path, formats: Sequence[str] = ("saved_model",)) 
         images=data.normalise(data.test.images),
         labels=data.test.labels,
         preprocessing=preprocessing,
+        source=source,
     )
 
 
@@ -260,15 +280,19 @@ def experiment_of(ticket: Ticket, path: Path) -> Experiment:
     if "settings" not in ticket.info:
         raise UsageError(
             f"Expected the ticket {path} to say how its network is trained; it does not (method "
-            f"{ticket.info.get('method')}): give --dataset, --train_for and the others, or "
-            "retrain it in a program of your own with model.fit."
+            f"{ticket.info.get('method')}): retrain it in a program of your own with model.fit."
         )
     return Experiment.restore(ticket.info["settings"])
 
 
 def _check_fit(ticket: Ticket, experiment: Experiment) -> None:
-    for name, asked in (("model", experiment.model.model), ("dataset", experiment.data.dataset)):
-        theirs = ticket.info.get(name, asked)
+    found_in = ticket.info.get("settings", {})
+    for name, asked in (
+        ("model", experiment.model.model),
+        ("width", experiment.model.width),
+        ("dataset", experiment.data.dataset),
+    ):
+        theirs = found_in.get(name, asked)
         if theirs != asked:
             raise UsageError(
                 f"Expected a ticket for --{name}={asked}, got one for {theirs}: leave --{name} "

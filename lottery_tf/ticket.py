@@ -12,7 +12,7 @@ import numpy as np
 from lottery_tf import architecture
 from lottery_tf.errors import UsageError
 from lottery_tf.files import sha256, whole_folder
-from lottery_tf.graph import assign, check_graph, layer_paths, named_variables, with_paths
+from lottery_tf.graph import assign, check_graph, layer_paths, named_variables, values, with_paths
 from lottery_tf.keras import keras
 from lottery_tf.log import log
 from lottery_tf.masks import Masks, read_arrays
@@ -55,7 +55,7 @@ class Ticket:
         """
         plain = strip(model)
         check_masks(plain, masks)
-        weights = {name: variable.numpy() for name, variable in named_variables(plain).items()}
+        weights = values(plain)
         trainable = sum(int(np.prod(v.shape)) for v in plain.trainable_variables)
         info = {**(info or {}), "trainable_parameters": trainable}
         return cls(masks, _masked(weights, masks), architecture.to_json(plain), info, plain)
@@ -150,7 +150,7 @@ class Ticket:
         plain = self._template or architecture.from_json(self.architecture)
         keras.utils.set_random_seed(int(np.random.SeedSequence([seed, 1]).generate_state(1)[0]))
         fresh = with_paths(plain, layer_paths(plain))  # new layers, new initial weights
-        weights = {name: variable.numpy() for name, variable in named_variables(fresh).items()}
+        weights = values(fresh)
         return self.with_weights(weights, reinitialised_with_seed=seed)
 
     def save(self, path: str | os.PathLike) -> None:

@@ -100,6 +100,7 @@ class TrainingSettings:
         for name, good, what in (
             ("learning_rate", self.learning_rate > 0, "above 0"),
             ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
+            ("decay", 0 < self.decay <= 1, "in (0, 1]"),
             ("weight_decay", self.weight_decay >= 0, "of 0 or more"),
             ("steps_per_execution", self.steps_per_execution >= 1, "of 1 or more"),
             ("seed", 0 <= self.seed < 2**32, "from 0 to 2**32 - 1"),
@@ -126,6 +127,10 @@ class TrainingSettings:
             drops = self.milestones if self.schedule == "step" else (self.train_for,)
             # Keras keeps the old value at the boundary itself; the drop is to be felt there.
             boundaries = [parse_steps(text, steps_per_epoch) - 1 for text in drops]
+            if boundaries != sorted(set(boundaries)):
+                raise UsageError(
+                    f"Expected --milestones one after the other, not {','.join(drops)}."
+                )
             rates = [rate * self.decay**i for i in range(len(boundaries) + 1)]
             schedule = schedules.PiecewiseConstantDecay(boundaries, rates)
         warmup = parse_steps(self.warmup, steps_per_epoch)
@@ -202,9 +207,9 @@ class Trainer:
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate of the next step."""
+        """The learning rate of the last step."""
         rate = self.model.optimizer._learning_rate
-        return float(rate(self.step) if callable(rate) else rate)
+        return float(rate(max(self.step - 1, 0)) if callable(rate) else rate)
 
     def fit(
         self,

@@ -214,7 +214,32 @@ def test_data_of_unknown_length_is_refused(data):
         draw(network(), data.filter(lambda x, y: True), rounds=1)
 
 
-@pytest.mark.parametrize("target", [0.2, 0.8926, 0.8927, 0.95])
-def test_the_ladder_reaches_the_target(target):
-    last = FindingSettings(sparsity=target).last_round
-    assert 1 - 0.8**last >= target > 1 - 0.8 ** (last - 1)
+@pytest.mark.parametrize(
+    ("target", "last"),
+    [(0.0, 0), (0.2, 1), (0.36, 2), (0.488, 3), (0.5904, 4), (0.6, 5), (0.95, 14)],
+)
+def test_the_ladder_reaches_the_target_and_no_further(target, last):
+    assert FindingSettings(sparsity=target).last_round == last
+
+
+@pytest.mark.parametrize("total", [1000, 1003, 1014, 1059])
+@pytest.mark.parametrize("target", [0.36, 0.361, 0.488, 0.5])
+def test_the_last_round_is_within_a_weight_of_the_target(total, target):
+    settings = FindingSettings(sparsity=target)
+    trained = {"a": np.random.default_rng(0).standard_normal(total)}
+    masks = lt.Masks.ones({"a": (total,)})
+    for number in range(1, settings.last_round + 1):
+        masks = settings.next_masks(masks, trained, number)
+    assert abs(masks.kept - (1 - target) * total) <= 1.5
+
+
+@pytest.mark.parametrize("optimizer", ["adam", keras.optimizers.legacy.Adam()])
+def test_other_optimizers_are_refused(data, optimizer):
+    with pytest.raises(UsageError, match="tf_keras optimizer"):
+        lt.find_ticket(network(), data, optimizer=optimizer, epochs=1, rounds=1)
+
+
+def test_a_model_of_one_unit_needs_a_loss(data):
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4), keras.layers.Dense(1)])
+    with pytest.raises(UsageError, match="pass the loss"):
+        lt.find_ticket(model, data, optimizer=keras.optimizers.Adam(), epochs=1, rounds=1)

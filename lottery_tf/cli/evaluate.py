@@ -11,6 +11,8 @@ from lottery_tf.cli.terminal import console, percent
 from lottery_tf.data import Dataset, DataSettings, load
 from lottery_tf.errors import UsageError
 from lottery_tf.exporting import REPORT
+from lottery_tf.files import read_json
+from lottery_tf.graph import check_graph
 from lottery_tf.retraining import compiled_for_evaluation
 from lottery_tf.runs import load_saved_model, read_config
 from lottery_tf.settings import setting
@@ -40,6 +42,7 @@ def run(flags: Parsed) -> None:
     found_in = read_config(settings.run) if settings.run else {}
     folder = Path(settings.run, "model") if settings.run else Path(settings.model)
     model = load_saved_model(folder)
+    check_graph(model)
     data = as_exported(load(flags.settings(DataSettings, **found_in)), folder)
     if model.input_shape[1:] != data.input_shape or model.output_shape[-1] != data.num_classes:
         raise UsageError(
@@ -65,8 +68,6 @@ def as_exported(data: Dataset, folder: Path) -> Dataset:
     report = folder.parent / REPORT
     if not report.is_file():
         return data
-    (preprocessing,) = {
-        json.dumps(facts["preprocessing"]) for facts in json.loads(report.read_text()).values()
-    }
+    (preprocessing,) = {json.dumps(facts["preprocessing"]) for facts in read_json(report).values()}
     stated = json.loads(preprocessing)
     return dataclasses.replace(data, mean=tuple(stated["mean"]), std=tuple(stated["std"]))

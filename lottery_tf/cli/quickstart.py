@@ -37,9 +37,12 @@ class QuickstartSettings:
     )
 
     def __post_init__(self):
-        for seed in self.seeds:
-            if not seed.isdigit():
-                raise UsageError(f"Expected --seeds to be whole numbers like 0,1,2, not '{seed}'.")
+        good = all(seed.isdecimal() and int(seed) < 2**32 for seed in self.seeds)
+        if not (self.seeds and good and len(set(self.seeds)) == len(self.seeds)):
+            raise UsageError(
+                "Expected --seeds to be different whole numbers from 0 to 2**32 - 1, like 0,1,2, "
+                f"not '{','.join(self.seeds)}'."
+            )
 
 
 SETTINGS = (QuickstartSettings,)

@@ -7,6 +7,7 @@ from lottery_tf.cli.find import OutSettings
 from lottery_tf.cli.flags import Parsed
 from lottery_tf.cli.terminal import console, duration, percent
 from lottery_tf.errors import UsageError
+from lottery_tf.prunable import PrunableSettings
 from lottery_tf.recipe import RECIPES, Recipe, tweak_settings
 from lottery_tf.settings import one_of, setting
 from lottery_tf.stages import Experiment, experiment_of, retrain_ticket
@@ -28,7 +29,9 @@ class RetrainSettings:
 
 
 TweakSettings = tweak_settings()
-SETTINGS = (RetrainSettings, TweakSettings, *Experiment.owners(), OutSettings)
+# What is pruned is the ticket's and no flag here.
+_OWNERS = tuple(owner for owner in Experiment.owners() if owner is not PrunableSettings)
+SETTINGS = (RetrainSettings, TweakSettings, *_OWNERS, OutSettings)
 
 
 def run(flags: Parsed) -> None:
@@ -39,8 +42,10 @@ def run(flags: Parsed) -> None:
         raise UsageError("Expected --ticket=DIR, the ticket to retrain; none was given.")
     recipe = Recipe(settings.recipe, dataclasses.asdict(flags.settings(TweakSettings)))
     ticket = Ticket.load(settings.ticket)
-    found_in = experiment_of(ticket, Path(settings.ticket)).describe()
-    experiment = Experiment(*(flags.settings(owner, **found_in) for owner in Experiment.owners()))
+    found_in = experiment_of(ticket, Path(settings.ticket))
+    experiment = Experiment(
+        *(flags.settings(owner, **found_in.describe()) for owner in _OWNERS), found_in.prunable
+    )
     finished = (out / "result.json").exists()
     with console.status("reading data, building the model") as status:
 

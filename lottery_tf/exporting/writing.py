@@ -66,6 +66,7 @@ def write_exports(
     images,
     labels=None,
     preprocessing: Mapping | None = None,
+    source: Mapping | None = None,
 ) -> dict[str, dict]:
     """Writes ``model`` in several formats to the folder ``out``, with ``out/export.json``.
 
@@ -80,6 +81,7 @@ def write_exports(
       labels: their classes, int [N].
       preprocessing: how images are made into the model's input, as JSON knows it; goes into
         ``export.json``.
+      source: where the model comes from, as JSON knows it; goes into ``export.json`` too.
 
     Returns:
       What is in ``export.json``, name of a format → its facts:
@@ -87,7 +89,8 @@ def write_exports(
       labels; ``bytes``, of a folder the sum over its files; ``bytes_gzip``, of a folder its
       tar.gz; ``file``, its name in ``out``; ``tolerance``, the difference that was allowed;
       ``max_abs_output``; ``images``, their number; ``inputs`` and ``outputs``, name → shape;
-      ``parameters`` and ``nonzero_parameters``, of all the model's variables; ``preprocessing``.
+      ``parameters`` and ``nonzero_parameters``, of all the model's variables; ``preprocessing``;
+      ``source``.
 
     Raises:
       UsageError: if ``out`` is anything else, which is never deleted, a format is unknown, the
@@ -114,6 +117,7 @@ def write_exports(
         facts = _write(model, paths, inputs, labels)
         for each in facts.values():
             each["preprocessing"] = dict(preprocessing or {})
+            each["source"] = dict(source or {})
         write_json(folder / REPORT, facts)
     return facts
 

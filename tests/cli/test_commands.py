@@ -195,6 +195,14 @@ MISTAKES = {
                         "--ticket=T"], "[0, 1)"),
     "ticket for another model": (["retrain", "--ticket=T", "--model=conv4"], "--model"),
     "ticket for another dataset": (["retrain", "--ticket=T", "--dataset=mnist"], "--dataset"),
+    "nothing to prune": (["find", "--rounds=1", "--prune_layers=conv"], "weights to prune"),
+    "milestones in disorder": (["find", "--rounds=1", "--schedule=step", "--milestones=3ep,1ep"],
+                               "--milestones"),
+    "training that ends before it begins": (["retrain", "--ticket=T", "--train_for=5it"], "step 5"),
+    "ticket of another width": (["retrain", "--ticket=T", "--width=60"], "--width"),
+    "a flag of find": (["retrain", "--ticket=T", "--keep_dense=first"], "keep_dense"),
+    "no seeds": (["quickstart", "--seeds="], "--seeds"),
+    "a seed that is too large": (["quickstart", "--seeds=5000000000"], "--seeds"),
     "export of no run": (["export", "--run=/no"], "config.json"),
     "unknown format": (["export", "--run=R", "--formats=onnx"], "saved_model"),
 }  # fmt: skip
@@ -244,3 +252,75 @@ def test_a_damaged_ticket_is_refused(part, found, tmp_path, capfd):
     assert main(["retrain", f"--ticket={ticket}", f"--out={tmp_path / 'out'}"]) == 2
     assert part in capfd.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_without_a_dev_split_the_last_epoch_counts(tmp_path):
+    words = [*TINY, "--dev_share=0", "--rounds=1"]
+    assert main(["find", *words, f"--out={tmp_path / 'find'}"]) == 0
+    ticket = tmp_path / "find" / "tickets" / "round_01"
+    out = tmp_path / "retrained"
+    assert main(["retrain", f"--ticket={ticket}", f"--out={out}"]) == 0
+    result = json.loads((out / "result.json").read_text())
+    assert "dev_accuracy" not in result and "best_dev_accuracy" not in result
+    assert result["best_dev_test_accuracy"] == result["test_accuracy"]
+    assert not (out / "checkpoint").exists()
+
+
+def test_an_export_is_not_replaced_by_another(retrained, tmp_path, capfd):
+    out = tmp_path / "export"
+    assert main(["export", f"--run={retrained}", f"--out={out}"]) == 0
+    before = tree(out)
+    assert main(["export", f"--run={retrained}", f"--out={out}"]) == 0
+    other = shutil.copytree(retrained, tmp_path / "other")
+    (other / "result.json").write_text((other / "result.json").read_text() + " ")
+    for words in ([f"--run={other}"], [f"--run={retrained}", "--formats=saved_model,tflite"]):
+        assert main(["export", *words, f"--out={out}"]) == 2
+    assert "choose another --out" in capfd.readouterr().err
+    assert tree(out) == before
+
+
+def test_a_ticket_that_is_gone_is_not_found_anew(found, tmp_path, capfd):
+    out = shutil.copytree(found, tmp_path / "find")
+    rows = (out / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (out / "metrics.jsonl").write_text("".join(rows[:2]))
+    shutil.rmtree(out / "tickets" / "round_02")
+    before = tree(out)
+    assert main(["find", *TINY, "--rounds=2", "--rewind_to=5it", f"--out={out}"]) == 2
+    assert "round_02" in capfd.readouterr().err
+    assert tree(out) == before
+
+
+def test_the_same_ticket_by_another_path_is_the_same_run(found, retrained, tmp_path, capsys):
+    ticket = shutil.copytree(found / "tickets" / "round_02", tmp_path / "ticket")
+    words = [f"--ticket={ticket}", "--recipe=label_smoothing", "--label_smoothing_epsilon=0.2"]
+    assert main(["retrain", *words, f"--out={retrained}"]) == 0
+    assert "is finished" in capsys.readouterr().out
+
+
+def test_what_a_killed_process_left_is_no_other_file(tmp_path):
+    out = tmp_path / "find"
+    out.mkdir()
+    (out / ".config.json.0a1b2c3d").touch()
+    assert main(["find", *TINY, "--rounds=0", f"--out={out}"]) == 0
+
+
+@pytest.mark.parametrize("file", ["result.json", "config.json"])
+def test_a_damaged_run_is_one_sentence(file, retrained, tmp_path, capfd):
+    run = shutil.copytree(retrained, tmp_path / "run")
+    (run / file).write_text('{"recipe": ')
+    ticket = retrained.parent / "find" / "tickets" / "round_02"
+    words = [f"--ticket={ticket}", "--recipe=label_smoothing", "--label_smoothing_epsilon=0.2"]
+    assert main(["retrain", *words, f"--out={run}"]) == 2
+    assert file in capfd.readouterr().err
+
+
+def test_an_out_that_cannot_be_is_one_sentence(found, tmp_path, capfd):
+    (tmp_path / "file").touch()
+    assert main(["find", *TINY, "--rounds=0", f"--out={tmp_path / 'file' / 'run'}"]) == 2
+    assert "--out" in capfd.readouterr().err
+
+
+def test_a_training_that_diverges_failed(tmp_path, capfd):
+    words = [*TINY, "--learning_rate=1e30", "--rounds=1", f"--out={tmp_path / 'find'}"]
+    assert main(["find", *words]) == 1
+    assert "round 0 diverged" in capfd.readouterr().err
