@@ -14,7 +14,7 @@ from typing import Any
 from lottery_tf import models
 from lottery_tf.data import Dataset, DataSettings, load
 from lottery_tf.errors import UsageError
-from lottery_tf.exporting import REPORT, export, write_exports
+from lottery_tf.exporting import MAX_DIFFERENCE, REPORT, export, write_exports
 from lottery_tf.files import read_json, read_json_lines, sha256, write_json, write_json_lines
 from lottery_tf.finding import FindingSettings, all_kept, first_ticket, rounds
 from lottery_tf.keras import keras
@@ -221,13 +221,19 @@ def retrain_ticket(
     return result
 
 
-def export_run(run: Path, out: Path, formats: Sequence[str] = ("saved_model",)) -> Row:
+def export_run(
+    run: Path,
+    out: Path,
+    formats: Sequence[str] = ("saved_model",),
+    tolerance: float = MAX_DIFFERENCE,
+) -> Row:
     """Exports the finished model of a retrain run and proves it on the run's test images.
 
     Args:
       run: the folder of a finished retrain run.
       out: the folder to write to.
       formats: names in ``lottery_tf.exporting.FORMATS``.
+      tolerance: the largest difference to the model's outputs that is allowed.
 
     Returns:
       What ``export.json`` holds.
@@ -268,6 +274,7 @@ def export_run(run: Path, out: Path, formats: Sequence[str] = ("saved_model",)) 
         labels=data.test.labels,
         preprocessing=preprocessing,
         source=source,
+        tolerance=tolerance,
     )
 
 

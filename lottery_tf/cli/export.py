@@ -10,7 +10,7 @@ from lottery_tf.cli.find import OutSettings
 from lottery_tf.cli.flags import Parsed
 from lottery_tf.cli.terminal import console, percent
 from lottery_tf.errors import UsageError
-from lottery_tf.exporting import FORMATS
+from lottery_tf.exporting import FORMATS, MAX_DIFFERENCE
 from lottery_tf.settings import one_of, setting
 from lottery_tf.stages import export_run
 
@@ -23,6 +23,9 @@ class ExportSettings:
     formats: tuple[str, ...] = setting(
         ("saved_model",), f"formats to write, among {one_of(FORMATS)}"
     )
+    tolerance: float = setting(
+        MAX_DIFFERENCE, "largest difference to the model's outputs on the test images"
+    )
 
 
 SETTINGS = (ExportSettings, OutSettings)
@@ -34,7 +37,7 @@ def run(flags: Parsed) -> None:
     if not settings.run:
         raise UsageError("Expected --run=DIR, the retrain run to export; none was given.")
     with console.status("writing and proving in a fresh process"):
-        facts = export_run(Path(settings.run), out, settings.formats)
+        facts = export_run(Path(settings.run), out, settings.formats, settings.tolerance)
     print_export(out, facts)
 
 

@@ -18,7 +18,6 @@ import tensorflow as tf
 from lottery_tf.errors import UsageError
 from lottery_tf.exporting.saved_model import signature_name
 from lottery_tf.keras import keras
-from lottery_tf.log import log
 
 # The largest |Δ| of an output that is allowed between the model and its export.
 MAX_DIFFERENCE = 1e-5
@@ -137,20 +136,19 @@ def compare(
     expected: Mapping[str, np.ndarray],
     got: Mapping[str, np.ndarray],
     labels: np.ndarray | None = None,
-    rounding: float = 0.0,
+    tolerance: float = MAX_DIFFERENCE,
 ) -> dict:
-    """Raises unless ``got`` is ``expected``: max |Δ| ≤ 1e-5, and the accuracy the same.
+    """Raises unless ``got`` is ``expected``: max |Δ| ≤ ``tolerance``, and the accuracy the same.
 
     Args:
       what: the format's name, for messages.
       expected: output name → array [N, …] of the model.
       got: the same of the artefact.
       labels: int [N], the classes; the accuracy is that of the first output's argmax.
-      rounding: as ``Format.rounding``. A difference of more than 1e-5 that is let pass because of
-        it is logged.
+      tolerance: the largest |Δ| that is allowed.
 
     Returns:
-      ``max_abs_difference``, ``tolerance`` (the largest that was allowed), ``max_abs_output``,
+      ``max_abs_difference``, ``tolerance``, ``max_abs_output``,
       ``test_accuracy`` (None without labels) and ``images`` (N).
 
     Raises:
@@ -165,20 +163,14 @@ def compare(
     wide = {name: array.astype(np.float64) for name, array in expected.items()}
     largest = float(max(np.abs(array).max() for array in wide.values()))
     difference = float(np.max([np.abs(wide[name] - got[name]).max() for name in wide]))
-    tolerance = max(MAX_DIFFERENCE, rounding * largest)
     # Written so that NaN is refused too.
     if not difference <= tolerance:
         raise RuntimeError(
             f"{what} does not compute what the model computes: max |Δ| is {difference:.3g} over "
-            f"{count} images, at most {tolerance:.3g} is allowed "
-            f"(largest |output| {largest:.3g}). Nothing was written."
+            f"{count} images, at most {tolerance:.3g} is allowed. The largest |output| is "
+            f"{largest:.3g}, where float32 itself steps by {np.spacing(np.float32(largest)):.1g}: "
+            "if that is the reason, allow more with --tolerance. Nothing was written."
         )
-    if difference > MAX_DIFFERENCE:
-        log.warning(
-            "%s differs from the model by up to %.2g, more than %.0e: its outputs reach %.3g, "
-            "where float32 itself steps by %.1g.",
-            what, difference, MAX_DIFFERENCE, largest, np.spacing(np.float32(largest)),
-        )  # fmt: skip
     accuracy, first = None, next(iter(wide))
     if labels is not None:
         accuracy, before = (float(np.mean(a[first].argmax(-1) == labels)) for a in (got, expected))

@@ -67,6 +67,7 @@ def write_exports(
     labels=None,
     preprocessing: Mapping | None = None,
     source: Mapping | None = None,
+    tolerance: float = proof.MAX_DIFFERENCE,
 ) -> dict[str, dict]:
     """Writes ``model`` in several formats to the folder ``out``, with ``out/export.json``.
 
@@ -81,6 +82,7 @@ def write_exports(
       labels: their classes, int [N].
       preprocessing: how images are made into the model's input, as JSON knows it; goes into
         ``export.json``.
+      tolerance: the largest difference of an output that is allowed.
       source: where the model comes from, as JSON knows it; goes into ``export.json`` too.
 
     Returns:
@@ -95,8 +97,8 @@ def write_exports(
     Raises:
       UsageError: if ``out`` is anything else, which is never deleted, a format is unknown, the
         model has no graph of layers, or the images or labels do not fit it.
-      RuntimeError: if an export does not compute what ``model`` computes: max |Δ| > 1e-5 (for
-        LiteRT 1e-6 of the largest output, where that is more), or another accuracy. Nothing is
+      RuntimeError: if an export does not compute what ``model`` computes: max |Δ| > ``tolerance``,
+        or another accuracy. Nothing is
         left at ``out`` then but what was there before.
     """
     for name in formats:
@@ -114,7 +116,7 @@ def write_exports(
         labels = _classes(labels, len(next(iter(inputs.values()))))
     with whole_folder(out) as folder:
         paths = {name: folder / FORMATS[name].file for name in formats}
-        facts = _write(model, paths, inputs, labels)
+        facts = _write(model, paths, inputs, labels, tolerance)
         for each in facts.values():
             each["preprocessing"] = dict(preprocessing or {})
             each["source"] = dict(source or {})
@@ -127,6 +129,7 @@ def _write(
     paths: Mapping[str, Path],
     inputs: Mapping[str, np.ndarray] | None,
     labels: np.ndarray | None = None,
+    tolerance: float = proof.MAX_DIFFERENCE,
 ) -> dict[str, dict]:
     """Writes each format to its path and, given inputs, proves it; returns format → facts."""
     # Of the model as it was given, so that the taking off of wrappers is proved too.
@@ -138,7 +141,7 @@ def _write(
     if inputs is not None:
         reloaded = proof.reloaded_outputs(list(paths.values()), inputs)
         for name, got in zip(paths, reloaded, strict=True):
-            proofs[name] = proof.compare(name, expected, got, labels, FORMATS[name].rounding)
+            proofs[name] = proof.compare(name, expected, got, labels, tolerance)
     weights = plain.get_weights()
     return {
         name: {

@@ -1,7 +1,6 @@
 """What the comparison lets pass, on numbers that can be checked by hand."""
 
 import gzip
-import logging
 
 import numpy as np
 import pytest
@@ -51,16 +50,12 @@ def test_another_accuracy_is_refused():
         proof.compare("x", {"y": expected}, {"y": expected[:, ::-1]}, np.array([1]))
 
 
-def test_rounding_counts_for_large_outputs_only_and_is_told(caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("lottery_tf"), "propagate", True)
-    large = LOGITS * 100  # at most 300, so 1e-6 of that is 3e-4
-    facts = proof.compare("tflite", {"y": large}, {"y": large + 2e-4}, rounding=1e-6)
-    assert facts["tolerance"] == pytest.approx(3e-4)
-    assert "tflite differs from the model by up to 0.0002, more than 1e-05" in caplog.text
-    with pytest.raises(RuntimeError, match="at most 0.0003 is allowed"):
-        proof.compare("tflite", {"y": large}, {"y": large + 4e-4}, rounding=1e-6)
-    with pytest.raises(RuntimeError, match="at most 1e-05 is allowed"):
-        proof.compare("tflite", {"y": LOGITS}, {"y": LOGITS + 2e-5}, rounding=1e-6)
+def test_a_larger_difference_is_allowed_on_request_only():
+    large = 30 * LOGITS
+    with pytest.raises(RuntimeError, match="--tolerance"):
+        proof.compare("tflite", {"y": large}, {"y": large + 2e-4})
+    facts = proof.compare("tflite", {"y": large}, {"y": large + 2e-4}, tolerance=3e-4)
+    assert facts["tolerance"] == 3e-4
 
 
 @pytest.mark.parametrize(
