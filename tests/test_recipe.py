@@ -110,7 +110,9 @@ LOGITS = {
     "softmax inside": lambda: chain(layers.Dense(3, activation="softmax"), layers.Dense(3)),
     "ReLU": lambda: chain(layers.Dense(3), layers.ReLU()),
     "BatchNorm": lambda: chain(layers.Dense(3, "softmax"), layers.BatchNormalization()),
-    "two": lambda: CASES["several"].build(),
+    "two": lambda: keras.Model(
+        inputs := keras.Input((4,)), [layers.Dense(n)(inputs) for n in (3, 5)]
+    ),
     "nothing": lambda: chain(layers.Activation("linear")),
 }
 
@@ -138,6 +140,15 @@ def test_outputs_of_both_kinds_need_a_loss():
         keras.Model(inputs, [layers.Dense(3)(inputs), layers.Dense(3, "softmax")(inputs)])
     )
     with pytest.raises(UsageError, match="all logits or all probabilities; .*: pass the loss"):
+        recipe.loss()
+    assert recipe.loss("mse") == "mse"
+
+
+def test_a_single_unit_needs_a_loss():
+    """The cross-entropy over one class is 0 whatever the model says."""
+    recipe = lt.Recipe("vanilla")
+    recipe.prepare(CASES["several"].build())
+    with pytest.raises(UsageError, match="single unit: pass the loss"):
         recipe.loss()
     assert recipe.loss("mse") == "mse"
 
