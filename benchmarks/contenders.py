@@ -100,15 +100,20 @@ def _trainer(data_dir: str, sparsity: float | None) -> Contender:
 
 def tfmot(data_dir: str, sparsity: float) -> Contender:
     """tfmot as its guide shows it: NumPy arrays in ``model.fit``, UpdatePruningStep, defaults."""
-    return _tfmot(data_dir, sparsity, tuned=False)
+    return _tfmot(data_dir, sparsity, stream=False)
+
+
+def tfmot_stream(data_dir: str, sparsity: float) -> Contender:
+    """tfmot with its defaults but for the batches, which are those of our stream."""
+    return _tfmot(data_dir, sparsity, stream=True)
 
 
 def tfmot_tuned(data_dir: str, sparsity: float) -> Contender:
-    """tfmot with all that lottery_tf does around it: jit_compile, 50 steps a call, our stream."""
-    return _tfmot(data_dir, sparsity, tuned=True)
+    """tfmot with what lottery_tf sets by default: our stream, jit_compile, 50 steps a call."""
+    return _tfmot(data_dir, sparsity, True, jit_compile=True, steps_per_execution=50)
 
 
-def _tfmot(data_dir: str, sparsity: float, tuned: bool) -> Contender:
+def _tfmot(data_dir: str, sparsity: float, stream: bool, **settings: Any) -> Contender:
     import tensorflow_model_optimization as stock
 
     from lottery_tf.keras import keras
@@ -124,14 +129,13 @@ def _tfmot(data_dir: str, sparsity: float, tuned: bool) -> Contender:
         return sparsity_api.prune_low_magnitude(layer, pruning_schedule=schedule)
 
     model = keras.models.clone_model(model, clone_function=wrap)
-    settings = {"jit_compile": True, "steps_per_execution": 50} if tuned else {}
     model.compile(
         keras.optimizers.Adam(LEARNING_RATE),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
         **settings,
     )
-    if tuned:
+    if stream:
         given = {"x": data.stream(), "steps_per_epoch": data.steps_per_epoch}
     else:
         images = data.normalise(data.train.images)
@@ -253,7 +257,8 @@ def _torch(data_dir: str, sparsity: float, tuned: bool) -> Contender:
 
 
 CONTENDERS = {
-    make.__name__: make for make in (lottery_tf, dense, tfmot, tfmot_tuned, torch, torch_tuned)
+    make.__name__: make
+    for make in (lottery_tf, dense, tfmot, tfmot_stream, tfmot_tuned, torch, torch_tuned)
 }
 TORCH = ("torch", "torch_tuned")
 

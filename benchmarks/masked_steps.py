@@ -47,7 +47,10 @@ def main() -> None:
             shift = i % len(workers)  # each contender goes first in its turn
             for worker in workers[shift:] + workers[:shift]:
                 worker.repeat(steps)
-                print(f"{i + 1}/{given.repeats} {worker.name}: {worker.rates[-1]:.0f} steps/s")
+                print(
+                    f"{i + 1}/{given.repeats} {worker.name}: {worker.rates[-1]:.0f} steps/s",
+                    flush=True,
+                )
         found = {worker.name: worker.finish() for worker in workers}
     finally:
         for worker in workers:
@@ -193,7 +196,7 @@ def table(report: dict) -> str:
     if statistics.median(shares) > 0.1:
         lines += [
             "",
-            "**The machine was busy with other work: measure again on an idle one.** torch's two "
+            "**The machine was busy with other work: measure again on an idle one.** torch's "
             "threads in particular wait for each other, and lose most when a core is shared.",
         ]
     return "\n".join(lines) + "\n"
