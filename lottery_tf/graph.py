@@ -101,7 +101,8 @@ def rebuild(
     """A copy of ``model`` in which each layer is ``change(layer)``; the weights are copied by name.
 
     ``change`` is called once for each layer that is no model, a shared one too, and returns a
-    new layer. Nested models are rebuilt in turn. The copy is not compiled.
+    new layer. Nested models are rebuilt in turn. Variables that only the copy has keep their
+    initial values. The copy is not compiled.
     """
     made: dict[int, keras.layers.Layer] = {}
 
@@ -117,7 +118,8 @@ def rebuild(
 
     with model.distribute_strategy.scope():
         copy = keras.models.clone_model(model, clone_function=once)
-        assign(copy, values(model))
+        fresh = values(copy)
+        assign(copy, fresh | {name: v for name, v in values(model).items() if name in fresh})
     return copy
 
 

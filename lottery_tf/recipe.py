@@ -4,21 +4,16 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import tensorflow as tf
-
 from lottery_tf.errors import UsageError
-from lottery_tf.graph import Call, calls, check_graph, unwrapped
+from lottery_tf.graph import check_graph
 from lottery_tf.keras import keras
 from lottery_tf.settings import describe, nearest, one_of
 from lottery_tf.tweaks import TWEAKS, Tweak
-from lottery_tf.tweaks.soft_labels import CrossEntropy
+from lottery_tf.tweaks.soft_labels import default_loss
 from lottery_tf.wrapper import strip
 
 # Recipes that have a name of their own; a tweak's name stands for that tweak alone.
 RECIPES: dict[str, tuple[str, ...]] = {"vanilla": ()}
-
-_LINEAR = keras.activations.linear
-_SOFTMAX = (keras.activations.softmax, tf.nn.softmax)
 
 
 class Recipe:
@@ -47,8 +42,7 @@ class Recipe:
         if twice:
             raise UsageError(f"Expected each tweak once in a recipe; {one_of(twice)} came twice.")
         self.tweaks: tuple[Tweak, ...] = tuple(tweaks)
-        self._from_logits: set[bool] | None = None  # one an output of the prepared model
-        self._single_unit = False
+        self._model: keras.Model | None = None  # as it came to prepare
 
     @property
     def name(self) -> str:
@@ -77,10 +71,11 @@ class Recipe:
           data: a ``tf.data.Dataset`` of training batches, for tweaks that look at them.
         """
         check_graph(model)
-        self._from_logits = {not _is_softmax(call) for call in calls(model)[1]}
-        self._single_unit = any(output.shape[-1] == 1 for output in model.outputs)
+        self._model = model
         for tweak in self.tweaks:
-            model = tweak.prepare(model, data)
+            model = tweak.change(model, data)
+        for tweak in self.tweaks:
+            tweak.attach(model)
         return model
 
     def loss(self, loss: keras.losses.Loss | str | None = None) -> keras.losses.Loss:
@@ -95,37 +90,41 @@ class Recipe:
             others probabilities; for a loss that a tweak cannot change.
         """
         if loss is None:
-            if self._from_logits is None:
+            if self._model is None:
                 raise UsageError(
                     "Expected recipe.prepare(model) before recipe.loss(): whether the model "
                     "gives logits decides the loss. Or pass the loss to start from."
                 )
-            if self._single_unit:
-                raise UsageError(
-                    "Expected outputs of several classes for the cross-entropy; the model has one "
-                    "of a single unit: pass the loss to start from."
-                )
-            if len(self._from_logits) > 1:
-                raise UsageError(
-                    "Expected outputs that are all logits or all probabilities; the model has "
-                    "both: pass the loss to start from."
-                )
-            loss = CrossEntropy(from_logits=True in self._from_logits)
+            loss = default_loss(self._model)
         for tweak in self.tweaks:
             loss = tweak.loss(loss) or loss
         return loss
 
-    def callbacks(self) -> list[keras.callbacks.Callback]:
-        """The callbacks that ``fit`` needs."""
-        return [callback for tweak in self.tweaks for callback in tweak.callbacks()]
+    def callbacks(self, steps: int | None = None) -> list[keras.callbacks.Callback]:
+        """The callbacks that ``fit`` needs; put them before those that log or save.
+
+        Args:
+          steps: length of the whole training, over shares of which tweaks fade. Default:
+            ``epochs`` times the steps of an epoch, as ``fit`` gives them.
+        """
+        return [callback for tweak in self.tweaks for callback in tweak.callbacks(steps)]
+
+    def progress(self, model: keras.Model) -> float:
+        """The way that the tweaks have gone, from 0 to 1, where none has an effect any more."""
+        return min((tweak.progress(model) for tweak in self.tweaks), default=1.0)
 
     def finish(self, model: keras.Model) -> keras.Model:
         """The trained model as it went into ``prepare``: plain Keras layers, exact zeros.
 
         A copy, not compiled.
+
+        Raises:
+          UsageError: if a tweak has still an effect.
         """
+        for tweak in self.tweaks:
+            tweak.check_progress(model)
         for tweak in reversed(self.tweaks):
-            model = tweak.finish(model)
+            model = tweak.restore(model)
         return strip(model)
 
 
@@ -160,15 +159,3 @@ def _create(name: str, settings: Mapping[str, Any]) -> Tweak:
     fields = dataclasses.fields(TWEAKS[name])
     given = {f.name: settings[key] for f in fields if (key := f"{name}_{f.name}") in settings}
     return TWEAKS[name](**given)
-
-
-def _is_softmax(call: Call) -> bool:
-    """Whether a layer's call gives probabilities."""
-    layer = unwrapped(call.layer)
-    activation, symbol = getattr(layer, "activation", None), getattr(layer, "symbol", None)
-    # Under mixed precision a cast of the outputs to float32 often comes last.
-    if symbol == "cast" or (type(layer) is keras.layers.Activation and activation is _LINEAR):
-        return bool(call.before) and all(map(_is_softmax, call.before))
-    return (
-        isinstance(layer, keras.layers.Softmax) or activation in _SOFTMAX or symbol == "nn.softmax"
-    )

@@ -9,7 +9,7 @@ and it adds nothing to a gradient norm; no callback is needed.
 
 import contextlib
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -165,13 +165,46 @@ def wrap(model: keras.Model, masks: Masks | None = None) -> keras.Model:
     by_layer = {id(layer): attributes.get(path) for path, layer in named_layers(plain).items()}
 
     def change(layer):
-        copy = type(layer).from_config(layer.get_config())
-        wanted = by_layer[id(layer)]
+        copy, wanted = copy_layer(layer), by_layer[id(layer)]
         return PruneByMask(copy, wanted) if wanted else copy
 
     wrapped = rebuild(plain, change)
     set_masks(wrapped, masks)
     return wrapped
+
+
+def remake(
+    model: keras.Model, change: Callable[[keras.layers.Layer], keras.layers.Layer]
+) -> keras.Model:
+    """``graph.rebuild`` of a model that may be wrapped: its masks stay on.
+
+    ``change`` is given the layers inside the wrappers and returns plain layers.
+    """
+    model = masked_by_us(model)
+    copy = rebuild(model, around(change))
+    set_masks(copy, get_masks(model))
+    return copy
+
+
+def around(change: Callable) -> Callable:
+    """``change`` for the layers inside the wrappers, which are put around the new ones again."""
+
+    def changed(layer):
+        new = change(unwrapped(layer))
+        return PruneByMask(new, layer.attributes) if isinstance(layer, PruneByMask) else new
+
+    return changed
+
+
+def masked_by_us(model: keras.Model) -> keras.Model:
+    """``model``; if it has wrappers of tfmot's own, a copy with ours in their place."""
+    theirs = any(type(layer) is PruneLowMagnitude for layer in _wrappers(model).values())
+    return wrap(model, get_masks(model)) if theirs else model
+
+
+def copy_layer(layer: keras.layers.Layer, **config) -> keras.layers.Layer:
+    """A new layer of the same configuration, but for what ``config`` changes in it."""
+    return type(layer).from_config({**layer.get_config(), **config})
 
 
 def log_left_dense(model: keras.Model, masks: Masks) -> None:
@@ -187,9 +220,7 @@ def strip(model: keras.Model) -> keras.Model:
     tfmot's own wrappers are taken off too, their masks applied.
     """
     check_graph(model)
-    stripped = rebuild(
-        model, lambda layer: type(unwrapped(layer)).from_config(unwrapped(layer).get_config())
-    )
+    stripped = rebuild(model, lambda layer: copy_layer(unwrapped(layer)))
     variables = named_variables(stripped)
     for name, (_, mask) in _masked_variables(model).items():
         variables[name].assign(variables[name] * tf.cast(mask, variables[name].dtype))

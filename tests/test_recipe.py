@@ -170,19 +170,25 @@ class Logged(Tweak):
     log: list
     name: str = ""
 
-    def prepare(self, model, data=None):
-        self.log.append(("prepare", self.name, data))
+    def change(self, model, data=None):
+        self.log.append(("change", self.name, data))
         return model
+
+    def attach(self, model):
+        self.log.append(("attach", self.name))
 
     def loss(self, loss=None):
         self.log.append(("loss", self.name, loss.name))
         return CrossEntropy(name=self.name)
 
-    def callbacks(self):
-        return [self.name]
+    def callbacks(self, steps=None):
+        return [(self.name, steps)]
 
-    def finish(self, model):
-        self.log.append(("finish", self.name))
+    def progress(self, model):
+        return 1.0 if model.optimizer else 0.3
+
+    def restore(self, model):
+        self.log.append(("restore", self.name))
         return model
 
 
@@ -195,12 +201,17 @@ def test_tweaks_go_on_in_order_and_come_off_in_reverse():
     recipe = lt.Recipe([Logged(log, "a"), Other(log, "b"), lt.LabelSmoothing()])
     recipe.prepare(model, data="data")
     assert recipe.loss().label_smoothing == 0.1
-    assert recipe.callbacks() == ["a", "b"]
+    assert recipe.callbacks(7)[:2] == [("a", 7), ("b", 7)]
+    with pytest.raises(UsageError, match="past the fade of Logged; it has gone 30 % of its way"):
+        recipe.finish(model)
+    model.compile("sgd", recipe.loss())
+    assert recipe.progress(model) == 1
     recipe.finish(model)
     assert log == [
-        *(("prepare", "a", "data"), ("prepare", "b", "data")),
-        *(("loss", "a", "cross_entropy"), ("loss", "b", "a")),
-        *(("finish", "b"), ("finish", "a")),
+        *(("change", "a", "data"), ("change", "b", "data")),
+        *(("attach", "a"), ("attach", "b")),
+        *(("loss", "a", "cross_entropy"), ("loss", "b", "a")) * 2,
+        *(("restore", "b"), ("restore", "a")),
     ]
     assert recipe.name == "Logged,Other,label_smoothing"
 

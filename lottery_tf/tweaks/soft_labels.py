@@ -2,16 +2,21 @@
 
 import contextvars
 import dataclasses
+import functools
 
 import tensorflow as tf
 
 from lottery_tf.errors import UsageError
+from lottery_tf.graph import Call, calls, unwrapped
 from lottery_tf.keras import keras
 from lottery_tf.settings import setting
 from lottery_tf.tweaks.tweak import Tweak
 
 # Set while Keras traces or runs a test step, in the thread that does so.
 _evaluating = contextvars.ContextVar("evaluating", default=False)
+
+_LINEAR = keras.activations.linear
+_SOFTMAX = (keras.activations.softmax, tf.nn.softmax)
 
 
 @keras.saving.register_keras_serializable("lottery_tf")
@@ -90,14 +95,49 @@ def as_cross_entropy(loss: keras.losses.Loss | str) -> CrossEntropy | None:
     return None
 
 
-def plain_evaluation(model: keras.Model) -> keras.Model:
-    """Makes ``model.evaluate`` and the validation of ``fit`` use the plain loss; returns it.
+def default_loss(model: keras.Model) -> CrossEntropy:
+    """The cross-entropy for ``model``, on logits or on probabilities as its outputs are.
+
+    Raises:
+      UsageError: if some outputs are logits and others probabilities, or one has a single unit.
+    """
+    if any(output.shape[-1] == 1 for output in model.outputs):
+        raise UsageError(
+            "Expected outputs of several classes for the cross-entropy; the model has one "
+            "of a single unit: pass the loss to start from."
+        )
+    from_logits = {not _is_softmax(call) for call in calls(model)[1]}
+    if len(from_logits) > 1:
+        raise UsageError(
+            "Expected outputs that are all logits or all probabilities; the model has "
+            "both: pass the loss to start from."
+        )
+    return CrossEntropy(from_logits.pop())
+
+
+def _is_softmax(call: Call) -> bool:
+    """Whether a layer's call gives probabilities."""
+    layer = unwrapped(call.layer)
+    activation, symbol = getattr(layer, "activation", None), getattr(layer, "symbol", None)
+    # Under mixed precision a cast of the outputs to float32 often comes last.
+    if symbol == "cast" or (type(layer) is keras.layers.Activation and activation is _LINEAR):
+        return bool(call.before) and all(map(_is_softmax, call.before))
+    return (
+        isinstance(layer, keras.layers.Softmax) or activation in _SOFTMAX or symbol == "nn.softmax"
+    )
+
+
+def plain_evaluation(model: keras.Model) -> None:
+    """Makes ``model.evaluate`` and the validation of ``fit`` use the plain loss.
 
     Keras compiles one loss for both. The step that evaluates says so to the losses of this
     module when it is traced, which costs nothing when it runs.
     """
     test_step = model.test_step
+    if getattr(test_step, "plain", False):
+        return
 
+    @functools.wraps(test_step)
     def plain_test_step(data):
         token = _evaluating.set(True)
         try:
@@ -105,8 +145,8 @@ def plain_evaluation(model: keras.Model) -> keras.Model:
         finally:
             _evaluating.reset(token)
 
+    plain_test_step.plain = True
     model.test_step = plain_test_step
-    return model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,8 +166,8 @@ class LabelSmoothing(Tweak):
                 f"to the other classes, not {self.epsilon}."
             )
 
-    def prepare(self, model, data=None):
-        return plain_evaluation(model)
+    def attach(self, model):
+        plain_evaluation(model)
 
     def loss(self, loss=None):
         plain = CrossEntropy() if loss is None else as_cross_entropy(loss)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from lottery_tf.errors import UsageError
 from lottery_tf.keras import keras
 
 
@@ -10,12 +11,19 @@ class Tweak:
     """Changes how a ticket is retrained; usable alone, with others, and on any model.
 
     A subclass is a frozen dataclass; its fields, made by ``lottery_tf.settings.setting``, are its
-    parameters and its flags. It overrides those of the four methods that it needs. The order is
-    ``prepare``, ``compile(loss=tweak.loss())``, ``fit(callbacks=tweak.callbacks())``, ``finish``.
+    parameters and its flags. It overrides those that it needs of ``change``, ``attach``, ``loss``,
+    ``callbacks``, ``progress`` and ``restore``. The order of use is ``prepare``,
+    ``compile(loss=tweak.loss())``, ``fit(callbacks=tweak.callbacks())``, ``finish``.
     """
 
     def prepare(self, model: keras.Model, data=None) -> keras.Model:
-        """The model to train: ``model`` itself, or one that computes with its layers.
+        """The model to train with this tweak on; ``Recipe.prepare`` does it for several."""
+        model = self.change(model, data)
+        self.attach(model)
+        return model
+
+    def change(self, model: keras.Model, data=None) -> keras.Model:
+        """``model`` itself, or a changed copy of it.
 
         Args:
           model: a built Sequential or functional model, masked or dense, not yet compiled.
@@ -23,14 +31,63 @@ class Tweak:
         """
         return model
 
+    def attach(self, model: keras.Model) -> None:
+        """Puts on ``model`` itself what a copy of it would not have; a second time does nothing.
+
+        It comes after the changes of all tweaks, and again as ``fit`` begins: a model that was
+        loaded from a file has lost it.
+        """
+
     def loss(self, loss: keras.losses.Loss | None = None) -> keras.losses.Loss:
         """The training loss, made from ``loss`` (default: cross-entropy)."""
         return loss
 
-    def callbacks(self) -> list[keras.callbacks.Callback]:
-        """Callbacks that ``fit`` needs."""
-        return []
+    def callbacks(self, steps: int | None = None) -> list[keras.callbacks.Callback]:
+        """Callbacks that ``fit`` needs; put them before those that log or save.
+
+        Args:
+          steps: length of the whole training. Default: ``epochs`` times the steps of an epoch, as
+            ``fit`` gives them.
+        """
+        return [Attach(self)]
+
+    def progress(self, model: keras.Model) -> float:
+        """The way that the tweak has gone, from 0 to 1, where it has no effect any more and
+        ``finish`` can take it off."""
+        return 1.0
+
+    def restore(self, model: keras.Model) -> keras.Model:
+        """``model``, or a copy without what ``change`` has added; it may be called at any time."""
+        return model
 
     def finish(self, model: keras.Model) -> keras.Model:
-        """The model without the tweak: the architecture that went into ``prepare``."""
-        return model
+        """The model without the tweak: the architecture that went into ``prepare``.
+
+        Raises:
+          UsageError: if the tweak still has an effect, so that the model would compute something
+            else without it.
+        """
+        self.check_progress(model)
+        return self.restore(model)
+
+    def check_progress(self, model: keras.Model) -> None:
+        """Raises UsageError while the tweak has an effect."""
+        progress = self.progress(model)
+        if progress < 1:
+            raise UsageError(
+                f"Expected a model whose training is past the fade of {type(self).__name__}; it "
+                f"has gone {100 * progress:.0f} % of its way: train on with "
+                "fit(callbacks=recipe.callbacks()), or give the fade a smaller share."
+            )
+
+
+class Attach(keras.callbacks.Callback):
+    """Puts a tweak on the model that is trained."""
+
+    def __init__(self, tweak: Tweak):
+        super().__init__()
+        self.tweak = tweak
+
+    def set_model(self, model):
+        super().set_model(model)
+        self.tweak.attach(model)

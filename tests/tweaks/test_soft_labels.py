@@ -85,7 +85,9 @@ WAYS = [{}, {"jit_compile": True}, {"run_eagerly": True}, {"steps_per_execution"
 def test_training_is_smoothed_and_evaluation_is_not(way):
     """TRAP 12: in ``fit``'s validation, in ``evaluate``, and in training after either."""
     x, y = examples(8, classes=4)
-    model = plain_evaluation(chain(layers.Dense(4)))
+    model = chain(layers.Dense(4))
+    plain_evaluation(model)
+    plain_evaluation(model)
     smoothed = CrossEntropy(label_smoothing=0.4)
     model.compile(keras.optimizers.SGD(0.0), smoothed, **way)
     logits = model(x)
@@ -104,7 +106,8 @@ def test_training_is_smoothed_and_evaluation_is_not(way):
 
 def test_an_evaluation_that_fails_does_not_leave_the_training_plain():
     x, y = examples(4, classes=4)
-    model = plain_evaluation(chain(layers.Dense(4)))
+    model = chain(layers.Dense(4))
+    plain_evaluation(model)
     smoothed = CrossEntropy(label_smoothing=0.4)
     model.compile(loss=smoothed, run_eagerly=True)
     with pytest.raises(ValueError, match="incompatible"):

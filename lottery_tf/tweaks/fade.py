@@ -1,0 +1,179 @@
+"""Fades: what a tweak adds to the training is gone before the training ends."""
+
+import dataclasses
+import functools
+import math
+from typing import ClassVar
+
+import tensorflow as tf
+
+from lottery_tf.errors import UsageError
+from lottery_tf.keras import keras
+from lottery_tf.settings import check_choices, setting
+from lottery_tf.tweaks.tweak import Attach, Tweak
+
+CURVES = ("linear", "cosine", "exponential")
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """A value that goes from ``start`` to ``end`` while the progress p goes from 0 to 1.
+
+    linear: start + (end − start)·p; cosine: the same with (1 − cos πp)/2 in the place of p;
+    exponential: start·(end/start)^p, for values above 0. From p = 1 on it is exactly ``end``.
+
+    >>> [Schedule(1.0, 0.0, "linear").at(p) for p in (0, 0.25, 1, 2)]
+    [1.0, 0.75, 0.0, 0.0]
+    """
+
+    start: float
+    end: float
+    curve: str = "linear"
+
+    def __post_init__(self):
+        if self.curve == "exponential" and min(self.start, self.end) <= 0:
+            raise UsageError(
+                "Expected values above 0 for an exponential curve, not "
+                f"{self.start:g} to {self.end:g}: choose linear or cosine."
+            )
+
+    def at(self, progress):
+        """The value at ``progress``: a float for a number, a float32 tensor for a tensor."""
+        if not tf.is_tensor(progress):
+            return float(self.at(tf.constant(progress, tf.float32)))
+        p = tf.clip_by_value(progress, 0.0, 1.0)
+        if self.curve == "exponential":
+            value = self.start * tf.exp(p * math.log(self.end / self.start))
+        else:
+            p = (1 - tf.cos(math.pi * p)) / 2 if self.curve == "cosine" else p
+            value = self.start + (self.end - self.start) * p
+        return tf.where(p < 1, value, self.end)
+
+
+class FadingLayer(keras.layers.Layer):
+    """A layer whose effect follows a ``Schedule`` over the steps of training and then is gone.
+
+    It counts the steps itself, in variables that every checkpoint holds, so that a fade goes on
+    where it was. ``FadingTweak`` counts them up within the training step: no retracing, and exact
+    whatever the number of steps in an execution.
+
+    Args:
+      start, end, curve: of the schedule.
+      **kwargs: as any Keras layer.
+    """
+
+    def __init__(self, start: float, end: float, curve: str, **kwargs):
+        super().__init__(**kwargs)
+        self.schedule = Schedule(start, end, curve)
+
+    def build(self, input_shape):
+        def counter(name, value):
+            return self.add_weight(
+                f"{name}_{type(self).__name__.lower()}",
+                shape=(),
+                dtype=tf.int64,
+                initializer=keras.initializers.Constant(value),
+                trainable=False,
+                synchronization=tf.VariableSynchronization.ON_READ,
+                aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+            )
+
+        self.step = counter("step", 0)
+        self.length = counter("length", -1)  # steps that the fade lasts; -1: not known yet
+        super().build(input_shape)
+
+    def progress(self) -> tf.Tensor:
+        """Share of the fade that is behind; 1 from its last step on. float32 []."""
+        step, length = tf.cast(self.step, tf.float32), tf.cast(self.length, tf.float32)
+        share = tf.math.divide_no_nan(step, length)
+        return tf.where(self.is_over(), 1.0, tf.where(length < 0, 0.0, share))
+
+    def is_over(self) -> tf.Tensor:
+        """Whether the layer has no effect any more. bool []."""
+        return (self.length >= 0) & (self.step >= self.length)
+
+    def value(self) -> tf.Tensor:
+        """The schedule's value at the present step. float32 []."""
+        return self.schedule.at(self.progress())
+
+    def get_config(self):
+        return {**super().get_config(), **dataclasses.asdict(self.schedule)}
+
+
+@dataclasses.dataclass(frozen=True)
+class FadingTweak(Tweak):
+    """A tweak that lives in fading layers.
+
+    A subclass says which class of layers they are, and what their value is called in logs.
+    """
+
+    share: float = setting(0.5, "share of the training over which it fades, in [0, 1]")
+    curve: str = setting("linear", "how it fades", choices=CURVES)
+
+    layer_class: ClassVar[type[FadingLayer]]
+    value_name: ClassVar[str]
+
+    def __post_init__(self):
+        check_choices(self)
+        if not 0 <= self.share <= 1:
+            raise UsageError(
+                f"Expected the share of {type(self).__name__} in [0, 1], the part of the training "
+                f"over which it fades, not {self.share}."
+            )
+
+    def layers(self, model: keras.Model) -> list[FadingLayer]:
+        """The fading layers of this tweak in ``model``, inside other layers too."""
+        return [each for each in model.submodules if isinstance(each, self.layer_class)]
+
+    def attach(self, model):
+        train_step, layers = model.train_step, self.layers(model)
+        if not layers or self.layer_class in getattr(train_step, "counted", ()):
+            return
+
+        @functools.wraps(train_step)
+        def counting_step(data):
+            logs = train_step(data)
+            for layer in layers:
+                layer.step.assign_add(1)
+            return logs
+
+        counting_step.counted = (*getattr(train_step, "counted", ()), self.layer_class)
+        model.train_step = counting_step
+
+    def callbacks(self, steps=None):
+        return [Fade(self, steps)]
+
+    def progress(self, model):
+        return min((float(layer.progress()) for layer in self.layers(model)), default=1.0)
+
+
+class Fade(Attach):
+    """Tells the fading layers of a tweak how long they have, and logs their value an epoch.
+
+    The value goes into the epoch's ``logs``, where callbacks that come later (TensorBoard) and the
+    history find it.
+    """
+
+    def __init__(self, tweak: FadingTweak, steps: int | None):
+        super().__init__(tweak)
+        self.steps = steps
+
+    def on_train_begin(self, logs=None):
+        layers = self.tweak.layers(self.model)
+        if any(layer.length.numpy() < 0 for layer in layers):
+            steps = self.steps
+            if steps is None:
+                if self.params.get("steps") is None:
+                    raise UsageError(
+                        "Expected data of a known number of batches, for the fade to end in time: "
+                        "say fit(steps_per_epoch=…), or callbacks(steps=…) with the steps of the "
+                        "whole training."
+                    )
+                steps = self.params["epochs"] * self.params["steps"]
+            for layer in layers:
+                layer.length.assign(round(self.tweak.share * steps))
+
+    def on_epoch_end(self, epoch, logs=None):
+        layers = self.tweak.layers(self.model)
+        if layers and logs is not None:
+            logs[self.tweak.value_name] = float(layers[0].value())
