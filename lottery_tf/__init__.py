@@ -16,6 +16,8 @@ _WHERE = {
     "get_masks": "wrapper",
     "Ticket": "ticket",
     "Recipe": "recipe",
+    "SoftActivation": "tweaks.soft_activation",
+    "GhostSkips": "tweaks.ghost_skip",
     "LabelSmoothing": "tweaks.soft_labels",
     "find_ticket": "finding",
     "find_tickets": "finding",

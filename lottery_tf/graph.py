@@ -6,6 +6,8 @@ that it wraps, so that a weight has the same name in a model and in its wrapped 
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -96,20 +98,35 @@ def values(model: keras.Model) -> dict[str, np.ndarray]:
 
 
 def rebuild(
-    model: keras.Model, change: Callable[[keras.layers.Layer], keras.layers.Layer]
+    model: keras.Model,
+    change: Callable[[keras.layers.Layer], keras.layers.Layer],
+    connect: Callable[[keras.Model, Callable], keras.Model | None] = lambda part, once: None,
 ) -> keras.Model:
     """A copy of ``model`` in which each layer is ``change(layer)``; the weights are copied by name.
 
     ``change`` is called once for each layer that is no model, a shared one too, and returns a
     new layer. Nested models are rebuilt in turn. Variables that only the copy has keep their
     initial values. The copy is not compiled.
+
+    Args:
+      model: a Sequential or functional model.
+      change: old layer → new layer.
+      connect: called with the model, and with each nested one, and with a function that gives the
+        new layer of an old one; returns the copy of that model, for instance by ``reconnected``,
+        or None for a copy whose layers are connected as they were.
     """
     made: dict[int, keras.layers.Layer] = {}
+
+    def copied(part):
+        copy = connect(part, once)
+        if copy is None:
+            copy = keras.models.clone_model(part, clone_function=once)
+        return copy
 
     def once(layer):
         if id(layer) not in made:
             if isinstance(layer, keras.Model):
-                made[id(layer)] = keras.models.clone_model(layer, clone_function=once)
+                made[id(layer)] = copied(layer)
             else:
                 made[id(layer)] = new = change(layer)
                 # The config of a user's own layer need not hold its name.
@@ -117,10 +134,69 @@ def rebuild(
         return made[id(layer)]
 
     with model.distribute_strategy.scope():
-        copy = keras.models.clone_model(model, clone_function=once)
+        copy = copied(model)
         fresh = values(copy)
         assign(copy, fresh | {name: v for name, v in values(model).items() if name in fresh})
     return copy
+
+
+class _Held(list):
+    """One tensor, in the form in which a Keras node asks for it: however often it pops."""
+
+    def pop(self):
+        return self[0]
+
+
+def reconnected(
+    part: keras.Model, once: Callable, calls: dict[int, Callable[[Callable, Callable], Any]]
+) -> keras.Model:
+    """The functional copy of a model in which some calls of layers are made otherwise.
+
+    Args:
+      part: the model, without the models nested in it, which are called as they are.
+      once: old layer → new layer.
+      calls: id of a node of ``part`` → function of ``run``, which calls the new layer in that
+        place and returns its output, and of ``tensor``, which gives the new tensor of an old one;
+        returns what the copy has in the place of the node's output.
+
+    Raises:
+      UsageError: if the model has losses or metrics of its own (``add_loss``), which such a copy
+        would lose.
+    """
+    if min(part._nodes_by_depth) < 0:
+        raise UsageError(
+            f"Expected a model without add_loss and add_metric on its tensors; '{part.name}' has "
+            "some: put them into a layer's call."
+        )
+    held: dict[str, _Held] = {}
+    for layer, old in zip(part._input_layers, part.inputs, strict=True):
+        held[str(id(old))] = _Held([keras.layers.InputLayer(**layer.get_config()).output])
+
+    def tensor(old):
+        return held[str(id(old))][0]
+
+    def run(node):
+        args, kwargs = node.map_arguments(held)
+        return once(node.layer)(*args, **kwargs)
+
+    for node in _calls_in(part):
+        outputs = calls[id(node)](partial(run, node), tensor) if id(node) in calls else run(node)
+        pairs = zip(tf.nest.flatten(node.outputs), tf.nest.flatten(outputs), strict=True)
+        held.update({str(id(old)): _Held([new]) for old, new in pairs})
+    ends = (tf.nest.map_structure(tensor, each) for each in (part.input, part.output))
+    return keras.Model(*ends, name=part.name)
+
+
+def nodes(model: keras.Model) -> Iterator[tuple[keras.Model, Any]]:
+    """Each call of a layer in a model and in those nested in it, as (the model, Keras' node)."""
+    for part in _nested(model):
+        yield from ((part, node) for node in _calls_in(part))
+
+
+def _calls_in(part: keras.Model) -> Iterator[Any]:
+    """Keras' nodes of one model in the order of computation, without the inputs'."""
+    for depth in sorted(part._nodes_by_depth, reverse=True):
+        yield from (node for node in part._nodes_by_depth[depth] if not node.is_input)
 
 
 def layer_paths(model: keras.Model) -> list[str]:
@@ -207,22 +283,19 @@ def calls(model: keras.Model) -> tuple[list[Call], list[Call]]:
     def walk(part: keras.Model, makers: list[list[Call]]) -> list[list[Call]]:
         """Walks one model whose inputs are made by ``makers``; returns its outputs' makers."""
         made = {id(tensor): maker for tensor, maker in zip(part.inputs, makers, strict=True)}
-        for depth in sorted(part._nodes_by_depth, reverse=True):
-            for node in part._nodes_by_depth[depth]:
-                if node.is_input:
-                    continue
-                sources = [made[id(t)] for t in tf.nest.flatten(node.keras_inputs)]
-                outputs = tf.nest.flatten(node.outputs)
-                if isinstance(node.layer, keras.Model):
-                    results = walk(node.layer, sources)
-                else:
-                    before = list(dict.fromkeys(c for source in sources for c in source))
-                    call = Call(paths[id(node.layer)], node.layer, before)
-                    for earlier in before:
-                        earlier.after.append(call)
-                    found.append(call)
-                    results = [[call]] * len(outputs)
-                made |= {id(t): maker for t, maker in zip(outputs, results, strict=True)}
+        for node in _calls_in(part):
+            sources = [made[id(t)] for t in tf.nest.flatten(node.keras_inputs)]
+            outputs = tf.nest.flatten(node.outputs)
+            if isinstance(node.layer, keras.Model):
+                results = walk(node.layer, sources)
+            else:
+                before = list(dict.fromkeys(c for source in sources for c in source))
+                call = Call(paths[id(node.layer)], node.layer, before)
+                for earlier in before:
+                    earlier.after.append(call)
+                found.append(call)
+                results = [[call]] * len(outputs)
+            made |= {id(t): maker for t, maker in zip(outputs, results, strict=True)}
         return [made[id(tensor)] for tensor in part.outputs]
 
     outputs = walk(model, [[Call(layer.name, layer, [])] for layer in model._input_layers])

@@ -7,10 +7,10 @@ from typing import Any
 from lottery_tf.errors import UsageError
 from lottery_tf.graph import check_graph
 from lottery_tf.keras import keras
-from lottery_tf.settings import describe, nearest, one_of
+from lottery_tf.settings import describe, nearest, one_of, restore
 from lottery_tf.tweaks import TWEAKS, Tweak
 from lottery_tf.tweaks.soft_labels import default_loss
-from lottery_tf.wrapper import strip
+from lottery_tf.wrapper import masked_by_us, strip
 
 # Recipes that have a name of their own; a tweak's name stands for that tweak alone.
 RECIPES: dict[str, tuple[str, ...]] = {"vanilla": ()}
@@ -61,7 +61,8 @@ class Recipe:
         """The recipe that ``describe`` described; a UsageError for a tweak that is not ours."""
         for name in description:
             _tweak_names(name)
-        return cls([TWEAKS[name](**parameters) for name, parameters in description.items()])
+        names = [name for name in description if name not in RECIPES]
+        return cls([restore(TWEAKS[name], description[name]) for name in names])
 
     def prepare(self, model: keras.Model, data=None) -> keras.Model:
         """The model to compile and train: ``model`` with every tweak on.
@@ -71,7 +72,7 @@ class Recipe:
           data: a ``tf.data.Dataset`` of training batches, for tweaks that look at them.
         """
         check_graph(model)
-        self._model = model
+        self._model = model = masked_by_us(model)
         for tweak in self.tweaks:
             model = tweak.change(model, data)
         for tweak in self.tweaks:

@@ -174,26 +174,23 @@ def wrap(model: keras.Model, masks: Masks | None = None) -> keras.Model:
 
 
 def remake(
-    model: keras.Model, change: Callable[[keras.layers.Layer], keras.layers.Layer]
+    model: keras.Model,
+    change: Callable[[keras.layers.Layer], keras.layers.Layer],
+    connect: Callable[[keras.Model, Callable], keras.Model | None] = lambda part, once: None,
 ) -> keras.Model:
     """``graph.rebuild`` of a model that may be wrapped: its masks stay on.
 
-    ``change`` is given the layers inside the wrappers and returns plain layers.
+    ``change`` is given the layers inside the wrappers and returns plain layers. A model that is
+    wrapped by tfmot itself has to go through ``masked_by_us`` first.
     """
-    model = masked_by_us(model)
-    copy = rebuild(model, around(change))
-    set_masks(copy, get_masks(model))
-    return copy
 
-
-def around(change: Callable) -> Callable:
-    """``change`` for the layers inside the wrappers, which are put around the new ones again."""
-
-    def changed(layer):
+    def inside(layer):
         new = change(unwrapped(layer))
         return PruneByMask(new, layer.attributes) if isinstance(layer, PruneByMask) else new
 
-    return changed
+    copy = rebuild(model, inside, connect)
+    set_masks(copy, get_masks(model))
+    return copy
 
 
 def masked_by_us(model: keras.Model) -> keras.Model:

@@ -1,8 +1,12 @@
 """The tweaks that spend a ticket better, by name. A new one is a module and a line in TWEAKS."""
 
+from lottery_tf.tweaks.ghost_skip import GhostSkips
+from lottery_tf.tweaks.soft_activation import SoftActivation
 from lottery_tf.tweaks.soft_labels import LabelSmoothing
 from lottery_tf.tweaks.tweak import Tweak
 
 TWEAKS: dict[str, type[Tweak]] = {
+    "soft_activation": SoftActivation,
+    "ghost_skips": GhostSkips,
     "label_smoothing": LabelSmoothing,
 }

@@ -3,7 +3,9 @@
 import dataclasses
 
 from lottery_tf.errors import UsageError
+from lottery_tf.graph import check_graph
 from lottery_tf.keras import keras
+from lottery_tf.wrapper import masked_by_us
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +20,8 @@ class Tweak:
 
     def prepare(self, model: keras.Model, data=None) -> keras.Model:
         """The model to train with this tweak on; ``Recipe.prepare`` does it for several."""
-        model = self.change(model, data)
+        check_graph(model)
+        model = self.change(masked_by_us(model), data)
         self.attach(model)
         return model
 

@@ -1,0 +1,306 @@
+"""Ghost skip connections: they help a ticket to begin, and are gone when it is trained."""
+
+import dataclasses
+
+import tensorflow as tf
+
+from lottery_tf.errors import UsageError
+from lottery_tf.graph import named_layers, nodes, reconnected, unwrapped
+from lottery_tf.keras import keras
+from lottery_tf.log import log
+from lottery_tf.settings import nearest, setting
+from lottery_tf.tweaks.fade import FadingLayer, FadingTweak
+from lottery_tf.wrapper import copy_layer, remake
+
+_layers = keras.layers
+_CONVOLUTIONS = (
+    *(_layers.Conv1D, _layers.Conv2D, _layers.Conv3D),
+    *(_layers.SeparableConv1D, _layers.SeparableConv2D),
+    *(_layers.DepthwiseConv1D, _layers.DepthwiseConv2D),
+)
+_TRANSPOSED = (_layers.Conv1DTranspose, _layers.Conv2DTranspose, _layers.Conv3DTranspose)
+PLACES = ("all", "same")
+
+
+@keras.saving.register_keras_serializable("lottery_tf")
+class GhostSkip(FadingLayer):
+    """activation(y + α·S(x)), with α from ``start`` to ``end``; then activation(y).
+
+    Args:
+      shortcut: what S is. "identity": x itself; where the shapes differ it is averaged over the
+        strides, cut to y's size in the middle, and its channels are padded with zeros or left out.
+        "conv": a 1×1 convolution of those strides with BatchNorm.
+      strides: of the convolution that it goes around, one a dimension.
+      data_format: "channels_last" or "channels_first".
+      activation: the one that was fused into the convolution.
+      sequential: whether the model that it was put into was Sequential.
+      start, end, curve: of α.
+      **kwargs: as any Keras layer.
+
+    Call arguments:
+      inputs: [y, x], the pre-activation [batch, …, channels out] and the convolution's input
+        [batch, …, channels in].
+    """
+
+    def __init__(
+        self,
+        shortcut: str,
+        strides,
+        data_format: str = "channels_last",
+        activation=None,
+        sequential: bool = False,
+        start: float = 1.0,
+        end: float = 0.0,
+        curve: str = "linear",
+        **kwargs,
+    ):
+        super().__init__(start, end, curve, **kwargs)
+        self.shortcut, self.strides, self.data_format = shortcut, tuple(strides), data_format
+        self.activation = keras.activations.get(activation)
+        self.sequential = sequential
+
+    def build(self, input_shape):
+        y_shape, x_shape = input_shape
+        self._axis = -1 if self.data_format == "channels_last" else 1
+        self.conv = self.norm = None
+        if self.shortcut == "conv":
+            kind = {1: _layers.Conv1D, 2: _layers.Conv2D, 3: _layers.Conv3D}[len(self.strides)]
+            self.conv = kind(
+                *(y_shape[self._axis], 1, self.strides),
+                data_format=self.data_format,
+                use_bias=False,
+                kernel_initializer="he_normal",
+                dtype=self.dtype_policy,
+            )
+            # The reference's constants; it fades before Keras' own momentum would have settled.
+            self.norm = _layers.BatchNormalization(
+                self._axis, momentum=0.9, epsilon=1e-5, dtype=self.dtype_policy
+            )
+            self.conv.build(x_shape)
+            self.norm.build(y_shape)
+        super().build(input_shape)
+
+    def call(self, inputs, training=None):
+        y, x = inputs
+
+        def with_skip():
+            skip = self._identity(x, y) if self.conv is None else self.conv(x)
+            skip = self._cut(skip, y)
+            if self.norm is not None:
+                skip = self.norm(skip, training=training)
+            return y + tf.cast(self.value(), y.dtype) * skip
+
+        output = tf.cond(self.is_over(), lambda: tf.identity(y), with_skip)
+        output.set_shape(y.shape)
+        return self.activation(output)
+
+    def _identity(self, x, y):
+        """x, averaged over the strides, with as many channels as y."""
+        if any(stride > 1 for stride in self.strides):
+            spatial = {1: "W", 2: "HW", 3: "DHW"}[len(self.strides)]
+            layout = f"N{spatial}C" if self._axis == -1 else f"NC{spatial}"
+            x = tf.nn.avg_pool(x, self.strides, self.strides, "SAME", layout)
+        wanted, given = y.shape[self._axis], x.shape[self._axis]
+        if given > wanted:
+            return tf.gather(x, tf.range(wanted), axis=self._axis)
+        pads = [[0, 0] for _ in range(x.shape.rank)]
+        pads[self._axis][1] = wanted - given
+        return tf.pad(x, pads) if wanted > given else x
+
+    def _cut(self, skip, y):
+        """The middle of ``skip``, of y's size: a convolution without padding makes less."""
+        if skip.shape.is_fully_defined() and skip.shape == y.shape:
+            return skip
+        size = tf.shape(y)
+        first = (tf.shape(skip) - size) // 2
+        return tf.slice(skip, first, size)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "shortcut": self.shortcut,
+            "strides": list(self.strides),
+            "data_format": self.data_format,
+            "activation": keras.activations.serialize(self.activation),
+            "sequential": self.sequential,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class GhostSkips(FadingTweak):
+    """Skip connections around convolutions that fade out (arXiv 2101.03255).
+
+    y ← y + α·S(x) for each chosen spatial convolution: x is its input, y the pre-activation that
+    it feeds, after its BatchNorm where there is one. α falls to exactly 0 over the first share of
+    the training; then they are out, and ``finish`` returns the architecture without them. One
+    line is logged of the spatial convolutions that have none.
+
+    Raises:
+      UsageError: for parameters out of range; in ``prepare``, if ``convolutions`` names none of
+        the model's.
+    """
+
+    alpha: float = setting(1.0, "α at the first step, above 0")
+    shortcut: str = setting(
+        "identity",
+        "what goes around: the input itself, pooled and padded where shapes differ, or a "
+        "1x1 convolution with BatchNorm",
+        choices=("identity", "conv"),
+    )
+    convolutions: tuple[str, ...] = setting(
+        ("all",),
+        "which convolutions: all whose kernel is larger than 1, same (those of them that keep "
+        "the shape), or layers' names",
+    )
+
+    layer_class = GhostSkip
+    value_name = "ghost_skips_alpha"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.alpha > 0:
+            raise UsageError(
+                f"Expected GhostSkips' alpha above 0, the weight of the skips at the first step, "
+                f"not {self.alpha}."
+            )
+        if self.curve == "exponential":
+            raise UsageError(
+                "Expected a linear or cosine curve for GhostSkips, whose α ends at 0, not an "
+                "exponential one."
+            )
+
+    def change(self, model, data=None):
+        places, left = self._places(model)
+        skips = {}  # a shared convolution has one
+
+        def connect(part, once):
+            here = {id(node): source for owner, node, source in places if owner is part}
+            if not here:
+                return None
+
+            def with_skip(source):
+                def call(run, tensor):
+                    conv = unwrapped(source.layer)
+                    if id(conv) not in skips:
+                        skips[id(conv)] = self._skip(conv, isinstance(part, keras.Sequential))
+                    return skips[id(conv)]([run(), tensor(source.keras_inputs[0])])
+
+                return call
+
+            calls = {node: with_skip(source) for node, source in here.items()}
+            return reconnected(part, once, calls)
+
+        around = {id(unwrapped(source.layer)) for _, _, source in places}
+
+        def change(layer):
+            fused = id(layer) in around and not _is_linear(layer)
+            return copy_layer(layer, activation="linear") if fused else copy_layer(layer)
+
+        changed = remake(model, change, connect)
+        more = f" and {len(left) - 6} more" if left[6:] else ""
+        log.info(
+            "%s: %d ghost skips; spatial convolutions without one: %s%s",
+            *(model.name, len(skips), ", ".join(left[:6]) or "none", more),
+        )
+        return changed
+
+    def restore(self, model):
+        ghosts = [(part, node) for part, node in nodes(model) if isinstance(node.layer, GhostSkip)]
+        if not ghosts:
+            return model
+        fused = {}  # id of a convolution → the activation that comes back into it
+        for _, node in ghosts:
+            y, _ = node.keras_inputs
+            fused[id(unwrapped(y._keras_history.layer))] = node.layer.get_config()["activation"]
+
+        def connect(part, once):
+            here = [node for owner, node in ghosts if owner is part]
+            if not here:
+                return None
+            if here[0].layer.sequential:
+                first = _layers.InputLayer(**part._input_layers[0].get_config())
+                rest = [once(layer) for layer in part.layers[1:] if type(layer) is not GhostSkip]
+                return keras.Sequential([first, *rest], name=part.name)
+            drop = {
+                id(node): lambda run, tensor, y=node.keras_inputs[0]: tensor(y) for node in here
+            }
+            return reconnected(part, once, drop)
+
+        def change(layer):
+            activation = fused.get(id(layer), "linear")
+            return copy_layer(
+                layer, **({} if activation == "linear" else {"activation": activation})
+            )
+
+        return remake(model, change, connect)
+
+    def _skip(self, conv, sequential: bool) -> GhostSkip:
+        config = conv.get_config()
+        return GhostSkip(
+            *(self.shortcut, config["strides"], config["data_format"]),
+            activation=config["activation"],
+            sequential=sequential,
+            start=self.alpha,
+            end=0.0,
+            curve=self.curve,
+            name=f"{conv.name}_ghost",
+            dtype=conv.dtype_policy,
+        )
+
+    def _places(self, model: keras.Model):
+        """Where skips end, as (model, node, node of the convolution), and the convolutions left."""
+        self._check_names(model)
+        paths = {id(unwrapped(layer)): path for path, layer in named_layers(model).items()}
+        readers: dict[int, list] = {}
+        for _, node in nodes(model):
+            for tensor in node.keras_inputs:
+                readers.setdefault(id(tensor), []).append(node)
+        outputs = {id(tensor) for part, _ in nodes(model) for tensor in part.outputs}
+        places, left = [], []
+        for part, node in nodes(model):
+            conv = unwrapped(node.layer)
+            if not _is_spatial(conv):
+                continue
+            end = node
+            (after, *others) = readers.get(id(node.outputs), [None])
+            norm = None if after is None else after.layer
+            alone = not others and id(node.outputs) not in outputs
+            if alone and isinstance(norm, _layers.BatchNormalization) and _is_linear(conv):
+                end = after
+            # An output has no activation behind it, and keeps its name.
+            chosen = self._is_chosen(conv, paths[id(conv)], node, end)
+            if chosen and all(end.outputs is not tensor for tensor in model.outputs):
+                places.append((part, end, node))
+            else:
+                left.append(paths[id(conv)])
+        return places, left
+
+    def _is_chosen(self, conv, path, node, end) -> bool:
+        if isinstance(conv, _TRANSPOSED):
+            return False
+        same = node.keras_inputs[0].shape[1:] == end.outputs.shape[1:]
+        return (
+            "all" in self.convolutions
+            or path in self.convolutions
+            or ("same" in self.convolutions and same)
+        )
+
+    def _check_names(self, model):
+        layers = {path: unwrapped(layer) for path, layer in named_layers(model).items()}
+        good = [path for path, layer in layers.items() if _is_spatial(layer)]
+        for name in self.convolutions:
+            if name not in (*PLACES, *good):
+                raise UsageError(
+                    f"Expected GhostSkips' convolutions to be {', '.join(PLACES)} or a layer of "
+                    f"'{model.name}' with a kernel larger than 1, not '{name}'"
+                    f"{nearest(name, [*PLACES, *good])}."
+                )
+
+
+def _is_spatial(layer) -> bool:
+    kernel = getattr(layer, "kernel_size", (1,))
+    return isinstance(layer, _CONVOLUTIONS) and max(kernel) > 1
+
+
+def _is_linear(layer) -> bool:
+    return layer.activation in (None, keras.activations.linear)

@@ -1,0 +1,177 @@
+"""Soft activation: smooth units that turn into ReLU while the ticket trains."""
+
+import dataclasses
+import math
+
+import tensorflow as tf
+
+from lottery_tf.errors import UsageError
+from lottery_tf.keras import keras
+from lottery_tf.log import log
+from lottery_tf.settings import setting
+from lottery_tf.tweaks.fade import FadingLayer, FadingTweak
+from lottery_tf.wrapper import copy_layer, remake
+
+_layers = keras.layers
+_RELU = (keras.activations.relu, tf.nn.relu)
+_RELU6 = (keras.activations.get("relu6"), tf.nn.relu6)
+# Rectifiers that are not ReLU, and layers whose inside is not looked into.
+_LEFT = (
+    *(_layers.ReLU, _layers.LeakyReLU, _layers.PReLU, _layers.ELU, _layers.ThresholdedReLU),
+    *(_layers.Lambda, _layers.RNN, _layers.Wrapper),
+)
+
+
+@keras.saving.register_keras_serializable("lottery_tf")
+class SoftReLU(FadingLayer):
+    """A smooth unit that is ReLU from the end of its fade on.
+
+    pswish: x·σ(βx), with β from ``start`` to ``end``; mish: (1 − τ)·Mish(x) + τ·ReLU(x) with
+    Mish(x) = x·tanh(softplus(x)) and τ from ``start`` to ``end``. Of any shape and floating dtype.
+
+    Args:
+      unit: "pswish" or "mish".
+      cap: what the output is cut off at, 6 in the place of ReLU6; None for nothing.
+      replaced: the description of the ReLU whose place it takes, by which that comes back.
+      start, end, curve: of β or τ.
+      **kwargs: as any Keras layer.
+    """
+
+    def __init__(
+        self,
+        unit: str = "pswish",
+        cap: float | None = None,
+        replaced=None,
+        start: float = 1.0,
+        end: float = 10.0,
+        curve: str = "linear",
+        **kwargs,
+    ):
+        super().__init__(start, end, curve, autocast=False, **kwargs)
+        self.supports_masking = True
+        self.unit, self.cap, self.replaced = unit, cap, replaced
+        # Keras writes the inputs of a function's call in another form than those of a layer's.
+        self._preserve_input_structure_in_config = (
+            isinstance(replaced, dict) and replaced["class_name"] == "TFOpLambda"
+        )
+
+    def call(self, features, name=None):  # as tf.nn.relu, whose place it may take in a graph
+        value = tf.cast(self.value(), features.dtype)
+        output = tf.cond(
+            self.is_over(),
+            lambda: tf.nn.relu(features),
+            lambda: _UNITS[self.unit](features, value),
+        )
+        output.set_shape(features.shape)
+        return output if self.cap is None else tf.minimum(output, tf.cast(self.cap, output.dtype))
+
+    def get_config(self):
+        own = {"unit": self.unit, "cap": self.cap, "replaced": self.replaced}
+        return {**super().get_config(), **own}
+
+
+def _pswish(x, beta):
+    return x * tf.sigmoid(beta * x)
+
+
+def _mish(x, blend):
+    return (1 - blend) * x * tf.tanh(tf.math.softplus(x)) + blend * tf.nn.relu(x)
+
+
+_UNITS = {"pswish": _pswish, "mish": _mish}
+
+
+@dataclasses.dataclass(frozen=True)
+class SoftActivation(FadingTweak):
+    """Smooth activations (PSwish, Mish) that turn into ReLU, in the place of every ReLU.
+
+    A ticket has few paths; a smooth, non-monotonic unit passes gradient for small negative inputs
+    too (arXiv 2101.03255). PSwish is x·σ(βx) (Ramachandran et al. 2017, arXiv 1710.05941) with β
+    growing over the first share of the training; Mish (Misra 2019, arXiv 1908.08681) is blended
+    into ReLU. For the rest of the training the unit is exactly ReLU. ReLU6 becomes min(PSwish, 6).
+
+    It finds ReLU layers, ``Activation("relu")``, fused ``activation="relu"`` and calls of
+    ``tf.nn.relu``, in nested models too; one line is logged of what it left.
+    """
+
+    unit: str = setting("pswish", "the smooth unit", choices=_UNITS)
+    beta_start: float = setting(1.0, "PSwish's β at the first step, above 0; 1 is Swish")
+    beta_end: float = setting(10.0, "PSwish's β at the end of its share, before it is ReLU")
+
+    layer_class = SoftReLU
+
+    def __post_init__(self):
+        super().__post_init__()
+        if min(self.beta_start, self.beta_end) <= 0:
+            raise UsageError(
+                "Expected SoftActivation's beta_start and beta_end above 0, not "
+                f"{self.beta_start} and {self.beta_end}: x·σ(βx) is ReLU for large β."
+            )
+        if self.unit == "mish" and self.curve == "exponential":
+            raise UsageError(
+                "Expected a linear or cosine curve for SoftActivation with mish, whose blend "
+                "starts at 0, not an exponential one."
+            )
+
+    @property
+    def value_name(self):
+        return "soft_activation_" + ("beta" if self.unit == "pswish" else "blend")
+
+    def change(self, model, data=None):
+        found, left = [], []
+
+        def change(layer):
+            copy = self._softened(layer)
+            if copy is not None:
+                found.append(layer.name)
+                return copy
+            if isinstance(layer, _LEFT) or not type(layer).__module__.startswith("tf_keras."):
+                left.append(f"{layer.name} ({type(layer).__name__})")
+            return copy_layer(layer)
+
+        changed = remake(model, change)
+        more = f" and {len(left) - 6} more" if left[6:] else ""
+        log.info(
+            "%s: %d ReLUs made soft; not looked into: %s%s",
+            *(model.name, len(found), ", ".join(left[:6]) or "none", more),
+        )
+        return changed
+
+    def restore(self, model):
+        def change(layer):
+            if isinstance(layer, SoftReLU):
+                return _layers.deserialize(layer.replaced)
+            if isinstance(getattr(layer, "activation", None), SoftReLU):
+                return copy_layer(layer, activation=layer.activation.replaced)
+            return copy_layer(layer)
+
+        return remake(model, change) if self.layers(model) else model
+
+    def _softened(self, layer):
+        """A copy of ``layer`` with the soft unit in the place of its ReLU; None if it has none."""
+        cap = _cap(layer)
+        if cap is not None:
+            return self._unit(cap, _layers.serialize(layer), name=layer.name)
+        cap = _cap(getattr(layer, "activation", None))
+        if cap is None or isinstance(layer, _layers.RNN) or "activation" not in layer.get_config():
+            return None
+        copy = copy_layer(layer)
+        copy.activation = self._unit(cap, layer.get_config()["activation"])
+        return copy
+
+    def _unit(self, cap, replaced, **kwargs):
+        start, end = (self.beta_start, self.beta_end) if self.unit == "pswish" else (0.0, 1.0)
+        cap = None if cap == math.inf else cap
+        return SoftReLU(self.unit, cap, replaced, start, end, self.curve, **kwargs)
+
+
+def _cap(unit) -> float | None:
+    """The largest value of a ReLU, given as a layer or a function; None if it is something else."""
+    symbol = getattr(unit, "symbol", None)
+    if unit in _RELU or symbol == "nn.relu":
+        return math.inf
+    if unit in _RELU6 or symbol == "nn.relu6":
+        return 6.0
+    if type(unit) is _layers.ReLU and not unit.negative_slope and not unit.threshold:
+        return math.inf if unit.max_value is None else float(unit.max_value)
+    return None
