@@ -23,6 +23,7 @@ __all__ = ["BUILDERS", "ModelSettings", "create"]
 BUILDERS: dict[str, Callable[[Sequence[int], int, int | None], keras.Model]] = {
     "lenet_300_100": lenet.lenet_300_100,
     "conv4": conv4.conv4,
+    "resnet8_half": functools.partial(cifar_resnet.cifar_resnet, 8, halving_stem=True),
     "resnet20": functools.partial(cifar_resnet.cifar_resnet, 20),
     "resnet32": functools.partial(cifar_resnet.cifar_resnet, 32),
     "resnet56": functools.partial(cifar_resnet.cifar_resnet, 56),

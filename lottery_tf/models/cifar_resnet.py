@@ -10,27 +10,37 @@ Keras's own momentum lags far behind in short training.
 from collections.abc import Sequence
 
 from lottery_tf.keras import keras
-from lottery_tf.models.shapes import check_halves_twice
+from lottery_tf.models.shapes import check_halvings
 
 WIDTH = 16
 
 
 def cifar_resnet(
-    depth: int, input_shape: Sequence[int], num_classes: int, width: int | None = None
+    depth: int,
+    input_shape: Sequence[int],
+    num_classes: int,
+    width: int | None = None,
+    halving_stem: bool = False,
 ) -> keras.Model:
     """A ResNet of ``depth`` layers whose stages have ``width`` (16), 2·width and 4·width channels.
 
+    Args:
+      depth: 6n + 2.
+      input_shape, num_classes, width: as in ``lottery_tf.models.create``.
+      halving_stem: whether the stem has stride 2, for a quarter of the cost; not in the paper.
+
     Raises:
-      UsageError: the image is smaller than 4×4, so that the last stage's two halvings leave
-        nothing to halve.
+      UsageError: the image is smaller than 4×4 (8×8 with a halving stem), so that the last
+        stage's two halvings leave nothing to halve.
     """
-    check_halves_twice(f"resnet{depth}", input_shape)
+    name = f"resnet{depth}_half" if halving_stem else f"resnet{depth}"
+    check_halvings(name, input_shape, 3 if halving_stem else 2)
     blocks, remainder = divmod(depth - 2, 6)
     if remainder or blocks < 1:
         raise ValueError(f"Expected a depth of 6n + 2, such as 20. Received: {depth}.")
     width = width or WIDTH
     images = keras.Input(input_shape, name="image")
-    x = _conv_bn(images, width, "stem_conv", "stem_bn")
+    x = _conv_bn(images, width, "stem_conv", "stem_bn", stride=2 if halving_stem else 1)
     x = keras.layers.ReLU(name="stem_relu")(x)
     for stage in range(3):
         for block in range(blocks):
@@ -38,7 +48,7 @@ def cifar_resnet(
             x = _basic_block(x, width * 2**stage, stride, f"stage{stage + 1}_block{block + 1}")
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
     logits = keras.layers.Dense(num_classes, kernel_initializer="he_normal", name="head")(x)
-    return keras.Model(images, logits, name=f"resnet{depth}")
+    return keras.Model(images, logits, name=name)
 
 
 def _basic_block(x, channels: int, stride: int, name: str):

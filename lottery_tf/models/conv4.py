@@ -6,7 +6,7 @@ Frankle and Carbin, https://arxiv.org/abs/1803.03635, figure 2.
 from collections.abc import Sequence
 
 from lottery_tf.keras import keras
-from lottery_tf.models.shapes import check_halves_twice
+from lottery_tf.models.shapes import check_halvings
 
 
 def conv4(input_shape: Sequence[int], num_classes: int, width: int | None = None) -> keras.Model:
@@ -17,7 +17,7 @@ def conv4(input_shape: Sequence[int], num_classes: int, width: int | None = None
     Raises:
       UsageError: the image is smaller than 4×4, so that two poolings leave nothing.
     """
-    check_halves_twice("conv4", input_shape)
+    check_halvings("conv4", input_shape, 2)
     width = width or 64
     images = x = keras.Input(input_shape, name="image")
     for stage in (1, 2):

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from lottery_tf.errors import UsageError
 
 
-def check_halves_twice(model: str, input_shape: Sequence[int]) -> None:
-    """Raises UsageError where ``(H, W, C)`` is too small to be halved twice: below 4×4 pixels."""
+def check_halvings(model: str, input_shape: Sequence[int], halvings: int) -> None:
+    """Raises UsageError where ``(H, W, C)`` is too small to be halved so often."""
     height, width, _ = input_shape
-    if min(height, width) < 4:
+    least = 2**halvings
+    if min(height, width) < least:
         raise UsageError(
-            f"{model} halves an image twice and expects at least 4×4 pixels, not "
-            f"{height}×{width}; give larger images or take lenet_300_100."
+            f"{model} halves an image {'twice' if halvings == 2 else f'{halvings} times'} and "
+            f"expects at least {least}×{least} pixels, not {height}×{width}; give larger images "
+            "or take lenet_300_100."
         )

@@ -70,6 +70,10 @@ class SoftReLU(FadingLayer):
         return {**super().get_config(), **own}
 
 
+# A fused activation in an .h5 file goes by the class's own name.
+keras.utils.get_custom_objects()["SoftReLU"] = SoftReLU
+
+
 def _pswish(x, beta):
     return x * tf.sigmoid(beta * x)
 

@@ -10,7 +10,10 @@ from lottery_tf.errors import UsageError
 from lottery_tf.keras import keras
 from lottery_tf.models import BUILDERS, ModelSettings, create
 
-SMALL = {"lenet_300_100": 6, "conv4": 2, "resnet20": 2, "resnet32": 2, "resnet56": 2}
+SMALL = {
+    **{"lenet_300_100": 6, "conv4": 2, "resnet8_half": 2},
+    **{"resnet20": 2, "resnet32": 2, "resnet56": 2},
+}
 
 
 # One of each family, where a test builds twice.
@@ -64,6 +67,7 @@ def test_the_only_activations_are_relu_layers(name):
         == {
             "lenet_300_100": 2,
             "conv4": 6,
+            "resnet8_half": 7,
             "resnet20": 19,
             "resnet32": 31,
             "resnet56": 55,
@@ -137,6 +141,14 @@ def test_resnet20_counts_272474():
     # The moving mean and variance of each BatchNorm: as many as its γ and β. 7 of width 16, and
     # 7 each of width 32 and 64, the shortcuts' among them.
     assert model.count_params() - trainable(model) == 2 * 7 * (16 + 32 + 64)
+
+
+def test_resnet8_half_is_a_resnet8_on_half_the_image():
+    model = create("resnet8_half", (28, 28, 1), 10)
+    assert trainable(model) == resnet_count(1, 16, 1, 10) == 77_754
+    assert model.get_layer("stem_relu").output_shape == (None, 14, 14, 16)
+    with pytest.raises(UsageError, match="resnet8_half halves an image 3 times .* 8×8 pixels"):
+        create("resnet8_half", (28, 7, 1), 10)
 
 
 @pytest.mark.parametrize(("name", "n"), [("resnet20", 3), ("resnet32", 5), ("resnet56", 9)])

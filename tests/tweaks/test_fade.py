@@ -1,0 +1,336 @@
+"""Fades: exact to the step however fit runs the steps, in every checkpoint, over before the end."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+from networks import assert_same, chain, examples, layers, random_masks, values
+
+import lottery_tf as lt
+from lottery_tf.errors import UsageError
+from lottery_tf.keras import keras
+from lottery_tf.training import Trainer
+from lottery_tf.tweaks.fade import CURVES, Schedule
+
+
+def test_the_curves_by_hand():
+    def ats(*schedule):
+        return [Schedule(*schedule).at(p) for p in (0, 0.5, 1, 1.5)]
+
+    np.testing.assert_allclose(ats(2.0, 10.0, "linear"), [2, 6, 10, 10], rtol=1e-6)
+    np.testing.assert_allclose(ats(1.0, 0.0, "cosine"), [1, 0.5, 0, 0], atol=1e-7)
+    np.testing.assert_allclose(ats(1.0, 25.0, "exponential"), [1, 5, 25, 25], rtol=1e-6)
+    np.testing.assert_allclose(Schedule(1.0, 0.0, "cosine").at(0.25), (2 + 2**0.5) / 4, rtol=1e-6)
+
+
+@given(
+    st.floats(0.015625, 64, width=32),
+    st.floats(0.015625, 64, width=32),
+    st.sampled_from(CURVES),
+    st.floats(0, 1, width=32),
+)
+def test_a_schedule_stays_between_its_ends_and_ends_exactly(start, end, curve, p):
+    schedule = Schedule(start, end, curve)
+    low, high = sorted((start, end))
+    assert low * (1 - 1e-5) <= schedule.at(p) <= high * (1 + 1e-5)
+    assert schedule.at(1.0) == end
+    assert schedule.at(0.0) == pytest.approx(start)
+
+
+def test_an_exponential_curve_needs_values_above_0():
+    with pytest.raises(UsageError, match="above 0 for an exponential curve, not 1 to 0"):
+        Schedule(1.0, 0.0, "exponential")
+
+
+STEPS, EPOCHS = 4, 3  # 12 steps
+
+
+def _one_weight():
+    """y = relu(w·x), w = −0.5, with the mean of y for a loss: dw = d relu(w)."""
+    model = chain(layers.Dense(1, "relu", use_bias=False, name="unit"), shape=(1,))
+    model.get_layer("unit").kernel.assign([[-0.5]])
+    return model
+
+
+def _mean(y_true, y_pred):
+    return tf.reduce_mean(y_pred, axis=-1)
+
+
+def _by_hand(start, end, length, steps):
+    """The weight after each step of gradient descent at rate 0.5, in float64."""
+    w, found = -0.5, []
+    for t in range(steps):
+        if t < length:
+            beta = start + (end - start) * t / length
+            s = 1 / (1 + np.exp(-beta * w))
+            gradient = s + w * beta * s * (1 - s)
+        else:
+            gradient = float(w > 0)
+        w -= 0.5 * gradient
+        found.append(w)
+    return np.array(found)
+
+
+class Weights(keras.callbacks.Callback):
+    """Keeps the first weight after each execution."""
+
+    def on_train_begin(self, logs=None):
+        self.found = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.found.append(float(self.model.trainable_variables[0].numpy().flat[0]))
+
+
+WAYS = {
+    "graph": {},
+    "3 steps": {"steps_per_execution": 3},
+    "jit": {"jit_compile": True},
+    "eager": {"run_eagerly": True},
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("share", [0.5, 0.0, 1.0])
+def test_each_step_has_its_own_value_by_hand(way, share):
+    """Six of twelve steps are soft, then the unit is ReLU: w < 0 does not move any more."""
+    tweak = lt.SoftActivation(share=share, beta_start=1.0, beta_end=4.0)
+    model = tweak.prepare(_one_weight())
+    model.compile(keras.optimizers.SGD(0.5), _mean, **way)
+    x, watch = np.ones((STEPS, 1), np.float32), Weights()
+    history = model.fit(
+        x, x, batch_size=1, epochs=EPOCHS, callbacks=[*tweak.callbacks(), watch], verbose=0
+    ).history
+    expected = _by_hand(1.0, 4.0, round(12 * share), 12)
+    if "steps_per_execution" in way:  # 3 steps and 1
+        expected = expected[[2, 3, 6, 7, 10, 11]]
+    np.testing.assert_allclose(watch.found, expected, rtol=1e-5)
+    betas = {0.5: [3, 4, 4], 0.0: [4, 4, 4], 1.0: [2, 3, 4]}[share]
+    np.testing.assert_allclose(history["soft_activation_beta"], betas, rtol=1e-6)
+
+
+def test_in_one_loop_of_xla_too():
+    tweak = lt.SoftActivation(beta_start=1.0, beta_end=4.0)
+    model = tweak.prepare(_one_weight())
+    data = tf.data.Dataset.from_tensors((np.ones((1, 1), np.float32),) * 2).repeat()
+    trainer = Trainer(
+        *(model, lambda start: data, STEPS, keras.optimizers.SGD(0.5), _mean),
+        **{"jit_compile": True, "steps_per_execution": 4, "metrics": ()},
+    )
+    watch = Weights()
+    trainer.fit(12, [*tweak.callbacks(), watch])
+    np.testing.assert_allclose(watch.found, _by_hand(1.0, 4.0, 6, 12)[[3, 7, 11]], rtol=1e-5)
+
+
+def test_the_length_of_the_training_can_be_said():
+    """A training whose rest is fitted apart, as that of a rewound ticket may be."""
+    tweak = lt.SoftActivation()
+    model = tweak.prepare(_one_weight())
+    model.compile("sgd", _mean)
+    x = np.ones((5, 1), np.float32)
+    for _ in range(2):
+        model.fit(x, x, batch_size=1, callbacks=tweak.callbacks(steps=16), verbose=0)
+    assert tweak.layers(model)[0].length.numpy() == 8
+    assert tweak.progress(model) == 1.0
+    model = tweak.prepare(_one_weight())
+    model.compile("sgd", _mean)
+    endless = tf.data.Dataset.from_tensors((x, x)).repeat(3).filter(lambda *_: True)
+    with pytest.raises(UsageError, match=r"known number of batches.* callbacks\(steps=…\)"):
+        model.fit(endless, epochs=2, callbacks=tweak.callbacks(), verbose=0)
+
+
+def _convolutional():
+    """Everything that fades: soft units, fused and not, and skips with variables of their own."""
+    return chain(
+        layers.Conv2D(4, 3, padding="same", activation="relu", name="one"),
+        layers.Conv2D(6, 3, strides=2, name="two"),
+        layers.BatchNormalization(momentum=0.5, name="norm"),
+        layers.ReLU(name="relu"),
+        layers.Flatten(),
+        layers.Dense(3, name="head"),
+        shape=(6, 6, 2),
+    )
+
+
+RECIPE = [lt.SoftActivation(unit="mish"), lt.GhostSkips(shortcut="conv"), lt.LabelSmoothing()]
+X, Y = examples(16, (6, 6, 2))
+
+
+def _prepared():
+    keras.utils.set_random_seed(0)
+    plain = _convolutional()
+    recipe = lt.Recipe(RECIPE)
+    model = recipe.prepare(lt.wrap(plain, random_masks(plain)))
+    model.compile(keras.optimizers.SGD(0.05, momentum=0.9), recipe.loss(), metrics=["accuracy"])
+    return recipe, model
+
+
+def _fit(model, callbacks, first=0, last=4):
+    return model.fit(
+        *(X, Y),
+        batch_size=4,
+        shuffle=False,
+        initial_epoch=first,
+        epochs=last,
+        validation_data=(X, Y),
+        callbacks=callbacks,
+        verbose=0,
+    ).history
+
+
+@pytest.fixture(scope="module")
+def straight():
+    recipe, model = _prepared()
+    history = _fit(model, recipe.callbacks())
+    return values(model), history
+
+
+def test_nothing_is_traced_anew():
+    """The first step may be traced twice, for Keras makes variables in it; those after are not."""
+    recipe, model = _prepared()
+    _fit(model, recipe.callbacks(16), last=1)
+    counts = [
+        function.experimental_get_tracing_count()
+        for function in (model.train_function, model.test_function)
+    ]
+    _fit(model, recipe.callbacks(16), first=1)
+    assert recipe.progress(model) == 1.0
+    assert counts == [
+        function.experimental_get_tracing_count()
+        for function in (model.train_function, model.test_function)
+    ]
+
+
+def test_the_history_has_the_values(straight):
+    _, history = straight
+    np.testing.assert_allclose(history["soft_activation_blend"], [0.5, 1, 1, 1])
+    np.testing.assert_allclose(history["ghost_skips_alpha"], [0.5, 0, 0, 0])
+
+
+@pytest.mark.parametrize("file", ["model.keras", "model", "model.h5"])
+def test_a_saved_model_goes_on_in_the_middle_of_the_fade(straight, tmp_path, file):
+    """ModelCheckpoint after the first of four epochs, loaded anew.
+
+    A .keras file keeps the optimizer as it is, so that the training is the same to the bit.
+    """
+    recipe, model = _prepared()
+    path = str(tmp_path / file)
+    save = keras.callbacks.ModelCheckpoint(path)
+    model.fit(X, Y, batch_size=4, shuffle=False, callbacks=[*recipe.callbacks(16), save], verbose=0)
+    loaded = keras.models.load_model(path)
+    assert recipe.progress(loaded) == 0.5
+    with pytest.raises(UsageError, match="SoftActivation; it has gone 50 % of its way"):
+        recipe.finish(loaded)
+    history = _fit(loaded, recipe.callbacks(), first=1)
+    expected, whole = straight
+    if file == "model.keras":
+        assert_same(values(loaded), expected)
+        np.testing.assert_allclose(history["val_loss"], whole["val_loss"][1:], rtol=1e-6)
+    np.testing.assert_allclose(history["ghost_skips_alpha"], [0, 0, 0])
+    final = recipe.finish(loaded)
+    np.testing.assert_allclose(final(X), loaded(X), atol=1e-5)
+
+
+@pytest.mark.parametrize("file", ["some.weights.h5", "checkpoint"])
+def test_saved_weights_hold_the_fade(tmp_path, file):
+    recipe, model = _prepared()
+    _fit(model, recipe.callbacks(16), last=1)
+    model.save_weights(tmp_path / file)
+    _, other = _prepared()
+    other.load_weights(tmp_path / file)
+    assert_same(values(other), values(model))
+    assert recipe.progress(other) == 0.5
+
+
+class Interrupted(keras.callbacks.Callback):
+    """Breaks the training in the second epoch."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("backup_first", [True, False])
+def test_backup_and_restore_goes_on_in_the_middle(straight, tmp_path, backup_first):
+    recipe, model = _prepared()
+
+    def callbacks(*more):
+        backup = keras.callbacks.BackupAndRestore(tmp_path)
+        ours = recipe.callbacks()
+        return [backup, *ours, *more] if backup_first else [*ours, backup, *more]
+
+    with pytest.raises(KeyboardInterrupt):
+        _fit(model, callbacks(Interrupted()))
+    _, again = _prepared()
+    history = _fit(again, callbacks())
+    assert len(history["loss"]) in (2, 3)
+    assert_same(values(again), straight[0])
+
+
+def test_a_tweak_that_never_began_is_not_finished():
+    recipe, model = _prepared()
+    _fit(model, [])
+    with pytest.raises(UsageError, match=r"has gone 0 % .* fit\(callbacks=recipe.callbacks\(\)\)"):
+        recipe.finish(model)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
+def test_in_other_precisions(policy):
+    keras.mixed_precision.set_global_policy(policy)
+    try:
+        recipe, model = _prepared()
+        _fit(model, recipe.callbacks())
+        final = recipe.finish(model)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    np.testing.assert_allclose(final(X), model(X), atol=1e-5)
+    assert np.isfinite(final(X)).all()
+
+
+REPLICAS = """
+import sys
+sys.path.insert(0, "tests"); sys.path.insert(0, "tests/tweaks")
+import numpy as np, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+import test_fade
+with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    recipe, model = test_fade._prepared()
+history = test_fade._fit(model, recipe.callbacks())
+assert model.distribute_strategy.num_replicas_in_sync == 2
+np.testing.assert_allclose(history["ghost_skips_alpha"], [0.5, 0, 0, 0])
+for layer in test_fade.RECIPE[0].layers(model):
+    assert [int(each.numpy()) for each in layer.step.values] == [16, 16]
+final = recipe.finish(model)
+np.testing.assert_allclose(final(test_fade.X), model(test_fade.X), atol=1e-5)
+print("both")
+"""
+
+
+def test_two_replicas_fade_together():
+    done = subprocess.run(
+        [sys.executable, "-c", REPLICAS], capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout.strip().endswith("both"), done.stderr[-3000:]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: lt.SoftActivation(share=1.2), r"share of SoftActivation in \[0, 1\].*not 1.2"),
+        (lambda: lt.GhostSkips(share=-1), r"share of GhostSkips in \[0, 1\]"),
+        (lambda: lt.SoftActivation(curve="line"), "curve takes linear.*nearest: linear"),
+        (lambda: lt.SoftActivation(unit="gelu"), "unit takes pswish or mish"),
+        (lambda: lt.SoftActivation(beta_start=0.0), "beta_start and beta_end above 0"),
+        (lambda: lt.SoftActivation(unit="mish", curve="exponential"), "linear or cosine"),
+        (lambda: lt.GhostSkips(curve="exponential"), "linear or cosine"),
+        (lambda: lt.GhostSkips(alpha=0.0), "alpha above 0"),
+        (lambda: lt.GhostSkips(shortcut="pool"), "shortcut takes identity or conv"),
+    ],
+)
+def test_parameters_out_of_range(make, message):
+    with pytest.raises(UsageError, match=message):
+        make()
