@@ -1,0 +1,222 @@
+"""Ghost skips: what they add by hand, around which convolutions, and that they leave no trace."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from networks import chain, examples, layers, random_masks
+
+import lottery_tf as lt
+from lottery_tf.errors import UsageError
+from lottery_tf.graph import named_layers
+from lottery_tf.keras import keras
+from lottery_tf.tweaks.ghost_skip import GhostSkip
+
+
+def _ghosts(model):
+    return [layer.name for layer in lt.GhostSkips().layers(model)]
+
+
+def _alone(layer, shape, **kwargs):
+    """(y, y + α·S(x), x) of one convolution with a ghost around it, and a ReLU behind."""
+    model = lt.GhostSkips(**kwargs).prepare(chain(layer, layers.ReLU(), shape=shape))
+    x = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
+    ghost = model.get_layer(f"{layer.name}_ghost")
+    outputs = keras.Model(model.input, [model.get_layer(layer.name).output, ghost.output])(x)
+    return (*map(np.array, outputs), x)
+
+
+def test_the_identity_by_hand():
+    """Four pixels of one channel, a kernel (1, 2, 0) and α = 0.5."""
+    model = chain(layers.Conv1D(1, 3, padding="same", name="conv"), layers.ReLU(), shape=(4, 1))
+    model.get_layer("conv").kernel.assign(np.reshape([1.0, 2.0, 0.0], (3, 1, 1)))
+    soft = lt.GhostSkips(alpha=0.5).prepare(model)
+    x = np.reshape([1.0, -2.0, 3.0, -4.0], (1, 4, 1))
+    # y = (2, 1·1 − 4, −2 + 6, 3 − 8) = (2, −3, 4, −5), and half of x to it.
+    np.testing.assert_allclose(np.ravel(soft(x)), np.maximum([2.5, -4.0, 5.5, -7.0], 0))
+
+
+def test_alpha_falls_to_0():
+    model = chain(layers.Conv1D(1, 3, padding="same", name="conv"), layers.ReLU(), shape=(4, 1))
+    ghost = lt.GhostSkips(curve="cosine").layers(lt.GhostSkips(curve="cosine").prepare(model))[0]
+    ghost.length.assign(4)
+    y, x = tf.zeros((1, 4, 1)), tf.ones((1, 4, 1))
+    for step, alpha in ((0, 1), (2, 0.5), (4, 0), (5, 0)):
+        ghost.step.assign(step)
+        np.testing.assert_allclose(ghost([y, x]), alpha * np.ones((1, 4, 1)), atol=1e-6)
+
+
+def test_strides_average_and_channels_are_padded_with_zeros():
+    y, sum_, x = _alone(layers.Conv2D(5, 3, strides=2, padding="same", name="conv"), (4, 6, 3))
+    pooled = x.reshape(2, 2, 2, 3, 2, 3).mean((2, 4))
+    np.testing.assert_allclose(sum_[..., :3], y[..., :3] + pooled, atol=1e-5)
+    np.testing.assert_array_equal(sum_[..., 3:], y[..., 3:])
+
+
+def test_without_padding_the_middle_is_taken_and_surplus_channels_are_left_out():
+    y, sum_, x = _alone(layers.Conv2D(2, 3, name="conv"), (5, 6, 3))
+    np.testing.assert_allclose(sum_, y + x[:, 1:4, 1:5, :2], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (layers.Conv1D(3, 3, padding="causal", name="conv"), (7, 2)),
+        (layers.Conv1D(2, 4, strides=3, name="conv"), (9, 2)),
+        (layers.Conv3D(3, 3, strides=(1, 2, 2), padding="same", name="conv"), (3, 5, 5, 2)),
+        (layers.DepthwiseConv2D(3, strides=2, padding="same", name="conv"), (5, 5, 2)),
+        (layers.SeparableConv2D(4, 3, dilation_rate=2, name="conv"), (7, 7, 2)),
+        (layers.Conv2D(4, (1, 3), strides=3, name="conv"), (7, 7, 2)),
+        (layers.Conv2D(4, 3, padding="same", name="conv"), (None, None, 2)),
+    ],
+    ids=["causal", "strided", "3D", "depthwise", "dilated", "oblong", "any size"],
+)
+@pytest.mark.parametrize("shortcut", ["identity", "conv"])
+def test_any_convolution(layer, shape, shortcut):
+    """It has a ghost, the shapes are right, and the finished model is the trained one."""
+    layer = type(layer).from_config(layer.get_config())
+    plain = chain(layer, layers.ReLU(), shape=shape)
+    tweak = lt.GhostSkips(shortcut=shortcut)
+    model = tweak.prepare(plain)
+    assert _ghosts(model) == ["conv_ghost"]
+    assert model.output_shape == plain.output_shape
+    x = np.random.default_rng(0).standard_normal((4, *(side or 6 for side in shape)))
+    before = plain(x)
+    assert np.abs(model(x) - before).max() > 0.01 or shortcut == "conv"
+    model.compile("sgd", "mse", jit_compile=shape[0] is not None)
+    model.fit(x, before, batch_size=2, callbacks=tweak.callbacks(), verbose=0)
+    final = tweak.finish(model)
+    np.testing.assert_allclose(final(x), model(x), atol=1e-5)
+    assert [type(each) for each in final.layers] == [type(each) for each in plain.layers]
+
+
+def test_the_convolutional_shortcut_by_hand():
+    """A strided 1×1 convolution and BatchNorm, in inference and in training."""
+    conv = layers.Conv2D(4, 3, strides=2, padding="same", name="conv")
+    model = lt.GhostSkips(shortcut="conv", alpha=0.25).prepare(
+        chain(conv, layers.ReLU(), shape=(4, 4, 3))
+    )
+    ghost = model.get_layer("conv_ghost")
+    random = np.random.default_rng(0)
+    x, y = random.standard_normal((2, 4, 4, 3)), random.standard_normal((2, 2, 2, 4))
+    skip = x[:, ::2, ::2] @ ghost.conv.kernel.numpy()[0, 0]
+    fresh = skip / np.sqrt(1 + 1e-5)  # moving mean 0 and variance 1
+    np.testing.assert_allclose(ghost([y, x]), y + 0.25 * fresh, atol=1e-5)
+    batch = (skip - skip.mean((0, 1, 2))) / np.sqrt(skip.var((0, 1, 2)) + 1e-5)
+    np.testing.assert_allclose(ghost([y, x], training=True), y + 0.25 * batch, atol=1e-4)
+
+
+def _network():
+    """Convolution → BatchNorm → Add → ReLU in several orders; nested, shared, two outputs."""
+
+    def conv(name, filters=4, **kwargs):
+        return layers.Conv2D(filters, 3, padding="same", name=name, **kwargs)
+
+    inside = keras.Sequential(
+        [
+            keras.Input((6, 6, 4)),
+            conv("in_conv", activation="relu"),
+            layers.BatchNormalization(name="in_norm"),
+        ],
+        name="inside",
+    )
+    first, second = keras.Input((6, 6, 4), name="first"), keras.Input((6, 6, 4), name="second")
+    shared = conv("shared")
+    x = layers.Add(name="add_shared")([shared(first), shared(second)])
+    y = layers.BatchNormalization(name="norm")(conv("with_norm")(x))
+    x = layers.ReLU(name="relu")(layers.Add(name="add")([x, y]))
+    x = inside(x)
+    forked = conv("forked")(x)
+    x = layers.Concatenate(name="both")(
+        [layers.BatchNormalization(name="fork_norm")(forked), forked]
+    )
+    x = layers.Conv2D(4, 1, name="pointwise")(x)
+    x = layers.Conv2DTranspose(4, 3, padding="same", name="transposed")(x)
+    out = conv("out", 3)(x)
+    return keras.Model([first, second], [out, layers.GlobalAveragePooling2D(name="pooled")(x)])
+
+
+def test_places(lines):
+    plain = _network()
+    tweak = lt.GhostSkips(share=0.0)
+    model = tweak.prepare(lt.wrap(plain, random_masks(plain)))
+    assert lines[-1].endswith("4 ghost skips; spatial convolutions without one: transposed, out")
+    assert sorted(_ghosts(model)) == [
+        *("forked_ghost", "in_conv_ghost", "shared_ghost", "with_norm_ghost"),
+    ]
+    before = {
+        name: [layer.name for layer in part.layers]
+        for name, part in (("", model), ("inside", model.get_layer("inside")))
+    }
+    assert before["inside"][1:] == ["in_conv", "in_conv_ghost", "in_norm"]
+    order = before[""]
+    assert order.index("with_norm") < order.index("norm") < order.index("with_norm_ghost")
+    assert order.index("with_norm_ghost") < order.index("add") < order.index("relu")
+    forked = model.get_layer("forked_ghost")
+    assert {node.layer.name for node in forked._outbound_nodes} == {"fork_norm", "both"}
+    assert model.output_names == plain.output_names
+
+    x = [np.random.default_rng(i).standard_normal((4, 6, 6, 4)) for i in range(2)]
+    y = [np.zeros((4, 6, 6, 3)), np.zeros((4, 4))]
+    model.compile("sgd", "mse")
+    model.fit(x, y, callbacks=tweak.callbacks(), verbose=0)
+    final = lt.strip(tweak.finish(model))
+    theirs, ours = named_layers(plain), named_layers(final)
+    assert list(theirs) == list(ours)
+    assert all(ours[path].get_config() == theirs[path].get_config() for path in ours)
+    assert type(final.get_layer("inside")) is keras.Sequential
+    for one, other in zip(final(x), model(x), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_a_sequential_model_comes_back_as_one():
+    plain = keras.Sequential(
+        [
+            layers.Conv2D(3, 3, activation="relu", name="conv", input_shape=(5, 5, 2)),
+            layers.Flatten(name="flat"),
+            layers.Dense(3, name="head"),
+        ],
+        name="mine",
+    )
+    tweak = lt.GhostSkips(share=0.0)
+    model = tweak.prepare(lt.wrap(plain, random_masks(plain)))
+    x, y = examples(8, (5, 5, 2))
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(True))
+    model.fit(x, y, callbacks=tweak.callbacks(), verbose=0)
+    final = lt.strip(tweak.finish(model))
+    assert type(final) is keras.Sequential and final.name == "mine"
+    assert [layer.name for layer in final.layers] == ["conv", "flat", "head"]
+    assert final.to_json() == lt.strip(plain).to_json()
+    np.testing.assert_allclose(final(x), model(x), atol=1e-6)
+
+
+def test_which_convolutions():
+    def names(*convolutions):
+        return sorted(_ghosts(lt.GhostSkips(convolutions=convolutions).prepare(network())))
+
+    def network():
+        return chain(
+            layers.Conv2D(3, 3, padding="same", name="same_shape"),
+            layers.Conv2D(5, 3, padding="same", name="wider"),
+            layers.Conv2D(5, 3, padding="same", name="again"),
+            layers.ReLU(),
+            shape=(6, 6, 3),
+        )
+
+    assert names("all") == ["again_ghost", "same_shape_ghost", "wider_ghost"]
+    assert names("same") == ["again_ghost", "same_shape_ghost"]
+    assert names("wider", "again") == ["again_ghost", "wider_ghost"]
+    with pytest.raises(UsageError, match="kernel larger than 1, not 'widr'; nearest: wider"):
+        names("widr")
+
+
+def test_losses_on_tensors_are_refused():
+    model = chain(layers.Conv2D(3, 3, padding="same"), layers.ReLU(), shape=(6, 6, 3))
+    model.add_loss(tf.reduce_mean(model.output))
+    with pytest.raises(UsageError, match="without add_loss"):
+        lt.GhostSkips().prepare(model)
+
+
+def test_the_layer_comes_back_from_its_config():
+    ghost = GhostSkip("conv", (2, 2), activation="relu", sequential=True, start=0.5, curve="cosine")
+    again = keras.layers.deserialize(keras.layers.serialize(ghost))
+    assert type(again) is GhostSkip and again.get_config() == ghost.get_config()
