@@ -65,12 +65,14 @@ def retrain(
         training.jit_compile,
         training.steps_per_execution,
     )
-    trainer.reset(ticket.info.get("rewind_step", 0))
-    watch = _Watch(trainer, start, checkpoint, on_epoch)
+    first_step = ticket.info.get("rewind_step", 0)
+    last_step = training.steps(steps_per_epoch)
+    trainer.reset(first_step)
+    watch = _Watch(trainer, recipe, start, checkpoint, on_epoch)
     if checkpoint is not None and (checkpoint / "state.json").exists():
         watch.restore(checkpoint)
     dev = data.batches("dev") if len(data.dev) else None
-    trainer.fit(training.steps(steps_per_epoch), [*recipe.callbacks(), watch], dev)
+    trainer.fit(last_step, [*recipe.callbacks(last_step - first_step), watch], dev)
 
     finished = compiled_for_evaluation(recipe.finish(model))
     measured = {
@@ -112,13 +114,17 @@ def nonzero_parameters(model: keras.Model) -> int:
 
 
 class _Watch(keras.callbacks.Callback):
-    """Keeps the rows of the epochs and the weights that were best on dev, and checkpoints them."""
+    """Keeps the rows of the epochs and the weights that were best on dev, and checkpoints them.
+
+    While a tweak has an effect, what is measured is not the finished model, and cannot be best.
+    """
 
     seconds_between_checkpoints = 30
 
-    def __init__(self, trainer, start, checkpoint, on_epoch):
+    def __init__(self, trainer, recipe, start, checkpoint, on_epoch):
         super().__init__()
-        self.trainer, self.start, self.checkpoint = trainer, start, checkpoint
+        self.trainer, self.recipe = trainer, recipe
+        self.start, self.checkpoint = start, checkpoint
         self.on_epoch = on_epoch
         self.rows: list[dict[str, Any]] = []
         self.best_accuracy, self.best_values = -1.0, values(trainer.model)
@@ -138,7 +144,7 @@ class _Watch(keras.callbacks.Callback):
         )
         # Without a dev split the last epoch counts.
         accuracy = named.get("dev_accuracy", self.best_accuracy + 1)
-        if accuracy > self.best_accuracy:
+        if accuracy > self.best_accuracy and self.recipe.progress(self.trainer.model) >= 1:
             self.best_accuracy = accuracy
             self.best_values = values(self.trainer.model)
         self.on_epoch(self.rows)

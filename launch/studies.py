@@ -1,0 +1,128 @@
+"""What the studies of this folder share: tickets of a flagfile, a grid of retrainings, statistics.
+
+Each retraining runs in one of ``processes`` processes with one thread: small networks leave a
+second core idle. Finished ones are not run again.
+"""
+
+import concurrent.futures
+import dataclasses
+import multiprocessing
+import os
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+FLAGS = Path(__file__).parents[1] / "flags"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A retraining of the grid.
+
+    Attributes:
+      seed: of the initial weights, the training subset and the data order.
+      round: of the ticket.
+      name: what the recipe is called in the table; a folder's name.
+      recipe: names of tweaks as ``--recipe`` takes them.
+      settings: parameters of the tweaks by their flags' names.
+      learning_rate: None for the flagfile's.
+    """
+
+    seed: int
+    round: int
+    name: str
+    recipe: str
+    settings: tuple[tuple[str, Any], ...] = ()
+    learning_rate: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """Where a study's runs are and what its tickets are found with.
+
+    Attributes:
+      flagfile: the name of a file in flags/.
+      data_dir: folder of the data.
+      runs: folder of the runs.
+      rounds: of pruning.
+      width: of the network; None for the flagfile's.
+      processes: how many run at a time.
+    """
+
+    flagfile: str
+    data_dir: str
+    runs: Path
+    rounds: int
+    width: int | None = None
+    processes: int = 2
+
+    def run(self, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+        """Finds the tickets and retrains; a row a cell, ``result.json`` and the cell's fields."""
+        self._map(self._find, sorted({cell.seed for cell in cells}))
+        # The slowest first; each seed's cells lie apart, so that they do not end together.
+        return self._map(self._retrain, cells)
+
+    def _map(self, work, items):
+        os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+        pool = concurrent.futures.ProcessPoolExecutor(
+            self.processes,
+            multiprocessing.get_context("spawn"),
+            max_tasks_per_child=10,  # Keras keeps some 60 MB of each training
+        )
+        with pool:
+            return list(pool.map(work, items))
+
+    def _experiment(self, seed: int):
+        from lottery_tf.cli import find
+        from lottery_tf.cli.flags import parse
+        from lottery_tf.finding import FindingSettings
+        from lottery_tf.stages import Experiment
+
+        words = [f"--flagfile={FLAGS / self.flagfile}", f"--data_dir={self.data_dir}"]
+        words += [f"--seed={seed}", f"--data_seed={seed}", f"--rounds={self.rounds}"]
+        words += [] if self.width is None else [f"--width={self.width}"]
+        flags = parse(words, find.SETTINGS)
+        experiment = Experiment(*(flags.settings(owner) for owner in Experiment.owners()))
+        return experiment, flags.settings(FindingSettings)
+
+    def _folder(self, seed: int) -> Path:
+        return self.runs / f"seed_{seed}"
+
+    def _find(self, seed: int) -> None:
+        from lottery_tf.stages import find
+
+        find(self._folder(seed) / "find", *self._experiment(seed))
+        print(f"seed {seed}: tickets found", flush=True)
+
+    def _retrain(self, cell: Cell) -> dict[str, Any]:
+        from lottery_tf.recipe import Recipe
+        from lottery_tf.stages import retrain_ticket, round_folder
+
+        folder = self._folder(cell.seed)
+        experiment, _ = self._experiment(cell.seed)
+        name = f"round_{cell.round:02}_{cell.name}"
+        if cell.learning_rate is not None:
+            rate = dataclasses.replace(experiment.training, learning_rate=cell.learning_rate)
+            experiment = dataclasses.replace(experiment, training=rate)
+            name += f"_{cell.learning_rate:g}"
+        result = retrain_ticket(
+            folder / name.replace(" ", "_"),
+            round_folder(folder / "find", cell.round),
+            Recipe(cell.recipe, dict(cell.settings)),
+            experiment,
+        )
+        print(f"seed {cell.seed} {name}: dev {result['dev_accuracy']:.4f}", flush=True)
+        return {**dataclasses.asdict(cell), **result, "recipe": cell.recipe}
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard error (of two values or more)."""
+    return statistics.mean(values), statistics.stdev(values) / len(values) ** 0.5
+
+
+def percent(values: Sequence[float], sign: str = "") -> str:
+    """``80.84 ± 0.21`` of shares; ``sign="+"`` for differences."""
+    mean, error = mean_and_error([100 * value for value in values])
+    return f"{mean:{sign}.2f} ± {error:.2f}"
