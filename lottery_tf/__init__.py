@@ -18,6 +18,7 @@ _WHERE = {
     "Recipe": "recipe",
     "SoftActivation": "tweaks.soft_activation",
     "GhostSkips": "tweaks.ghost_skip",
+    "RescaledInit": "tweaks.rescaled_init",
     "LabelSmoothing": "tweaks.soft_labels",
     "find_ticket": "finding",
     "find_tickets": "finding",

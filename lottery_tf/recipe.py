@@ -13,7 +13,11 @@ from lottery_tf.tweaks.soft_labels import default_loss
 from lottery_tf.wrapper import masked_by_us, strip
 
 # Recipes that have a name of their own; a tweak's name stands for that tweak alone.
-RECIPES: dict[str, tuple[str, ...]] = {"vanilla": ()}
+RECIPES: dict[str, tuple[str, ...]] = {
+    "vanilla": (),
+    # All of arXiv 2101.03255 (later called ToST, arXiv 2206.12755).
+    "tost": ("soft_activation", "ghost_skips", "rescaled_init", "label_smoothing"),
+}
 
 
 class Recipe:
@@ -46,8 +50,13 @@ class Recipe:
 
     @property
     def name(self) -> str:
-        """The names of the tweaks separated by commas; ``vanilla`` where there are none."""
-        return ",".join(self.describe()) or "vanilla"
+        """The names of the tweaks separated by commas, ``tost`` in the place of its four;
+        ``vanilla`` where there are none."""
+        names = list(self.describe())
+        for recipe, parts in RECIPES.items():
+            if parts and tuple(name for name in names if name in parts) == parts:
+                names = [recipe, *(name for name in names if name not in parts)]
+        return ",".join(names) or "vanilla"
 
     def describe(self) -> dict[str, dict[str, Any]]:
         """Name of each tweak → its parameters, as JSON knows them; ``restore`` reads it."""

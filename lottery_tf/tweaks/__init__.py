@@ -1,6 +1,7 @@
 """The tweaks that spend a ticket better, by name. A new one is a module and a line in TWEAKS."""
 
 from lottery_tf.tweaks.ghost_skip import GhostSkips
+from lottery_tf.tweaks.rescaled_init import RescaledInit
 from lottery_tf.tweaks.soft_activation import SoftActivation
 from lottery_tf.tweaks.soft_labels import LabelSmoothing
 from lottery_tf.tweaks.tweak import Tweak
@@ -8,5 +9,6 @@ from lottery_tf.tweaks.tweak import Tweak
 TWEAKS: dict[str, type[Tweak]] = {
     "soft_activation": SoftActivation,
     "ghost_skips": GhostSkips,
+    "rescaled_init": RescaledInit,
     "label_smoothing": LabelSmoothing,
 }

@@ -1,0 +1,249 @@
+"""Layer-wise re-scaled initialisation: a learned factor for each weight tensor of a ticket."""
+
+import dataclasses
+import itertools
+import math
+import statistics
+
+import numpy as np
+import tensorflow as tf
+
+from lottery_tf.errors import UsageError
+from lottery_tf.graph import check_graph, named_variables
+from lottery_tf.keras import keras
+from lottery_tf.log import log
+from lottery_tf.settings import check_choices, setting
+from lottery_tf.tweaks.soft_labels import default_loss
+from lottery_tf.tweaks.tweak import Tweak
+from lottery_tf.tweaks.virtual_step import objective_of
+from lottery_tf.wrapper import copy_layer, remake
+
+_BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8  # of the Adam that learns the scales
+_DROPOUT = (keras.layers.Dropout, keras.layers.GaussianDropout, keras.layers.AlphaDropout)
+
+
+@dataclasses.dataclass(frozen=True)
+class RescaledInit(Tweak):
+    """Layer-wise re-scaled initialisation by GradInit (Zhu et al. 2021, arXiv 2102.08098).
+
+    Each trainable tensor θ_l is multiplied by a learned scalar c_l. With θ_c the scaled weights,
+    B a batch, B̃ half of it with half of the next one, and A[g] = g/‖g‖₂ for SGD, sign(g) for Adam:
+
+        minimise over c  L(B̃; θ_c − η·A[∇L(B; θ_c)])  subject to  ‖∇L(B; θ_c)‖₂ ≤ γ.
+
+    An iteration that finds the norm above γ minimises the norm instead. The derivative goes
+    through A[∇L] too, which the released code leaves out. As there, each of the two objectives
+    has moments of its own in the Adam that learns c, and Dropout layers drop nothing; other noise
+    (GaussianNoise, in recurrent layers) is taken as it comes.
+
+    L is the plain loss: smoothed labels, distillation and the model's own ``losses``
+    (regularizers) are left out. BatchNorm takes the batch's statistics and keeps its moving ones.
+    Pruned weights are in neither norm nor step. A tensor of zeros, such as a new bias, keeps
+    c = 1. Under mixed precision nothing scales the loss: bfloat16 is safer here than float16.
+    Every operation on the weights' way to the loss must have a second derivative.
+
+    180 iterations cost about as much as a thousand training steps.
+
+    Raises:
+      UsageError: for a field out of its range; by ``change``, as ``find_scales`` does.
+    """
+
+    optimizer: str = setting("sgd", "whose first step is looked at", choices=("sgd", "adam"))
+    step_size: float = setting(0.1, "η: length of that step (sgd), of each weight's (adam)")
+    max_norm: float = setting(1.0, "γ: bound of the gradient's norm")
+    learning_rate: float = setting(0.01, "of the Adam that learns the scales")
+    min_scale: float = setting(0.01, "lower bound of the scales of weights; that of biases is 0")
+    iterations: int = setting(180, "steps of the search, a training batch each")
+    clip: float = setting(1.0, "norm that the gradient by all scales is clipped to")
+    criterion: str | None = setting(None, "name of a Keras loss; the cross-entropy where not given")
+
+    def __post_init__(self):
+        check_choices(self)
+        for name in ("step_size", "max_norm", "learning_rate", "iterations", "clip"):
+            if not getattr(self, name) > 0:
+                raise UsageError(
+                    f"Expected a {name} of RescaledInit above 0, not {getattr(self, name)}."
+                )
+        if not 0 <= self.min_scale <= 1:
+            raise UsageError(
+                "Expected a min_scale of RescaledInit in [0, 1], since all scales start at 1, not "
+                f"{self.min_scale}."
+            )
+        _loss_of(self.criterion)
+
+    def change(self, model, data=None):
+        scales = find_scales(model, data, self).scales
+        copy = remake(model, copy_layer)
+        with copy.distribute_strategy.scope():
+            for name, variable in named_variables(copy).items():
+                if name in scales:
+                    variable.assign(variable * tf.constant(scales[name], variable.dtype))
+        return copy
+
+
+@dataclasses.dataclass(frozen=True)
+class Scales:
+    """What a search has found.
+
+    Attributes:
+      scales: name of a trainable variable → c_l.
+      losses: L(B̃; θ_c − η·A) at each iteration; NaN where it minimised the norm.
+      norms: ‖∇L(B; θ_c)‖₂ at each iteration.
+      loss: that loss on the first two batches, for c = 1 and for the scales found.
+      norm: that norm on the first batch, likewise.
+    """
+
+    scales: dict[str, float]
+    losses: tuple[float, ...]
+    norms: tuple[float, ...]
+    loss: tuple[float, float]
+    norm: tuple[float, float]
+
+
+def find_scales(
+    model: keras.Model,
+    data: tf.data.Dataset,
+    settings: RescaledInit | None = None,
+    loss: keras.losses.Loss | str | None = None,
+) -> Scales:
+    """Searches scales for ``model``'s weights in a copy of it, and logs a line of what it found.
+
+    The same model and the same batches give the same scales.
+
+    Args:
+      model: a built Sequential or functional model, masked or dense; it is left as it is.
+      data: batches (inputs, labels), of which ``iterations`` + 1 are read, those of finite data
+        again and again. Either may be a tensor, a tuple or a dictionary; the losses of several
+        outputs are added up.
+      settings: default: ``RescaledInit()``.
+      loss: its mean over a batch is L. Default: that of ``settings``, else the cross-entropy on
+        logits or probabilities as the model has them.
+
+    Raises:
+      UsageError: for data of another form or that do not fit the model, and for a model without
+        trainable weights.
+      RuntimeError: if a gradient becomes NaN or infinite.
+    """
+    check_graph(model)
+    settings = settings or RescaledInit()
+    stream = _batches(data)
+    loss = _loss_of(loss or settings.criterion) or default_loss(model)
+    model = remake(model, _for_search)
+    trainable = {variable.ref() for variable in model.trainable_variables}
+    named = {n: each for n, each in named_variables(model).items() if each.ref() in trainable}
+    if not named:
+        raise UsageError(f"Expected trainable weights to rescale; '{model.name}' has none.")
+    try:
+        # A replica's own variables can be differentiated by and assigned from outside of it.
+        with model.distribute_strategy.scope():
+            local = model.distribute_strategy.experimental_local_results
+            weights = [local(variable)[0] for variable in named.values()]
+            sgd = settings.optimizer == "sgd"
+            objective = objective_of(
+                model, weights, loss, data.element_spec, sgd, settings.step_size
+            )
+            lowest = [0.0 if _is_bias(name) else settings.min_scale for name in named]
+            c, *found = _search(objective, stream, np.array(lowest), settings)
+    except (KeyError, ValueError, tf.errors.InvalidArgumentError) as error:
+        raise UsageError(
+            f"Expected batches (inputs, labels) that fit the model '{model.name}' and the loss; "
+            f"of {data.element_spec} TensorFlow says: {_reason(error)}"
+        ) from error
+    result = Scales(dict(zip(named, c.tolist(), strict=True)), *found)
+    log.info(
+        f"rescaled_init: {settings.iterations} iterations: scales {min(c):.3g} to {max(c):.3g}, "
+        f"median {statistics.median(c):.3g}; loss after the first step {result.loss[0]:.4g} → "
+        f"{result.loss[1]:.4g}, gradient norm {result.norm[0]:.4g} → {result.norm[1]:.4g}"
+    )
+    return result
+
+
+def _search(objective, stream, lowest: np.ndarray, settings: RescaledInit):
+    """Projected Adam on c; returns c [n] and the other fields of ``Scales`` in their order."""
+    c, losses, norms = np.ones(len(lowest)), [], []
+    moments, counts = np.zeros((2, 2, len(c))), [0, 0]  # [objective, first or second, n]
+    first = batch, following = next(stream), next(stream)
+    before = objective(c, *first, math.inf)
+    for iteration in range(1, settings.iterations + 1):
+        results = objective(c, batch, following, settings.max_norm)
+        loss, norm, gradient = (each.numpy() for each in results)
+        if not np.isfinite([norm, *gradient]).all():
+            raise RuntimeError(
+                f"The search for scales diverged at iteration {iteration}: the gradient's norm is "
+                f"{norm:g}, the loss {loss:g}. If weights and data are finite, a lower "
+                "learning_rate or step_size may help."
+            )
+        losses.append(float(loss))
+        norms.append(float(norm))
+        gradient = gradient * min(1.0, settings.clip / max(np.linalg.norm(gradient), _EPSILON))
+        which = int(norm > settings.max_norm)
+        counts[which] += 1
+        mean, square = moments[which]  # views
+        mean += (1 - _BETA_1) * (gradient - mean)
+        square += (1 - _BETA_2) * (gradient**2 - square)
+        size = np.sqrt(square / (1 - _BETA_2 ** counts[which])) + _EPSILON
+        step = mean / (1 - _BETA_1 ** counts[which]) / size
+        c = np.maximum(c - settings.learning_rate * step, lowest)
+        batch, following = following, next(stream)
+    after = objective(c, *first, math.inf)
+    ends = (tuple(float(end[place]) for end in (before, after)) for place in (0, 1))
+    return c, tuple(losses), tuple(norms), *ends
+
+
+def _batches(data):
+    """An iterator of the batches of ``data``, again and again."""
+    if not isinstance(data, tf.data.Dataset):
+        raise UsageError(
+            "Expected training data for rescaled_init to learn its scales on, not "
+            f"{data if data is None else type(data).__name__}: "
+            "recipe.prepare(model, data) with a tf.data.Dataset of batches (inputs, labels)."
+        )
+    if not isinstance(data.element_spec, tuple) or len(data.element_spec) != 2:
+        raise UsageError(
+            f"Expected a dataset of batches (inputs, labels), not of {data.element_spec}: map it "
+            "to pairs, without sample weights."
+        )
+    stream = iter(data.repeat())
+    first = next(stream, None)
+    if first is None:
+        raise UsageError("Expected a dataset of batches (inputs, labels), not an empty one.")
+    return itertools.chain([first], stream)
+
+
+def _loss_of(loss):
+    try:
+        return keras.losses.get(loss)
+    except ValueError as error:
+        raise UsageError(
+            f"Expected the name of a Keras loss, such as mean_squared_error, not '{loss}'."
+        ) from error
+
+
+def _for_search(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """A copy that drops nothing, and whose second derivatives are right where it is BatchNorm."""
+    copy = copy_layer(layer, rate=0.0) if isinstance(layer, _DROPOUT) else copy_layer(layer)
+    if isinstance(copy, keras.layers.BatchNormalization):
+        theirs = copy._no_sync_calculate_mean_and_var
+
+        def moments(inputs, axes, keep_dims, mask=None):
+            if mask is not None:
+                return theirs(inputs, axes, keep_dims, mask)
+            # tf.nn.moments holds the mean constant in the variance: right for one derivative only.
+            deviation = inputs - tf.reduce_mean(inputs, axes, keepdims=True)
+            variance = tf.reduce_mean(tf.square(deviation), axes, keepdims=keep_dims)
+            return tf.reduce_mean(inputs, axes, keepdims=keep_dims), variance
+
+        copy._no_sync_calculate_mean_and_var = moments
+    return copy
+
+
+def _is_bias(name: str) -> bool:
+    """Whether a variable is added, as a layer's bias and BatchNorm's β are, by its last name."""
+    own = name.rpartition("/")[2]
+    return "bias" in own or own.partition("_")[0] == "beta"
+
+
+def _reason(error: Exception) -> str:
+    """The last line of an error of TensorFlow's that is not about the place in its graph."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return [line for line in lines if line and not line.startswith("[[")][-1]

@@ -1,0 +1,103 @@
+"""The loss after one virtual step of training, and its derivative by a scale of each tensor."""
+
+import math
+
+import tensorflow as tf
+
+from lottery_tf.keras import keras
+
+
+def objective_of(model, weights, loss, spec, sgd: bool, step_size: float):
+    """(c [n], B, next batch, γ) → loss after the virtual step, norm, derivative by c [n]; float64.
+
+    The variables hold θ_c, so that any layer will do: c enters as θ_l = c_l·θ0_l and in no other
+    way, and the derivative by c_l is ⟨derivative by θ_l, θ0_l⟩. With g and H gradient and Hessian
+    of L(B; θ_c), u = g/‖g‖ and v the gradient of L(B̃) after the step, both objectives have a
+    product of H with a vector:
+
+        ∇‖g‖ = H u,    ∇L(B̃; θ_c − η·u) = v − η·H (v − u⟨u, v⟩)/‖g‖;
+
+    a sign has no derivative, and ∇L(B̃; θ_c − η·sign g) = v.
+    """
+    starts = [tf.convert_to_tensor(weight) for weight in weights]
+    eta = tf.constant(step_size, tf.float64)
+    scalar, vector = tf.TensorSpec([], tf.float64), tf.TensorSpec([len(starts)], tf.float64)
+
+    def assign(values):
+        for weight, value in zip(weights, values, strict=True):
+            weight.assign(value)
+
+    def plus(one, factor, other):
+        pairs = zip(one, other, strict=True)
+        return [a + tf.cast(factor, a.dtype) * b for a, b in pairs]
+
+    def loss_and_gradient(x, y):
+        with tf.GradientTape() as tape:
+            value = _total(loss, y, model(x, training=True), model.output_names)
+        found = tape.gradient(value, weights, unconnected_gradients="zero")
+        return tf.cast(value, tf.float64), [tf.convert_to_tensor(each) for each in found]
+
+    @tf.function(input_signature=[vector, spec, spec, scalar])
+    def objective(c, batch, following, bound):
+        theta = [s * tf.cast(each, s.dtype) for s, each in zip(starts, tf.unstack(c), strict=True)]
+        assign(theta)
+        with tf.GradientTape() as tape:
+            _, g = loss_and_gradient(*batch)
+        norm = tf.sqrt(tf.reduce_sum(_inner(g, g)))
+        u = [tf.math.divide_no_nan(each, tf.cast(norm, each.dtype)) for each in g]
+        zeros = [tf.zeros_like(each) for each in g]
+
+        def norm_itself():
+            return tf.constant(math.nan, tf.float64), zeros, u
+
+        def virtual_step():
+            assign(plus(theta, -eta, u if sgd else [tf.sign(each) for each in g]))
+            value, v = loss_and_gradient(*_overlapping(batch, following))
+            assign(theta)
+            across = plus(v, -tf.reduce_sum(_inner(u, v)), u)
+            return value, v, plus(zeros, tf.math.divide_no_nan(-eta, norm), across)
+
+        def through_gradient():
+            return _inner(tape.gradient(g, weights, by, unconnected_gradients="zero"), starts)
+
+        value, direct, by = tf.cond(norm > bound, norm_itself, virtual_step)
+        if sgd:
+            curved = through_gradient()
+        else:
+            curved = tf.cond(norm > bound, through_gradient, lambda: tf.zeros_like(c))
+        return value, norm, _inner(direct, starts) + curved
+
+    return objective
+
+
+def _total(loss, labels, outputs, names: list[str]) -> tf.Tensor:
+    """The sum over the outputs of their mean losses. [], at least float32."""
+    if isinstance(labels, dict) and not isinstance(outputs, dict):
+        labels = [labels[name] for name in names]
+    labels, outputs = tf.nest.flatten(labels), tf.nest.flatten(outputs)
+    if len(labels) != len(outputs):
+        raise ValueError(f"There are labels for {len(labels)} of {len(outputs)} outputs.")
+    # Not loss(…), which refuses to take the mean under a strategy.
+    loss = loss.call if isinstance(loss, keras.losses.Loss) else loss
+    means = []
+    for y, output in zip(labels, outputs, strict=True):
+        output = tf.cast(output, tf.float32) if output.dtype.size < 4 else output
+        if y.shape.rank == output.shape.rank - 1 and output.shape[-1] == 1:
+            y = y[..., None]
+        means.append(tf.reduce_mean(loss(y, output)))
+    return tf.add_n(means)
+
+
+def _inner(one: list, other: list) -> tf.Tensor:
+    """⟨one_l, other_l⟩ of each pair of tensors. float64 [n]."""
+    wide = ([tf.cast(a, tf.float64) for a in pair] for pair in zip(one, other, strict=True))
+    return tf.stack([tf.reduce_sum(a * b) for a, b in wide])
+
+
+def _overlapping(batch, following):
+    """B̃: the first half of ``batch`` and the second half of ``following``."""
+
+    def join(one, other):
+        return tf.concat([one[: tf.shape(one)[0] // 2], other[tf.shape(other)[0] // 2 :]], 0)
+
+    return tf.nest.map_structure(join, batch, following)

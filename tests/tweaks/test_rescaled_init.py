@@ -1,0 +1,584 @@
+"""Re-scaled initialisation: GradInit's objectives and their derivatives, on what is not pruned."""
+
+import dataclasses
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from networks import (
+    assert_same,
+    assert_zeros,
+    chain,
+    every_variable,
+    examples,
+    layers,
+    mlp,
+    random_masks,
+    values,
+)
+
+import lottery_tf as lt
+from lottery_tf.errors import UsageError
+from lottery_tf.graph import assign
+from lottery_tf.keras import keras
+from lottery_tf.tweaks import rescaled_init
+from lottery_tf.tweaks.rescaled_init import RescaledInit, Scales, find_scales
+from lottery_tf.tweaks.virtual_step import objective_of
+from lottery_tf.wrapper import remake
+
+both_optimizers = pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+
+
+def batches(size=6, **kwargs):
+    return tf.data.Dataset.from_tensor_slices(examples(**kwargs)).batch(size)
+
+
+# Four weights by hand
+
+W1, W2 = np.array([2.0, 1.0]), np.array([0.5, -0.25])
+X = np.array([[1.0, 2.0], [3.0, 1.0], [-1.0, 2.0]])  # three batches of two examples
+Y = np.array([[2.0, 1.0], [1.0, 0.5], [-1.0, 2.5]])
+SETTINGS = RescaledInit(max_norm=1.5, iterations=12, learning_rate=0.05, clip=0.5, criterion="mse")
+
+
+def four_weights():
+    """x → w2·(w1 x), in float64."""
+    model = chain(
+        layers.Dense(2, use_bias=False, dtype="float64", name="one"),
+        layers.Dense(1, use_bias=False, dtype="float64", name="two"),
+        shape=(1,),
+    )
+    assign(model, {"one/kernel": W1[None], "two/kernel": W2[:, None]})
+    return model
+
+
+def three_batches():
+    return tf.data.Dataset.from_tensor_slices((X[..., None], Y))
+
+
+class ByHand:
+    """L = mean (s x − y)², s = w1·w2: the gradient is D (w2, w1) with D = 2 (s mean x² − mean xy).
+
+    ‖g‖ = |D| R with R² = |w1|² + |w2|², where w1 = c1 W1 and w2 = c2 W2.
+    """
+
+    def __init__(self, optimizer="sgd", eta=0.1):
+        self.optimizer, self.eta = optimizer, eta
+
+    def gradient(self, c, x, y):
+        w1, w2 = c[0] * W1, c[1] * W2
+        slope = 2 * (w1 @ w2 * np.mean(x * x) - np.mean(x * y))
+        return slope, slope * np.concatenate([w2, w1])
+
+    def norm(self, c, x, y):
+        return np.linalg.norm(self.gradient(c, x, y)[1])
+
+    def norm_derivative(self, c, x, y):
+        """dD/dc1 = 2 mean x² c2 W1·W2 and dR/dc1 = c1 |W1|²/R."""
+        slope, _ = self.gradient(c, x, y)
+        radius = np.sqrt(c[0] ** 2 * W1 @ W1 + c[1] ** 2 * W2 @ W2)
+        by_slope = 2 * np.mean(x * x) * W1 @ W2 * c[::-1] * radius
+        return np.sign(slope) * by_slope + abs(slope) * c * [W1 @ W1, W2 @ W2] / radius
+
+    def stepped(self, c, x, y, direction=None):
+        """Weights after the virtual step; ``direction`` as a constant or as it is at c."""
+        gradient = self.gradient(c, x, y)[1]
+        unit = gradient / np.linalg.norm(gradient)
+        if direction is None:
+            direction = unit if self.optimizer == "sgd" else np.sign(gradient)
+        return np.concatenate([c[0] * W1, c[1] * W2]) - self.eta * direction, direction
+
+    def loss(self, c, first, second, direction=None):
+        after, _ = self.stepped(c, *first, direction)
+        x, y = (np.array([one[0], two[1]]) for one, two in zip(first, second, strict=True))
+        return np.mean((after[:2] @ after[2:] * x - y) ** 2)
+
+    def loss_derivative(self, c, first, second, direction=None):
+        """By central differences; of a cubic root of float64's precision."""
+        found, h = np.zeros(2), 1e-5
+        for place in range(2):
+            ends = [
+                self.loss(c + sign * h * np.eye(2)[place], first, second, direction)
+                for sign in (1, -1)
+            ]
+            found[place] = (ends[0] - ends[1]) / (2 * h)
+        return found
+
+
+def objective(model, data, settings):
+    """The compiled objective of ``model`` and its first two batches."""
+    model = remake(model, rescaled_init._for_search)
+    weights = model.trainable_variables
+    loss = keras.losses.get(settings.criterion) or rescaled_init.default_loss(model)
+    sgd = settings.optimizer == "sgd"
+    found = objective_of(model, weights, loss, data.element_spec, sgd, settings.step_size)
+    return lambda c, bound: [each.numpy() for each in found(c, *list(data)[:2], bound)]
+
+
+@both_optimizers
+def test_four_weights_by_hand(optimizer):
+    """TRAP 26: the derivative goes through the step's direction, not only through θ_c."""
+    hand, c = ByHand(optimizer), np.array([0.9, 1.2])
+    first, second = (X[0], Y[0]), (X[1], Y[1])
+    compute = objective(
+        four_weights(), three_batches(), dataclasses.replace(SETTINGS, optimizer=optimizer)
+    )
+    loss, norm, derivative = compute(c, 0.0)
+    assert np.isnan(loss)
+    np.testing.assert_allclose(norm, hand.norm(c, *first), rtol=1e-12)
+    np.testing.assert_allclose(derivative, hand.norm_derivative(c, *first), rtol=1e-12)
+
+    loss, norm, derivative = compute(c, np.inf)
+    np.testing.assert_allclose(loss, hand.loss(c, first, second), rtol=1e-12)
+    np.testing.assert_allclose(norm, hand.norm(c, *first), rtol=1e-12)
+    np.testing.assert_allclose(derivative, hand.loss_derivative(c, first, second), rtol=1e-8)
+    _, direction = hand.stepped(c, *first)
+    detached = hand.loss_derivative(c, first, second, direction)
+    apart = np.abs(derivative - detached).max()
+    assert apart > 1e-3 if optimizer == "sgd" else apart < 1e-8
+
+
+@both_optimizers
+def test_a_whole_search_by_hand(optimizer):
+    """Adam on c, clipped to 0.5: first down to the norm's bound, then the loss."""
+    settings = dataclasses.replace(SETTINGS, optimizer=optimizer)
+    found = find_scales(four_weights(), three_batches(), settings)
+    hand, c, rows = ByHand(optimizer), np.ones(2), []
+    state = {kind: [0, np.zeros(2), np.zeros(2)] for kind in ("norm", "loss")}
+    for step in range(settings.iterations):
+        first, second = ((X[i % 3], Y[i % 3]) for i in (step, step + 1))
+        norm, loss = hand.norm(c, *first), math.nan
+        kind = "norm" if norm > settings.max_norm else "loss"
+        if kind == "norm":
+            gradient = hand.norm_derivative(c, *first)
+        else:
+            loss = hand.loss(c, first, second)
+            gradient = hand.loss_derivative(c, first, second)
+        rows.append((norm, loss))
+        gradient = gradient * min(1, 0.5 / np.linalg.norm(gradient))
+        count, mean, square = state[kind]
+        count, mean = count + 1, 0.9 * mean + 0.1 * gradient
+        square = 0.999 * square + 0.001 * gradient**2
+        state[kind] = [count, mean, square]
+        unbiased = mean / (1 - 0.9**count), square / (1 - 0.999**count)
+        c = np.maximum(c - 0.05 * unbiased[0] / (np.sqrt(unbiased[1]) + 1e-8), 0.01)
+    assert all(count for count, *_ in state.values()), "only one of the objectives was met"
+    np.testing.assert_allclose(found.norms, [norm for norm, _ in rows], rtol=1e-6)
+    np.testing.assert_allclose(found.losses, [loss for _, loss in rows], rtol=1e-6)
+    assert list(found.scales) == ["one/kernel", "two/kernel"]
+    np.testing.assert_allclose(list(found.scales.values()), c, rtol=1e-6)
+    ends = [hand.loss(each, (X[0], Y[0]), (X[1], Y[1])) for each in (np.ones(2), c)]
+    np.testing.assert_allclose(found.loss, ends, rtol=1e-6)
+    np.testing.assert_allclose(
+        found.norm, [hand.norm(each, X[0], Y[0]) for each in (np.ones(2), c)], rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("which", ["norm", "sgd", "adam"])
+def test_the_derivative_is_that_of_central_differences(which):
+    """A masked convolution, BatchNorm, Dense and biases, in float64.
+
+    BatchNorm's own mean and variance, those of ``tf.nn.moments``, have wrong second derivatives.
+    """
+    kind = {"dtype": "float64"}
+    plain = chain(
+        layers.Conv2D(3, 2, activation="softplus", bias_initializer="normal", **kind),
+        layers.Flatten(**kind),
+        layers.Dense(4, use_bias=False, **kind),
+        layers.BatchNormalization(beta_initializer="normal", **kind),
+        layers.Activation("tanh", **kind),
+        layers.Dense(3, bias_initializer="normal", **kind),
+        shape=(3, 3, 2),
+    )
+    model = lt.wrap(plain, random_masks(plain, 0.6))
+    settings = RescaledInit(optimizer="sgd" if which == "norm" else which, step_size=0.3)
+    compute = objective(model, batches(shape=(3, 3, 2)), settings)
+    bound, place = (0.0, 1) if which == "norm" else (np.inf, 0)
+    c = np.linspace(0.7, 1.4, len(model.trainable_variables))
+    derivative, h = compute(c, bound)[2], 1e-5
+    ends = [
+        [compute(c + sign * h * row, bound)[place] for sign in (1, -1)] for row in np.eye(len(c))
+    ]
+    expected = [(up - down) / (2 * h) for up, down in ends]
+    np.testing.assert_allclose(derivative, expected, rtol=1e-6, atol=1e-9)
+    assert np.abs(derivative).max() > 0.01
+
+
+def test_batchnorm_of_images():
+    """Its fused operation, float32 only, has the derivatives that float64 has without it."""
+
+    def network(kind):
+        return chain(
+            layers.Conv2D(3, 2, dtype=kind),
+            layers.BatchNormalization(dtype=kind),
+            layers.Activation("softplus", dtype=kind),
+            layers.Flatten(dtype=kind),
+            layers.Dense(3, dtype=kind),
+            shape=(3, 3, 2),
+        )
+
+    fused, exact = network("float32"), network("float64")
+    assert (fused.layers[2].fused, exact.layers[2].fused) == (True, False)
+    for one, other in zip(exact.variables, fused.variables, strict=True):
+        one.assign(other.numpy().astype("float64"))
+    data, c = batches(shape=(3, 3, 2)), np.linspace(0.7, 1.4, 6)
+    both = [objective(each, data, RescaledInit(step_size=0.3)) for each in (fused, exact)]
+    for bound in (0.0, np.inf):
+        np.testing.assert_allclose(*[each(c, bound)[2] for each in both], rtol=1e-4, atol=1e-6)
+
+
+def test_the_second_batch_overlaps_by_half():
+    """TRAP 26. With a step of no length the loss is that of B̃ at the weights as they are."""
+    model = mlp()
+    settings = RescaledInit(step_size=1e-12, max_norm=1e9, iterations=3)
+    x, y = examples(15)
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(6, drop_remainder=True)
+    found = find_scales(model, data, dataclasses.replace(settings, learning_rate=1e-12))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    rows = [[0, 1, 2, 9, 10, 11], [6, 7, 8, 3, 4, 5], [0, 1, 2, 9, 10, 11]]  # 2 batches, repeated
+    expected = [loss(y[each], model(x[each], training=True)) for each in rows]
+    np.testing.assert_allclose(found.losses, expected, rtol=1e-5)
+
+
+# Pruned weights
+
+
+@both_optimizers
+@pytest.mark.parametrize("max_norm", [0.2, 1e9], ids=["norm", "loss"])
+def test_pruned_weights_do_not_exist(optimizer, max_norm):
+    """TRAP 25: the same search as that of a model without them."""
+    plain = chain(
+        layers.Dense(5, activation="tanh", use_bias=False, name="one"),
+        layers.Dense(3, bias_initializer="ones", name="two"),
+    )
+    live = np.array([0, 2, 3])
+    masks = {"one/kernel": np.zeros((4, 5), bool), "two/kernel": np.zeros((5, 3), bool)}
+    masks["one/kernel"][:, live] = masks["two/kernel"][live] = True
+    small = chain(
+        layers.Dense(3, activation="tanh", use_bias=False, name="one"),
+        layers.Dense(3, bias_initializer="ones", name="two"),
+    )
+    whole = values(plain)
+    assign(
+        small,
+        {
+            "one/kernel": whole["one/kernel"][:, live],
+            "two/kernel": whole["two/kernel"][live],
+            "two/bias": whole["two/bias"],
+        },
+    )
+    settings = RescaledInit(optimizer, max_norm=max_norm, iterations=10, step_size=0.3)
+    masked = find_scales(lt.wrap(plain, lt.Masks(masks)), batches(), settings)
+    alone = find_scales(small, batches(), settings)
+    for one, two in ((masked.norms, alone.norms), (masked.losses, alone.losses)):
+        np.testing.assert_allclose(one, two, rtol=1e-5)
+    assert masked.scales.keys() == alone.scales.keys()
+    for name in masked.scales:
+        np.testing.assert_allclose(masked.scales[name], alone.scales[name], rtol=1e-5)
+
+
+# What is changed, and what is not
+
+
+@pytest.fixture(scope="module")
+def rescaled():
+    """A masked network before and after, and what the search says."""
+    keras.utils.set_random_seed(0)
+    plain = chain(
+        layers.Conv2D(4, 3, name="conv"),
+        layers.BatchNormalization(name="norm"),
+        layers.ReLU(),
+        layers.Dropout(0.5),
+        layers.Flatten(),
+        layers.Dense(3, name="head"),
+        shape=(6, 6, 1),
+    )
+    masks = random_masks(plain)
+    model = lt.wrap(plain, masks)
+    model.trainable_variables[-1].assign([0.3, 0.0, -0.2])
+    data, tweak = batches(shape=(6, 6, 1)), RescaledInit(iterations=8)
+    before = every_variable(model)
+    changed = tweak.change(model, data)
+    assert_same(every_variable(model), before)
+    return model, changed, masks, find_scales(model, data, tweak), data
+
+
+def test_the_weights_are_scaled_and_nothing_else_is_changed(rescaled):
+    """Moving statistics are those of the given model; the scales are the public ones, bit for bit.
+
+    So the second search gave the same bits, under Dropout too.
+    """
+    model, changed, masks, found, _ = rescaled
+    before, after = values(model), values(changed)
+    trainable = ["conv/kernel", "conv/bias", "norm/gamma", "norm/beta", "head/kernel", "head/bias"]
+    assert list(found.scales) == trainable
+    assert sorted(set(before) - set(trainable)) == ["norm/moving_mean", "norm/moving_variance"]
+    for name, value in before.items():
+        scale = np.float32(found.scales.get(name, 1.0))
+        np.testing.assert_array_equal(after[name], value * scale)
+    assert_zeros(changed, masks)
+    assert lt.get_masks(changed) == masks
+    assert all(found.scales[n] != 1 for n in ("conv/kernel", "norm/gamma", "head/kernel"))
+    assert not changed.optimizer
+
+
+def test_a_tensor_of_zeros_keeps_its_scale(rescaled):
+    """TRAP 26: new biases, β. They are multiplied by 1."""
+    _, _, _, found, _ = rescaled
+    assert found.scales["conv/bias"] == found.scales["norm/beta"] == 1
+    assert found.scales["head/bias"] != 1
+
+
+def test_frozen_layers_stay(rescaled):
+    model, _, _, _, data = rescaled
+    frozen = lt.strip(model)
+    frozen.get_layer("conv").trainable = False
+    found = find_scales(frozen, data, RescaledInit(iterations=1))
+    assert list(found.scales) == ["norm/gamma", "norm/beta", "head/kernel", "head/bias"]
+
+
+def test_scales_have_a_lower_bound():
+    """Of weights and BatchNorm's γ min_scale, of biases and β 0: the norm falls with all."""
+    model = mlp(bias_initializer="ones")
+    model.get_layer("norm").beta.assign(np.ones(6))
+    settings = RescaledInit(max_norm=1e-9, learning_rate=0.3, iterations=60, min_scale=0.4)
+    found = find_scales(model, batches(), settings).scales
+    biases = {name: scale for name, scale in found.items() if name.endswith(("bias", "beta"))}
+    rest = {name: scale for name, scale in found.items() if name not in biases}
+    assert min(rest.values()) == 0.4 and "norm/gamma" in rest
+    assert 0 <= min(biases.values()) < 0.4
+
+
+@both_optimizers
+def test_the_search_does_what_it_is_for(optimizer, lines):
+    """From a norm far above its bound to one below it, then a lower loss."""
+    keras.utils.set_random_seed(1)
+    model = mlp()
+    model.get_layer("head").kernel.assign(4 * model.get_layer("head").kernel)
+    settings = RescaledInit(optimizer, learning_rate=0.02)
+    found = find_scales(model, batches(12), settings)
+    assert isinstance(found, Scales)
+    assert found.norm[0] > 1.5 and found.norm[1] < 1.1
+    assert found.loss[1] < found.loss[0]
+    assert len(found.losses) == len(found.norms) == 180
+    above = np.array(found.norms) > 1
+    np.testing.assert_array_equal(np.isnan(found.losses), above)
+    assert above[0] and not above.all()
+    scales = list(found.scales.values())
+    (line,) = lines
+    assert line.startswith(
+        f"rescaled_init: 180 iterations: scales {min(scales):.3g} to {max(scales):.3g}, median "
+    )
+    assert f"{found.loss[0]:.4g} → {found.loss[1]:.4g}, gradient norm" in line
+
+
+# Models and data of all kinds
+
+
+class Switch(layers.Layer):
+    """Softplus until step 5, as a tweak's layer may be: a branch on a variable."""
+
+    def build(self, input_shape):
+        self.step = self.add_weight(
+            "step", shape=(), dtype=tf.int64, initializer="zeros", trainable=False
+        )
+
+    def call(self, inputs):
+        return tf.cond(self.step < 5, lambda: tf.nn.softplus(inputs), lambda: inputs)
+
+
+@pytest.mark.parametrize(("optimizer", "max_norm"), [("sgd", 9), ("adam", 9), ("adam", 0.1)])
+def test_second_derivatives_through_a_branch(optimizer, max_norm):
+    def network(layer):
+        keras.utils.set_random_seed(0)
+        return chain(layers.Dense(5, name="one"), layer, layers.Dense(3, name="two"))
+
+    settings = RescaledInit(optimizer, max_norm=max_norm, iterations=4)
+    found = find_scales(network(Switch(name="between")), batches(), settings)
+    expected = find_scales(network(layers.Activation("softplus")), batches(), settings)
+    np.testing.assert_allclose(found.norms, expected.norms, rtol=1e-6)
+    np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-6)
+    assert found.scales == pytest.approx(expected.scales, rel=1e-6)
+
+
+def two_in_two_out():
+    """A nested model called twice (shared), convolutions, an embedding, two heads."""
+    image, word = keras.Input((6, 6, 1), name="image"), keras.Input((), name="word", dtype="int32")
+    inner = keras.Input((6, 6, 1))
+    x = layers.DepthwiseConv2D(3, padding="same", activation="relu", name="depthwise")(inner)
+    x = layers.MaxPool2D()(layers.BatchNormalization(name="norm")(x))
+    encoder = keras.Model(inner, layers.Flatten()(x), name="encoder")
+    x = layers.Concatenate()([encoder(image), encoder(-image), layers.Embedding(5, 4)(word)])
+    x = layers.SpatialDropout1D(0.3)(x[:, None])[:, 0]
+    heads = [layers.Dense(3, name="a")(x), layers.Dense(2, name="b")(x)]
+    return keras.Model([image, word], heads)
+
+
+@both_optimizers
+def test_several_inputs_outputs_and_batches(optimizer):
+    """Dictionaries and tuples say the same; the last batch is smaller."""
+    (x, a), (_, b) = examples(10, (6, 6, 1)), examples(10, classes=2)
+    word = np.arange(10, dtype=np.int32) % 5
+    forms = [
+        ({"image": x, "word": word}, {"b": b, "a": a}),
+        ((x, word), (a, b)),
+    ]
+    plain = two_in_two_out()
+    masks = random_masks(plain)
+    model = lt.wrap(plain, masks)
+    tweak = RescaledInit(optimizer, iterations=4, max_norm=1.0)
+    results = []
+    for form in forms if optimizer == "sgd" else forms[:1]:
+        data = tf.data.Dataset.from_tensor_slices(form).batch(4)
+        results.append(tweak.change(model, data))
+    assert_same(values(results[0]), values(results[-1]))
+    assert_zeros(results[0], masks)
+    before, after = values(model), values(results[0])
+    for name in masks:
+        assert np.isfinite(after[name]).all() and (after[name] != before[name]).any(), name
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision(policy):
+    model = chain(
+        layers.Dense(8, activation="relu", dtype=policy, name="one"),
+        layers.BatchNormalization(dtype=policy, name="norm"),
+        layers.Dense(3, dtype=policy, name="two"),
+    )
+    plain = chain(
+        layers.Dense(8, activation="relu", name="one"),
+        layers.BatchNormalization(name="norm"),
+        layers.Dense(3, name="two"),
+    )
+    assign(plain, values(model))
+    settings = RescaledInit(iterations=5, max_norm=0.8)
+    found = find_scales(model, batches(12), settings)
+    expected = find_scales(plain, batches(12), settings)
+    np.testing.assert_allclose(found.norms, expected.norms, rtol=0.03)
+    assert found.scales == pytest.approx(expected.scales, abs=0.02)
+
+
+def test_losses_by_name_and_by_object():
+    """Labels [batch] fit an output [batch, 1], as they do in ``fit``."""
+    x, _ = examples()
+    data = tf.data.Dataset.from_tensor_slices((x, x.sum(1))).batch(6).repeat()
+    model = chain(layers.Dense(3, activation="tanh"), layers.Dense(1))
+    few = {"iterations": 3, "max_norm": 1e9}
+    by_name = find_scales(model, data, RescaledInit(criterion="mean_squared_error", **few))
+    loss = keras.losses.MeanSquaredError()
+    assert find_scales(model, data, RescaledInit(**few), loss) == by_name
+    column = data.map(lambda x, y: (x, y[:, None]))
+    assert find_scales(model, column, RescaledInit(criterion="mse", **few)) == by_name
+
+
+def test_one_batch_is_enough():
+    found = find_scales(mlp(), batches(12), RescaledInit(iterations=3, max_norm=9.0))
+    assert np.isfinite(found.losses).all()
+
+
+MIRRORED = """
+import sys
+sys.path.insert(0, "tests")
+import numpy as np
+import tensorflow as tf
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from networks import assert_zeros, examples, mlp, random_masks, values
+import lottery_tf as lt
+from lottery_tf.keras import keras
+from lottery_tf.tweaks.rescaled_init import RescaledInit
+
+data = tf.data.Dataset.from_tensor_slices(examples()).batch(6)
+one, two = tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+found = []
+for strategy in (one, two):
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        plain = mlp()
+        masks = random_masks(plain)
+        model = lt.wrap(plain, masks)
+    model = RescaledInit(max_norm=0.85, iterations=6).change(model, data)
+    assert_zeros(model, masks)
+    for variable in model.variables:
+        copies = [copy.numpy() for copy in getattr(variable, "values", [variable])]
+        assert len(copies) == strategy.num_replicas_in_sync
+        np.testing.assert_array_equal(copies[0], copies[-1])
+    found.append(values(model))
+for name in found[0]:
+    np.testing.assert_allclose(found[0][name], found[1][name], rtol=1e-5)
+print("rescaled")
+"""
+
+
+def test_on_two_devices():
+    run = subprocess.run(
+        [sys.executable, "-c", MIRRORED],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.stdout.endswith("rescaled\n"), run.stderr[-2000:]
+
+
+# The user's mistakes
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (lambda: None, "Expected training data for rescaled_init .*, not None: recipe.prepare"),
+        (examples, "Expected training data .*, not tuple: .* tf.data.Dataset of batches"),
+        (lambda: batches().take(0), "not an empty one"),
+        (lambda: batches().map(lambda x, y: x), "of batches \\(inputs, labels\\), not of Tensor"),
+        (lambda: batches().map(lambda x, y: (x, y, y)), "without sample weights"),
+        (lambda: batches(shape=(5,)), "that fit the model 'model.*incompatible with the layer"),
+        (lambda: batches(classes=9), "that fit the model 'model.*label value of [3-8]"),
+        (lambda: batches().map(lambda x, y: (x, (y, y))), "labels for 2 of 1 outputs"),
+        (lambda: batches().map(lambda x, y: (x, tf.one_hot(y, 4))), "that fit .*reshape"),
+        (lambda: batches().map(lambda x, y: (x, {"tail": y})), "that fit the model 'model.*head"),
+    ],
+)
+def test_data_that_do_not_fit(data, message):
+    with pytest.raises(UsageError, match=message):
+        RescaledInit(iterations=2).change(mlp(), data())
+
+
+def test_models_without_scales():
+    model = mlp()
+    model.trainable = False
+    with pytest.raises(UsageError, match="Expected trainable weights .* has none"):
+        find_scales(model, batches())
+
+
+def test_a_search_that_diverges():
+    x, y = examples()
+    x[7, 1] = np.nan
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(3)
+    with pytest.raises(RuntimeError, match="diverged at iteration 2: the gradient's norm is "):
+        find_scales(mlp(), data, RescaledInit(max_norm=9.0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optimizer": "rmsprop"}, "sgd or adam, not 'rmsprop'"),
+        ({"step_size": 0}, "step_size of RescaledInit above 0, not 0"),
+        ({"max_norm": math.nan}, "max_norm .* not nan"),
+        ({"learning_rate": -1.0}, "learning_rate .* not -1"),
+        ({"iterations": 0}, "iterations .* not 0"),
+        ({"clip": 0.0}, "clip .* not 0"),
+        ({"min_scale": 1.5}, r"min_scale of RescaledInit in \[0, 1\].* not 1.5"),
+        ({"criterion": "mena_squared_error"}, "mean_squared_error, not 'mena_squared_error'"),
+    ],
+)
+def test_settings_out_of_range(settings, message):
+    with pytest.raises(UsageError, match=message):
+        RescaledInit(**settings)
