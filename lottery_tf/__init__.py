@@ -20,6 +20,7 @@ _WHERE = {
     "GhostSkips": "tweaks.ghost_skip",
     "RescaledInit": "tweaks.rescaled_init",
     "LabelSmoothing": "tweaks.soft_labels",
+    "Distillation": "tweaks.distillation",
     "find_ticket": "finding",
     "find_tickets": "finding",
     "export": "exporting",

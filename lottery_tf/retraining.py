@@ -1,6 +1,7 @@
 """Spending a ticket: train it with a recipe, take the tweaks off, measure what is left."""
 
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from lottery_tf.data import Dataset
 from lottery_tf.files import whole_folder, write_json
@@ -17,6 +19,7 @@ from lottery_tf.masks import read_arrays
 from lottery_tf.recipe import Recipe
 from lottery_tf.ticket import Ticket
 from lottery_tf.training import Trainer, TrainingSettings, evaluate
+from lottery_tf.tweaks.distillation import Distillation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +61,7 @@ def retrain(
     steps_per_epoch = data.steps_per_epoch
     trainer = Trainer(
         model,
-        data.stream,
+        _stream(recipe, model, data),
         steps_per_epoch,
         training.make_optimizer(steps_per_epoch),
         recipe.loss(),
@@ -98,6 +101,16 @@ def retrain(
         "seconds": time.perf_counter() - start + watch.seconds_before,
     }
     return Retrained(finished, result, watch.rows)
+
+
+def _stream(recipe: Recipe, model: keras.Model, data: Dataset) -> Callable[[int], tf.data.Dataset]:
+    """``data.stream``, with a teacher's logits where an image is the same whenever it comes."""
+    for tweak in recipe.tweaks:
+        if isinstance(tweak, Distillation) and not data.augment:
+            with model.distribute_strategy.scope():
+                logits = tweak.logits(data.batches("train"))
+            return functools.partial(data.stream, beside={"teacher_logits": logits})
+    return data.stream
 
 
 def compiled_for_evaluation(model: keras.Model) -> keras.Model:

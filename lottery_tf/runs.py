@@ -13,8 +13,9 @@ from lottery_tf.errors import UsageError
 from lottery_tf.files import read_json, write_json
 from lottery_tf.keras import keras
 
-# What a run is does not hang on these: a ticket is known by its sum, wherever it lies.
-_NOT_COMPARED = {"versions", "ticket"}
+# What a run is does not hang on these: a ticket and a teacher are known by their sums, wherever
+# they lie.
+_NOT_COMPARED = {"versions", "ticket", "teacher"}
 _PACKAGES = ("lottery_tf", "tensorflow", "tf_keras", "tensorflow_model_optimization", "numpy")
 
 

@@ -26,6 +26,7 @@ from lottery_tf.runs import Run, load_saved_model, read_config
 from lottery_tf.settings import describe, restore
 from lottery_tf.ticket import Ticket
 from lottery_tf.training import Trainer, TrainingSettings, make_deterministic
+from lottery_tf.tweaks.distillation import Distillation
 
 Row = dict[str, Any]
 
@@ -74,6 +75,8 @@ def find(
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> list[Row]:
     """Draws the tickets of ``experiment`` into ``out/tickets/round_NN``.
+
+    The network that round 0 has trained is kept in ``out/dense_model``, a teacher for the tickets.
 
     Args:
       out: the run's folder.
@@ -130,6 +133,8 @@ def find(
     for each in rounds(ticket, trainer, finding, last_step, callbacks):
         if each.next_ticket is not None:
             each.next_ticket.save(round_folder(out, each.number + 1))
+        if each.number == 0:
+            export(trainer.model, out / "dense_model")
         row = {
             "round": each.number,
             "sparsity": each.ticket.sparsity,
@@ -171,7 +176,8 @@ def retrain_ticket(
     Args:
       out: the run's folder.
       ticket_path: the ticket's folder.
-      recipe: the tweaks.
+      recipe: the tweaks. A ``Distillation`` without a teacher has the dense model of round 0 of
+        the ticket's own run.
       experiment: default: that of the ticket's own run.
       reinit: train the ticket's mask from new initial weights of the training's seed instead.
       on_epoch: called after each epoch with the rows so far.
@@ -181,15 +187,16 @@ def retrain_ticket(
 
     Raises:
       UsageError: if the ticket says nothing of its experiment and none is given, or belongs to
-        another model or data than the experiment's.
+        another model or data than the experiment's; if there is no teacher to distil from.
     """
     ticket = Ticket.load(ticket_path)
     experiment = experiment or experiment_of(ticket, ticket_path)
+    recipe = _with_teacher(recipe, ticket_path)
     settings = {
         **experiment.describe(),
         "ticket": str(ticket_path),
         "ticket_sha256": sha256(Path(ticket_path) / "ticket.json"),
-        "tweaks": recipe.describe(),
+        **_tweaks(recipe),
         "reinit": reinit,
     }
     _check_fit(ticket, experiment)
@@ -219,6 +226,34 @@ def retrain_ticket(
     write_json(out / "result.json", result)
     shutil.rmtree(out / "checkpoint", ignore_errors=True)
     return result
+
+
+def _with_teacher(recipe: Recipe, ticket_path: Path) -> Recipe:
+    """``recipe``; its ``Distillation``, if it has no teacher, with the ticket's dense model."""
+
+    def taught(tweak):
+        if not isinstance(tweak, Distillation) or tweak.teacher is not None:
+            return tweak
+        # Where the ticket is, if the path is a link: RUN/tickets/round_NN.
+        dense = Path(ticket_path).resolve().parents[1] / "dense_model"
+        if not dense.is_dir():
+            raise UsageError(
+                f"Expected the dense model of the ticket's own run, to distil from, at {dense}; "
+                "there is none: the ticket was copied, or found by an older release. Name a "
+                "teacher with --distillation_teacher."
+            )
+        return dataclasses.replace(tweak, teacher=str(dense))
+
+    return Recipe([taught(tweak) for tweak in recipe.tweaks])
+
+
+def _tweaks(recipe: Recipe) -> dict[str, Any]:
+    """What a run's settings say of its recipe; where a teacher lies, apart from what it is."""
+    described, teacher = recipe.describe(), {}
+    for tweak, parameters in zip(recipe.tweaks, described.values(), strict=True):
+        if isinstance(tweak, Distillation):
+            teacher = {"teacher": parameters.pop("teacher"), "teacher_sha256": tweak.sha256}
+    return {"tweaks": described, **teacher}
 
 
 def export_run(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -83,7 +84,9 @@ class Dataset:
         """``(images - mean) / std`` as float32, of the same shape ``[N, H, W, C]``."""
         return np.subtract(images, self._mean, dtype=np.float32) * self._scale
 
-    def stream(self, start_step: int = 0) -> tf.data.Dataset:
+    def stream(
+        self, start_step: int = 0, beside: Mapping[str, np.ndarray] | None = None
+    ) -> tf.data.Dataset:
         """Training batches without end, from global step ``start_step`` on.
 
         Batch t depends on ``data_seed`` and t alone: epoch ``t // steps_per_epoch`` has its own
@@ -91,17 +94,30 @@ class Dataset:
         crops and flips. So a run that resumes at any step sees what it would have seen, and no
         earlier batch is read for it.
 
+        Args:
+          start_step: t of the first batch.
+          beside: name → array ``[N, …]``, what else belongs to each of the N training examples,
+            whatever their crops and flips.
+
         Returns:
           batches of images float32 ``[batch_size, H, W, C]``, normalised, and labels int32
-          ``[batch_size]``.
+          ``[batch_size]``; with ``beside`` dicts of ``batch``, these two, and by their names
+          the rows ``[batch_size, …]`` that belong to them.
 
         Raises:
           UsageError: the training split is smaller than one batch.
         """
         if start_step < 0:
             raise ValueError(f"Expected a start_step of at least 0. Received: {start_step}.")
+        lengths = {name: len(array) for name, array in (beside or {}).items()}
+        if any(length != len(self.train) for length in lengths.values()):
+            raise ValueError(
+                f"Expected a row for each of the {len(self.train)} training examples. Received: "
+                f"{lengths}."
+            )
         rows = self._rows(start_step)
         pixels, labels = self._tensors("train")
+        others = None if beside is None else {n: _tensor(array) for n, array in beside.items()}
 
         def batch(step, index):
             images = tf.gather(pixels, index)
@@ -109,7 +125,10 @@ class Dataset:
                 # Seeds below zero, because those from zero on are the epochs'.
                 seed = tf.stack([tf.constant(self.data_seed, tf.int64), -1 - step])
                 images = crop_and_flip(images, seed)
-            return self._normalise(images), tf.gather(labels, index)
+            examples = self._normalise(images), tf.gather(labels, index)
+            if others is None:
+                return examples
+            return {"batch": examples, **{n: tf.gather(each, index) for n, each in others.items()}}
 
         # 18,000 batches of 60 Fashion-MNIST images a second on two cores; 12,000 with prefetch(2),
         # and no more from images kept as float32.
@@ -171,9 +190,7 @@ class Dataset:
         """
         if split not in self._made:
             examples = getattr(self, split)
-            # Eager even inside a tf.function, and where tf.data reads them.
-            with tf.init_scope(), tf.device("CPU:0"):
-                self._made[split] = tf.constant(examples.images), tf.constant(examples.labels)
+            self._made[split] = _tensor(examples.images), _tensor(examples.labels)
         return self._made[split]
 
     @functools.cached_property
@@ -194,6 +211,12 @@ def channel_moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float,
         means.append(mean)
         stds.append(float(np.sqrt(max(squares - mean**2, 0))) or 1.0)
     return tuple(means), tuple(stds)
+
+
+def _tensor(array: np.ndarray) -> tf.Tensor:
+    """``array`` eager even inside a tf.function, and where tf.data reads it."""
+    with tf.init_scope(), tf.device("CPU:0"):
+        return tf.constant(array)
 
 
 def _without_autotune(dataset: tf.data.Dataset) -> tf.data.Dataset:

@@ -1,5 +1,6 @@
 """The tweaks that spend a ticket better, by name. A new one is a module and a line in TWEAKS."""
 
+from lottery_tf.tweaks.distillation import Distillation
 from lottery_tf.tweaks.ghost_skip import GhostSkips
 from lottery_tf.tweaks.rescaled_init import RescaledInit
 from lottery_tf.tweaks.soft_activation import SoftActivation
@@ -11,4 +12,5 @@ TWEAKS: dict[str, type[Tweak]] = {
     "ghost_skips": GhostSkips,
     "rescaled_init": RescaledInit,
     "label_smoothing": LabelSmoothing,
+    "distillation": Distillation,
 }

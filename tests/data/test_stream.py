@@ -101,6 +101,28 @@ def test_a_step_of_billions_is_reached_at_once():
     )
 
 
+@pytest.mark.parametrize("augment", [False, True])
+def test_what_belongs_to_the_examples_comes_beside_them(augment):
+    """From any step, and the batches are those of the plain stream."""
+    data = dataset(augment=augment, side=6)
+    beside = {"twice": 2.0 * np.arange(10, dtype=np.float32), "rows": np.arange(20).reshape(10, 2)}
+    for start in (0, 4):
+        stream = data.stream(start, beside)
+        assert stream.element_spec["rows"] == tf.TensorSpec((3, 2), tf.int64)
+        assert stream.cardinality() == tf.data.INFINITE_CARDINALITY
+        for plain, got in zip(take(data.stream(start), 7), take(stream, 7), strict=True):
+            assert got.keys() == {"batch", "twice", "rows"}
+            np.testing.assert_array_equal(got["batch"][0], plain[0])
+            np.testing.assert_array_equal(got["batch"][1], plain[1])
+            np.testing.assert_array_equal(got["twice"], 2 * plain[1])
+            np.testing.assert_array_equal(got["rows"], beside["rows"][plain[1]])
+
+
+def test_what_does_not_belong_to_the_examples_is_refused():
+    with pytest.raises(ValueError, match="each of the 10 training examples.*'logits': 9"):
+        dataset().stream(0, {"logits": np.zeros((9, 3))})
+
+
 def test_a_step_below_0_is_refused():
     with pytest.raises(ValueError, match="at least 0. Received: -1"):
         dataset().stream(-1)

@@ -1,0 +1,154 @@
+"""Distillation: a ticket that learns from the dense network that it was found in."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from lottery_tf.errors import UsageError
+from lottery_tf.keras import keras
+from lottery_tf.settings import setting
+from lottery_tf.tweaks import teacher as teachers
+from lottery_tf.tweaks.soft_labels import changed, plain_evaluation, taught_by
+from lottery_tf.tweaks.tweak import Tweak
+
+
+@dataclasses.dataclass(frozen=True)
+class Distillation(Tweak):
+    """The KD ticket (arXiv 2101.03255 v1): soft labels from a trained model, in training only.
+
+    With the teacher's logits z_t, the ticket's z and the labels y the loss is
+
+        (1−λ)·CE(y, softmax(z)) + λ·τ²·KL(softmax(z_t/τ) ‖ softmax(z/τ)),
+
+    CE with smoothed labels where ``LabelSmoothing`` is in the recipe too. The teacher runs in
+    inference mode on the very batch that is trained on; ``with_logits`` spares that for data that
+    do not change. Its outputs may be logits or probabilities, on which softmax(log p) = p. It is
+    no part of the model that is trained, of its variables or its checkpoints, and it is left as
+    it is.
+
+    In a program ``teacher`` may also be a built tf_keras model, subclassed ones too; the field
+    then holds a text with its name and the sum of its weights. A file that Keras loads can run
+    code of its author's: take teachers from where you trust.
+
+    Raises:
+      UsageError: for λ or τ out of range; in ``prepare``, without a teacher, for one that is not
+        there or does not fit the model, and for a model of several outputs.
+    """
+
+    teacher: str | None = setting(
+        None,
+        "the teacher: a SavedModel's folder, a .keras or an .h5 file; default: the dense model of "
+        "round 0 of the ticket's own find run",
+    )
+    temperature: float = setting(4.0, "τ: what both models' logits are divided by, above 0")
+    weight: float = setting(0.7, "λ: share of the teacher in the loss, in [0, 1]")
+
+    def __post_init__(self):
+        object.__setattr__(self, "teacher", teachers.source_of(self.teacher))
+        if not 0 < self.temperature < float("inf"):
+            raise UsageError(
+                f"Expected a temperature of Distillation above 0, what the logits are divided by, "
+                f"not {self.temperature}."
+            )
+        if not 0 <= self.weight <= 1:
+            raise UsageError(
+                f"Expected a weight of Distillation in [0, 1], the share of the teacher in the "
+                f"loss, not {self.weight}."
+            )
+
+    def change(self, model, data=None):
+        if len(model.outputs) != 1:
+            raise UsageError(
+                f"Expected a model with one output to distil into, '{model.name}' has "
+                f"{len(model.outputs)}: leave the distillation out of the recipe."
+            )
+        with model.distribute_strategy.scope():
+            self._loaded().check_fits(model)
+        return model
+
+    def attach(self, model):
+        plain_evaluation(model)
+        train_step = model.train_step
+        held = getattr(train_step, "teacher", None)
+        if held and held[0] == self.teacher:
+            return
+        with model.distribute_strategy.scope():
+            loaded = self._loaded()
+        if held:  # another recipe's, on a model that is prepared anew
+            held[:] = self.teacher, loaded
+            return
+        held = [self.teacher, loaded]
+
+        @functools.wraps(train_step)
+        def distilling_step(data):
+            if isinstance(data, dict) and data.keys() == {"batch", "teacher_logits"}:
+                batch, logits = data["batch"], data["teacher_logits"]
+            else:
+                batch = data
+                logits = held[1].logits(keras.utils.unpack_x_y_sample_weight(data)[0])
+            with taught_by(logits):
+                return train_step(batch)
+
+        distilling_step.teacher = held
+        model.train_step = distilling_step
+
+    def loss(self, loss=None):
+        config = {"distillation_weight": self.weight, "temperature": self.temperature}
+        return changed(loss, "to distil with", "distillation", **config)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of what the teacher is: of its weights, its file, or its folder's files."""
+        return teachers.source_sha256(self._given())
+
+    def logits(self, batches: tf.data.Dataset) -> np.ndarray:
+        """The teacher's logits of each example, float32 [N, C].
+
+        Args:
+          batches: finite, of tuples whose first part is what the teacher takes.
+        """
+        compute = tf.function(self._loaded().logits, reduce_retracing=True)
+        found = [compute(batch[0]).numpy() for batch in batches]
+        return np.concatenate(found).astype(np.float32)
+
+    def with_logits(self, data: tf.data.Dataset) -> tf.data.Dataset:
+        """``data`` with the teacher's logits, to be computed once and kept in memory.
+
+        For ``fit`` of the model that ``prepare`` has returned, which then need not run the teacher
+        at each step. Images and logits are kept as they come in the first epoch: augment nothing
+        before, and shuffle afterwards.
+
+        Args:
+          data: finite, of batches (inputs, labels) or (inputs, labels, sample weights).
+
+        Returns:
+          batches {"batch": what ``data`` has, "teacher_logits": float32 [batch, C]}.
+        """
+        teacher = self._loaded()
+
+        def beside(*batch: Any):
+            return {"batch": batch, "teacher_logits": tf.cast(teacher.logits(batch[0]), tf.float32)}
+
+        return data.map(beside).cache()
+
+    def _given(self) -> str:
+        if self.teacher is None:
+            raise UsageError(
+                "Expected a teacher for the distillation, none was given: pass "
+                "--distillation_teacher, or Distillation(teacher=…) with a keras.Model or a path."
+            )
+        return self.teacher
+
+    def _loaded(self) -> teachers.Teacher:
+        """The teacher, loaded once for each strategy that it is used in."""
+        strategy = tf.distribute.get_strategy()
+        if strategy not in self._teachers:
+            self._teachers[strategy] = teachers.load(self._given())
+        return self._teachers[strategy]
+
+    @functools.cached_property
+    def _teachers(self) -> dict[tf.distribute.Strategy, teachers.Teacher]:
+        return {}

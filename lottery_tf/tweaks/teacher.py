@@ -1,0 +1,216 @@
+"""Teachers: where the logits of a distillation come from."""
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from lottery_tf.errors import UsageError
+from lottery_tf.files import sha256
+from lottery_tf.graph import calls, check_graph
+from lottery_tf.keras import keras
+from lottery_tf.tweaks.divergence import at_least_float32, logits_of
+from lottery_tf.tweaks.soft_labels import is_softmax
+
+_DESCRIBED = re.compile(r"model '.*', weights sha256 [0-9a-f]{12}")
+
+
+class ModelName(str):
+    """A keras.Model as a text of its name and weights, which can be compared and written as JSON.
+
+    Attributes:
+      model: the model itself. A deep copy of the text has it no more.
+      sha256: of the weights, as they were when the text was made.
+    """
+
+    def __new__(cls, model: keras.Model):
+        digest = hashlib.sha256()
+        for array in model.get_weights():
+            digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+        text = super().__new__(
+            cls, f"model '{model.name}', weights sha256 {digest.hexdigest()[:12]}"
+        )
+        text.model, text.sha256 = model, digest.hexdigest()
+        return text
+
+    def __deepcopy__(self, memo):
+        return str(self)
+
+
+def source_of(teacher: Any) -> str | None:
+    """What ``Distillation`` keeps of a teacher: a path or a ``ModelName``.
+
+    Raises:
+      UsageError: if it is neither a path nor a built tf_keras model.
+    """
+    if teacher is None or isinstance(teacher, str):
+        return teacher
+    if isinstance(teacher, os.PathLike):
+        return os.fspath(teacher)
+    if not isinstance(teacher, keras.Model):
+        check_graph(teacher)  # says what is wrong with a model of Keras 3
+    if not teacher.built:
+        raise UsageError(
+            f"Expected a trained teacher; the model '{teacher.name}' is not built: call it on a "
+            "batch and load its weights first."
+        )
+    return ModelName(teacher)
+
+
+def source_sha256(source: str) -> str:
+    """SHA-256 of a model's weights, of a file, or of the names and sums of a folder's files."""
+    if isinstance(source, ModelName):
+        return source.sha256
+    path = _existing(source)
+    if path.is_file():
+        return sha256(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    lines = [f"{sha256(file)}  {file.relative_to(path).as_posix()}\n" for file in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Teacher:
+    """A trained model in inference.
+
+    Attributes:
+      name: for messages.
+      outputs: inputs, as the model that is trained takes them → outputs.
+      inputs: its inputs, or their specs, with the batch in front; None if they are not known.
+      probabilities: True where the outputs are known to be probabilities. Otherwise they count as
+        such if each row of the batch is non-negative with a sum of 1 ± 1e-3.
+    """
+
+    name: str
+    outputs: Callable[[Any], Any]
+    inputs: Sequence | None
+    probabilities: bool = False
+
+    def logits(self, x) -> tf.Tensor:
+        """Logits [batch, C] of the inputs ``x``, float32 or wider, without gradient."""
+        (outputs,) = tf.nest.flatten(self.outputs(x))
+        # Behind what float16 can say of a probability there is nothing to take the logarithm of.
+        smallest = 6e-8 if outputs.dtype == tf.float16 else 1.2e-38
+        logits = logits_of(outputs, smallest)
+        logits = tf.cast(logits, at_least_float32(logits.dtype))
+        if not self.probabilities:
+            plain = tf.cast(outputs, logits.dtype)
+            off = tf.abs(tf.reduce_sum(plain, axis=-1) - 1)
+            normed = tf.reduce_all(plain >= 0) & tf.reduce_all(off <= 1e-3)
+            logits = tf.where(normed, logits, plain)
+        return tf.stop_gradient(logits)
+
+    def check_fits(self, model: keras.Model) -> None:
+        """Raises UsageError unless the teacher takes ``model``'s inputs and has its classes."""
+        wanted = f"{_told(model.inputs)}, as the model '{model.name}' takes them"
+        if self.inputs is not None and not (
+            len(self.inputs) == len(model.inputs)
+            and all(map(_same_kind, self.inputs, model.inputs))
+        ):
+            raise UsageError(
+                f"Expected a teacher for inputs {wanted}; {self.name} takes {_told(self.inputs)}: "
+                "give another teacher."
+            )
+        spec = tf.nest.map_structure(
+            lambda tensor: tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype), model.input
+        )
+        try:
+            traced = tf.function(self.outputs).get_concrete_function(spec)
+        except Exception as error:  # whatever its layers say of inputs that they do not take
+            raise UsageError(
+                f"Expected a teacher for inputs {wanted}; {self.name} fails on them: {error}"
+            ) from error
+        outputs = tf.nest.flatten(traced.structured_outputs)
+        if len(outputs) != 1:
+            raise UsageError(
+                f"Expected a teacher with one output, {self.name} has {len(outputs)}: give a "
+                "model of the one whose classes are to be learnt."
+            )
+        if not outputs[0].shape[1:].is_compatible_with(model.output_shape[1:]):
+            raise UsageError(
+                f"Expected a teacher of {model.output_shape[-1]} classes, as the outputs of the "
+                f"model '{model.name}', {_told(model.outputs)}; those of {self.name} are "
+                f"{_told(outputs)}: give a teacher that was trained for the same classes."
+            )
+
+
+def load(source: str) -> Teacher:
+    """The teacher that ``source_of`` has described, its variables in the present strategy's scope.
+
+    Raises:
+      UsageError: if there is none, or nothing that can be run.
+    """
+    if isinstance(source, ModelName):
+        return _of_keras(source.model, source)
+    path = _existing(source)
+    if path.is_dir() and not (path / "keras_metadata.pb").is_file():
+        return _of_signature(path)
+    try:
+        model = keras.models.load_model(path, compile=False)
+    except Exception as error:  # Keras raises whatever the damaged place leads to
+        raise UsageError(f"Expected a model in {path} that Keras loads; {error}") from error
+    if not isinstance(model, keras.Model):
+        raise UsageError(f"Expected a model in {path}, not a {type(model).__name__}.")
+    return _of_keras(model, f"the model in {path}")
+
+
+def _existing(source: str) -> Path:
+    if _DESCRIBED.fullmatch(source):
+        raise UsageError(
+            f"Expected the teacher itself, {source}, of which a description knows no more than "
+            "that: give Distillation(teacher=…) the model or the path of a file of it."
+        )
+    path = Path(source)
+    if path.is_file() or (path / "saved_model.pb").is_file():
+        return path
+    raise UsageError(
+        "Expected a teacher: a SavedModel (a folder with saved_model.pb), a .keras or an .h5 "
+        f"file; there is none at {source}."
+    )
+
+
+def _of_keras(model: keras.Model, name: str) -> Teacher:
+    inputs, probabilities = None, False
+    with contextlib.suppress(UsageError):  # for a subclassed model, or one within
+        check_graph(model)
+        inputs, probabilities = model.inputs, all(map(is_softmax, calls(model)[1]))
+    return Teacher(name, lambda x: model(x, training=False), inputs, probabilities)
+
+
+def _of_signature(path: Path) -> Teacher:
+    """The teacher of a SavedModel that Keras has not written."""
+    try:
+        loaded = tf.saved_model.load(path)
+    except Exception as error:
+        raise UsageError(f"Expected a SavedModel in {path} that loads; {error}") from error
+    if "serving_default" not in loaded.signatures:
+        raise UsageError(
+            f"Expected the SavedModel in {path} to have the signature serving_default; it has "
+            f"{', '.join(loaded.signatures) or 'none'}."
+        )
+    signature = loaded.signatures["serving_default"]
+    specs = signature.structured_input_signature[1]
+
+    def outputs(x, loaded=loaded):  # which holds the variables
+        tensors = x if isinstance(x, dict) else dict(zip(specs, tf.nest.flatten(x), strict=True))
+        return signature(**{name: tf.cast(tensors[name], specs[name].dtype) for name in specs})
+
+    return Teacher(f"the SavedModel in {path}", outputs, list(specs.values()))
+
+
+def _same_kind(one, other) -> bool:
+    """Whether two inputs have one shape but for the batch, and both are numbers with a fraction or
+    neither: Keras would cast normalised pixels to integers without a word."""
+    shapes = one.shape[1:].is_compatible_with(other.shape[1:])
+    return shapes and one.dtype.is_floating == other.dtype.is_floating
+
+
+def _told(tensors: Sequence) -> str:
+    """Shapes without the batch and dtypes."""
+    return " and ".join(f"{tuple(each.shape[1:])} {each.dtype.name}" for each in tensors)
