@@ -6,3 +6,6 @@ class UsageError(ValueError):
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+    # Raised while a training step is traced it comes through as it is, not as a StagingError.
+    ag_pass_through = True

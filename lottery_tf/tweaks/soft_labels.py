@@ -76,15 +76,13 @@ class CrossEntropy(keras.losses.Loss):
         if not self.distillation_weight or _evaluating.get():
             return hard
         if _taught.get() is None:
-            error = UsageError(
+            raise UsageError(
                 "Expected a teacher's logits of the batch for the distillation; only the training "
                 "step of a model that the recipe has prepared has them: train that model with fit "
                 "or train_on_batch, with callbacks=recipe.callbacks() if it was loaded from a "
                 "file, and in a loop of your own call the loss within "
                 "lottery_tf.tweaks.soft_labels.taught_by(teacher_logits)."
             )
-            error.ag_pass_through = True  # else TensorFlow raises a StagingError in its place
-            raise error
         student = y_pred if self.from_logits else logits_of(y_pred, keras.backend.epsilon())
         student = tf.cast(student, at_least_float32(student.dtype))
         teacher = tf.cast(_taught.get(), student.dtype)

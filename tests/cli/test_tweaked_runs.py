@@ -1,0 +1,99 @@
+"""`lottery-tf retrain --recipe=tost`: what its files say, and that a fade survives a break."""
+
+import re
+
+import numpy as np
+import pytest
+
+from lottery_tf import retraining, stages
+from lottery_tf.cli.main import main
+from lottery_tf.files import read_json, read_json_lines
+from lottery_tf.runs import load_saved_model
+
+NETWORK = ("--model=resnet8_half", "--width=2", "--train_for=4ep", "--batch_size=256")
+FLAGS = ("--recipe=tost", "--rescaled_init_iterations=2", "--soft_activation_share=0.75")
+
+
+@pytest.fixture(scope="module")
+def ticket(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "find"
+    assert main(["find", *NETWORK, "--rounds=1", "--rewind_to=3it", f"--out={out}"]) == 0
+    return out / "tickets" / "round_01"
+
+
+def retrain(ticket, out):
+    return main(["retrain", f"--ticket={ticket}", *FLAGS, f"--out={out}"])
+
+
+@pytest.fixture(scope="module")
+def spent(ticket):
+    out = ticket.parents[2] / "tost"
+    assert retrain(ticket, out) == 0
+    return out
+
+
+def test_what_the_files_say(spent):
+    result = read_json(spent / "result.json")
+    assert result["recipe"] == "tost"
+    assert list(result["tweaks"]) == [
+        *("soft_activation", "ghost_skips", "rescaled_init", "label_smoothing"),
+    ]
+    assert result["tweaks"]["soft_activation"]["share"] == 0.75
+    assert result["tweaks"]["rescaled_init"]["iterations"] == 2
+    # Five steps an epoch of which three are behind: 17 steps, in epochs of 5, 5, 5 and 2.
+    rows = read_json_lines(spent / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [8, 13, 18, 20]
+    beta = [1 + 9 * min(1, step / 13) for step in (5, 10, 15, 17)]  # round(0.75·17) = 13
+    np.testing.assert_allclose([row["soft_activation_beta"] for row in rows], beta, rtol=1e-5)
+    alpha = [max(0, 1 - step / 8) for step in (5, 10, 15, 17)]  # round(0.5·17) = 8
+    np.testing.assert_allclose([row["ghost_skips_alpha"] for row in rows], alpha, rtol=1e-5)
+
+
+def test_the_best_epoch_on_dev_is_one_after_the_fades(spent):
+    rows = read_json_lines(spent / "metrics.jsonl")
+    best = max(row["dev_accuracy"] for row in rows[2:])
+    assert read_json(spent / "result.json")["best_dev_accuracy"] == pytest.approx(best)
+
+
+def test_a_break_in_the_middle_of_the_fade_changes_nothing(ticket, spent, tmp_path, monkeypatch):
+    monkeypatch.setattr(retraining._Watch, "seconds_between_checkpoints", 0)
+    write, out = stages.write_json_lines, tmp_path / "parts"
+
+    def stop_after_two(path, rows):
+        write(path, rows)
+        if len(rows) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages, "write_json_lines", stop_after_two)
+    assert retrain(ticket, out) == 130
+    assert (out / "checkpoint").exists()
+    monkeypatch.setattr(stages, "write_json_lines", write)
+    assert retrain(ticket, out) == 0
+    one, other = (load_saved_model(run / "model").get_weights() for run in (out, spent))
+    for ours, theirs in zip(one, other, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    skipped = ("seconds", "learning_rate")
+    for ours, theirs in zip(
+        *(read_json_lines(run / "metrics.jsonl") for run in (out, spent)), strict=True
+    ):
+        assert {k: v for k, v in ours.items() if k not in skipped} == {
+            k: v for k, v in theirs.items() if k not in skipped
+        }
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--recipe=tosst"], "nearest: tost"),
+        (["--recipe=tost,label_smoothing"], "LabelSmoothing came twice"),
+        (["--recipe=tost", "--ghost_skips_convolutions=stem"], "not 'stem'; nearest: stem_conv"),
+        (["--recipe=soft_activation", "--soft_activation_share=2"], r"in \[0, 1\]"),
+    ],
+)
+def test_mistakes_are_one_sentence(ticket, tmp_path, capfd, words, message):
+    out = tmp_path / "out"
+    assert main(["retrain", f"--ticket={ticket}", *words, f"--out={out}"]) == 2
+    error = capfd.readouterr().err
+    assert "Traceback" not in error
+    assert re.search(message, " ".join(error.split())), error
+    assert not out.exists() or not (out / "result.json").exists()
