@@ -4,7 +4,6 @@ Each retraining runs in one of ``processes`` processes with one thread: small ne
 second core idle. Finished ones are not run again.
 """
 
-import concurrent.futures
 import dataclasses
 import multiprocessing
 import os
@@ -60,19 +59,15 @@ class Study:
     def run(self, cells: Sequence[Cell]) -> list[dict[str, Any]]:
         """Finds the tickets and retrains; a row a cell, ``result.json`` and the cell's fields."""
         self._map(self._find, sorted({cell.seed for cell in cells}))
-        # The slowest first; each seed's cells lie apart, so that they do not end together.
         return self._map(self._retrain, cells)
 
     def _map(self, work, items):
         os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-        pool = concurrent.futures.ProcessPoolExecutor(
-            self.processes,
-            multiprocessing.get_context("spawn"),
-            max_tasks_per_child=10,  # Keras keeps some 60 MB of each training
-        )
-        with pool:
-            return list(pool.map(work, items))
+        spawn = multiprocessing.get_context("spawn")
+        # Keras keeps some 60 MB of each training.
+        with spawn.Pool(self.processes, maxtasksperchild=10) as pool:
+            return pool.map(work, items, chunksize=1)
 
     def _experiment(self, seed: int):
         from lottery_tf.cli import find

@@ -71,14 +71,11 @@ def test_a_break_in_the_middle_of_the_fade_changes_nothing(ticket, spent, tmp_pa
     assert retrain(ticket, out) == 0
     one, other = (load_saved_model(run / "model").get_weights() for run in (out, spent))
     for ours, theirs in zip(one, other, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    skipped = ("seconds", "learning_rate")
-    for ours, theirs in zip(
-        *(read_json_lines(run / "metrics.jsonl") for run in (out, spent)), strict=True
-    ):
-        assert {k: v for k, v in ours.items() if k not in skipped} == {
-            k: v for k, v in theirs.items() if k not in skipped
-        }
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    rows = zip(*(read_json_lines(run / "metrics.jsonl") for run in (out, spent)), strict=True)
+    for ours, theirs in rows:
+        for name in ("step", "loss", "dev_loss", "soft_activation_beta", "ghost_skips_alpha"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
 
 
 @pytest.mark.parametrize(
