@@ -334,3 +334,17 @@ def test_two_replicas_fade_together():
 def test_parameters_out_of_range(make, message):
     with pytest.raises(UsageError, match=message):
         make()
+
+
+def test_tensorboard_writes_the_values(tmp_path):
+    """Where it comes after the recipe's callbacks."""
+    recipe, model = _prepared()
+    board = keras.callbacks.TensorBoard(tmp_path, write_graph=False)
+    _fit(model, [*recipe.callbacks(), board])
+    found = {}
+    for file in sorted((tmp_path / "train").iterdir()):
+        for event in tf.compat.v1.train.summary_iterator(str(file)):
+            for value in event.summary.value:
+                found.setdefault(value.tag, []).append(float(tf.make_ndarray(value.tensor)))
+    assert found["epoch_soft_activation_blend"] == [0.5, 1, 1, 1]
+    assert found["epoch_ghost_skips_alpha"] == [0.5, 0, 0, 0]
