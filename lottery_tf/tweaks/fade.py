@@ -13,6 +13,7 @@ from lottery_tf.settings import check_choices, setting
 from lottery_tf.tweaks.tweak import Attach, Tweak
 
 CURVES = ("linear", "cosine", "exponential")
+SHARE_HELP = "share of the training over which it fades, in [0, 1]"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +108,7 @@ class FadingTweak(Tweak):
     A subclass says which class of layers they are, and what their value is called in logs.
     """
 
-    share: float = setting(0.5, "share of the training over which it fades, in [0, 1]")
+    share: float = setting(0.5, SHARE_HELP)
     curve: str = setting("linear", "how it fades", choices=CURVES)
 
     layer_class: ClassVar[type[FadingLayer]]

@@ -155,7 +155,7 @@ def _convolutional():
     )
 
 
-RECIPE = [lt.SoftActivation(unit="mish"), lt.GhostSkips(shortcut="conv"), lt.LabelSmoothing()]
+RECIPE = [lt.SoftActivation(unit="mish"), lt.GhostSkips(0.5, shortcut="conv"), lt.LabelSmoothing()]
 X, Y = examples(16, (6, 6, 2))
 
 
