@@ -122,6 +122,14 @@ class FadingTweak(Tweak):
                 f"over which it fades, not {self.share}."
             )
 
+    def check_fresh(self, model: keras.Model) -> None:
+        """Raises UsageError if the tweak is on ``model`` already."""
+        if self.layers(model):
+            raise UsageError(
+                f"Expected a model without {type(self).__name__}; '{model.name}' was prepared with "
+                "it already: train that model, or prepare the one that it was made from."
+            )
+
     def layers(self, model: keras.Model) -> list[FadingLayer]:
         """The fading layers of this tweak in ``model``, inside other layers too."""
         return [each for each in model.submodules if isinstance(each, self.layer_class)]

@@ -172,8 +172,10 @@ class GhostSkips(FadingTweak):
             )
 
     def change(self, model, data=None):
+        self.check_fresh(model)
         places, left = self._places(model)
         skips = {}  # a shared convolution has one
+        taken = {layer.name for part, _ in nodes(model) for layer in part.layers}
 
         def connect(part, once):
             here = {id(node): source for owner, node, source in places if owner is part}
@@ -184,7 +186,11 @@ class GhostSkips(FadingTweak):
                 def call(run, tensor):
                     conv = unwrapped(source.layer)
                     if id(conv) not in skips:
-                        skips[id(conv)] = self._skip(conv, isinstance(part, keras.Sequential))
+                        name = f"{conv.name}_ghost"
+                        while name in taken:
+                            name += "_"
+                        sequential = isinstance(part, keras.Sequential)
+                        skips[id(conv)] = self._skip(conv, name, sequential)
                     return skips[id(conv)]([run(), tensor(source.keras_inputs[0])])
 
                 return call
@@ -236,7 +242,7 @@ class GhostSkips(FadingTweak):
 
         return remake(model, change, connect)
 
-    def _skip(self, conv, sequential: bool) -> GhostSkip:
+    def _skip(self, conv, name: str, sequential: bool) -> GhostSkip:
         config = conv.get_config()
         return GhostSkip(
             *(self.shortcut, config["strides"], config["data_format"]),
@@ -245,7 +251,7 @@ class GhostSkips(FadingTweak):
             start=self.alpha,
             end=0.0,
             curve=self.curve,
-            name=f"{conv.name}_ghost",
+            name=name,
             dtype=conv.dtype_policy,
         )
 

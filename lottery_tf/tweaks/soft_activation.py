@@ -122,6 +122,7 @@ class SoftActivation(FadingTweak):
         return "soft_activation_" + ("beta" if self.unit == "pswish" else "blend")
 
     def change(self, model, data=None):
+        self.check_fresh(model)
         found, left = [], []
 
         def change(layer):

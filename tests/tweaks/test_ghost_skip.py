@@ -220,3 +220,16 @@ def test_the_layer_comes_back_from_its_config():
     ghost = GhostSkip("conv", (2, 2), activation="relu", sequential=True, start=0.5, curve="cosine")
     again = keras.layers.deserialize(keras.layers.serialize(ghost))
     assert type(again) is GhostSkip and again.get_config() == ghost.get_config()
+
+
+def test_a_name_that_is_taken_is_left_alone():
+    model = chain(layers.Conv2D(3, 3, name="a"), layers.ReLU(name="a_ghost"), shape=(6, 6, 3))
+    names = [layer.name for layer in lt.GhostSkips().prepare(model).layers[1:]]
+    assert names == ["a", "a_ghost_", "a_ghost"]
+
+
+@pytest.mark.parametrize("tweak", [lt.GhostSkips(), lt.SoftActivation()])
+def test_a_model_is_prepared_once(tweak):
+    model = chain(layers.Conv2D(3, 3), layers.ReLU(), shape=(6, 6, 3))
+    with pytest.raises(UsageError, match="was prepared with it already"):
+        tweak.prepare(tweak.prepare(model))
