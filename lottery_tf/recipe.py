@@ -31,13 +31,20 @@ class Recipe:
     Args:
       tweaks: a name of RECIPES or TWEAKS, several separated by commas, or a list of tweaks.
       settings: parameters of tweaks that are given by name, keyed as their flags are
-        (``label_smoothing_epsilon``); others are left out.
+        (``label_smoothing_epsilon``); those of tweaks that are not in the recipe are left out.
 
     Raises:
-      UsageError: for an unknown name, or a tweak given twice.
+      UsageError: for an unknown name or parameter, or a tweak given twice.
     """
 
     def __init__(self, tweaks: str | Sequence[Tweak], settings: Mapping[str, Any] | None = None):
+        known = [field.name for field in dataclasses.fields(tweak_settings())]
+        for key in settings or ():
+            if key not in known:
+                raise UsageError(
+                    f"Expected parameters such as {known[0]} for the recipe's tweaks; there is no "
+                    f"'{key}'{nearest(key, known)}."
+                )
         if isinstance(tweaks, str):
             names = [part for name in tweaks.split(",") for part in _tweak_names(name.strip())]
             tweaks = [_create(name, settings or {}) for name in names]
@@ -115,7 +122,7 @@ class Recipe:
 
         Args:
           steps: length of the whole training, over shares of which tweaks fade. Default:
-            ``epochs`` times the steps of an epoch, as ``fit`` gives them.
+            the epochs of ``fit`` times its steps of an epoch.
         """
         return [callback for tweak in self.tweaks for callback in tweak.callbacks(steps)]
 

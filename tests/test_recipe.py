@@ -34,7 +34,7 @@ def test_every_name_of_the_tables_is_a_recipe():
 
 
 def test_settings_go_to_the_tweaks_that_are_named():
-    settings = {"label_smoothing_epsilon": 0.25, "other": 3}
+    settings = {"label_smoothing_epsilon": 0.25, "ghost_skips_alpha": 3.0}
     assert lt.Recipe("label_smoothing", settings).tweaks == (lt.LabelSmoothing(0.25),)
     assert lt.Recipe("vanilla", settings).tweaks == ()
     fields = {field.name: field.default for field in dataclasses.fields(tweak_settings())}
@@ -202,7 +202,7 @@ def test_tweaks_go_on_in_order_and_come_off_in_reverse():
     recipe.prepare(model, data="data")
     assert recipe.loss().label_smoothing == 0.1
     assert recipe.callbacks(7)[:2] == [("a", 7), ("b", 7)]
-    with pytest.raises(UsageError, match="past the fade of Logged; it has gone 30 % of its way"):
+    with pytest.raises(UsageError, match="past the fade of Logged, which has gone 30 % of its way"):
         recipe.finish(model)
     model.compile("sgd", recipe.loss())
     assert recipe.progress(model) == 1
@@ -229,3 +229,8 @@ def test_the_example_of_the_documentation():
     assert list(named_layers(final)) == list(named_layers(model))
     np.testing.assert_array_equal(final(x), model(x))
     assert lt.Ticket.from_pruned(final).masks.nested_in(ticket.masks)
+
+
+def test_a_parameter_that_no_tweak_has():
+    with pytest.raises(UsageError, match="no 'ghost_skip_share'; nearest: ghost_skips_share"):
+        lt.Recipe("tost", {"ghost_skip_share": 0.1})

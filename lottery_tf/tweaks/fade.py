@@ -13,6 +13,7 @@ from lottery_tf.settings import check_choices, setting
 from lottery_tf.tweaks.tweak import Attach, Tweak
 
 CURVES = ("linear", "cosine", "exponential")
+CURVE_HELP = "how it fades"
 SHARE_HELP = "share of the training over which it fades, in [0, 1]"
 
 
@@ -109,7 +110,7 @@ class FadingTweak(Tweak):
     """
 
     share: float = setting(0.5, SHARE_HELP)
-    curve: str = setting("linear", "how it fades", choices=CURVES)
+    curve: str = setting("linear", CURVE_HELP, choices=CURVES)
 
     layer_class: ClassVar[type[FadingLayer]]
     value_name: ClassVar[str]
@@ -168,18 +169,27 @@ class Fade(Attach):
         self.steps = steps
 
     def on_train_begin(self, logs=None):
-        layers = self.tweak.layers(self.model)
-        if any(layer.length.numpy() < 0 for layer in layers):
-            steps = self.steps
-            if steps is None:
-                if self.params.get("steps") is None:
-                    raise UsageError(
-                        "Expected data of a known number of batches, for the fade to end in time: "
-                        "say fit(steps_per_epoch=…), or callbacks(steps=…) with the steps of the "
-                        "whole training."
-                    )
-                steps = self.params["epochs"] * self.params["steps"]
-            for layer in layers:
+        if self.steps is not None:
+            self._begin(self.steps)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        # Only the first epoch's number says where fit begins, which initial_epoch decides.
+        if self.steps is not None or not self._is_new():
+            return
+        if self.params.get("steps") is None:
+            raise UsageError(
+                "Expected data of a known number of batches, for the fade to end in time: say "
+                "fit(steps_per_epoch=…), or callbacks(steps=…) with the steps of the whole "
+                "training."
+            )
+        self._begin((self.params["epochs"] - epoch) * self.params["steps"])
+
+    def _is_new(self) -> bool:
+        return any(layer.length.numpy() < 0 for layer in self.tweak.layers(self.model))
+
+    def _begin(self, steps: int) -> None:
+        if self._is_new():
+            for layer in self.tweak.layers(self.model):
                 layer.length.assign(round(self.tweak.share * steps))
 
     def on_epoch_end(self, epoch, logs=None):

@@ -49,8 +49,8 @@ class Tweak:
         """Callbacks that ``fit`` needs; put them before those that log or save.
 
         Args:
-          steps: length of the whole training. Default: ``epochs`` times the steps of an epoch, as
-            ``fit`` gives them.
+          steps: length of the whole training. Default: the epochs of ``fit`` times its steps of an
+            epoch.
         """
         return [Attach(self)]
 
@@ -77,10 +77,11 @@ class Tweak:
         """Raises UsageError while the tweak has an effect."""
         progress = self.progress(model)
         if progress < 1:
+            way = f"has gone {100 * progress:.0f} % of its way" if progress else "has not begun"
             raise UsageError(
-                f"Expected a model whose training is past the fade of {type(self).__name__}; it "
-                f"has gone {100 * progress:.0f} % of its way: train on with "
-                "fit(callbacks=recipe.callbacks()), or give the fade a smaller share."
+                f"Expected a model whose training is past the fade of {type(self).__name__}, which "
+                f"{way}: train (on) with fit(callbacks=recipe.callbacks()); if a callback has put "
+                "back weights from within the fade, have it choose among later epochs."
             )
 
 
