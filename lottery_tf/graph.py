@@ -14,6 +14,7 @@ import tensorflow as tf
 from tensorflow_model_optimization.python.core.sparsity.keras.pruning_wrapper import (
     PruneLowMagnitude,
 )
+from tf_keras.src.engine.functional import has_functional_like_constructor
 
 from lottery_tf.errors import UsageError
 from lottery_tf.keras import keras
@@ -45,12 +46,15 @@ def check_graph(model: keras.Model) -> None:
         )
 
 
-def _nested(model: keras.Model) -> Iterator[keras.Model]:
-    """The model and the models that are layers of it, at any depth."""
-    yield model
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from _nested(layer)
+def _nested(model: keras.Model, seen: set[int] | None = None) -> Iterator[keras.Model]:
+    """The model and the models that are layers of it, at any depth, each once."""
+    seen = set() if seen is None else seen
+    if id(model) not in seen:
+        seen.add(id(model))
+        yield model
+        for layer in model.layers:
+            if isinstance(layer, keras.Model):
+                yield from _nested(layer, seen)
 
 
 def unwrapped(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -80,15 +84,23 @@ def named_variables(model: keras.Model) -> dict[str, tf.Variable]:
     ``encoder/bn/moving_mean``; a layer's second variable of that name is ``kernel_1``.
     BatchNorm's moving statistics are among them.
     """
+    return {
+        f"{path}/{name}": variable
+        for path, layer in named_layers(model).items()
+        for name, variable in _own_variables(layer).items()
+    }
+
+
+def _own_variables(layer: keras.layers.Layer) -> dict[str, tf.Variable]:
+    """Last name → variable of one layer, without its masks."""
     found = {}
-    for path, layer in named_layers(model).items():
-        for variable in unwrapped(layer).weights:
-            own = variable.name.rpartition("/")[2].partition(":")[0]
-            name, copies = f"{path}/{own}", 0
-            while name in found:
-                copies += 1
-                name = f"{path}/{own}_{copies}"
-            found[name] = variable
+    for variable in unwrapped(layer).weights:
+        own = variable.name.rpartition("/")[2].partition(":")[0]
+        name, copies = own, 0
+        while name in found:
+            copies += 1
+            name = f"{own}_{copies}"
+        found[name] = variable
     return found
 
 
@@ -102,7 +114,7 @@ def rebuild(
     change: Callable[[keras.layers.Layer], keras.layers.Layer],
     connect: Callable[[keras.Model, Callable], keras.Model | None] = lambda part, once: None,
 ) -> keras.Model:
-    """A copy of ``model`` in which each layer is ``change(layer)``; the weights are copied by name.
+    """A copy of ``model`` in which each layer is ``change(layer)``, with the variables' values.
 
     ``change`` is called once for each layer that is no model, a shared one too, and returns a
     new layer. Nested models are rebuilt in turn. Variables that only the copy has keep their
@@ -116,6 +128,7 @@ def rebuild(
         or None for a copy whose layers are connected as they were.
     """
     made: dict[int, keras.layers.Layer] = {}
+    pairs: list[tuple[keras.layers.Layer, keras.layers.Layer]] = []
 
     def copied(part):
         copy = connect(part, once)
@@ -131,12 +144,17 @@ def rebuild(
                 made[id(layer)] = new = change(layer)
                 # The config of a user's own layer need not hold its name.
                 new._name = unwrapped(new)._name = unwrapped(layer).name
+                pairs.append((layer, new))
         return made[id(layer)]
 
     with model.distribute_strategy.scope():
         copy = copied(model)
-        fresh = values(copy)
-        assign(copy, fresh | {name: v for name, v in values(model).items() if name in fresh})
+        # Layer by layer: a layer in several models may be found in another of them first.
+        for old, new in pairs:
+            theirs = _own_variables(old)
+            for name, variable in _own_variables(new).items():
+                if name in theirs:
+                    variable.assign(theirs[name])
     return copy
 
 
@@ -184,7 +202,9 @@ def reconnected(
         pairs = zip(tf.nest.flatten(node.outputs), tf.nest.flatten(outputs), strict=True)
         held.update({str(id(old)): _Held([new]) for old, new in pairs})
     ends = (tf.nest.map_structure(tensor, each) for each in (part.input, part.output))
-    return keras.Model(*ends, name=part.name)
+    # As Keras' own clone_model: a subclass with an __init__ of its own comes back plain.
+    kind = type(part) if has_functional_like_constructor(type(part)) else keras.Model
+    return kind(*ends, name=part.name)
 
 
 def nodes(model: keras.Model) -> Iterator[tuple[keras.Model, Any]]:

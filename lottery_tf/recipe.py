@@ -48,6 +48,12 @@ class Recipe:
         if isinstance(tweaks, str):
             names = [part for name in tweaks.split(",") for part in _tweak_names(name.strip())]
             tweaks = [_create(name, settings or {}) for name in names]
+        for tweak in tweaks:
+            if not isinstance(tweak, Tweak):
+                raise UsageError(
+                    f"Expected tweaks such as lt.LabelSmoothing() in a recipe's list, or their "
+                    f"names in one text separated by commas, not {tweak!r}."
+                )
         kinds = [type(tweak) for tweak in tweaks]
         twice = sorted({kind.__name__ for kind in kinds if kinds.count(kind) > 1})
         if twice:
@@ -169,7 +175,7 @@ def _tweak_names(name: str) -> tuple[str, ...]:
     if name in TWEAKS:
         return (name,)
     known = [*RECIPES, *TWEAKS]
-    raise UsageError(f"--recipe takes {one_of(known)}, not '{name}'{nearest(name, known)}.")
+    raise UsageError(f"A recipe is made of {one_of(known)}, not '{name}'{nearest(name, known)}.")
 
 
 def _create(name: str, settings: Mapping[str, Any]) -> Tweak:

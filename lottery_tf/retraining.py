@@ -44,6 +44,7 @@ def retrain(
     training: TrainingSettings,
     checkpoint: Path | None = None,
     on_epoch: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
+    on_prepared: Callable[[], None] = lambda: None,
 ) -> Retrained:
     """Trains the ticket from its rewind step to the end with ``recipe``.
 
@@ -55,9 +56,11 @@ def retrain(
       checkpoint: a folder to resume from and to save to, at the end of an epoch and at most
         every half minute. Default: none is kept.
       on_epoch: called after each epoch with the rows of all epochs so far.
+      on_prepared: called when the recipe is on the model, before the training.
     """
     start = time.perf_counter()
     model = recipe.prepare(ticket.build(), data.stream())
+    on_prepared()
     steps_per_epoch = data.steps_per_epoch
     trainer = Trainer(
         model,

@@ -214,13 +214,15 @@ def retrain_ticket(
     if reinit:
         ticket = ticket.reinitialised(experiment.training.seed)
     keras.utils.set_random_seed(experiment.training.seed)
-    run.begin()
 
     def on_epoch_end(rows):
         write_json_lines(out / "metrics.jsonl", rows)
         on_epoch(rows)
 
-    retrained = retrain(ticket, recipe, data, experiment.training, out / "checkpoint", on_epoch_end)
+    # The folder is taken when the recipe has proved to fit the model and the data.
+    retrained = retrain(
+        *(ticket, recipe, data, experiment.training, out / "checkpoint", on_epoch_end, run.begin)
+    )
     export(retrained.model, out / "model")
     result = {**retrained.result, "ticket": str(ticket_path), "reinit": reinit}
     write_json(out / "result.json", result)

@@ -184,12 +184,19 @@ def remake(
     wrapped by tfmot itself has to go through ``masked_by_us`` first.
     """
 
+    pairs = []
+
     def inside(layer):
         new = change(unwrapped(layer))
-        return PruneByMask(new, layer.attributes) if isinstance(layer, PruneByMask) else new
+        if not isinstance(layer, PruneByMask):
+            return new
+        pairs.append((layer, PruneByMask(new, layer.attributes)))
+        return pairs[-1][1]
 
     copy = rebuild(model, inside, connect)
-    set_masks(copy, get_masks(model))
+    for old, new in pairs:
+        for attribute, mask in old.masks.items():
+            new.masks[attribute].assign(mask)
     return copy
 
 

@@ -45,8 +45,8 @@ def test_settings_go_to_the_tweaks_that_are_named():
     ("make", "words"),
     [
         (lambda: lt.Recipe("label_smothing"), "not 'label_smothing'; nearest: label_smoothing"),
-        (lambda: lt.Recipe("vanila"), "--recipe takes vanilla.*; nearest: vanilla"),
-        (lambda: lt.Recipe(""), "--recipe takes .*, not ''"),
+        (lambda: lt.Recipe("vanila"), "made of vanilla.*; nearest: vanilla"),
+        (lambda: lt.Recipe(""), "made of .*, not ''"),
         (lambda: lt.Recipe("label_smoothing,xyz"), "not 'xyz'"),
         (lambda: lt.Recipe.restore({"label_smothing": {}}), "nearest: label_smoothing"),
         (lambda: lt.Recipe("label_smoothing,label_smoothing"), "LabelSmoothing came twice"),
@@ -234,3 +234,9 @@ def test_the_example_of_the_documentation():
 def test_a_parameter_that_no_tweak_has():
     with pytest.raises(UsageError, match="no 'ghost_skip_share'; nearest: ghost_skips_share"):
         lt.Recipe("tost", {"ghost_skip_share": 0.1})
+
+
+@pytest.mark.parametrize("tweaks", [["tost"], [lt.GhostSkips], ("vanilla", "distillation")])
+def test_what_is_no_tweak_is_refused(tweaks):
+    with pytest.raises(UsageError, match="Expected tweaks such as lt.LabelSmoothing"):
+        lt.Recipe(tweaks)

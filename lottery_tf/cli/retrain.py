@@ -41,6 +41,7 @@ def run(flags: Parsed) -> None:
     if not settings.ticket:
         raise UsageError("Expected --ticket=DIR, the ticket to retrain; none was given.")
     recipe = Recipe(settings.recipe, dataclasses.asdict(flags.settings(TweakSettings)))
+    _check_flags(flags, recipe)
     ticket = Ticket.load(settings.ticket)
     found_in = experiment_of(ticket, Path(settings.ticket))
     experiment = Experiment(
@@ -63,3 +64,15 @@ def run(flags: Parsed) -> None:
         f"{result['recipe']}  sparsity {percent(result['sparsity'])}  test "
         f"{percent(result['test_accuracy'])}  {duration(result['seconds'])}  {out / 'model'}"
     )
+
+
+def _check_flags(flags: Parsed, recipe: Recipe) -> None:
+    """Raises UsageError for a flag of a tweak that is not in the recipe."""
+    names = {name for name, kind in TWEAKS.items() if kind in map(type, recipe.tweaks)}
+    for name, kind in TWEAKS.items():
+        for field in dataclasses.fields(kind):
+            if f"{name}_{field.name}" in flags.given and name not in names:
+                raise UsageError(
+                    f"--{name}_{field.name} is a parameter of {name}, which is not in "
+                    f"--recipe={recipe.name}: add it there, or leave the flag out."
+                )

@@ -161,7 +161,7 @@ class GhostSkips(FadingTweak):
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.alpha > 0:
+        if not 0 < self.alpha < float("inf"):
             raise UsageError(
                 f"Expected GhostSkips' alpha above 0, the weight of the skips at the first step, "
                 f"not {self.alpha}."
@@ -170,7 +170,7 @@ class GhostSkips(FadingTweak):
     def change(self, model, data=None):
         self.check_fresh(model)
         places, left = self._places(model)
-        skips = {}  # a shared convolution has one
+        skips = {}  # a shared convolution has one in each model
         taken = {layer.name for part, _ in nodes(model) for layer in part.layers}
 
         def connect(part, once):
@@ -181,13 +181,14 @@ class GhostSkips(FadingTweak):
             def with_skip(source):
                 def call(run, tensor):
                     conv = unwrapped(source.layer)
-                    if id(conv) not in skips:
+                    key = id(part), id(conv)
+                    if key not in skips:
                         name = f"{conv.name}_ghost"
                         while name in taken:
                             name += "_"
                         sequential = isinstance(part, keras.Sequential)
-                        skips[id(conv)] = self._skip(conv, name, sequential)
-                    return skips[id(conv)]([run(), tensor(source.keras_inputs[0])])
+                        skips[key] = self._skip(conv, name, sequential)
+                    return skips[key]([run(), tensor(source.keras_inputs[0])])
 
                 return call
 
@@ -201,6 +202,11 @@ class GhostSkips(FadingTweak):
             return copy_layer(layer, activation="linear") if fused else copy_layer(layer)
 
         changed = remake(model, change, connect)
+        for _, _, source in places:
+            conv = unwrapped(source.layer)
+            for (_, each), skip in skips.items():
+                if each == id(conv):
+                    _carry(conv.activation, skip.activation)
         more = f" and {len(left) - 6} more" if left[6:] else ""
         log.info(
             "%s: %d ghost skips; spatial convolutions without one: %s%s",
@@ -212,10 +218,13 @@ class GhostSkips(FadingTweak):
         ghosts = [(part, node) for part, node in nodes(model) if isinstance(node.layer, GhostSkip)]
         if not ghosts:
             return model
-        fused = {}  # id of a convolution → the activation that comes back into it
-        for _, node in ghosts:
-            y, _ = node.keras_inputs
-            fused[id(unwrapped(y._keras_history.layer))] = node.layer.get_config()["activation"]
+        # id of a convolution → the skip whose activation comes back into it
+        fused = {
+            id(unwrapped(node.keras_inputs[0]._keras_history.layer)): node.layer
+            for _, node in ghosts
+            if not _is_linear(node.layer)
+        }
+        moved = []
 
         def connect(part, once):
             here = [node for owner, node in ghosts if owner is part]
@@ -231,12 +240,17 @@ class GhostSkips(FadingTweak):
             return reconnected(part, once, drop)
 
         def change(layer):
-            activation = fused.get(id(layer), "linear")
-            return copy_layer(
-                layer, **({} if activation == "linear" else {"activation": activation})
-            )
+            if id(layer) not in fused:
+                return copy_layer(layer)
+            ghost = fused[id(layer)]
+            copy = copy_layer(layer, activation=ghost.get_config()["activation"])
+            moved.append((ghost, copy))
+            return copy
 
-        return remake(model, change, connect)
+        restored = remake(model, change, connect)
+        for ghost, conv in moved:
+            _carry(ghost.activation, conv.activation)
+        return restored
 
     def _skip(self, conv, name: str, sequential: bool) -> GhostSkip:
         config = conv.get_config()
@@ -276,11 +290,22 @@ class GhostSkips(FadingTweak):
             if chosen and all(end.outputs is not tensor for tensor in model.outputs):
                 places.append((part, end, node))
             else:
-                left.append(paths[id(conv)])
-        return places, left
+                left.append(conv)
+        # A fused activation moves into the skip, and has to do so wherever the layer is called.
+        stay = {id(conv) for conv in left if not _is_linear(conv)}
+        places = [place for place in places if id(unwrapped(place[2].layer)) not in stay]
+        others = [
+            path
+            for path, layer in named_layers(model).items()
+            if _is_spatial(unwrapped(layer), any_kind=True) and not _is_spatial(unwrapped(layer))
+        ]
+        return places, list(dict.fromkeys([*(paths[id(conv)] for conv in left), *others]))
 
     def _is_chosen(self, conv, path, node, end) -> bool:
-        if isinstance(conv, _TRANSPOSED):
+        # What else a user's own layer, or a regularizer of its output, does with the activation
+        # is not known.
+        known = type(conv).__module__.startswith("tf_keras.") and conv.activity_regularizer is None
+        if isinstance(conv, _TRANSPOSED) or not (known or _is_linear(conv)):
             return False
         same = node.keras_inputs[0].shape[1:] == end.outputs.shape[1:]
         return (
@@ -301,10 +326,21 @@ class GhostSkips(FadingTweak):
                 )
 
 
-def _is_spatial(layer) -> bool:
+def _is_spatial(layer, any_kind: bool = False) -> bool:
+    """Whether it is a convolution with a kernel above 1; of ``any_kind``, or one wrapped, too."""
+    if any_kind and isinstance(layer, _layers.Wrapper):
+        return _is_spatial(layer.layer, any_kind)
     kernel = getattr(layer, "kernel_size", (1,))
-    return isinstance(layer, _CONVOLUTIONS) and max(kernel) > 1
+    return (any_kind or isinstance(layer, _CONVOLUTIONS)) and max(kernel) > 1
 
 
 def _is_linear(layer) -> bool:
     return layer.activation in (None, keras.activations.linear)
+
+
+def _carry(old, new) -> None:
+    """Gives one activation the variables of another, where it is a layer that has some."""
+    for value, variable in zip(
+        getattr(old, "weights", ()), getattr(new, "weights", ()), strict=True
+    ):
+        variable.assign(value)

@@ -60,7 +60,7 @@ class RescaledInit(Tweak):
     def __post_init__(self):
         check_choices(self)
         for name in ("step_size", "max_norm", "learning_rate", "iterations", "clip"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise UsageError(
                     f"Expected a {name} of RescaledInit above 0, not {getattr(self, name)}."
                 )
@@ -186,6 +186,11 @@ def _search(objective, stream, lowest: np.ndarray, settings: RescaledInit):
         c = np.maximum(c - settings.learning_rate * step, lowest)
         batch, following = following, next(stream)
     after = objective(c, *first, math.inf)
+    if not np.isfinite([*c, *(float(end) for end in after[:2])]).all():
+        raise RuntimeError(
+            "The search for scales diverged in its last iteration: scales, loss or gradient are "
+            "not finite. A lower learning_rate or step_size may help."
+        )
     ends = (tuple(float(end[place]) for end in (before, after)) for place in (0, 1))
     return c, tuple(losses), tuple(norms), *ends
 

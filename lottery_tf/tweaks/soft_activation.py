@@ -106,7 +106,7 @@ class SoftActivation(FadingTweak):
 
     def __post_init__(self):
         super().__post_init__()
-        if min(self.beta_start, self.beta_end) <= 0:
+        if not all(0 < beta < math.inf for beta in (self.beta_start, self.beta_end)):
             raise UsageError(
                 "Expected SoftActivation's beta_start and beta_end above 0, not "
                 f"{self.beta_start} and {self.beta_end}: x·σ(βx) is ReLU for large β."

@@ -95,15 +95,26 @@ class CrossEntropy(keras.losses.Loss):
         classes = y_pred.shape[-1]
         smoothing = 0.0 if _evaluating.get() else self.label_smoothing
         y_true = tf.convert_to_tensor(y_true)
-        one_hot = y_true.shape.rank == y_pred.shape.rank and y_true.shape[-1] == classes
-        if not one_hot:
-            y_true = tf.reshape(y_true, tf.shape(y_pred)[:-1])
-            if not smoothing:
-                return keras.losses.sparse_categorical_crossentropy(
-                    y_true, y_pred, from_logits=self.from_logits
-                )
-            y_true = tf.one_hot(tf.cast(y_true, tf.int32), classes)
-        target = tf.cast(y_true, y_pred.dtype)
+        same_rank = y_true.shape.rank == y_pred.shape.rank
+        one_hot = same_rank and y_true.shape[-1] == classes
+        unknown = same_rank and y_true.shape[-1] is None  # as a Python generator's labels
+
+        def integers():
+            return tf.reshape(y_true, tf.shape(y_pred)[:-1])
+
+        def as_one_hot():
+            return tf.one_hot(tf.cast(integers(), tf.int32), classes, dtype=y_pred.dtype)
+
+        if not (one_hot or unknown or smoothing):
+            return keras.losses.sparse_categorical_crossentropy(
+                integers(), y_pred, from_logits=self.from_logits
+            )
+        if unknown:
+            rows = tf.shape(y_true)[-1] == classes
+            target = tf.cond(rows, lambda: tf.cast(y_true, y_pred.dtype), as_one_hot)
+            target = tf.ensure_shape(target, y_pred.shape)
+        else:
+            target = tf.cast(y_true, y_pred.dtype) if one_hot else as_one_hot()
         if smoothing:
             target = target * (1 - smoothing) + (1 - target) * (smoothing / (classes - 1))
         return keras.losses.categorical_crossentropy(target, y_pred, from_logits=self.from_logits)

@@ -90,6 +90,11 @@ def test_a_break_in_the_middle_of_the_fade_changes_nothing(ticket, spent, tmp_pa
         (["--recipe=tost,label_smoothing"], "LabelSmoothing came twice"),
         (["--recipe=tost", "--ghost_skips_convolutions=stem"], "not 'stem'; nearest: stem_conv"),
         (["--recipe=soft_activation", "--soft_activation_share=2"], r"in \[0, 1\]"),
+        (["--ghost_skips_share=0.1"], "ghost_skips, which is not in --recipe=vanilla: add it"),
+        (
+            ["--recipe=soft_activation", "--soft_activation_beta_end=inf"],
+            "above 0, not 1.0 and inf",
+        ),
     ],
 )
 def test_mistakes_are_one_sentence(ticket, tmp_path, capfd, words, message):
@@ -98,4 +103,4 @@ def test_mistakes_are_one_sentence(ticket, tmp_path, capfd, words, message):
     error = capfd.readouterr().err
     assert "Traceback" not in error
     assert re.search(message, " ".join(error.split())), error
-    assert not out.exists() or not (out / "result.json").exists()
+    assert not out.exists()

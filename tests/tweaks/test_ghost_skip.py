@@ -233,3 +233,107 @@ def test_a_model_is_prepared_once(tweak):
     model = chain(layers.Conv2D(3, 3), layers.ReLU(), shape=(6, 6, 3))
     with pytest.raises(UsageError, match="was prepared with it already"):
         tweak.prepare(tweak.prepare(model))
+
+
+def _finished_is_trained(model, x):
+    """Prepares, skips the fade, finishes; the largest difference between trained and finished."""
+    tweak = lt.GhostSkips(share=0.0)
+    prepared = tweak.prepare(model)
+    for ghost in tweak.layers(prepared):
+        ghost.length.assign(0)
+    pairs = zip(
+        tf.nest.flatten(prepared(x)), tf.nest.flatten(tweak.finish(prepared)(x)), strict=True
+    )
+    before = zip(tf.nest.flatten(prepared(x)), tf.nest.flatten(model(x)), strict=True)
+    differences = [np.abs(one - other).max() for one, other in [*pairs, *before]]
+    assert max(differences) < 1e-6
+    return _ghosts(prepared)
+
+
+X = np.random.default_rng(0).standard_normal((4, 6, 6, 3)).astype(np.float32)
+
+
+def _fused(name="conv", **kwargs):
+    return layers.Conv2D(3, 3, padding="same", activation="relu", name=name, **kwargs)
+
+
+def test_a_fused_relu_that_makes_an_output_somewhere_stays_everywhere(lines):
+    a, b, shared = keras.Input((6, 6, 3)), keras.Input((6, 6, 3)), _fused()
+    model = keras.Model([a, b], [shared(a), layers.GlobalAveragePooling2D()(shared(b))])
+    assert _finished_is_trained(model, [X, X]) == []
+    assert lines[-1].endswith("0 ghost skips; spatial convolutions without one: conv")
+
+
+def test_a_convolution_shared_with_a_nested_sequential():
+    conv, inputs = _fused(), keras.Input((6, 6, 3))
+    nested = keras.Sequential([keras.Input((6, 6, 3)), conv, layers.ReLU(name="relu")], "nested")
+    model = keras.Model(inputs, layers.Flatten()(layers.Add()([nested(inputs), conv(inputs)])))
+    assert len(_finished_is_trained(model, X)) == 2
+
+
+def test_a_model_within_two_models_has_its_ghost_behind_the_batchnorm():
+    inner = keras.Sequential(
+        [
+            keras.Input((6, 6, 3)),
+            layers.Conv2D(3, 3, padding="same", name="conv"),
+            layers.BatchNormalization(name="norm"),
+            layers.ReLU(name="relu"),
+        ],
+        name="inner",
+    )
+    outer = []
+    for name in ("one", "two"):
+        inputs = keras.Input((6, 6, 3))
+        outer.append(keras.Model(inputs, inner(inputs), name=name))
+    inputs = keras.Input((6, 6, 3))
+    model = keras.Model(inputs, layers.Flatten()(outer[1](outer[0](inputs))))
+    prepared = lt.GhostSkips().prepare(model)
+    names = [layer.name for layer in prepared.get_layer("one").get_layer("inner").layers[1:]]
+    assert names == ["conv", "norm", "conv_ghost", "relu"]
+    _finished_is_trained(model, X)
+
+
+def test_the_variables_of_a_fused_activation_come_along_and_back():
+    conv = layers.Conv2D(3, 3, padding="same", activation=layers.PReLU(), name="conv")
+    model = chain(conv, layers.Flatten(), shape=(6, 6, 3))
+    conv.activation.alpha.assign(tf.fill(conv.activation.alpha.shape, 0.5))
+    assert _finished_is_trained(model, X) == ["conv_ghost"]
+
+
+class Scaled(layers.Conv2D):
+    """Does something with what its activation gives."""
+
+    def call(self, x):
+        return super().call(x) * 2
+
+
+def test_fused_activations_that_are_not_known_stay(lines):
+    model = chain(
+        Scaled(3, 3, padding="same", activation="relu", name="scaled"),
+        _fused("regularised", activity_regularizer="l2"),
+        layers.TimeDistributed(layers.Conv1D(3, 3, padding="same"), name="rows"),
+        _fused("plain"),
+        layers.Flatten(),
+        shape=(6, 6, 3),
+    )
+    prepared = lt.GhostSkips().prepare(model)
+    assert _ghosts(prepared) == ["plain_ghost"]
+    assert lines[-1].endswith("without one: scaled, regularised, rows")
+
+
+class Own(keras.Model):
+    """A functional model with a training step of its own."""
+
+    def train_step(self, data):
+        return {"mine": tf.constant(7.0)}
+
+
+def test_a_training_step_of_ones_own_is_kept():
+    inputs = keras.Input((6, 6, 3))
+    model = Own(inputs, layers.Flatten()(_fused()(inputs)))
+    tweak = lt.GhostSkips()
+    prepared = tweak.prepare(model)
+    prepared.compile("sgd", "mse")
+    history = prepared.fit(X, np.zeros((4, 108)), callbacks=tweak.callbacks(), verbose=0).history
+    assert history["mine"] == [7.0]
+    assert tweak.progress(prepared) == 1.0

@@ -155,3 +155,14 @@ def test_losses_that_cannot(loss):
 def test_epsilon_is_a_share(epsilon):
     with pytest.raises(UsageError, match=r"epsilon in \[0, 1\), .* not "):
         lt.LabelSmoothing(epsilon)
+
+
+@pytest.mark.parametrize("form", ["integers", "column", "one-hot"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_labels_of_a_python_generator(form, smoothing):
+    """Keras gives them the shape (None, None), whatever they are."""
+    labels = {"integers": LABELS, "column": LABELS[:, None], "one-hot": ONE_HOT}[form]
+    spec = tf.TensorSpec([None] * labels.ndim)
+    loss = CrossEntropy(label_smoothing=smoothing)
+    traced = tf.function(loss, input_signature=[spec, tf.TensorSpec([None, 4])])
+    np.testing.assert_allclose(traced(labels, LOGITS), loss(LABELS, LOGITS), rtol=1e-6)
