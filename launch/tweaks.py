@@ -4,7 +4,7 @@ Each seed has its own initial weights, training images and IMP run of
 flags/fashion_mnist_resnet8_half.cfg. Every recipe retrains the same tickets (masks, rewound
 weights, data order, number of steps) at each learning rate; for each recipe and sparsity the rate
 with the best mean dev accuracy is chosen, and its test accuracy is what counts. Writes results.json
-(all runs), table.md and accuracy.png. An interrupted study goes on where it was.
+(all runs), table.md and gain.png. An interrupted study goes on where it was.
 
     python launch/tweaks.py --data_dir=DIR --runs=runs/tweaks --out=docs/results/tweaks
     python launch/tweaks.py --data_dir=DIR --runs=runs/tweaks_32 --out=docs/results/tweaks_32 \
@@ -154,7 +154,11 @@ def plot(cells: list[dict], path: Path) -> None:
     axes.set_xticks(range(len(recipes)), [recipe.replace(",", "\n+ ") for recipe in recipes])
     axes.tick_params(axis="x", rotation=20)
     axes.set_ylabel("gain over vanilla (points)")
-    axes.set_title("Same tickets, learning rate tuned per recipe; mean ± standard error")
+    rates = {cell["learning_rate"] for cell in cells}
+    tuned = (
+        "learning rate of each chosen on dev" if len(rates) > 1 else f"learning rate {rates.pop()}"
+    )
+    axes.set_title(f"Same tickets, {tuned}; mean ± standard error", fontsize="medium")
     axes.grid(axis="y", alpha=0.3)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=160)
