@@ -9,10 +9,7 @@ The test images are not looked at for the choice. About 15 minutes on two cores.
 DIR holds the four IDX files of Fashion-MNIST.
 """
 
-import argparse
-from pathlib import Path
-
-from studies import Cell, Study, percent
+from studies import Cell, Study, arguments, percent
 
 SEEDS = (10, 11, 12)
 ROUNDS = (14,)
@@ -31,12 +28,7 @@ GHOST = {f"alpha 1, linear, {share:g}": {"share": share} for share in SHARES} | 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data_dir", required=True, help="folder of Fashion-MNIST's IDX files")
-    parser.add_argument("--runs", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--processes", type=int, default=2, help="runs at a time")
-    given = parser.parse_args()
+    given = arguments(__doc__).parse_args()
     recipes = [("vanilla", "vanilla", ())]
     for tweak, variants in (("soft_activation", SOFT), ("ghost_skips", GHOST)):
         for name, values in variants.items():

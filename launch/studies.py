@@ -4,6 +4,7 @@ Each retraining runs in one of ``processes`` processes with one thread: small ne
 second core idle. Finished ones are not run again.
 """
 
+import argparse
 import dataclasses
 import multiprocessing
 import os
@@ -110,6 +111,16 @@ class Study:
         )
         print(f"seed {cell.seed} {name}: dev {result['dev_accuracy']:.4f}", flush=True)
         return {**dataclasses.asdict(cell), **result, "recipe": cell.recipe}
+
+
+def arguments(doc: str) -> argparse.ArgumentParser:
+    """The command line that the studies share; its help is the first line of ``doc``."""
+    parser = argparse.ArgumentParser(description=doc.partition("\n")[0])
+    parser.add_argument("--data_dir", required=True, help="folder of Fashion-MNIST's IDX files")
+    parser.add_argument("--runs", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--processes", type=int, default=2, help="runs at a time")
+    return parser
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:

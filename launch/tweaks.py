@@ -14,11 +14,10 @@ DIR holds the four IDX files of Fashion-MNIST. About an hour and a half on two c
 five hours at width 32. Needs the extra [plot].
 """
 
-import argparse
 from pathlib import Path
 
 from scipy import stats
-from studies import Cell, Study, mean_and_error, percent
+from studies import Cell, Study, arguments, mean_and_error, percent
 
 SEEDS = (0, 1, 2)
 ROUNDS = (10, 14, 18)
@@ -32,12 +31,8 @@ KEPT = ("sparsity", "sparsity_total", "test_accuracy", "dev_accuracy", "train_ac
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data_dir", required=True, help="folder of Fashion-MNIST's IDX files")
-    parser.add_argument("--runs", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser = arguments(__doc__)
     parser.add_argument("--width", type=int, help="of the network; default: the flagfile's")
-    parser.add_argument("--processes", type=int, default=2, help="runs at a time")
     parser.add_argument("--rates", type=float, nargs="+", default=list(RATES))
     parser.add_argument("--rounds", type=int, nargs="+", default=list(ROUNDS))
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES))

@@ -1,6 +1,7 @@
 """The library's logger: one line a message on stderr, silenced as any other logger."""
 
 import logging
+from collections.abc import Sequence
 
 log = logging.getLogger("lottery_tf")
 if not log.handlers:
@@ -9,3 +10,8 @@ if not log.handlers:
     log.addHandler(_handler)
     log.setLevel(logging.INFO)
     log.propagate = False
+
+
+def some(names: Sequence[str]) -> str:
+    """Up to six of ``names``, for a line: ``a, b``; ``a, b, c, d, e, f and 3 more``; ``none``."""
+    return (", ".join(names[:6]) or "none") + (f" and {len(names) - 6} more" if names[6:] else "")

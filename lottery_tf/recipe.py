@@ -38,13 +38,8 @@ class Recipe:
     """
 
     def __init__(self, tweaks: str | Sequence[Tweak], settings: Mapping[str, Any] | None = None):
-        known = [field.name for field in dataclasses.fields(tweak_settings())]
-        for key in settings or ():
-            if key not in known:
-                raise UsageError(
-                    f"Expected parameters such as {known[0]} for the recipe's tweaks; there is no "
-                    f"'{key}'{nearest(key, known)}."
-                )
+        if settings:
+            _check_parameters(settings)
         if isinstance(tweaks, str):
             names = [part for name in tweaks.split(",") for part in _tweak_names(name.strip())]
             tweaks = [_create(name, settings or {}) for name in names]
@@ -167,6 +162,17 @@ def tweak_settings() -> type:
         frozen=True,
         namespace={"__doc__": "Parameters of the tweaks."},
     )
+
+
+def _check_parameters(settings: Mapping[str, Any]) -> None:
+    """Raises UsageError for a parameter that no tweak has."""
+    known = [field.name for field in dataclasses.fields(tweak_settings())]
+    for key in settings:
+        if key not in known:
+            raise UsageError(
+                f"Expected parameters such as {known[0]} for the recipe's tweaks; there is no "
+                f"'{key}'{nearest(key, known)}."
+            )
 
 
 def _tweak_names(name: str) -> tuple[str, ...]:

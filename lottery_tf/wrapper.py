@@ -20,7 +20,7 @@ from tensorflow_model_optimization.python.core.sparsity.keras.pruning_wrapper im
 from lottery_tf.errors import UsageError
 from lottery_tf.graph import check_graph, named_layers, named_variables, rebuild, unwrapped
 from lottery_tf.keras import keras
-from lottery_tf.log import log
+from lottery_tf.log import log, some
 from lottery_tf.masks import Masks
 from lottery_tf.prunable import (
     KINDS,
@@ -183,7 +183,6 @@ def remake(
     ``change`` is given the layers inside the wrappers and returns plain layers. A model that is
     wrapped by tfmot itself has to go through ``masked_by_us`` first.
     """
-
     pairs = []
 
     def inside(layer):
@@ -213,9 +212,7 @@ def copy_layer(layer: keras.layers.Layer, **config) -> keras.layers.Layer:
 
 def log_left_dense(model: keras.Model, masks: Masks) -> None:
     """Logs one line of the weights of rank 2 and more that ``masks`` leaves out."""
-    dense = left_dense(model, set(masks))
-    more = f" and {len(dense) - 6} more" if dense[6:] else ""
-    log.info("%s: left dense: %s%s", model.name, ", ".join(dense[:6]) or "none", more)
+    log.info("%s: left dense: %s", model.name, some(left_dense(model, set(masks))))
 
 
 def strip(model: keras.Model) -> keras.Model:

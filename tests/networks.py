@@ -1,5 +1,10 @@
 """Small networks, masks for them, and what must hold of a masked one."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import tensorflow as tf
 
@@ -106,3 +111,27 @@ def tape_step(model, x, y, loss, optimizer):
         value = loss(y, model(x, training=True)) + sum(model.losses)
     variables = model.trainable_variables
     optimizer.apply_gradients(zip(tape.gradient(value, variables), variables, strict=True))
+
+
+_TWO_DEVICES = """
+import sys
+sys.path[:0] = ["tests", "tests/tweaks"]
+import numpy as np
+import tensorflow as tf
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+"""
+
+
+def on_two_devices(script):
+    """Runs ``script``, with NumPy and TensorFlow at hand, in a process with two logical CPUs."""
+    return subprocess.run(
+        [sys.executable, "-c", _TWO_DEVICES + script],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )

@@ -1,10 +1,5 @@
 """Checkpoints of wrapped models, tfmot's tools on them, and training on several devices."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import tensorflow_model_optimization as tfmot
@@ -18,6 +13,7 @@ from networks import (
     examples,
     layers,
     mlp,
+    on_two_devices,
     random_masks,
     values,
 )
@@ -172,13 +168,6 @@ def test_a_ticket_from_a_stock_tfmot_model_with_layers_that_are_not_ours(lines):
 # tf.distribute
 
 MIRRORED = """
-import sys
-sys.path.insert(0, "tests")
-import numpy as np
-import tensorflow as tf
-
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from networks import EachBatch, assert_zeros, chain, examples, layers, random_masks, values
 import lottery_tf as lt
 from lottery_tf.keras import keras
@@ -215,12 +204,5 @@ print("trained")
 
 
 def test_training_on_two_devices():
-    run = subprocess.run(
-        [sys.executable, "-c", MIRRORED],
-        cwd=Path(__file__).parents[1],
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    run = on_two_devices(MIRRORED)
     assert run.stdout.endswith("trained\n"), run.stderr[-2000:]

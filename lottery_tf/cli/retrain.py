@@ -68,10 +68,10 @@ def run(flags: Parsed) -> None:
 
 def _check_flags(flags: Parsed, recipe: Recipe) -> None:
     """Raises UsageError for a flag of a tweak that is not in the recipe."""
-    names = {name for name, kind in TWEAKS.items() if kind in map(type, recipe.tweaks)}
-    for name, kind in TWEAKS.items():
-        for field in dataclasses.fields(kind):
-            if f"{name}_{field.name}" in flags.given and name not in names:
+    present = recipe.describe()
+    for name in (name for name in TWEAKS if name not in present):
+        for field in dataclasses.fields(TWEAKS[name]):
+            if f"{name}_{field.name}" in flags.given:
                 raise UsageError(
                     f"--{name}_{field.name} is a parameter of {name}, which is not in "
                     f"--recipe={recipe.name}: add it there, or leave the flag out."

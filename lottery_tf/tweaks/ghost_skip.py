@@ -7,7 +7,7 @@ import tensorflow as tf
 from lottery_tf.errors import UsageError
 from lottery_tf.graph import named_layers, nodes, reconnected, unwrapped
 from lottery_tf.keras import keras
-from lottery_tf.log import log
+from lottery_tf.log import log, some
 from lottery_tf.settings import nearest, setting
 from lottery_tf.tweaks.fade import CURVE_HELP, SHARE_HELP, FadingLayer, FadingTweak
 from lottery_tf.wrapper import copy_layer, remake
@@ -170,7 +170,8 @@ class GhostSkips(FadingTweak):
     def change(self, model, data=None):
         self.check_fresh(model)
         places, left = self._places(model)
-        skips = {}  # a shared convolution has one in each model
+        # (model, convolution) → convolution and skip: a shared one has one skip in each model.
+        skips = {}
         taken = {layer.name for part, _ in nodes(model) for layer in part.layers}
 
         def connect(part, once):
@@ -187,8 +188,8 @@ class GhostSkips(FadingTweak):
                         while name in taken:
                             name += "_"
                         sequential = isinstance(part, keras.Sequential)
-                        skips[key] = self._skip(conv, name, sequential)
-                    return skips[key]([run(), tensor(source.keras_inputs[0])])
+                        skips[key] = conv, self._skip(conv, name, sequential)
+                    return skips[key][1]([run(), tensor(source.keras_inputs[0])])
 
                 return call
 
@@ -202,15 +203,11 @@ class GhostSkips(FadingTweak):
             return copy_layer(layer, activation="linear") if fused else copy_layer(layer)
 
         changed = remake(model, change, connect)
-        for _, _, source in places:
-            conv = unwrapped(source.layer)
-            for (_, each), skip in skips.items():
-                if each == id(conv):
-                    _carry(conv.activation, skip.activation)
-        more = f" and {len(left) - 6} more" if left[6:] else ""
+        for conv, skip in skips.values():
+            _carry(conv.activation, skip.activation)
         log.info(
-            "%s: %d ghost skips; spatial convolutions without one: %s%s",
-            *(model.name, len(skips), ", ".join(left[:6]) or "none", more),
+            "%s: %d ghost skips; spatial convolutions without one: %s",
+            *(model.name, len(skips), some(left)),
         )
         return changed
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from lottery_tf.errors import UsageError
 from lottery_tf.keras import keras
-from lottery_tf.log import log
+from lottery_tf.log import log, some
 from lottery_tf.settings import setting
 from lottery_tf.tweaks.fade import FadingLayer, FadingTweak
 from lottery_tf.wrapper import copy_layer, remake
@@ -135,11 +135,7 @@ class SoftActivation(FadingTweak):
             return copy_layer(layer)
 
         changed = remake(model, change)
-        more = f" and {len(left) - 6} more" if left[6:] else ""
-        log.info(
-            "%s: %d ReLUs made soft; not looked into: %s%s",
-            *(model.name, len(found), ", ".join(left[:6]) or "none", more),
-        )
+        log.info("%s: %d ReLUs made soft; not looked into: %s", model.name, len(found), some(left))
         return changed
 
     def restore(self, model):

@@ -1,13 +1,11 @@
 """Distillation: its formula by hand, in training only, however fit runs the steps."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from networks import assert_same, chain, examples, layers, mlp, random_masks, values
+from networks import assert_same, chain, examples, layers, mlp, on_two_devices, random_masks, values
 
 import lottery_tf as lt
 from lottery_tf.errors import UsageError
@@ -307,11 +305,6 @@ def test_a_student_that_starts_as_its_teacher_stays_it():
 
 
 REPLICAS = """
-import sys
-sys.path.insert(0, "tests"); sys.path.insert(0, "tests/tweaks")
-import numpy as np, tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 import test_distillation as tests
 from networks import chain, layers, values, assert_same
 from lottery_tf.keras import keras
@@ -344,10 +337,7 @@ print("both")
 
 
 def test_two_replicas_learn_what_one_does(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", REPLICAS.replace("FOLDER", str(tmp_path))],
-        **{"capture_output": True, "text": True, "timeout": 300},
-    )
+    done = on_two_devices(REPLICAS.replace("FOLDER", str(tmp_path)))
     assert done.stdout.strip().endswith("both"), done.stderr[-3000:]
 
 

@@ -1,14 +1,11 @@
 """Fades: exact to the step however fit runs the steps, in every checkpoint, over before the end."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import assert_same, chain, examples, layers, random_masks, values
+from networks import assert_same, chain, examples, layers, on_two_devices, random_masks, values
 
 import lottery_tf as lt
 from lottery_tf.errors import UsageError
@@ -302,11 +299,6 @@ def test_in_other_precisions(policy):
 
 
 REPLICAS = """
-import sys
-sys.path.insert(0, "tests"); sys.path.insert(0, "tests/tweaks")
-import numpy as np, tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 import test_fade
 with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
     recipe, model = test_fade._prepared()
@@ -322,9 +314,7 @@ print("both")
 
 
 def test_two_replicas_fade_together():
-    done = subprocess.run(
-        [sys.executable, "-c", REPLICAS], capture_output=True, text=True, timeout=300
-    )
+    done = on_two_devices(REPLICAS)
     assert done.stdout.strip().endswith("both"), done.stderr[-3000:]
 
 

@@ -2,10 +2,6 @@
 
 import dataclasses
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +14,7 @@ from networks import (
     examples,
     layers,
     mlp,
+    on_two_devices,
     random_masks,
     values,
 )
@@ -482,13 +479,6 @@ def test_one_batch_is_enough():
 
 
 MIRRORED = """
-import sys
-sys.path.insert(0, "tests")
-import numpy as np
-import tensorflow as tf
-
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from networks import assert_zeros, examples, mlp, random_masks, values
 import lottery_tf as lt
 from lottery_tf.keras import keras
@@ -517,14 +507,7 @@ print("rescaled")
 
 
 def test_on_two_devices():
-    run = subprocess.run(
-        [sys.executable, "-c", MIRRORED],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    run = on_two_devices(MIRRORED)
     assert run.stdout.endswith("rescaled\n"), run.stderr[-2000:]
 
 
