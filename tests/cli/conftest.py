@@ -1,7 +1,10 @@
 """Runs of the commands on digits, small enough for every test to look at."""
 
+import contextlib
+
 import pytest
 
+from lottery_tf import retraining, stages
 from lottery_tf.cli.main import main
 
 TINY = (
@@ -29,3 +32,27 @@ def retrained(found):
     words = [f"--ticket={ticket}", "--recipe=label_smoothing", "--label_smoothing_epsilon=0.2"]
     assert main(["retrain", *words, f"--out={out}"]) == 0
     return out
+
+
+@pytest.fixture
+def broken_off(monkeypatch):
+    """(epochs, error) → a block in which a retraining ends by ``error`` when so many are written.
+
+    Until the test ends a checkpoint is made after each epoch.
+    """
+    monkeypatch.setattr(retraining._Watch, "seconds_between_checkpoints", 0)
+
+    @contextlib.contextmanager
+    def breaking(epochs, error=KeyboardInterrupt):
+        write = stages.write_json_lines
+
+        def write_and_stop(path, rows):
+            write(path, rows)
+            if len(rows) == epochs:
+                raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr(stages, "write_json_lines", write_and_stop)
+            yield
+
+    return breaking

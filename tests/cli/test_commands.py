@@ -130,25 +130,14 @@ def test_an_interrupted_find_goes_on_at_the_next_round(found, tmp_path, monkeypa
         assert mine["test_accuracy"] == theirs["test_accuracy"]
 
 
-def test_an_interrupted_retraining_goes_on_at_its_checkpoint(found, tmp_path, monkeypatch):
-    from lottery_tf.retraining import _Watch
-
-    monkeypatch.setattr(_Watch, "seconds_between_checkpoints", 0)
+def test_an_interrupted_retraining_goes_on_at_its_checkpoint(found, tmp_path, broken_off):
     ticket = found / "tickets" / "round_01"
     words = ["retrain", f"--ticket={ticket}", "--train_for=4ep"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert main([*words, f"--out={whole}"]) == 0
-    write = stages.write_json_lines
-
-    def stop_after_three(path, rows):
-        write(path, rows)
-        if len(rows) == 3:
-            raise Stopped
-
-    monkeypatch.setattr(stages, "write_json_lines", stop_after_three)
-    assert main([*words, f"--out={parts}"]) == 1
+    with broken_off(3, Stopped):
+        assert main([*words, f"--out={parts}"]) == 1
     assert not (parts / "result.json").exists()
-    monkeypatch.setattr(stages, "write_json_lines", write)
     assert main([*words, f"--out={parts}"]) == 0
     for name in ("test_accuracy", "test_loss", "best_dev_test_accuracy", "epochs"):
         one, other = (json.loads((run / "result.json").read_text())[name] for run in (whole, parts))

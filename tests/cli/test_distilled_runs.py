@@ -114,20 +114,11 @@ def test_a_link_to_the_ticket_finds_the_run(ticket, taught, tmp_path):
     assert retrain(taught[0], tmp_path / "link") == taught[1]
 
 
-def test_an_interrupted_run_goes_on_to_the_same_bits(ticket, taught, tmp_path, monkeypatch):
-    monkeypatch.setattr(retraining._Watch, "seconds_between_checkpoints", 0)
-    write, out = stages.write_json_lines, tmp_path / "parts"
-
-    def stop_after_one(path, rows):
-        write(path, rows)
-        if len(rows) == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(stages, "write_json_lines", stop_after_one)
-    with pytest.raises(KeyboardInterrupt):
+def test_an_interrupted_run_goes_on_to_the_same_bits(ticket, taught, tmp_path, broken_off):
+    out = tmp_path / "parts"
+    with broken_off(2), pytest.raises(KeyboardInterrupt):
         retrain(out, ticket)
     assert (out / "checkpoint" / "state.json").exists()
-    monkeypatch.setattr(stages, "write_json_lines", write)
     retrain(out, ticket)
     for one, other in zip(weights(out), weights(taught[0]), strict=True):
         np.testing.assert_array_equal(one, other)

@@ -5,7 +5,6 @@ import re
 import numpy as np
 import pytest
 
-from lottery_tf import retraining, stages
 from lottery_tf.cli.main import main
 from lottery_tf.files import read_json, read_json_lines
 from lottery_tf.runs import load_saved_model
@@ -60,19 +59,11 @@ def test_the_best_epoch_on_dev_is_one_after_the_fades(spent):
     assert read_json(spent / "result.json")["best_dev_accuracy"] == pytest.approx(best)
 
 
-def test_a_break_in_the_middle_of_the_fade_changes_nothing(ticket, spent, tmp_path, monkeypatch):
-    monkeypatch.setattr(retraining._Watch, "seconds_between_checkpoints", 0)
-    write, out = stages.write_json_lines, tmp_path / "parts"
-
-    def stop_after_two(path, rows):
-        write(path, rows)
-        if len(rows) == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(stages, "write_json_lines", stop_after_two)
-    assert retrain(ticket, out) == 130
+def test_a_break_in_the_middle_of_the_fade_changes_nothing(ticket, spent, tmp_path, broken_off):
+    out = tmp_path / "parts"
+    with broken_off(2):
+        assert retrain(ticket, out) == 130
     assert (out / "checkpoint").exists()
-    monkeypatch.setattr(stages, "write_json_lines", write)
     assert retrain(ticket, out) == 0
     one, other = (load_saved_model(run / "model").get_weights() for run in (out, spent))
     for ours, theirs in zip(one, other, strict=True):
