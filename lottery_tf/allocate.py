@@ -10,8 +10,9 @@ import numpy as np
 
 from lottery_tf.errors import UsageError
 from lottery_tf.masks import Masks
+from lottery_tf.settings import one_of
 
-SCOPES = ("global", "layerwise")
+SCOPES = ("global", "layerwise", "erk")
 
 
 def prune_fraction(
@@ -28,7 +29,8 @@ def prune_fraction(
       scores: name → float array of the mask's shape; the largest survive.
       masks: the masks so far; the result is nested in them. Only these weights count.
       fraction: share of the survivors to prune, in [0, 1].
-      scope: "global" ranks all survivors together, "layerwise" within each weight.
+      scope: "global" ranks all survivors together, "layerwise" within each weight; "erk" too, with
+        the numbers of ``erk_budgets``.
 
     Raises:
       UsageError: for a fraction outside [0, 1], an unknown scope, or scores that are NaN, missing
@@ -50,14 +52,14 @@ def prune_to(
       scores: name → float array of the mask's shape; the largest survive.
       masks: the masks so far; the result is nested in them. Only these weights count.
       sparsity: share of the weights in ``masks`` that is pruned afterwards, in [0, 1).
-      scope: "global" or "layerwise".
+      scope: "global", "layerwise" or "erk".
 
     Raises:
-      UsageError: for a sparsity outside [0, 1) or, globally, below that of ``masks``; an unknown
+      UsageError: for a sparsity outside [0, 1) or, but for layerwise, below that of ``masks``; an unknown
         scope; or scores that are NaN, missing or of another shape.
     """
     check_sparsity(sparsity)
-    if scope == "global" and masks.total - round(sparsity * masks.total) > masks.kept:
+    if scope != "layerwise" and masks.total - round(sparsity * masks.total) > masks.kept:
         raise UsageError(
             f"Expected a sparsity of at least {masks.sparsity:.4f}, that of the mask to prune "
             f"further, not {sparsity}: pruned weights do not come back."
@@ -65,6 +67,41 @@ def prune_to(
     return _keep(
         scores, masks, lambda total, kept: min(kept, total - round(sparsity * total)), scope
     )
+
+
+def erk_budgets(masks: Masks, kept: int) -> dict[str, int]:
+    """How many weights each layer keeps under Erdős–Rényi-Kernel (Evci et al. 2020, 1911.11134).
+
+    A layer's density is proportional to (n_in + n_out + k_h + k_w)/(n_in·n_out·k_h·k_w), so the
+    number that it keeps to the sum of its shape; a layer that would keep more weights than survive
+    in it keeps those, and the others share the rest. Shares are rounded down, and what is left
+    goes to those cut most, the earlier first: the numbers add up to ``kept``.
+
+    >>> erk_budgets(Masks.ones({"a": (2, 2), "b": (6, 10), "c": (8, 8)}), 38)
+    {'a': 4, 'b': 17, 'c': 17}
+
+    Args:
+      masks: the masks so far, of any rank.
+      kept: of all weights together; at most ``masks.kept``.
+    """
+    survivors = {name: int(np.count_nonzero(mask)) for name, mask in masks.items()}
+    shares = {name: 0.0 for name in masks}
+    rest, free = kept, dict.fromkeys(masks)
+    while free:
+        unit = rest / sum(sum(masks[name].shape) for name in free)
+        full = [name for name in free if unit * sum(masks[name].shape) >= survivors[name]]
+        if not full:
+            shares |= {name: unit * sum(masks[name].shape) for name in free}
+            break
+        for name in full:
+            shares[name] = survivors[name]
+            rest -= survivors[name]
+            del free[name]
+    budgets = {name: int(share) for name, share in shares.items()}
+    cut_most = sorted(shares, key=lambda name: budgets[name] - shares[name])
+    for name in cut_most[: kept - sum(budgets.values())]:
+        budgets[name] += 1
+    return budgets
 
 
 def check_sparsity(sparsity: float) -> None:
@@ -78,17 +115,19 @@ def check_sparsity(sparsity: float) -> None:
 def _keep(scores, masks, count, scope) -> Masks:
     """``count(total, kept)`` says how many survive among the weights that are ranked together."""
     if scope not in SCOPES:
-        raise UsageError(f"Expected the scope to be {' or '.join(SCOPES)}, not '{scope}'.")
+        raise UsageError(f"Expected the scope to be {one_of(SCOPES)}, not '{scope}'.")
     for name, mask in masks.items():
         if name not in scores or np.shape(scores[name]) != mask.shape:
             came = np.shape(scores[name]) if name in scores else "none"
             raise UsageError(f"Expected scores of shape {mask.shape} for {name}; got {came}.")
     if scope == "global":
         return Masks(_keep_largest(scores, masks, count(masks.total, masks.kept)))
+    budgets = erk_budgets(masks, count(masks.total, masks.kept)) if scope == "erk" else {}
     kept = {}
     for name, mask in masks.items():
         alone = Masks({name: mask})
-        kept |= _keep_largest(scores, alone, count(alone.total, alone.kept))
+        number = budgets[name] if budgets else count(alone.total, alone.kept)
+        kept |= _keep_largest(scores, alone, number)
     return Masks(kept)
 
 

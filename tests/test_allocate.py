@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from lottery_tf.allocate import prune_fraction, prune_to
+from lottery_tf.allocate import SCOPES, erk_budgets, prune_fraction, prune_to
 from lottery_tf.errors import UsageError
 from lottery_tf.masks import Masks
 
@@ -15,7 +15,7 @@ scores_of_two = st.fixed_dictionaries(
         "b": arrays(np.float32, (3, 4), elements=st.integers(0, 3).map(float)),
     }
 )
-scopes = pytest.mark.parametrize("scope", ["global", "layerwise"])
+scopes = pytest.mark.parametrize("scope", SCOPES)
 
 
 def ones(scores):
@@ -88,11 +88,45 @@ def test_targets_are_exact_and_nested(scope, scores, low, high):
     first = prune_to(scores, ones(scores), low, scope)
     second = prune_to(scores, first, high, scope)
     assert second.nested_in(first)
-    if scope == "global":
+    if scope != "layerwise":
         assert second.kept == second.total - round(high * second.total)
     else:
         for mask in second.values():
             assert mask.sum() == mask.size - round(high * mask.size)
+
+
+def erk_densities(shapes, density):
+    """The probabilities as Evci et al.'s released code finds them: ε, dense layers one by one."""
+    raw = {name: sum(shape) / np.prod(shape) for name, shape in shapes.items()}
+    dense = set()
+    while True:
+        target = density * sum(np.prod(shape) for shape in shapes.values())
+        target -= sum(np.prod(shapes[name]) for name in dense)
+        epsilon = target / sum(raw[n] * np.prod(shapes[n]) for n in shapes if n not in dense)
+        highest = max(epsilon * raw[name] for name in shapes if name not in dense)
+        if highest <= 1:
+            return {n: 1.0 if n in dense else epsilon * raw[n] for n in shapes}
+        dense |= {n for n in shapes if n not in dense and epsilon * raw[n] == highest}
+
+
+@pytest.mark.parametrize("density", [0.5, 0.1, 0.02])
+def test_erk_is_the_formula_of_the_paper(density):
+    convolutions = {f"conv{i}": (3, 3, 2**i, 2**i) for i in range(2, 7)}
+    shapes = {"stem": (3, 3, 3, 4), **convolutions, "dense": (64, 10), "shortcut": (1, 1, 16, 8)}
+    masks = Masks.ones(shapes)
+    number = round(density * masks.total)
+    budgets, densities = erk_budgets(masks, number), erk_densities(shapes, density)
+    assert sum(budgets.values()) == number
+    for name, mask in masks.items():
+        assert abs(budgets[name] - densities[name] * mask.size) < 1
+
+
+def test_erk_prunes_within_each_layer():
+    scores = {"a": np.arange(4.0), "b": np.arange(60.0).reshape(6, 10)}
+    masks = prune_to(scores, ones(scores), 0.75, "erk")
+    # A shape's sum is 4 of 20: 3.2 of the 16 weights, the other's 12.8.
+    assert kept(masks)["a"] == [0, 1, 1, 1]
+    assert masks["b"].ravel().nonzero()[0].tolist() == list(range(47, 60))
 
 
 @given(scores=scores_of_two, sparsity=st.floats(0, 0.99))
@@ -120,7 +154,7 @@ def test_other_mistakes():
     scores = {"a": np.ones(4)}
     with pytest.raises(UsageError, match=r"\[0, 1\]"):
         prune_fraction(scores, ones(scores), 1.1)
-    with pytest.raises(UsageError, match="global or layerwise"):
+    with pytest.raises(UsageError, match="global, layerwise or erk"):
         prune_to(scores, ones(scores), 0.5, "local")
     with pytest.raises(UsageError, match="at least 0.5"):
         prune_to(scores, Masks({"a": [1, 1, 0, 0]}), 0.25)
