@@ -21,6 +21,7 @@ _WHERE = {
     "RescaledInit": "tweaks.rescaled_init",
     "LabelSmoothing": "tweaks.soft_labels",
     "Distillation": "tweaks.distillation",
+    "prune": "pruning",
     "find_ticket": "finding",
     "find_tickets": "finding",
     "export": "exporting",

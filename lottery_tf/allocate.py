@@ -55,8 +55,8 @@ def prune_to(
       scope: "global", "layerwise" or "erk".
 
     Raises:
-      UsageError: for a sparsity outside [0, 1) or, but for layerwise, below that of ``masks``; an unknown
-        scope; or scores that are NaN, missing or of another shape.
+      UsageError: for a sparsity outside [0, 1) or, but for layerwise, below that of ``masks``; an
+        unknown scope; or scores that are NaN, missing or of another shape.
     """
     check_sparsity(sparsity)
     if scope != "layerwise" and masks.total - round(sparsity * masks.total) > masks.kept:

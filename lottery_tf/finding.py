@@ -18,13 +18,13 @@ from lottery_tf.errors import UsageError
 from lottery_tf.graph import assign, check_graph, values
 from lottery_tf.keras import keras
 from lottery_tf.masks import Masks
-from lottery_tf.prunable import PrunableSettings, prunable_weights
+from lottery_tf.prunable import PrunableSettings
 from lottery_tf.recipe import Recipe
 from lottery_tf.settings import check_choices, setting
 from lottery_tf.steps import check_steps, parse_steps
 from lottery_tf.ticket import Ticket
 from lottery_tf.training import Trainer
-from lottery_tf.wrapper import log_left_dense, set_masks
+from lottery_tf.wrapper import all_kept, set_masks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,23 +89,6 @@ class FindingSettings:
             # A round's whole number of weights can lie a little beyond the target.
             return prune_to(scores, masks, max(self.sparsity, masks.sparsity), self.scope)
         return prune_fraction(scores, masks, self.prune_fraction, self.scope)
-
-
-def all_kept(model: keras.Model, prunable: PrunableSettings) -> Masks:
-    """The masks of round 0; one line is logged of what stays dense.
-
-    Raises:
-      UsageError: if the model has no prunable weight.
-    """
-    masks = Masks.ones(prunable_weights(model, prunable))
-    if not masks:
-        raise UsageError(
-            f"Expected weights to prune in '{model.name}'; it has none in layers of the kinds "
-            f"{', '.join(prunable.prune_layers)} once {', '.join(prunable.keep_dense) or 'none'} "
-            "are kept dense: choose others with --prune_layers and --keep_dense."
-        )
-    log_left_dense(model, masks)
-    return masks
 
 
 @dataclasses.dataclass(frozen=True)

@@ -154,7 +154,7 @@ def rebuild(
             theirs = _own_variables(old)
             for name, variable in _own_variables(new).items():
                 if name in theirs:
-                    variable.assign(theirs[name])
+                    variable.assign(tf.cast(theirs[name], variable.dtype))
     return copy
 
 

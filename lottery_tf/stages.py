@@ -16,7 +16,7 @@ from lottery_tf.data import Dataset, DataSettings, load
 from lottery_tf.errors import UsageError
 from lottery_tf.exporting import MAX_DIFFERENCE, REPORT, export, write_exports
 from lottery_tf.files import read_json, read_json_lines, sha256, write_json, write_json_lines
-from lottery_tf.finding import FindingSettings, all_kept, first_ticket, rounds
+from lottery_tf.finding import FindingSettings, first_ticket, rounds
 from lottery_tf.keras import keras
 from lottery_tf.models import ModelSettings
 from lottery_tf.prunable import PrunableSettings
@@ -27,6 +27,7 @@ from lottery_tf.settings import describe, restore
 from lottery_tf.ticket import Ticket
 from lottery_tf.training import Trainer, TrainingSettings, make_deterministic
 from lottery_tf.tweaks.distillation import Distillation
+from lottery_tf.wrapper import all_kept
 
 Row = dict[str, Any]
 

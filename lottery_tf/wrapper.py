@@ -210,6 +210,23 @@ def copy_layer(layer: keras.layers.Layer, **config) -> keras.layers.Layer:
     return type(layer).from_config({**layer.get_config(), **config})
 
 
+def all_kept(model: keras.Model, prunable: PrunableSettings) -> Masks:
+    """The masks of round 0; one line is logged of what stays dense.
+
+    Raises:
+      UsageError: if the model has no prunable weight.
+    """
+    masks = Masks.ones(prunable_weights(model, prunable))
+    if not masks:
+        raise UsageError(
+            f"Expected weights to prune in '{model.name}'; it has none in layers of the kinds "
+            f"{', '.join(prunable.prune_layers)} once {', '.join(prunable.keep_dense) or 'none'} "
+            "are kept dense: choose others with --prune_layers and --keep_dense."
+        )
+    log_left_dense(model, masks)
+    return masks
+
+
 def log_left_dense(model: keras.Model, masks: Masks) -> None:
     """Logs one line of the weights of rank 2 and more that ``masks`` leaves out."""
     log.info("%s: left dense: %s", model.name, some(left_dense(model, set(masks))))

@@ -1,13 +1,13 @@
 """Layer-wise re-scaled initialisation: a learned factor for each weight tensor of a ticket."""
 
 import dataclasses
-import itertools
 import math
 import statistics
 
 import numpy as np
 import tensorflow as tf
 
+from lottery_tf.derivatives import batches_of, differentiable, is_offset, reason
 from lottery_tf.errors import UsageError
 from lottery_tf.graph import check_graph, named_variables
 from lottery_tf.keras import keras
@@ -19,7 +19,6 @@ from lottery_tf.tweaks.virtual_step import objective_of
 from lottery_tf.wrapper import copy_layer, remake
 
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8  # of the Adam that learns the scales
-_DROPOUT = (keras.layers.Dropout, keras.layers.GaussianDropout, keras.layers.AlphaDropout)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +38,7 @@ class RescaledInit(Tweak):
     L is the plain loss: smoothed labels, distillation and the model's own ``losses``
     (regularizers) are left out. BatchNorm takes the batch's statistics and keeps its moving ones.
     Pruned weights are in neither norm nor step. A tensor of zeros, such as a new bias, keeps
-    c = 1. Under mixed precision nothing scales the loss: bfloat16 is safer here than float16.
-    Every operation on the weights' way to the loss must have a second derivative.
+    c = 1. Every operation on the weights' way to the loss must have a second derivative.
 
     180 iterations cost about as much as a thousand training steps.
 
@@ -126,9 +124,9 @@ def find_scales(
     """
     check_graph(model)
     settings = settings or RescaledInit()
-    stream = _batches(data)
+    stream = batches_of(data, "rescaled_init to learn its scales on")
     loss = _loss_of(loss or settings.criterion) or default_loss(model)
-    model = remake(model, _for_search)
+    model = differentiable(model)
     trainable = {variable.ref() for variable in model.trainable_variables}
     named = {n: each for n, each in named_variables(model).items() if each.ref() in trainable}
     if not named:
@@ -142,12 +140,12 @@ def find_scales(
             objective = objective_of(
                 model, weights, loss, data.element_spec, sgd, settings.step_size
             )
-            lowest = [0.0 if _is_bias(name) else settings.min_scale for name in named]
+            lowest = [0.0 if is_offset(name) else settings.min_scale for name in named]
             c, *found = _search(objective, stream, np.array(lowest), settings)
     except (KeyError, ValueError, tf.errors.InvalidArgumentError) as error:
         raise UsageError(
             f"Expected batches (inputs, labels) that fit the model '{model.name}' and the loss; "
-            f"of {data.element_spec} TensorFlow says: {_reason(error)}"
+            f"of {data.element_spec} TensorFlow says: {reason(error)}"
         ) from error
     result = Scales(dict(zip(named, c.tolist(), strict=True)), *found)
     log.info(
@@ -195,26 +193,6 @@ def _search(objective, stream, lowest: np.ndarray, settings: RescaledInit):
     return c, tuple(losses), tuple(norms), *ends
 
 
-def _batches(data):
-    """An iterator of the batches of ``data``, again and again."""
-    if not isinstance(data, tf.data.Dataset):
-        raise UsageError(
-            "Expected training data for rescaled_init to learn its scales on, not "
-            f"{data if data is None else type(data).__name__}: "
-            "recipe.prepare(model, data) with a tf.data.Dataset of batches (inputs, labels)."
-        )
-    if not isinstance(data.element_spec, tuple) or len(data.element_spec) != 2:
-        raise UsageError(
-            f"Expected a dataset of batches (inputs, labels), not of {data.element_spec}: map it "
-            "to pairs, without sample weights."
-        )
-    stream = iter(data.repeat())
-    first = next(stream, None)
-    if first is None:
-        raise UsageError("Expected a dataset of batches (inputs, labels), not an empty one.")
-    return itertools.chain([first], stream)
-
-
 def _loss_of(loss):
     try:
         return keras.losses.get(loss)
@@ -222,33 +200,3 @@ def _loss_of(loss):
         raise UsageError(
             f"Expected the name of a Keras loss, such as mean_squared_error, not '{loss}'."
         ) from error
-
-
-def _for_search(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """A copy that drops nothing, and whose second derivatives are right where it is BatchNorm."""
-    copy = copy_layer(layer, rate=0.0) if isinstance(layer, _DROPOUT) else copy_layer(layer)
-    if isinstance(copy, keras.layers.BatchNormalization):
-        theirs = copy._no_sync_calculate_mean_and_var
-
-        def moments(inputs, axes, keep_dims, mask=None):
-            if mask is not None:
-                return theirs(inputs, axes, keep_dims, mask)
-            # tf.nn.moments holds the mean constant in the variance: right for one derivative only.
-            deviation = inputs - tf.reduce_mean(inputs, axes, keepdims=True)
-            variance = tf.reduce_mean(tf.square(deviation), axes, keepdims=keep_dims)
-            return tf.reduce_mean(inputs, axes, keepdims=keep_dims), variance
-
-        copy._no_sync_calculate_mean_and_var = moments
-    return copy
-
-
-def _is_bias(name: str) -> bool:
-    """Whether a variable is added, as a layer's bias and BatchNorm's β are, by its last name."""
-    own = name.rpartition("/")[2]
-    return "bias" in own or own.partition("_")[0] == "beta"
-
-
-def _reason(error: Exception) -> str:
-    """The last line of an error of TensorFlow's that is not about the place in its graph."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    return [line for line in lines if line and not line.startswith("[[")][-1]

@@ -4,7 +4,7 @@ import math
 
 import tensorflow as tf
 
-from lottery_tf.keras import keras
+from lottery_tf.derivatives import mean_loss
 
 
 def objective_of(model, weights, loss, spec, sgd: bool, step_size: float):
@@ -33,7 +33,7 @@ def objective_of(model, weights, loss, spec, sgd: bool, step_size: float):
 
     def loss_and_gradient(x, y):
         with tf.GradientTape() as tape:
-            value = _total(loss, y, model(x, training=True), model.output_names)
+            value = mean_loss(loss, y, model(x, training=True), model.output_names)
         found = tape.gradient(value, weights, unconnected_gradients="zero")
         return tf.cast(value, tf.float64), [tf.convert_to_tensor(each) for each in found]
 
@@ -68,24 +68,6 @@ def objective_of(model, weights, loss, spec, sgd: bool, step_size: float):
         return value, norm, _inner(direct, starts) + curved
 
     return objective
-
-
-def _total(loss, labels, outputs, names: list[str]) -> tf.Tensor:
-    """The sum over the outputs of their mean losses. [], at least float32."""
-    if isinstance(labels, dict) and not isinstance(outputs, dict):
-        labels = [labels[name] for name in names]
-    labels, outputs = tf.nest.flatten(labels), tf.nest.flatten(outputs)
-    if len(labels) != len(outputs):
-        raise ValueError(f"There are labels for {len(labels)} of {len(outputs)} outputs.")
-    # Not loss(…), which refuses to take the mean under a strategy.
-    loss = loss.call if isinstance(loss, keras.losses.Loss) else loss
-    means = []
-    for y, output in zip(labels, outputs, strict=True):
-        output = tf.cast(output, tf.float32) if output.dtype.size < 4 else output
-        if y.shape.rank == output.shape.rank - 1 and output.shape[-1] == 1:
-            y = y[..., None]
-        means.append(tf.reduce_mean(loss(y, output)))
-    return tf.add_n(means)
 
 
 def _inner(one: list, other: list) -> tf.Tensor:

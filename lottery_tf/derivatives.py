@@ -1,0 +1,112 @@
+"""A model as its loss is differentiated, once or twice: no noise, and the derivatives right.
+
+What the scores of pruning at initialisation and the search for scales share.
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from lottery_tf.errors import UsageError
+from lottery_tf.keras import keras
+from lottery_tf.wrapper import copy_layer, remake
+
+_DROPOUT = (keras.layers.Dropout, keras.layers.GaussianDropout, keras.layers.AlphaDropout)
+
+
+def differentiable(model: keras.Model) -> keras.Model:
+    """A copy of ``model``, its masks on, to differentiate with ``training=True``.
+
+    Dropout layers drop nothing; other noise (GaussianNoise, in recurrent layers) is taken as it
+    comes. Layers of mixed precision compute in that of their variables: nothing scales the loss.
+    """
+    return remake(model, _differentiable_layer)
+
+
+def _differentiable_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
+    config = {"rate": 0.0} if isinstance(layer, _DROPOUT) else {}
+    if layer.compute_dtype != layer.variable_dtype and "dtype" in layer.get_config():
+        config["dtype"] = layer.variable_dtype
+    copy = copy_layer(layer, **config)
+    if isinstance(copy, keras.layers.BatchNormalization):
+        theirs = copy._no_sync_calculate_mean_and_var
+
+        def moments(inputs, axes, keep_dims, mask=None):
+            if mask is not None:
+                return theirs(inputs, axes, keep_dims, mask)
+            # tf.nn.moments holds the mean constant in the variance: right for one derivative only.
+            deviation = inputs - tf.reduce_mean(inputs, axes, keepdims=True)
+            variance = tf.reduce_mean(tf.square(deviation), axes, keepdims=keep_dims)
+            return tf.reduce_mean(inputs, axes, keepdims=keep_dims), variance
+
+        copy._no_sync_calculate_mean_and_var = moments
+    return copy
+
+
+def mean_loss(loss, labels, outputs, names: list[str]) -> tf.Tensor:
+    """The sum over the outputs of their mean losses. [], at least float32.
+
+    Args:
+      loss: a Keras loss.
+      labels: a tensor, or one for each output: a sequence, or a dictionary by ``names``.
+      outputs: what the model gives.
+      names: the model's ``output_names``.
+
+    Raises:
+      ValueError: if there are not as many labels as outputs.
+    """
+    if isinstance(labels, dict) and not isinstance(outputs, dict):
+        labels = [labels[name] for name in names]
+    labels, outputs = tf.nest.flatten(labels), tf.nest.flatten(outputs)
+    if len(labels) != len(outputs):
+        raise ValueError(f"There are labels for {len(labels)} of {len(outputs)} outputs.")
+    # Not loss(…), which refuses to take the mean under a strategy.
+    loss = loss.call if isinstance(loss, keras.losses.Loss) else loss
+    means = []
+    for y, output in zip(labels, outputs, strict=True):
+        output = tf.cast(output, tf.float32) if output.dtype.size < 4 else output
+        if y.shape.rank == output.shape.rank - 1 and output.shape[-1] == 1:
+            y = y[..., None]
+        means.append(tf.reduce_mean(loss(y, output)))
+    return tf.add_n(means)
+
+
+def batches_of(data: Any, who: str) -> Iterator[tuple[Any, Any]]:
+    """An iterator of the batches (inputs, labels) of ``data``, again and again.
+
+    Args:
+      data: a ``tf.data.Dataset``.
+      who: what needs it, for the error.
+
+    Raises:
+      UsageError: if it is none, is empty, or has batches of another form.
+    """
+    if not isinstance(data, tf.data.Dataset):
+        raise UsageError(
+            f"Expected training data for {who}, a tf.data.Dataset of batches (inputs, labels), not "
+            f"{data if data is None else type(data).__name__}."
+        )
+    if not isinstance(data.element_spec, tuple) or len(data.element_spec) != 2:
+        raise UsageError(
+            f"Expected a dataset of batches (inputs, labels), not of {data.element_spec}: map it "
+            "to pairs, without sample weights."
+        )
+    stream = iter(data.repeat())
+    first = next(stream, None)
+    if first is None:
+        raise UsageError("Expected a dataset of batches (inputs, labels), not an empty one.")
+    return itertools.chain([first], stream)
+
+
+def reason(error: Exception) -> str:
+    """The last line of an error of TensorFlow's that is not about the place in its graph."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return [line for line in lines if line and not line.startswith("[[")][-1]
+
+
+def is_offset(name: str) -> bool:
+    """Whether a variable is added: a bias, BatchNorm's β or moving mean, by its last name."""
+    own = name.rpartition("/")[2]
+    return "bias" in own or own.startswith("moving_mean") or own.partition("_")[0] == "beta"

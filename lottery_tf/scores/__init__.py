@@ -1,0 +1,42 @@
+"""Which weights matter: the scores of pruning, by the name of the method that ranks by them.
+
+A score is a function from a ``Network`` to an array a prunable weight; the largest survive. A new
+one is a module and a line in METHODS.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from lottery_tf.scores import grasp, magnitude, random, snip, synflow
+from lottery_tf.scores.network import Network
+
+__all__ = ["METHODS", "Method", "Network"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A way to find a mask without training.
+
+    Attributes:
+      score: network → {name of each prunable weight: float array of its shape}.
+      rounds: how often weights are scored and pruned on the way to the sparsity.
+      scope: among which weights a weight is ranked, if the method is about that; else the user's
+        choice.
+    """
+
+    score: Callable[[Network], Mapping[str, np.ndarray]]
+    rounds: int = 1
+    scope: str | None = None
+
+
+METHODS: dict[str, Method] = {
+    "omp": Method(magnitude.score),
+    "snip": Method(snip.score),
+    "iterative_snip": Method(snip.score, rounds=100),
+    "grasp": Method(grasp.score),
+    "synflow": Method(synflow.score, rounds=100),
+    "random": Method(random.score),
+    "erk": Method(random.score, scope="erk"),
+}

@@ -1,0 +1,77 @@
+"""SynFlow: the synaptic flow through a weight, without data (Tanaka et al. 2020, 2006.05467)."""
+
+import numpy as np
+import tensorflow as tf
+
+from lottery_tf.derivatives import is_offset
+from lottery_tf.errors import UsageError
+from lottery_tf.graph import named_variables, rebuild
+from lottery_tf.keras import keras
+from lottery_tf.scores.network import Network
+from lottery_tf.wrapper import copy_layer, strip
+
+_layers = keras.layers
+_ACTIVATIONS = (
+    *(_layers.Activation, _layers.Softmax, _layers.ReLU, _layers.LeakyReLU),
+    *(_layers.ELU, _layers.ThresholdedReLU),
+)
+
+
+def score(network: Network) -> dict[str, np.ndarray]:
+    """|w ⊙ ∂R/∂w|, with R the sum of the outputs for an input of ones, all weights being |w|.
+
+    The network is made linear for this: activations let everything pass, BatchNorm is in inference
+    mode, and what is added (biases, β, moving means; all 0 at initialisation) is left out. Then
+    the scores of all weights that a cut through the network passes, such as a layer of a network
+    without skips, sum to R. Other normalisations and products of activations (attention) break
+    this law. It is computed in float64: R grows with the depth as a power.
+    """
+    flow = network.once(_Flow)
+    return flow.scores(network.values())
+
+
+class _Flow:
+    """The linear network of a ``Network``, traced once."""
+
+    def __init__(self, network: Network):
+        for tensor in network.model.inputs:
+            if None in tensor.shape[1:]:
+                raise UsageError(
+                    f"Expected inputs of a known shape for synflow's input of ones; '{tensor.name}'"
+                    f" of the model '{network.model.name}' has {tuple(tensor.shape)}: build it "
+                    "with that shape."
+                )
+        self.model = rebuild(strip(network.model), _linear)
+        variables = named_variables(self.model)
+        for name, variable in variables.items():
+            variable.assign(tf.zeros_like(variable) if is_offset(name) else tf.abs(variable))
+        self.weights = {name: variables[name] for name in network.weights}
+        ones = [tf.ones([1, *tensor.shape[1:]], tensor.dtype) for tensor in self.model.inputs]
+        self.ones = tf.nest.pack_sequence_as(self.model.input, ones)
+        self.compute = tf.function(self._compute)
+
+    def _compute(self):
+        weights = list(self.weights.values())
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(weights)
+            outputs = tf.nest.flatten(self.model(self.ones, training=False))
+            flow = tf.add_n([tf.cast(tf.reduce_sum(output), tf.float64) for output in outputs])
+        gradients = tape.gradient(flow, weights, unconnected_gradients="zero")
+        return flow, [tf.abs(w * g) for w, g in zip(weights, gradients, strict=True)]
+
+    def scores(self, values) -> dict[str, np.ndarray]:
+        for name, weight in self.weights.items():
+            weight.assign(np.abs(values[name]).astype(np.float64))
+        _, scores = self.compute()
+        return {name: each.numpy() for name, each in zip(self.weights, scores, strict=True)}
+
+
+def _linear(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """The layer in float64, without its activation."""
+    if isinstance(layer, _ACTIVATIONS):
+        return _layers.Activation("linear", name=layer.name, dtype="float64")
+    config = layer.get_config()
+    change = {"dtype": "float64"} if "dtype" in config else {}
+    if "activation" in config and not isinstance(layer, _layers.RNN):
+        change["activation"] = "linear"
+    return copy_layer(layer, **change)
