@@ -102,8 +102,15 @@ def read_json_lines(path: str | os.PathLike) -> list[dict]:
 
 
 def sha256(path: str | os.PathLike) -> str:
-    """The file's SHA-256 in hexadecimal; a file of any size is read a mebibyte at a time."""
-    digest = hashlib.sha256()
+    """The SHA-256 of a file, or of the names and sums of a folder's files, in hexadecimal.
+
+    A file of any size is read a mebibyte at a time.
+    """
+    digest, path = hashlib.sha256(), Path(path)
+    if path.is_dir():
+        for file in sorted(file for file in path.rglob("*") if file.is_file()):
+            digest.update(f"{sha256(file)}  {file.relative_to(path).as_posix()}\n".encode())
+        return digest.hexdigest()
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)

@@ -1,8 +1,10 @@
-"""Drawing tickets by iterative magnitude pruning with rewinding.
+"""Drawing tickets: by iterative magnitude pruning with rewinding, or by any other method.
 
-Train to step T, prune the smallest of the surviving weights, rewind the rest to step k, repeat:
-Frankle & Carbin 2019 (arXiv 1803.03635) with k = 0; Frankle et al. 2020 (arXiv 1912.05671) with
-k > 0; learning-rate rewinding is Renda et al. 2020 (arXiv 2003.02389).
+IMP: train to step T, prune the smallest of the surviving weights, rewind the rest to step k,
+repeat: Frankle & Carbin 2019 (arXiv 1803.03635) with k = 0; Frankle et al. 2020 (arXiv 1912.05671)
+with k > 0; learning-rate rewinding is Renda et al. 2020 (arXiv 2003.02389). The other methods have
+one round after the dense one, whose mask comes from the dense network that was trained (omp), from
+a training of its own (gmp), or from the weights at step k (those of ``scores``).
 """
 
 import collections
@@ -15,22 +17,34 @@ import tensorflow as tf
 
 from lottery_tf.allocate import SCOPES, check_sparsity, prune_fraction, prune_to
 from lottery_tf.errors import UsageError
+from lottery_tf.gradual import prune_gradually, schedule
 from lottery_tf.graph import assign, check_graph, values
 from lottery_tf.keras import keras
 from lottery_tf.masks import Masks
 from lottery_tf.prunable import PrunableSettings
+from lottery_tf.pruning import BATCHES, draw_masks, warn_of_collapse
 from lottery_tf.recipe import Recipe
+from lottery_tf.scores import METHODS
 from lottery_tf.settings import check_choices, setting
 from lottery_tf.steps import check_steps, parse_steps
 from lottery_tf.ticket import Ticket
 from lottery_tf.training import Trainer
 from lottery_tf.wrapper import all_kept, set_masks
 
+IMPORTED = "from_model"
+_FROM_TRAINED = ("imp", "omp")  # the methods that rank trained weights
+
 
 @dataclasses.dataclass(frozen=True)
 class FindingSettings:
-    """Iterative magnitude pruning."""
+    """How the mask of a ticket is found."""
 
+    method: str = setting(
+        "imp",
+        "imp (iterative) or omp (one-shot magnitude of trained weights), gmp (gradual), a score of "
+        "untrained weights, or the zeros of a model's file",
+        choices=("imp", "gmp", *METHODS, IMPORTED),
+    )
     rewind_to: str = setting("0it", "step k to rewind to, in steps (500it) or epochs (1ep)")
     rewind: str = setting(
         "weights",
@@ -38,15 +52,42 @@ class FindingSettings:
         choices=("weights", "learning_rate"),
     )
     prune_fraction: float = setting(0.2, "share of the surviving weights pruned after a round")
-    rounds: int | None = setting(None, "rounds of pruning")
+    rounds: int | None = setting(None, "rounds of pruning, of imp")
     sparsity: float | None = setting(
         None, "prune until this share of the prunable weights is gone; the last round ends on it"
     )
-    scope: str = setting("global", "rank all weights together or in each layer", choices=SCOPES)
+    scope: str = setting(
+        "global",
+        "rank all weights together, in each layer, or in each layer with the budgets of ERK",
+        choices=SCOPES,
+    )
+    train_tickets: bool = setting(
+        True,
+        "train each ticket, the dense one too, for metrics.jsonl and dense_model; imp and omp must",
+    )
+    score_batches: int = setting(BATCHES, "training batches that snip and grasp look at")
+    score_rounds: int | None = setting(
+        None, "rounds of scoring and pruning; default: 100 for synflow and iterative_snip, else 1"
+    )
+    gmp_initial_sparsity: float = setting(0.0, "sparsity of gmp's first mask")
+    gmp_begin: str = setting("0it", "when gmp's first mask is made, in steps or epochs")
+    gmp_end: str | None = setting(
+        None, "when gmp's last mask is made; default: after three quarters of the training"
+    )
+    gmp_frequency: str = setting("100it", "steps or epochs between two masks of gmp")
+    regrow: bool = setting(False, "whether a weight that gmp has pruned may return")
+    model_path: str | None = setting(
+        None, "from_model: a SavedModel, .keras or .h5 file with zeros in its kernels"
+    )
+    rewind_path: str | None = setting(
+        None, "from_model: the same model with the weights to rewind to; default: model_path"
+    )
 
     def __post_init__(self):
         check_choices(self)
-        check_steps(self.rewind_to, "--rewind_to")
+        for name in ("rewind_to", "gmp_begin", "gmp_end", "gmp_frequency"):
+            if getattr(self, name) is not None:
+                check_steps(getattr(self, name), f"--{name}")
         if not 0 < self.prune_fraction < 1:
             raise UsageError(
                 f"Expected --prune_fraction in (0, 1), the share of the surviving weights that a "
@@ -54,17 +95,65 @@ class FindingSettings:
             )
         if self.rounds is not None and self.rounds < 0:
             raise UsageError(f"Expected --rounds to be 0 or more, not {self.rounds}.")
-        if self.sparsity is not None:
-            check_sparsity(self.sparsity)
+        for name in ("sparsity", "gmp_initial_sparsity"):
+            if getattr(self, name) is not None:
+                check_sparsity(getattr(self, name))
+        for name in ("score_batches", "score_rounds"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise UsageError(f"Expected --{name} of 1 or more, not {getattr(self, name)}.")
+        if self.method in _FROM_TRAINED and not self.train_tickets:
+            raise UsageError(
+                f"Expected no --notrain_tickets with {self.method}, which ranks trained weights."
+            )
+        if self.method == IMPORTED:
+            self._check_imported()
+        elif self.method == "imp":
+            self._check_imp()
+        else:
+            self._check_one_round()
+
+    def _check_imp(self):
+        if not self.train_tickets:
+            raise UsageError(
+                "Expected to train the tickets: imp ranks the weights that come of it."
+            )
         if (self.rounds is None) == (self.sparsity is None):
             raise UsageError(
                 "Expected either --rounds or --sparsity: the number of rounds of pruning, or the "
                 f"sparsity to end at; got {'neither' if self.rounds is None else 'both'}."
             )
 
+    def _check_one_round(self):
+        if self.sparsity is None:
+            raise UsageError(
+                f"Expected --sparsity with --method={self.method}: the share of weights to prune."
+            )
+        if self.method == "omp" and not self.train_tickets:
+            raise UsageError(
+                "Expected to train the tickets: omp ranks the weights that come of it."
+            )
+        if self.rewind == "learning_rate" and self.method not in (*_FROM_TRAINED, "gmp"):
+            raise UsageError(
+                f"Expected --rewind=weights for {self.method}, which trains nothing whose weights "
+                "could be kept."
+            )
+        if self.method == "gmp" and self.gmp_initial_sparsity > self.sparsity:
+            raise UsageError(
+                f"Expected --gmp_initial_sparsity of at most --sparsity={self.sparsity}, not "
+                f"{self.gmp_initial_sparsity}."
+            )
+
+    def _check_imported(self):
+        if self.model_path is None:
+            raise UsageError(
+                f"Expected --model_path=FILE, the pruned model, with --method={IMPORTED}."
+            )
+
     @property
     def last_round(self) -> int:
         """The number of the last round; round 0 is dense."""
+        if self.method != "imp":
+            return 1
         if self.rounds is not None:
             return self.rounds
         kept, rounds = 1.0, 0
@@ -81,6 +170,27 @@ class FindingSettings:
                 f"{self.rewind_to} (step {step})."
             )
         return step
+
+    def gmp_updates(
+        self, steps_per_epoch: int, rewind_step: int, last_step: int
+    ) -> list[tuple[int, float]]:
+        """gmp's (step, sparsity), from the rewind step on.
+
+        Raises:
+          UsageError: unless the masks are made one after the other within the training.
+        """
+        begin, frequency = (
+            parse_steps(text, steps_per_epoch) for text in (self.gmp_begin, self.gmp_frequency)
+        )
+        end = parse_steps(self.gmp_end, steps_per_epoch) if self.gmp_end else last_step * 3 // 4
+        if not begin < end <= last_step or end <= rewind_step or not frequency:
+            raise UsageError(
+                "Expected --gmp_begin before --gmp_end, that after --rewind_to and not after the "
+                f"end of training, and a --gmp_frequency above 0; got steps {begin}, {end}, "
+                f"{rewind_step}, {last_step} and {frequency}."
+            )
+        updates = schedule(self.gmp_initial_sparsity, self.sparsity, begin, end, frequency)
+        return [(step, sparsity) for step, sparsity in updates if step >= rewind_step]
 
     def next_masks(self, masks: Masks, trained: Mapping[str, np.ndarray], number: int) -> Masks:
         """The masks of round ``number``: the survivors of ``masks`` by trained magnitude."""
@@ -121,11 +231,11 @@ def first_ticket(
       trainer: trains the copy from step 0.
       masks: which weights are prunable, all kept.
       rewind_step: k.
-      info: what the tickets say about their origin.
+      info: what the tickets say about their origin, ``method`` among it.
     """
     trainer.reset(0)
     trainer.fit(rewind_step)
-    info = {"method": "imp", **info, "rewind_step": rewind_step, "round": 0}
+    info = {**info, "rewind_step": rewind_step, "round": 0}
     return Ticket.of(model, masks, info).with_weights(values(trainer.model))
 
 
@@ -146,26 +256,65 @@ def rounds(
       callbacks: for the training of every round.
     """
     while True:
-        number, rewind_step = ticket.info["round"], ticket.info["rewind_step"]
-        assign(trainer.model, ticket.weights)
-        trainer.reset(rewind_step)
-        set_masks(trainer.model, ticket.masks)
-        trainer.fit(last_step, callbacks)
+        number = ticket.info["round"]
+        last, masks = number >= settings.last_round, None
+        _start(trainer, ticket)
+        if not last and settings.method not in _FROM_TRAINED:
+            masks, trained = _draw(ticket, trainer, settings, last_step, callbacks)
+            _start(trainer, ticket)
+        if settings.train_tickets:
+            trainer.fit(last_step, callbacks)
         following = None
-        if number < settings.last_round:
-            trained = values(trainer.model)
-            if not all(np.isfinite(trained[name]).all() for name in ticket.masks):
-                raise RuntimeError(
-                    f"The training of round {number} diverged: weights are NaN or infinite. A "
-                    "lower learning rate or a warm-up may help."
-                )
-            masks = settings.next_masks(ticket.masks, trained, number + 1)
+        if not last:
+            if masks is None:
+                trained = values(trainer.model)
+                if not all(np.isfinite(trained[name]).all() for name in ticket.masks):
+                    raise RuntimeError(
+                        f"The training of round {number} diverged: weights are NaN or infinite. A "
+                        "lower learning rate or a warm-up may help."
+                    )
+                masks = settings.next_masks(ticket.masks, trained, number + 1)
+                warn_of_collapse(masks)
             source = ticket if settings.rewind == "weights" else ticket.with_weights(trained)
             following = source.with_masks(masks, round=number + 1)
         yield Round(ticket, trainer, following)
         if following is None:
             return
         ticket = following
+
+
+def _start(trainer: Trainer, ticket: Ticket) -> None:
+    """The trainer's model as the ticket has it, at the rewind step."""
+    assign(trainer.model, ticket.weights)
+    trainer.reset(ticket.info["rewind_step"])
+    set_masks(trainer.model, ticket.masks)
+
+
+def _draw(ticket, trainer, settings, last_step, callbacks) -> tuple[Masks, dict[str, np.ndarray]]:
+    """The masks of a method that does not rank the ticket's trained weights, and gmp's weights."""
+    rewind_step = ticket.info["rewind_step"]
+    if settings.method == "gmp":
+        updates = settings.gmp_updates(trainer.steps_per_epoch, rewind_step, last_step)
+        masks = prune_gradually(
+            trainer, ticket.masks, updates, settings.scope, settings.regrow, callbacks
+        )
+        warn_of_collapse(masks)
+        if settings.rewind == "learning_rate":
+            trainer.fit(last_step, callbacks)
+    else:
+        masks = draw_masks(
+            trainer.model,
+            ticket.masks,
+            settings.method,
+            settings.sparsity,
+            trainer.stream(rewind_step),
+            trainer.model.loss,
+            settings.scope,
+            settings.score_rounds,
+            settings.score_batches,
+            ticket.info.get("seed", 0),
+        )
+    return masks, values(trainer.model)
 
 
 def find_tickets(
@@ -181,6 +330,7 @@ def find_tickets(
     metrics: Sequence[Any] = ("accuracy",),
     jit_compile: bool | None = None,
     steps_per_execution: int = 1,
+    seed: int = 0,
     **settings: Any,
 ) -> Iterator[Ticket]:
     """Draws tickets from a model of the user's own; yields that of each round when it is trained.
@@ -198,16 +348,20 @@ def find_tickets(
       metrics: what is measured on ``dev_data`` besides the loss.
       jit_compile: whether XLA compiles the step; default: if the model has no convolution.
       steps_per_execution: steps a call of the compiled function runs.
-      **settings: fields of ``FindingSettings``: ``rounds`` or ``sparsity``, ``rewind_to``,
-        ``prune_fraction``, ``scope``, ``rewind``.
+      seed: of the masks of ``method="random"`` and ``"erk"``.
+      **settings: fields of ``FindingSettings``: ``method``, ``rounds`` or ``sparsity``,
+        ``rewind_to``, ``prune_fraction``, ``scope``, ``rewind``, ….
 
     Yields:
-      The ``Ticket`` of each round from 0 (dense) on, when that round has been trained.
+      The ``Ticket`` of each round from 0 (dense) on, when that round has been trained; the methods
+      other than imp have one round more.
 
     Raises:
       UsageError: for settings out of range, or data of unknown length.
     """
     finding = FindingSettings(**settings)
+    if finding.method == IMPORTED:
+        raise UsageError("Expected a method that finds a mask; lt.Ticket.from_pruned takes one.")
     check_graph(model)
     steps_per_epoch = int(train_data.cardinality())
     if steps_per_epoch < 1:
@@ -235,9 +389,11 @@ def find_tickets(
     )
     last_step = epochs * steps_per_epoch
     rewind_step = finding.rewind_step(steps_per_epoch, last_step)
-    start = first_ticket(model, trainer, masks, rewind_step, {"model": model.name})
+    info = {"method": finding.method, "model": model.name, "seed": seed}
+    start = first_ticket(model, trainer, masks, rewind_step, info)
     for each in rounds(start, trainer, finding, last_step):
-        found = trainer.evaluate(dev_data) if dev_data is not None else {}
+        measured = dev_data is not None and finding.train_tickets
+        found = trainer.evaluate(dev_data) if measured else {}
         extra = {f"dev_{name}": value for name, value in found.items()}
         yield dataclasses.replace(each.ticket, info={**each.ticket.info, **extra})
 

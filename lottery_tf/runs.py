@@ -9,13 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import tensorflow_model_optimization as tfmot
+
 from lottery_tf.errors import UsageError
 from lottery_tf.files import read_json, write_json
 from lottery_tf.keras import keras
 
-# What a run is does not hang on these: a ticket and a teacher are known by their sums, wherever
-# they lie.
-_NOT_COMPARED = {"versions", "ticket", "teacher"}
+# What a run is does not hang on these: tickets, teachers and models are known by their sums,
+# wherever they lie.
+_NOT_COMPARED = {"versions", "ticket", "teacher", "model_path", "rewind_path"}
 _PACKAGES = ("lottery_tf", "tensorflow", "tf_keras", "tensorflow_model_optimization", "numpy")
 
 
@@ -104,4 +106,32 @@ def load_saved_model(folder: str | os.PathLike) -> keras.Model:
         raise UsageError(f"Expected a SavedModel in {folder} that loads; {error}") from error
     if not isinstance(model, keras.Model):
         raise UsageError(f"Expected a SavedModel written by Keras in {folder}; it is another kind.")
+    return model
+
+
+def existing_model(path: str | os.PathLike) -> Path:
+    """``path``; a UsageError if there is neither a file nor a SavedModel's folder."""
+    path = Path(path)
+    if not path.is_file() and not (path / "saved_model.pb").is_file():
+        raise UsageError(
+            "Expected a SavedModel (a folder with saved_model.pb), a .keras or an .h5 file; there "
+            f"is none at {path}."
+        )
+    return path
+
+
+def load_pruned(path: str | os.PathLike) -> keras.Model:
+    """The Keras model in a SavedModel's folder, a .keras or an .h5 file; it may be tfmot's.
+
+    Raises:
+      UsageError: if there is none, or none that Keras loads.
+    """
+    existing_model(path)
+    try:
+        with tfmot.sparsity.keras.prune_scope():
+            model = keras.models.load_model(path, compile=False)
+    except Exception as error:  # Keras raises whatever the damaged place leads to
+        raise UsageError(f"Expected a model in {path} that Keras loads; {error}") from error
+    if not isinstance(model, keras.Model):
+        raise UsageError(f"Expected a model written by Keras in {path}; it is another kind.")
     return model

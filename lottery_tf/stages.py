@@ -11,23 +11,28 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import tensorflow as tf
+
 from lottery_tf import models
 from lottery_tf.data import Dataset, DataSettings, load
 from lottery_tf.errors import UsageError
 from lottery_tf.exporting import MAX_DIFFERENCE, REPORT, export, write_exports
 from lottery_tf.files import read_json, read_json_lines, sha256, write_json, write_json_lines
-from lottery_tf.finding import FindingSettings, first_ticket, rounds
+from lottery_tf.finding import IMPORTED, FindingSettings, first_ticket, rounds
+from lottery_tf.graph import check_graph
 from lottery_tf.keras import keras
 from lottery_tf.models import ModelSettings
 from lottery_tf.prunable import PrunableSettings
+from lottery_tf.pruning import warn_of_collapse
 from lottery_tf.recipe import Recipe
 from lottery_tf.retraining import retrain
-from lottery_tf.runs import Run, load_saved_model, read_config
+from lottery_tf.runs import Run, existing_model, load_pruned, load_saved_model, read_config
 from lottery_tf.settings import describe, restore
 from lottery_tf.ticket import Ticket
-from lottery_tf.training import Trainer, TrainingSettings, make_deterministic
+from lottery_tf.training import Trainer, TrainingSettings, evaluate, make_deterministic
 from lottery_tf.tweaks.distillation import Distillation
-from lottery_tf.wrapper import all_kept
+from lottery_tf.tweaks.soft_labels import default_loss
+from lottery_tf.wrapper import all_kept, strip
 
 Row = dict[str, Any]
 
@@ -78,6 +83,8 @@ def find(
     """Draws the tickets of ``experiment`` into ``out/tickets/round_NN``.
 
     The network that round 0 has trained is kept in ``out/dense_model``, a teacher for the tickets.
+    Of the zeros of a model's file (method from_model) there is one ticket, ``round_01``, and a row
+    of that model as it is.
 
     Args:
       out: the run's folder.
@@ -89,6 +96,8 @@ def find(
     Returns:
       The rows of ``metrics.jsonl``, one a round.
     """
+    if finding.method == IMPORTED:
+        return _find_in_file(out, experiment, finding, on_round)
     settings = {**experiment.describe(), **describe(finding)}
     run = Run(out, "find", settings)
     run.check()
@@ -124,6 +133,7 @@ def find(
         ticket = Ticket.load(unfinished)
     else:
         info = {
+            "method": finding.method,
             "model": experiment.model.model,
             "dataset": experiment.data.dataset,
             "seed": experiment.training.seed,
@@ -134,13 +144,13 @@ def find(
     for each in rounds(ticket, trainer, finding, last_step, callbacks):
         if each.next_ticket is not None:
             each.next_ticket.save(round_folder(out, each.number + 1))
-        if each.number == 0:
+        if each.number == 0 and finding.train_tickets:
             export(trainer.model, out / "dense_model")
         row = {
             "round": each.number,
             "sparsity": each.ticket.sparsity,
             "sparsity_total": each.ticket.sparsity_total,
-            **_measured(trainer, data),
+            **(_measured(trainer.model, data) if finding.train_tickets else {}),
             "seconds": round(time.perf_counter() - start, 3),
         }
         start = time.perf_counter()
@@ -155,13 +165,78 @@ def round_folder(run: Path, number: int) -> Path:
     return Path(run) / "tickets" / f"round_{number:02}"
 
 
-def _measured(trainer: Trainer, data: Dataset) -> Row:
+def _measured(model: keras.Model, data: Dataset) -> Row:
     return {
         f"{split}_{name}": value
         for split in ("dev", "test")
         if len(getattr(data, split))
-        for name, value in trainer.evaluate(data.batches(split)).items()
+        for name, value in evaluate(model, data.batches(split)).items()
     }
+
+
+def _find_in_file(
+    out: Path, experiment: Experiment, finding: FindingSettings, on_round: Callable[[Row], None]
+) -> list[Row]:
+    """The ticket of a pruned model's file: its zeros, and the weights that are to be rewound to."""
+    experiment = dataclasses.replace(experiment, model=ModelSettings(model=None))
+    settings = {**experiment.describe(), **describe(finding)}
+    for name in ("model", "rewind"):
+        if (path := settings[f"{name}_path"]) is not None:
+            settings[f"{name}_sha256"] = sha256(existing_model(path))
+    run = Run(out, "find", settings)
+    run.check()
+    metrics = out / "metrics.jsonl"
+    if metrics.exists():
+        return read_json_lines(metrics)
+    start = time.perf_counter()
+    data = experiment.load_data()
+    last_step = experiment.training.steps(data.steps_per_epoch)
+    rewind_step = finding.rewind_step(data.steps_per_epoch, last_step)
+    model = load_pruned(finding.model_path)
+    _check_data(model, data, finding.model_path)
+    ticket = Ticket.from_pruned(
+        model, None if finding.rewind_path is None else load_pruned(finding.rewind_path)
+    )
+    info = {
+        **ticket.info,
+        "dataset": experiment.data.dataset,
+        "seed": experiment.training.seed,
+        "settings": settings,
+        "rewind_step": rewind_step,
+        "round": 1,
+    }
+    ticket = dataclasses.replace(ticket, info=info)
+    warn_of_collapse(ticket.masks)
+    plain = strip(model)
+    plain.compile(loss=default_loss(plain), metrics=["accuracy"])
+    row = {
+        "round": 1,
+        "sparsity": ticket.sparsity,
+        "sparsity_total": ticket.sparsity_total,
+        **_measured(plain, data),
+        "seconds": round(time.perf_counter() - start, 3),
+    }
+    run.begin()
+    ticket.save(round_folder(out, 1))
+    write_json_lines(metrics, [row])
+    on_round(row)
+    return [row]
+
+
+def _check_data(model: keras.Model, data: Dataset, path: str) -> None:
+    """Raises UsageError unless ``model`` takes the data's images and has their classes."""
+    check_graph(model)
+    wanted = (data.input_shape, (data.num_classes,))
+    shapes = [tuple(tensor.shape[1:]) for tensor in (*model.inputs, *model.outputs)]
+    if len(shapes) != 2 or not all(
+        tf.TensorShape(one).is_compatible_with(other)
+        for one, other in zip(shapes, wanted, strict=True)
+    ):
+        raise UsageError(
+            f"Expected a model from images {wanted[0]} to {data.num_classes} classes, as those of "
+            f"{data.name}; the one in {path} has inputs and outputs "
+            f"{', '.join(map(str, shapes))}: choose another --dataset or --model_path."
+        )
 
 
 def retrain_ticket(

@@ -1,18 +1,22 @@
 """lottery-tf find: draws the tickets of a network, a folder a round."""
 
-import dataclasses
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from lottery_tf.cli.flags import Parsed
 from lottery_tf.cli.terminal import Countdown, EpochStatus, console, duration, percent
 from lottery_tf.errors import UsageError
 from lottery_tf.files import read_json_lines
-from lottery_tf.finding import FindingSettings
+from lottery_tf.finding import IMPORTED, FindingSettings
+from lottery_tf.log import log
+from lottery_tf.models import ModelSettings
+from lottery_tf.prunable import PrunableSettings
+from lottery_tf.scores import METHODS
 from lottery_tf.settings import setting
 from lottery_tf.stages import Experiment, find
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class OutSettings:
     """Where the run is written."""
 
@@ -34,8 +38,26 @@ def run(flags: Parsed) -> None:
     out = flags.settings(OutSettings).folder
     experiment = Experiment(*(flags.settings(owner) for owner in Experiment.owners()))
     finding = flags.settings(FindingSettings)
+    if unused := sorted(_unused(finding.method) & flags.given):
+        log.info("not used by %s: %s", finding.method, ", ".join(f"--{name}" for name in unused))
     run_find(out, experiment, finding)
     console.print(f"Tickets: {out / 'tickets'}")
+
+
+def _unused(method: str) -> set[str]:
+    """The flags that say nothing to a method; a flagfile may have them for another one."""
+    of = {
+        "imp": {"rounds", "prune_fraction"},
+        "gmp": {"regrow", *(f.name for f in fields(FindingSettings) if f.name.startswith("gmp_"))},
+        IMPORTED: {"model_path", "rewind_path"},
+    }
+    unused = set().union(*(names for other, names in of.items() if other != method))
+    if method not in METHODS or method == "omp":
+        unused |= {"score_batches", "score_rounds"}
+    if method == IMPORTED:
+        unused |= {"sparsity", "scope", "rewind", "train_tickets"}
+        unused |= {f.name for kind in (ModelSettings, PrunableSettings) for f in fields(kind)}
+    return unused
 
 
 def run_find(out: Path, experiment: Experiment, finding: FindingSettings) -> list[dict]:

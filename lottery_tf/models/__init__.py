@@ -32,13 +32,13 @@ BUILDERS: dict[str, Callable[[Sequence[int], int, int | None], keras.Model]] = {
 
 @dataclasses.dataclass(frozen=True)
 class ModelSettings:
-    """Which model, and how wide.
+    """Which model, and how wide. None stands for one that is not of the zoo.
 
     Raises:
       UsageError: a value out of its range.
     """
 
-    model: str = setting("lenet_300_100", "the model", choices=BUILDERS)
+    model: str | None = setting("lenet_300_100", "the model", choices=BUILDERS)
     width: int | None = setting(
         None, "channels (or units) of the first stage; the paper's where not given"
     )

@@ -67,12 +67,7 @@ def source_sha256(source: str) -> str:
     """SHA-256 of a model's weights, of a file, or of the names and sums of a folder's files."""
     if isinstance(source, ModelName):
         return source.sha256
-    path = _existing(source)
-    if path.is_file():
-        return sha256(path)
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    lines = [f"{sha256(file)}  {file.relative_to(path).as_posix()}\n" for file in files]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return sha256(_existing(source))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
