@@ -1,5 +1,7 @@
 """FLOPs by hand for each kind of layer, and against TensorFlow's own count."""
 
+import doctest
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -8,6 +10,7 @@ from networks import chain, layers
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 import lottery_tf as lt
+from lottery_tf import flops
 from lottery_tf.errors import UsageError
 from lottery_tf.flops import count_flops
 from lottery_tf.keras import keras
@@ -77,6 +80,10 @@ def test_layers_by_hand(kind):
     assert count_flops(model) == {
         f"{layer.name}/{name}": 2 * count for name, count in expected.items()
     }
+
+
+def test_the_docstrings():
+    assert doctest.testmod(flops) == (0, 2)
 
 
 def test_pruned_weights_cost_nothing():

@@ -1,11 +1,18 @@
 """Overlaps of masks that a person can check."""
 
+import doctest
+import sys
+
 import numpy as np
 import pytest
 
 from lottery_tf.errors import UsageError
 from lottery_tf.masks import Masks
 from lottery_tf.overlap import Overlap, overlap
+
+
+def test_the_docstrings():
+    assert doctest.testmod(sys.modules[overlap.__module__]) == (0, 2)
 
 
 def test_four_weights():

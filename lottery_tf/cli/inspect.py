@@ -24,7 +24,7 @@ class InspectSettings:
         None, "folder of a ticket of the same network: the overlap of the two masks"
     )
     plot: str | None = setting(None, f"file for the same as a picture, {one_of(SUFFIXES)}")
-    json: str | None = setting(None, "file for the same numbers")
+    json: str | None = setting(None, "file for the same numbers as JSON")
 
     def __post_init__(self):
         if self.plot and Path(self.plot).suffix.lower() not in SUFFIXES:
@@ -92,8 +92,8 @@ def print_facts(path: str, facts: TicketFacts) -> None:
         console.print(f"FLOPs: unknown. {facts.unknown}", markup=False)
         return
     console.print(
-        f"FLOPs of one example: {facts.flops_dense:,} dense, {facts.flops_sparse:,} left; two for "
-        "each multiply-add of convolutions, Dense and EinsumDense"
+        f"FLOPs of one example: {facts.flops_dense:,} dense, {facts.flops_sparse:,} if pruned "
+        "weights cost nothing; two for each multiply-add of convolutions, Dense and EinsumDense"
     )
     if facts.not_counted:
         console.print(f"Not counted: {some(facts.not_counted)}", markup=False)

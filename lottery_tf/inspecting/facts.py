@@ -102,7 +102,7 @@ def inspect(
     by_name, together = overlap(masks, other.masks) if other else ({}, Overlap(None, None))
     network, unknown = _network(ticket, model)
     outputs, dense, sparse, not_counted = {}, {}, {}, []
-    if network:
+    if network is not None:
         outputs = _outputs(network, masks)
         try:
             dense, sparse = count_flops(network), count_flops(network, masks)

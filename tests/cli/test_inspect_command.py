@@ -37,7 +37,7 @@ def test_the_table_and_the_totals(saved, capsys):
     assert rows(out, "left dense") == [["left dense", *[""] * 4, "33.33 %", "33.33 %"]]
     assert rows(out, "total") == [["total", "", "2", "50.00 %", "", "100.00 %", "66.67 %"]]
     assert "50.00 % of the 4 prunable weights, 22.22 % of all 9 trainable parameters" in out
-    assert "FLOPs of one example: 12 dense, 8 left" in out
+    assert "FLOPs of one example: 12 dense, 8 if pruned weights cost nothing" in out
     assert "Jaccard" not in out and "collapsed" not in out
 
 
