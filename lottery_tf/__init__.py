@@ -25,6 +25,8 @@ _WHERE = {
     "find_ticket": "finding",
     "find_tickets": "finding",
     "export": "exporting",
+    "count_flops": "flops",
+    "inspect": "inspecting",
 }
 _MODULES = ("models", "data")
 

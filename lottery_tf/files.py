@@ -52,17 +52,22 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes ``text`` to ``path``, whole or not at all; the folder is made if it is missing."""
+def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+    """Writes ``content`` to ``path``, whole or not at all; the folder is made if it is missing."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     new = _beside(path)
     try:
-        new.write_text(text, encoding="utf-8")
+        new.write_bytes(content)
         _to_disk(new)
         new.replace(path)
     finally:
         new.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """``write_bytes`` of ``text`` in UTF-8."""
+    write_bytes(path, text.encode())
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

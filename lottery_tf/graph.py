@@ -289,6 +289,7 @@ class Call:
     layer: keras.layers.Layer
     before: list["Call"]
     after: list["Call"] = dataclasses.field(default_factory=list)
+    node: Any = None  # Keras' own record of it, with the shapes; a model's input has none
 
 
 def calls(model: keras.Model) -> tuple[list[Call], list[Call]]:
@@ -310,7 +311,7 @@ def calls(model: keras.Model) -> tuple[list[Call], list[Call]]:
                 results = walk(node.layer, sources)
             else:
                 before = list(dict.fromkeys(c for source in sources for c in source))
-                call = Call(paths[id(node.layer)], node.layer, before)
+                call = Call(paths[id(node.layer)], node.layer, before, node=node)
                 for earlier in before:
                     earlier.after.append(call)
                 found.append(call)

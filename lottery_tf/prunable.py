@@ -84,17 +84,23 @@ def prunable_attributes(
     layer: keras.layers.Layer, kinds: tuple[str, ...] = tuple(KINDS)
 ) -> list[str]:
     """The names of the attributes of ``layer`` that hold prunable variables."""
-    held = {name: value for name, value in vars(layer).items() if isinstance(value, tf.Variable)}
-    attributes = {
-        attribute
-        for kind in kinds
-        for attribute in KINDS[kind][1]
-        if isinstance(layer, KINDS[kind][0])
-    }
+    attributes = set(kernel_attributes(layer, kinds))
     if hasattr(layer, "get_prunable_weights"):
         own = {variable.ref() for variable in layer.get_prunable_weights()}
-        attributes |= {name for name, variable in held.items() if variable.ref() in own}
-    return sorted(attributes & held.keys())
+        attributes |= {name for name, variable in _held(layer).items() if variable.ref() in own}
+    return sorted(attributes)
+
+
+def kernel_attributes(
+    layer: keras.layers.Layer, kinds: tuple[str, ...] = tuple(KINDS)
+) -> list[str]:
+    """The names of the attributes of ``layer`` that hold the kernels of ``KINDS``."""
+    attributes = {a for kind in kinds if isinstance(layer, KINDS[kind][0]) for a in KINDS[kind][1]}
+    return sorted(attributes & _held(layer).keys())
+
+
+def _held(layer: keras.layers.Layer) -> dict[str, tf.Variable]:
+    return {name: value for name, value in vars(layer).items() if isinstance(value, tf.Variable)}
 
 
 def left_dense(model: keras.Model, masked: set[str]) -> list[str]:

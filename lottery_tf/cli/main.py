@@ -22,6 +22,7 @@ from lottery_tf.settings import nearest
 COMMANDS = {
     "quickstart": ("lottery_tf.cli.quickstart", "the whole way on a small dataset, in minutes"),
     "find": ("lottery_tf.cli.find", "train and prune a model until it is a sparse ticket"),
+    "inspect": ("lottery_tf.cli.inspect", "show what is left of a ticket, layer by layer"),
     "retrain": ("lottery_tf.cli.retrain", "train a ticket from its rewound weights by a recipe"),
     "evaluate": ("lottery_tf.cli.evaluate", "measure a finished or exported model on a dataset"),
     "export": ("lottery_tf.cli.export", "write a retrained model as SavedModel or TFLite"),

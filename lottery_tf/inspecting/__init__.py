@@ -1,0 +1,6 @@
+"""What is left of a ticket's network, in numbers and as a picture."""
+
+from lottery_tf.inspecting.facts import TicketFacts, WeightFacts, inspect
+from lottery_tf.inspecting.picture import SUFFIXES, draw
+
+__all__ = ["SUFFIXES", "TicketFacts", "WeightFacts", "draw", "inspect"]

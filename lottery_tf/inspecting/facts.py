@@ -1,0 +1,179 @@
+"""A ticket's weights in numbers: what is kept, which outputs are dead, what it costs."""
+
+import dataclasses
+
+import numpy as np
+
+from lottery_tf.errors import UsageError
+from lottery_tf.flops import TRANSPOSED, count_flops
+from lottery_tf.graph import named_layers, named_variables, unwrapped
+from lottery_tf.keras import keras
+from lottery_tf.masks import Masks
+from lottery_tf.overlap import Overlap, overlap
+from lottery_tf.prunable import kernel_attributes, left_dense
+from lottery_tf.ticket import Ticket
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightFacts:
+    """What is left of one prunable weight.
+
+    Attributes:
+      name: ``layer/variable``, as in the ticket's masks.
+      shape: of the weight.
+      kept: number of surviving weights; the layer is collapsed where there is none.
+      sparsity: share that is pruned, in [0, 1].
+      outputs: the layer's output channels that this kernel makes (units of Dense, the channels
+        between the two kernels of a separable convolution for its depthwise kernel, all that the
+        equation of EinsumDense lets the kernel tell apart); None where it is unknown.
+      dead_outputs: those whose incoming weights in this kernel are all pruned.
+      flops_dense: the kernel's FLOPs for one example as ``count_flops`` counts them, nothing
+        pruned; None where they are unknown.
+      flops_sparse: those of the kept weights.
+      other_sparsity: the other ticket's sparsity here; None without one.
+      jaccard: what both tickets keep as a share of what either keeps; None where neither keeps
+        anything.
+      random: the same of two random masks of these two sparsities (``overlap.Overlap``).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kept: int
+    sparsity: float
+    outputs: int | None = None
+    dead_outputs: int | None = None
+    flops_dense: int | None = None
+    flops_sparse: int | None = None
+    other_sparsity: float | None = None
+    jaccard: float | None = None
+    random: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class TicketFacts:
+    """What is left of a ticket's network.
+
+    Attributes:
+      weights: a row a prunable weight, in the order of the ticket's masks.
+      kept: number of surviving weights among the prunable ones.
+      prunable: number of prunable weights.
+      sparsity: share of the prunable weights that is pruned.
+      trainable_parameters: number of all trainable parameters, prunable or not.
+      sparsity_total: share of all trainable parameters that is pruned.
+      flops_dense: FLOPs of all counted kernels for one example, also of those that are left
+        dense; nothing pruned. None where they are unknown.
+      flops_sparse: the same without those of the pruned weights, as if a zero cost nothing.
+      not_counted: trainable weights of rank 2 and more whose layers are of kinds that
+        ``count_flops`` leaves out.
+      unknown: why FLOPs, and outputs if they are missing too, are None; None if they are not.
+      other_sparsity, jaccard, random: as in ``WeightFacts``, of all weights together.
+    """
+
+    weights: list[WeightFacts]
+    kept: int
+    prunable: int
+    sparsity: float
+    trainable_parameters: int
+    sparsity_total: float
+    flops_dense: int | None = None
+    flops_sparse: int | None = None
+    not_counted: list[str] = dataclasses.field(default_factory=list)
+    unknown: str | None = None
+    other_sparsity: float | None = None
+    jaccard: float | None = None
+    random: float | None = None
+
+
+def inspect(
+    ticket: Ticket, other: Ticket | None = None, model: keras.Model | None = None
+) -> TicketFacts:
+    """What is left of a ticket's network, weight by weight and in total.
+
+    Args:
+      ticket: the ticket.
+      other: a ticket of the same network, to compare the masks with.
+      model: a model of the ticket's architecture, where that cannot be read from its file: with
+        a Lambda layer or layers of the user's own. Without it FLOPs and outputs are None there.
+
+    Raises:
+      UsageError: if ``other`` has other weights, or ``model`` is of another architecture.
+    """
+    masks = ticket.masks
+    by_name, together = overlap(masks, other.masks) if other else ({}, Overlap(None, None))
+    network, unknown = _network(ticket, model)
+    outputs, dense, sparse, not_counted = {}, {}, {}, []
+    if network is not None:
+        outputs = _outputs(network, masks)
+        try:
+            dense, sparse = count_flops(network), count_flops(network, masks)
+            not_counted = left_dense(network, set(dense))
+        except UsageError as error:
+            unknown = str(error)
+    rows = []
+    for name, mask in masks.items():
+        one = Masks({name: mask})
+        made, dead = outputs.get(name, (None, None))
+        rows.append(
+            WeightFacts(
+                name=name,
+                shape=mask.shape,
+                kept=one.kept,
+                sparsity=one.sparsity,
+                outputs=made,
+                dead_outputs=dead,
+                flops_dense=dense.get(name),
+                flops_sparse=sparse.get(name),
+                other_sparsity=Masks({name: other.masks[name]}).sparsity if other else None,
+                **by_name[name]._asdict() if other else {},
+            )
+        )
+    return TicketFacts(
+        weights=rows,
+        kept=masks.kept,
+        prunable=masks.total,
+        sparsity=masks.sparsity,
+        trainable_parameters=ticket.info["trainable_parameters"],
+        sparsity_total=ticket.sparsity_total,
+        flops_dense=None if unknown else sum(dense.values()),
+        flops_sparse=None if unknown else sum(sparse.values()),
+        not_counted=not_counted,
+        unknown=unknown,
+        other_sparsity=other.sparsity if other else None,
+        **together._asdict(),
+    )
+
+
+def _network(ticket: Ticket, model: keras.Model | None) -> tuple[keras.Model | None, str | None]:
+    """The ticket's model, or None and why its file does not give one."""
+    try:
+        return ticket.build(model), None
+    except UsageError as error:
+        if model is not None:
+            raise
+        return None, str(error)
+
+
+def _outputs(network: keras.Model, masks: Masks) -> dict[str, tuple[int, int]]:
+    """Name of a kernel → its number of outputs, and how many of them are dead."""
+    names = {variable.ref(): name for name, variable in named_variables(network).items()}
+    found = {}
+    for layer in map(unwrapped, named_layers(network).values()):
+        for attribute in kernel_attributes(layer):
+            name = names[getattr(layer, attribute).ref()]
+            if name in masks:
+                alive = masks[name].any(axis=_input_axes(layer, attribute, masks[name].ndim))
+                found[name] = alive.size, int(np.count_nonzero(~alive))
+    return found
+
+
+def _input_axes(layer: keras.layers.Layer, attribute: str, rank: int) -> tuple[int, ...]:
+    """The axes of a kernel along which one output's incoming weights lie."""
+    if attribute == "depthwise_kernel":  # [..., inputs, multiplier]: each pair is an output
+        return tuple(range(rank - 2))
+    if isinstance(layer, TRANSPOSED):  # [..., outputs, inputs]
+        return (*range(rank - 2), rank - 1)
+    if isinstance(layer, keras.layers.EinsumDense):
+        operands, _, output = layer.equation.partition("->")
+        kernel = operands.partition(",")[2]
+        return tuple(axis for axis, label in enumerate(kernel) if label not in output)
+    return tuple(range(rank - 1))

@@ -1,0 +1,110 @@
+"""A ticket's facts as a picture: a row a weight, as in the table."""
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from lottery_tf.errors import UsageError
+from lottery_tf.files import write_bytes
+from lottery_tf.inspecting.facts import TicketFacts
+from lottery_tf.settings import one_of
+
+SUFFIXES = (".png", ".svg")
+# Colours that colour-blind readers can tell, also by their lightness.
+_BLUE, _ORANGE, _GREY = "#0072b2", "#e69f00", "#c8c8c8"
+
+
+def draw(
+    facts: TicketFacts, path: str | os.PathLike, names: Sequence[str] = ("ticket", "other")
+) -> None:
+    """Draws the sparsity of each weight, its share of the FLOPs, and the overlap of two tickets.
+
+    Args:
+      facts: what ``inspect`` returned.
+      path: the file, .png or .svg; it appears whole or not at all.
+      names: of the ticket and of the one it is compared with, for the title.
+
+    Raises:
+      UsageError: for another kind of file, or where matplotlib (the extra [plot]) is missing.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UsageError(f"Expected a picture {one_of(SUFFIXES)}, got {path}.")
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UsageError(
+            "Expected matplotlib for the picture; it is not installed: install lottery_tf with "
+            "its extra [plot]."
+        ) from None
+    compared = facts.other_sparsity is not None
+    panels = [_sparsity]
+    panels += [_flops] if facts.flops_dense else []
+    panels += [_jaccard] if compared else []
+    count = len(facts.weights)
+    # Many rows stand closer, so that 110 of them stay below half a metre.
+    row, size = (0.24, 9) if count <= 40 else (0.14, 7)
+    label = max((len(weight.name) for weight in facts.weights), default=0) * size / 120
+    shape = (0.5 + label + 3.1 * len(panels), 2 + row * count)
+    figure = Figure(figsize=shape, layout="constrained")
+    title = f"{names[0]}\ncompared with {names[1]}" if compared else names[0]
+    figure.suptitle(title, fontsize="medium", wrap=True)
+    every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, panel in zip(every, panels, strict=True):
+        panel(axes, facts, size)
+        axes.grid(axis="x", alpha=0.3)
+        axes.set_axisbelow(True)
+        axes.tick_params(labeltop=True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=2, frameon=False)
+    every[0].set_yticks(range(count), [weight.name for weight in facts.weights], fontsize=size)
+    every[0].set_ylim(count - 0.4, -0.6)
+    content = io.BytesIO()
+    figure.savefig(content, format=suffix[1:], dpi=150)
+    write_bytes(path, content.getvalue())
+
+
+def _sparsity(axes, facts: TicketFacts, size: int) -> None:
+    """Bars of one or two tickets; a number beside each where there is one."""
+    weights = facts.weights
+    tickets = [("ticket", _BLUE, facts.sparsity, [w.sparsity for w in weights])]
+    if facts.other_sparsity is not None:
+        others = [w.other_sparsity for w in weights]
+        tickets.append(("compared", _ORANGE, facts.other_sparsity, others))
+    height = 0.8 / len(tickets)
+    style = {"va": "center", "fontsize": size if len(tickets) == 1 else 0.7 * size}
+    for number, (name, colour, total, shares) in enumerate(tickets):
+        places = [row + height * (number + 0.5) - 0.4 for row in range(len(weights))]
+        label = f"{name}: {100 * total:.2f} in total"
+        axes.barh(places, [100 * share for share in shares], height, color=colour, label=label)
+        for place, share in zip(places, shares, strict=True):
+            if share == 1:
+                axes.text(101, place, "collapsed", weight="bold", **style)
+            elif len(tickets) == 1:
+                axes.text(100 * share + 1, place, f"{100 * share:.2f}", **style)
+    axes.set(title="Sparsity, %", xlim=(0, 125), xticks=range(0, 101, 25))
+
+
+def _flops(axes, facts: TicketFacts, size: int) -> None:
+    """The ticket's FLOPs in front of the dense network's."""
+
+    def bars(flops, height, colour, label):
+        shares = [100 * (each or 0) / facts.flops_dense for each in flops]
+        axes.barh(range(len(shares)), shares, height, color=colour, label=label)
+
+    left = 100 * facts.flops_sparse / facts.flops_dense
+    bars([w.flops_dense for w in facts.weights], 0.8, _GREY, "dense")
+    bars([w.flops_sparse for w in facts.weights], 0.4, _BLUE, f"ticket: {left:.2f} in total")
+    axes.set(title="FLOPs, % of the dense network's")
+
+
+def _jaccard(axes, facts: TicketFacts, size: int) -> None:
+    """The overlap of the two masks, and a line where that of two random ones would be."""
+    overlaps = [(w.jaccard or 0, w.random or 0) for w in facts.weights]
+    rows = range(len(overlaps))
+    found, random = zip(*overlaps, strict=True) if overlaps else ((), ())
+    total = "none" if facts.jaccard is None else f"{facts.jaccard:.3f}"
+    axes.barh(rows, found, 0.8, color=_GREY, label=f"these two: {total} in total")
+    axes.plot(random, rows, "|", color="black", ms=size, mew=2, label="two random masks")
+    axes.set(title="Jaccard overlap", xlim=(0, 1))

@@ -1,0 +1,102 @@
+"""lottery-tf inspect as its user runs it."""
+
+import json
+
+import numpy as np
+import pytest
+
+import lottery_tf as lt
+from lottery_tf.cli.main import main
+from lottery_tf.keras import keras
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """(name, mask of four weights) → the folder of a ticket of 2 → 2 → 1."""
+
+    def save(name, mask, *between):
+        dense, head = keras.layers.Dense(2, name="d"), keras.layers.Dense(1, name="head")
+        model = keras.Sequential([keras.Input((2,)), dense, *between, head])
+        lt.Ticket.of(model, lt.Masks({"d/kernel": mask})).save(tmp_path / name)
+        return str(tmp_path / name)
+
+    return save
+
+
+def rows(out, name="d/kernel"):
+    """The cells of each row of that name."""
+    cells = ([cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines())
+    return [row for row in cells if row and row[0] == name]
+
+
+def test_the_table_and_the_totals(saved, capsys):
+    assert main(["inspect", saved("one", [[1, 0], [1, 0]])]) == 0
+    out = capsys.readouterr().out
+    # The kernel has 8 of the 12 FLOPs.
+    assert rows(out) == [["d/kernel", "2×2", "2", "50.00 %", "1 of 2", "66.67 %", "33.33 %"]]
+    assert rows(out, "left dense") == [["left dense", *[""] * 4, "33.33 %", "33.33 %"]]
+    assert rows(out, "total") == [["total", "", "2", "50.00 %", "", "100.00 %", "66.67 %"]]
+    assert "50.00 % of the 4 prunable weights, 22.22 % of all 9 trainable parameters" in out
+    assert "FLOPs of one example: 12 dense, 8 if pruned weights cost nothing" in out
+    assert "Jaccard" not in out and "collapsed" not in out
+
+
+def test_a_collapsed_layer(saved, capsys):
+    assert main(["inspect", saved("one", np.zeros((2, 2)))]) == 0
+    (row,) = rows(capsys.readouterr().out)
+    assert row[2:5] == ["0", "collapsed", "2 of 2"]
+
+
+def test_two_tickets_as_table_json_and_picture(saved, tmp_path, capsys):
+    one, other = saved("one", [[1, 0], [1, 0]]), saved("other", [[1, 0], [0, 0]])
+    numbers, picture = tmp_path / "out" / "facts.json", tmp_path / "out" / "facts.png"
+    words = [f"--compare={other}", f"--json={numbers}", f"--plot={picture}"]
+    assert main(["inspect", one, *words]) == 0
+    out = capsys.readouterr().out
+    assert rows(out)[1] == ["d/kernel", "50.00 %", "75.00 %", "0.500", "0.200"]
+    assert rows(out, "total")[1] == ["total", "50.00 %", "75.00 %", "0.500", "0.200"]
+    facts = json.loads(numbers.read_text())
+    assert (facts["flops_dense"], facts["flops_sparse"], facts["jaccard"]) == (12, 8, 0.5)
+    assert facts["weights"][0]["name"] == "d/kernel" and facts["weights"][0]["dead_outputs"] == 1
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_ticket_of_a_run(found, capsys):
+    ticket = found / "tickets" / "round_02"
+    assert main(["inspect", str(ticket), f"--compare={found / 'tickets' / 'round_01'}"]) == 0
+    out = capsys.readouterr().out
+    # Round 2 keeps 80 % of what round 1 keeps.
+    assert float(rows(out, "total")[1][3]) == pytest.approx(0.8, abs=0.002)
+
+
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
+def test_an_architecture_that_is_not_read_from_a_file(saved, capsys):
+    ticket = saved("one", [[1, 0], [1, 0]], keras.layers.Lambda(lambda x: x))
+    assert main(["inspect", ticket]) == 0
+    out = capsys.readouterr().out
+    assert rows(out) == [["d/kernel", "2×2", "2", "50.00 %", "–", "–", "–"]]
+    assert "FLOPs: unknown. Expected layers that are data; the model has a Lambda layer" in out
+
+
+MISTAKES = {
+    "no ticket": ([], "Expected one ticket, RUN/tickets/round_NN"),
+    "two tickets": (["T", "T"], "a second one goes to --compare); got 2"),
+    "no such folder": (["/no"], "ticket.json) at /no; there is none"),
+    "no such folder to compare": (["T", "--compare=/no"], "ticket.json) at /no; there is none"),
+    "another network": (["T", "--compare=OTHER"], "not in both: d/kernel, other/kernel. Compare"),
+    "unknown kind of picture": (["T", "--plot=a.pdf"], "--plot takes a file .png or .svg, not 'a"),
+    "a place that cannot be": (["T", "--json=T/ticket.json/a.json"], "files that can be written;"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_one_sentence(mistake, saved, tmp_path, capfd):
+    words, told = MISTAKES[mistake]
+    ticket, other = saved("one", [[1, 0], [1, 0]]), tmp_path / "other"
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, name="other")])
+    lt.Ticket.of(model, lt.Masks({"other/kernel": np.ones((2, 2))})).save(other)
+    places = {"T": ticket, "--compare=OTHER": f"--compare={other}"}
+    words = [places.get(word, word.replace("=T/", f"={ticket}/")) for word in words]
+    assert main(["inspect", *words]) == 2
+    message = capfd.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("lottery-tf inspect: ") and told in message
