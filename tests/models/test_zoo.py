@@ -13,16 +13,20 @@ from lottery_tf.models import BUILDERS, ModelSettings, create
 SMALL = {
     **{"lenet_300_100": 6, "conv4": 2, "resnet8_half": 2},
     **{"resnet20": 2, "resnet32": 2, "resnet56": 2},
+    **{"resnet18": 2, "resnet34": 2, "vgg16": 2},
 }
 
 
 # One of each family, where a test builds twice.
-FAMILIES = ["lenet_300_100", "conv4", "resnet20"]
+FAMILIES = ["lenet_300_100", "conv4", "resnet20", "vgg16"]
+
+
+SHAPE = collections.defaultdict(lambda: (9, 8, 3), vgg16=(33, 32, 3))
 
 
 @functools.cache
 def small(name: str) -> keras.Model:
-    return create(name, input_shape=(9, 8, 3), num_classes=5, width=SMALL[name])
+    return create(name, input_shape=SHAPE[name], num_classes=5, width=SMALL[name])
 
 
 def trainable(model: keras.Model) -> int:
@@ -33,11 +37,13 @@ def trainable(model: keras.Model) -> int:
 def test_a_model_is_functional_uncompiled_and_ends_in_logits(name):
     model = small(name)
     assert model.name == name
-    assert model.input_shape == (None, 9, 8, 3)
+    assert model.input_shape == (None, *SHAPE[name])
     assert model.output_shape == (None, 5)
     assert isinstance(model, keras.Model) and model._is_graph_network
     assert model.optimizer is None
-    logits = model(np.random.default_rng(0).normal(size=(2, 9, 8, 3)).astype(np.float32)).numpy()
+    logits = model(
+        np.random.default_rng(0).normal(size=(2, *SHAPE[name])).astype(np.float32)
+    ).numpy()
     assert logits.shape == (2, 5)
     # A softmax would be positive and sum to 1.
     assert (logits < 0).any() and not np.allclose(logits.sum(axis=1), 1)
@@ -53,7 +59,7 @@ def test_layer_names_are_unique(name):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_layer_names_are_the_same_each_time(name):
-    again = create(name, (8, 8, 1), 3, SMALL[name])
+    again = create(name, (32, 32, 1), 3, SMALL[name])
     assert [layer.name for layer in again.layers] == [layer.name for layer in small(name).layers]
 
 
@@ -71,6 +77,9 @@ def test_the_only_activations_are_relu_layers(name):
             "resnet20": 19,
             "resnet32": 31,
             "resnet56": 55,
+            "resnet18": 17,
+            "resnet34": 33,
+            "vgg16": 13,
         }[name]
     )
 
@@ -86,7 +95,7 @@ def test_a_model_comes_back_from_its_config(name):
 def test_the_seed_decides_the_weights(name):
     def weights(seed):
         keras.utils.set_random_seed(seed)
-        return create(name, (8, 8, 1), 3, SMALL[name]).get_weights()
+        return create(name, (32, 32, 1), 3, SMALL[name]).get_weights()
 
     first, again, other = weights(0), weights(0), weights(1)
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
@@ -154,6 +163,15 @@ def test_resnet8_half_is_a_resnet8_on_half_the_image():
 @pytest.mark.parametrize(("name", "n"), [("resnet20", 3), ("resnet32", 5), ("resnet56", 9)])
 def test_resnets_count_as_their_formula(name, n):
     assert trainable(small(name)) == resnet_count(n, 2, 3, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    # With 10 classes at 32×32 of 3 channels, as the PyTorch models that the papers train.
+    [("resnet18", 11_173_962), ("resnet34", 21_282_122), ("vgg16", 14_728_266)],
+)
+def test_wide_models_count_as_the_reference(name, count):
+    assert trainable(create(name, (32, 32, 3), 10)) == count
 
 
 def test_depth_is_the_number_of_layers_with_weights_on_the_longest_path():

@@ -1,8 +1,9 @@
-"""The ResNets for CIFAR, of depth 6n + 2: three stages of n basic blocks.
+"""ResNets of basic blocks for small images.
 
-He et al., "Deep Residual Learning for Image Recognition", https://arxiv.org/abs/1512.03385,
-section 4.2, with option B at the two shortcuts that change shape: a 1×1 convolution with
-BatchNorm. A convolution of stride 2 pads an even image at its lower right only, as Keras does.
+He et al., "Deep Residual Learning for Image Recognition", https://arxiv.org/abs/1512.03385: those
+for CIFAR of section 4.2, and ResNet-18 and -34 of table 1 with a stem for small images, as the
+literature on lottery tickets trains them. Shortcuts that change shape are option B: a 1×1
+convolution with BatchNorm. A convolution of stride 2 pads an even image at its lower right only, as Keras does.
 BatchNorm has PyTorch's momentum and epsilon, which the papers on lottery tickets trained with;
 Keras's own momentum lags far behind in short training.
 """
@@ -12,7 +13,8 @@ from collections.abc import Sequence
 from lottery_tf.keras import keras
 from lottery_tf.models.shapes import check_halvings
 
-WIDTH = 16
+CIFAR_WIDTH, WIDTH = 16, 64
+_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 
 
 def cifar_resnet(
@@ -34,16 +36,34 @@ def cifar_resnet(
         stage's two halvings leave nothing to halve.
     """
     name = f"resnet{depth}_half" if halving_stem else f"resnet{depth}"
-    check_halvings(name, input_shape, 3 if halving_stem else 2)
     blocks, remainder = divmod(depth - 2, 6)
     if remainder or blocks < 1:
         raise ValueError(f"Expected a depth of 6n + 2, such as 20. Received: {depth}.")
+    width = width or CIFAR_WIDTH
+    return _resnet(name, (blocks,) * 3, width, input_shape, num_classes, halving_stem)
+
+
+def resnet(
+    depth: int, input_shape: Sequence[int], num_classes: int, width: int | None = None
+) -> keras.Model:
+    """ResNet-18 or -34 with a 3×3 stem of stride 1 and no pooling behind it.
+
+    Four stages of ``width`` (64), 2·width, 4·width and 8·width channels.
+
+    Raises:
+      UsageError: the image is smaller than 8×8.
+    """
     width = width or WIDTH
+    return _resnet(f"resnet{depth}", _BLOCKS[depth], width, input_shape, num_classes)
+
+
+def _resnet(name, blocks, width, input_shape, num_classes, halving_stem=False) -> keras.Model:
+    check_halvings(name, input_shape, len(blocks) - 1 + halving_stem)
     images = keras.Input(input_shape, name="image")
     x = _conv_bn(images, width, "stem_conv", "stem_bn", stride=2 if halving_stem else 1)
     x = keras.layers.ReLU(name="stem_relu")(x)
-    for stage in range(3):
-        for block in range(blocks):
+    for stage, number in enumerate(blocks):
+        for block in range(number):
             stride = 2 if stage > 0 and block == 0 else 1
             x = _basic_block(x, width * 2**stage, stride, f"stage{stage + 1}_block{block + 1}")
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
