@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lottery_tf.errors import UsageError
-from lottery_tf.graph import check_graph
 from lottery_tf.keras import keras
 from lottery_tf.settings import describe, nearest, one_of, restore
 from lottery_tf.tweaks import TWEAKS, Tweak
 from lottery_tf.tweaks.soft_labels import default_loss
-from lottery_tf.wrapper import masked_by_us, strip
+from lottery_tf.tweaks.tweak import put_on, taken_off
+from lottery_tf.wrapper import strip
 
 # Recipes that have a name of their own; a tweak's name stands for that tweak alone.
 RECIPES: dict[str, tuple[str, ...]] = {
@@ -87,14 +87,14 @@ class Recipe:
         Args:
           model: a built Sequential or functional tf_keras model, masked or dense, not compiled.
           data: a ``tf.data.Dataset`` of training batches, for tweaks that look at them.
+
+        Raises:
+          UsageError: for a model of another kind, with layers that cannot be copied, or that one of
+            the tweaks does not fit.
         """
-        check_graph(model)
-        self._model = model = masked_by_us(model)
-        for tweak in self.tweaks:
-            model = tweak.change(model, data)
-        for tweak in self.tweaks:
-            tweak.attach(model)
-        return model
+        prepared = put_on(self.tweaks, model, data)
+        self._model = model
+        return prepared
 
     def loss(self, loss: keras.losses.Loss | str | None = None) -> keras.losses.Loss:
         """The training loss.
@@ -139,11 +139,7 @@ class Recipe:
         Raises:
           UsageError: if a tweak has still an effect.
         """
-        for tweak in self.tweaks:
-            tweak.check_progress(model)
-        for tweak in reversed(self.tweaks):
-            model = tweak.restore(model)
-        return strip(model)
+        return strip(taken_off(self.tweaks, model))
 
 
 def tweak_settings() -> type:

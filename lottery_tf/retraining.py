@@ -20,6 +20,7 @@ from lottery_tf.recipe import Recipe
 from lottery_tf.ticket import Ticket
 from lottery_tf.training import Trainer, TrainingSettings, evaluate
 from lottery_tf.tweaks.distillation import Distillation
+from lottery_tf.tweaks.soft_labels import default_loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,9 +119,7 @@ def _stream(recipe: Recipe, model: keras.Model, data: Dataset) -> Callable[[int]
 
 def compiled_for_evaluation(model: keras.Model) -> keras.Model:
     """Compiles a model to measure the plain cross-entropy and the accuracy; returns it."""
-    recipe = Recipe("vanilla")
-    model = recipe.prepare(model)
-    model.compile(loss=recipe.loss(), metrics=["accuracy"])
+    model.compile(loss=default_loss(model), metrics=["accuracy"])
     return model
 
 

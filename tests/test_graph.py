@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from layer_cases import CASES
-from networks import assert_same, chain, layers, mlp, values
+from networks import Opaque, assert_same, chain, examples, layers, mlp, values
 
 from lottery_tf.errors import UsageError
 from lottery_tf.graph import (
     assign,
     calls,
     check_graph,
+    copy_layer,
     layer_paths,
     named_layers,
     named_variables,
@@ -70,6 +71,37 @@ def test_a_rebuilt_model_has_the_changed_layers():
     x = np.random.default_rng(0).standard_normal((2, 4)).astype(np.float32)
     expected = np.tanh(model.layers[1](x))
     np.testing.assert_allclose(rebuild(model, wider)(x), expected, rtol=1e-6)
+
+
+def times(factor):
+    def scaled(x, *args):
+        return factor * x
+
+    return scaled
+
+
+def test_functions_and_constants_of_a_users_own_are_copied():
+    inputs = keras.Input((5, 4))
+    x = layers.TimeDistributed(layers.Dense(4, activation=times(2.0)))(inputs)
+    x = layers.LSTM(4, activation=times(0.5))(x)
+    x = layers.Add()([tf.maximum(x, tf.constant([0.0, 0.1, 0.2, 0.3])), tf.ones((1, 4))])
+    model = keras.Model(inputs, layers.Dense(3, activation=times(3.0))(x))
+    x, _ = examples(2, (5, 4))
+    np.testing.assert_array_equal(rebuild(model, copy_layer)(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (lambda: Opaque(object()), r"the layer 'opaque' \(Opaque\) it cannot \(Layer Opaque was"),
+        (lambda: layers.Dense(2, lambda x: x, name="it"), "the layer 'it' .*functions with a name"),
+        (lambda: layers.LSTM(2, times(1), times(2), name="it"), "the layer 'it' .*: give it"),
+    ],
+)
+def test_layers_that_cannot_be_copied_get_one_sentence(layer, words):
+    with pytest.raises(UsageError, match=words) as error:
+        rebuild(chain(layer(), shape=(4, 3)), copy_layer)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
 
 
 def test_renaming():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from layer_cases import CASES
-from networks import assert_same, chain, examples, layers, mlp, random_masks, values
+from networks import Opaque, assert_same, chain, examples, layers, mlp, random_masks, values
 
 import lottery_tf as lt
 from lottery_tf.errors import UsageError
@@ -77,6 +77,16 @@ def test_the_loss_needs_a_model_or_a_loss():
 def test_not_a_model():
     with pytest.raises(UsageError, match="Expected a tf_keras model"):
         lt.Recipe("vanilla").prepare(3)
+
+
+@pytest.mark.parametrize("name", ["vanilla", *TWEAKS])
+def test_a_layer_that_cannot_be_copied_is_refused_before_the_training(name):
+    model = chain(layers.Conv2D(3, 2), Opaque(object()), layers.Flatten(), shape=(4, 4, 1))
+    data = tf.data.Dataset.from_tensors(examples(2, (4, 4, 1)))
+    recipe = lt.Recipe(name, {"distillation_teacher": model})
+    for each in (recipe, *recipe.tweaks):
+        with pytest.raises(UsageError, match="Expected layers .* the layer 'opaque'"):
+            each.prepare(model, data)
 
 
 def softmax_function():

@@ -9,14 +9,14 @@ import numpy as np
 import tensorflow as tf
 
 from lottery_tf.errors import UsageError
-from lottery_tf.graph import check_graph, named_variables
+from lottery_tf.graph import check_graph, copy_layer, named_variables
 from lottery_tf.keras import keras
 from lottery_tf.log import log
 from lottery_tf.settings import check_choices, setting
 from lottery_tf.tweaks.soft_labels import default_loss
 from lottery_tf.tweaks.tweak import Tweak
 from lottery_tf.tweaks.virtual_step import objective_of
-from lottery_tf.wrapper import copy_layer, remake
+from lottery_tf.wrapper import remake
 
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8  # of the Adam that learns the scales
 _DROPOUT = (keras.layers.Dropout, keras.layers.GaussianDropout, keras.layers.AlphaDropout)

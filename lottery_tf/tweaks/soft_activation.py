@@ -6,11 +6,12 @@ import math
 import tensorflow as tf
 
 from lottery_tf.errors import UsageError
+from lottery_tf.graph import copy_layer
 from lottery_tf.keras import keras
 from lottery_tf.log import log, some
 from lottery_tf.settings import setting
 from lottery_tf.tweaks.fade import FadingLayer, FadingTweak
-from lottery_tf.wrapper import copy_layer, remake
+from lottery_tf.wrapper import remake
 
 _layers = keras.layers
 _RELU = (keras.activations.relu, tf.nn.relu)
