@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import tensorflow as tf
+
 from lottery_tf.errors import UsageError
 from lottery_tf.keras import keras
 from lottery_tf.settings import describe, nearest, one_of, restore
@@ -96,12 +98,16 @@ class Recipe:
         self._model = model
         return prepared
 
-    def loss(self, loss: keras.losses.Loss | str | None = None) -> keras.losses.Loss:
+    def loss(self, loss: Any = None) -> Any:
         """The training loss.
 
         Args:
-          loss: the loss to start from. Default: cross-entropy for integer or one-hot labels, on
+          loss: the loss to start from, or a list or dictionary of one for each output, as
+            ``compile`` takes it. Default: cross-entropy for integer or one-hot labels, on
             logits or on probabilities as the model given to ``prepare`` has them.
+
+        Returns:
+          the loss that the tweaks have made of it; of a list or dictionary each, but for None.
 
         Raises:
           UsageError: without ``loss`` before ``prepare``, or where some outputs are logits and
@@ -114,8 +120,12 @@ class Recipe:
                     "gives logits decides the loss. Or pass the loss to start from."
                 )
             loss = default_loss(self._model)
-        for tweak in self.tweaks:
-            loss = tweak.loss(loss) or loss
+        return tf.nest.map_structure(self._changed, loss)
+
+    def _changed(self, loss: keras.losses.Loss | str | None) -> keras.losses.Loss | str | None:
+        if loss is not None:  # else an output that is not trained
+            for tweak in self.tweaks:
+                loss = tweak.loss(loss) or loss
         return loss
 
     def callbacks(self, steps: int | None = None) -> list[keras.callbacks.Callback]:

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 import statistics
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -104,7 +105,7 @@ def find_scales(
     model: keras.Model,
     data: tf.data.Dataset,
     settings: RescaledInit | None = None,
-    loss: keras.losses.Loss | str | None = None,
+    loss: Any = None,
 ) -> Scales:
     """Searches scales for ``model``'s weights in a copy of it, and logs a line of what it found.
 
@@ -116,8 +117,9 @@ def find_scales(
         again and again. Either may be a tensor, a tuple or a dictionary; the losses of several
         outputs are added up.
       settings: default: ``RescaledInit()``.
-      loss: its mean over a batch is L. Default: that of ``settings``, else the cross-entropy on
-        logits or probabilities as the model has them.
+      loss: its mean over a batch is L; one loss, or a list or dictionary of one for each output.
+        Default: that of ``settings``, else the cross-entropy on logits or probabilities as the
+        model has them.
 
     Raises:
       UsageError: for data of another form or that do not fit the model, and for a model without
@@ -127,7 +129,7 @@ def find_scales(
     check_graph(model)
     settings = settings or RescaledInit()
     stream = _batches(data)
-    loss = _loss_of(loss or settings.criterion) or default_loss(model)
+    loss = tf.nest.map_structure(_loss_of, loss or settings.criterion) or default_loss(model)
     model = remake(model, _for_search)
     trainable = {variable.ref() for variable in model.trainable_variables}
     named = {n: each for n, each in named_variables(model).items() if each.ref() in trainable}

@@ -72,20 +72,36 @@ def objective_of(model, weights, loss, spec, sgd: bool, step_size: float):
 
 def _total(loss, labels, outputs, names: list[str]) -> tf.Tensor:
     """The sum over the outputs of their mean losses. [], at least float32."""
-    if isinstance(labels, dict) and not isinstance(outputs, dict):
-        labels = [labels[name] for name in names]
-    labels, outputs = tf.nest.flatten(labels), tf.nest.flatten(outputs)
-    if len(labels) != len(outputs):
-        raise ValueError(f"There are labels for {len(labels)} of {len(outputs)} outputs.")
-    # Not loss(…), which refuses to take the mean under a strategy.
-    loss = loss.call if isinstance(loss, keras.losses.Loss) else loss
+    if isinstance(outputs, dict):
+        names = sorted(outputs)  # as tf.nest does
+    if not tf.nest.is_nested(loss):
+        loss = [loss] * len(names)
+    losses, labels = _of_each("losses", loss, names), _of_each("labels", labels, names)
     means = []
-    for y, output in zip(labels, outputs, strict=True):
+    for name, loss, y, output in zip(names, losses, labels, tf.nest.flatten(outputs), strict=True):
+        if loss is None:
+            continue
+        if y is None:
+            raise ValueError(f"There are no labels for {name}.")
+        # Not loss(…), which refuses to take the mean under a strategy.
+        loss = loss.call if isinstance(loss, keras.losses.Loss) else loss
         output = tf.cast(output, tf.float32) if output.dtype.size < 4 else output
         if y.shape.rank == output.shape.rank - 1 and output.shape[-1] == 1:
             y = y[..., None]
         means.append(tf.reduce_mean(loss(y, output)))
     return tf.add_n(means)
+
+
+def _of_each(what: str, given, names: list[str]) -> list:
+    """What is ``given`` for each output: by name, where it may be left out, or in their order."""
+    if isinstance(given, dict):
+        if not given.keys() <= set(names):
+            raise ValueError(f"There are {what} for {', '.join(given)} of {', '.join(names)}.")
+        return [given.get(name) for name in names]
+    given = tf.nest.flatten(given)
+    if len(given) != len(names):
+        raise ValueError(f"There are {what} for {len(given)} of {len(names)} outputs.")
+    return given
 
 
 def _inner(one: list, other: list) -> tf.Tensor:
