@@ -6,6 +6,7 @@ that it wraps, so that a weight has the same name in a model and in its wrapped 
 
 import contextlib
 import dataclasses
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -22,6 +23,7 @@ from tf_keras.src.engine.functional import has_functional_like_constructor
 
 from lottery_tf.errors import UsageError
 from lottery_tf.keras import keras
+from lottery_tf.log import log, some
 
 
 def check_graph(model: keras.Model) -> None:
@@ -180,6 +182,7 @@ def rebuild(
         if copy is None:
             with _copying(f"the model '{part.name}'"):
                 copy = keras.models.clone_model(part, clone_function=once)
+        _tell_what_is_lost(part, copy)
         return copy
 
     def once(layer):
@@ -202,6 +205,22 @@ def rebuild(
                 if name in theirs:
                     variable.assign(theirs[name])
     return copy
+
+
+_told: weakref.WeakSet[keras.Model] = weakref.WeakSet()
+
+
+def _tell_what_is_lost(model: keras.Model, copy: keras.Model) -> None:
+    """Logs, once for each model, which methods of its class a plain copy of it has not."""
+    own = set(type(model).__mro__) - set(keras.Sequential.__mro__)
+    names = {name for kind in own for name in vars(kind) if name[0] != "_"}
+    lost = sorted(names & set(dir(keras.Model)) - {"get_config", "from_config"})
+    if lost and type(copy) is not type(model) and model not in _told:
+        _told.add(model)
+        log.warning(
+            "%s: its copies are of class %s, without what %s has in %s",
+            *(model.name, type(copy).__name__, type(model).__name__, some(lost)),
+        )
 
 
 class _Held(list):

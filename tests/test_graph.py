@@ -6,6 +6,7 @@ import tensorflow as tf
 from layer_cases import CASES
 from networks import Opaque, assert_same, chain, examples, layers, mlp, values
 
+import lottery_tf as lt
 from lottery_tf.errors import UsageError
 from lottery_tf.graph import (
     assign,
@@ -71,6 +72,44 @@ def test_a_rebuilt_model_has_the_changed_layers():
     x = np.random.default_rng(0).standard_normal((2, 4)).astype(np.float32)
     expected = np.tanh(model.layers[1](x))
     np.testing.assert_allclose(rebuild(model, wider)(x), expected, rtol=1e-6)
+
+
+class OwnStep:
+    """A training step, as a model's class may have it."""
+
+    def train_step(self, data):
+        return super().train_step(data)
+
+    def helper(self):
+        return 0
+
+
+class OwnChain(OwnStep, keras.Sequential):
+    pass
+
+
+class OwnGraph(OwnStep, keras.Model):
+    pass
+
+
+class OwnBuilt(OwnGraph):
+    def __init__(self, width):
+        inputs = keras.Input((4,))
+        super().__init__(inputs, layers.Dense(width)(inputs), name="built")
+
+
+def test_what_a_plain_copy_has_not_is_said_once(lines):
+    chained = OwnChain([keras.Input((4,)), layers.Dense(2)], name="chained")
+    built = OwnBuilt(2)
+    for recipe in ("label_smoothing", "soft_activation"):
+        for model in (chained, built):
+            lt.Recipe(recipe).prepare(model)
+    whole = OwnGraph(built.inputs, built.outputs)
+    assert type(rebuild(whole, copy_layer)) is OwnGraph
+    assert [line for line in lines if "soft" not in line] == [
+        "chained: its copies are of class Sequential, without what OwnChain has in train_step",
+        "built: its copies are of class Functional, without what OwnBuilt has in train_step",
+    ]
 
 
 def times(factor):
