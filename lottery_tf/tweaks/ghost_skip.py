@@ -7,7 +7,7 @@ import tensorflow as tf
 from lottery_tf.errors import UsageError
 from lottery_tf.graph import copy_layer, named_layers, nodes, reconnected, unwrapped
 from lottery_tf.keras import keras
-from lottery_tf.log import log, some
+from lottery_tf.log import counted, log, some
 from lottery_tf.settings import nearest, setting
 from lottery_tf.tweaks.fade import CURVE_HELP, SHARE_HELP, FadingLayer, FadingTweak
 from lottery_tf.wrapper import remake
@@ -206,8 +206,8 @@ class GhostSkips(FadingTweak):
         for conv, skip in skips.values():
             _carry(conv.activation, skip.activation)
         log.info(
-            "%s: %d ghost skips; spatial convolutions without one: %s",
-            *(model.name, len(skips), some(left)),
+            "%s: %s; spatial convolutions without one: %s",
+            *(model.name, counted(len(skips), "ghost skip"), some(left)),
         )
         return changed
 
