@@ -11,7 +11,7 @@ from typing import Any
 
 from lottery_tf.errors import UsageError
 from lottery_tf.files import read_json, write_json
-from lottery_tf.keras import keras
+from lottery_tf.keras import keras, load_model
 
 # What a run is does not hang on these: a ticket and a teacher are known by their sums, wherever
 # they lie.
@@ -98,10 +98,4 @@ def load_saved_model(folder: str | os.PathLike) -> keras.Model:
         raise UsageError(
             f"Expected a SavedModel (a folder with saved_model.pb) at {folder}; there is none."
         )
-    try:
-        model = keras.models.load_model(folder, compile=False)
-    except Exception as error:  # Keras raises whatever the damaged place leads to
-        raise UsageError(f"Expected a SavedModel in {folder} that loads; {error}") from error
-    if not isinstance(model, keras.Model):
-        raise UsageError(f"Expected a SavedModel written by Keras in {folder}; it is another kind.")
-    return model
+    return load_model(folder)
