@@ -10,8 +10,9 @@ from typing import Any
 import tensorflow as tf
 
 from lottery_tf.errors import UsageError
+from lottery_tf.graph import copy_layer
 from lottery_tf.keras import keras
-from lottery_tf.wrapper import copy_layer, remake
+from lottery_tf.wrapper import remake
 
 _DROPOUT = (keras.layers.Dropout, keras.layers.GaussianDropout, keras.layers.AlphaDropout)
 
@@ -45,32 +46,63 @@ def _differentiable_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
     return copy
 
 
-def mean_loss(loss, labels, outputs, names: list[str]) -> tf.Tensor:
+def losses_of(given: Any) -> Any:
+    """The Keras losses that are named or given, one or a list or dictionary of several."""
+
+    def loss_of(loss):
+        try:
+            return keras.losses.get(loss)
+        except ValueError as error:
+            raise UsageError(
+                f"Expected the name of a Keras loss, such as mean_squared_error, not '{loss}'."
+            ) from error
+
+    return tf.nest.map_structure(loss_of, given)
+
+
+def mean_loss(loss: Any, labels: Any, outputs: Any, names: list[str]) -> tf.Tensor:
     """The sum over the outputs of their mean losses. [], at least float32.
 
     Args:
-      loss: a Keras loss.
-      labels: a tensor, or one for each output: a sequence, or a dictionary by ``names``.
+      loss: a Keras loss, or one for each output: a sequence, or a dictionary by ``names`` that may
+        leave some out.
+      labels: a tensor, or one for each output in the same ways.
       outputs: what the model gives.
       names: the model's ``output_names``.
 
     Raises:
-      ValueError: if there are not as many labels as outputs.
+      ValueError: if losses or labels are not as many as outputs, or of other names.
     """
-    if isinstance(labels, dict) and not isinstance(outputs, dict):
-        labels = [labels[name] for name in names]
-    labels, outputs = tf.nest.flatten(labels), tf.nest.flatten(outputs)
-    if len(labels) != len(outputs):
-        raise ValueError(f"There are labels for {len(labels)} of {len(outputs)} outputs.")
-    # Not loss(…), which refuses to take the mean under a strategy.
-    loss = loss.call if isinstance(loss, keras.losses.Loss) else loss
+    if isinstance(outputs, dict):
+        names = sorted(outputs)  # as tf.nest does
+    if not tf.nest.is_nested(loss):
+        loss = [loss] * len(names)
+    losses, labels = _of_each("losses", loss, names), _of_each("labels", labels, names)
     means = []
-    for y, output in zip(labels, outputs, strict=True):
+    for name, loss, y, output in zip(names, losses, labels, tf.nest.flatten(outputs), strict=True):
+        if loss is None:
+            continue
+        if y is None:
+            raise ValueError(f"There are no labels for {name}.")
+        # Not loss(…), which refuses to take the mean under a strategy.
+        loss = loss.call if isinstance(loss, keras.losses.Loss) else loss
         output = tf.cast(output, tf.float32) if output.dtype.size < 4 else output
         if y.shape.rank == output.shape.rank - 1 and output.shape[-1] == 1:
             y = y[..., None]
         means.append(tf.reduce_mean(loss(y, output)))
     return tf.add_n(means)
+
+
+def _of_each(what: str, given, names: list[str]) -> list:
+    """What is ``given`` for each output: by name, where it may be left out, or in their order."""
+    if isinstance(given, dict):
+        if not given.keys() <= set(names):
+            raise ValueError(f"There are {what} for {', '.join(given)} of {', '.join(names)}.")
+        return [given.get(name) for name in names]
+    given = tf.nest.flatten(given)
+    if len(given) != len(names):
+        raise ValueError(f"There are {what} for {len(given)} of {len(names)} outputs.")
+    return given
 
 
 def batches_of(data: Any, who: str) -> Iterator[tuple[Any, Any]]:

@@ -322,7 +322,7 @@ def find_tickets(
     train_data: tf.data.Dataset,
     *,
     optimizer: keras.optimizers.Optimizer,
-    loss: keras.losses.Loss | str | None = None,
+    loss: Any = None,
     epochs: int,
     dev_data: tf.data.Dataset | None = None,
     prune_layers: tuple[str, ...] = PrunableSettings.prune_layers,
@@ -340,7 +340,8 @@ def find_tickets(
       train_data: batches (inputs, labels) of known number, an epoch; seed its shuffling and make
         its batches equally large for speed.
       optimizer: a Keras optimizer; it is copied.
-      loss: default: cross-entropy, on logits or probabilities as the model gives them.
+      loss: as ``compile`` takes it; default: cross-entropy, on logits or probabilities as the
+        model gives them.
       epochs: length of the training of each round.
       dev_data: if given, each ticket's ``info`` has the trained round's ``dev_loss``,
         ``dev_accuracy``, … on it.

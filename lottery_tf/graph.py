@@ -4,9 +4,14 @@ Models may be nested in models and layers may be shared; a pruning wrapper count
 that it wraps, so that a weight has the same name in a model and in its wrapped copy.
 """
 
+import contextlib
 import dataclasses
+import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
+from textwrap import shorten
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -18,6 +23,7 @@ from tf_keras.src.engine.functional import has_functional_like_constructor
 
 from lottery_tf.errors import UsageError
 from lottery_tf.keras import keras
+from lottery_tf.log import log, some
 
 
 def check_graph(model: keras.Model) -> None:
@@ -109,6 +115,44 @@ def values(model: keras.Model) -> dict[str, np.ndarray]:
     return {name: np.array(variable) for name, variable in named_variables(model).items()}
 
 
+@contextlib.contextmanager
+def _copying(what: str) -> Iterator[None]:
+    """Makes a UsageError of what Keras raises while it copies ``what``."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:  # Keras raises whatever the layer's own code leads to
+        reason = str(error).rpartition("Exception encountered: ")[2]
+        raise UsageError(
+            f"Expected layers that Keras can make anew from their config; {what} it cannot "
+            f"({shorten(reason, 120, placeholder=' …').rstrip('.')}): give it functions with a "
+            "name, registered by keras.saving.register_keras_serializable, and a get_config with "
+            "all that its constructor takes."
+        ) from error
+
+
+def copy_layer(layer: keras.layers.Layer, **config) -> keras.layers.Layer:
+    """A new layer of the same configuration, but for what ``config`` changes in it.
+
+    Functions that the layer has, such as an activation of the user's own, need not be registered.
+
+    Raises:
+      UsageError: if the layer cannot be made from its config.
+    """
+    parts = [layer, *layer.submodules]
+    functions = {f for part in parts for f in vars(part).values() if isinstance(f, FunctionType)}
+    # A config holds no more of a function than its name.
+    count = Counter(f.__name__ for f in functions)
+    named = {f.__name__: f for f in functions if count[f.__name__] == 1}
+    with _copying(_called(layer)), keras.saving.custom_object_scope(named):
+        return type(layer).from_config({**layer.get_config(), **config})
+
+
+def _called(layer: keras.layers.Layer) -> str:
+    return f"the layer '{layer.name}' ({type(layer).__name__})"
+
+
 def rebuild(
     model: keras.Model,
     change: Callable[[keras.layers.Layer], keras.layers.Layer],
@@ -132,8 +176,13 @@ def rebuild(
 
     def copied(part):
         copy = connect(part, once)
+        if copy is None and not (isinstance(part, keras.Sequential) or _has_losses(part)):
+            # Keras' clone_model takes a call's constants through JSON, and layers refuse lists.
+            copy = reconnected(part, once, {})
         if copy is None:
-            copy = keras.models.clone_model(part, clone_function=once)
+            with _copying(f"the model '{part.name}'"):
+                copy = keras.models.clone_model(part, clone_function=once)
+        _tell_what_is_lost(part, copy)
         return copy
 
     def once(layer):
@@ -158,11 +207,32 @@ def rebuild(
     return copy
 
 
+_told: weakref.WeakSet[keras.Model] = weakref.WeakSet()
+
+
+def _tell_what_is_lost(model: keras.Model, copy: keras.Model) -> None:
+    """Logs, once for each model, which methods of its class a plain copy of it has not."""
+    own = set(type(model).__mro__) - set(keras.Sequential.__mro__)
+    names = {name for kind in own for name in vars(kind) if name[0] != "_"}
+    lost = sorted(names & set(dir(keras.Model)) - {"get_config", "from_config"})
+    if lost and type(copy) is not type(model) and model not in _told:
+        _told.add(model)
+        log.warning(
+            "%s: its copies are of class %s, without what %s has in %s",
+            *(model.name, type(copy).__name__, type(model).__name__, some(lost)),
+        )
+
+
 class _Held(list):
     """One tensor, in the form in which a Keras node asks for it: however often it pops."""
 
     def pop(self):
         return self[0]
+
+
+def _has_losses(part: keras.Model) -> bool:
+    """Whether there is an ``add_loss`` or ``add_metric`` on tensors of the model."""
+    return min(part._nodes_by_depth) < 0
 
 
 def reconnected(
@@ -181,7 +251,7 @@ def reconnected(
       UsageError: if the model has losses or metrics of its own (``add_loss``), which such a copy
         would lose.
     """
-    if min(part._nodes_by_depth) < 0:
+    if _has_losses(part):
         raise UsageError(
             f"Expected a model without add_loss and add_metric on its tensors; '{part.name}' has "
             "some: put them into a layer's call."
@@ -195,7 +265,9 @@ def reconnected(
 
     def run(node):
         args, kwargs = node.map_arguments(held)
-        return once(node.layer)(*args, **kwargs)
+        layer = once(node.layer)
+        with _copying(_called(node.layer)):
+            return layer(*args, **kwargs)
 
     for node in _calls_in(part):
         outputs = calls[id(node)](partial(run, node), tensor) if id(node) in calls else run(node)
@@ -246,7 +318,7 @@ def with_paths(model: keras.Model, paths: list[str]) -> keras.Model:
             return keras.models.clone_model(layer, clone_function=change)
         path = wanted[id(layer)]
         if path not in made:
-            made[path] = type(layer).from_config(layer.get_config())
+            made[path] = copy_layer(layer)
             made[path]._name = path.rpartition("/")[2]
         return made[path]
 

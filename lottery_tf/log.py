@@ -12,6 +12,11 @@ if not log.handlers:
     log.propagate = False
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 ReLU``, ``2 ReLUs``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def some(names: Sequence[str]) -> str:
     """Up to six of ``names``, for a line: ``a, b``; ``a, b, c, d, e, f and 3 more``; ``none``."""
     return (", ".join(names[:6]) or "none") + (f" and {len(names) - 6} more" if names[6:] else "")

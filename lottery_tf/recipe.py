@@ -4,13 +4,15 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import tensorflow as tf
+
 from lottery_tf.errors import UsageError
-from lottery_tf.graph import check_graph
 from lottery_tf.keras import keras
 from lottery_tf.settings import describe, nearest, one_of, restore
 from lottery_tf.tweaks import TWEAKS, Tweak
 from lottery_tf.tweaks.soft_labels import default_loss
-from lottery_tf.wrapper import masked_by_us, strip
+from lottery_tf.tweaks.tweak import put_on, taken_off
+from lottery_tf.wrapper import strip
 
 # Recipes that have a name of their own; a tweak's name stands for that tweak alone.
 RECIPES: dict[str, tuple[str, ...]] = {
@@ -87,21 +89,25 @@ class Recipe:
         Args:
           model: a built Sequential or functional tf_keras model, masked or dense, not compiled.
           data: a ``tf.data.Dataset`` of training batches, for tweaks that look at them.
-        """
-        check_graph(model)
-        self._model = model = masked_by_us(model)
-        for tweak in self.tweaks:
-            model = tweak.change(model, data)
-        for tweak in self.tweaks:
-            tweak.attach(model)
-        return model
 
-    def loss(self, loss: keras.losses.Loss | str | None = None) -> keras.losses.Loss:
+        Raises:
+          UsageError: for a model of another kind, with layers that cannot be copied, or that one of
+            the tweaks does not fit.
+        """
+        prepared = put_on(self.tweaks, model, data)
+        self._model = model
+        return prepared
+
+    def loss(self, loss: Any = None) -> Any:
         """The training loss.
 
         Args:
-          loss: the loss to start from. Default: cross-entropy for integer or one-hot labels, on
+          loss: the loss to start from, or a list or dictionary of one for each output, as
+            ``compile`` takes it. Default: cross-entropy for integer or one-hot labels, on
             logits or on probabilities as the model given to ``prepare`` has them.
+
+        Returns:
+          the loss that the tweaks have made of it; of a list or dictionary each, but for None.
 
         Raises:
           UsageError: without ``loss`` before ``prepare``, or where some outputs are logits and
@@ -114,8 +120,12 @@ class Recipe:
                     "gives logits decides the loss. Or pass the loss to start from."
                 )
             loss = default_loss(self._model)
-        for tweak in self.tweaks:
-            loss = tweak.loss(loss) or loss
+        return tf.nest.map_structure(self._changed, loss)
+
+    def _changed(self, loss: keras.losses.Loss | str | None) -> keras.losses.Loss | str | None:
+        if loss is not None:  # else an output that is not trained
+            for tweak in self.tweaks:
+                loss = tweak.loss(loss) or loss
         return loss
 
     def callbacks(self, steps: int | None = None) -> list[keras.callbacks.Callback]:
@@ -139,11 +149,7 @@ class Recipe:
         Raises:
           UsageError: if a tweak has still an effect.
         """
-        for tweak in self.tweaks:
-            tweak.check_progress(model)
-        for tweak in reversed(self.tweaks):
-            model = tweak.restore(model)
-        return strip(model)
+        return strip(taken_off(self.tweaks, model))
 
 
 def tweak_settings() -> type:

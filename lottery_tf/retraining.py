@@ -20,6 +20,8 @@ from lottery_tf.recipe import Recipe
 from lottery_tf.ticket import Ticket
 from lottery_tf.training import Trainer, TrainingSettings, evaluate
 from lottery_tf.tweaks.distillation import Distillation
+from lottery_tf.tweaks.rescaled_init import RescaledInit
+from lottery_tf.tweaks.soft_labels import default_loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +61,11 @@ def retrain(
       on_prepared: called when the recipe is on the model, before the training.
     """
     start = time.perf_counter()
+    described = {"recipe": recipe.name, "tweaks": recipe.describe()}
+    resumed = checkpoint is not None and (checkpoint / "state.json").exists()
+    if resumed:
+        # The weights of the checkpoint are scaled: no need to search again.
+        recipe = Recipe([each for each in recipe.tweaks if not isinstance(each, RescaledInit)])
     model = recipe.prepare(ticket.build(), data.stream())
     on_prepared()
     steps_per_epoch = data.steps_per_epoch
@@ -75,7 +82,7 @@ def retrain(
     last_step = training.steps(steps_per_epoch)
     trainer.reset(first_step)
     watch = _Watch(trainer, recipe, start, checkpoint, on_epoch)
-    if checkpoint is not None and (checkpoint / "state.json").exists():
+    if resumed:
         watch.restore(checkpoint)
     dev = data.batches("dev") if len(data.dev) else None
     trainer.fit(last_step, [*recipe.callbacks(last_step - first_step), watch], dev)
@@ -90,8 +97,7 @@ def retrain(
     assign(model, watch.best_values)
     best = compiled_for_evaluation(recipe.finish(model))
     result = {
-        "recipe": recipe.name,
-        "tweaks": recipe.describe(),
+        **described,
         "sparsity": ticket.sparsity,
         "sparsity_total": ticket.sparsity_total,
         "nonzero_parameters": nonzero_parameters(finished),
@@ -118,9 +124,7 @@ def _stream(recipe: Recipe, model: keras.Model, data: Dataset) -> Callable[[int]
 
 def compiled_for_evaluation(model: keras.Model) -> keras.Model:
     """Compiles a model to measure the plain cross-entropy and the accuracy; returns it."""
-    recipe = Recipe("vanilla")
-    model = recipe.prepare(model)
-    model.compile(loss=recipe.loss(), metrics=["accuracy"])
+    model.compile(loss=default_loss(model), metrics=["accuracy"])
     return model
 
 

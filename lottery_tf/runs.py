@@ -13,7 +13,7 @@ import tensorflow_model_optimization as tfmot
 
 from lottery_tf.errors import UsageError
 from lottery_tf.files import read_json, write_json
-from lottery_tf.keras import keras
+from lottery_tf.keras import keras, load_model
 
 # What a run is does not hang on these: tickets, teachers and models are known by their sums,
 # wherever they lie.
@@ -100,13 +100,7 @@ def load_saved_model(folder: str | os.PathLike) -> keras.Model:
         raise UsageError(
             f"Expected a SavedModel (a folder with saved_model.pb) at {folder}; there is none."
         )
-    try:
-        model = keras.models.load_model(folder, compile=False)
-    except Exception as error:  # Keras raises whatever the damaged place leads to
-        raise UsageError(f"Expected a SavedModel in {folder} that loads; {error}") from error
-    if not isinstance(model, keras.Model):
-        raise UsageError(f"Expected a SavedModel written by Keras in {folder}; it is another kind.")
-    return model
+    return load_model(folder)
 
 
 def existing_model(path: str | os.PathLike) -> Path:
@@ -127,11 +121,5 @@ def load_pruned(path: str | os.PathLike) -> keras.Model:
       UsageError: if there is none, or none that Keras loads.
     """
     existing_model(path)
-    try:
-        with tfmot.sparsity.keras.prune_scope():
-            model = keras.models.load_model(path, compile=False)
-    except Exception as error:  # Keras raises whatever the damaged place leads to
-        raise UsageError(f"Expected a model in {path} that Keras loads; {error}") from error
-    if not isinstance(model, keras.Model):
-        raise UsageError(f"Expected a model written by Keras in {path}; it is another kind.")
-    return model
+    with tfmot.sparsity.keras.prune_scope():
+        return load_model(path)

@@ -18,7 +18,14 @@ from tensorflow_model_optimization.python.core.sparsity.keras.pruning_wrapper im
 )
 
 from lottery_tf.errors import UsageError
-from lottery_tf.graph import check_graph, named_layers, named_variables, rebuild, unwrapped
+from lottery_tf.graph import (
+    check_graph,
+    copy_layer,
+    named_layers,
+    named_variables,
+    rebuild,
+    unwrapped,
+)
 from lottery_tf.keras import keras
 from lottery_tf.log import log, some
 from lottery_tf.masks import Masks
@@ -203,11 +210,6 @@ def masked_by_us(model: keras.Model) -> keras.Model:
     """``model``; if it has wrappers of tfmot's own, a copy with ours in their place."""
     theirs = any(type(layer) is PruneLowMagnitude for layer in _wrappers(model).values())
     return wrap(model, get_masks(model)) if theirs else model
-
-
-def copy_layer(layer: keras.layers.Layer, **config) -> keras.layers.Layer:
-    """A new layer of the same configuration, but for what ``config`` changes in it."""
-    return type(layer).from_config({**layer.get_config(), **config})
 
 
 def all_kept(model: keras.Model, prunable: PrunableSettings) -> Masks:

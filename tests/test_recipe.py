@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from layer_cases import CASES
-from networks import assert_same, chain, examples, layers, mlp, random_masks, values
+from networks import Opaque, assert_same, chain, examples, layers, mlp, random_masks, values
 
 import lottery_tf as lt
 from lottery_tf.errors import UsageError
@@ -74,9 +74,45 @@ def test_the_loss_needs_a_model_or_a_loss():
     assert lt.Recipe("vanilla").loss(loss) is loss
 
 
+def test_a_loss_for_each_output():
+    """In the form in which it came, an output without a loss too."""
+    recipe = lt.Recipe("label_smoothing")
+    plain = "sparse_categorical_crossentropy"
+    listed = recipe.loss([CrossEntropy(), None, plain])
+    assert type(listed) is list and listed[1] is None
+    assert [(each.from_logits, each.label_smoothing) for each in listed[::2]] == [
+        *((True, 0.1), (False, 0.1)),
+    ]
+    named = recipe.loss({"b": CrossEntropy(), "a": plain})
+    assert [named[name].from_logits for name in "ab"] == [False, True]
+    assert lt.Recipe("vanilla").loss({"a": "mse", "b": None}) == {"a": "mse", "b": None}
+    with pytest.raises(UsageError, match="to smooth the labels of, not mse"):
+        recipe.loss([CrossEntropy(), "mse"])
+
+    inputs = keras.Input((4,))
+    heads = [layers.Dense(3, name="a")(inputs), layers.Dense(3, "softmax", name="b")(inputs)]
+    model = recipe.prepare(keras.Model(inputs, heads))
+    model.compile("sgd", recipe.loss({"a": CrossEntropy(), "b": plain}))
+    x, y = examples(8)
+    a, b = model(x)
+    for measure, epsilon in ((model.evaluate, 0.0), (model.train_on_batch, 0.1)):
+        expected = CrossEntropy(True, epsilon)(y, a) + CrossEntropy(False, epsilon)(y, b)
+        np.testing.assert_allclose(measure(x, {"a": y, "b": y})[0], expected, rtol=1e-5)
+
+
 def test_not_a_model():
     with pytest.raises(UsageError, match="Expected a tf_keras model"):
         lt.Recipe("vanilla").prepare(3)
+
+
+@pytest.mark.parametrize("name", ["vanilla", *TWEAKS])
+def test_a_layer_that_cannot_be_copied_is_refused_before_the_training(name):
+    model = chain(layers.Conv2D(3, 2), Opaque(object()), layers.Flatten(), shape=(4, 4, 1))
+    data = tf.data.Dataset.from_tensors(examples(2, (4, 4, 1)))
+    recipe = lt.Recipe(name, {"distillation_teacher": model})
+    for each in (recipe, *recipe.tweaks):
+        with pytest.raises(UsageError, match="Expected layers .* the layer 'opaque'"):
+            each.prepare(model, data)
 
 
 def softmax_function():

@@ -1,7 +1,10 @@
 """The tweaks' pages: their examples run as they stand, their tables say what the code says."""
 
 import dataclasses
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,4 +58,12 @@ def test_every_page_shows_its_picture(name):
 @pytest.mark.parametrize("name", BLOCKS)
 def test_the_example_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(compile(BLOCKS[name], name, "exec"), {})
+    program, *others = BLOCKS[name].split("# In another program:\n")
+    exec(compile(program, name, "exec"), {})
+    imports_and_data = program.partition("model = ")[0]
+    for other in others:
+        subprocess.run(
+            [sys.executable, "-c", imports_and_data + other],
+            env={**os.environ, "PYTHONPATH": str(PAGES.parents[1])},
+            check=True,
+        )

@@ -195,18 +195,6 @@ def test_the_mask_of_padding_passes_through_wrapped_layers():
     assert (wrapped(case.x) != before).numpy().any()
 
 
-def test_a_layer_of_ones_own_that_has_no_config_says_so():
-    class Opaque(layers.Layer):
-        def __init__(self, thing):
-            super().__init__()
-
-        def call(self, x):
-            return x
-
-    with pytest.raises(NotImplementedError, match="must override `get_config"):
-        lt.wrap(chain(Opaque(object()), layers.Dense(2)), lt.Masks({}))
-
-
 @pytest.fixture(params=["mixed_float16", "mixed_bfloat16"])
 def policy(request):
     keras.mixed_precision.set_global_policy(request.param)

@@ -3,9 +3,9 @@
 He et al., "Deep Residual Learning for Image Recognition", https://arxiv.org/abs/1512.03385: those
 for CIFAR of section 4.2, and ResNet-18 and -34 of table 1 with a stem for small images, as the
 literature on lottery tickets trains them. Shortcuts that change shape are option B: a 1×1
-convolution with BatchNorm. A convolution of stride 2 pads an even image at its lower right only, as Keras does.
-BatchNorm has PyTorch's momentum and epsilon, which the papers on lottery tickets trained with;
-Keras's own momentum lags far behind in short training.
+convolution with BatchNorm. A convolution of stride 2 pads an even image at its lower right only,
+as Keras does. BatchNorm has PyTorch's momentum and epsilon, which the papers on lottery tickets
+trained with; Keras's own momentum lags far behind in short training.
 """
 
 from collections.abc import Sequence

@@ -7,12 +7,12 @@ from typing import Any, TypeVar
 import numpy as np
 import tensorflow as tf
 
-from lottery_tf.derivatives import batches_of, differentiable, mean_loss, reason
+from lottery_tf.derivatives import batches_of, differentiable, losses_of, mean_loss, reason
 from lottery_tf.errors import UsageError
 from lottery_tf.graph import named_variables
 from lottery_tf.keras import keras
 from lottery_tf.tweaks.divergence import logits_of
-from lottery_tf.tweaks.soft_labels import as_cross_entropy, default_loss
+from lottery_tf.tweaks.soft_labels import CrossEntropy, as_cross_entropy, default_loss
 from lottery_tf.wrapper import get_masks
 
 Made = TypeVar("Made")
@@ -95,14 +95,7 @@ class _Derivatives:
         self.model, self.weights = network.model, network.weights
         data, count = network._data, network._count
         self.batches = list(itertools.islice(batches_of(data, "the scores of the weights"), count))
-        loss = network._loss or default_loss(self.model)
-        try:
-            self.loss = keras.losses.get(loss)
-        except ValueError as error:
-            raise UsageError(
-                f"Expected the name of a Keras loss, such as mean_squared_error, not '{loss}'."
-            ) from error
-        self.cross_entropy = as_cross_entropy(self.loss)
+        self.loss = losses_of(network._loss) or default_loss(self.model)
         scalar = tf.TensorSpec([], tf.float32)
         vector = [tf.TensorSpec(weight.shape, weight.dtype) for weight in self.weights.values()]
         signature = [data.element_spec, scalar]
@@ -115,7 +108,8 @@ class _Derivatives:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)  # a layer may be frozen
             outputs = self.model(x, training=True)
-            loss = mean_loss(self._at(temperature), y, outputs, self.model.output_names)
+            losses = tf.nest.map_structure(lambda one: _divided(one, temperature), self.loss)
+            loss = mean_loss(losses, y, outputs, self.model.output_names)
         found = tape.gradient(loss, weights, unconnected_gradients="zero")
         return [tf.convert_to_tensor(each) for each in found]
 
@@ -125,20 +119,6 @@ class _Derivatives:
             tape.watch(weights)
             gradient = self._gradient(batch, temperature)
         return tape.gradient(gradient, weights, vector, unconnected_gradients="zero")
-
-    def _at(self, temperature):
-        """The loss as a function of labels and outputs, the logits divided by ``temperature``."""
-        if self.cross_entropy is None:
-            return self.loss
-
-        def divided(labels, outputs):
-            logits = outputs
-            if not self.cross_entropy.from_logits:
-                logits = logits_of(outputs, keras.backend.epsilon())
-            logits /= tf.cast(temperature, logits.dtype)
-            return type(self.cross_entropy)(from_logits=True).call(labels, logits)
-
-        return divided
 
     def mean(self, which: str, *args) -> dict[str, np.ndarray]:
         """The mean over all examples of a derivative of each batch."""
@@ -159,3 +139,18 @@ class _Derivatives:
                 f"loss; TensorFlow says: {reason(error)}"
             ) from error
         return {n: total / examples for n, total in zip(self.weights, sums, strict=True)}
+
+
+def _divided(loss, temperature):
+    """``loss`` with the logits divided by ``temperature``, if it is a cross-entropy."""
+    cross_entropy = loss and as_cross_entropy(loss)
+    if cross_entropy is None:
+        return loss
+
+    def divided(labels, outputs):
+        logits = outputs
+        if not cross_entropy.from_logits:
+            logits = logits_of(outputs, keras.backend.epsilon())
+        return CrossEntropy().call(labels, logits / tf.cast(temperature, logits.dtype))
+
+    return divided

@@ -5,10 +5,10 @@ import tensorflow as tf
 
 from lottery_tf.derivatives import is_offset
 from lottery_tf.errors import UsageError
-from lottery_tf.graph import named_variables, rebuild
+from lottery_tf.graph import copy_layer, named_variables, rebuild
 from lottery_tf.keras import keras
 from lottery_tf.scores.network import Network
-from lottery_tf.wrapper import copy_layer, strip
+from lottery_tf.wrapper import strip
 
 _layers = keras.layers
 _ACTIVATIONS = (

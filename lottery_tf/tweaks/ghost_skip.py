@@ -5,12 +5,12 @@ import dataclasses
 import tensorflow as tf
 
 from lottery_tf.errors import UsageError
-from lottery_tf.graph import named_layers, nodes, reconnected, unwrapped
+from lottery_tf.graph import copy_layer, named_layers, nodes, reconnected, unwrapped
 from lottery_tf.keras import keras
-from lottery_tf.log import log, some
+from lottery_tf.log import counted, log, some
 from lottery_tf.settings import nearest, setting
 from lottery_tf.tweaks.fade import CURVE_HELP, SHARE_HELP, FadingLayer, FadingTweak
-from lottery_tf.wrapper import copy_layer, remake
+from lottery_tf.wrapper import remake
 
 _layers = keras.layers
 _CONVOLUTIONS = (
@@ -206,8 +206,8 @@ class GhostSkips(FadingTweak):
         for conv, skip in skips.values():
             _carry(conv.activation, skip.activation)
         log.info(
-            "%s: %d ghost skips; spatial convolutions without one: %s",
-            *(model.name, len(skips), some(left)),
+            "%s: %s; spatial convolutions without one: %s",
+            *(model.name, counted(len(skips), "ghost skip"), some(left)),
         )
         return changed
 
@@ -240,7 +240,7 @@ class GhostSkips(FadingTweak):
             if id(layer) not in fused:
                 return copy_layer(layer)
             ghost = fused[id(layer)]
-            copy = copy_layer(layer, activation=ghost.get_config()["activation"])
+            copy = copy_layer(layer, activation=_copied(ghost.activation))
             moved.append((ghost, copy))
             return copy
 
@@ -253,7 +253,7 @@ class GhostSkips(FadingTweak):
         config = conv.get_config()
         return GhostSkip(
             *(self.shortcut, config["strides"], config["data_format"]),
-            activation=config["activation"],
+            activation=_copied(conv.activation),
             sequential=sequential,
             start=self.alpha,
             end=0.0,
@@ -333,6 +333,11 @@ def _is_spatial(layer, any_kind: bool = False) -> bool:
 
 def _is_linear(layer) -> bool:
     return layer.activation in (None, keras.activations.linear)
+
+
+def _copied(activation):
+    """The activation for another layer; one that is a layer, and has variables, as a new layer."""
+    return copy_layer(activation) if isinstance(activation, _layers.Layer) else activation
 
 
 def _carry(old, new) -> None:

@@ -3,20 +3,21 @@
 import dataclasses
 import math
 import statistics
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from lottery_tf.derivatives import batches_of, differentiable, is_offset, reason
+from lottery_tf.derivatives import batches_of, differentiable, is_offset, losses_of, reason
 from lottery_tf.errors import UsageError
-from lottery_tf.graph import check_graph, named_variables
+from lottery_tf.graph import check_graph, copy_layer, named_variables
 from lottery_tf.keras import keras
 from lottery_tf.log import log
 from lottery_tf.settings import check_choices, setting
 from lottery_tf.tweaks.soft_labels import default_loss
 from lottery_tf.tweaks.tweak import Tweak
 from lottery_tf.tweaks.virtual_step import objective_of
-from lottery_tf.wrapper import copy_layer, remake
+from lottery_tf.wrapper import remake
 
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8  # of the Adam that learns the scales
 
@@ -67,7 +68,7 @@ class RescaledInit(Tweak):
                 "Expected a min_scale of RescaledInit in [0, 1], since all scales start at 1, not "
                 f"{self.min_scale}."
             )
-        _loss_of(self.criterion)
+        losses_of(self.criterion)
 
     def change(self, model, data=None):
         scales = find_scales(model, data, self).scales
@@ -102,7 +103,7 @@ def find_scales(
     model: keras.Model,
     data: tf.data.Dataset,
     settings: RescaledInit | None = None,
-    loss: keras.losses.Loss | str | None = None,
+    loss: Any = None,
 ) -> Scales:
     """Searches scales for ``model``'s weights in a copy of it, and logs a line of what it found.
 
@@ -114,8 +115,9 @@ def find_scales(
         again and again. Either may be a tensor, a tuple or a dictionary; the losses of several
         outputs are added up.
       settings: default: ``RescaledInit()``.
-      loss: its mean over a batch is L. Default: that of ``settings``, else the cross-entropy on
-        logits or probabilities as the model has them.
+      loss: its mean over a batch is L; one loss, or a list or dictionary of one for each output.
+        Default: that of ``settings``, else the cross-entropy on logits or probabilities as the
+        model has them.
 
     Raises:
       UsageError: for data of another form or that do not fit the model, and for a model without
@@ -125,7 +127,7 @@ def find_scales(
     check_graph(model)
     settings = settings or RescaledInit()
     stream = batches_of(data, "rescaled_init to learn its scales on")
-    loss = _loss_of(loss or settings.criterion) or default_loss(model)
+    loss = losses_of(loss or settings.criterion) or default_loss(model)
     model = differentiable(model)
     trainable = {variable.ref() for variable in model.trainable_variables}
     named = {n: each for n, each in named_variables(model).items() if each.ref() in trainable}
@@ -191,12 +193,3 @@ def _search(objective, stream, lowest: np.ndarray, settings: RescaledInit):
         )
     ends = (tuple(float(end[place]) for end in (before, after)) for place in (0, 1))
     return c, tuple(losses), tuple(norms), *ends
-
-
-def _loss_of(loss):
-    try:
-        return keras.losses.get(loss)
-    except ValueError as error:
-        raise UsageError(
-            f"Expected the name of a Keras loss, such as mean_squared_error, not '{loss}'."
-        ) from error

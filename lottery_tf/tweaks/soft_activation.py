@@ -6,11 +6,12 @@ import math
 import tensorflow as tf
 
 from lottery_tf.errors import UsageError
+from lottery_tf.graph import copy_layer
 from lottery_tf.keras import keras
-from lottery_tf.log import log, some
+from lottery_tf.log import counted, log, some
 from lottery_tf.settings import setting
 from lottery_tf.tweaks.fade import FadingLayer, FadingTweak
-from lottery_tf.wrapper import copy_layer, remake
+from lottery_tf.wrapper import remake
 
 _layers = keras.layers
 _RELU = (keras.activations.relu, tf.nn.relu)
@@ -19,6 +20,12 @@ _RELU6 = (keras.activations.get("relu6"), tf.nn.relu6)
 _LEFT = (
     *(_layers.ReLU, _layers.LeakyReLU, _layers.PReLU, _layers.ELU, _layers.ThresholdedReLU),
     *(_layers.Lambda, _layers.RNN, _layers.Wrapper),
+)
+_LEFT_FUNCTIONS = ("math.maximum", "nn.leaky_relu", "nn.elu", "nn.selu")
+# Names of functions that are no rectifiers; any other may be one.
+_SMOOTH = (
+    *("linear", "identity", "exponential", "tanh", "sigmoid", "hard_sigmoid", "softmax"),
+    *("log_softmax", "softplus", "softsign", "gelu", "swish", "mish"),
 )
 
 
@@ -130,12 +137,16 @@ class SoftActivation(FadingTweak):
             if copy is not None:
                 found.append(layer.name)
                 return copy
-            if isinstance(layer, _LEFT) or not type(layer).__module__.startswith("tf_keras."):
-                left.append(f"{layer.name} ({type(layer).__name__})")
+            what = _left(layer)
+            if what:
+                left.append(f"{layer.name} ({what})")
             return copy_layer(layer)
 
         changed = remake(model, change)
-        log.info("%s: %d ReLUs made soft; not looked into: %s", model.name, len(found), some(left))
+        log.info(
+            "%s: %s made soft; not looked into: %s",
+            *(model.name, counted(len(found), "ReLU"), some(left)),
+        )
         return changed
 
     def restore(self, model):
@@ -164,6 +175,18 @@ class SoftActivation(FadingTweak):
         start, end = (self.beta_start, self.beta_end) if self.unit == "pswish" else (0.0, 1.0)
         cap = None if cap == math.inf else cap
         return SoftReLU(self.unit, cap, replaced, start, end, self.curve, **kwargs)
+
+
+def _left(layer) -> str | None:
+    """What in a layer without ReLU may rectify, its class or activation; None if nothing may."""
+    known = type(layer).__module__.startswith(("tf_keras.", "lottery_tf."))
+    function = getattr(layer, "symbol", None) in _LEFT_FUNCTIONS
+    if function or isinstance(layer, _LEFT) or not known:
+        return type(layer).__name__
+    activation = getattr(layer, "activation", None)
+    name = getattr(activation, "__name__", type(activation).__name__)
+    smooth = activation is None or name.removesuffix("_v2") in _SMOOTH
+    return None if smooth else name
 
 
 def _cap(unit) -> float | None:

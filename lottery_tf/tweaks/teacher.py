@@ -14,7 +14,7 @@ import tensorflow as tf
 from lottery_tf.errors import UsageError
 from lottery_tf.files import sha256
 from lottery_tf.graph import calls, check_graph
-from lottery_tf.keras import keras
+from lottery_tf.keras import keras, load_model
 from lottery_tf.tweaks.divergence import at_least_float32, logits_of
 from lottery_tf.tweaks.soft_labels import is_softmax
 
@@ -146,13 +146,7 @@ def load(source: str) -> Teacher:
     path = _existing(source)
     if path.is_dir() and not (path / "keras_metadata.pb").is_file():
         return _of_signature(path)
-    try:
-        model = keras.models.load_model(path, compile=False)
-    except Exception as error:  # Keras raises whatever the damaged place leads to
-        raise UsageError(f"Expected a model in {path} that Keras loads; {error}") from error
-    if not isinstance(model, keras.Model):
-        raise UsageError(f"Expected a model in {path}, not a {type(model).__name__}.")
-    return _of_keras(model, f"the model in {path}")
+    return _of_keras(load_model(path), f"the model in {path}")
 
 
 def _existing(source: str) -> Path:

@@ -1,11 +1,12 @@
 """What every tweak of the retraining is: a plug-in that the finished model shows no trace of."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from lottery_tf.errors import UsageError
 from lottery_tf.graph import check_graph
 from lottery_tf.keras import keras
-from lottery_tf.wrapper import masked_by_us
+from lottery_tf.wrapper import masked_by_us, strip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,10 +21,7 @@ class Tweak:
 
     def prepare(self, model: keras.Model, data=None) -> keras.Model:
         """The model to train with this tweak on; ``Recipe.prepare`` does it for several."""
-        check_graph(model)
-        model = self.change(masked_by_us(model), data)
-        self.attach(model)
-        return model
+        return put_on([self], model, data)
 
     def change(self, model: keras.Model, data=None) -> keras.Model:
         """``model`` itself, or a changed copy of it.
@@ -70,8 +68,7 @@ class Tweak:
           UsageError: if the tweak still has an effect, so that the model would compute something
             else without it.
         """
-        self.check_progress(model)
-        return self.restore(model)
+        return taken_off([self], model)
 
     def check_progress(self, model: keras.Model) -> None:
         """Raises UsageError while the tweak has an effect."""
@@ -83,6 +80,33 @@ class Tweak:
                 f"{way}: train (on) with fit(callbacks=recipe.callbacks()); if a callback has put "
                 "back weights from within the fade, have it choose among later epochs."
             )
+
+
+def put_on(tweaks: Sequence[Tweak], model: keras.Model, data=None) -> keras.Model:
+    """The model to train with all of ``tweaks`` on, as ``Recipe.prepare`` has it.
+
+    Raises:
+      UsageError: if the model has no graph of layers, or layers that cannot be copied.
+    """
+    check_graph(model)
+    prepared = masked_by_us(model)
+    for tweak in tweaks:
+        prepared = tweak.change(prepared, data)
+    if prepared is model:
+        # Else the copy at the end would be the first to fail, with all the training spent.
+        strip(model)
+    for tweak in tweaks:
+        tweak.attach(prepared)
+    return prepared
+
+
+def taken_off(tweaks: Sequence[Tweak], model: keras.Model) -> keras.Model:
+    """``model`` without ``tweaks``; a UsageError if one of them has still an effect."""
+    for tweak in tweaks:
+        tweak.check_progress(model)
+    for tweak in reversed(tweaks):
+        model = tweak.restore(model)
+    return model
 
 
 class Attach(keras.callbacks.Callback):

@@ -8,6 +8,7 @@ import pytest
 from lottery_tf.cli.main import main
 from lottery_tf.files import read_json, read_json_lines
 from lottery_tf.runs import load_saved_model
+from lottery_tf.tweaks import rescaled_init
 
 NETWORK = ("--model=resnet8_half", "--width=2", "--train_for=4ep", "--batch_size=256")
 FLAGS = (
@@ -59,12 +60,17 @@ def test_the_best_epoch_on_dev_is_one_after_the_fades(spent):
     assert read_json(spent / "result.json")["best_dev_accuracy"] == pytest.approx(best)
 
 
-def test_a_break_in_the_middle_of_the_fade_changes_nothing(ticket, spent, tmp_path, broken_off):
+def test_a_break_in_the_middle_of_the_fade_changes_nothing(
+    ticket, spent, tmp_path, broken_off, monkeypatch
+):
+    """The scales that were found are not searched again."""
     out = tmp_path / "parts"
     with broken_off(2):
         assert retrain(ticket, out) == 130
     assert (out / "checkpoint").exists()
+    monkeypatch.setattr(rescaled_init, "find_scales", None)
     assert retrain(ticket, out) == 0
+    assert read_json(out / "result.json")["tweaks"] == read_json(spent / "result.json")["tweaks"]
     one, other = (load_saved_model(run / "model").get_weights() for run in (out, spent))
     for ours, theirs in zip(one, other, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)

@@ -307,6 +307,30 @@ class Scaled(layers.Conv2D):
         return super().call(x) * 2
 
 
+def _doubled(x):
+    return 2 * x
+
+
+@pytest.mark.parametrize("name", ["ghost_skips", "soft_activation,ghost_skips,label_smoothing"])
+def test_a_fused_function_of_a_users_own_comes_along_and_back(name):
+    plain = chain(
+        layers.Conv2D(1, 3, padding="same", activation=_doubled, name="conv"),
+        layers.Flatten(),
+        layers.Dense(3),
+        shape=(4, 4, 1),
+    )
+    x, _ = examples(2, (4, 4, 1))
+    recipe = lt.Recipe(name, {"ghost_skips_share": 0.0, "soft_activation_share": 0.0})
+    model = recipe.prepare(plain)
+    assert _ghosts(model) == ["conv_ghost"]
+    for callback in recipe.callbacks(steps=1):
+        callback.set_model(model)
+        callback.on_train_begin()
+    final = recipe.finish(model)
+    assert final.get_layer("conv").activation is _doubled
+    np.testing.assert_allclose(final(x), plain(x), rtol=1e-6)
+
+
 def test_fused_activations_that_are_not_known_stay(lines):
     model = chain(
         Scaled(3, 3, padding="same", activation="relu", name="scaled"),

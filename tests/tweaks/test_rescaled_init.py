@@ -473,6 +473,33 @@ def test_losses_by_name_and_by_object():
     assert find_scales(model, column, RescaledInit(criterion="mse", **few)) == by_name
 
 
+def test_a_loss_for_each_output():
+    """By name and in order; where all outputs have one it is that of all."""
+    x, y = examples()
+    inputs = keras.Input((4,))
+    heads = [layers.Dense(3, name=name)(layers.Dense(3, "tanh")(inputs)) for name in "ab"]
+    model = keras.Model(inputs, heads)
+    data = tf.data.Dataset.from_tensor_slices((x, {"a": y, "b": y})).batch(6)
+    few = RescaledInit(iterations=3, max_norm=1e9)
+
+    def cross_entropy():
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    alone = find_scales(model, data, few, {"a": cross_entropy(), "b": None})
+    assert alone.scales["b/kernel"] == 1 != alone.scales["a/kernel"]
+    only = data.map(lambda x, y: (x, {"a": y["a"]}))
+    assert find_scales(model, only, few, {"a": cross_entropy()}) == alone
+    both = find_scales(model, data, few, [cross_entropy(), cross_entropy()])
+    assert both == find_scales(model, data, few, cross_entropy())
+    for loss, words in (
+        ([cross_entropy()], "losses for 1 of 2 outputs"),
+        ({"c": cross_entropy()}, "losses for c of a, b"),
+        ({"b": cross_entropy()}, "no labels for b"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            find_scales(model, only, few, loss)
+
+
 def test_one_batch_is_enough():
     found = find_scales(mlp(), batches(12), RescaledInit(iterations=3, max_norm=9.0))
     assert np.isfinite(found.losses).all()
@@ -526,7 +553,7 @@ def test_on_two_devices():
         (lambda: batches(classes=9), "that fit the model 'model.*label value of [3-8]"),
         (lambda: batches().map(lambda x, y: (x, (y, y))), "labels for 2 of 1 outputs"),
         (lambda: batches().map(lambda x, y: (x, tf.one_hot(y, 4))), "that fit .*reshape"),
-        (lambda: batches().map(lambda x, y: (x, {"tail": y})), "that fit the model 'model.*head"),
+        (lambda: batches().map(lambda x, y: (x, {"tail": y})), "labels for tail of head"),
     ],
 )
 def test_data_that_do_not_fit(data, message):

@@ -69,6 +69,10 @@ class Opaque(layers.Layer):
         return tf.nn.relu(x)
 
 
+def _rectified(x):
+    return tf.maximum(x, 0.0)
+
+
 def every_relu():
     """A nested model and a shared layer, all forms of ReLU, and what is none."""
     inside = keras.Sequential(
@@ -82,7 +86,9 @@ def every_relu():
     x = tf.nn.relu(x)
     x = tf.nn.relu6(features=keras.activations.relu(x))
     x = layers.Dense(4, layers.ReLU(), name="layer_as_function")(x)
-    x = Own(name="own")(x)
+    x = tf.maximum(Own(name="own")(x), 0.0)
+    x = layers.Dense(4, _rectified, name="function")(x)
+    x = layers.Activation("leaky_relu", name="leaky_activation")(x)
     x = layers.LeakyReLU(name="leaky")(layers.ReLU(negative_slope=0.1, name="sloped")(x))
     x = layers.Dense(4, "elu", name="elu")(Opaque(name="opaque")(x))
     y = layers.Dense(4, "tanh", name="tanh")(x)
@@ -94,7 +100,9 @@ def test_every_relu_is_found_and_comes_back(lines):
     tweak = lt.SoftActivation(share=0.0)
     model = tweak.prepare(lt.wrap(plain, random_masks(plain)))
     assert lines[-1].endswith(
-        "11 ReLUs made soft; not looked into: sloped (ReLU), leaky (LeakyReLU), opaque (Opaque)"
+        "11 ReLUs made soft; not looked into: tf.math.maximum (TFOpLambda), function (_rectified), "
+        "leaky_activation (leaky_relu), sloped (ReLU), leaky (LeakyReLU), opaque (Opaque) and 1 "
+        "more"
     )
     assert len(tweak.layers(model)) == 11
     assert type(model.get_layer("inside")) is keras.Sequential
@@ -134,6 +142,18 @@ def test_the_model_that_was_given_stays():
     assert model is not plain
     assert not any(isinstance(each, SoftReLU) for each in plain.submodules)
     assert before.keys() < values(model).keys()
+
+
+def test_what_is_looked_into(lines):
+    """No rectifier among them, and no more than one ReLU."""
+    functions = ("linear", "tanh", tf.nn.softmax, "gelu", "silu", tf.nn.sigmoid, "mish", "relu")
+    stack = [layers.Dense(4, function) for function in functions]
+    model = chain(layers.Conv1D(4, 3), *stack, shape=(4, 4))
+    lt.Recipe("ghost_skips,soft_activation").prepare(model)
+    assert [line.partition(": ")[2] for line in lines] == [
+        "1 ghost skip; spatial convolutions without one: none",
+        "1 ReLU made soft; not looked into: none",
+    ]
 
 
 def test_a_model_without_relu_is_as_it_was(lines):
