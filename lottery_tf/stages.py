@@ -193,7 +193,7 @@ def _find_in_file(
     last_step = experiment.training.steps(data.steps_per_epoch)
     rewind_step = finding.rewind_step(data.steps_per_epoch, last_step)
     model = load_pruned(finding.model_path)
-    _check_data(model, data, finding.model_path)
+    _check_data(model, data, f"one in {finding.model_path}")
     ticket = Ticket.from_pruned(
         model, None if finding.rewind_path is None else load_pruned(finding.rewind_path)
     )
@@ -223,8 +223,8 @@ def _find_in_file(
     return [row]
 
 
-def _check_data(model: keras.Model, data: Dataset, path: str) -> None:
-    """Raises UsageError unless ``model`` takes the data's images and has their classes."""
+def _check_data(model: keras.Model, data: Dataset, which: str) -> None:
+    """Raises UsageError unless ``model``, ``which`` it is, takes the images and has the classes."""
     check_graph(model)
     wanted = (data.input_shape, (data.num_classes,))
     shapes = [tuple(tensor.shape[1:]) for tensor in (*model.inputs, *model.outputs)]
@@ -234,8 +234,8 @@ def _check_data(model: keras.Model, data: Dataset, path: str) -> None:
     ):
         raise UsageError(
             f"Expected a model from images {wanted[0]} to {data.num_classes} classes, as those of "
-            f"{data.name}; the one in {path} has inputs and outputs "
-            f"{', '.join(map(str, shapes))}: choose another --dataset or --model_path."
+            f"{data.name}; the {which} has inputs and outputs "
+            f"{', '.join(map(str, shapes))}: choose another, or another --dataset."
         )
 
 
@@ -287,6 +287,8 @@ def retrain_ticket(
             f"Expected --train_for to end behind step {ticket.info['rewind_step']}, to which the "
             f"ticket was rewound, not at step {last_step}."
         )
+    if "settings" not in ticket.info:
+        _check_data(ticket.build(), data, f"ticket in {ticket_path}")
     if reinit:
         ticket = ticket.reinitialised(experiment.training.seed)
     keras.utils.set_random_seed(experiment.training.seed)
@@ -400,7 +402,7 @@ def experiment_of(ticket: Ticket, path: Path) -> Experiment:
     if "settings" not in ticket.info:
         raise UsageError(
             f"Expected the ticket {path} to say how its network is trained; it does not (method "
-            f"{ticket.info.get('method')}): retrain it in a program of your own with model.fit."
+            f"{ticket.info.get('method')}): give --dataset and the flags of the training."
         )
     return Experiment.restore(ticket.info["settings"])
 

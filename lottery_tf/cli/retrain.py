@@ -6,12 +6,15 @@ from pathlib import Path
 from lottery_tf.cli.find import OutSettings
 from lottery_tf.cli.flags import Parsed
 from lottery_tf.cli.terminal import console, duration, percent
+from lottery_tf.data import DataSettings
 from lottery_tf.errors import UsageError
+from lottery_tf.models import ModelSettings
 from lottery_tf.prunable import PrunableSettings
 from lottery_tf.recipe import RECIPES, Recipe, tweak_settings
 from lottery_tf.settings import one_of, setting
 from lottery_tf.stages import Experiment, experiment_of, retrain_ticket
 from lottery_tf.ticket import Ticket
+from lottery_tf.training import TrainingSettings
 from lottery_tf.tweaks import TWEAKS
 
 
@@ -35,7 +38,10 @@ SETTINGS = (RetrainSettings, TweakSettings, *_OWNERS, OutSettings)
 
 
 def run(flags: Parsed) -> None:
-    """Retrains; the settings of the ticket's own run stand where no flag is given."""
+    """Retrains; the settings of the ticket's own run stand where no flag is given.
+
+    A ticket that was made in a program has none: --dataset and the training's flags say them.
+    """
     out = flags.settings(OutSettings).folder
     settings = flags.settings(RetrainSettings)
     if not settings.ticket:
@@ -43,7 +49,10 @@ def run(flags: Parsed) -> None:
     recipe = Recipe(settings.recipe, dataclasses.asdict(flags.settings(TweakSettings)))
     _check_flags(flags, recipe)
     ticket = Ticket.load(settings.ticket)
-    found_in = experiment_of(ticket, Path(settings.ticket))
+    if "settings" not in ticket.info and "dataset" in flags.given:
+        found_in = Experiment(DataSettings(), ModelSettings(model=None), TrainingSettings())
+    else:
+        found_in = experiment_of(ticket, Path(settings.ticket))
     experiment = Experiment(
         *(flags.settings(owner, **found_in.describe()) for owner in _OWNERS), found_in.prunable
     )

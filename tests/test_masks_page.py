@@ -1,0 +1,31 @@
+"""docs/masks.md: its program runs, and its table has every method."""
+
+import re
+from pathlib import Path
+
+import tensorflow as tf
+from networks import examples, mlp, random_masks
+
+import lottery_tf as lt
+from lottery_tf.finding import FindingSettings
+from lottery_tf.keras import keras
+from lottery_tf.settings import describe
+
+PAGE = (Path(__file__).parents[1] / "docs" / "masks.md").read_text()
+
+
+def test_the_program_runs():
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    model = mlp()
+    pruned = lt.strip(lt.wrap(model, random_masks(model)))
+    data = tf.data.Dataset.from_tensor_slices(examples()).batch(6)
+    names = {"lt": lt, "keras": keras, "model": model, "train_ds": data, "pruned_model": pruned}
+    exec(code, names)
+    assert names["ticket"].info["method"] == "from_model"
+
+
+def test_the_table_has_every_method_and_the_page_only_flags_that_there_are():
+    methods = FindingSettings.__dataclass_fields__["method"].metadata["choices"]
+    assert set(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)) == set(methods)
+    flags = set(re.findall(r"`--(\w+)", PAGE)) - {"notrain_tickets", "dataset", "out"}
+    assert flags <= describe(FindingSettings(rounds=1)).keys()
