@@ -130,13 +130,15 @@ class _Derivatives:
         """The loss as a function of labels and outputs, the logits divided by ``temperature``."""
         if self.cross_entropy is None:
             return self.loss
+        config = {**self.cross_entropy.get_config(), "from_logits": True}
+        on_logits = type(self.cross_entropy).from_config(config)
 
         def divided(labels, outputs):
             logits = outputs
             if not self.cross_entropy.from_logits:
                 logits = logits_of(outputs, keras.backend.epsilon())
             logits /= tf.cast(temperature, logits.dtype)
-            return type(self.cross_entropy)(from_logits=True).call(labels, logits)
+            return on_logits.call(labels, logits)
 
         return divided
 
