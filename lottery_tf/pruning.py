@@ -107,7 +107,7 @@ def draw_masks(
             1 - density * ((1 - sparsity) / density) ** (i / rounds) if i < rounds else sparsity
         )
         scores, values = found.score(network), network.values()
-        odd = [n for n in scores if not np.isfinite([scores[n], values[n]]).all()]
+        odd = [n for n in scores if not (_finite(scores[n]) and _finite(values[n]))]
         if odd:
             raise RuntimeError(
                 f"The scores of {method} are not finite for {some(odd)}: the weights or data are "
@@ -120,6 +120,10 @@ def draw_masks(
         set_masks(network.model, masks)
     warn_of_collapse(masks, safe)
     return masks
+
+
+def _finite(array) -> bool:
+    return bool(np.isfinite(array).all())
 
 
 def warn_of_collapse(masks: Masks, safe: float | None = None) -> None:
