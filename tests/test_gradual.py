@@ -99,8 +99,7 @@ def gmp_by_hand(model, updates, regrow):
     return made, values(model)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("regrow", [False, True])
+@pytest.mark.parametrize(("regrow", "jit_compile"), [(False, False), (True, True)])
 def test_a_tiny_run_by_hand(regrow, jit_compile):
     """Updates after 2, 6, 10, 14 and 17 steps, three steps an execution, five an epoch.
 

@@ -206,10 +206,8 @@ def test_float64(masks, by_hand):
 VARIANTS = {
     "logits": {},
     "softmax": {"last": "softmax"},
-    "softmax layer": {"last": "softmax layer"},
-    "frozen": {"frozen": ("conv", "dense")},
-    "dropout": {"drop": True},
-    "mixed_float16": {"policy": "mixed_float16"},
+    "mixed_float16": {"policy": "mixed_float16", "last": "softmax layer"},
+    "frozen, dropout": {"frozen": ("conv", "dense"), "drop": True},
     "mixed_bfloat16 softmax": {"policy": "mixed_bfloat16", "last": "softmax"},
 }
 
