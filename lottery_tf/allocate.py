@@ -59,11 +59,7 @@ def prune_to(
         unknown scope; or scores that are NaN, missing or of another shape.
     """
     check_sparsity(sparsity)
-    if scope != "layerwise" and masks.total - round(sparsity * masks.total) > masks.kept:
-        raise UsageError(
-            f"Expected a sparsity of at least {masks.sparsity:.4f}, that of the mask to prune "
-            f"further, not {sparsity}: pruned weights do not come back."
-        )
+    check_reachable(sparsity, masks, scope)
     return _keep(
         scores, masks, lambda total, kept: min(kept, total - round(sparsity * total)), scope
     )
@@ -109,6 +105,15 @@ def check_sparsity(sparsity: float) -> None:
     if not 0 <= sparsity < 1:
         raise UsageError(
             f"Expected a sparsity in [0, 1), the share of weights to prune, not {sparsity}."
+        )
+
+
+def check_reachable(sparsity: float, masks: Masks, scope: str) -> None:
+    """Raises UsageError if more of ``masks`` is pruned than ``sparsity``; layerwise may go on."""
+    if scope != "layerwise" and masks.total - round(sparsity * masks.total) > masks.kept:
+        raise UsageError(
+            f"Expected a sparsity of at least {masks.sparsity:.4f}, that of the mask to prune "
+            f"further, not {sparsity}: pruned weights do not come back."
         )
 
 

@@ -34,16 +34,34 @@ def _differentiable_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
     if isinstance(copy, keras.layers.BatchNormalization):
         theirs = copy._no_sync_calculate_mean_and_var
 
-        def moments(inputs, axes, keep_dims, mask=None):
+        def batch_moments(inputs, axes, keep_dims, mask=None):
             if mask is not None:
                 return theirs(inputs, axes, keep_dims, mask)
-            # tf.nn.moments holds the mean constant in the variance: right for one derivative only.
-            deviation = inputs - tf.reduce_mean(inputs, axes, keepdims=True)
-            variance = tf.reduce_mean(tf.square(deviation), axes, keepdims=keep_dims)
-            return tf.reduce_mean(inputs, axes, keepdims=keep_dims), variance
+            return _moments(inputs, axes, keep_dims)
 
-        copy._no_sync_calculate_mean_and_var = moments
+        copy._no_sync_calculate_mean_and_var = batch_moments
+    if type(copy) is keras.layers.LayerNormalization:
+
+        def normalised(inputs):
+            mean, variance = _moments(inputs, copy.axis, keep_dims=True)
+            shape = [1] * inputs.shape.rank
+            for axis in copy.axis:
+                shape[axis] = inputs.shape[axis]
+            offset, scale = (
+                None if each is None else tf.reshape(each, shape)
+                for each in (copy.beta, copy.gamma)
+            )
+            return tf.nn.batch_normalization(inputs, mean, variance, offset, scale, copy.epsilon)
+
+        copy.call = normalised
     return copy
+
+
+def _moments(inputs, axes, keep_dims):
+    """tf.nn.moments holds the mean constant in the variance: right for one derivative only."""
+    deviation = inputs - tf.reduce_mean(inputs, axes, keepdims=True)
+    variance = tf.reduce_mean(tf.square(deviation), axes, keepdims=keep_dims)
+    return tf.reduce_mean(inputs, axes, keepdims=keep_dims), variance
 
 
 def losses_of(given: Any) -> Any:

@@ -113,10 +113,6 @@ class FindingSettings:
             self._check_one_round()
 
     def _check_imp(self):
-        if not self.train_tickets:
-            raise UsageError(
-                "Expected to train the tickets: imp ranks the weights that come of it."
-            )
         if (self.rounds is None) == (self.sparsity is None):
             raise UsageError(
                 "Expected either --rounds or --sparsity: the number of rounds of pruning, or the "
@@ -127,10 +123,6 @@ class FindingSettings:
         if self.sparsity is None:
             raise UsageError(
                 f"Expected --sparsity with --method={self.method}: the share of weights to prune."
-            )
-        if self.method == "omp" and not self.train_tickets:
-            raise UsageError(
-                "Expected to train the tickets: omp ranks the weights that come of it."
             )
         if self.rewind == "learning_rate" and self.method not in (*_FROM_TRAINED, "gmp"):
             raise UsageError(

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from textwrap import shorten
 from types import FunctionType
@@ -176,7 +176,7 @@ def rebuild(
 
     def copied(part):
         copy = connect(part, once)
-        if copy is None and not (isinstance(part, keras.Sequential) or _has_losses(part)):
+        if copy is None and not (isinstance(part, keras.Sequential) or has_losses(part)):
             # Keras' clone_model takes a call's constants through JSON, and layers refuse lists.
             copy = reconnected(part, once, {})
         if copy is None:
@@ -230,13 +230,16 @@ class _Held(list):
         return self[0]
 
 
-def _has_losses(part: keras.Model) -> bool:
+def has_losses(part: keras.Model) -> bool:
     """Whether there is an ``add_loss`` or ``add_metric`` on tensors of the model."""
     return min(part._nodes_by_depth) < 0
 
 
 def reconnected(
-    part: keras.Model, once: Callable, calls: dict[int, Callable[[Callable, Callable], Any]]
+    part: keras.Model,
+    once: Callable,
+    calls: dict[int, Callable[[Callable, Callable], Any]],
+    inputs: Sequence[Any] | None = None,
 ) -> keras.Model:
     """The functional copy of a model in which some calls of layers are made otherwise.
 
@@ -246,19 +249,22 @@ def reconnected(
       calls: id of a node of ``part`` → function of ``run``, which calls the new layer in that
         place and returns its output, and of ``tensor``, which gives the new tensor of an old one;
         returns what the copy has in the place of the node's output.
+      inputs: the copy's input tensors, as ``part.inputs``; default: new ones like them.
 
     Raises:
       UsageError: if the model has losses or metrics of its own (``add_loss``), which such a copy
         would lose.
     """
-    if _has_losses(part):
+    if has_losses(part):
         raise UsageError(
             f"Expected a model without add_loss and add_metric on its tensors; '{part.name}' has "
             "some: put them into a layer's call."
         )
-    held: dict[str, _Held] = {}
-    for layer, old in zip(part._input_layers, part.inputs, strict=True):
-        held[str(id(old))] = _Held([keras.layers.InputLayer(**layer.get_config()).output])
+    if inputs is None:
+        layers = part._input_layers
+        inputs = [keras.layers.InputLayer(**layer.get_config()).output for layer in layers]
+    pairs = zip(part.inputs, inputs, strict=True)
+    held = {str(id(old)): _Held([new]) for old, new in pairs}
 
     def tensor(old):
         return held[str(id(old))][0]

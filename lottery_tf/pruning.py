@@ -5,7 +5,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from lottery_tf.allocate import check_sparsity, prune_to
+from lottery_tf.allocate import check_reachable, check_sparsity, prune_to
 from lottery_tf.errors import UsageError
 from lottery_tf.graph import check_graph
 from lottery_tf.keras import keras
@@ -96,28 +96,34 @@ def draw_masks(
     check_sparsity(sparsity)
     found = METHODS[method]
     scope, rounds = found.scope or scope, found.rounds if rounds is None else rounds
+    check_reachable(sparsity, masks, scope)
     for name, number in (("rounds", rounds), ("batches", batches)):
         if number < 1:
             raise UsageError(f"Expected {name} of 1 or more, not {number}.")
     network = Network(wrap(model, masks), data, loss, batches, seed)
-    density, known, safe = 1 - masks.sparsity, set(masks.collapsed), None
+    density, collapsed, safe = 1 - masks.sparsity, bool(masks.collapsed), None
     for i in range(1, rounds + 1):
         target = (
             1 - density * ((1 - sparsity) / density) ** (i / rounds) if i < rounds else sparsity
         )
-        scores = found.score(network)
-        odd = [name for name, each in scores.items() if not np.isfinite(each).all()]
+        scores, values = found.score(network), network.values()
+        odd = [n for n in scores if not (_finite(scores[n]) and _finite(values[n]))]
         if odd:
             raise RuntimeError(
                 f"The scores of {method} are not finite for {some(odd)}: the weights or data are "
                 "not, or products of the weights leave the range of floating-point numbers."
             )
         before, masks = masks, prune_to(scores, masks, target, scope)
-        if safe is None and set(masks.collapsed) > known:
+        if masks.collapsed and not collapsed:
             safe = _highest_without_collapse(scores, before, masks.sparsity, scope)
+            collapsed = True
         set_masks(network.model, masks)
     warn_of_collapse(masks, safe)
     return masks
+
+
+def _finite(array) -> bool:
+    return bool(np.isfinite(array).all())
 
 
 def warn_of_collapse(masks: Masks, safe: float | None = None) -> None:
@@ -140,10 +146,10 @@ def warn_of_collapse(masks: Masks, safe: float | None = None) -> None:
 
 def _highest_without_collapse(scores, masks: Masks, sparsity: float, scope: str) -> float:
     """Between that of ``masks`` and ``sparsity``, at which a layer collapses; to 0.005 %."""
-    low, high, known = masks.sparsity, sparsity, len(masks.collapsed)
+    low, high = masks.sparsity, sparsity
     while high - low > 5e-5:
         middle = (low + high) / 2
-        if len(prune_to(scores, masks, middle, scope).collapsed) > known:
+        if prune_to(scores, masks, middle, scope).collapsed:
             high = middle
         else:
             low = middle

@@ -319,8 +319,9 @@ def _with_teacher(recipe: Recipe, ticket_path: Path) -> Recipe:
         if not dense.is_dir():
             raise UsageError(
                 f"Expected the dense model of the ticket's own run, to distil from, at {dense}; "
-                "there is none: the ticket was copied, or found by an older release. Name a "
-                "teacher with --distillation_teacher."
+                "there is none: the ticket was copied, its run trained no dense network "
+                "(from_model, --notrain_tickets), or an older release found it. Name a teacher "
+                "with --distillation_teacher."
             )
         return dataclasses.replace(tweak, teacher=str(dense))
 

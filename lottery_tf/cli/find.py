@@ -54,6 +54,8 @@ def _unused(method: str) -> set[str]:
     unused = set().union(*(names for other, names in of.items() if other != method))
     if method not in METHODS or method == "omp":
         unused |= {"score_batches", "score_rounds"}
+    elif METHODS[method].scope:
+        unused |= {"scope"}
     if method == IMPORTED:
         unused |= {"sparsity", "scope", "rewind", "train_tickets"}
         unused |= {f.name for kind in (ModelSettings, PrunableSettings) for f in fields(kind)}

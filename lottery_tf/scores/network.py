@@ -147,10 +147,12 @@ def _divided(loss, temperature):
     if cross_entropy is None:
         return loss
 
+    on_logits = CrossEntropy.from_config({**cross_entropy.get_config(), "from_logits": True})
+
     def divided(labels, outputs):
         logits = outputs
         if not cross_entropy.from_logits:
             logits = logits_of(outputs, keras.backend.epsilon())
-        return CrossEntropy().call(labels, logits / tf.cast(temperature, logits.dtype))
+        return on_logits.call(labels, logits / tf.cast(temperature, logits.dtype))
 
     return divided

@@ -1,11 +1,14 @@
 """SynFlow: the synaptic flow through a weight, without data (Tanaka et al. 2020, 2006.05467)."""
 
+import functools
+
 import numpy as np
 import tensorflow as tf
+from tf_keras.src.layers.core.tf_op_layer import TFOpLambda
 
 from lottery_tf.derivatives import is_offset
 from lottery_tf.errors import UsageError
-from lottery_tf.graph import copy_layer, named_variables, rebuild
+from lottery_tf.graph import copy_layer, has_losses, named_variables, rebuild, reconnected
 from lottery_tf.keras import keras
 from lottery_tf.scores.network import Network
 from lottery_tf.wrapper import strip
@@ -15,6 +18,11 @@ _ACTIVATIONS = (
     *(_layers.Activation, _layers.Softmax, _layers.ReLU, _layers.LeakyReLU),
     *(_layers.ELU, _layers.ThresholdedReLU),
 )
+# By the last name of a TensorFlow or Keras function that a model calls on its tensors.
+_FUNCTIONS = {
+    *("elu", "gelu", "hard_sigmoid", "leaky_relu", "log_sigmoid", "log_softmax", "mish", "relu"),
+    *("relu6", "selu", "sigmoid", "silu", "softmax", "softplus", "softsign", "swish", "tanh"),
+}
 
 
 def score(network: Network) -> dict[str, np.ndarray]:
@@ -41,7 +49,7 @@ class _Flow:
                     f" of the model '{network.model.name}' has {tuple(tensor.shape)}: build it "
                     "with that shape."
                 )
-        self.model = rebuild(strip(network.model), _linear)
+        self.model = rebuild(strip(network.model), _linear, _with_wide_inputs)
         variables = named_variables(self.model)
         for name, variable in variables.items():
             variable.assign(tf.zeros_like(variable) if is_offset(name) else tf.abs(variable))
@@ -66,12 +74,45 @@ class _Flow:
         return {name: each.numpy() for name, each in zip(self.weights, scores, strict=True)}
 
 
+def _with_wide_inputs(part: keras.Model, once) -> keras.Model:
+    """A copy that takes floating inputs in float64: a nested model would cast them to float32."""
+    inputs = []
+    for layer in part._input_layers:
+        config = layer.get_config()
+        if tf.as_dtype(config["dtype"]).is_floating:
+            config["dtype"] = "float64"
+        inputs.append(_layers.InputLayer(**config).output)
+    if isinstance(part, keras.Sequential) or has_losses(part):
+        return keras.models.clone_model(part, inputs, clone_function=once)
+    return reconnected(part, once, {}, inputs)
+
+
 def _linear(layer: keras.layers.Layer) -> keras.layers.Layer:
     """The layer in float64, without its activation."""
     if isinstance(layer, _ACTIVATIONS):
         return _layers.Activation("linear", name=layer.name, dtype="float64")
+    if type(layer) is TFOpLambda:
+        return TFOpLambda(_linear_function(layer), name=layer.name, dtype="float64")
     config = layer.get_config()
     change = {"dtype": "float64"} if "dtype" in config else {}
     if "activation" in config and not isinstance(layer, _layers.RNN):
         change["activation"] = "linear"
     return copy_layer(layer, **change)
+
+
+def _linear_function(layer: TFOpLambda):
+    """What ``layer`` calls, in float64; the identity if it is an activation or a cast."""
+    name = (layer.symbol or "").rpartition(".")[2]
+
+    def wide(value):
+        floating = tf.is_tensor(value) and value.dtype.is_floating
+        return tf.cast(value, tf.float64) if floating else value
+
+    @functools.wraps(layer.function)
+    def function(*args, **kwargs):
+        args, kwargs = tf.nest.map_structure(wide, (args, kwargs))
+        if name in _FUNCTIONS or name == "cast":
+            return args[0]
+        return layer.function(*args, **kwargs)
+
+    return function
