@@ -123,12 +123,13 @@ def _of_each(what: str, given, names: list[str]) -> list:
     return given
 
 
-def batches_of(data: Any, who: str) -> Iterator[tuple[Any, Any]]:
-    """An iterator of the batches (inputs, labels) of ``data``, again and again.
+def batches_of(data: Any, who: str, again: bool = True) -> Iterator[tuple[Any, Any]]:
+    """An iterator of the batches (inputs, labels) of ``data``.
 
     Args:
       data: a ``tf.data.Dataset``.
       who: what needs it, for the error.
+      again: whether finite data are read again and again.
 
     Raises:
       UsageError: if it is none, is empty, or has batches of another form.
@@ -143,7 +144,7 @@ def batches_of(data: Any, who: str) -> Iterator[tuple[Any, Any]]:
             f"Expected a dataset of batches (inputs, labels), not of {data.element_spec}: map it "
             "to pairs, without sample weights."
         )
-    stream = iter(data.repeat())
+    stream = iter(data.repeat() if again else data)
     first = next(stream, None)
     if first is None:
         raise UsageError("Expected a dataset of batches (inputs, labels), not an empty one.")

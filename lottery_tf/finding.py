@@ -153,6 +153,11 @@ class FindingSettings:
             kept, rounds = kept * (1 - self.prune_fraction), rounds + 1
         return rounds
 
+    @property
+    def tickets(self) -> int:
+        """How many tickets a run has; that of a model's file has no dense one."""
+        return 1 if self.method == IMPORTED else self.last_round + 1
+
     def rewind_step(self, steps_per_epoch: int, last_step: int) -> int:
         """k; a UsageError unless it lies before ``last_step``, where training ends."""
         step = parse_steps(self.rewind_to, steps_per_epoch)

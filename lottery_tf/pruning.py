@@ -49,7 +49,7 @@ def prune(
         with budgets of its own ("erk").
       rounds: of scoring and pruning, whose densities fall as a power; default: 100 for synflow and
         iterative_snip, else 1.
-      batches: how many batches of ``data`` are read.
+      batches: how many batches of ``data`` are read, if there are so many.
       seed: of the random methods.
       prune_layers, keep_dense: which weights may be pruned, as in ``PrunableSettings``.
 

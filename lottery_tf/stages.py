@@ -103,7 +103,7 @@ def find(
     run.check()
     metrics = out / "metrics.jsonl"
     rows = read_json_lines(metrics)
-    if len(rows) > finding.last_round:
+    if len(rows) == finding.tickets:
         return rows
 
     data = experiment.load_data()

@@ -66,7 +66,7 @@ def run_find(out: Path, experiment: Experiment, finding: FindingSettings) -> lis
     """Runs the stage and prints a line a round; returns the rows."""
     finished = len(read_json_lines(out / "metrics.jsonl"))
     last = finding.last_round
-    countdown = Countdown(last + 1, finished)
+    countdown = Countdown(finding.tickets, finished)
     with console.status("reading data, building the model") as status:
         watch = EpochStatus(status, f"round {finished} of {last}")
 
@@ -79,6 +79,6 @@ def run_find(out: Path, experiment: Experiment, finding: FindingSettings) -> lis
             watch.label = f"round {row['round'] + 1} of {last}"
 
         rows = find(out, experiment, finding, show, [watch])
-    if finished > last:
-        console.print(f"{out} is finished: {last + 1} rounds; nothing to do.")
+    if finished == finding.tickets:
+        console.print(f"{out} is finished; nothing to do.")
     return rows

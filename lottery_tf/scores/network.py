@@ -28,7 +28,7 @@ class Network:
       model: what ``wrap`` returned; it is copied.
       data: batches (inputs, labels); needed by scores that look at the loss.
       loss: its mean is L. Default: cross-entropy, on logits or probabilities as the model has them.
-      batches: how many batches are read; finite data are read again and again.
+      batches: how many batches are read, if there are so many.
       seed: of ``random``.
 
     Attributes:
@@ -94,7 +94,8 @@ class _Derivatives:
     def __init__(self, network: Network):
         self.model, self.weights = network.model, network.weights
         data, count = network._data, network._count
-        self.batches = list(itertools.islice(batches_of(data, "the scores of the weights"), count))
+        stream = batches_of(data, "the scores of the weights", again=False)
+        self.batches = list(itertools.islice(stream, count))
         self.loss = losses_of(network._loss) or default_loss(self.model)
         scalar = tf.TensorSpec([], tf.float32)
         vector = [tf.TensorSpec(weight.shape, weight.dtype) for weight in self.weights.values()]
