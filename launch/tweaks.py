@@ -10,8 +10,8 @@ with the best mean dev accuracy is chosen, and its test accuracy is what counts.
     python launch/tweaks.py --data_dir=DIR --runs=runs/tweaks_32 --out=docs/results/tweaks_32 \
         --width=32
 
-DIR holds the four IDX files of Fashion-MNIST. About an hour and a half on two cores at width 16,
-five hours at width 32. Needs the extra [plot].
+DIR holds the four IDX files of Fashion-MNIST. About two and a half hours on two cores at width 16,
+some ten hours at width 32. Needs the extra [plot].
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ from studies import Cell, Study, arguments, mean_and_error, percent
 
 SEEDS = (0, 1, 2)
 ROUNDS = (10, 14, 18)
-RATES = (0.1, 0.2, 0.4)
+RATES = (0.1, 0.2, 0.4, 0.8, 1.6)
 RECIPES = (
     "vanilla",
     *("soft_activation", "ghost_skips", "rescaled_init", "label_smoothing", "tost"),
