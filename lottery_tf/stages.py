@@ -146,13 +146,8 @@ def find(
             each.next_ticket.save(round_folder(out, each.number + 1))
         if each.number == 0 and finding.train_tickets:
             export(trainer.model, out / "dense_model")
-        row = {
-            "round": each.number,
-            "sparsity": each.ticket.sparsity,
-            "sparsity_total": each.ticket.sparsity_total,
-            **(_measured(trainer.model, data) if finding.train_tickets else {}),
-            "seconds": round(time.perf_counter() - start, 3),
-        }
+        measured = _measured(trainer.model, data) if finding.train_tickets else {}
+        row = _row(each.ticket, measured, start)
         start = time.perf_counter()
         rows.append(row)
         write_json_lines(metrics, rows)
@@ -171,6 +166,17 @@ def _measured(model: keras.Model, data: Dataset) -> Row:
         for split in ("dev", "test")
         if len(getattr(data, split))
         for name, value in evaluate(model, data.batches(split)).items()
+    }
+
+
+def _row(ticket: Ticket, measured: Row, start: float) -> Row:
+    """A line of ``metrics.jsonl``; ``start`` is when the round began, by ``perf_counter``."""
+    return {
+        "round": ticket.info["round"],
+        "sparsity": ticket.sparsity,
+        "sparsity_total": ticket.sparsity_total,
+        **measured,
+        "seconds": round(time.perf_counter() - start, 3),
     }
 
 
@@ -209,13 +215,7 @@ def _find_in_file(
     warn_of_collapse(ticket.masks)
     plain = strip(model)
     plain.compile(loss=default_loss(plain), metrics=["accuracy"])
-    row = {
-        "round": 1,
-        "sparsity": ticket.sparsity,
-        "sparsity_total": ticket.sparsity_total,
-        **_measured(plain, data),
-        "seconds": round(time.perf_counter() - start, 3),
-    }
+    row = _row(ticket, _measured(plain, data), start)
     run.begin()
     ticket.save(round_folder(out, 1))
     write_json_lines(metrics, [row])

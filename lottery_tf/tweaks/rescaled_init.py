@@ -126,7 +126,7 @@ def find_scales(
     """
     check_graph(model)
     settings = settings or RescaledInit()
-    stream = batches_of(data, "rescaled_init to learn its scales on")
+    stream = batches_of(data, "rescaled_init, as in recipe.prepare(model, data)")
     loss = losses_of(loss or settings.criterion) or default_loss(model)
     model = differentiable(model)
     trainable = {variable.ref() for variable in model.trainable_variables}

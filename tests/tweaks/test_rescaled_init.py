@@ -544,7 +544,7 @@ def test_on_two_devices():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (lambda: None, "Expected training data for rescaled_init .*, not None"),
+        (lambda: None, "Expected training data for rescaled_init.* recipe.prepare.*, not None"),
         (examples, "Expected training data .* tf.data.Dataset of batches .*, not tuple"),
         (lambda: batches().take(0), "not an empty one"),
         (lambda: batches().map(lambda x, y: x), "of batches \\(inputs, labels\\), not of Tensor"),
