@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from lottery_tf.errors import UsageError
 from lottery_tf.keras import keras
-from lottery_tf.models import conv4, lenet, resnet, vgg
+from lottery_tf.models import conv4, lenet, mobilenet, resnet, vgg
 from lottery_tf.settings import check_choices, nearest, one_of, setting
 
 __all__ = ["BUILDERS", "ModelSettings", "create"]
@@ -24,12 +24,14 @@ BUILDERS: dict[str, Callable[[Sequence[int], int, int | None], keras.Model]] = {
     "lenet_300_100": lenet.lenet_300_100,
     "conv4": conv4.conv4,
     "resnet8_half": functools.partial(resnet.cifar_resnet, 8, halving_stem=True),
-    "resnet20": functools.partial(resnet.cifar_resnet, 20),
-    "resnet32": functools.partial(resnet.cifar_resnet, 32),
-    "resnet56": functools.partial(resnet.cifar_resnet, 56),
+    **{
+        f"resnet{depth}": functools.partial(resnet.cifar_resnet, depth)
+        for depth in (20, 32, 44, 56, 104, 110)
+    },
     "resnet18": functools.partial(resnet.resnet, 18),
     "resnet34": functools.partial(resnet.resnet, 34),
     "vgg16": vgg.vgg16,
+    "mobilenet": mobilenet.mobilenet,
 }
 
 

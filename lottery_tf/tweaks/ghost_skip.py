@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import tensorflow as tf
 
 from lottery_tf.errors import UsageError
@@ -19,6 +20,7 @@ _CONVOLUTIONS = (
     *(_layers.DepthwiseConv1D, _layers.DepthwiseConv2D),
 )
 _TRANSPOSED = (_layers.Conv1DTranspose, _layers.Conv2DTranspose, _layers.Conv3DTranspose)
+_PADDINGS = (_layers.ZeroPadding1D, _layers.ZeroPadding2D, _layers.ZeroPadding3D)
 PLACES = ("all", "same")
 
 
@@ -130,10 +132,11 @@ class GhostSkip(FadingLayer):
 class GhostSkips(FadingTweak):
     """Skip connections around convolutions that fade out (arXiv 2101.03255).
 
-    y ← y + α·S(x) for each chosen spatial convolution: x is its input, y the pre-activation that
-    it feeds, after its BatchNorm where there is one. α falls to exactly 0 over the first share of
-    the training; then they are out, and ``finish`` returns the architecture without them. One
-    line is logged of the spatial convolutions that have none.
+    y ← y + α·S(x) for each chosen spatial convolution: x is its input, before a ZeroPadding layer
+    does what padding="same" would do, y the pre-activation that it feeds, after its BatchNorm
+    where there is one. α falls to exactly 0 over the first share of the training; then they are
+    out, and ``finish`` returns the architecture without them. One line is logged of the spatial
+    convolutions that have none.
 
     Raises:
       UsageError: for parameters out of range; in ``prepare``, if ``convolutions`` names none of
@@ -189,7 +192,7 @@ class GhostSkips(FadingTweak):
                             name += "_"
                         sequential = isinstance(part, keras.Sequential)
                         skips[key] = conv, self._skip(conv, name, sequential)
-                    return skips[key][1]([run(), tensor(source.keras_inputs[0])])
+                    return skips[key][1]([run(), tensor(_input_of(source))])
 
                 return call
 
@@ -304,7 +307,7 @@ class GhostSkips(FadingTweak):
         known = type(conv).__module__.startswith("tf_keras.") and conv.activity_regularizer is None
         if isinstance(conv, _TRANSPOSED) or not (known or _is_linear(conv)):
             return False
-        same = node.keras_inputs[0].shape[1:] == end.outputs.shape[1:]
+        same = _input_of(node).shape[1:] == end.outputs.shape[1:]
         return (
             "all" in self.convolutions
             or path in self.convolutions
@@ -321,6 +324,18 @@ class GhostSkips(FadingTweak):
                     f"'{model.name}' with a kernel larger than 1, not '{name}'"
                     f"{nearest(name, [*PLACES, *good])}."
                 )
+
+
+def _input_of(node):
+    """What a convolution reads; where a layer pads it to "same" or less, what that layer reads."""
+    (tensor,) = node.keras_inputs
+    conv = unwrapped(node.layer)
+    layer, number, _ = tensor._keras_history
+    if isinstance(layer, _PADDINGS) and conv.padding == "valid":
+        added = np.reshape(layer.padding, (-1, 2)).sum(axis=1)
+        if (added <= np.multiply(conv.dilation_rate, np.subtract(conv.kernel_size, 1))).all():
+            return layer._inbound_nodes[number].keras_inputs[0]
+    return tensor
 
 
 def _is_spatial(layer, any_kind: bool = False) -> bool:

@@ -2,6 +2,8 @@
 
 import collections
 import functools
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,19 +11,20 @@ import pytest
 from lottery_tf.errors import UsageError
 from lottery_tf.keras import keras
 from lottery_tf.models import BUILDERS, ModelSettings, create
+from lottery_tf.models.pytorch import convolution
 
 SMALL = {
     **{"lenet_300_100": 6, "conv4": 2, "resnet8_half": 2},
-    **{"resnet20": 2, "resnet32": 2, "resnet56": 2},
-    **{"resnet18": 2, "resnet34": 2, "vgg16": 2},
+    **{f"resnet{depth}": 2 for depth in (20, 32, 44, 56, 104, 110)},
+    **{"resnet18": 2, "resnet34": 2, "vgg16": 2, "mobilenet": 2},
 }
 
 
 # One of each family, where a test builds twice.
-FAMILIES = ["lenet_300_100", "conv4", "resnet20", "vgg16"]
+FAMILIES = ["lenet_300_100", "conv4", "resnet20", "vgg16", "mobilenet"]
 
 
-SHAPE = collections.defaultdict(lambda: (9, 8, 3), vgg16=(33, 32, 3))
+SHAPE = collections.defaultdict(lambda: (9, 8, 3), vgg16=(17, 16, 3), mobilenet=(17, 16, 3))
 
 
 @functools.cache
@@ -45,8 +48,7 @@ def test_a_model_is_functional_uncompiled_and_ends_in_logits(name):
         np.random.default_rng(0).normal(size=(2, *SHAPE[name])).astype(np.float32)
     ).numpy()
     assert logits.shape == (2, 5)
-    # A softmax would be positive and sum to 1.
-    assert (logits < 0).any() and not np.allclose(logits.sum(axis=1), 1)
+    assert not np.allclose(logits.sum(axis=1), 1)  # as a softmax would
     assert model.layers[-1].get_config()["activation"] == "linear"
 
 
@@ -74,12 +76,9 @@ def test_the_only_activations_are_relu_layers(name):
             "lenet_300_100": 2,
             "conv4": 6,
             "resnet8_half": 7,
-            "resnet20": 19,
-            "resnet32": 31,
-            "resnet56": 55,
-            "resnet18": 17,
-            "resnet34": 33,
+            **{f"resnet{depth}": depth - 1 for depth in (18, 34, 20, 32, 44, 56, 104, 110)},
             "vgg16": 13,
+            "mobilenet": 27,
         }[name]
     )
 
@@ -160,18 +159,67 @@ def test_resnet8_half_is_a_resnet8_on_half_the_image():
         create("resnet8_half", (28, 7, 1), 10)
 
 
-@pytest.mark.parametrize(("name", "n"), [("resnet20", 3), ("resnet32", 5), ("resnet56", 9)])
-def test_resnets_count_as_their_formula(name, n):
-    assert trainable(small(name)) == resnet_count(n, 2, 3, 5)
+# Of the PyTorch models, counted there, with 10, 100 and 200 classes and images of three channels:
+# ToST's (github.com/VITA-Group/ToST: LRsI/models/oresnet.py, soft_activation/models/resnet.py and
+# pruning_techniques/models/VGG.py), OpenLTH's (github.com/facebookresearch/open_lth) for the
+# depths at which ToST's blocks are bottlenecks, and github.com/kuangliu/pytorch-cifar's MobileNet.
+COUNTS = {
+    "resnet20": (272_474, 278_324, 284_824),
+    "resnet32": (466_906, 472_756, 479_256),
+    "resnet44": (661_338, 667_188, 673_688),
+    "resnet56": (855_770, 861_620, 868_120),
+    "resnet104": (1_633_498, 1_639_348, 1_645_848),
+    "resnet110": (1_730_714, 1_736_564, 1_743_064),
+    "resnet18": (11_173_962, 11_220_132, 11_271_432),
+    "resnet34": (21_282_122, 21_328_292, 21_379_592),
+    "vgg16": (14_728_266, 14_774_436, 14_825_736),
+    "mobilenet": (3_217_226, 3_309_476, 3_411_976),
+}
 
 
-@pytest.mark.parametrize(
-    ("name", "count"),
-    # With 10 classes at 32×32 of 3 channels, as the PyTorch models that the papers train.
-    [("resnet18", 11_173_962), ("resnet34", 21_282_122), ("vgg16", 14_728_266)],
-)
-def test_wide_models_count_as_the_reference(name, count):
-    assert trainable(create(name, (32, 32, 3), 10)) == count
+@pytest.mark.parametrize(("name", "counts"), COUNTS.items())
+def test_models_count_as_the_reference(name, counts):
+    model = create(name, (32, 32, 3), 10)
+    assert trainable(model) == counts[0]
+    # Only the head knows the classes: a row and a bias each.
+    head = model.get_layer("head").kernel.shape[0] + 1
+    assert counts == (counts[0], counts[0] + 90 * head, counts[0] + 190 * head)
+
+
+# Logits of the PyTorch models named above, computed there with the weights and image of
+# ``with_known_weights``.
+REFERENCE = json.loads(Path(__file__).with_name("pytorch_logits.json").read_text())
+
+
+def with_known_weights(model: keras.Model) -> np.ndarray:
+    """Draws all weights layer by layer, and then an image ``[1, 32, 32, 3]``."""
+    rng = np.random.default_rng(0)
+    for layer in model.layers:
+        values = []
+        for variable in layer.weights:
+            kind, shape = variable.name.rpartition("/")[2], variable.shape
+            if "kernel" in kind:
+                values.append(rng.normal(size=shape) / np.sqrt(np.prod(shape[:-1])))
+            elif kind.startswith(("gamma", "moving_variance")):
+                values.append(rng.uniform(0.5, 1.5, shape))
+            else:
+                values.append(rng.normal(size=shape) / 5)
+        layer.set_weights(values)
+    return rng.normal(size=(1, 32, 32, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", REFERENCE)
+def test_models_compute_what_the_reference_computes(name):
+    model = create(name, (32, 32, 3), 10)
+    image = with_known_weights(model)
+    (logits,) = model(image, training=False).numpy()
+    np.testing.assert_allclose(logits, REFERENCE[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg16", "mobilenet"])
+def test_models_take_the_images_of_tiny_imagenet(name):
+    model = create(name, (64, 64, 3), 200, width=2)
+    assert model.output_shape == (None, 200)
 
 
 def test_depth_is_the_number_of_layers_with_weights_on_the_longest_path():
@@ -215,12 +263,49 @@ def test_a_block_computes_relu_of_its_shortcut_where_its_last_gamma_is_0():
     np.testing.assert_array_equal(before, after)
 
 
+def test_a_halving_convolution_sees_as_many_pixels_on_each_side():
+    image = keras.Input((4, 4, 1))
+    model = keras.Model(image, convolution(image, 1, 3, 2, "conv", kernel_initializer="ones"))
+    (sums,) = model(np.arange(16, dtype=np.float32).reshape(1, 4, 4, 1)).numpy()[..., 0]
+    # Around the pixels 0, 2, 8 and 10, what lies outside of the image being 0.
+    first = 0 + 1 + 4 + 5
+    second = 1 + 2 + 3 + 5 + 6 + 7
+    third = 4 + 5 + 8 + 9 + 12 + 13
+    fourth = 5 + 6 + 7 + 9 + 10 + 11 + 13 + 14 + 15
+    np.testing.assert_array_equal(sums, [[first, second], [third, fourth]])
+
+
 def test_kernels_are_glorot_or_he_normal():
     keras.utils.set_random_seed(0)
     dense = create("lenet_300_100", (28, 28, 1), 10).get_layer("dense1").kernel.numpy()
     assert dense.std() == pytest.approx(np.sqrt(2 / (784 + 300)), rel=0.02)
     conv = create("resnet20", (8, 8, 1), 3, width=16).get_layer("stage3_block3_conv2")
     assert conv.kernel.numpy().std() == pytest.approx(np.sqrt(2 / (9 * 64)), rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg16"])
+def test_kernels_are_drawn_as_the_reference_draws_them(name):
+    keras.utils.set_random_seed(0)
+    model = create(name, (32, 32, 3), 10, width=16)
+    layer = {"resnet18": "stage3_block1_conv1", "vgg16": "stage3_conv1"}[name]
+    kernel = model.get_layer(layer).kernel.numpy()
+    assert kernel.shape == (3, 3, 32, 64)
+    std = np.sqrt(2 / (9 * 64))
+    assert kernel.std() == pytest.approx(std, rel=0.02)
+    # 4.55 % of a normal distribution, none of Keras' own, which is cut off there.
+    assert np.mean(np.abs(kernel) > 2 * std) == pytest.approx(0.0455, abs=0.006)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet"])
+def test_what_the_reference_leaves_to_pytorch_is_uniform(name):
+    keras.utils.set_random_seed(0)
+    head = create(name, (32, 32, 3), 100, width=16).get_layer("head")
+    inputs = head.kernel.shape[0]
+    kernel, bias = (values * np.sqrt(inputs) for values in head.get_weights())
+    for values in (kernel, bias):
+        assert np.abs(values).max() == pytest.approx(1, abs=0.05) and np.abs(values).max() <= 1
+    assert kernel.std() == pytest.approx(np.sqrt(1 / 3), rel=0.02)
+    assert not np.allclose(kernel[0], bias)
 
 
 def test_an_unknown_name_is_met_with_the_nearest():

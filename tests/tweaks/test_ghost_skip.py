@@ -57,6 +57,34 @@ def test_without_padding_the_middle_is_taken_and_surplus_channels_are_left_out()
     np.testing.assert_allclose(sum_, y + x[:, 1:4, 1:5, :2], atol=1e-6)
 
 
+@pytest.mark.parametrize("padding", [1, ((0, 1), (0, 1))])
+def test_a_layer_that_pads_is_within_the_ghost(padding):
+    """As with padding="same": pixels 0 and 1 are averaged, not 0 and the padding."""
+    conv = layers.Conv2D(3, 3, strides=2, name="conv")
+    plain = chain(layers.ZeroPadding2D(padding), conv, layers.ReLU(), shape=(4, 6, 3))
+    model = lt.GhostSkips().prepare(plain)
+    x = np.random.default_rng(0).standard_normal((2, 4, 6, 3)).astype(np.float32)
+    parts = [model.get_layer("conv").output, model.get_layer("conv_ghost").output]
+    y, sum_ = map(np.array, keras.Model(model.input, parts)(x))
+    np.testing.assert_allclose(sum_, y + x.reshape(2, 2, 2, 3, 2, 3).mean((2, 4)), atol=1e-5)
+    model.compile("sgd", "mse")
+    model.fit(x, plain(x), callbacks=lt.GhostSkips().callbacks(), verbose=0)
+    final = lt.GhostSkips().finish(model)
+    assert [each.name for each in final.layers] == [each.name for each in plain.layers]
+    np.testing.assert_allclose(final(x), model(x), atol=1e-5)
+
+
+def test_a_layer_that_pads_for_more_than_the_convolution_is_outside():
+    conv = layers.Conv2D(3, 3, name="conv")
+    model = lt.GhostSkips().prepare(
+        chain(layers.ZeroPadding2D(3, name="pad"), conv, layers.ReLU(), shape=(4, 4, 3))
+    )
+    x = np.random.default_rng(0).standard_normal((2, 4, 4, 3)).astype(np.float32)
+    parts = [model.get_layer("conv").output, model.get_layer("conv_ghost").output]
+    y, sum_ = map(np.array, keras.Model(model.input, parts)(x))
+    np.testing.assert_allclose(sum_, y + np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0))), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("layer", "shape"),
     [

@@ -1,0 +1,55 @@
+"""Layers that start, normalise and pad as PyTorch's, which the papers' networks were trained with.
+
+Keras would pad an even image below and to the right only where it halves it, a pixel off its 1×1
+shortcut; its BatchNorm lags far behind in short training; and its normal distributions are cut off
+at two standard deviations.
+"""
+
+from typing import Any
+
+from lottery_tf.keras import keras
+
+_layers, _initializers = keras.layers, keras.initializers
+
+
+def he_normal(mode: str) -> keras.initializers.Initializer:
+    """N(0, 2/fan), ``torch.nn.init.kaiming_normal_``; ``mode`` is "fan_in" or "fan_out"."""
+    return _initializers.VarianceScaling(2.0, mode, "untruncated_normal")
+
+
+def default_uniform(fan_in: int) -> keras.initializers.Initializer:
+    """U(−b, b) with b = 1/√fan_in: kernels and biases that nobody initialises in PyTorch."""
+    bound = fan_in**-0.5
+    return _initializers.RandomUniform(-bound, bound)
+
+
+def convolution(x, channels: int, size: int, stride: int, name: str, **config: Any):
+    """A square convolution that has as many pixels on all sides of an image; no bias by default."""
+    config = {"use_bias": False, **config}
+    padded, padding = _padded(x, size, stride, name)
+    return _layers.Conv2D(channels, size, stride, padding, name=name, **config)(padded)
+
+
+def depthwise_convolution(x, size: int, stride: int, name: str, **config: Any):
+    """The like, each channel by itself."""
+    config = {"use_bias": False, **config}
+    padded, padding = _padded(x, size, stride, name)
+    return _layers.DepthwiseConv2D(size, stride, padding, name=name, **config)(padded)
+
+
+def batch_norm(x, name: str):
+    """BatchNorm with PyTorch's momentum (0.9 in Keras' way of counting) and epsilon."""
+    return _layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
+
+
+def linear(x, units: int, name: str, kernel: keras.initializers.Initializer | None = None):
+    """A dense layer; its kernel as ``kernel`` has it, else, like its bias, PyTorch's default."""
+    kernel, bias = kernel or default_uniform(x.shape[-1]), default_uniform(x.shape[-1])
+    return _layers.Dense(units, kernel_initializer=kernel, bias_initializer=bias, name=name)(x)
+
+
+def _padded(x, size: int, stride: int, name: str):
+    """``x`` and Keras' padding for it; only a stride above 1 needs a layer of its own."""
+    if stride == 1 or size == 1:
+        return x, "same"
+    return _layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x), "valid"
