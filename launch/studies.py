@@ -1,7 +1,7 @@
 """What the studies of this folder share: tickets of a flagfile, a grid of retrainings, statistics.
 
-Each retraining runs in one of ``processes`` processes with one thread: small networks leave a
-second core idle. Finished ones are not run again.
+Each retraining runs in one of ``processes`` processes: of several each has one thread, because
+small networks leave a second core idle. Finished ones are not run again.
 """
 
 import argparse
@@ -45,7 +45,7 @@ class Study:
 
     Attributes:
       flagfile: the name of a file in flags/.
-      data_dir: folder of the data.
+      data_dir: folder of the data; None where the dataset has one of its own.
       runs: folder of the runs.
       rounds: of pruning.
       width: of the network; None for the flagfile's.
@@ -53,7 +53,7 @@ class Study:
     """
 
     flagfile: str
-    data_dir: str
+    data_dir: str | None
     runs: Path
     rounds: int
     width: int | None = None
@@ -66,7 +66,8 @@ class Study:
         return self._map(self._retrain, cells)
 
     def _map(self, work, items):
-        os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+        if self.processes > 1:
+            os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
         spawn = multiprocessing.get_context("spawn")
         # Keras keeps some 60 MB of each training.
@@ -79,8 +80,9 @@ class Study:
         from lottery_tf.finding import FindingSettings
         from lottery_tf.stages import Experiment
 
-        words = [f"--flagfile={FLAGS / self.flagfile}", f"--data_dir={self.data_dir}"]
+        words = [f"--flagfile={FLAGS / self.flagfile}"]
         words += [f"--seed={seed}", f"--data_seed={seed}", f"--rounds={self.rounds}"]
+        words += [] if self.data_dir is None else [f"--data_dir={self.data_dir}"]
         if method != "imp":
             words += [f"--method={method}", f"--sparsity={1 - 0.8**number}"]
             words += [] if method == "omp" else ["--notrain_tickets"]
@@ -129,7 +131,7 @@ class Study:
 def arguments(doc: str) -> argparse.ArgumentParser:
     """The command line that the studies share; its help is the first line of ``doc``."""
     parser = argparse.ArgumentParser(description=doc.partition("\n")[0])
-    parser.add_argument("--data_dir", required=True, help="folder of Fashion-MNIST's IDX files")
+    parser.add_argument("--data_dir", help="folder of the data, as lottery-tf has it")
     parser.add_argument("--runs", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--processes", type=int, default=2, help="runs at a time")
