@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lottery_tf.data import catalogue, digits, idx
+from lottery_tf.data import catalogue, digits, idx, image_folder
 from lottery_tf.data.dataset import Dataset, Source, Split, channel_moments
 from lottery_tf.errors import UsageError
 from lottery_tf.settings import check_choices, setting
@@ -19,10 +19,20 @@ __all__ = ["AUGMENTED", "READERS", "DataSettings", "Dataset", "Source", "Split",
 READERS: dict[str, Callable[[str | None], Source]] = {
     "digits": digits.read,
     "idx": idx.read,
+    "image_folder": image_folder.read,
     **{name: functools.partial(catalogue.read, name) for name in catalogue.NAMES},
+    "tiny_imagenet": catalogue.tiny_imagenet,
+}
+# What cannot be read without a folder, and what is to be in it.
+_FOLDERS = {
+    "idx": "a folder of IDX files",
+    "image_folder": f"a folder with {image_folder.LAYOUT}",
+    "tiny_imagenet": "the folder where tiny-imagenet-200 was unpacked",
 }
 
-AUGMENTED = ("cifar10", "cifar100")
+# Cropped and flipped where --augment is not given; and what is never flipped: digits have a side.
+AUGMENTED = ("cifar10", "cifar100", "tiny_imagenet")
+NOT_FLIPPED = ("digits", "mnist", "svhn_cropped")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,16 +45,26 @@ class DataSettings:
 
     dataset: str = setting("digits", "the dataset", choices=READERS)
     data_dir: str | None = setting(
-        None, "folder of the IDX files (idx) or of tensorflow-datasets; digits needs none"
+        None,
+        "folder of the IDX files (idx), of the images (image_folder), of the unpacked "
+        "tiny-imagenet-200, or of tensorflow-datasets; digits needs none",
     )
     dev_share: float = setting(
         0.1, "share of the training examples held out as the dev split, at least 0, below 1"
+    )
+    dev_split: str = setting(
+        "random",
+        "which examples are held out: random ones, or the first in the dataset's own order, as the "
+        "paper's code has it of cifar10 and cifar100",
+        choices=("random", "first"),
     )
     train_examples: int | None = setting(
         None, "training examples to keep once the dev split is taken; all where not given"
     )
     augment: bool | None = setting(
-        None, f"random crops and flips; where not given, of {' and '.join(AUGMENTED)} only"
+        None,
+        f"random crops and flips (no flips of {', '.join(NOT_FLIPPED)}); where not given, of "
+        f"{', '.join(AUGMENTED)} only",
     )
     data_seed: int = setting(
         0, "seed of the dev split, of the kept examples, of the order of batches, of augmentation"
@@ -53,8 +73,10 @@ class DataSettings:
 
     def __post_init__(self):
         check_choices(self)
-        if self.dataset == "idx" and self.data_dir is None:
-            raise UsageError("--dataset=idx reads a folder of IDX files; name it with --data_dir.")
+        if self.dataset in _FOLDERS and self.data_dir is None:
+            raise UsageError(
+                f"--dataset={self.dataset} reads {_FOLDERS[self.dataset]}; name it with --data_dir."
+            )
         if not 0 <= self.dev_share < 1:
             raise UsageError(
                 f"--dev_share expects a share of at least 0 and below 1, not {self.dev_share}; "
@@ -72,23 +94,33 @@ class DataSettings:
 def load(settings: DataSettings) -> Dataset:
     """Reads the dataset and splits it.
 
-    One permutation, drawn with ``data_seed``, gives the dev split its first examples and the
-    training split the next ``train_examples``; so the dev split is the same for any
-    ``train_examples``, and a smaller training split lies within a larger one. Both keep the
-    order of the source. Mean and standard deviation are those of the training split.
+    The dev split is the first examples of one permutation, drawn with ``data_seed``, or the first
+    that the dataset has (``dev_split``); the training split is the first ``train_examples`` of the
+    permutation that are not among them. So the dev split is the same for any ``train_examples``,
+    and a smaller training split lies within a larger one. Both keep the order of the source. Mean
+    and standard deviation are those of the training split.
 
     Raises:
-      UsageError: the data are not where they should be, or too few.
+      UsageError: the data are not where they should be, too few, or sorted by class where the
+        first are to be held out.
       RuntimeError: a download failed.
     """
     source = READERS[settings.dataset](settings.data_dir)
-    order = np.random.default_rng(settings.data_seed).permutation(len(source.train))
-    held_out = round(settings.dev_share * len(order))
-    dev, rest = order[:held_out], order[held_out:]
+    drawn = np.random.default_rng(settings.data_seed).permutation(len(source.train))
+    order = drawn if settings.dev_split == "random" else source.published_order()
+    dev = order[: round(settings.dev_share * len(order))]
+    rest = drawn[~np.isin(drawn, dev)]
     if not len(rest):
         raise UsageError(
             f"--dev_share={settings.dev_share} leaves none of the {len(order)} examples of "
             f"{settings.dataset} to train on; give a smaller share."
+        )
+    labels = source.train.labels
+    lost = np.setdiff1d(labels, labels[rest])
+    if settings.dev_split == "first" and len(lost):
+        raise UsageError(
+            f"--dev_split=first expects examples in a mixed order, and holds out all those of "
+            f"class {lost[0]} of {settings.dataset}; give --dev_split=random."
         )
     wanted = settings.train_examples
     if wanted is not None and wanted > len(rest):
@@ -110,4 +142,5 @@ def load(settings: DataSettings) -> Dataset:
         augment=habit if settings.augment is None else settings.augment,
         data_seed=settings.data_seed,
         batch_size=settings.batch_size,
+        flip=settings.dataset not in NOT_FLIPPED,
     )

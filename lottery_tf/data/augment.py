@@ -10,12 +10,13 @@ import tensorflow as tf
 PADDING = 4
 
 
-def crop_and_flip(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+def crop_and_flip(images: tf.Tensor, seed: tf.Tensor, flip: bool = True) -> tf.Tensor:
     """A random crop of each image, padded with zeros, half of them mirrored.
 
     Args:
       images: ``[B, H, W, C]`` of static shape, before normalisation: the padding is black.
       seed: int ``[2]``; the same seed gives the same crops and flips.
+      flip: whether any are mirrored; the crops are the same with and without.
 
     Returns:
       images of the same shape and dtype.
@@ -23,7 +24,7 @@ def crop_and_flip(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     count, height, width, channels = images.shape
     draws = tf.random.stateless_uniform((3, count), seed, alg="philox")
     down, right = tf.unstack(tf.cast(draws[:2] * (2 * PADDING + 1), tf.int32))
-    mirrored = draws[2] < 0.5
+    mirrored = draws[2] < (0.5 if flip else 0.0)
 
     columns = tf.range(width)
     columns = tf.where(mirrored[:, None], columns[::-1], columns) + right[:, None]

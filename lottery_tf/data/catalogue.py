@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from lottery_tf.data.dataset import Source, Split
+from lottery_tf.errors import UsageError
 
 NAMES = ("cifar10", "cifar100", "fashion_mnist", "mnist", "svhn_cropped")
+KEYS = ("id", "image", "label")  # what is read of an example; "id" only the CIFARs have
 
 
 def read(name: str, data_dir: str | None) -> Source:
@@ -17,7 +19,8 @@ def read(name: str, data_dir: str | None) -> Source:
       data_dir: tensorflow-datasets' folder; None for its own default, ``~/tensorflow_datasets``.
 
     Returns:
-      images uint8 ``[N, H, W, C]``; of cifar100 the 100 fine labels.
+      images uint8 ``[N, H, W, C]``; of cifar100 the 100 fine labels. tensorflow-datasets mixes the
+      examples as it stores them; the order before that is known of cifar10 and cifar100 alone.
 
     Raises:
       RuntimeError: the dataset is not in ``data_dir`` and cannot be downloaded.
@@ -30,20 +33,80 @@ def read(name: str, data_dir: str | None) -> Source:
     try:
         builder.download_and_prepare()
     except Exception as error:
-        reason = " ".join(str(error).split())
         raise RuntimeError(
-            f"{name} is not in {builder.data_dir} and could not be downloaded "
-            f"({type(error).__name__}: {reason}); prepare it where there is a network, with "
-            f"`tfds build {name}`, and give that folder as --data_dir."
+            f"{name} is not in {builder.data_dir} and could not be downloaded ({_reason(error)}); "
+            f"prepare it where there is a network, with `tfds build {name}`, and give that folder "
+            "as --data_dir."
         ) from error
-    whole = tfds.ReadConfig(try_autocache=False)
-    train, test = (
-        _in_memory(builder.as_dataset(split=split, as_supervised=True, read_config=whole))
-        for split in ("train", "test")
-    )
-    return Source(train, test, builder.info.features["label"].num_classes)
+    return _source(builder)
 
 
-def _in_memory(examples) -> Split:
-    images, labels = zip(*examples.batch(1000).as_numpy_iterator(), strict=True)
-    return Split(np.concatenate(images), np.concatenate(labels).astype(np.int32))
+def tiny_imagenet(data_dir: str | None) -> Source:
+    """Reads Tiny-ImageNet; its validation images are the test split.
+
+    Args:
+      data_dir: the folder in which the archive was unpacked, or what it was unpacked to,
+        ``tiny-imagenet-200``. At the first time it is prepared for tensorflow-datasets, beside
+        ``tiny-imagenet-200``; later that is not needed.
+
+    Returns:
+      images uint8 ``[N, 64, 64, 3]``; classes in the order of their WordNet ids.
+
+    Raises:
+      UsageError: there is no such folder, or not all of it is there.
+    """
+    import tensorflow_datasets as tfds
+
+    from lottery_tf.data.tiny_imagenet import FOLDER, TinyImagenet
+
+    folder = Path(data_dir).expanduser()
+    folder = folder.resolve().parent if (folder / "wnids.txt").is_file() else folder
+    builder = TinyImagenet(data_dir=str(folder))
+    if not (Path(builder.data_dir).exists() or (folder / FOLDER).is_dir()):
+        raise UsageError(
+            f"--dataset=tiny_imagenet expects the folder {FOLDER} in --data_dir, and there is none "
+            f"in {folder}; unpack http://cs231n.stanford.edu/{FOLDER}.zip there."
+        )
+    try:
+        config = tfds.download.DownloadConfig(manual_dir=str(folder))
+        builder.download_and_prepare(download_config=config)
+    except UsageError:
+        raise
+    except OSError as error:
+        raise UsageError(
+            f"Tiny-ImageNet is prepared in {builder.data_dir}, which failed ({_reason(error)}); "
+            "give a --data_dir with room that can be written to."
+        ) from error
+    return _source(builder, "validation")
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _source(builder, test: str = "test") -> Source:
+    """What a prepared tfds ``builder`` holds, its split ``test`` as the test examples."""
+    (train, ids), (test, _) = (_in_memory(_examples(builder, split)) for split in ("train", test))
+    order = None if ids is None else np.argsort(ids)  # "train_00000", "train_00001", …
+    return Source(train, test, builder.info.features["label"].num_classes, order)
+
+
+def _examples(builder, split: str):
+    import tensorflow_datasets as tfds
+
+    # A cache of all examples would be of no use to who reads them once.
+    examples = builder.as_dataset(split=split, read_config=tfds.ReadConfig(try_autocache=False))
+    return examples.map(lambda example: {k: example[k] for k in KEYS if k in example})
+
+
+def _in_memory(examples) -> tuple[Split, np.ndarray | None]:
+    """The examples and their ids, if they have any."""
+    count, ids = int(examples.cardinality()), []
+    images = np.empty((count, *examples.element_spec["image"].shape), np.uint8)
+    labels = np.empty(count, np.int32)
+    first = 0
+    for batch in examples.batch(1000).as_numpy_iterator():
+        rows = slice(first, first := first + len(batch["label"]))
+        images[rows], labels[rows] = batch["image"], batch["label"]
+        ids.extend(batch.get("id", ()))
+    return Split(images, labels), np.array(ids) if ids else None

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -28,11 +29,24 @@ class Split:
 
 
 class Source(NamedTuple):
-    """What a family reads: all training examples, the test examples, the number of classes."""
+    """What a family reads.
+
+    Attributes:
+      train: all training examples.
+      test: the test examples.
+      num_classes: labels are 0 .. num_classes - 1.
+      order: the indices of the training examples in the order in which they were published;
+        None where that is the order of ``train``, or not known.
+    """
 
     train: Split
     test: Split
     num_classes: int
+    order: np.ndarray | None = None
+
+    def published_order(self) -> np.ndarray:
+        """``order``, or 0 .. N - 1."""
+        return np.arange(len(self.train)) if self.order is None else self.order
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,7 +59,7 @@ class Dataset:
       num_classes: labels are 0 .. num_classes - 1.
       mean, std: of each channel over the training split alone, in the pixels' own units; images
         are normalised as ``(pixel - mean) / std``.
-      augment: whether ``stream`` crops and flips.
+      augment: whether ``stream`` crops and, where ``flip``, mirrors.
       data_seed: of the order of the batches and of the augmentation.
       batch_size: of ``stream``.
     """
@@ -60,6 +74,7 @@ class Dataset:
     augment: bool
     data_seed: int
     batch_size: int
+    flip: bool = True
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -124,7 +139,7 @@ class Dataset:
             if self.augment:
                 # Seeds below zero, because those from zero on are the epochs'.
                 seed = tf.stack([tf.constant(self.data_seed, tf.int64), -1 - step])
-                images = crop_and_flip(images, seed)
+                images = crop_and_flip(images, seed, self.flip)
             examples = self._normalise(images), tf.gather(labels, index)
             if others is None:
                 return examples
@@ -203,13 +218,17 @@ def channel_moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float,
 
     A channel that never changes has standard deviation 1, so that it normalises to 0.
     """
+    channels = images.shape[-1]
+    count = images.size // channels
+    sums = np.zeros((2, math.prod(images.shape[1:])), np.int64)  # of each place, squares beside
+    for first in range(0, len(images), 1000):  # the squares of all at once would take gigabytes
+        rows = images[first : first + 1000].reshape(-1, sums.shape[1])
+        sums += rows.sum(0, np.uint32), np.square(rows, dtype=np.uint16).sum(0, np.uint32)
     means, stds = [], []
-    for channel in range(images.shape[-1]):
-        pixels = images[..., channel]
-        mean = int(pixels.sum(dtype=np.int64)) / pixels.size
-        squares = int(np.square(pixels, dtype=np.uint16).sum(dtype=np.int64)) / pixels.size
+    for total, squares in sums.reshape(2, -1, channels).sum(1).T.tolist():
+        mean = total / count
         means.append(mean)
-        stds.append(float(np.sqrt(max(squares - mean**2, 0))) or 1.0)
+        stds.append(float(np.sqrt(max(squares / count - mean**2, 0))) or 1.0)
     return tuple(means), tuple(stds)
 
 

@@ -72,3 +72,17 @@ def test_it_is_the_same_in_a_graph(images):
     eager = crop_and_flip(tf.constant(images), seed)
     graph = tf.function(crop_and_flip)(tf.constant(images), seed)
     np.testing.assert_array_equal(eager, graph)
+
+
+def test_without_flips_the_crops_are_the_same(images, origins):
+    seed = tf.constant([0, -1], tf.int64)
+    upright = crop_and_flip(tf.constant(images), seed, flip=False).numpy()
+    for image, crop, (down, right, _) in zip(images, upright, origins, strict=True):
+        assert views(image)[crop.tobytes()] == (down, right, False)
+
+
+def test_images_of_tiny_imagenet_are_padded_by_4_as_well():
+    image = np.random.default_rng(0).integers(1, 256, (64, 64, 3), np.uint8)
+    crops = crop_and_flip(tf.constant(np.stack([image] * 8)), tf.constant([0, -1], tf.int64))
+    found = views(image)
+    assert len({found[crop.tobytes()] for crop in crops.numpy()}) == 8

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from lottery_tf.data import DataSettings, catalogue, load
 
@@ -25,8 +26,23 @@ def test_the_catalogue_is_read_into_memory(tmp_path, name, shape, classes, augme
     assert (dataset.input_shape, dataset.num_classes) == (shape, classes)
     assert dataset.augment is augment
     assert dataset.train.images.dtype == np.uint8 and dataset.train.labels.dtype == np.int32
+    assert dataset.flip is (name not in ("mnist", "svhn_cropped"))
     images, labels = next(dataset.stream().as_numpy_iterator())
     assert images.shape == (4, *shape) and labels.max() < classes
+
+
+def test_the_cifars_know_the_order_in_which_they_were_published(tmp_path):
+    def examples(self, *_, **__):
+        ids = [f"train_{number:05d}" for number in (2, 0, 3, 1)]
+        images = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((1, 32, 32, 3), "u1")
+        parts = {"id": ids, "image": images, "label": np.arange(4)}
+        return tf.data.Dataset.from_tensor_slices(parts)
+
+    with tfds.testing.mock_data(num_examples=4, as_dataset_fn=examples):
+        source = catalogue.read("cifar10", str(tmp_path))
+    # The first image published is the second example, and so on.
+    assert list(source.order) == [1, 3, 0, 2]
+    assert list(source.train.images[:, 0, 0, 0]) == [0, 1, 2, 3]
 
 
 def test_a_failed_download_says_so_in_one_sentence_and_keeps_its_cause(tmp_path, monkeypatch):

@@ -48,6 +48,31 @@ def test_dev_and_train_share_the_examples_out_in_order(numbered, dev_share, seed
     np.testing.assert_array_equal(dataset.train.images.ravel(), train)
 
 
+def test_the_first_examples_can_be_the_dev_split(monkeypatch):
+    """The published order is that of the source, or 9, 8, …, 0; classes come in turns."""
+    split = Split(np.zeros((10, 1, 1, 1), np.uint8), np.arange(10, dtype=np.int32) % 2)
+    split.images[:, 0, 0, 0] = range(10)
+    for order, held_out in ((None, [0, 1, 2]), (np.arange(10)[::-1], [7, 8, 9])):
+        source = Source(split, split, 2, order)
+        monkeypatch.setitem(data.READERS, "digits", lambda data_dir, source=source: source)
+        for seed in (0, 1):
+            dataset = load(DataSettings(dev_share=0.3, dev_split="first", data_seed=seed))
+            assert list(dataset.dev.images.ravel()) == held_out
+            both = [*dataset.dev.images.ravel(), *dataset.train.images.ravel()]
+            assert sorted(both) == list(range(10))
+    # Which of the others are kept is the seed's.
+    kept = {
+        tuple(load(DataSettings(dev_split="first", train_examples=4, data_seed=seed)).train.labels)
+        for seed in range(5)
+    }
+    assert len(kept) > 1
+
+
+def test_the_first_of_examples_that_are_sorted_by_class_are_refused(numbered):
+    with pytest.raises(UsageError, match="--dev_split=first .* of class 0 of digits; give"):
+        load(DataSettings(dev_split="first"))
+
+
 def test_the_seed_decides_the_dev_split(numbered):
     dev = [list(load(DataSettings(data_seed=seed)).dev.labels) for seed in (0, 0, 1)]
     assert dev[0] == dev[1] != dev[2]

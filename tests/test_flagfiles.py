@@ -1,0 +1,118 @@
+"""Each file of flags/ is an experiment: its flags parse, its model is built and takes steps."""
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lottery_tf as lt
+from lottery_tf import data
+from lottery_tf.cli import find
+from lottery_tf.cli.flags import parse
+from lottery_tf.data import Source, Split
+from lottery_tf.finding import FindingSettings
+from lottery_tf.prunable import prunable_weights
+from lottery_tf.stages import Experiment
+from lottery_tf.training import Trainer, TrainingSettings
+
+ROOT = Path(__file__).parents[1]
+FLAGFILES = sorted(path.stem for path in (ROOT / "flags").glob("*.cfg"))
+# Shape of an image, classes, training examples.
+SHAPES = {
+    "idx": ((28, 28, 1), 10, 60_000),
+    "cifar10": ((32, 32, 3), 10, 50_000),
+    "cifar100": ((32, 32, 3), 100, 50_000),
+    "tiny_imagenet": ((64, 64, 3), 200, 100_000),
+}
+NETWORKS = ("resnet18", "resnet34", "vgg16", "mobilenet")
+GRID = [f"{dataset}_{net}" for dataset in list(SHAPES)[1:] for net in NETWORKS]
+
+
+def flags_of(name: str, *more: str):
+    return parse(
+        [f"--flagfile={ROOT / 'flags' / name}.cfg", "--data_dir=DIR", *more], find.SETTINGS
+    )
+
+
+def experiment_of(name: str, *more: str) -> Experiment:
+    flags = flags_of(name, *more)
+    return Experiment(*(flags.settings(owner) for owner in Experiment.owners()))
+
+
+def test_the_paper_s_grid_is_whole():
+    assert set(GRID) <= set(FLAGFILES)
+    for name in GRID:
+        experiment = experiment_of(name)
+        assert f"{experiment.data.dataset}_{experiment.model.model}" == name
+
+
+@pytest.mark.parametrize("name", GRID)
+def test_the_grid_is_trained_by_the_paper_s_protocol(name):
+    training = experiment_of(name).training
+    assert training == TrainingSettings(
+        train_for="182ep",
+        optimizer="sgd",
+        learning_rate=0.1,
+        momentum=0.9,
+        weight_decay=2e-4,
+        schedule="step",
+        milestones=("90ep", "135ep"),
+        decay=0.1,
+    )
+    rates = training.learning_rate_schedule(steps_per_epoch=10)
+    ends = [float(rates(step)) for step in (0, 899, 900, 1349, 1350, 1819)]
+    np.testing.assert_allclose(ends, [0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", FLAGFILES)
+def test_two_steps_on_images_of_the_true_shape(name, monkeypatch):
+    experiment = experiment_of(name, "--batch_size=2", "--train_examples=4", "--dev_share=0.5")
+    shape, classes, _ = SHAPES[experiment.data.dataset]
+    random = np.random.default_rng(0)
+
+    def read(data_dir):
+        images = random.integers(0, 256, (2 * classes, *shape), np.uint8)
+        examples = Split(images, np.tile(np.arange(classes, dtype=np.int32), 2))
+        return Source(examples, examples, classes)
+
+    monkeypatch.setitem(data.READERS, experiment.data.dataset, read)
+    settings = flags_of(name).settings(FindingSettings)
+    dataset = experiment.load_data()
+    model = experiment.create_model(dataset)
+    ticket = lt.Ticket.of(model, lt.wrapper.all_kept(model, experiment.prunable))
+    assert settings.rewind_step(dataset.steps_per_epoch, experiment.training.steps(2)) >= 0
+    recipe = lt.Recipe("vanilla")
+    built = recipe.prepare(ticket.build())
+    before = [np.array(variable) for variable in built.trainable_variables]
+    optimizer = experiment.training.make_optimizer(dataset.steps_per_epoch)
+    trainer = Trainer(built, dataset.stream, dataset.steps_per_epoch, optimizer, recipe.loss())
+    built.run_eagerly = True  # two steps are not worth the tracing
+    trainer.fit(2)
+    assert trainer.step == 2
+    for variable, value in zip(built.trainable_variables, before, strict=True):
+        assert np.isfinite(variable).all() and not np.array_equal(variable, value), variable.name
+
+
+@pytest.mark.parametrize("name", GRID)
+def test_the_page_and_the_head_say_what_the_network_costs(name):
+    experiment = experiment_of(name)
+    shape, classes, examples = SHAPES[experiment.data.dataset]
+    model = lt.models.create(experiment.model.model, shape, classes)
+    flops = sum(lt.count_flops(model).values())
+    weights = sum(math.prod(variable.shape) for variable in model.trainable_variables)
+    # docs/paper.md: forward and backward, 15 TFLOP/s, 1/15,000 s more an image.
+    hours = 182 * 0.9 * examples * (3 * flops / 15e12 + 1 / 15_000) / 3600
+    page = (ROOT / "docs" / "paper.md").read_text()
+    (row,) = (line for line in page.splitlines() if f"[{name}](" in line)
+    assert f"| {weights:,} | {flops / 1e9:.2f} | {hours:.1f} |" in row
+    head = (ROOT / "flags" / f"{name}.cfg").read_text()
+    assert float(re.search(r"About ([\d.]+) hours a training", head)[1]) == round(hours, 1)
+
+
+def test_mobilenet_s_depthwise_kernels_are_pruned_with_the_rest():
+    experiment = experiment_of("cifar10_mobilenet")
+    model = lt.models.create("mobilenet", (32, 32, 3), 10, width=2)
+    names = prunable_weights(model, experiment.prunable)
+    assert sum("depthwise" in name for name in names) == 13 and len(names) == 13 + 13 + 1
