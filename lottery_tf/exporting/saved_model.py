@@ -54,9 +54,10 @@ def write(model: keras.Model, path: Path) -> None:
     def call(inputs):
         return model(inputs, training=False)
 
-    @tf.function
-    def serve(**tensors):
-        flat = [tensors[name] for name in names]
+    # Its arguments have the names of the specs. Not a concrete function: of variables on several
+    # workers TensorFlow saves none.
+    @tf.function(input_signature=specs)
+    def serve(*flat):
         outputs = call(tf.nest.pack_sequence_as(model.input, flat))
         return dict(zip(model.output_names, tf.nest.flatten(outputs), strict=True))
 
@@ -69,7 +70,7 @@ def write(model: keras.Model, path: Path) -> None:
             save_format="tf",
             include_optimizer=False,
             save_traces=False,
-            signatures=serve.get_concrete_function(**dict(zip(names, specs, strict=True))),
+            signatures=serve,
         )
 
 
