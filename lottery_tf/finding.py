@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from lottery_tf.allocate import SCOPES, check_sparsity, prune_fraction, prune_to
+from lottery_tf.devices import check_same, from_chief
 from lottery_tf.errors import UsageError
 from lottery_tf.gradual import prune_gradually, schedule
 from lottery_tf.graph import assign, check_graph, values
@@ -274,6 +275,8 @@ def rounds(
                 warn_of_collapse(masks)
             source = ticket if settings.rewind == "weights" else ticket.with_weights(trained)
             following = source.with_masks(masks, round=number + 1)
+            arrays = (*masks.values(), *following.weights.values())
+            check_same(f"masks and weights of round {number + 1}", arrays)
         yield Round(ticket, trainer, following)
         if following is None:
             return
@@ -311,6 +314,8 @@ def _draw(ticket, trainer, settings, last_step, callbacks) -> tuple[Masks, dict[
             settings.score_batches,
             ticket.info.get("seed", 0),
         )
+        # Sums on several machines need not agree in the last bit, nor then what ranks them.
+        masks = Masks({name: from_chief(mask) for name, mask in masks.items()})
     return masks, values(trainer.model)
 
 

@@ -112,7 +112,7 @@ def _own_variables(layer: keras.layers.Layer) -> dict[str, tf.Variable]:
 
 def values(model: keras.Model) -> dict[str, np.ndarray]:
     """Name → value of the model's variables but the masks, copied."""
-    return {name: np.array(variable) for name, variable in named_variables(model).items()}
+    return {name: np.array(variable.numpy()) for name, variable in named_variables(model).items()}
 
 
 @contextlib.contextmanager

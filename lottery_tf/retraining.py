@@ -12,10 +12,12 @@ import numpy as np
 import tensorflow as tf
 
 from lottery_tf.data import Dataset
+from lottery_tf.devices import check_same, from_chief
 from lottery_tf.files import whole_folder, write_json
 from lottery_tf.graph import assign, values
 from lottery_tf.keras import keras
 from lottery_tf.masks import read_arrays
+from lottery_tf.precision import Precision
 from lottery_tf.recipe import Recipe
 from lottery_tf.ticket import Ticket
 from lottery_tf.training import Trainer, TrainingSettings, evaluate
@@ -62,6 +64,7 @@ def retrain(
     """
     start = time.perf_counter()
     described = {"recipe": recipe.name, "tweaks": recipe.describe()}
+    recipe = Recipe([*recipe.tweaks, Precision(training.precision)])
     resumed = checkpoint is not None and (checkpoint / "state.json").exists()
     if resumed:
         # The weights of the checkpoint are scaled: no need to search again.
@@ -88,6 +91,7 @@ def retrain(
     trainer.fit(last_step, [*recipe.callbacks(last_step - first_step), watch], dev)
 
     finished = compiled_for_evaluation(recipe.finish(model))
+    check_same("trained weights", values(finished).values())
     measured = {
         f"{split}_{name}": value
         for split in ("dev", "test")
@@ -130,7 +134,7 @@ def compiled_for_evaluation(model: keras.Model) -> keras.Model:
 
 def nonzero_parameters(model: keras.Model) -> int:
     """Number of the model's trainable parameters that are not 0."""
-    return sum(int(np.count_nonzero(variable)) for variable in model.trainable_variables)
+    return sum(int(np.count_nonzero(variable.numpy())) for variable in model.trainable_variables)
 
 
 class _Watch(keras.callbacks.Callback):
@@ -169,16 +173,15 @@ class _Watch(keras.callbacks.Callback):
             self.best_values = values(self.trainer.model)
         self.on_epoch(self.rows)
         due = time.perf_counter() - self.saved > self.seconds_between_checkpoints
-        if self.checkpoint is not None and due:
+        if self.checkpoint is not None and from_chief(np.array(due)):
             self.save(self.checkpoint)
             self.saved = time.perf_counter()
 
     def save(self, path: Path) -> None:
-        optimizer = self.trainer.model.optimizer.variables
         with whole_folder(path) as folder:
             np.savez(folder / "weights.npz", **values(self.trainer.model))
             np.savez(folder / "best.npz", **self.best_values)
-            np.savez(folder / "optimizer.npz", *[variable.numpy() for variable in optimizer])
+            np.savez(folder / "optimizer.npz", *self.trainer.optimizer_values())
             write_json(
                 folder / "state.json",
                 {"rows": self.rows, "best": self.best_accuracy, "seconds": self._seconds()},
@@ -190,9 +193,7 @@ class _Watch(keras.callbacks.Callback):
         self.seconds_before = state["seconds"]
         self.best_values = read_arrays(path / "best.npz")
         assign(self.trainer.model, read_arrays(path / "weights.npz"))
-        saved = read_arrays(path / "optimizer.npz").values()
-        for variable, value in zip(self.trainer.model.optimizer.variables, saved, strict=True):
-            variable.assign(value)
+        self.trainer.set_optimizer(list(read_arrays(path / "optimizer.npz").values()))
 
     def _seconds(self) -> float:
         return time.perf_counter() - self.start + self.seconds_before

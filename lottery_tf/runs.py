@@ -9,15 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 
 from lottery_tf.errors import UsageError
 from lottery_tf.files import read_json, write_json
 from lottery_tf.keras import keras, load_model
 
-# What a run is does not hang on these: tickets, teachers and models are known by their sums,
-# wherever they lie.
-_NOT_COMPARED = {"versions", "ticket", "teacher", "model_path", "rewind_path"}
+# What a run is does not hang on these: it may go on on other devices, and tickets, teachers and
+# models are known by their sums, wherever they lie.
+_NOT_COMPARED = {"versions", "devices", "ticket", "teacher", "model_path", "rewind_path"}
 _PACKAGES = ("lottery_tf", "tensorflow", "tf_keras", "tensorflow_model_optimization", "numpy")
 
 
@@ -64,7 +65,9 @@ class Run:
         if not (self.out / "config.json").exists():
             versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
             versions["python"] = platform.python_version()
-            config = {"command": self.command, **self.settings, "versions": versions}
+            devices = tf.distribute.get_strategy().num_replicas_in_sync
+            begun = {"devices": devices, "versions": versions}
+            config = {"command": self.command, **self.settings, **begun}
             try:
                 write_json(self.out / "config.json", config)
             except OSError as error:

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from lottery_tf import models
 from lottery_tf.data import Dataset, DataSettings, load
+from lottery_tf.devices import check_batch_size
 from lottery_tf.errors import UsageError
 from lottery_tf.exporting import MAX_DIFFERENCE, REPORT, export, write_exports
 from lottery_tf.files import read_json, read_json_lines, sha256, write_json, write_json_lines
@@ -22,6 +23,7 @@ from lottery_tf.finding import IMPORTED, FindingSettings, first_ticket, rounds
 from lottery_tf.graph import check_graph
 from lottery_tf.keras import keras
 from lottery_tf.models import ModelSettings
+from lottery_tf.precision import Precision
 from lottery_tf.prunable import PrunableSettings
 from lottery_tf.pruning import warn_of_collapse
 from lottery_tf.recipe import Recipe
@@ -62,7 +64,12 @@ class Experiment:
         return DataSettings, ModelSettings, TrainingSettings, PrunableSettings
 
     def load_data(self) -> Dataset:
-        """The dataset; makes the process deterministic first if that is asked for."""
+        """The dataset; makes the process deterministic first if that is asked for.
+
+        Raises:
+          UsageError: if the data are not there, or a batch has no equal shares for all devices.
+        """
+        check_batch_size(self.data.batch_size)
         if self.training.deterministic:
             make_deterministic()
         return load(self.data)
@@ -111,7 +118,7 @@ def find(
     rewind_step = finding.rewind_step(data.steps_per_epoch, last_step)
     model = experiment.create_model(data)
     masks = all_kept(model, experiment.prunable)
-    recipe = Recipe("vanilla")
+    recipe = Recipe([Precision(experiment.training.precision)])
     trainer = Trainer(
         recipe.prepare(Ticket.of(model, masks).build()),
         data.stream,
@@ -145,7 +152,7 @@ def find(
         if each.next_ticket is not None:
             each.next_ticket.save(round_folder(out, each.number + 1))
         if each.number == 0 and finding.train_tickets:
-            export(trainer.model, out / "dense_model")
+            export(recipe.finish(trainer.model), out / "dense_model")
         measured = _measured(trainer.model, data) if finding.train_tickets else {}
         row = _row(each.ticket, measured, start)
         start = time.perf_counter()

@@ -10,6 +10,7 @@ import tensorflow as tf
 from lottery_tf.errors import UsageError
 from lottery_tf.graph import named_layers, unwrapped
 from lottery_tf.keras import keras
+from lottery_tf.precision import PRECISIONS
 from lottery_tf.settings import check_choices, setting
 from lottery_tf.steps import check_steps, parse_steps
 from lottery_tf.xla_loop import steps_in_one_loop
@@ -83,9 +84,15 @@ class TrainingSettings:
     decay: float = setting(0.1, "what schedule=step multiplies the rate with at each milestone")
     warmup: str = setting("0it", "length of the linear warm-up, in steps or epochs")
     jit_compile: bool | None = setting(
-        None, "compile with XLA; default: only models without convolutions, which it makes faster"
+        None,
+        "compile with XLA; default: on one device, models without convolutions, which get faster",
     )
     steps_per_execution: int = setting(50, "steps that run between two looks from Python")
+    precision: str = setting(
+        "float32",
+        "what the layers compute in while they are trained; weights and tickets are float32",
+        choices=PRECISIONS,
+    )
     seed: int = setting(0, "of the initial weights")
     deterministic: bool = setting(False, "the same bits in every run, at some cost in speed")
 
@@ -163,8 +170,12 @@ class Trainer:
       steps_per_epoch: steps after which an epoch ends.
       optimizer: a new Keras optimizer; its schedule counts from step 0.
       loss: the training loss.
-      jit_compile: whether XLA compiles the step; None: if the model has no convolution.
+      jit_compile: whether XLA compiles the step; None: if the model has no convolution and there
+        is one device.
       steps_per_execution: steps a call of the compiled function runs at most.
+
+    Raises:
+      UsageError: if XLA is to compile for several devices.
     """
 
     def __init__(
@@ -179,26 +190,52 @@ class Trainer:
         metrics: Sequence[Any] = ("accuracy",),
     ):
         self.model, self.stream, self.steps_per_epoch = model, stream, steps_per_epoch
-        model.compile(
-            optimizer,
-            loss,
-            metrics=list(metrics),
-            jit_compile=_has_no_convolution(model) if jit_compile is None else jit_compile,
-            steps_per_execution=min(steps_per_execution, steps_per_epoch),
-        )
-        several = model._steps_per_execution.numpy() > 1
-        one_device = model.distribute_strategy.num_replicas_in_sync == 1
-        if model.jit_compile and several and one_device:
-            steps_in_one_loop(model)
-        optimizer = model.optimizer
-        optimizer.build(model.trainable_variables)
-        self._fresh = [variable.numpy() for variable in optimizer.variables]
+        strategy = model.distribute_strategy
+        replicas = strategy.num_replicas_in_sync
+        if jit_compile and replicas > 1:
+            raise UsageError(
+                f"Expected no --jit_compile with {replicas} devices, over which XLA's steps cannot "
+                "reach: leave it out, or train on one."
+            )
+        if jit_compile is None:
+            jit_compile = replicas == 1 and _has_no_convolution(model)
+        half = any(layer.compute_dtype == "float16" for layer in named_layers(model).values())
+        with strategy.scope():
+            if half and not isinstance(optimizer, keras.mixed_precision.LossScaleOptimizer):
+                optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
+            model.compile(
+                optimizer,
+                loss,
+                metrics=list(metrics),
+                jit_compile=jit_compile,
+                steps_per_execution=min(steps_per_execution, steps_per_epoch),
+            )
+            several = model._steps_per_execution.numpy() > 1
+            if model.jit_compile and several and not tf.distribute.has_strategy():
+                steps_in_one_loop(model)
+            model.optimizer.build(model.trainable_variables)
+        self._fresh = self.optimizer_values()
+
+    def optimizer_values(self) -> list[np.ndarray]:
+        """The optimizer's variables and what scales its loss, copied."""
+        return [np.array(variable.numpy()) for variable in self._optimizer_variables()]
 
     def reset(self, step: int = 0) -> None:
         """A fresh optimizer, its schedule at ``step``."""
-        for variable, value in zip(self.model.optimizer.variables, self._fresh, strict=True):
-            variable.assign(value)
+        self.set_optimizer(self._fresh)
         self.model.optimizer.iterations.assign(step)
+
+    def set_optimizer(self, values: Sequence[np.ndarray]) -> None:
+        """The optimizer as it was when ``optimizer_values`` has returned ``values``."""
+        for variable, value in zip(self._optimizer_variables(), values, strict=True):
+            variable.assign(value)
+
+    def _optimizer_variables(self) -> list[tf.Variable]:
+        optimizer = self.model.optimizer
+        if isinstance(optimizer, keras.mixed_precision.LossScaleOptimizer) and optimizer.dynamic:
+            scale = optimizer._loss_scale
+            return [*optimizer.variables, scale.current_loss_scale, scale.counter]
+        return list(optimizer.variables)
 
     @property
     def step(self) -> int:
@@ -208,7 +245,8 @@ class Trainer:
     @property
     def learning_rate(self) -> float:
         """The learning rate of the last step."""
-        rate = self.model.optimizer._learning_rate
+        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        rate = optimizer._learning_rate
         return float(rate(max(self.step - 1, 0)) if callable(rate) else rate)
 
     def fit(

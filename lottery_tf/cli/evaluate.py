@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from lottery_tf.cli.flags import Parsed
-from lottery_tf.cli.terminal import console, percent
+from lottery_tf.cli.terminal import at_work, console, percent
 from lottery_tf.data import Dataset, DataSettings, load
+from lottery_tf.devices import DeviceSettings
 from lottery_tf.errors import UsageError
 from lottery_tf.exporting import REPORT
 from lottery_tf.files import read_json
@@ -28,7 +29,7 @@ class EvaluateSettings:
     split: str = setting("test", "examples to measure on", choices=("train", "dev", "test"))
 
 
-SETTINGS = (EvaluateSettings, DataSettings)
+SETTINGS = (EvaluateSettings, DataSettings, DeviceSettings)
 
 
 def run(flags: Parsed) -> None:
@@ -39,6 +40,11 @@ def run(flags: Parsed) -> None:
             "Expected either --run=DIR (a retrain run) or --model=DIR (a SavedModel); got "
             f"{'neither' if settings.run is None else 'both'}."
         )
+    with at_work(flags.settings(DeviceSettings)):
+        _measure(settings, flags)
+
+
+def _measure(settings: EvaluateSettings, flags: Parsed) -> None:
     found_in = read_config(settings.run) if settings.run else {}
     folder = Path(settings.run, "model") if settings.run else Path(settings.model)
     model = load_saved_model(folder)
@@ -54,7 +60,7 @@ def run(flags: Parsed) -> None:
     if not len(getattr(data, settings.split)):
         raise UsageError(f"Expected examples to measure on; the {settings.split} split is empty.")
     measured = evaluate(compiled_for_evaluation(model), examples)
-    weights = [np.asarray(variable) for variable in model.trainable_variables]
+    weights = [variable.numpy() for variable in model.trainable_variables]
     zeros = sum(int(np.sum(weight == 0)) for weight in weights)
     console.print(
         f"{folder}  {data.name} {settings.split}  accuracy {percent(measured['accuracy'])}  loss "

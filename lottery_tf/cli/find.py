@@ -4,7 +4,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from lottery_tf.cli.flags import Parsed
-from lottery_tf.cli.terminal import Countdown, EpochStatus, console, duration, percent
+from lottery_tf.cli.terminal import Countdown, EpochStatus, at_work, console, duration, percent
+from lottery_tf.devices import DeviceSettings, own_folder
 from lottery_tf.errors import UsageError
 from lottery_tf.files import read_json_lines
 from lottery_tf.finding import IMPORTED, FindingSettings
@@ -30,7 +31,7 @@ class OutSettings:
         return Path(self.out)
 
 
-SETTINGS = (*Experiment.owners(), FindingSettings, OutSettings)
+SETTINGS = (*Experiment.owners(), FindingSettings, DeviceSettings, OutSettings)
 
 
 def run(flags: Parsed) -> None:
@@ -40,7 +41,8 @@ def run(flags: Parsed) -> None:
     finding = flags.settings(FindingSettings)
     if unused := sorted(_unused(finding.method) & flags.given):
         log.info("not used by %s: %s", finding.method, ", ".join(f"--{name}" for name in unused))
-    run_find(out, experiment, finding)
+    with at_work(flags.settings(DeviceSettings)), own_folder(out) as folder:
+        run_find(folder, experiment, finding)
     console.print(f"Tickets: {out / 'tickets'}")
 
 

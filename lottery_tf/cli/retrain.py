@@ -5,8 +5,9 @@ from pathlib import Path
 
 from lottery_tf.cli.find import OutSettings
 from lottery_tf.cli.flags import Parsed
-from lottery_tf.cli.terminal import console, duration, percent
+from lottery_tf.cli.terminal import at_work, console, duration, percent
 from lottery_tf.data import DataSettings
+from lottery_tf.devices import DeviceSettings, own_folder
 from lottery_tf.errors import UsageError
 from lottery_tf.models import ModelSettings
 from lottery_tf.prunable import PrunableSettings
@@ -34,7 +35,7 @@ class RetrainSettings:
 TweakSettings = tweak_settings()
 # What is pruned is the ticket's and no flag here.
 _OWNERS = tuple(owner for owner in Experiment.owners() if owner is not PrunableSettings)
-SETTINGS = (RetrainSettings, TweakSettings, *_OWNERS, OutSettings)
+SETTINGS = (RetrainSettings, TweakSettings, *_OWNERS, DeviceSettings, OutSettings)
 
 
 def run(flags: Parsed) -> None:
@@ -57,7 +58,11 @@ def run(flags: Parsed) -> None:
         *(flags.settings(owner, **found_in.describe()) for owner in _OWNERS), found_in.prunable
     )
     finished = (out / "result.json").exists()
-    with console.status("reading data, building the model") as status:
+    with (
+        at_work(flags.settings(DeviceSettings)),
+        own_folder(out) as folder,
+        console.status("reading data, building the model") as status,
+    ):
 
         def show(rows):
             row = rows[-1]
@@ -65,7 +70,7 @@ def run(flags: Parsed) -> None:
             status.update(f"{recipe.name}: epoch {row['epoch']}{dev}")
 
         result = retrain_ticket(
-            out, Path(settings.ticket), recipe, experiment, settings.reinit, show
+            folder, Path(settings.ticket), recipe, experiment, settings.reinit, show
         )
     if finished:
         console.print(f"{out} is finished; nothing to do.")

@@ -1,12 +1,27 @@
 """What the commands show while they work: a line that moves, and lines that stay."""
 
+import contextlib
+import logging
 import time
+from collections.abc import Iterator
 
 from rich.console import Console
 
+from lottery_tf.devices import DeviceSettings, is_chief
 from lottery_tf.keras import keras
+from lottery_tf.log import log
 
 console = Console(highlight=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def at_work(devices: DeviceSettings) -> Iterator[None]:
+    """Within the block the devices are set up, and the chief alone of several workers speaks."""
+    with devices.scope():
+        if not is_chief():
+            console.quiet = True
+            log.setLevel(logging.ERROR)
+        yield
 
 
 class EpochStatus(keras.callbacks.Callback):

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from lottery_tf.derivatives import batches_of, differentiable, is_offset, losses_of, reason
+from lottery_tf.devices import from_chief
 from lottery_tf.errors import UsageError
 from lottery_tf.graph import check_graph, copy_layer, named_variables
 from lottery_tf.keras import keras
@@ -71,7 +72,9 @@ class RescaledInit(Tweak):
         losses_of(self.criterion)
 
     def change(self, model, data=None):
-        scales = find_scales(model, data, self).scales
+        found = find_scales(model, data, self).scales
+        chosen = from_chief(np.array(list(found.values())))
+        scales = dict(zip(found, chosen, strict=True))
         copy = remake(model, copy_layer)
         with copy.distribute_strategy.scope():
             for name, variable in named_variables(copy).items():
