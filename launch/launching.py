@@ -1,0 +1,55 @@
+"""What the launchers of this folder share: a command behind ``--``, its environment, a dry run."""
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
+
+
+def arguments(doc: str) -> argparse.ArgumentParser:
+    """A launcher's command line; ``doc`` is its help."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dry_run", action="store_true", help="print what would run, and stop")
+    parser.add_argument(
+        "command", nargs="+", metavar="-- COMMAND", help="lottery-tf and its words, behind --"
+    )
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """What was given; the end of the process where the command cannot be found."""
+    given = parser.parse_args()
+    if shutil.which(given.command[0]) is None:
+        parser.error(f"expected a command behind --, not '{given.command[0]}', which is none")
+    return given
+
+
+def written(command: Sequence[str], environment: Mapping[str, str]) -> str:
+    """The command as a shell takes it, with what it has in its environment."""
+    settings = (f"{name}={shlex.quote(value)}" for name, value in environment.items())
+    return " ".join([*settings, shlex.join(command)])
+
+
+def become(command: Sequence[str], environment: Mapping[str, str], dry_run: bool) -> NoReturn:
+    """Runs the command in the place of this process, or prints it."""
+    if dry_run:
+        print(written(command, environment))
+        raise SystemExit(0)
+    os.execvpe(command[0], command, {**os.environ, **environment})
+
+
+def visible(gpus: Sequence[int]) -> dict[str, str]:
+    """The environment in which TensorFlow sees these GPUs only, numbered as nvidia-smi does."""
+    numbers = ",".join(map(str, gpus)) or "-1"
+    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": numbers}
+
+
+def tf_config(workers: Sequence[str], index: int) -> dict[str, str]:
+    """The environment of worker ``index`` of those at the addresses ``workers``."""
+    task = {"type": "worker", "index": index}
+    return {"TF_CONFIG": json.dumps({"cluster": {"worker": list(workers)}, "task": task})}

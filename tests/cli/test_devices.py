@@ -1,0 +1,174 @@
+"""find and retrain on two devices and in two processes give what they give on one device."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY
+
+import lottery_tf as lt
+from lottery_tf.cli.main import main
+from lottery_tf.files import read_json, read_json_lines
+from lottery_tf.runs import load_saved_model
+
+# Without BatchNorm, whose statistics are those of a device's share of the batch.
+FIND = ("find", *TINY, "--rounds=1", "--rewind_to=5it")
+RETRAIN = (
+    "retrain",
+    "--recipe=tost,distillation",
+    "--rescaled_init_iterations=3",
+    "--soft_activation_share=0.4",
+)
+# Sums in another order: about 1e-7 of a gradient, some 40 steps of Adam at 0.002.
+CLOSE = {"rtol": 1e-5, "atol": 1e-6}
+
+
+def ticket_of(run):
+    return run / "tickets" / "round_01"
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """A ticket found, and retrained, on one device."""
+    out = tmp_path_factory.mktemp("runs")
+    assert main([*FIND, f"--out={out / 'find'}"]) == 0
+    ticket = ticket_of(out / "find")
+    assert main([*RETRAIN, f"--ticket={ticket}", f"--out={out / 'retrain'}"]) == 0
+    return out
+
+
+def assert_same_find(run, one):
+    for number in range(2):
+        ours, theirs = (
+            lt.Ticket.load(each / "tickets" / f"round_{number:02}") for each in (run, one)
+        )
+        assert ours.masks == theirs.masks
+        for name, value in ours.weights.items():
+            np.testing.assert_allclose(value, theirs.weights[name], **CLOSE, err_msg=name)
+            if name in ours.masks:
+                assert not value[~ours.masks[name]].any()
+    rows = zip(*(read_json_lines(each / "metrics.jsonl") for each in (run, one)), strict=True)
+    for ours, theirs in rows:
+        for name in ours.keys() - {"seconds"}:
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
+    assert_same_model(run / "dense_model", one / "dense_model")
+
+
+def assert_same_retrain(run, one, masks):
+    ours, theirs = (read_json(each / "result.json") for each in (run, one))
+    for name in ours.keys() - {"seconds", "tweaks", "recipe", "ticket"}:
+        assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
+    model = assert_same_model(run / "model", one / "model")
+    for name, mask in masks.items():
+        kernel = model.get_layer(name.partition("/")[0]).kernel.numpy()
+        assert not kernel[~mask].any() and kernel[mask].all()
+    assert not (run / "checkpoint").exists()
+
+
+def assert_same_model(ours, theirs):
+    ours, theirs = load_saved_model(ours), load_saved_model(theirs)
+    for one, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, **CLOSE)
+    return ours
+
+
+def on_two_devices(*commands):
+    """Runs command lines in a process with two logical CPUs; returns its exit codes."""
+    script = (
+        "import tensorflow as tf, json, sys\n"
+        'cpu = tf.config.list_physical_devices("CPU")[0]\n'
+        "two = [tf.config.LogicalDeviceConfiguration()] * 2\n"
+        "tf.config.set_logical_device_configuration(cpu, two)\n"
+        "from lottery_tf.cli.main import main\n"
+        "print(json.dumps([main(words) for words in json.loads(sys.argv[1])]))\n"
+    )
+    words = [[*command, "--strategy=mirrored"] for command in commands]
+    done = subprocess.run(
+        [sys.executable, "-c", script, json.dumps(words)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1]), done.stdout + done.stderr
+
+
+def test_two_devices_do_as_one_does(one, tmp_path, broken_off):
+    """What was begun on one goes on on two; what was found on two is read as any other."""
+    found, parts = tmp_path / "find", tmp_path / "retrain"
+    retrain = [*RETRAIN, f"--ticket={ticket_of(one / 'find')}", f"--out={parts}"]
+    with broken_off(2):
+        assert main(retrain) == 130
+    assert (parts / "checkpoint").exists()
+    uneven = [*FIND, "--batch_size=63", f"--out={tmp_path / 'uneven'}"]
+    xla = [*FIND, "--jit_compile", f"--out={tmp_path / 'xla'}"]
+    evaluate = ["evaluate", f"--run={one / 'retrain'}", "--split=train"]
+    codes, said = on_two_devices([*FIND, f"--out={found}"], retrain, uneven, xla, evaluate)
+    assert codes == [0, 0, 2, 2, 0], said
+    assert "--batch_size that the 2 devices can share equally, not 63: give a multiple of 2" in said
+    assert "Expected no --jit_compile with 2 devices" in said
+    accuracy = read_json(one / "retrain" / "result.json")["train_accuracy"]
+    assert f"accuracy {100 * accuracy:.2f} %" in said
+    assert_same_find(found, one / "find")
+    masks = lt.Ticket.load(ticket_of(one / "find")).masks
+    assert_same_retrain(parts, one / "retrain", masks)
+    assert read_json(found / "config.json")["devices"] == 2
+    assert read_json(parts / "config.json")["devices"] == 1
+
+
+def test_two_workers_do_as_one_device_does(one, tmp_path):
+    """The chief alone writes and speaks, once."""
+    launcher = Path(__file__).parents[2] / "launch" / "workers.py"
+    ticket = f"--ticket={ticket_of(one / 'find')}"
+    for command in (FIND, (*RETRAIN, ticket)):
+        out = f"--out={tmp_path / command[0]}"
+        words = ["--workers=2", "--", sys.executable, "-m", "lottery_tf", *command, out]
+        done = subprocess.run(
+            [sys.executable, str(launcher), *words],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "worker 1" not in done.stderr
+    assert_same_find(tmp_path / "find", one / "find")
+    masks = lt.Ticket.load(ticket_of(one / "find")).masks
+    assert_same_retrain(tmp_path / "retrain", one / "retrain", masks)
+    assert read_json(tmp_path / "retrain" / "config.json")["devices"] == 2
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_several_workers_need_a_cluster(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    assert main([*FIND, "--strategy=multi_worker", f"--out={tmp_path}"]) == 2
+    assert "Expected TF_CONFIG" in capsys.readouterr().err
+
+
+def test_a_ticket_of_one_precision_is_retrained_in_another(tmp_path, capsys):
+    """Tickets and finished models are plain float32, and export as any other."""
+    found = tmp_path / "find"
+    assert main([*FIND, "--precision=mixed_float16", f"--out={found}"]) == 0
+    ticket = lt.Ticket.load(ticket_of(found))
+    assert "mixed" not in ticket.architecture
+    assert {value.dtype.name for value in ticket.weights.values()} == {"float32"}
+    assert load_saved_model(found / "dense_model").dtype_policy.name == "float32"
+    for given, precision in (([], "mixed_float16"), (["--precision=float32"], "float32")):
+        out = tmp_path / precision
+        assert main(["retrain", f"--ticket={ticket_of(found)}", *given, f"--out={out}"]) == 0
+        assert read_json(out / "config.json")["precision"] == precision
+        model = load_saved_model(out / "model")
+        assert {layer.dtype_policy.name for layer in model.layers} == {"float32"}
+        for name, mask in ticket.masks.items():
+            kernel = model.get_layer(name.partition("/")[0]).kernel.numpy()
+            assert not kernel[~mask].any()
+    one, other = (
+        load_saved_model(tmp_path / each / "model").get_weights()
+        for each in ("mixed_float16", "float32")
+    )
+    assert any((a != b).any() for a, b in zip(one, other, strict=True))
+    words = [f"--run={tmp_path / 'mixed_float16'}", "--formats=saved_model,tflite"]
+    assert main(["export", *words, f"--out={tmp_path / 'export'}"]) == 0
