@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -101,12 +102,14 @@ def run(command: list[str], environments: list[dict[str, str]], grace: float) ->
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, stop)
     workers: list[subprocess.Popen] = []
-    try:
-        for index, environment in enumerate(environments):
-            workers.append(start(command, environment, index))
-        return watch(workers, grace)
-    finally:
-        end(workers, grace)
+    # A worker that is stopped leaves behind what it has there.
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            for index, environment in enumerate(environments):
+                workers.append(start(command, {**environment, "TMPDIR": folder}, index))
+            return watch(workers, grace)
+        finally:
+            end(workers, grace)
 
 
 def start(command: list[str], environment: dict[str, str], index: int) -> subprocess.Popen:

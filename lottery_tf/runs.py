@@ -30,16 +30,18 @@ class Run:
       out: the folder.
       command: the command whose run it is.
       settings: every setting that decides the result, as JSON knows them.
+      defaults: of those that a run of an older release may lack.
     """
 
     out: Path
     command: str
     settings: Mapping[str, Any]
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def check(self) -> None:
         """Raises UsageError if the folder holds anything else than this run; changes nothing."""
         if (self.out / "config.json").is_file():
-            theirs = read_config(self.out)
+            theirs = {**self.defaults, **read_config(self.out)}
             mine = json.loads(json.dumps({"command": self.command, **self.settings}))
             differing = [
                 f"{key} is {theirs.get(key)!r} there and {mine.get(key)!r} here"

@@ -80,10 +80,17 @@ def nearest(word: str, names: Collection[str]) -> str:
 
 def describe(settings: Any) -> dict[str, Any]:
     """The settings as JSON knows them (tuples as lists)."""
-    return {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in dataclasses.asdict(settings).items()
-    }
+    return _as_json(dataclasses.asdict(settings))
+
+
+def defaults(*owners: type) -> dict[str, Any]:
+    """The defaults of all fields of the ``owners`` dataclasses, in the same form."""
+    fields = (field for owner in owners for field in dataclasses.fields(owner))
+    return _as_json({field.name: field.default for field in fields})
+
+
+def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
 def restore(owner: type, values: Mapping[str, Any]) -> Any:

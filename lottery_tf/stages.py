@@ -29,7 +29,7 @@ from lottery_tf.pruning import warn_of_collapse
 from lottery_tf.recipe import Recipe
 from lottery_tf.retraining import retrain
 from lottery_tf.runs import Run, existing_model, load_pruned, load_saved_model, read_config
-from lottery_tf.settings import describe, restore
+from lottery_tf.settings import defaults, describe, restore
 from lottery_tf.ticket import Ticket
 from lottery_tf.training import Trainer, TrainingSettings, evaluate, make_deterministic
 from lottery_tf.tweaks.distillation import Distillation
@@ -106,7 +106,7 @@ def find(
     if finding.method == IMPORTED:
         return _find_in_file(out, experiment, finding, on_round)
     settings = {**experiment.describe(), **describe(finding)}
-    run = Run(out, "find", settings)
+    run = Run(out, "find", settings, defaults(*Experiment.owners(), FindingSettings))
     run.check()
     metrics = out / "metrics.jsonl"
     rows = read_json_lines(metrics)
@@ -196,7 +196,7 @@ def _find_in_file(
     for name in ("model", "rewind"):
         if (path := settings[f"{name}_path"]) is not None:
             settings[f"{name}_sha256"] = sha256(existing_model(path))
-    run = Run(out, "find", settings)
+    run = Run(out, "find", settings, defaults(*Experiment.owners(), FindingSettings))
     run.check()
     metrics = out / "metrics.jsonl"
     if metrics.exists():
@@ -283,7 +283,7 @@ def retrain_ticket(
         "reinit": reinit,
     }
     _check_fit(ticket, experiment)
-    run = Run(out, "retrain", settings)
+    run = Run(out, "retrain", settings, defaults(*Experiment.owners()))
     run.check()
     if (out / "result.json").exists():
         return read_json(out / "result.json")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lottery_tf import settings
 from lottery_tf.errors import UsageError
-from lottery_tf.settings import check_choices, describe, nearest, one_of, restore, setting
+from lottery_tf.settings import check_choices, defaults, describe, nearest, one_of, restore, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +39,11 @@ def test_the_type_of_a_field():
         "trays": (tuple, False),
         "names": (tuple, True),
     }
+
+
+def test_the_defaults_are_those_of_the_settings():
+    assert defaults(Oven) == describe(Oven())
+    assert defaults(Oven)["trays"] == []
 
 
 def test_choices():

@@ -1,6 +1,7 @@
 """find and retrain on two devices and in two processes give what they give on one device."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,18 +12,18 @@ from conftest import TINY
 
 import lottery_tf as lt
 from lottery_tf.cli.main import main
-from lottery_tf.files import read_json, read_json_lines
+from lottery_tf.files import read_json, read_json_lines, write_json
 from lottery_tf.runs import load_saved_model
 
 # Without BatchNorm, whose statistics are those of a device's share of the batch.
-FIND = ("find", *TINY, "--rounds=1", "--rewind_to=5it")
+FIND = ("find", *TINY, "--rounds=1", "--rewind_to=5it", "--nojit_compile")
 RETRAIN = (
     "retrain",
     "--recipe=tost,distillation",
     "--rescaled_init_iterations=3",
     "--soft_activation_share=0.4",
 )
-# Sums in another order: about 1e-7 of a gradient, some 40 steps of Adam at 0.002.
+# Sums in another order: about 1e-7 of a gradient, forty steps of Adam at 0.002.
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
 
@@ -146,6 +147,18 @@ def test_several_workers_need_a_cluster(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     assert main([*FIND, "--strategy=multi_worker", f"--out={tmp_path}"]) == 2
     assert "Expected TF_CONFIG" in capsys.readouterr().err
+
+
+def test_a_run_from_before_there_were_precisions_goes_on(one, tmp_path, capsys):
+    run = tmp_path / "find"
+    shutil.copytree(one / "find", run)
+    config = read_json(run / "config.json")
+    assert config.pop("precision") == "float32" and config.pop("devices") == 1
+    write_json(run / "config.json", config)
+    assert main([*FIND, f"--out={run}"]) == 0
+    assert "is finished" in capsys.readouterr().out
+    assert main([*FIND, "--precision=mixed_float16", f"--out={run}"]) == 2
+    assert "precision is 'float32' there and 'mixed_float16' here" in capsys.readouterr().err
 
 
 def test_a_ticket_of_one_precision_is_retrained_in_another(tmp_path, capsys):
