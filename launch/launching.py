@@ -12,12 +12,12 @@ from typing import NoReturn
 def arguments(doc: str) -> argparse.ArgumentParser:
     """A launcher's command line; ``doc`` is its help."""
     parser = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+        usage="%(prog)s [options] -- COMMAND",
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--dry_run", action="store_true", help="print what would run, and stop")
-    parser.add_argument(
-        "command", nargs="+", metavar="-- COMMAND", help="lottery-tf and its words, behind --"
-    )
+    parser.add_argument("command", nargs="+", metavar="COMMAND", help="lottery-tf and its words")
     return parser
 
 

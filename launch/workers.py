@@ -31,7 +31,10 @@ def main() -> int:
         "--gpus_per_worker", type=int, default=1, help="of this machine; 0: none (default: 1)"
     )
     parser.add_argument(
-        "--port", type=int, help="of the first worker, the next ones follow; default: any, 8888"
+        "--port",
+        type=int,
+        help="of the first worker of a machine; the next ones follow (default: any that is free; "
+        "with --slurm 8888)",
     )
     parser.add_argument(
         "--grace",

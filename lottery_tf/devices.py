@@ -22,8 +22,8 @@ class DeviceSettings:
 
     strategy: str = setting(
         "none",
-        "one device, all GPUs of this machine, or those of several workers that TF_CONFIG names "
-        "(launch/workers.py starts them)",
+        "how many devices share each batch: one, all GPUs of this machine, or those of the workers "
+        "that TF_CONFIG names (launch/workers.py starts them)",
         choices=("none", "mirrored", "multi_worker"),
     )
     memory_growth: bool = setting(
