@@ -9,7 +9,7 @@ from lottery_tf.allocate import prune_to
 from lottery_tf.graph import named_variables
 from lottery_tf.keras import keras
 from lottery_tf.masks import Masks
-from lottery_tf.training import Trainer
+from lottery_tf.training import Trainer, check_finite
 from lottery_tf.wrapper import set_masks
 
 
@@ -68,11 +68,7 @@ def prune_gradually(
         variables = named_variables(trainer.model)
         for name, mask in masks.items():
             held[name] = np.where(mask, variables[name].numpy(), held[name])
-            if not np.isfinite(held[name]).all():
-                raise RuntimeError(
-                    f"The training diverged before step {step} of gradual pruning: weights are "
-                    "NaN or infinite. A lower learning rate or a warm-up may help."
-                )
+        check_finite(held.values(), f"to step {step} of gradual pruning")
         scores = {name: np.abs(value) for name, value in held.items()}
         before, masks = masks, prune_to(scores, start if regrow else masks, sparsity, scope)
         for name, mask in masks.items():

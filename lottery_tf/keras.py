@@ -5,12 +5,24 @@ lottery_tf takes ``keras`` from here.
 """
 
 import os
+from pathlib import Path
 
 import tf_keras as keras
 
 from lottery_tf.errors import UsageError
 
-__all__ = ["keras", "load_model"]
+__all__ = ["existing_model", "keras", "load_model"]
+
+
+def existing_model(path: str | os.PathLike, what: str = "a model") -> Path:
+    """``path``; a UsageError if there is neither a file nor a SavedModel's folder."""
+    path = Path(path)
+    if path.is_file() or (path / "saved_model.pb").is_file():
+        return path
+    raise UsageError(
+        f"Expected {what}: a SavedModel (a folder with saved_model.pb), a .keras or an .h5 file; "
+        f"there is none at {path}."
+    )
 
 
 def load_model(path: str | os.PathLike) -> keras.Model:

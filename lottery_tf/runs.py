@@ -14,7 +14,7 @@ import tensorflow_model_optimization as tfmot
 
 from lottery_tf.errors import UsageError
 from lottery_tf.files import read_json, write_json
-from lottery_tf.keras import keras, load_model
+from lottery_tf.keras import existing_model, keras, load_model
 
 # What a run is does not hang on these: it may go on on other devices, and tickets, teachers and
 # models are known by their sums, wherever they lie.
@@ -106,17 +106,6 @@ def load_saved_model(folder: str | os.PathLike) -> keras.Model:
             f"Expected a SavedModel (a folder with saved_model.pb) at {folder}; there is none."
         )
     return load_model(folder)
-
-
-def existing_model(path: str | os.PathLike) -> Path:
-    """``path``; a UsageError if there is neither a file nor a SavedModel's folder."""
-    path = Path(path)
-    if not path.is_file() and not (path / "saved_model.pb").is_file():
-        raise UsageError(
-            "Expected a SavedModel (a folder with saved_model.pb), a .keras or an .h5 file; there "
-            f"is none at {path}."
-        )
-    return path
 
 
 def load_pruned(path: str | os.PathLike) -> keras.Model:

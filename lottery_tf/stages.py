@@ -19,16 +19,17 @@ from lottery_tf.devices import check_batch_size
 from lottery_tf.errors import UsageError
 from lottery_tf.exporting import MAX_DIFFERENCE, REPORT, export, write_exports
 from lottery_tf.files import read_json, read_json_lines, sha256, write_json, write_json_lines
-from lottery_tf.finding import IMPORTED, FindingSettings, first_ticket, rounds
+from lottery_tf.finding import first_ticket, rounds
+from lottery_tf.finding_settings import IMPORTED, FindingSettings
 from lottery_tf.graph import check_graph
-from lottery_tf.keras import keras
+from lottery_tf.keras import existing_model, keras
 from lottery_tf.models import ModelSettings
 from lottery_tf.precision import Precision
 from lottery_tf.prunable import PrunableSettings
 from lottery_tf.pruning import warn_of_collapse
 from lottery_tf.recipe import Recipe
 from lottery_tf.retraining import retrain
-from lottery_tf.runs import Run, existing_model, load_pruned, load_saved_model, read_config
+from lottery_tf.runs import Run, load_pruned, load_saved_model, read_config
 from lottery_tf.settings import defaults, describe, restore
 from lottery_tf.ticket import Ticket
 from lottery_tf.training import Trainer, TrainingSettings, evaluate, make_deterministic

@@ -1,7 +1,7 @@
 """Training, the same for finding and retraining: compile once, fit from any step, evaluate."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -281,6 +281,15 @@ def evaluate(model: keras.Model, data: tf.data.Dataset) -> dict[str, float]:
     """The compiled model's loss and metrics on ``data``: ``loss``, ``accuracy``."""
     results = model.evaluate(data, verbose=0, return_dict=True)
     return {name: float(np.asarray(value)) for name, value in results.items()}
+
+
+def check_finite(weights: Iterable[np.ndarray], which: str) -> None:
+    """Raises RuntimeError if the training, ``which`` it was, has made weights NaN or infinite."""
+    if not all(np.isfinite(weight).all() for weight in weights):
+        raise RuntimeError(
+            f"The training {which} diverged: weights are NaN or infinite. A lower learning rate or "
+            "a warm-up may help."
+        )
 
 
 def _has_no_convolution(model: keras.Model) -> bool:

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import lottery_tf as lt
 from lottery_tf.errors import UsageError
-from lottery_tf.finding import FindingSettings
+from lottery_tf.finding_settings import FindingSettings
 from lottery_tf.graph import named_variables
 from lottery_tf.keras import keras
 

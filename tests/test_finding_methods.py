@@ -7,7 +7,7 @@ from networks import assert_same, examples, mlp, values
 
 import lottery_tf as lt
 from lottery_tf.errors import UsageError
-from lottery_tf.finding import FindingSettings
+from lottery_tf.finding_settings import FindingSettings
 from lottery_tf.gradual import prune_gradually, schedule
 from lottery_tf.graph import assign
 from lottery_tf.keras import keras
@@ -154,7 +154,7 @@ def test_a_softmax_at_the_end_is_looked_through(model):
 
 
 def test_weights_that_diverge_in_gradual_pruning(model):
-    with pytest.raises(RuntimeError, match="diverged before step"):
+    with pytest.raises(RuntimeError, match="of gradual pruning diverged"):
         list(
             lt.find_tickets(
                 model,

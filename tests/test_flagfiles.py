@@ -12,7 +12,7 @@ from lottery_tf import data
 from lottery_tf.cli import find
 from lottery_tf.cli.flags import parse
 from lottery_tf.data import Source, Split
-from lottery_tf.finding import FindingSettings
+from lottery_tf.finding_settings import FindingSettings
 from lottery_tf.prunable import prunable_weights
 from lottery_tf.stages import Experiment
 from lottery_tf.training import Trainer, TrainingSettings

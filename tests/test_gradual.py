@@ -196,5 +196,5 @@ def test_what_was_pruned_before_never_returns():
 
 def test_a_training_that_diverges():
     masks, trainer = four_weights([np.nan] * 4)
-    with pytest.raises(RuntimeError, match="diverged before step 2 of gradual pruning"):
+    with pytest.raises(RuntimeError, match="to step 2 of gradual pruning diverged"):
         prune_gradually(trainer, masks, [(0, 0.0), (2, 0.5)])

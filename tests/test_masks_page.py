@@ -7,7 +7,7 @@ import tensorflow as tf
 from networks import examples, mlp, random_masks
 
 import lottery_tf as lt
-from lottery_tf.finding import FindingSettings
+from lottery_tf.finding_settings import FindingSettings
 from lottery_tf.keras import keras
 from lottery_tf.settings import describe
 

@@ -8,7 +8,7 @@ from lottery_tf.cli.terminal import Countdown, EpochStatus, at_work, console, du
 from lottery_tf.devices import DeviceSettings, own_folder
 from lottery_tf.errors import UsageError
 from lottery_tf.files import read_json_lines
-from lottery_tf.finding import IMPORTED, FindingSettings
+from lottery_tf.finding_settings import IMPORTED, FindingSettings
 from lottery_tf.log import log
 from lottery_tf.models import ModelSettings
 from lottery_tf.prunable import PrunableSettings

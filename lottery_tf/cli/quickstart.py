@@ -14,7 +14,7 @@ from lottery_tf.cli.terminal import Countdown, console, percent
 from lottery_tf.data import DataSettings
 from lottery_tf.errors import UsageError
 from lottery_tf.files import write_json, write_text
-from lottery_tf.finding import FindingSettings
+from lottery_tf.finding_settings import FindingSettings
 from lottery_tf.models import ModelSettings
 from lottery_tf.recipe import Recipe
 from lottery_tf.runs import Run

@@ -14,7 +14,7 @@ import tensorflow as tf
 from lottery_tf.errors import UsageError
 from lottery_tf.files import sha256
 from lottery_tf.graph import calls, check_graph
-from lottery_tf.keras import keras, load_model
+from lottery_tf.keras import existing_model, keras, load_model
 from lottery_tf.tweaks.divergence import at_least_float32, logits_of
 from lottery_tf.tweaks.soft_labels import is_softmax
 
@@ -155,13 +155,7 @@ def _existing(source: str) -> Path:
             f"Expected the teacher itself, {source}, of which a description knows no more than "
             "that: give Distillation(teacher=…) the model or the path of a file of it."
         )
-    path = Path(source)
-    if path.is_file() or (path / "saved_model.pb").is_file():
-        return path
-    raise UsageError(
-        "Expected a teacher: a SavedModel (a folder with saved_model.pb), a .keras or an .h5 "
-        f"file; there is none at {source}."
-    )
+    return existing_model(source, "a teacher")
 
 
 def _of_keras(model: keras.Model, name: str) -> Teacher:

@@ -16,7 +16,7 @@ from lottery_tf.cli.main import main
 from lottery_tf.data import DataSettings
 from lottery_tf.errors import UsageError
 from lottery_tf.files import read_json, read_json_lines
-from lottery_tf.finding import FindingSettings
+from lottery_tf.finding_settings import FindingSettings
 from lottery_tf.models import ModelSettings
 from lottery_tf.runs import load_pruned, load_saved_model
 from lottery_tf.scores import METHODS
