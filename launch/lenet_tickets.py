@@ -18,11 +18,12 @@ import matplotlib.pyplot as plt
 
 from lottery_tf.cli import find
 from lottery_tf.cli.flags import parse
+from lottery_tf.experiment import Experiment
 from lottery_tf.files import write_json, write_text
 from lottery_tf.finding import FindingSettings
 from lottery_tf.recipe import Recipe
 from lottery_tf.runs import read_config
-from lottery_tf.stages import Experiment, retrain_ticket, round_folder
+from lottery_tf.stages import retrain_ticket, round_folder
 
 FLAGFILE = Path(__file__).parents[1] / "flags" / "fashion_mnist_lenet_300_100.cfg"
 SEEDS = (0, 1, 2)

@@ -77,8 +77,8 @@ class Study:
     def _experiment(self, seed: int, method: str = "imp", number: int = 0):
         from lottery_tf.cli import find
         from lottery_tf.cli.flags import parse
+        from lottery_tf.experiment import Experiment
         from lottery_tf.finding_settings import FindingSettings
-        from lottery_tf.stages import Experiment
 
         words = [f"--flagfile={FLAGS / self.flagfile}"]
         words += [f"--seed={seed}", f"--data_seed={seed}", f"--rounds={self.rounds}"]

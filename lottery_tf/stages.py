@@ -7,78 +7,32 @@ that belongs to another configuration is refused. What the files hold is in docs
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
-
-from lottery_tf import models
-from lottery_tf.data import Dataset, DataSettings, load
-from lottery_tf.devices import check_batch_size
+from lottery_tf.data import Dataset, load
 from lottery_tf.errors import UsageError
+from lottery_tf.experiment import Experiment, check_data, check_fit, experiment_of
 from lottery_tf.exporting import MAX_DIFFERENCE, REPORT, export, write_exports
 from lottery_tf.files import read_json, read_json_lines, sha256, write_json, write_json_lines
 from lottery_tf.finding import first_ticket, rounds
 from lottery_tf.finding_settings import IMPORTED, FindingSettings
-from lottery_tf.graph import check_graph
 from lottery_tf.keras import existing_model, keras
 from lottery_tf.models import ModelSettings
 from lottery_tf.precision import Precision
-from lottery_tf.prunable import PrunableSettings
 from lottery_tf.pruning import warn_of_collapse
 from lottery_tf.recipe import Recipe
 from lottery_tf.retraining import retrain
 from lottery_tf.runs import Run, load_pruned, load_saved_model, read_config
-from lottery_tf.settings import defaults, describe, restore
+from lottery_tf.settings import defaults, describe
 from lottery_tf.ticket import Ticket
-from lottery_tf.training import Trainer, TrainingSettings, evaluate, make_deterministic
+from lottery_tf.training import Trainer, evaluate
 from lottery_tf.tweaks.distillation import Distillation
 from lottery_tf.tweaks.soft_labels import default_loss
 from lottery_tf.wrapper import all_kept, strip
 
 Row = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-    """What finding and retraining share: the network, its data and its training."""
-
-    data: DataSettings
-    model: ModelSettings
-    training: TrainingSettings
-    prunable: PrunableSettings = dataclasses.field(default_factory=PrunableSettings)
-
-    def describe(self) -> dict[str, Any]:
-        """All settings by name, as JSON knows them."""
-        parts = (self.data, self.model, self.training, self.prunable)
-        return {name: value for part in parts for name, value in describe(part).items()}
-
-    @classmethod
-    def restore(cls, settings: Mapping[str, Any]) -> "Experiment":
-        """The experiment that ``describe`` described; other settings are left out."""
-        return cls(*(restore(owner, settings) for owner in cls.owners()))
-
-    @classmethod
-    def owners(cls) -> tuple[type, ...]:
-        """The settings dataclasses, in the order of the fields."""
-        return DataSettings, ModelSettings, TrainingSettings, PrunableSettings
-
-    def load_data(self) -> Dataset:
-        """The dataset; makes the process deterministic first if that is asked for.
-
-        Raises:
-          UsageError: if the data are not there, or a batch has no equal shares for all devices.
-        """
-        check_batch_size(self.data.batch_size)
-        if self.training.deterministic:
-            make_deterministic()
-        return load(self.data)
-
-    def create_model(self, data: Dataset) -> keras.Model:
-        """A new model with the initial weights of the seed."""
-        keras.utils.set_random_seed(self.training.seed)
-        return models.create(self.model.model, data.input_shape, data.num_classes, self.model.width)
 
 
 def find(
@@ -207,7 +161,7 @@ def _find_in_file(
     last_step = experiment.training.steps(data.steps_per_epoch)
     rewind_step = finding.rewind_step(data.steps_per_epoch, last_step)
     model = load_pruned(finding.model_path)
-    _check_data(model, data, f"one in {finding.model_path}")
+    check_data(model, data, f"one in {finding.model_path}")
     ticket = Ticket.from_pruned(
         model, None if finding.rewind_path is None else load_pruned(finding.rewind_path)
     )
@@ -229,22 +183,6 @@ def _find_in_file(
     write_json_lines(metrics, [row])
     on_round(row)
     return [row]
-
-
-def _check_data(model: keras.Model, data: Dataset, which: str) -> None:
-    """Raises UsageError unless ``model``, ``which`` it is, takes the images and has the classes."""
-    check_graph(model)
-    wanted = (data.input_shape, (data.num_classes,))
-    shapes = [tuple(tensor.shape[1:]) for tensor in (*model.inputs, *model.outputs)]
-    if len(shapes) != 2 or not all(
-        tf.TensorShape(one).is_compatible_with(other)
-        for one, other in zip(shapes, wanted, strict=True)
-    ):
-        raise UsageError(
-            f"Expected a model from images {wanted[0]} to {data.num_classes} classes, as those of "
-            f"{data.name}; the {which} has inputs and outputs "
-            f"{', '.join(map(str, shapes))}: choose another, or another --dataset."
-        )
 
 
 def retrain_ticket(
@@ -283,7 +221,7 @@ def retrain_ticket(
         **_tweaks(recipe),
         "reinit": reinit,
     }
-    _check_fit(ticket, experiment)
+    check_fit(ticket, experiment)
     run = Run(out, "retrain", settings, defaults(*Experiment.owners()))
     run.check()
     if (out / "result.json").exists():
@@ -296,7 +234,7 @@ def retrain_ticket(
             f"ticket was rewound, not at step {last_step}."
         )
     if "settings" not in ticket.info:
-        _check_data(ticket.build(), data, f"ticket in {ticket_path}")
+        check_data(ticket.build(), data, f"ticket in {ticket_path}")
     if reinit:
         ticket = ticket.reinitialised(experiment.training.seed)
     keras.utils.set_random_seed(experiment.training.seed)
@@ -400,32 +338,3 @@ def export_run(
         source=source,
         tolerance=tolerance,
     )
-
-
-def experiment_of(ticket: Ticket, path: Path) -> Experiment:
-    """The experiment that a ticket was found in.
-
-    Raises:
-      UsageError: if the ticket does not say.
-    """
-    if "settings" not in ticket.info:
-        raise UsageError(
-            f"Expected the ticket {path} to say how its network is trained; it does not (method "
-            f"{ticket.info.get('method')}): give --dataset and the flags of the training."
-        )
-    return Experiment.restore(ticket.info["settings"])
-
-
-def _check_fit(ticket: Ticket, experiment: Experiment) -> None:
-    found_in = ticket.info.get("settings", {})
-    for name, asked in (
-        ("model", experiment.model.model),
-        ("width", experiment.model.width),
-        ("dataset", experiment.data.dataset),
-    ):
-        theirs = found_in.get(name, asked)
-        if theirs != asked:
-            raise UsageError(
-                f"Expected a ticket for --{name}={asked}, got one for {theirs}: leave --{name} "
-                "out, or choose another ticket."
-            )

@@ -12,9 +12,9 @@ from lottery_tf import data
 from lottery_tf.cli import find
 from lottery_tf.cli.flags import parse
 from lottery_tf.data import Source, Split
+from lottery_tf.experiment import Experiment
 from lottery_tf.finding_settings import FindingSettings
 from lottery_tf.prunable import prunable_weights
-from lottery_tf.stages import Experiment
 from lottery_tf.training import Trainer, TrainingSettings
 
 ROOT = Path(__file__).parents[1]

@@ -7,6 +7,7 @@ from lottery_tf.cli.flags import Parsed
 from lottery_tf.cli.terminal import Countdown, EpochStatus, at_work, console, duration, percent
 from lottery_tf.devices import DeviceSettings, own_folder
 from lottery_tf.errors import UsageError
+from lottery_tf.experiment import Experiment
 from lottery_tf.files import read_json_lines
 from lottery_tf.finding_settings import IMPORTED, FindingSettings
 from lottery_tf.log import log
@@ -14,7 +15,7 @@ from lottery_tf.models import ModelSettings
 from lottery_tf.prunable import PrunableSettings
 from lottery_tf.scores import METHODS
 from lottery_tf.settings import setting
-from lottery_tf.stages import Experiment, find
+from lottery_tf.stages import find
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,14 @@ from lottery_tf.cli.flags import Parsed
 from lottery_tf.cli.terminal import Countdown, console, percent
 from lottery_tf.data import DataSettings
 from lottery_tf.errors import UsageError
+from lottery_tf.experiment import Experiment
 from lottery_tf.files import write_json, write_text
 from lottery_tf.finding_settings import FindingSettings
 from lottery_tf.models import ModelSettings
 from lottery_tf.recipe import Recipe
 from lottery_tf.runs import Run
 from lottery_tf.settings import setting
-from lottery_tf.stages import Experiment, export_run, retrain_ticket, round_folder
+from lottery_tf.stages import export_run, retrain_ticket, round_folder
 from lottery_tf.training import TrainingSettings
 
 # 91.41 and 97.19 % of the weights are gone in these rounds of 20 %.

@@ -9,11 +9,12 @@ from lottery_tf.cli.terminal import at_work, console, duration, percent
 from lottery_tf.data import DataSettings
 from lottery_tf.devices import DeviceSettings, own_folder
 from lottery_tf.errors import UsageError
+from lottery_tf.experiment import Experiment, experiment_of
 from lottery_tf.models import ModelSettings
 from lottery_tf.prunable import PrunableSettings
 from lottery_tf.recipe import RECIPES, Recipe, tweak_settings
 from lottery_tf.settings import one_of, setting
-from lottery_tf.stages import Experiment, experiment_of, retrain_ticket
+from lottery_tf.stages import retrain_ticket
 from lottery_tf.ticket import Ticket
 from lottery_tf.training import TrainingSettings
 from lottery_tf.tweaks import TWEAKS

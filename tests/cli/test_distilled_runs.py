@@ -9,7 +9,7 @@ import pytest
 from conftest import TINY
 
 import lottery_tf as lt
-from lottery_tf import retraining, stages
+from lottery_tf import experiment, retraining, stages
 from lottery_tf.cli.main import main
 from lottery_tf.errors import UsageError
 from lottery_tf.files import read_json, read_json_lines, sha256
@@ -21,9 +21,9 @@ TAUGHT = lt.Recipe([Distillation()])
 
 def experiment_of(ticket):
     """That of the ticket's run, without XLA, which would take longer to compile than to train."""
-    experiment = stages.experiment_of(lt.Ticket.load(ticket), ticket)
-    training = dataclasses.replace(experiment.training, jit_compile=False)
-    return dataclasses.replace(experiment, training=training)
+    found_in = experiment.experiment_of(lt.Ticket.load(ticket), ticket)
+    training = dataclasses.replace(found_in.training, jit_compile=False)
+    return dataclasses.replace(found_in, training=training)
 
 
 def retrain(out, ticket, recipe=TAUGHT, **options):

@@ -15,6 +15,7 @@ from lottery_tf import stages
 from lottery_tf.cli.main import main
 from lottery_tf.data import DataSettings
 from lottery_tf.errors import UsageError
+from lottery_tf.experiment import Experiment
 from lottery_tf.files import read_json, read_json_lines
 from lottery_tf.finding_settings import FindingSettings
 from lottery_tf.models import ModelSettings
@@ -155,7 +156,7 @@ def test_flags_that_say_nothing_to_a_method(method, words, line, tmp_path, monke
 
 # Interrupted runs
 
-EXPERIMENT = stages.Experiment(
+EXPERIMENT = Experiment(
     DataSettings(batch_size=64),
     ModelSettings(width=12),
     TrainingSettings(train_for="1ep", optimizer="adam", learning_rate=0.002, jit_compile=False),
