@@ -19,18 +19,19 @@ __all__ = ["AUGMENTED", "READERS", "DataSettings", "Dataset", "Source", "Split",
 READERS: dict[str, Callable[[str | None], Source]] = {
     "digits": digits.read,
     "idx": idx.read,
-    "image_folder": image_folder.read,
     **{name: functools.partial(catalogue.read, name) for name in catalogue.NAMES},
-    "tiny_imagenet": catalogue.tiny_imagenet,
-}
-# What cannot be read without a folder, and what is to be in it.
-_FOLDERS = {
-    "idx": "a folder of IDX files",
-    "image_folder": f"a folder with {image_folder.LAYOUT}",
-    "tiny_imagenet": "the folder where tiny-imagenet-200 was unpacked",
+    "image_folder": image_folder.read,
+    "tiny_imagenet": catalogue.read_tiny_imagenet,
 }
 
-# Cropped and flipped where --augment is not given; and what is never flipped: digits have a side.
+# What --data_dir has to name, of those that have no other place.
+FOLDERS = {
+    "idx": "a folder of IDX files",
+    "image_folder": "a folder of the folders train and test, with a folder a class in each",
+    "tiny_imagenet": "the unpacked folder tiny-imagenet-200",
+}
+
+# Augmented where --augment is not given, and never mirrored: a digit in a mirror is none.
 AUGMENTED = ("cifar10", "cifar100", "tiny_imagenet")
 NOT_FLIPPED = ("digits", "mnist", "svhn_cropped")
 
@@ -46,16 +47,15 @@ class DataSettings:
     dataset: str = setting("digits", "the dataset", choices=READERS)
     data_dir: str | None = setting(
         None,
-        "folder of the IDX files (idx), of the images (image_folder), of the unpacked "
-        "tiny-imagenet-200, or of tensorflow-datasets; digits needs none",
+        f"{'; '.join(f'{what} ({name})' for name, what in FOLDERS.items())}; else the folder of "
+        "tensorflow-datasets, and digits needs none",
     )
     dev_share: float = setting(
         0.1, "share of the training examples held out as the dev split, at least 0, below 1"
     )
     dev_split: str = setting(
         "random",
-        "which examples are held out: random ones, or the first in the dataset's own order, as the "
-        "paper's code has it of cifar10 and cifar100",
+        "which training examples to hold out: random ones, or the first (the paper's code)",
         choices=("random", "first"),
     )
     train_examples: int | None = setting(
@@ -73,9 +73,9 @@ class DataSettings:
 
     def __post_init__(self):
         check_choices(self)
-        if self.dataset in _FOLDERS and self.data_dir is None:
+        if self.dataset in FOLDERS and self.data_dir is None:
             raise UsageError(
-                f"--dataset={self.dataset} reads {_FOLDERS[self.dataset]}; name it with --data_dir."
+                f"--dataset={self.dataset} reads {FOLDERS[self.dataset]}; name it with --data_dir."
             )
         if not 0 <= self.dev_share < 1:
             raise UsageError(

@@ -1,5 +1,8 @@
-"""Image datasets from the catalogue of tensorflow-datasets, https://www.tensorflow.org/datasets."""
+"""Image datasets from the catalogue of tensorflow-datasets, https://www.tensorflow.org/datasets,
+and Tiny-ImageNet, which it lacks.
+"""
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -33,59 +36,50 @@ def read(name: str, data_dir: str | None) -> Source:
     try:
         builder.download_and_prepare()
     except Exception as error:
+        reason = " ".join(str(error).split())
         raise RuntimeError(
-            f"{name} is not in {builder.data_dir} and could not be downloaded ({_reason(error)}); "
-            f"prepare it where there is a network, with `tfds build {name}`, and give that folder "
-            "as --data_dir."
+            f"{name} is not in {builder.data_dir} and could not be downloaded "
+            f"({type(error).__name__}: {reason}); prepare it where there is a network, with "
+            f"`tfds build {name}`, and give that folder as --data_dir."
         ) from error
-    return _source(builder)
+    return _source(builder, "test")
 
 
-def tiny_imagenet(data_dir: str | None) -> Source:
-    """Reads Tiny-ImageNet; its validation images are the test split.
+def read_tiny_imagenet(data_dir: str) -> Source:
+    """Reads Tiny-ImageNet into memory; its validation images are the test examples.
+
+    The first time the images are written into ``data_dir/tiny_imagenet``, mixed, as a dataset of
+    tensorflow-datasets; from then on they are read there, whatever becomes of the unpacked folder.
 
     Args:
-      data_dir: the folder in which the archive was unpacked, or what it was unpacked to,
-        ``tiny-imagenet-200``. At the first time it is prepared for tensorflow-datasets, beside
-        ``tiny-imagenet-200``; later that is not needed.
-
-    Returns:
-      images uint8 ``[N, 64, 64, 3]``; classes in the order of their WordNet ids.
+      data_dir: the unpacked folder ``tiny-imagenet-200``, or the folder that holds it.
 
     Raises:
-      UsageError: there is no such folder, or not all of it is there.
+      UsageError: the unpacked folder is missing, lacks files or has a damaged image, or
+        ``data_dir`` cannot be written.
     """
     import tensorflow_datasets as tfds
 
-    from lottery_tf.data.tiny_imagenet import FOLDER, TinyImagenet
+    from lottery_tf.data import tiny_imagenet
 
     folder = Path(data_dir).expanduser()
-    folder = folder.resolve().parent if (folder / "wnids.txt").is_file() else folder
-    builder = TinyImagenet(data_dir=str(folder))
-    if not (Path(builder.data_dir).exists() or (folder / FOLDER).is_dir()):
-        raise UsageError(
-            f"--dataset=tiny_imagenet expects the folder {FOLDER} in --data_dir, and there is none "
-            f"in {folder}; unpack http://cs231n.stanford.edu/{FOLDER}.zip there."
-        )
-    try:
-        config = tfds.download.DownloadConfig(manual_dir=str(folder))
-        builder.download_and_prepare(download_config=config)
-    except UsageError:
-        raise
-    except OSError as error:
-        raise UsageError(
-            f"Tiny-ImageNet is prepared in {builder.data_dir}, which failed ({_reason(error)}); "
-            "give a --data_dir with room that can be written to."
-        ) from error
+    builder = tiny_imagenet.TinyImagenet(data_dir=str(folder))
+    if not builder.is_prepared():
+        config = tfds.download.DownloadConfig(manual_dir=str(tiny_imagenet.unpacked(folder)))
+        try:
+            with tempfile.TemporaryDirectory() as nothing:  # is downloaded
+                builder.download_and_prepare(download_dir=nothing, download_config=config)
+        except OSError as error:
+            raise UsageError(
+                f"--dataset=tiny_imagenet expects to write {builder.data_dir}, and cannot "
+                f"({error.strerror}); give a --data_dir that can be written and holds "
+                "tiny-imagenet-200 or a link to it."
+            ) from error
     return _source(builder, "validation")
 
 
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
-
-
-def _source(builder, test: str = "test") -> Source:
-    """What a prepared tfds ``builder`` holds, its split ``test`` as the test examples."""
+def _source(builder, test: str) -> Source:
+    """What a prepared builder holds, its split ``test`` as the test examples."""
     (train, ids), (test, _) = (_in_memory(_examples(builder, split)) for split in ("train", test))
     order = None if ids is None else np.argsort(ids)  # "train_00000", "train_00001", …
     return Source(train, test, builder.info.features["label"].num_classes, order)

@@ -239,9 +239,14 @@ def _tensor(array: np.ndarray) -> tf.Tensor:
 
 
 def _without_autotune(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Autotuning makes Keras wait at the end of each epoch, for up to a second."""
+    """Autotuning makes Keras wait at the end of each epoch, for up to a second.
+
+    Nor are there the default rewrites of the graph: they find nothing to do here, and copy all
+    images into it first.
+    """
     options = tf.data.Options()
     options.autotune.enabled = False
+    options.experimental_optimization.apply_default_optimizations = False
     options.deterministic = True
     # There are no files to shard among several workers.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA

@@ -1,5 +1,10 @@
-"""A folder of images: a folder a split, in it a folder a class, as tensorflow-datasets reads it."""
+"""A folder of images, one folder a class: ``train/cat/1.png``, ``test/cat/7.jpg``, ….
 
+Read by tensorflow-datasets' ``ImageFolder``, which mixes the images of a split, the same way every
+time.
+"""
+
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -7,60 +12,79 @@ import numpy as np
 from lottery_tf.data.dataset import Source, Split
 from lottery_tf.errors import UsageError
 
-TEST = ("test", "val", "validation")
-LAYOUT = f"train/CLASS/IMAGE and {TEST[0]}/CLASS/IMAGE (or {' or '.join(TEST[1:])})"
-
 
 def read(data_dir: str) -> Source:
-    """Reads ``data_dir``; images uint8 ``[N, H, W, 3]``, classes in the order of their names.
+    """Reads PNG and JPEG files in ``train``, and in ``test`` or, where there is none, ``val``.
 
-    Grey images become RGB. All are to be of one size: they are not scaled.
+    Returns:
+      images uint8 ``[N, H, W, 3]``, grey ones as RGB; classes are numbered by their names in
+      alphabetical order.
 
     Raises:
-      UsageError: the folder is missing or of another layout, or an image is damaged or of another
-        size than the first.
+      UsageError: a folder is missing or has no images, a class has none to train on, an image is
+        damaged, or not all are of one shape.
     """
     import tensorflow_datasets as tfds  # takes seconds, which other datasets need not pay
 
     folder = Path(data_dir).expanduser()
-    if not folder.is_dir():
+    test = next((name for name in ("test", "val") if (folder / name).is_dir()), "test")
+    for name in ("train", test):
+        if not (folder / name).is_dir():
+            raise UsageError(
+                f"--dataset=image_folder expects a folder {name} in {folder}, and there is none; "
+                "give a folder with train and test, and a folder a class in each, as --data_dir."
+            )
+    builder = tfds.folder_dataset.ImageFolder(str(folder))
+    for name in ("train", test):
+        if name not in builder.info.splits or not builder.info.splits[name].num_examples:
+            raise UsageError(
+                f"--dataset=image_folder expects images, *.png, *.jpg or *.jpeg, in a folder a "
+                f"class in {folder / name}, and there are none; put them there."
+            )
+    train, test = (_in_memory(builder, name) for name in ("train", test))
+    classes = builder.info.features["label"].names
+    lost = np.setdiff1d(np.arange(len(classes)), train.labels)
+    if len(lost):
         raise UsageError(
-            f"--data_dir expects a folder of images, and there is no folder {folder}; give one "
-            f"with {LAYOUT}."
+            f"--dataset=image_folder expects every class in {folder / 'train'}, and there are no "
+            f"images of {classes[lost[0]]!r}; put them there, or remove the class."
         )
-    builder = tfds.ImageFolder(str(folder))
-    names = builder.info.features["label"].names or []
-    splits = [name for name in ("train", *TEST) if name in builder.info.splits]
-    if len(names) < 2 or splits[:1] != ["train"] or len(splits) < 2:
+    if train.images.shape[1:] != test.images.shape[1:]:
         raise UsageError(
-            f"--dataset=image_folder expects {LAYOUT} in {folder}, with at least two classes; it "
-            f"has the splits {', '.join(builder.info.splits) or 'none'} and {len(names)} classes."
+            f"The training images in {folder} have the shape {train.images.shape[1:]} and those "
+            f"for testing {test.images.shape[1:]}; give images of one shape."
         )
-    train = _split(builder, "train")
-    test = _split(builder, splits[1], train.images.shape[1:])
-    return Source(train, test, len(names))
+    return Source(train, test, len(classes))
 
 
-def _split(builder, name: str, shape: tuple[int, ...] | None = None) -> Split:
-    """The images of a split, of ``shape``; by default, of the first one's."""
-    from tensorflow import errors
+def _in_memory(builder, split: str) -> Split:
+    """The images of a split; UsageError names the one that is damaged or of another shape."""
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
 
-    count = builder.info.splits[name].num_examples
-    images, labels = None, np.empty(count, np.int32)
+    def read(**how):
+        config = tfds.ReadConfig(try_autocache=False)
+        return builder.as_dataset(split=split, read_config=config, **how).as_numpy_iterator()
+
+    count, first, images = builder.info.splits[split].num_examples, None, None
+    labels, done = np.empty(count, np.int32), 0
     try:
-        for i, example in enumerate(builder.as_dataset(split=name).as_numpy_iterator()):
-            shape = shape or example["image"].shape
-            if example["image"].shape != shape:
+        for example in read():
+            image, path = example["image"], example["image/filename"].decode()
+            if images is None:
+                images, first = np.empty((count, *image.shape), np.uint8), path
+            if image.shape != images.shape[1:]:
                 raise UsageError(
-                    f"--dataset=image_folder expects images of one size; "
-                    f"{example['image/filename'].decode()} has {example['image'].shape[:2]} pixels "
-                    f"where the first has {shape[:2]}: scale them beforehand."
+                    f"--dataset=image_folder expects images of one shape, and {first} has "
+                    f"{images.shape[1:]} and {path} {image.shape}; bring them to one size."
                 )
-            images = np.empty((count, *shape), np.uint8) if images is None else images
-            images[i], labels[i] = example["image"], example["label"]
-    except errors.InvalidArgumentError as error:
+            images[done], labels[done] = image, example["label"]
+            done += 1
+    except tf.errors.InvalidArgumentError as error:
+        undecoded = read(decoders={"image": tfds.decode.SkipDecoding()})
+        path = next(itertools.islice(undecoded, done, None))["image/filename"].decode()
         raise UsageError(
-            f"An image of the split {name} in {builder.data_dir} cannot be read "
-            f"({error.message.splitlines()[0]}); take it out, or put it there whole."
+            f"--dataset=image_folder expects PNG and JPEG images, and {path} cannot be read as "
+            "one; mend or remove it."
         ) from error
     return Split(images, labels)

@@ -67,22 +67,26 @@ def test_a_seed_gives_its_crops_again_and_another_gives_others(images):
     assert not np.array_equal(crops([3, -8]), crops([4, -8]))
 
 
+def test_without_flips_the_crops_are_the_same_and_upright(images, origins):
+    crops = crop_and_flip(tf.constant(images), tf.constant([0, -1], tf.int64), flip=False).numpy()
+    found = [views(image)[crop.tobytes()] for image, crop in zip(images, crops, strict=True)]
+    assert found == [(down, right, False) for down, right, _ in origins]
+
+
+def test_images_of_64_pixels_are_padded_by_4_too():
+    # Column j is j + 1 throughout, so that a row tells its shift, mirrored or not.
+    images = np.tile(np.arange(1, 65, dtype=np.uint8)[:, None], (100, 64, 1, 3))
+    crops = crop_and_flip(tf.constant(images), tf.constant([0, -1], tf.int64)).numpy()
+    assert crops.shape == images.shape == (100, 64, 64, 3)
+    padded = np.pad(images[0], [(4, 4), (4, 4), (0, 0)])
+    strips = {padded[36, right : right + 64, 0].tobytes(): right for right in range(9)}
+    middle = crops[:, 32, :, 0]
+    shifts = {strips.get(row.tobytes(), strips.get(row[::-1].tobytes())) for row in middle}
+    assert shifts == set(range(9))
+
+
 def test_it_is_the_same_in_a_graph(images):
     seed = tf.constant([0, -1], tf.int64)
     eager = crop_and_flip(tf.constant(images), seed)
     graph = tf.function(crop_and_flip)(tf.constant(images), seed)
     np.testing.assert_array_equal(eager, graph)
-
-
-def test_without_flips_the_crops_are_the_same(images, origins):
-    seed = tf.constant([0, -1], tf.int64)
-    upright = crop_and_flip(tf.constant(images), seed, flip=False).numpy()
-    for image, crop, (down, right, _) in zip(images, upright, origins, strict=True):
-        assert views(image)[crop.tobytes()] == (down, right, False)
-
-
-def test_images_of_tiny_imagenet_are_padded_by_4_as_well():
-    image = np.random.default_rng(0).integers(1, 256, (64, 64, 3), np.uint8)
-    crops = crop_and_flip(tf.constant(np.stack([image] * 8)), tf.constant([0, -1], tf.int64))
-    found = views(image)
-    assert len({found[crop.tobytes()] for crop in crops.numpy()}) == 8

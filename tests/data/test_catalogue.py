@@ -25,24 +25,32 @@ def test_the_catalogue_is_read_into_memory(tmp_path, name, shape, classes, augme
     assert (len(dataset.train), len(dataset.dev), len(dataset.test)) == (18, 2, 20)
     assert (dataset.input_shape, dataset.num_classes) == (shape, classes)
     assert dataset.augment is augment
-    assert dataset.train.images.dtype == np.uint8 and dataset.train.labels.dtype == np.int32
     assert dataset.flip is (name not in ("mnist", "svhn_cropped"))
+    assert dataset.train.images.dtype == np.uint8 and dataset.train.labels.dtype == np.int32
     images, labels = next(dataset.stream().as_numpy_iterator())
     assert images.shape == (4, *shape) and labels.max() < classes
 
 
-def test_the_cifars_know_the_order_in_which_they_were_published(tmp_path):
-    def examples(self, *_, **__):
-        ids = [f"train_{number:05d}" for number in (2, 0, 3, 1)]
-        images = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((1, 32, 32, 3), "u1")
-        parts = {"id": ids, "image": images, "label": np.arange(4)}
-        return tf.data.Dataset.from_tensor_slices(parts)
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_the_first_of_cifar_are_the_first_by_their_ids(tmp_path, name):
+    """tensorflow-datasets stores them mixed: here in the order 7, 14, 1, 8, … of 20."""
 
-    with tfds.testing.mock_data(num_examples=4, as_dataset_fn=examples):
-        source = catalogue.read("cifar10", str(tmp_path))
-    # The first image published is the second example, and so on.
-    assert list(source.order) == [1, 3, 0, 2]
-    assert list(source.train.images[:, 0, 0, 0]) == [0, 1, 2, 3]
+    def stored(builder, *_, **__):
+        order = np.arange(1, 21) * 7 % 20
+        examples = {
+            "id": [f"train_{i:05d}" for i in order],
+            "image": np.broadcast_to(order[:, None, None, None], (20, 32, 32, 3)).astype(np.uint8),
+            "label": order % 2,
+        }
+        return tf.data.Dataset.from_tensor_slices(examples)
+
+    with tfds.testing.mock_data(as_dataset_fn=stored):
+        dataset = load(
+            DataSettings(dataset=name, data_dir=str(tmp_path), dev_split="first", dev_share=0.2)
+        )
+    assert sorted(dataset.dev.images[:, 0, 0, 0]) == [0, 1, 2, 3]
+    assert dataset.train.images[:4, 31, 31, 2].tolist() == [7, 14, 8, 15]
+    assert dataset.train.labels[:4].tolist() == [1, 0, 0, 1]
 
 
 def test_a_failed_download_says_so_in_one_sentence_and_keeps_its_cause(tmp_path, monkeypatch):

@@ -1,72 +1,109 @@
-"""A folder of images, a folder a class."""
+"""Image folders: one written by hand, and each way to go wrong."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from lottery_tf.data import DataSettings, load
+from lottery_tf.data import DataSettings, image_folder, load
 from lottery_tf.errors import UsageError
 
 pytest.importorskip("tensorflow_datasets")
 
 
-def png(grey: int, shape: tuple[int, ...] = (5, 6, 3)) -> bytes:
-    return tf.io.encode_png(np.full(shape, grey, np.uint8)).numpy()
+def write(path: Path, value: int, shape: tuple = (4, 5, 3)) -> None:
+    """An image of one colour, in the format of its name: exact as JPEG too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    encode = tf.io.encode_png if path.suffix == ".png" else tf.io.encode_jpeg
+    path.write_bytes(encode(np.full(shape, value, np.uint8)).numpy())
 
 
-def written(folder, test: str = "test"):
-    """Three classes of four training images and one test image, of grey 100 · label + number."""
-    for label, name in enumerate(("apple", "bear", "cup")):
-        for split, count in (("train", 4), (test, 1)):
-            (folder / split / name).mkdir(parents=True)
-            for i in range(count):
-                shape = (5, 6, 1) if i == 1 else (5, 6, 3)
-                (folder / split / name / f"{i}.png").write_bytes(png(100 * label + i, shape))
-    return folder
+@pytest.fixture
+def folder(tmp_path):
+    """Class cat has the values 10 and 11, class dog 20 and 21; 1 and 2 more are for testing."""
+    write(tmp_path / "train/dog/a.png", 20)
+    write(tmp_path / "train/dog/b.JPG", 21, (4, 5, 1))  # grey
+    write(tmp_path / "train/cat/z.png", 10)
+    write(tmp_path / "train/cat/y.jpeg", 11)
+    write(tmp_path / "test/cat/1.png", 12)
+    write(tmp_path / "test/dog/1.png", 22)
+    write(tmp_path / "test/dog/2.png", 23)
+    (tmp_path / "train/dog/notes.txt").write_text("no image")
+    return tmp_path
 
 
-def settings(folder, **more) -> DataSettings:
-    return DataSettings("image_folder", str(folder), batch_size=2, **more)
+def found(split) -> dict[int, int]:
+    """Value → label; all pixels of an image are alike."""
+    assert split.images.dtype == np.uint8 and split.labels.dtype == np.int32
+    values = split.images[:, 0, 0, 0]
+    assert (split.images == values[:, None, None, None]).all()
+    return dict(zip(values.tolist(), split.labels.tolist(), strict=True))
 
 
-@pytest.mark.parametrize("test", ["test", "val"])
-def test_classes_are_folders_by_name(tmp_path, test):
-    dataset = load(settings(written(tmp_path, test), dev_share=0.25))
-    assert (len(dataset.train), len(dataset.dev), len(dataset.test)) == (9, 3, 3)
-    assert (dataset.input_shape, dataset.num_classes, dataset.augment) == ((5, 6, 3), 3, False)
-    for split in (dataset.train, dataset.dev, dataset.test):
-        np.testing.assert_array_equal(split.images[:, 0, 0, 0] // 100, split.labels)
-        np.testing.assert_array_equal(split.images.std((1, 2, 3)), 0)  # grey ones became RGB
-    greys = np.concatenate([dataset.train.images, dataset.dev.images])[:, 0, 0, 0]
-    assert sorted(greys) == [0, 1, 2, 3, 100, 101, 102, 103, 200, 201, 202, 203]
+def test_classes_are_numbered_by_name_and_grey_is_rgb(folder):
+    source = image_folder.read(str(folder))
+    assert source.num_classes == 2
+    assert source.train.images.shape == (4, 4, 5, 3)
+    assert found(source.train) == {10: 0, 11: 0, 20: 1, 21: 1}
+    assert found(source.test) == {12: 0, 22: 1, 23: 1}
 
 
-def test_two_readings_are_alike(tmp_path):
-    first, again = (load(settings(folder)) for folder in [written(tmp_path)] * 2)
-    np.testing.assert_array_equal(first.train.images, again.train.images)
+def test_it_is_loaded_by_its_name_and_in_the_same_order_every_time(folder):
+    settings = DataSettings(
+        dataset="image_folder", data_dir=str(folder), dev_share=0.25, batch_size=3
+    )
+    one, two = load(settings), load(settings)
+    assert (len(one.train), len(one.dev), len(one.test)) == (3, 1, 3)
+    assert (one.input_shape, one.num_classes, one.augment) == ((4, 5, 3), 2, False)
+    np.testing.assert_array_equal(one.train.images, two.train.images)
+    images, labels = next(one.stream().as_numpy_iterator())
+    assert images.shape == (3, 4, 5, 3) and set(labels) <= {0, 1}
 
 
-def test_an_image_of_another_size_is_named(tmp_path):
-    (written(tmp_path) / "test" / "bear" / "0.png").write_bytes(png(0, (5, 7, 3)))
-    with pytest.raises(UsageError, match=r"test/bear/0.png has \(5, 7\) .* first has \(5, 6\)"):
-        load(settings(tmp_path))
+def test_val_is_for_testing_where_there_is_no_test(folder, monkeypatch):
+    (folder / "test").rename(folder / "val")
+    monkeypatch.setenv("HOME", str(folder.parent))
+    source = image_folder.read(f"~/{folder.name}")
+    assert found(source.test) == {12: 0, 22: 1, 23: 1}
 
 
-def test_a_damaged_image_is_refused(tmp_path):
-    (written(tmp_path) / "train" / "cup" / "2.png").write_bytes(b"no image")
-    with pytest.raises(UsageError, match="An image of the split train in .* cannot be read"):
-        load(settings(tmp_path))
+def test_test_goes_before_val(folder):
+    write(folder / "val/cat/1.png", 99)
+    assert found(image_folder.read(str(folder)).test) == {12: 0, 22: 1, 23: 1}
 
 
-@pytest.mark.parametrize(("missing", "has"), [("test", "train and 3"), ("train", "test and 3")])
-def test_another_layout_is_refused(tmp_path, missing, has):
-    (written(tmp_path) / missing).rename(tmp_path.with_name(f"{tmp_path.name}_{missing}"))
-    with pytest.raises(UsageError, match=f"expects train/CLASS/IMAGE .* splits {has} classes"):
-        load(settings(tmp_path))
+def remove(folder: Path) -> None:
+    for file in folder.glob("**/*.*"):
+        file.unlink()
 
 
-def test_a_folder_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="there is no folder .*nowhere; give one with train/CLASS"):
-        load(settings(tmp_path / "nowhere"))
-    with pytest.raises(UsageError, match="--dataset=image_folder reads a folder with train/CLASS"):
-        DataSettings("image_folder")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: (f / "train").rename(f / "training"), "a folder train in .*there is none"),
+        (lambda f: (f / "test").rename(f / "testing"), "a folder test in .*there is none"),
+        (lambda f: remove(f / "train"), r"images, \*.png, .*/train, and there are none"),
+        (lambda f: remove(f / "test"), r"images, \*.png, .*/test, and there are none"),
+        (lambda f: remove(f / "train/cat"), "every class in .*/train, .* no images of 'cat'"),
+        (lambda f: write(f / "test/cow/1.png", 1), "every class in .*/train, .* images of 'cow'"),
+        (lambda f: write(f / "train/cat/y.jpeg", 1, (5, 5, 3)), r"one shape, .*\(5, 5, 3\)"),
+        (lambda f: [write(p, 1, (4, 4, 3)) for p in f.glob("test/*/*")], r"5, 3\) .*ing \(4, 4, 3"),
+        (lambda f: (f / "train/cat/z.png").write_bytes(b"PNG"), "/train/cat/z.png cannot be read"),
+        (lambda f: (f / "train/dog/b.JPG").write_bytes(b""), "/train/dog/b.JPG cannot be read"),
+    ],
+)
+def test_folders_that_are_not_what_they_should_be(folder, change, message):
+    change(folder)
+    with pytest.raises(UsageError, match=message):
+        image_folder.read(str(folder))
+
+
+def test_a_missing_folder(tmp_path):
+    with pytest.raises(UsageError, match="expects a folder train in .*/nowhere"):
+        image_folder.read(str(tmp_path / "nowhere"))
+
+
+def test_no_folder_at_all():
+    with pytest.raises(UsageError, match="image_folder reads a folder .*; name it with --data_dir"):
+        DataSettings(dataset="image_folder")

@@ -1,6 +1,7 @@
 """DataSettings and load: what is refused, and how the examples are shared out."""
 
 import dataclasses
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ def numbered(monkeypatch):
         (dict(dev_share=1.0), "--dev_share expects .*below 1, not 1.0"),
         (dict(dev_share=-0.1), "--dev_share expects .*not -0.1"),
         (dict(dev_share=float("nan")), "--dev_share expects .*not nan"),
+        (dict(dev_split="last"), "--dev_split takes random or first, not 'last'"),
         (dict(train_examples=0), "--train_examples expects .*at least 1, not 0"),
         (dict(data_seed=-1), "--data_seed expects .*at least 0, not -1"),
         (dict(batch_size=0), "--batch_size expects .*at least 1, not 0"),
@@ -48,34 +50,56 @@ def test_dev_and_train_share_the_examples_out_in_order(numbered, dev_share, seed
     np.testing.assert_array_equal(dataset.train.images.ravel(), train)
 
 
-def test_the_first_examples_can_be_the_dev_split(monkeypatch):
-    """The published order is that of the source, or 9, 8, …, 0; classes come in turns."""
-    split = Split(np.zeros((10, 1, 1, 1), np.uint8), np.arange(10, dtype=np.int32) % 2)
-    split.images[:, 0, 0, 0] = range(10)
-    for order, held_out in ((None, [0, 1, 2]), (np.arange(10)[::-1], [7, 8, 9])):
-        source = Source(split, split, 2, order)
-        monkeypatch.setitem(data.READERS, "digits", lambda data_dir, source=source: source)
-        for seed in (0, 1):
-            dataset = load(DataSettings(dev_share=0.3, dev_split="first", data_seed=seed))
-            assert list(dataset.dev.images.ravel()) == held_out
-            both = [*dataset.dev.images.ravel(), *dataset.train.images.ravel()]
-            assert sorted(both) == list(range(10))
-    # Which of the others are kept is the seed's.
-    kept = {
-        tuple(load(DataSettings(dev_split="first", train_examples=4, data_seed=seed)).train.labels)
-        for seed in range(5)
-    }
-    assert len(kept) > 1
-
-
-def test_the_first_of_examples_that_are_sorted_by_class_are_refused(numbered):
-    with pytest.raises(UsageError, match="--dev_split=first .* of class 0 of digits; give"):
-        load(DataSettings(dev_split="first"))
-
-
 def test_the_seed_decides_the_dev_split(numbered):
     dev = [list(load(DataSettings(data_seed=seed)).dev.labels) for seed in (0, 0, 1)]
     assert dev[0] == dev[1] != dev[2]
+
+
+@pytest.fixture
+def ten_classes(numbered, monkeypatch):
+    """The numbered images as 10 classes in turn: 0 .. 9, 0 .. 9, …"""
+    source = data.READERS["digits"](None)
+    split = Split(source.train.images, source.train.labels % 10)
+    monkeypatch.setitem(data.READERS, "digits", lambda data_dir: Source(split, split, 10))
+    return split
+
+
+def numbers(split: Split) -> list[int]:
+    return split.images.ravel().tolist()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_first_tenth_can_be_the_dev_split(ten_classes, seed):
+    dataset = load(DataSettings(dev_split="first", data_seed=seed))
+    assert numbers(dataset.dev) == list(range(10))
+    assert numbers(dataset.train) == list(range(10, 100))
+
+
+def test_the_first_are_those_of_the_published_order(ten_classes, monkeypatch):
+    # Published the other way round: image 99 first.
+    source = Source(ten_classes, ten_classes, 10, np.arange(100)[::-1])
+    monkeypatch.setitem(data.READERS, "digits", lambda data_dir: source)
+    dataset = load(DataSettings(dev_split="first"))
+    assert numbers(dataset.dev) == list(range(90, 100))
+    assert numbers(dataset.train) == list(range(90))
+    drawn, plain = load(DataSettings()), np.random.default_rng(0).permutation(100)
+    assert numbers(drawn.dev) == sorted(plain[:10])
+
+
+def test_fewer_examples_beside_the_first_are_drawn_by_the_seed(ten_classes):
+    forty, ten, other = (
+        load(DataSettings(dev_split="first", train_examples=n, data_seed=seed))
+        for n, seed in ((40, 0), (10, 0), (10, 1))
+    )
+    assert [numbers(each.dev) for each in (forty, ten, other)] == [list(range(10))] * 3
+    assert set(numbers(ten.train)) < set(numbers(forty.train)) <= set(range(10, 100))
+    assert numbers(ten.train) != numbers(other.train)
+
+
+def test_the_first_examples_that_are_whole_classes_are_refused(numbered):
+    # Each of the 100 images is a class of its own.
+    with pytest.raises(UsageError, match="--dev_split=first .*holds out all those of class 0 of"):
+        load(DataSettings(dev_split="first"))
 
 
 def test_fewer_training_examples_are_some_of_the_more_and_leave_dev_alone(numbered):
@@ -119,7 +143,8 @@ def test_moments_by_hand():
 
 
 def test_moments_agree_with_numpy():
-    images = np.random.default_rng(0).integers(0, 256, (50, 7, 5, 3), np.uint8)
+    # More than the thousand images that are summed at a time.
+    images = np.random.default_rng(0).integers(0, 256, (2100, 7, 5, 3), np.uint8)
     mean, std = channel_moments(images)
     np.testing.assert_allclose(mean, images.mean((0, 1, 2)), rtol=1e-12)
     np.testing.assert_allclose(std, images.std((0, 1, 2)), rtol=1e-12)
@@ -131,6 +156,28 @@ def test_augmentation_is_the_habit_of_cifar_and_can_be_set(numbered, monkeypatch
     assert load(DataSettings(augment=True)).augment
     assert load(DataSettings(dataset="cifar10")).augment
     assert not load(DataSettings(dataset="cifar10", augment=False)).augment
+
+
+def test_moments_of_many_images_take_little_memory_beside_them():
+    images = np.full((20_000, 16, 16, 3), 255, np.uint8)
+    tracemalloc.start()
+    mean, std = channel_moments(images)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (mean, std) == ((255,) * 3, (1.0,) * 3)
+    assert peak < images.nbytes / 5
+
+
+def test_digits_are_not_mirrored_and_others_are(numbered, monkeypatch):
+    read = data.READERS["digits"]
+    for name in ("cifar10", "svhn_cropped", "mnist"):
+        monkeypatch.setitem(data.READERS, name, read)
+    flips = {
+        n: load(DataSettings(dataset=n, augment=True)).flip
+        for n in data.READERS
+        if read is data.READERS[n]
+    }
+    assert flips == {"digits": False, "cifar10": True, "svhn_cropped": False, "mnist": False}
 
 
 def test_every_setting_has_a_help():

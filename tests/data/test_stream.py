@@ -138,6 +138,7 @@ def test_shapes_are_static_and_the_stream_is_known_to_be_endless(augment):
     )
     assert stream.cardinality() == tf.data.INFINITE_CARDINALITY
     assert not stream.options().autotune.enabled
+    assert stream.options().experimental_optimization.apply_default_optimizations is False
     assert data.input_shape == (5, 5, 2)
 
 
