@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
@@ -23,6 +24,9 @@ def arguments(doc: str) -> argparse.ArgumentParser:
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """What was given; the end of the process where the command cannot be found."""
+    words = sys.argv[1:]
+    if "--" not in words and not {"-h", "--help"} & set(words):
+        parser.error("expected the command behind --, as in `one_gpu.py -- lottery-tf find …`")
     given = parser.parse_args()
     if shutil.which(given.command[0]) is None:
         parser.error(f"expected a command behind --, not '{given.command[0]}', which is none")
@@ -44,9 +48,26 @@ def become(command: Sequence[str], environment: Mapping[str, str], dry_run: bool
 
 
 def visible(gpus: Sequence[int]) -> dict[str, str]:
-    """The environment in which TensorFlow sees these GPUs only, numbered as nvidia-smi does."""
-    numbers = ",".join(map(str, gpus)) or "-1"
-    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": numbers}
+    """The environment in which TensorFlow sees these GPUs only, numbered as nvidia-smi does.
+
+    Where some have been chosen already (CUDA_VISIBLE_DEVICES, as a scheduler sets it), ``gpus``
+    are places among those.
+
+    Raises:
+      SystemExit: if there are not so many among them.
+    """
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    numbers = list(map(str, gpus))
+    if chosen is not None and gpus:
+        names = [name for name in chosen.split(",") if name]
+        if max(gpus) >= len(names):
+            raise SystemExit(
+                f"Expected a GPU number {max(gpus)} among CUDA_VISIBLE_DEVICES={chosen}, which has "
+                f"{len(names)}, counted from 0."
+            )
+        numbers = [names[number] for number in gpus]
+    order = {} if chosen is not None else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    return {**order, "CUDA_VISIBLE_DEVICES": ",".join(numbers) or "-1"}
 
 
 def tf_config(workers: Sequence[str], index: int) -> dict[str, str]:

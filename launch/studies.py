@@ -44,12 +44,13 @@ class Study:
     """Where a study's runs are and what its tickets are found with.
 
     Attributes:
-      flagfile: the name of a file in flags/.
+      flagfile: a path, or the name of a file in flags/.
       data_dir: folder of the data; None where the dataset has one of its own.
       runs: folder of the runs.
       rounds: of pruning.
       width: of the network; None for the flagfile's.
       processes: how many run at a time.
+      more: further flags of find.
     """
 
     flagfile: str
@@ -58,6 +59,16 @@ class Study:
     rounds: int
     width: int | None = None
     processes: int = 2
+    more: tuple[str, ...] = ()
+
+    def check(self, parser: argparse.ArgumentParser) -> None:
+        """The end of the process, with a line, where the flags are none of an experiment."""
+        from lottery_tf.errors import UsageError
+
+        try:
+            self._experiment(0)
+        except UsageError as error:
+            parser.error(str(error))
 
     def run(self, cells: Sequence[Cell]) -> list[dict[str, Any]]:
         """Finds the tickets and retrains; a row a cell, ``result.json`` and the cell's fields."""
@@ -75,19 +86,19 @@ class Study:
             return pool.map(work, items, chunksize=1)
 
     def _experiment(self, seed: int, method: str = "imp", number: int = 0):
-        from lottery_tf.cli import find
         from lottery_tf.cli.flags import parse
         from lottery_tf.experiment import Experiment
         from lottery_tf.finding_settings import FindingSettings
 
-        words = [f"--flagfile={FLAGS / self.flagfile}"]
+        path = self.flagfile if Path(self.flagfile).is_file() else FLAGS / self.flagfile
+        words = [f"--flagfile={path}", *self.more]
         words += [f"--seed={seed}", f"--data_seed={seed}", f"--rounds={self.rounds}"]
         words += [] if self.data_dir is None else [f"--data_dir={self.data_dir}"]
         if method != "imp":
             words += [f"--method={method}", f"--sparsity={1 - 0.8**number}"]
             words += [] if method == "omp" else ["--notrain_tickets"]
         words += [] if self.width is None else [f"--width={self.width}"]
-        flags = parse(words, find.SETTINGS)
+        flags = parse(words, (*Experiment.owners(), FindingSettings))
         experiment = Experiment(*(flags.settings(owner) for owner in Experiment.owners()))
         return experiment, flags.settings(FindingSettings)
 
@@ -129,8 +140,9 @@ class Study:
 
 
 def arguments(doc: str) -> argparse.ArgumentParser:
-    """The command line that the studies share; its help is the first line of ``doc``."""
-    parser = argparse.ArgumentParser(description=doc.partition("\n")[0])
+    """The command line that the studies share; ``doc`` is its help."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=doc, formatter_class=raw, allow_abbrev=False)
     parser.add_argument("--data_dir", help="folder of the data, as lottery-tf has it")
     parser.add_argument("--runs", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")

@@ -13,10 +13,11 @@ gain.png. An interrupted study goes on where it was.
 DIR holds the four IDX files of Fashion-MNIST. About three hours on two cores at width 16, some ten
 hours at width 32. A row of the paper's grid, on a GPU, its rate as the paper has it:
 
-    python launch/tweaks.py --flagfile=cifar100_resnet18.cfg --rates 0.1 --processes=1 \
+    python launch/tweaks.py --flagfile=flags/cifar100_resnet18.cfg --rates 0.1 --processes=1 \
         --runs=runs/cifar100_resnet18 --out=docs/results/cifar100_resnet18
 
-Needs the extra [plot].
+That is 57 trainings for the tickets and 72 retrainings. Other flags, such as
+--precision=mixed_bfloat16, are those of `lottery-tf find`. Needs the extra [plot].
 """
 
 from pathlib import Path
@@ -32,27 +33,44 @@ RECIPES = (
     *("soft_activation", "ghost_skips", "rescaled_init", "label_smoothing", "tost"),
     *("distillation", "tost,distillation"),
 )
+# Of a sparsity: colours that colour-blind readers can tell, and markers.
+LOOKS = tuple(zip(("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"), "os^Dv", strict=True))
 KEPT = ("sparsity", "sparsity_total", "test_accuracy", "dev_accuracy", "train_accuracy", "seconds")
 
 
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument(
-        "--flagfile", default="fashion_mnist_resnet8_half.cfg", help="its name in flags/"
+        "--flagfile",
+        default="fashion_mnist_resnet8_half.cfg",
+        help="a path, or a name in flags/ (default: %(default)s)",
     )
     parser.add_argument("--width", type=int, help="of the network; default: the flagfile's")
-    parser.add_argument("--rates", type=float, nargs="+", default=list(RATES))
-    parser.add_argument("--rounds", type=int, nargs="+", default=list(ROUNDS))
-    parser.add_argument("--recipes", nargs="+", default=list(RECIPES))
-    given = parser.parse_args()
+    parser.add_argument(
+        "--rates", type=float, nargs="+", default=list(RATES), help="learning rates to choose from"
+    )
+    parser.add_argument(
+        "--rounds", type=int, nargs="+", default=list(ROUNDS), help="whose tickets are retrained"
+    )
+    parser.add_argument(
+        "--recipes", nargs="+", default=list(RECIPES), help="vanilla, and what to compare with it"
+    )
+    given, more = parser.parse_known_args()
+    if "vanilla" not in given.recipes or len(given.recipes) < 2 or len(given.rounds) > len(LOOKS):
+        parser.error(
+            f"expected vanilla and another of --recipes, and at most {len(LOOKS)} --rounds; got "
+            f"{' '.join(given.recipes)} and {len(given.rounds)} rounds"
+        )
     study = Study(
         given.flagfile,
         given.data_dir,
         given.runs,
-        rounds=max(ROUNDS),
+        rounds=max(given.rounds),
         width=given.width,
         processes=given.processes,
+        more=tuple(more),
     )
+    study.check(parser)
     cells = [
         Cell(seed, number, recipe, recipe, learning_rate=rate)
         for rate in given.rates
@@ -143,14 +161,14 @@ def plot(cells: list[dict], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7.2, 4), layout="constrained")
     sparsities = sorted({cell["sparsity"] for cell in cells})
     recipes = [r for r in dict.fromkeys(cell["recipe"] for cell in cells) if r != "vanilla"]
-    colours = ("#0072b2", "#d55e00", "#009e73")  # that colour-blind readers can tell
-    for i, (sparsity, colour, marker) in enumerate(zip(sparsities, colours, "os^", strict=False)):
+    for i, (sparsity, (colour, marker)) in enumerate(zip(sparsities, LOOKS, strict=False)):
         found = {c["recipe"]: c["gain"] for c in cells if c["sparsity"] == sparsity}
         means, errors = zip(
             *(mean_and_error([100 * gain for gain in found[recipe]]) for recipe in recipes),
             strict=True,
         )
-        places = [place + 0.2 * (i - 1) for place in range(len(recipes))]
+        aside = 0.6 * ((i + 0.5) / len(sparsities) - 0.5)
+        places = [place + aside for place in range(len(recipes))]
         label = f"{100 * sparsity:.1f} % pruned"
         axes.errorbar(places, means, errors, fmt=marker, color=colour, capsize=3, label=label)
     axes.axhline(0, color="#777777", linewidth=1)

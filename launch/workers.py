@@ -26,10 +26,8 @@ from launching import arguments, become, parse, tf_config, visible, written
 
 def main() -> int:
     parser = arguments(__doc__)
-    parser.add_argument("--workers", type=int, default=2, help="how many (default: 2)")
-    parser.add_argument(
-        "--gpus_per_worker", type=int, default=1, help="of this machine; 0: none (default: 1)"
-    )
+    parser.add_argument("--workers", type=int, help="how many (default: 2)")
+    parser.add_argument("--gpus_per_worker", type=int, help="of this machine; 0: none (default: 1)")
     parser.add_argument(
         "--port",
         type=int,
@@ -39,31 +37,39 @@ def main() -> int:
     parser.add_argument(
         "--grace",
         type=float,
-        default=10,
         help="seconds to end in, for those that are left when one fails, and when they are told to "
         "(default: 10)",
     )
     parser.add_argument("--slurm", action="store_true", help="be one task of a SLURM step")
     given = parse(parser)
     command = [*given.command, "--strategy=multi_worker"]
+    if given.port is not None and not 0 < given.port < 2**16 - (given.workers or 2):
+        parser.error(f"expected a --port from 1 on, and below 65536 for all, not {given.port}")
     if given.slurm:
+        for name in ("workers", "gpus_per_worker", "grace"):
+            if getattr(given, name) is not None:
+                parser.error(f"expected no --{name} with --slurm, where srun decides it")
         try:
             environment = tf_config(*slurm_workers(os.environ, given.port or 8888))
         except KeyError as missing:
             parser.error(f"expected to be run by srun, which sets {missing}; start it with srun")
         become(command, environment, given.dry_run)
-    if given.workers < 2:
-        parser.error(f"expected --workers of 2 or more, not {given.workers}")
-    addresses = [f"localhost:{port}" for port in ports(given.workers, given.port)]
+    count = 2 if given.workers is None else given.workers
+    each = 1 if given.gpus_per_worker is None else given.gpus_per_worker
+    if count < 2 or each < 0:
+        parser.error(
+            f"expected --workers of 2 or more and --gpus_per_worker of 0 or more, not {count} and "
+            f"{each}"
+        )
+    addresses = [f"localhost:{port}" for port in ports(count, given.port)]
     environments = []
-    for index in range(given.workers):
-        first = index * given.gpus_per_worker
-        gpus = visible(range(first, first + given.gpus_per_worker))
+    for index in range(count):
+        gpus = visible(range(index * each, (index + 1) * each))
         environments.append({**tf_config(addresses, index), **gpus})
     if given.dry_run:
         print("\n".join(written(command, environment) for environment in environments))
         return 0
-    return run(command, environments, given.grace)
+    return run(command, environments, 10 if given.grace is None else given.grace)
 
 
 def ports(count: int, first: int | None) -> list[int]:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -49,11 +50,13 @@ class DeviceSettings:
 
     def _strategy(self) -> tf.distribute.Strategy:
         if self.strategy == "multi_worker":
-            if not os.environ.get("TF_CONFIG"):
+            try:
+                json.loads(os.environ.get("TF_CONFIG", ""))
+            except ValueError as error:
                 raise UsageError(
-                    "Expected TF_CONFIG, which says who the workers are, with "
+                    "Expected TF_CONFIG, a JSON text which says who the workers are, with "
                     "--strategy=multi_worker; there is none: start them with launch/workers.py."
-                )
+                ) from error
             return tf.distribute.MultiWorkerMirroredStrategy()
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         if self.strategy == "mirrored" and len(devices) > 1:
@@ -112,6 +115,18 @@ def check_same(what: str, arrays: Iterable[np.ndarray]) -> None:
 
 
 @contextlib.contextmanager
+def chief_first() -> Iterator[None]:
+    """The chief among the workers runs the block before the others do."""
+    try:
+        if not is_chief():
+            from_chief(np.zeros(1))
+        yield
+    finally:
+        if is_chief():
+            from_chief(np.zeros(1))
+
+
+@contextlib.contextmanager
 def own_folder(out: Path) -> Iterator[Path]:
     """Where this process writes what belongs to ``out``.
 
@@ -124,7 +139,7 @@ def own_folder(out: Path) -> Iterator[Path]:
         yield out
         return
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder, out.name)
+        copy = Path(folder, "run")
         if out.exists():
             shutil.copytree(out, copy)
         from_chief(np.zeros(1))

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from lottery_tf import models
 from lottery_tf.data import Dataset, DataSettings, load
-from lottery_tf.devices import check_batch_size
+from lottery_tf.devices import check_batch_size, chief_first
 from lottery_tf.errors import UsageError
 from lottery_tf.graph import check_graph
 from lottery_tf.keras import keras
@@ -53,7 +53,8 @@ class Experiment:
         check_batch_size(self.data.batch_size)
         if self.training.deterministic:
             make_deterministic()
-        return load(self.data)
+        with chief_first():  # where a dataset is downloaded or prepared first
+            return load(self.data)
 
     def create_model(self, data: Dataset) -> keras.Model:
         """A new model with the initial weights of the seed."""

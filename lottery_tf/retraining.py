@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from lottery_tf.batch_norm import SharedStatistics
 from lottery_tf.data import Dataset
 from lottery_tf.devices import check_same, from_chief
 from lottery_tf.files import whole_folder, write_json
@@ -64,7 +65,7 @@ def retrain(
     """
     start = time.perf_counter()
     described = {"recipe": recipe.name, "tweaks": recipe.describe()}
-    recipe = Recipe([*recipe.tweaks, Precision(training.precision)])
+    recipe = Recipe([*recipe.tweaks, Precision(training.precision), SharedStatistics()])
     resumed = checkpoint is not None and (checkpoint / "state.json").exists()
     if resumed:
         # The weights of the checkpoint are scaled: no need to search again.

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lottery_tf.batch_norm import SharedStatistics
 from lottery_tf.data import Dataset, load
 from lottery_tf.errors import UsageError
 from lottery_tf.experiment import Experiment, check_data, check_fit, experiment_of
@@ -73,7 +74,7 @@ def find(
     rewind_step = finding.rewind_step(data.steps_per_epoch, last_step)
     model = experiment.create_model(data)
     masks = all_kept(model, experiment.prunable)
-    recipe = Recipe([Precision(experiment.training.precision)])
+    recipe = Recipe([Precision(experiment.training.precision), SharedStatistics()])
     trainer = Trainer(
         recipe.prepare(Ticket.of(model, masks).build()),
         data.stream,
@@ -93,6 +94,11 @@ def find(
     run.begin()
     if unfinished.exists():
         ticket = Ticket.load(unfinished)
+        if ticket.architecture != Ticket.of(model, masks).architecture:
+            raise UsageError(
+                f"Expected {unfinished} to be of the {model.name} that this release makes; another "
+                "release made another: choose another --out to start again."
+            )
     else:
         info = {
             "method": finding.method,

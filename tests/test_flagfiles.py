@@ -11,10 +11,10 @@ import lottery_tf as lt
 from lottery_tf import data
 from lottery_tf.cli import find
 from lottery_tf.cli.flags import parse
-from lottery_tf.data import Source, Split
+from lottery_tf.data import DataSettings, Source, Split
 from lottery_tf.experiment import Experiment
 from lottery_tf.finding_settings import FindingSettings
-from lottery_tf.prunable import prunable_weights
+from lottery_tf.prunable import PrunableSettings, prunable_weights
 from lottery_tf.training import Trainer, TrainingSettings
 
 ROOT = Path(__file__).parents[1]
@@ -50,7 +50,16 @@ def test_the_paper_s_grid_is_whole():
 
 @pytest.mark.parametrize("name", GRID)
 def test_the_grid_is_trained_by_the_paper_s_protocol(name):
-    training = experiment_of(name).training
+    experiment, finding = experiment_of(name), flags_of(name).settings(FindingSettings)
+    dataset, _, network = name.rpartition("_")
+    first = "random" if dataset == "tiny_imagenet" else "first"
+    assert experiment.data == DataSettings(dataset, "DIR", dev_share=0.1, dev_split=first)
+    assert experiment.data.batch_size == 128
+    convolutions = ("conv", "depthwise") if network == "mobilenet" else ("conv", "dense")
+    assert experiment.prunable == PrunableSettings(convolutions, keep_dense=("last",))
+    assert experiment.model.width is None
+    assert finding == FindingSettings(rewind_to="4ep", prune_fraction=0.2, rounds=18)
+    training = experiment.training
     assert training == TrainingSettings(
         train_for="182ep",
         optimizer="sgd",

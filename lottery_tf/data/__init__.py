@@ -63,7 +63,8 @@ class DataSettings:
     )
     augment: bool | None = setting(
         None,
-        f"random crops and flips (no flips of {', '.join(NOT_FLIPPED)}); where not given, of "
+        f"random crops and flips (no flips of {', '.join(NOT_FLIPPED)}; idx is flipped, whatever "
+        "it shows); where not given, of "
         f"{', '.join(AUGMENTED)} only",
     )
     data_seed: int = setting(

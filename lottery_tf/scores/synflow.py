@@ -53,7 +53,9 @@ class _Flow:
         variables = named_variables(self.model)
         for name, variable in variables.items():
             variable.assign(tf.zeros_like(variable) if is_offset(name) else tf.abs(variable))
-        self.weights = {name: variables[name] for name in network.weights}
+        # A replica's own variables, as in Network.
+        local = self.model.distribute_strategy.experimental_local_results
+        self.weights = {name: local(variables[name])[0] for name in network.weights}
         ones = [tf.ones([1, *tensor.shape[1:]], tensor.dtype) for tensor in self.model.inputs]
         self.ones = tf.nest.pack_sequence_as(self.model.input, ones)
         self.compute = tf.function(self._compute)

@@ -15,7 +15,6 @@ from lottery_tf.cli.main import main
 from lottery_tf.files import read_json, read_json_lines, write_json
 from lottery_tf.runs import load_saved_model
 
-# Without BatchNorm, whose statistics are those of a device's share of the batch.
 FIND = ("find", *TINY, "--rounds=1", "--rewind_to=5it", "--nojit_compile")
 RETRAIN = (
     "retrain",
@@ -120,6 +119,30 @@ def test_two_devices_do_as_one_does(one, tmp_path, broken_off):
     assert read_json(parts / "config.json")["devices"] == 1
 
 
+@pytest.mark.parametrize("method", ["synflow", "grasp"])
+def test_scores_and_batchnorm_on_two_devices(method, tmp_path):
+    """A network with BatchNorm, whose statistics are those of the whole batch on any number."""
+    network = ("--model=resnet8_half", "--width=4", "--optimizer=sgd", "--learning_rate=0.05")
+    words = (*FIND[:-3], *network, "--train_for=12it", "--rewind_to=2it", "--sparsity=0.5")
+    words = (*words, f"--method={method}")
+    assert main([*words, f"--out={tmp_path / 'one'}"]) == 0
+    codes, said = on_two_devices([*words, f"--out={tmp_path / 'two'}"])
+    assert codes == [0], said
+    one, two = (lt.Ticket.load(ticket_of(tmp_path / each)) for each in ("one", "two"))
+    assert one.masks == two.masks
+    for folder in ("one", "two"):
+        dense = load_saved_model(tmp_path / folder / "dense_model")
+        assert not any(getattr(layer, "synchronized", False) for layer in dense.layers)
+    # Keras' fused kernel, for one device only, divides a variance by N - 1, and others by N; the
+    # last stage has N = 64 values a channel in a batch.
+    for name, value in two.weights.items():
+        close = {"rtol": 1 / 63} if name.endswith("moving_variance") else CLOSE
+        np.testing.assert_allclose(value, one.weights[name], **close, err_msg=name)
+    dense = (load_saved_model(tmp_path / each / "dense_model") for each in ("one", "two"))
+    for ours, theirs in zip(*(model.trainable_variables for model in dense), strict=True):
+        np.testing.assert_allclose(ours, theirs, **CLOSE)
+
+
 def test_two_workers_do_as_one_device_does(one, tmp_path):
     """The chief alone writes and speaks, once."""
     launcher = Path(__file__).parents[2] / "launch" / "workers.py"
@@ -143,8 +166,11 @@ def test_two_workers_do_as_one_device_does(one, tmp_path):
     assert not list(tmp_path.rglob(".*"))
 
 
-def test_several_workers_need_a_cluster(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("config", [None, "{bad"])
+def test_several_workers_need_a_cluster(config, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
+    if config:
+        monkeypatch.setenv("TF_CONFIG", config)
     assert main([*FIND, "--strategy=multi_worker", f"--out={tmp_path}"]) == 2
     assert "Expected TF_CONFIG" in capsys.readouterr().err
 

@@ -56,6 +56,29 @@ def test_one_gpu():
     assert launched("one_gpu.py", "--gpu=3", "--", PYTHON, "-c", script).stdout == "3\n"
 
 
+def test_gpus_are_places_among_those_that_a_scheduler_has_chosen(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    found = dry_run("workers.py", "--", PYTHON)
+    assert [environment["CUDA_VISIBLE_DEVICES"] for environment, _ in found] == ["4", "7"]
+    done = launched("workers.py", "--workers=3", "--", PYTHON)
+    assert done.returncode == 1
+    assert "Expected a GPU number 2 among CUDA_VISIBLE_DEVICES=4,7, which has 2" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--port=99999", "--", PYTHON], "expected a --port from 1 on"),
+        (["--slurm", "--workers=2", "--", PYTHON], "expected no --workers with --slurm"),
+        (["--workers=1", "--", PYTHON], "expected --workers of 2 or more"),
+        ([PYTHON, "--out=x"], "expected the command behind --"),
+    ],
+)
+def test_mistakes_of_several_workers(words, message):
+    done = launched("workers.py", *words)
+    assert done.returncode == 2 and message in done.stderr
+
+
 def test_all_gpus():
     ((environment, command),) = dry_run("all_gpus.py", "--", PYTHON, "find", "--seed=1")
     assert (environment, command) == ({}, [PYTHON, "find", "--seed=1", "--strategy=mirrored"])
