@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -11,6 +12,8 @@ import tensorflow as tf
 
 from lottery_tf.data.augment import crop_and_flip
 from lottery_tf.errors import UsageError
+
+_CORES = min(16, os.cpu_count() or 1)  # a GPU takes what more than two cores prepare
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -147,7 +150,7 @@ class Dataset:
 
         # 18,000 batches of 60 Fashion-MNIST images a second on two cores; 12,000 with prefetch(2),
         # and no more from images kept as float32.
-        batches = rows.map(batch, num_parallel_calls=2, deterministic=True).prefetch(8)
+        batches = rows.map(batch, num_parallel_calls=_CORES, deterministic=True).prefetch(8)
         endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
         return _without_autotune(batches.apply(endless))
 
@@ -170,7 +173,7 @@ class Dataset:
             return self._normalise(pixels[rows]), labels[rows]
 
         firsts = tf.data.Dataset.range(0, len(labels), batch_size)
-        return _without_autotune(firsts.map(batch, num_parallel_calls=2).prefetch(2))
+        return _without_autotune(firsts.map(batch, num_parallel_calls=_CORES).prefetch(2))
 
     def _rows(self, start_step: int) -> tf.data.Dataset:
         """``(step, indices [batch_size])`` of every batch from ``start_step`` on."""
