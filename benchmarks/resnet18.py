@@ -17,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from lottery_tf.precision import Precision
 from tweak_overhead import machine
 
 import lottery_tf as lt
 from lottery_tf.data import Dataset, DataSettings, load
 from lottery_tf.keras import keras
+from lottery_tf.precision import Precision
 from lottery_tf.training import Trainer, TrainingSettings
 
 HERE = Path(__file__).parent
