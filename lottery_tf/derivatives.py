@@ -15,6 +15,12 @@ from lottery_tf.keras import keras
 from lottery_tf.wrapper import remake
 
 _DROPOUT = (keras.layers.Dropout, keras.layers.GaussianDropout, keras.layers.AlphaDropout)
+_BIASED = (
+    keras.layers.Conv2D,
+    keras.layers.SeparableConv2D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.Dense,
+)
 
 
 def differentiable(model: keras.Model) -> keras.Model:
@@ -31,6 +37,8 @@ def _differentiable_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
     if layer.compute_dtype != layer.variable_dtype and "dtype" in layer.get_config():
         config["dtype"] = layer.variable_dtype
     copy = copy_layer(layer, **config)
+    if isinstance(copy, _BIASED) and copy.use_bias:
+        _add_bias_by_plus(copy)
     if isinstance(copy, keras.layers.BatchNormalization):
         theirs = copy._no_sync_calculate_mean_and_var
 
@@ -55,6 +63,29 @@ def _differentiable_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
 
         copy.call = normalised
     return copy
+
+
+def _add_bias_by_plus(layer: keras.layers.Layer) -> None:
+    """Has ``layer`` add its bias with ``+`` and not with tf.nn.bias_add.
+
+    oneDNN's graph pass merges the gradient of bias_add with that of some convolution by its kernel
+    that has the same gradient of its output. In a second derivative there are two of those, and
+    with the wrong one the graph has a cycle: TensorFlow refuses it, now and then.
+    """
+    theirs, activation = layer.call, layer.activation
+    first = getattr(layer, "data_format", None) == "channels_first"
+
+    def biased(outputs):
+        return activation(outputs + (layer.bias[:, None, None] if first else layer.bias))
+
+    def call(inputs):
+        layer.use_bias, layer.activation = False, biased
+        try:
+            return theirs(inputs)
+        finally:  # others look at what the layer is
+            layer.use_bias, layer.activation = True, activation
+
+    layer.call = call
 
 
 def _moments(inputs, axes, keep_dims):
