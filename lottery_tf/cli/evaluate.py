@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lottery_tf.cli.console import console, percent
 from lottery_tf.cli.flags import Parsed
-from lottery_tf.cli.terminal import at_work, console, percent
+from lottery_tf.cli.terminal import at_work
 from lottery_tf.data import Dataset, DataSettings, load
 from lottery_tf.devices import DeviceSettings
 from lottery_tf.errors import UsageError

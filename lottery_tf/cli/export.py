@@ -6,9 +6,9 @@ from typing import Any
 
 from rich.table import Table
 
+from lottery_tf.cli.console import console, percent
 from lottery_tf.cli.find import OutSettings
 from lottery_tf.cli.flags import Parsed
-from lottery_tf.cli.terminal import console, percent
 from lottery_tf.errors import UsageError
 from lottery_tf.exporting import FORMATS, MAX_DIFFERENCE
 from lottery_tf.settings import one_of, setting

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from lottery_tf.cli.console import console, duration, percent
 from lottery_tf.cli.flags import Parsed
-from lottery_tf.cli.terminal import Countdown, EpochStatus, at_work, console, duration, percent
+from lottery_tf.cli.terminal import Countdown, EpochStatus, at_work
 from lottery_tf.devices import DeviceSettings, own_folder
 from lottery_tf.errors import UsageError
 from lottery_tf.experiment import Experiment

@@ -6,8 +6,8 @@ from pathlib import Path
 from rich.measure import Measurement
 from rich.table import Table
 
+from lottery_tf.cli.console import console, percent
 from lottery_tf.cli.flags import Parsed
-from lottery_tf.cli.terminal import console, percent
 from lottery_tf.errors import UsageError
 from lottery_tf.files import write_json
 from lottery_tf.inspecting import SUFFIXES, TicketFacts, WeightFacts, draw, inspect

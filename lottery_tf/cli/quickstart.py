@@ -7,10 +7,11 @@ from typing import Any
 
 from rich.table import Table
 
+from lottery_tf.cli.console import console, percent
 from lottery_tf.cli.export import print_export
 from lottery_tf.cli.find import run_find
 from lottery_tf.cli.flags import Parsed
-from lottery_tf.cli.terminal import Countdown, console, percent
+from lottery_tf.cli.terminal import Countdown
 from lottery_tf.data import DataSettings
 from lottery_tf.errors import UsageError
 from lottery_tf.experiment import Experiment

@@ -3,9 +3,10 @@
 import dataclasses
 from pathlib import Path
 
+from lottery_tf.cli.console import console, duration, percent
 from lottery_tf.cli.find import OutSettings
 from lottery_tf.cli.flags import Parsed
-from lottery_tf.cli.terminal import at_work, console, duration, percent
+from lottery_tf.cli.terminal import at_work
 from lottery_tf.data import DataSettings
 from lottery_tf.devices import DeviceSettings, own_folder
 from lottery_tf.errors import UsageError

@@ -5,13 +5,10 @@ import logging
 import time
 from collections.abc import Iterator
 
-from rich.console import Console
-
+from lottery_tf.cli.console import console, duration, percent
 from lottery_tf.devices import DeviceSettings, is_chief
 from lottery_tf.keras import keras
 from lottery_tf.log import log
-
-console = Console(highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -54,15 +51,3 @@ class Countdown:
         if not self.left:
             return "done"
         return f"about {duration(self.left * (time.perf_counter() - self.start) / self.done)} left"
-
-
-def duration(seconds: float) -> str:
-    """``42 s``, ``3 min`` or ``1.5 h``."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-def percent(share: float) -> str:
-    """``89.26 %``."""
-    return f"{100 * share:.2f} %"
