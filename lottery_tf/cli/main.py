@@ -24,6 +24,10 @@ COMMANDS = {
     "find": ("lottery_tf.cli.find", "train and prune a model until it is a sparse ticket"),
     "inspect": ("lottery_tf.cli.inspect", "show what is left of a ticket, layer by layer"),
     "retrain": ("lottery_tf.cli.retrain", "train a ticket from its rewound weights by a recipe"),
+    "report": (
+        "lottery_tf.cli.report",
+        "compare the recipes of retrain runs: tables and a page",
+    ),
     "evaluate": ("lottery_tf.cli.evaluate", "measure a finished or exported model on a dataset"),
     "export": ("lottery_tf.cli.export", "write a retrained model as SavedModel or TFLite"),
 }

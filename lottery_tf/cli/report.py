@@ -1,0 +1,85 @@
+"""lottery-tf report: tables, figures and a page of what retrain runs came to."""
+
+import dataclasses
+from pathlib import Path
+
+from rich.measure import Measurement
+from rich.table import Table
+
+from lottery_tf.cli.console import console
+from lottery_tf.cli.flags import Parsed
+from lottery_tf.cli.quiet import quiet_start
+from lottery_tf.errors import UsageError
+from lottery_tf.log import counted, log
+from lottery_tf.settings import setting
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportSettings:
+    """What to write, and how to compare."""
+
+    out: str | None = setting(
+        None,
+        "FILE.html, or a folder for report.html: the page; tables and figures go to a folder "
+        "beside it, named as the page without .html. Without it the table is only shown",
+    )
+    tune: tuple[str, ...] = setting(
+        ("learning_rate",),
+        "settings of which each recipe, vanilla too, has the values of the best mean dev accuracy, "
+        "in a table of its own; --tune= for none",
+    )
+    flops: bool = setting(True, "count the tickets' FLOPs, for which TensorFlow has to start")
+
+    @property
+    def page(self) -> Path | None:
+        """The page's file."""
+        if not self.out:
+            return None
+        out = Path(self.out)
+        return out if out.suffix.lower() == ".html" else out / "report.html"
+
+
+POSITIONAL = "RUNS..."
+SETTINGS = (ReportSettings,)
+
+
+def run(flags: Parsed) -> None:
+    """Shows the table, and writes the page and what is beside it."""
+    settings = flags.settings(ReportSettings)
+    if not flags.positional:
+        raise UsageError("Expected folders with retrain runs below them; none was given.")
+    try:
+        from lottery_tf import reporting
+    except ImportError as error:
+        raise UsageError(
+            f"Expected the libraries of reports; {error.name} is not installed: install lottery_tf "
+            "with its extra [report]."
+        ) from None
+    tune = tuple(name for name in settings.tune if name)
+    with console.status("reading runs"), quiet_start():
+        found = reporting.report(flags.positional, tune)
+    for note in found.gathered.notes:
+        log.info("%s", note)
+    print_table(found.tables[0], reporting)
+    console.print(" ".join(found.tables[0].about), markup=False)
+    if settings.page is None:
+        return
+    try:
+        with console.status("drawing"), quiet_start():
+            written = reporting.write(found, settings.page, settings.flops)
+    except OSError as error:
+        raise UsageError(f"Expected --out to be a place that can be written; {error}.") from None
+    beside = settings.page.with_suffix("")
+    console.print(f"Written: {settings.page}, and {counted(written, 'file')} in {beside}")
+
+
+def print_table(found, reporting) -> None:
+    """In a terminal as wide as that is, in a file as wide as need be."""
+    table = Table(title=found.title)
+    for name in reporting.head(found):
+        table.add_column(name, justify="left" if name in ("method", "recipe") else "right")
+    for row in reporting.cells(found):
+        table.add_row(*row)
+    if not console.is_terminal:
+        table.width = Measurement.get(console, console.options.update(width=1000), table).maximum
+    console.print(table)

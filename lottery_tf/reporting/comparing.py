@@ -1,0 +1,150 @@
+"""Rows of a table from runs: means over seeds, and what a recipe gains over vanilla.
+
+A gain is the difference to the vanilla run on the same ticket with the same seeds and, but for the
+parameters of tweaks, the same settings. The interval and p are those of a paired t-test; of the p
+of a table together Holm's correction (1979) is made, which holds whatever the tests have in common.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from lottery_tf.log import counted, some
+from lottery_tf.reporting.gathering import KIND, key
+
+VANILLA = "vanilla"
+CONFIDENCE = 0.95
+PAIR = ("ticket_sha256", "seed", "data_seed")
+_ACCURACIES = ("test_accuracy", "dev_accuracy", "train_accuracy", "best_dev_test_accuracy")
+_OTHERS = ("sparsity_total", "nonzero_parameters", "seconds")
+# Differences that differ by no more than rounding have no spread to test against.
+_NO_SPREAD = 1e-9
+
+
+def compare(
+    runs: pd.DataFrame, settings: Sequence[str], shared: Sequence[str]
+) -> tuple[pd.DataFrame, list[str]]:
+    """A row a recipe, method, sparsity and settings; sentences on what could not be compared.
+
+    Args:
+      runs: of ``Gathered``, all or some.
+      settings: the columns that tell rows apart.
+      shared: those of them that a run must have in common with its vanilla partner.
+
+    Returns:
+      ``recipe``, ``method``, ``sparsity``, ``settings``, ``seeds`` (number of runs); means of what
+      was measured, and ``_sem``, their standard errors (NaN for one run) of accuracies; ``pairs``
+      with vanilla, their mean ``gain``, ``gain_sem``, the bounds ``gain_low`` and ``gain_high`` of
+      its 95 % interval, ``p``, and ``p_holm``, corrected for all rows. Accuracies are shares.
+    """
+    partners = {
+        (*key(row, PAIR), *key(row, shared)): row["test_accuracy"]
+        for _, row in runs[runs["recipe"] == VANILLA].iterrows()
+    }
+    rows, alone = [], []
+    for values, group in groups(runs, [*KIND, *settings]):
+        row = {"recipe": values[0], "method": values[1], "sparsity": values[2]}
+        row |= {**dict(zip(settings, values[3:], strict=True)), "seeds": len(group)}
+        row |= _measured(group)
+        if "at_edge" in group:
+            row["at_edge"] = group["at_edge"].any()
+        if row["recipe"] != VANILLA:
+            found = [partners.get((*key(r, PAIR), *key(r, shared))) for _, r in group.iterrows()]
+            alone += [name for name, one in zip(group["run"], found, strict=True) if one is None]
+            pairs = [
+                (own, one)
+                for own, one in zip(group["test_accuracy"], found, strict=True)
+                if one is not None
+            ]
+            row |= _gain(pairs)
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    for name in ("pairs", "gain", "gain_sem", "gain_low", "gain_high", "p"):
+        table[name] = table.get(name, pd.Series(np.nan, table.index)).astype(float)
+    tested = table["p"].notna()
+    table["p_holm"] = np.nan
+    if tested.any():
+        table.loc[tested, "p_holm"] = multipletests(table.loc[tested, "p"], method="holm")[1]
+    notes = []
+    if alone:
+        notes.append(
+            f"{counted(len(alone), 'run')} without a vanilla partner (same ticket, seeds and "
+            f"settings), in no gain: {some(alone)}."
+        )
+    if single := int((table["seeds"] == 1).sum()):
+        notes.append(f"{counted(single, 'row')} of one run, without error, interval and p.")
+    if same := int(((table["pairs"] > 1) & ~tested).sum()):
+        notes.append(
+            f"{counted(same, 'row')} without interval and p: all differences to vanilla are equal."
+        )
+    return _sorted(table, settings), notes
+
+
+def groups(runs: pd.DataFrame, columns: Sequence[str]) -> list[tuple[tuple, pd.DataFrame]]:
+    """The runs that have the same values in all columns, with these values; None is a value."""
+    places: dict[tuple, list[int]] = {}
+    for place, row in runs.iterrows():
+        places.setdefault(key(row, columns), []).append(place)
+    return [(values, runs.loc[where]) for values, where in places.items()]
+
+
+def order(values: Sequence[Any]) -> tuple:
+    """Sorts what may be numbers, texts and None: numbers by size, None first."""
+    return tuple(
+        (0, 0, "")
+        if value is None
+        else (1, value, "")
+        if isinstance(value, int | float | np.number)
+        else (2, 0, str(value))
+        for value in values
+    )
+
+
+def _measured(group: pd.DataFrame) -> dict[str, float]:
+    row = {}
+    for name in _ACCURACIES:
+        values = group[name].astype(float)
+        row[name] = values.mean(skipna=False)
+        row[f"{name}_sem"] = values.sem(skipna=False)
+    return row | {name: group[name].astype(float).mean(skipna=False) for name in _OTHERS}
+
+
+def _gain(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """Of pairs of a recipe's and vanilla's accuracy; NaN for what so many do not tell."""
+    row = {"pairs": len(pairs)}
+    if not pairs:
+        return row
+    own, vanilla = np.array(pairs, float).T
+    row["gain"] = float(np.mean(own - vanilla))
+    if len(pairs) == 1:
+        return row
+    row["gain_sem"] = float(stats.sem(own - vanilla))
+    if np.ptp(own - vanilla) > _NO_SPREAD:
+        test = stats.ttest_rel(own, vanilla)
+        low, high = test.confidence_interval(CONFIDENCE)
+        row |= {"gain_low": float(low), "gain_high": float(high), "p": float(test.pvalue)}
+    return row
+
+
+def _sorted(table: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
+    """By sparsity, method, and recipe: vanilla, single tweaks, several."""
+
+    def place(number):
+        row = table.loc[number]
+        return (
+            row["sparsity"],
+            row["method"],
+            recipe_order(row["recipe"]),
+            order(key(row, settings)),
+        )
+
+    return table.loc[sorted(table.index, key=place)].reset_index(drop=True)
+
+
+def recipe_order(recipe: str) -> tuple:
+    """Sorts recipes: vanilla, single tweaks, several."""
+    return recipe != VANILLA, recipe.count(","), recipe

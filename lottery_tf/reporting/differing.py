@@ -1,0 +1,80 @@
+"""Which settings tell some runs apart: the columns of a report.
+
+A setting is known by ``(part, name)``: ``part`` is ``run``, ``ticket`` (it was found with it) or
+the name of a tweak. What only says where something lies, or by which seed it came, is none.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Settings = dict[tuple[str, str], Any]
+
+RUN, TICKET = "run", "ticket"
+_PLACES_AND_SEEDS = {
+    *("command", "versions", "devices", "seed", "data_seed", "data_dir", "tweaks"),
+    *("ticket", "ticket_sha256", "teacher", "teacher_sha256", "model_path", "model_sha256"),
+    *("rewind_path", "rewind_sha256"),
+}
+# What the ticket's own columns say, its sparsity and its method.
+_SAID_BY_TICKETS = {"rounds", "sparsity", "method", "train_tickets"}
+_FOLDER_IS_DATASET = ("idx", "image_folder")
+
+
+def settings_of(config: Mapping[str, Any], found_with: Mapping[str, Any]) -> Settings:
+    """The settings of a retrain run.
+
+    Args:
+      config: its ``config.json``. Of a folder that is the dataset, and of a teacher, the name
+        counts, wherever it lies.
+      found_with: the settings of its ticket's own run; empty where they are unknown.
+    """
+    of = {(RUN, name): v for name, v in config.items() if name not in _PLACES_AND_SEEDS}
+    if config.get("dataset") in _FOLDER_IS_DATASET and config.get("data_dir"):
+        of[RUN, "data_dir"] = Path(config["data_dir"]).name
+    for tweak, parameters in config.get("tweaks", {}).items():
+        of |= {(tweak, name): v for name, v in parameters.items() if name != "teacher"}
+    if config.get("teacher"):
+        of["distillation", "teacher"] = Path(config["teacher"]).name
+    none = _PLACES_AND_SEEDS | _SAID_BY_TICKETS
+    return of | {(TICKET, name): v for name, v in found_with.items() if name not in none}
+
+
+def column(setting: tuple[str, str]) -> str:
+    """The setting by its flag's name; behind ``ticket_`` if the ticket was found with it."""
+    part, name = setting
+    return name if part == RUN else f"{part}_{name}"
+
+
+def fill_in_defaults(runs: Sequence[Settings]) -> None:
+    """Gives runs of older releases the defaults of settings that only others have."""
+    parts = [{part for part, _ in run} for run in runs]
+    have_part = Counter(part for found in parts for part in found)
+    have = Counter(setting for run in runs for setting in run)
+    lacking = {setting for setting, count in have.items() if count < have_part[setting[0]]}
+    if not lacking:
+        return
+    # TensorFlow's import is worth its time only where releases are mixed.
+    from lottery_tf.finding import FindingSettings
+    from lottery_tf.settings import defaults
+    from lottery_tf.stages import Experiment
+    from lottery_tf.tweaks import TWEAKS
+
+    of_runs = defaults(*Experiment.owners())
+    known = {RUN: of_runs, TICKET: of_runs | defaults(FindingSettings)}
+    known |= {name: defaults(tweak) for name, tweak in TWEAKS.items()}
+    for run, has in zip(runs, parts, strict=True):
+        for part, name in lacking:
+            if part in has and name in known.get(part, ()) and name != "data_dir":
+                run.setdefault((part, name), known[part][name])
+
+
+def differing(runs: Sequence[Settings]) -> list[tuple[str, str]]:
+    """The settings that have more than one value among the runs that have them."""
+    values: dict[tuple[str, str], set[str]] = {}
+    for run in runs:
+        for setting, value in run.items():
+            values.setdefault(setting, set()).add(json.dumps(value, sort_keys=True))
+    return [setting for setting, found in values.items() if len(found) > 1]

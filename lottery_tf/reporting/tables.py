@@ -1,0 +1,178 @@
+"""The tables of a report: as data frames, as Markdown, and as the cells that are read."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from lottery_tf.errors import UsageError
+from lottery_tf.log import counted
+from lottery_tf.reporting.comparing import CONFIDENCE, VANILLA, compare
+from lottery_tf.reporting.gathering import Gathered, gather
+from lottery_tf.reporting.tickets import dense_accuracies
+from lottery_tf.reporting.tuning import tuned
+from lottery_tf.settings import nearest
+
+UNKNOWN = "–"
+_ACCURACIES = ("train_accuracy", "test_accuracy")
+_NUMBERS = ("seeds", "train", "test", "gain over vanilla", "95 % interval", "p", "p (Holm)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of a report.
+
+    Attributes:
+      name: of its files.
+      title: above it.
+      runs: the runs it is of.
+      frame: what ``compare`` returned; with ``at_edge`` where settings were chosen.
+      settings: the columns of settings.
+      chosen: those of them whose values were chosen for each recipe.
+      about: sentences on how it is to be read, and on what is missing.
+    """
+
+    name: str
+    title: str
+    runs: pd.DataFrame
+    frame: pd.DataFrame
+    settings: list[str]
+    chosen: list[str]
+    about: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Retrain runs in tables: of all settings, and of the chosen ones in front where there are any.
+
+    Attributes:
+      gathered: the runs.
+      tables: one or two.
+    """
+
+    gathered: Gathered
+    tables: list[Table]
+
+
+def report(
+    folders: Sequence[str | os.PathLike], tune: Sequence[str] = ("learning_rate",)
+) -> Report:
+    """Tables of the retrain runs below ``folders``.
+
+    Args:
+      folders: looked through however deep.
+      tune: settings of which each recipe, vanilla too, has its best values in a table of its own:
+        those of the highest mean dev accuracy. None are chosen where they do not differ.
+
+    Raises:
+      UsageError: if there are no runs, or they have no such setting.
+    """
+    gathered = gather(folders)
+    for name in tune:
+        if name not in gathered.known:
+            raise UsageError(
+                f"Expected --tune to name settings of the runs, got '{name}'"
+                f"{nearest(name, sorted(gathered.known)) or '; config.json has their names'}."
+            )
+    frame, notes = compare(gathered.runs, gathered.settings, gathered.shared)
+    about = [*_about(frame, gathered, ()), *notes]
+    tables = [Table("table", "All settings", gathered.runs, frame, gathered.settings, [], about)]
+    best, missing = tuned(gathered, tune)
+    if best is not None:
+        chosen = [name for name in tune if name in gathered.settings]
+        shared = [name for name in gathered.shared if name not in chosen]
+        frame, notes = compare(best, gathered.settings, shared)
+        about = [
+            f"{', '.join(chosen)} chosen for each recipe, vanilla too, by the mean dev accuracy; "
+            "*: at the edge of the values tried.",
+            *_about(frame, gathered, chosen),
+            *notes,
+            *missing,
+        ]
+        title = f"Best {' and '.join(chosen)} of each recipe"
+        tables.insert(0, Table("tuned", title, best, frame, gathered.settings, chosen, about))
+    elif missing:
+        about += missing
+    return Report(gathered, tables)
+
+
+def head(table: Table) -> list[str]:
+    """The names of the columns that are read."""
+    return ["sparsity", "method", "recipe", *table.settings, *_NUMBERS]
+
+
+def cells(table: Table) -> list[list[str]]:
+    """The rows in words: accuracies in percent with their standard error, gains in points."""
+    return [_cells(table, row) for _, row in table.frame.iterrows()]
+
+
+def values(table: Table) -> list[list[float | str | None]]:
+    """What the cells are sorted by, in the same places."""
+    numbers = ("seeds", "train_accuracy", "test_accuracy", "gain", "gain_low", "p", "p_holm")
+    columns = ["sparsity", "method", "recipe", *table.settings, *numbers]
+    return [
+        [None if pd.isna(row[name]) else row[name] for name in columns]
+        for _, row in table.frame.iterrows()
+    ]
+
+
+def markdown(table: Table) -> str:
+    """The table in Markdown, what it is about below."""
+    left = len(head(table)) - len(_NUMBERS)
+    lines = [head(table), ["---:", *["---"] * (left - 1), *["---:"] * len(_NUMBERS)], *cells(table)]
+    rows = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return f"{rows}\n{' '.join(table.about)}\n"
+
+
+def shown(value: object) -> str:
+    """A setting's value as it is read."""
+    if value is None or pd.isna(value):
+        return UNKNOWN
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _cells(table: Table, row: pd.Series) -> list[str]:
+    chosen = [name for name in table.chosen if row.get("at_edge")]
+    settings = [shown(row[name]) + "*" * (name in chosen) for name in table.settings]
+    gains = [UNKNOWN] * 4
+    if row["recipe"] == VANILLA:
+        gains = [""] * 4
+    elif not np.isnan(row["gain"]):
+        fewer = "" if row["pairs"] == row["seeds"] else f" ({row['pairs']:.0f} pairs)"
+        gains[0] = _with_error(row["gain"], row["gain_sem"], "+") + fewer
+        if not np.isnan(row["p"]):
+            bounds = f"{100 * row['gain_low']:+.2f} to {100 * row['gain_high']:+.2f}"
+            gains[1:] = [bounds, _p(row["p"]), _p(row["p_holm"])]
+    return [
+        *(f"{100 * row['sparsity']:.2f} %", row["method"], row["recipe"], *settings),
+        str(row["seeds"]),
+        *(_with_error(row[name], row[f"{name}_sem"]) for name in _ACCURACIES),
+        *gains,
+    ]
+
+
+def _with_error(mean: float, error: float, sign: str = "") -> str:
+    if np.isnan(mean):
+        return UNKNOWN
+    return f"{100 * mean:{sign}.2f}" + ("" if np.isnan(error) else f" ± {100 * error:.2f}")
+
+
+def _p(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.01 else f"{value:.1e}"
+
+
+def _about(frame: pd.DataFrame, gathered: Gathered, chosen: Sequence[str]) -> list[str]:
+    tests = int(frame["p"].notna().sum())
+    lines = [
+        "Accuracies of the last epoch in percent, mean ± standard error over the seeds; gain over "
+        f"vanilla on the same ticket in points, with a {100 * CONFIDENCE:.0f} % interval and p of "
+        f"a paired t-test, the last column corrected by Holm for the {counted(tests, 'test')} of "
+        "this table."
+    ]
+    if not set(gathered.shared) - set(chosen) and (dense := dense_accuracies(gathered.runs)):
+        error = stats.sem(dense) if len(dense) > 1 else np.nan
+        lines.append(f"Dense, as it was found: {_with_error(np.mean(dense), error)}.")
+    return lines

@@ -1,0 +1,110 @@
+"""The tickets of retrain runs: where they are now, and what their files say."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from lottery_tf.errors import UsageError
+from lottery_tf.files import read_json, read_json_lines, sha256
+from lottery_tf.masks import Masks
+
+
+class Origin(NamedTuple):
+    """Where a run's ticket comes from.
+
+    Attributes:
+      folder: of the ticket; None where it is gone.
+      method: that found its mask; None where that is unknown.
+      settings: of the run that found it; empty where they are unknown.
+    """
+
+    folder: Path | None
+    method: str | None
+    settings: Mapping[str, Any]
+
+
+def origin(run: Path, config: Mapping[str, Any], top: str | os.PathLike) -> Origin:
+    """The ticket that a run's ``config.json`` names.
+
+    Looked for where it was, and, as the runs may have moved together, below each folder from the
+    run's up to ``top``; it counts if it has the sum that the run has noted.
+    """
+    where = config.get("ticket")
+    if not where:
+        return Origin(None, None, {})
+    for folder in _candidates(Path(where), run, Path(top)):
+        file = folder / "ticket.json"
+        if file.is_file() and sha256(file) == config.get("ticket_sha256"):
+            record = read_json(file)
+            return Origin(folder, record.get("method"), record.get("settings", {}))
+    found = Path(where).parent.parent / "config.json"
+    try:
+        settings = read_json(found)
+    except (OSError, UsageError):
+        return Origin(None, None, {})
+    if not isinstance(settings, dict) or settings.get("command") != "find":
+        return Origin(None, None, {})
+    return Origin(None, settings.get("method", "imp"), settings)
+
+
+def _candidates(where: Path, run: Path, top: Path) -> Iterator[Path]:
+    yield where
+    parts = [part for part in where.parts if part != where.anchor]
+    for above in (run, *run.parents):
+        yield from (above / Path(*parts[start:]) for start in range(len(parts)))
+        if above == top:
+            return
+
+
+def dense_accuracies(runs: pd.DataFrame) -> list[float]:
+    """The test accuracies of the dense networks that the runs' tickets were found in, one a seed;
+    none where they are unknown."""
+    found: dict[Any, float] = {}
+    for ticket, seed in zip(runs["ticket"], runs["seed"], strict=True):
+        if ticket is not None and seed not in found:
+            try:
+                rows = read_json_lines(Path(ticket).parent.parent / "metrics.jsonl")
+            except UsageError:
+                continue
+            if rows and rows[0].get("round") == 0 and rows[0].get("test_accuracy") is not None:
+                found[seed] = rows[0]["test_accuracy"]
+    return list(found.values())
+
+
+def kept_shares(ticket: str | os.PathLike) -> dict[str, float]:
+    """Name of each prunable weight → share that is kept, in [0, 1].
+
+    Raises:
+      UsageError: if the masks are missing or damaged.
+    """
+    masks = Masks.load(Path(ticket) / "masks.npz")
+    return {name: float(np.mean(mask)) if mask.size else 1.0 for name, mask in masks.items()}
+
+
+def ticket_flops(tickets: Sequence[str]) -> dict[str, int]:
+    """Folder of a ticket → FLOPs for one example, as if pruned weights cost nothing.
+
+    Each architecture is built once. Tickets whose FLOPs are unknown are left out.
+    """
+    # The only part that needs TensorFlow.
+    from lottery_tf.architecture import from_json
+    from lottery_tf.flops import count_flops
+
+    dense: dict[str, dict[str, int]] = {}
+    found = {}
+    for ticket in tickets:
+        try:
+            described = (Path(ticket) / "model.json").read_text()
+            if described not in dense:
+                dense[described] = {}
+                dense[described] = count_flops(from_json(described))
+            kept = kept_shares(ticket)
+        except (OSError, UsageError):
+            continue
+        if flops := dense[described]:
+            found[ticket] = round(sum(each * kept.get(name, 1) for name, each in flops.items()))
+    return found

@@ -1,0 +1,67 @@
+"""Settings chosen for each recipe by the dev accuracy, vanilla's too."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from lottery_tf.log import some
+from lottery_tf.reporting.comparing import PAIR, VANILLA, groups, order
+from lottery_tf.reporting.gathering import KIND, Gathered, key
+
+
+def tuned(gathered: Gathered, names: Sequence[str]) -> tuple[pd.DataFrame | None, list[str]]:
+    """The runs with the best values of some settings, chosen for each group of all others.
+
+    The best are those with the highest mean dev accuracy, among those that every seed of the group
+    has a run with.
+
+    Args:
+      gathered: the runs.
+      names: the settings to choose; those that do not differ between the runs are left out.
+
+    Returns:
+      The runs with these values and a column ``at_edge``: whether a number among them is the least
+      or the greatest of several. None where there is nothing to choose. And sentences on what could
+      not be chosen.
+    """
+    names = [name for name in names if name in gathered.settings]
+    if not names:
+        return None, []
+    others = [*KIND, *(name for name in gathered.settings if name not in names)]
+    of_vanilla = dict.fromkeys(gathered.of_tweaks) | {"recipe": VANILLA}
+    chosen, notes, grids = [], [], {}
+    for kind, group in groups(gathered.runs, others):
+        label = f"{kind[0]}, {kind[1]}, {100 * kind[2]:.2f} %"
+        if group["dev_accuracy"].isna().any():
+            notes.append(f"{label}: nothing chosen; not every run has a dev accuracy.")
+            continue
+        seeds = {key(row, PAIR) for _, row in group.iterrows()}
+        candidates = dict(sorted(groups(group, names), key=lambda one: order(one[0])))
+        complete = {v: part for v, part in candidates.items() if len(part) == len(seeds)}
+        if incomplete := [", ".join(map(str, v)) for v in candidates if v not in complete]:
+            notes.append(
+                f"{label}: {', '.join(names)} {some(incomplete)} not to be chosen; runs of some "
+                "seeds are missing."
+            )
+        if complete:
+            best = max(complete, key=lambda v: complete[v]["dev_accuracy"].mean())
+            chosen.append(complete[best].assign(at_edge=_at_edge(best, list(complete))))
+            grids[kind] = label, set(complete)
+    for kind, (label, grid) in grids.items():
+        partner = tuple(of_vanilla.get(n, v) for n, v in zip(others, kind, strict=True))
+        theirs = grids[partner][1] if partner in grids else grid
+        if theirs != grid:
+            notes.append(
+                f"{label}: {', '.join(names)} chosen among {len(grid)}, vanilla's among other "
+                f"{len(theirs)}: the gain is partly one of tuning."
+            )
+    return (pd.concat(chosen, ignore_index=True) if chosen else None), notes
+
+
+def _at_edge(best: tuple, candidates: Sequence[tuple]) -> bool:
+    """Whether a number in ``best`` is the least or the greatest of those in its place."""
+    for value, values in zip(best, map(set, zip(*candidates, strict=True)), strict=True):
+        numbers = {each for each in values if isinstance(each, int | float)}
+        if len(numbers) > 1 and value in (min(numbers), max(numbers)):
+            return True
+    return False

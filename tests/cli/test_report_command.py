@@ -1,0 +1,52 @@
+"""lottery-tf report as its user runs it."""
+
+import csv
+import shutil
+
+import pytest
+from report_runs import write_run, write_study
+
+from lottery_tf.cli.main import main
+
+
+def test_the_table_is_shown_and_written(tmp_path, capsys):
+    runs = write_study(tmp_path / "runs")
+    assert main(["report", str(runs), "--noflops", f"--out={tmp_path / 'out' / 'a.html'}"]) == 0
+    out = capsys.readouterr().out
+    assert "82.00 ± 1.15" in out and "+2.00 ± 0.58" in out and "-0.48 to +4.48" in out
+    with open(tmp_path / "out" / "a" / "table.csv") as file:
+        first, second = csv.DictReader(file)
+    assert (first["recipe"], second["recipe"]) == ("vanilla", "tost")
+    assert float(second["gain"]) == pytest.approx(0.02)
+    assert "| tost | 3 |" in (tmp_path / "out" / "a" / "table.md").read_text()
+    with open(tmp_path / "out" / "a" / "runs.csv") as file:
+        assert len(list(csv.DictReader(file))) == 6
+
+
+def test_without_out_nothing_is_written(tmp_path, capsys):
+    runs = write_study(tmp_path / "runs")
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["report", str(runs), "--tune="]) == 0
+    assert "+2.00 ± 0.58" in capsys.readouterr().out
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_run_of_this_release(found, retrained, tmp_path, capsys):
+    vanilla = tmp_path / "vanilla"
+    shutil.copytree(retrained, tmp_path / "label_smoothing")
+    write_run(vanilla, found / "tickets" / "round_02")
+    assert main(["report", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    # What was written by hand has not the settings of a run: they count as their defaults.
+    assert "label_smoothing" in out and "imp" in out and "of one run" in out
+
+
+def test_mistakes(tmp_path, capfd):
+    assert main(["report"]) == 2
+    assert main(["report", str(tmp_path / "no")]) == 2
+    assert main(["report", str(write_study(tmp_path / "runs")), "--tune=rate"]) == 2
+    first, second, third = capfd.readouterr().err.strip().splitlines()
+    assert first == (
+        "lottery-tf report: Expected folders with retrain runs below them; none was given."
+    )
+    assert "got " in second and "'rate'" in third

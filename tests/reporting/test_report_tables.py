@@ -1,0 +1,221 @@
+"""The tables of a report on runs whose numbers are done by hand."""
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+
+import pytest
+from report_runs import FADES, SETTINGS, write_run, write_study, write_ticket
+from scipy import stats
+
+from lottery_tf.errors import UsageError
+from lottery_tf.reporting import cells, markdown, report
+
+
+def rows(table, *columns):
+    return [tuple(row[name] for name in columns) for _, row in table.frame.iterrows()]
+
+
+def test_means_gains_and_the_paired_test(tmp_path):
+    found = report([write_study(tmp_path)])
+    (table,) = found.tables
+    assert rows(table, "recipe", "method", "sparsity", "seeds") == [
+        ("vanilla", "imp", 0.75, 3),
+        ("tost", "imp", 0.75, 3),
+    ]
+    vanilla, tost = (row for _, row in table.frame.iterrows())
+    # Of 80, 82, 84: the deviations are -2, 0, 2, the variance is 4, the error 2 / √3.
+    assert vanilla.test_accuracy == pytest.approx(0.82)
+    assert vanilla.test_accuracy_sem == pytest.approx(0.02 / math.sqrt(3))
+    assert math.isnan(vanilla.gain) and math.isnan(vanilla.p_holm)
+    # The differences are 2, 1, 3; t = 2 / (1 / √3), and 4.3027 is t's 97.5 % point of 2 degrees.
+    assert (tost.gain, tost.gain_sem) == pytest.approx((0.02, 0.01 / math.sqrt(3)))
+    assert (tost.gain_low, tost.gain_high) == pytest.approx((-0.00484, 0.04484), abs=1e-5)
+    assert tost.p == pytest.approx(2 * stats.t.sf(2 * math.sqrt(3), 2))
+    assert tost.p == pytest.approx(0.0742, abs=1e-4) and tost.p_holm == tost.p
+    assert cells(table)[1] == [
+        *("75.00 %", "imp", "tost", "3", "100.00 ± 0.00", "84.00 ± 1.53"),
+        *("+2.00 ± 0.58", "-0.48 to +4.48", "0.07", "0.07"),
+    ]
+    assert "| 75.00 % | imp | vanilla | 3 | 100.00 ± 0.00 | 82.00 ± 1.15 |  |  |  |  |" in markdown(
+        table
+    )
+    assert not found.gathered.notes
+
+
+def test_holm_counts_the_tests_of_a_table(tmp_path):
+    (table,) = report([write_study(tmp_path, (0.75, 0.9))]).tables
+    p, corrected = zip(*rows(table, "p", "p_holm"), strict=True)
+    assert p[1] == pytest.approx(0.0742, abs=1e-4) and p[3] == pytest.approx(p[1])
+    assert corrected[1] == pytest.approx(2 * p[1])
+    assert "for the 2 tests of this table" in table.about[0]
+
+
+def test_the_rate_is_chosen_on_dev(tmp_path):
+    for seed in range(2):
+        ticket = write_ticket(tmp_path / f"ticket_{seed}", seed)
+        for recipe, rate, dev, test in [
+            *(("vanilla", 0.1, 0.8, 0.9), ("vanilla", 0.2, 0.9, 0.7), ("vanilla", 0.4, 0.7, 0.8)),
+            *(("tost", 0.1, 0.8, 0.6), ("tost", 0.2, 0.7, 0.5), ("tost", 0.4, 0.9, 0.8)),
+        ]:
+            more = {"learning_rate": rate, "dev_accuracy": dev, "seed": seed}
+            test += 0.02 * seed * (recipe == "tost")
+            write_run(tmp_path / f"{seed}_{recipe}_{rate}", ticket, recipe, test, **more)
+    tuned, every = report([tmp_path]).tables
+    columns = ("recipe", "learning_rate", "test_accuracy", "gain", "at_edge")
+    assert rows(tuned, *columns[:3]) == [
+        ("vanilla", 0.2, pytest.approx(0.7)),
+        ("tost", 0.4, pytest.approx(0.81)),
+    ]
+    # Each at its own rate: 80 and 82 against 70.
+    assert tuned.frame.gain[1] == pytest.approx(0.11)
+    assert list(tuned.frame.at_edge) == [False, True] and cells(tuned)[1][3] == "0.4*"
+    # At the same rate: 60 and 62 against 90.
+    assert len(every.frame) == 6
+    assert every.frame.query("recipe == 'tost' and learning_rate == 0.1").gain.item() == (
+        pytest.approx(-0.29)
+    )
+    assert len(report([tmp_path], tune=()).tables) == 1
+
+
+def test_rates_that_not_every_seed_has_are_not_chosen(tmp_path):
+    for seed in range(2):
+        ticket = write_ticket(tmp_path / f"ticket_{seed}", seed)
+        for rate in (0.1, 0.2)[: 2 - seed]:
+            more = {"learning_rate": rate, "seed": seed}
+            write_run(tmp_path / f"{seed}_{rate}", ticket, test=rate, **more)
+            write_run(tmp_path / f"{seed}_{rate}_tost", ticket, "tost", rate, **more)
+    tuned, _ = report([tmp_path]).tables
+    assert list(tuned.frame.learning_rate) == [0.1, 0.1]
+    assert any("learning_rate 0.2 not to be chosen" in line for line in tuned.about)
+
+
+def test_settings_that_differ_are_columns(tmp_path):
+    ticket = write_ticket(tmp_path / "ticket", 0, scope="global")
+    other = write_ticket(tmp_path / "other", 0, scope="erk", rounds=5)
+    write_run(tmp_path / "a", ticket)
+    write_run(tmp_path / "b", ticket, width=32, test=0.7)
+    write_run(tmp_path / "c", ticket, "soft_activation", 0.9, tweaks=FADES)
+    write_run(tmp_path / "d", ticket, "soft_activation", tweaks={"soft_activation": {"share": 1}})
+    write_run(tmp_path / "e", other, data_dir="/data/elsewhere")
+    found = report([tmp_path])
+    assert found.gathered.settings == ["width", "ticket_scope", "soft_activation_share"]
+    assert found.gathered.of_tweaks == ["soft_activation_share"]
+    (table,) = found.tables
+    assert [row[3:6] for row in cells(table)] == [
+        *(["–", "erk", "–"], ["–", "global", "–"], ["32", "global", "–"]),
+        *(["–", "global", "0.5"], ["–", "global", "1"]),
+    ]
+    # Vanilla of the same width; the tweak's own parameters need no partner.
+    assert table.frame.gain[3] == pytest.approx(0.1)
+
+
+def test_sparsities_that_hardly_differ_are_one(tmp_path):
+    for seed, sparsity in enumerate((0.8999, 0.9001, 0.91)):
+        ticket = write_ticket(tmp_path / f"ticket_{seed}", seed, sparsity)
+        write_run(tmp_path / f"run_{seed}", ticket, seed=seed)
+    (table,) = report([tmp_path]).tables
+    assert rows(table, "sparsity", "seeds") == [(pytest.approx(0.9), 2), (0.91, 1)]
+
+
+def test_settings_that_older_releases_lack_are_their_defaults(tmp_path):
+    ticket = write_ticket(tmp_path / "ticket", 0)
+    write_run(tmp_path / "old", ticket)
+    write_run(tmp_path / "new", ticket, "tost", precision="float32")
+    write_run(tmp_path / "other", ticket, "tost", 0.7, precision="mixed_float16")
+    found = report([tmp_path])
+    assert found.gathered.settings == ["precision"]
+    assert found.tables[0].frame.pairs.tolist()[1:] == [1, 0]
+
+
+def test_what_is_missing_is_said_and_nothing_invented(tmp_path):
+    write_study(tmp_path)
+    ticket = write_ticket(tmp_path / "lonely", 3)
+    write_run(tmp_path / "alone", ticket, "tost", seed=3)
+    write_run(tmp_path / "seed_0_again", tmp_path / "seed_0/find/tickets/round_00", test=0.5)
+    for name, file in (("unfinished", "result.json"), ("unknown", "config.json")):
+        write_run(tmp_path / name, ticket)
+        (tmp_path / name / file).unlink()
+    for name, text in (("damaged", "{"), ("empty", '{"recipe": "tost", "seed": 0}')):
+        write_run(tmp_path / name, ticket)
+        (tmp_path / name / "result.json").write_text(text)
+    found = report([tmp_path, tmp_path / "seed_0"])
+    (table,) = found.tables
+    said = "\n".join(found.gathered.notes + table.about)
+    for sentence in (
+        "1 run left out, not finished (no result.json): ",
+        "1 run left out, without config.json: ",
+        "1 run left out, result.json damaged: ",
+        "1 run left out, without sparsity, sparsity_total, test_accuracy, seconds in result.json: ",
+        "1 run left out, of the same recipe, ticket, seeds and settings as another one: ",
+        "1 run without a vanilla partner (same ticket, seeds and settings), in no gain: ",
+    ):
+        assert sentence in said, sentence
+    assert rows(table, "seeds")[1] == (4,) and table.frame.pairs[1] == 3
+    assert table.frame.gain[1] == pytest.approx(0.02)
+    assert cells(table)[1][6].endswith("(3 pairs)")
+
+
+def test_one_seed_and_equal_differences_have_no_test(tmp_path):
+    for seed in range(2):
+        ticket = write_ticket(tmp_path / f"ticket_{seed}", seed)
+        write_run(tmp_path / f"vanilla_{seed}", ticket, seed=seed)
+        write_run(tmp_path / f"tost_{seed}", ticket, "tost", 0.9, seed=seed)
+    once = write_ticket(tmp_path / "once", 0, 0.9)
+    write_run(tmp_path / "vanilla_once", once)
+    write_run(tmp_path / "tost_once", once, "tost", 0.7)
+    (table,) = report([tmp_path]).tables
+    equal, single = cells(table)[1], cells(table)[3]
+    assert equal[5:] == ["90.00 ± 0.00", "+10.00 ± 0.00", "–", "–", "–"]
+    assert single[5:] == ["70.00", "-10.00", "–", "–", "–"]
+    said = " ".join(table.about)
+    assert "1 row without interval and p: all differences to vanilla are equal." in said
+    assert "2 rows of one run, without error, interval and p." in said
+
+
+def test_runs_that_moved_and_tickets_that_are_gone(tmp_path):
+    runs = write_study(tmp_path / "before")
+    runs.rename(tmp_path / "after")
+    found = report([tmp_path / "after"])
+    assert set(found.gathered.runs.method) == {"imp"} and not found.gathered.notes
+    # A ticket that is not the run's own is not taken for it.
+    changed = tmp_path / "after" / "seed_0" / "find" / "tickets" / "round_00" / "ticket.json"
+    changed.write_text(json.dumps({"method": "snip"}))
+    shutil.rmtree(tmp_path / "after" / "seed_1" / "find")
+    found = report([tmp_path / "after"])
+    assert sorted(found.gathered.runs.method) == ["imp"] * 2 + ["unknown"] * 4
+    assert "4 runs whose ticket is gone or changed" in found.gathered.notes[0]
+
+
+def test_without_dev_accuracy_nothing_is_chosen(tmp_path):
+    ticket = write_ticket(tmp_path / "ticket", 0)
+    for rate in (0.1, 0.2):
+        write_run(tmp_path / str(rate), ticket, learning_rate=rate, dev_accuracy=None)
+    (table,) = report([tmp_path]).tables
+    assert "vanilla, imp, 75.00 %: nothing chosen; not every run has a dev accuracy." in table.about
+
+
+@pytest.mark.parametrize(
+    ("folder", "tune", "told"),
+    [
+        ("no", (), "Expected a folder with runs below it, got .*no: there is none"),
+        ("empty", (), "there is none below .*empty"),
+        ("study", ("learning_rat",), "got 'learning_rat'; nearest: learning_rate"),
+    ],
+)
+def test_mistakes(tmp_path, folder, tune, told):
+    (tmp_path / "empty").mkdir()
+    write_study(tmp_path / "study")
+    with pytest.raises(UsageError, match=told):
+        report([tmp_path / folder], tune)
+
+
+def test_tables_need_no_tensorflow(tmp_path):
+    assert "learning_rate" in SETTINGS
+    program = (
+        "import sys; from lottery_tf.reporting import report; "
+        f"report([{str(write_study(tmp_path))!r}]); sys.exit('tensorflow' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
