@@ -1,7 +1,7 @@
 """The tickets of retrain runs: where they are now, and what their files say."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,6 +83,20 @@ def kept_shares(ticket: str | os.PathLike) -> dict[str, float]:
     """
     masks = Masks.load(Path(ticket) / "masks.npz")
     return {name: float(np.mean(mask)) if mask.size else 1.0 for name, mask in masks.items()}
+
+
+def mean_kept_shares(tickets: Iterable[str]) -> tuple[dict[str, float], list[str]]:
+    """The means of ``kept_shares`` over the tickets that have the weight; and the tickets whose
+    masks are missing or damaged."""
+    found: dict[str, list[float]] = {}
+    missing = []
+    for ticket in tickets:
+        try:
+            for name, share in kept_shares(ticket).items():
+                found.setdefault(name, []).append(share)
+        except UsageError:
+            missing.append(ticket)
+    return {name: float(np.mean(shares)) for name, shares in found.items()}, missing
 
 
 def ticket_flops(tickets: Sequence[str]) -> dict[str, int]:

@@ -2,10 +2,12 @@
 
 import csv
 import shutil
+import sys
 
 import pytest
 from report_runs import write_run, write_study
 
+import lottery_tf
 from lottery_tf.cli.main import main
 
 
@@ -35,10 +37,21 @@ def test_a_run_of_this_release(found, retrained, tmp_path, capsys):
     vanilla = tmp_path / "vanilla"
     shutil.copytree(retrained, tmp_path / "label_smoothing")
     write_run(vanilla, found / "tickets" / "round_02")
-    assert main(["report", str(tmp_path)]) == 0
+    assert main(["report", str(tmp_path), f"--out={tmp_path / 'out'}"]) == 0
     out = capsys.readouterr().out
     # What was written by hand has not the settings of a run: they count as their defaults.
     assert "label_smoothing" in out and "imp" in out and "of one run" in out
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert len(list((tmp_path / "out" / "report").glob("flops_*.png"))) == 2
+
+
+def test_the_libraries_are_an_extra(tmp_path, monkeypatch, capfd):
+    monkeypatch.delattr(lottery_tf, "reporting", raising=False)
+    for name in [name for name in sys.modules if name.startswith("lottery_tf.reporting")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "statsmodels.stats.multitest", None)
+    assert main(["report", str(tmp_path)]) == 2
+    assert "install lottery_tf with its extra [report]" in capfd.readouterr().err
 
 
 def test_mistakes(tmp_path, capfd):

@@ -1,0 +1,101 @@
+"""What a report's figures show, whoever draws them: lines, points and heat maps as numbers."""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
+Numbers = Sequence[float | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """What belongs to one entry of a legend.
+
+    Attributes:
+      label: in the legend.
+      style: its place in ``drawing.STYLES``, the same in every figure of a report.
+      x, y: the points, None for a gap.
+      low, high: bounds around y, None for none; empty if there are none at all.
+      words: what a reader who points at a point is told besides; empty for nothing.
+    """
+
+    label: str
+    style: int
+    x: Numbers
+    y: Numbers
+    low: Numbers = ()
+    high: Numbers = ()
+    words: Sequence[str] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """One pair of axes.
+
+    Attributes:
+      y: what is along the y axis, with its unit.
+      series: what is drawn.
+      form: ``lines`` (bounds as bands), ``points``, or ``bars`` (points, bounds as bars).
+      level: a horizontal line to compare with, and its name; None for none.
+    """
+
+    y: str
+    series: Sequence[Series]
+    form: str = "lines"
+    level: tuple[float, str] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """Panels above each other over one x axis.
+
+    Attributes:
+      name: of its files.
+      title: what it is of, among those of its section; may be empty.
+      x: what is along the x axis, with its unit.
+      panels: from above.
+      ticks: where the x axis is one of shares that are left: logarithmic, falling, with these
+        ticks. Empty for a plain axis.
+    """
+
+    name: str
+    title: str
+    x: str
+    panels: Sequence[Panel]
+    ticks: Sequence[float] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class HeatMap:
+    """A colour a cell.
+
+    Attributes:
+      name, title: as those of a ``Chart``.
+      x, values: what is along the x axis, and what the colours say, with its unit.
+      columns, rows: their names.
+      cells: a row a row; None where there is nothing.
+    """
+
+    name: str
+    title: str
+    x: str
+    values: str
+    columns: Sequence[str]
+    rows: Sequence[str]
+    cells: Sequence[Numbers]
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """Figures of one kind, and how they are to be read."""
+
+    title: str
+    about: str
+    figures: Sequence[Chart | HeatMap]
+
+
+def side_by_side(count: int, ticks: Sequence[float]) -> list[float]:
+    """Factors that set so many points apart on a logarithmic axis, within their own tick's room."""
+    room = min((one / other for one, other in itertools.pairwise(ticks)), default=2.0)
+    step = min(1.03, room ** (0.6 / count))
+    return [step ** ((count - 1) / 2 - place) for place in range(count)]

@@ -1,0 +1,156 @@
+"""Figures as PNG and SVG, by matplotlib; and the look that they share with the page."""
+
+import io
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from lottery_tf.reporting.charts import Chart, HeatMap, Panel, Series
+
+
+class Style(NamedTuple):
+    """A colour, and a marker and a line that tell it apart without it.
+
+    Attributes:
+      colour: as HTML has it.
+      marker, line: as matplotlib has them.
+      symbol, dash: as Plotly has them.
+    """
+
+    colour: str
+    marker: str
+    line: str | tuple
+    symbol: str
+    dash: str
+
+
+# Okabe and Ito's palette, which colour-blind readers can tell; its yellow is darker and its black
+# grey here, so that both are seen on white and on black. The first is vanilla's.
+STYLES = (
+    Style("#7a7a7a", "o", "-", "circle", "solid"),
+    Style("#0072b2", "s", "--", "square", "dash"),
+    Style("#e69f00", "^", "-.", "triangle-up", "dashdot"),
+    Style("#009e73", "D", ":", "diamond", "dot"),
+    Style("#d55e00", "v", (0, (8, 3)), "triangle-down", "longdash"),
+    Style("#56b4e9", "P", (0, (8, 2, 2, 2)), "cross", "longdashdot"),
+    Style("#cc79a7", "X", "-", "x", "solid"),
+    Style("#a59a00", "*", "--", "star", "dash"),
+)
+COLOURS = "cividis"  # of heat maps; even in grey and to the colour-blind
+
+
+def style(number: int) -> Style:
+    """The look of a series; beyond the last colour they come again with other lines and markers."""
+    again, place = divmod(number, len(STYLES))
+    other = STYLES[(place + 3 * again) % len(STYLES)]
+    return other._replace(colour=STYLES[place].colour)
+
+
+def tick(value: float) -> str:
+    """A share in percent as it stands at an axis: ``10.7``, ``0.52``."""
+    return f"{value:.3g}"
+
+
+def draw(figure: Chart | HeatMap, title: str) -> dict[str, bytes]:
+    """The picture as files: suffix → content."""
+    drawn = _heat_map(figure) if isinstance(figure, HeatMap) else _chart(figure)
+    drawn.suptitle(": ".join(filter(None, [title, figure.title])), fontsize="medium")
+    files = {}
+    for suffix in (".png", ".svg"):
+        content = io.BytesIO()
+        drawn.savefig(content, format=suffix[1:], dpi=150)
+        files[suffix] = content.getvalue()
+    return files
+
+
+def _chart(chart: Chart) -> Figure:
+    count = len(chart.panels)
+    labels = {series.label for panel in chart.panels for series in panel.series}
+    figure = Figure(figsize=(7.2, 1.2 + 2.8 * max(count, 1.4) + 0.12 * len(labels)))
+    figure.set_layout_engine("constrained")
+    every = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
+    for axes, panel in zip(every, chart.panels, strict=True):
+        _panel(axes, panel)
+    last = every[-1]
+    last.set_xlabel(chart.x)
+    if chart.ticks:
+        last.set_xscale("log")
+        last.invert_xaxis()
+        last.xaxis.set_major_locator(FixedLocator(chart.ticks))
+        last.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
+        last.xaxis.set_minor_locator(NullLocator())
+    figure.align_ylabels()
+    entries = {}
+    for axes in every:
+        handles, names = axes.get_legend_handles_labels()
+        entries |= {name: h for h, name in zip(handles, names, strict=True) if name not in entries}
+    figure.legend(
+        entries.values(),
+        entries,
+        loc="outside lower center",
+        ncols=3,
+        frameon=False,
+        fontsize="small",
+    )
+    return figure
+
+
+def _panel(axes, panel: Panel) -> None:
+    if panel.level:
+        height, name = panel.level
+        axes.axhline(height, color="#404040", linewidth=0.8, linestyle=(0, (1, 1)), label=name)
+    for series in panel.series:
+        _series(axes, series, panel.form)
+    axes.set_ylabel(panel.y)
+    axes.grid(alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _series(axes, series: Series, form: str) -> None:
+    look = style(series.style)
+    x, y, low, high = (_floats(v) for v in (series.x, series.y, series.low, series.high))
+    many = len(x) > 15
+    line = {
+        **{"color": look.colour, "label": series.label, "linestyle": look.line},
+        **{"marker": look.marker, "markersize": 5, "markevery": max(1, len(x) // 8)},
+    }
+    if form != "lines":
+        bounds = [_apart(y, low), _apart(high, y)] if low else None
+        axes.errorbar(x, y, bounds, **line | {"linestyle": ""}, capsize=3, linewidth=1.2)
+        return
+    axes.plot(x, y, **line, linewidth=1.2 if many else 1.6)
+    if low:
+        axes.fill_between(x, low, high, color=look.colour, alpha=0.1, linewidth=0)
+
+
+def _heat_map(heat: HeatMap) -> Figure:
+    columns, rows = len(heat.columns), len(heat.rows)
+    label = max(map(len, heat.rows))
+    figure = Figure(figsize=(2.5 + 0.09 * label + 0.7 * columns, 1.8 + 0.26 * rows))
+    figure.set_layout_engine("constrained")
+    axes = figure.subplots()
+    cells = [_floats(row) for row in heat.cells]
+    image = axes.imshow(cells, cmap=COLOURS, vmin=0, vmax=100, aspect="auto")
+    axes.set_xticks(range(columns), heat.columns, rotation=45 if columns > 4 else 0)
+    axes.set_yticks(range(rows), heat.rows, fontsize="small")
+    axes.set_xlabel(heat.x)
+    for row, values in enumerate(cells):
+        for column, value in enumerate(values):
+            if value == value:
+                colour = "black" if value > 50 else "white"
+                axes.text(
+                    *(column, row, f"{value:.1f}"),
+                    **{"color": colour, "ha": "center", "va": "center", "fontsize": 7},
+                )
+    figure.colorbar(image, label=heat.values)
+    return figure
+
+
+def _floats(values) -> list[float]:
+    return [float("nan") if value is None else value for value in values]
+
+
+def _apart(upper: list[float], lower: list[float]) -> list[float]:
+    return [one - other for one, other in zip(upper, lower, strict=True)]

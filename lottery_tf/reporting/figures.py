@@ -1,0 +1,250 @@
+"""The figures of a report from its tables and the files of the runs."""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from lottery_tf.log import counted, some
+from lottery_tf.reporting.charts import (
+    Chart,
+    HeatMap,
+    Numbers,
+    Panel,
+    Section,
+    Series,
+    side_by_side,
+)
+from lottery_tf.reporting.comparing import VANILLA, groups, recipe_order
+from lottery_tf.reporting.epochs import CURVES, mean_epochs
+from lottery_tf.reporting.gathering import KIND, key
+from lottery_tf.reporting.tables import Report, Table, shown
+from lottery_tf.reporting.tickets import dense_accuracies, mean_kept_shares
+
+_LEFT = "prunable weights left, %"
+_MOST_TICKS = 9
+
+
+class Figures:
+    """The figures of a report's first table.
+
+    What vanilla shares with other recipes, the method and its settings, makes a figure of its own
+    for each of its values; where there is but one recipe, the methods are compared instead.
+
+    Args:
+      report: the tables.
+      flops: folder of a ticket → its FLOPs; empty for no figure of them.
+    """
+
+    def __init__(self, report: Report, flops: Mapping[str, int]):
+        self.table: Table = report.tables[0]
+        self.flops = flops
+        self._missing: dict[str, list[str]] = {"metrics.jsonl": [], "masks.npz": []}
+        table, of_tweaks = self.table, report.gathered.of_tweaks
+        shared = [n for n in table.settings if n not in (*of_tweaks, *table.chosen)]
+        own = [name for name in of_tweaks if name not in table.chosen]
+        self._by = ["recipe", *own]
+        self._facets = ["method", *shared]
+        if len(groups(table.frame, self._by)) == 1:
+            self._by, self._facets = ["method"], shared
+        labels = {key(row, self._by): None for _, row in table.frame.iterrows()}
+        ordered = sorted(labels, key=lambda label: (recipe_order(label[0]), str(label[1:])))
+        first = int(ordered[0][0] != VANILLA)  # the first style is vanilla's alone
+        self._styles = {label: number + first for number, label in enumerate(ordered)}
+        self._runs = dict(groups(table.runs, [*KIND, *table.settings]))
+
+    def sections(self) -> list[Section]:
+        """All that there is anything to show in."""
+        every = [
+            Section(
+                "Accuracy against sparsity",
+                "Mean test accuracy; bands: ± standard error over the seeds.",
+                self._each_facet("accuracy", self._accuracy),
+            ),
+            Section(
+                "Gain over vanilla",
+                "Paired on the same ticket; bars: 95 % interval of the mean, not corrected for the "
+                "number of comparisons. Points of one sparsity stand side by side.",
+                self._each_facet("gain", self._gain),
+            ),
+            Section(
+                "Training",
+                "Mean over the seeds at the end of each epoch, tweaks on; below, what fades.",
+                [f for rows, label in self._facet_rows() for f in self._training(rows, label)],
+            ),
+            Section(
+                "Sparsity of the layers",
+                "Share of each weight's entries that is pruned, mean over the tickets.",
+                self._each_facet("layers", self._layers),
+            ),
+            Section(
+                "Cost",
+                "Mean over the seeds, a point a sparsity. Seconds are of whatever machine each run "
+                "had; FLOPs of one example through the network, as if pruned weights cost nothing.",
+                self._each_facet("seconds", self._seconds) + self._each_facet("flops", self._flops),
+            ),
+        ]
+        return [section for section in every if section.figures]
+
+    def notes(self) -> list[str]:
+        """Sentences on the files that are missing in ``sections``, once those are made."""
+        return [
+            f"{counted(len(where), 'folder')} without {file}, or with a damaged one, in no figure "
+            f"of it: {some(where)}."
+            for file, where in self._missing.items()
+            if where
+        ]
+
+    def _facet_rows(self) -> list[tuple[pd.DataFrame, str]]:
+        frame = self.table.frame
+        return [
+            (rows, ", ".join(f"{n} {shown(v)}" for n, v in zip(self._facets, values, strict=True)))
+            for values, rows in groups(frame, self._facets)
+        ]
+
+    def _each_facet(self, name: str, make: Callable) -> list:
+        made = (make(_name(name, label), label, rows) for rows, label in self._facet_rows())
+        return [figure for figure in made if figure is not None]
+
+    def _words(self, columns: Sequence[str], values: Sequence[Any]) -> list[str]:
+        plain = ("method", "recipe")
+        return [
+            str(value) if name in plain else f"{name} {shown(value)}"
+            for name, value in zip(columns, values, strict=True)
+        ]
+
+    def _lines(self, rows: pd.DataFrame) -> list[tuple[str, int, pd.DataFrame]]:
+        """Label, style and rows of each series, by sparsity."""
+        found = sorted(groups(rows, self._by), key=lambda one: self._styles[one[0]])
+        lines = []
+        for values, own in found:
+            known = [(n, v) for n, v in zip(self._by, values, strict=True) if v is not None]
+            label = ", ".join(self._words(*zip(*known, strict=True)))
+            lines.append((label, self._styles[values], own.sort_values("sparsity")))
+        return lines
+
+    def _accuracy(self, name: str, label: str, rows: pd.DataFrame) -> Chart:
+        series = [
+            Series(text, style, _left(own), *_bounds(own)) for text, style, own in self._lines(rows)
+        ]
+        dense = dense_accuracies(self._members(rows))
+        level = (100 * sum(dense) / len(dense), "dense") if dense else None
+        panel = Panel("test accuracy, %", series, level=level)
+        return Chart(name, label, _LEFT, [panel], _ticks(rows))
+
+    def _gain(self, name: str, label: str, rows: pd.DataFrame) -> Chart | None:
+        rows = rows[rows["gain"].notna()]
+        if rows.empty:
+            return None
+        lines = self._lines(rows)
+        apart = side_by_side(len(lines), _ticks(rows))
+        series = [
+            Series(
+                *(text, style, [x * factor for x in _left(own)], _percent(own["gain"])),
+                *(_percent(own["gain_low"]), _percent(own["gain_high"])),
+                [f"{100 * sparsity:.2f} % pruned" for sparsity in own["sparsity"]],
+            )
+            for factor, (text, style, own) in zip(apart, lines, strict=True)
+        ]
+        panel = Panel("gain over vanilla, points", series, "bars", (0, "vanilla"))
+        return Chart(name, label, _LEFT, [panel], _ticks(rows))
+
+    def _training(self, rows: pd.DataFrame, label: str) -> list[Chart]:
+        charts = []
+        for sparsity, at in rows.groupby("sparsity"):
+            curves: dict[str, list[Series]] = {}
+            for text, style, own in self._lines(at):
+                means, missing = mean_epochs(self._members(own)["run"])
+                self._missing["metrics.jsonl"] += missing
+                for name, mean in means.items():
+                    series = Series(text, style, list(mean.index), [_number(m) for m in mean])
+                    curves.setdefault(name, []).append(series)
+            if curves:
+                panels = [Panel(y, curves[n]) for n, (y, _) in CURVES.items() if n in curves]
+                title = _joined(label, f"{100 * sparsity:.2f} % pruned")
+                charts.append(Chart(_name("training", title), title, "epoch", panels))
+        return charts
+
+    def _layers(self, name: str, label: str, rows: pd.DataFrame) -> HeatMap | None:
+        columns = {}
+        for sparsity, at in rows.groupby("sparsity"):
+            kept, missing = mean_kept_shares(self._members(at)["ticket"].dropna().unique())
+            self._missing["masks.npz"] += missing
+            if kept:
+                columns[f"{100 * sparsity:.2f} %"] = kept
+        weights = list(dict.fromkeys(weight for kept in columns.values() for weight in kept))
+        if not weights:
+            return None
+        cells = [
+            [100 * (1 - kept[weight]) if weight in kept else None for kept in columns.values()]
+            for weight in weights
+        ]
+        if all(weight.endswith("/kernel") for weight in weights):
+            weights = [weight.removesuffix("/kernel") for weight in weights]
+        x = "of all prunable weights"
+        return HeatMap(name, label, x, "pruned, %", list(columns), weights, cells)
+
+    def _seconds(self, name: str, label: str, rows: pd.DataFrame) -> Chart:
+        title = _joined(label, "seconds")
+        return self._cost(name, title, "seconds of retraining", rows, rows["seconds"])
+
+    def _flops(self, name: str, label: str, rows: pd.DataFrame) -> Chart | None:
+        found = {}
+        for place in rows.index:
+            members = self._members(rows.loc[[place]])
+            counts = members["ticket"].map(self.flops)
+            if counts.notna().any():
+                found[place] = counts.mean() / 1e6
+        if not found:
+            return None
+        title = _joined(label, "FLOPs")
+        return self._cost(name, title, "million FLOPs of one example", rows, pd.Series(found))
+
+    def _cost(self, name: str, label: str, x: str, rows: pd.DataFrame, cost: pd.Series) -> Chart:
+        series = []
+        for text, style, own in self._lines(rows.loc[cost.index]):
+            words = [f"{100 * sparsity:.2f} % pruned" for sparsity in own["sparsity"]]
+            points = list(cost[own.index]), _percent(own["test_accuracy"])
+            series.append(Series(text, style, *points, words=words))
+        return Chart(name, label, x, [Panel("test accuracy, %", series, "points")])
+
+    def _members(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The runs of some rows of the table."""
+        kind = ["recipe", "method", "sparsity", *self.table.settings]
+        return pd.concat([self._runs[key(row, kind)] for _, row in rows.iterrows()])
+
+
+def _left(rows: pd.DataFrame) -> list[float]:
+    """Share of weights that is left, in percent."""
+    return [100 * (1 - sparsity) for sparsity in rows["sparsity"]]
+
+
+def _ticks(rows: pd.DataFrame) -> list[float]:
+    """What is left at each sparsity; of many not every one."""
+    ticks = sorted({left for left in _left(rows) if left > 0}, reverse=True)
+    return ticks[:: math.ceil(len(ticks) / _MOST_TICKS) or 1]
+
+
+def _joined(*parts: str) -> str:
+    return ", ".join(filter(None, parts))
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def _percent(shares: pd.Series) -> list[float | None]:
+    return [_number(100 * share) for share in shares]
+
+
+def _bounds(rows: pd.DataFrame) -> tuple[Numbers, Numbers, Numbers]:
+    """The test accuracy, and a standard error below and above it."""
+    mean, error = rows["test_accuracy"], rows["test_accuracy_sem"]
+    return _percent(mean), _percent(mean - error), _percent(mean + error)
+
+
+def _name(*parts: str) -> str:
+    """A file's name from words."""
+    return re.sub(r"[^a-z0-9.]+", "_", " ".join(parts).lower()).strip("_")

@@ -1,0 +1,147 @@
+"""The page of a report, as a browser shows it, and the figures beside it."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+from report_runs import write_run, write_study, write_ticket
+
+from lottery_tf.reporting import report, write
+
+CHROMIUM = shutil.which("chromium")
+
+# What is put at the end of the page: it does what a reader does, and notes what comes of it.
+READER = """
+<script>
+const seen = {}, each = (where, what) => [...document.querySelectorAll(where)].map(what);
+const click = (where, root = document) =>
+  root.querySelector(where).dispatchEvent(new MouseEvent("click", {bubbles: true}));
+async function read() {
+  seen.drawn = each(".chart", chart => chart.querySelectorAll(".trace, .hm").length);
+  seen.labels = each("#chart1 .legendtext", entry => entry.textContent);
+  const chart = document.getElementById("chart1");
+  const entry = chart.querySelectorAll(".legendtoggle")[1];
+  const shown = new Promise(done => chart.on("plotly_restyle", done));
+  for (const kind of ["mousedown", "mouseup"]) entry.dispatchEvent(new MouseEvent(kind));
+  await shown;
+  seen.hidden = chart.data.filter(trace => trace.visible === "legendonly").map(trace => trace.name);
+  const select = document.querySelector("select");
+  select.selectedIndex = 1;
+  select.dispatchEvent(new Event("change"));
+  seen.figure = document.getElementById(select.dataset.chart).dataset.figure;
+  const column = () => each("table:first-of-type tbody tr", row => row.cells[5].textContent);
+  click("th:nth-child(6) button");
+  seen.ascending = column();
+  click("th:nth-child(6) button");
+  seen.descending = column();
+  const background = () => getComputedStyle(document.body).backgroundColor;
+  seen.themes = [background()];
+  click("#theme");
+  seen.themes.push(background(), chart.layout.paper_bgcolor);
+  seen.buttons = each("#chart1 .modebar-btn", button => button.dataset.title);
+  seen.wide = document.documentElement.scrollWidth > innerWidth;
+}
+read().catch(error => { seen.error = String(error); }).then(() => {
+  document.body.dataset.seen = JSON.stringify(seen);
+});
+</script>
+"""
+
+
+def opened(page, *flags):
+    """What the reader has seen, and the lines of the browser's console."""
+    told = page.with_name("read.html")
+    told.write_text(page.read_text() + READER)
+    words = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+    words += ["--virtual-time-budget=20000", *flags, "--dump-dom", told.as_uri()]
+    found = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    (seen,) = re.findall(r'data-seen="([^"]*)"', found.stdout)
+    console = [line for line in found.stderr.splitlines() if "CONSOLE" in line]
+    return json.loads(html.unescape(seen)), console
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The page of two recipes at two sparsities."""
+    folder = tmp_path_factory.mktemp("report")
+    found = report([write_study(folder / "runs", (0.75, 0.9))])
+    count = write(found, folder / "out" / "page.html", flops=False)
+    return folder / "out", count
+
+
+def test_every_figure_is_a_png_and_an_svg(written):
+    folder, count = written
+    names = {file.name for file in (folder / "page").iterdir()}
+    assert len(names) == count
+    figures = ["accuracy_method_imp", "gain_method_imp", "layers_method_imp", "seconds_method_imp"]
+    figures += [f"training_method_imp_{share}_pruned" for share in ("75.00", "90.00")]
+    wanted = {"runs.csv", "table.csv", "table.md"}
+    assert names == wanted | {f + suffix for f in figures for suffix in (".png", ".svg")}
+    assert (folder / "page" / "gain_method_imp.png").read_bytes().startswith(b"\x89PNG")
+    # Beside the outlines of each text matplotlib writes it into a comment.
+    drawn = (folder / "page" / "training_method_imp_75.00_pruned.svg").read_text()
+    for words in ("vanilla", "tost", "dev accuracy, %", "β of soft activations", "epoch"):
+        assert f"<!-- {words} -->" in drawn, words
+    assert "<!-- first -->" in (folder / "page" / "layers_method_imp.svg").read_text()
+
+
+def test_the_page_asks_no_network(written):
+    text = (written[0] / "page.html").read_text()
+    own = re.sub(r"<script>/\*\*.*?</script>", "", text, flags=re.DOTALL)
+    assert len(own) < 100_000 and "://" not in own
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no chromium here (.ci/run installs it)")
+@pytest.mark.parametrize("size", ["1280,900", "500,900"])
+def test_a_reader_in_a_browser(written, size):
+    seen, console = opened(written[0] / "page.html", f"--window-size={size}")
+    assert not console and "error" not in seen
+    # Accuracy: for each of two recipes a line and two bounds; gains: one; four curves, one of β; a
+    # heat map; a point for each recipe.
+    assert seen["drawn"] == [6, 1, 5, 1, 2]
+    assert seen["labels"] == ["vanilla", "tost"]
+    assert seen["hidden"] == ["tost"] * 3
+    assert seen["figure"] == "3"
+    percents = [72.0, 74.0, 82.0, 84.0]
+    assert [float(cell.split()[0]) for cell in seen["ascending"]] == percents
+    assert [float(cell.split()[0]) for cell in seen["descending"]] == percents[::-1]
+    light, dark, chart = seen["themes"]
+    assert (light, dark, chart) == ("rgb(255, 255, 255)", "rgb(20, 22, 26)", "#14161a")
+    assert "Zoom" in seen["buttons"] and "Share chart..." not in seen["buttons"]
+    assert not seen["wide"]
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no chromium here (.ci/run installs it)")
+def test_a_reader_who_prefers_dark(written):
+    seen, _ = opened(written[0] / "page.html", "--blink-settings=preferredColorScheme=0")
+    assert seen["themes"][:2] == ["rgb(20, 22, 26)", "rgb(255, 255, 255)"]
+
+
+def test_words_of_runs_are_no_html(tmp_path):
+    ticket = write_ticket(tmp_path / "runs" / "ticket", 0)
+    write_run(tmp_path / "runs" / "a", ticket, "</script><b>")
+    write(report([tmp_path / "runs"]), tmp_path / "page.html", flops=False)
+    text = (tmp_path / "page.html").read_text()
+    assert "</script><b>" not in text and "&lt;/script&gt;&lt;b&gt;" in text
+
+
+def test_files_that_are_missing_are_in_no_figure(tmp_path, lines):
+    runs = write_study(tmp_path / "runs")
+    (runs / "seed_0" / "0_tost" / "metrics.jsonl").write_text("{")
+    (runs / "seed_1" / "find" / "tickets" / "round_00" / "masks.npz").unlink()
+    write(report([runs]), tmp_path / "page.html", flops=False)
+    for words in ("1 folder without metrics.jsonl, or with", "1 folder without masks.npz, or with"):
+        assert words in " ".join(lines) and words in (tmp_path / "page.html").read_text()
+
+
+def test_one_recipe_of_several_methods_is_compared_by_method(tmp_path):
+    for method in ("imp", "snip"):
+        ticket = write_ticket(tmp_path / "runs" / method, 0, method=method)
+        write_run(tmp_path / "runs" / f"run_{method}", ticket)
+    write(report([tmp_path / "runs"]), tmp_path / "page.html", flops=False)
+    drawn = (tmp_path / "page" / "accuracy.svg").read_text()
+    assert "<!-- imp -->" in drawn and "<!-- snip -->" in drawn
+    assert not (tmp_path / "page" / "gain.svg").exists()
