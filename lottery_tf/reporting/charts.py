@@ -2,9 +2,11 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Sequence
 
 Numbers = Sequence[float | None]
+_MOST_TICKS = 9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Chart:
       x: what is along the x axis, with its unit.
       panels: from above.
       ticks: where the x axis is one of shares that are left: logarithmic, falling, with these
-        ticks. Empty for a plain axis.
+        ticks, or some of them where they are many. Empty for a plain axis.
     """
 
     name: str
@@ -63,6 +65,12 @@ class Chart:
     x: str
     panels: Sequence[Panel]
     ticks: Sequence[float] = ()
+
+    @property
+    def some_ticks(self) -> dict[float, str]:
+        """Not too many of the ticks, and what stands there: ``10.7``, ``0.52``."""
+        apart = math.ceil(len(self.ticks) / _MOST_TICKS) or 1
+        return {tick: f"{tick:.3g}" for tick in self.ticks[::apart]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,3 +107,8 @@ def side_by_side(count: int, ticks: Sequence[float]) -> list[float]:
     room = min((one / other for one, other in itertools.pairwise(ticks)), default=2.0)
     step = min(1.03, room ** (0.6 / count))
     return [step ** ((count - 1) / 2 - place) for place in range(count)]
+
+
+def joined(*parts: str) -> str:
+    """A title from those parts that are not empty."""
+    return ", ".join(filter(None, parts))

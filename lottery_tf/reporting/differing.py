@@ -57,9 +57,9 @@ def fill_in_defaults(runs: Sequence[Settings]) -> None:
     if not lacking:
         return
     # TensorFlow's import is worth its time only where releases are mixed.
-    from lottery_tf.finding import FindingSettings
+    from lottery_tf.finding_settings import FindingSettings
     from lottery_tf.settings import defaults
-    from lottery_tf.stages import Experiment
+    from lottery_tf.experiment import Experiment
     from lottery_tf.tweaks import TWEAKS
 
     of_runs = defaults(*Experiment.owners())
@@ -72,9 +72,20 @@ def fill_in_defaults(runs: Sequence[Settings]) -> None:
 
 
 def differing(runs: Sequence[Settings]) -> list[tuple[str, str]]:
-    """The settings that have more than one value among the runs that have them."""
+    """The settings that have more than one value among the runs that have them.
+
+    A ticket's setting that is always the run's own is left out: the run's says it.
+    """
     values: dict[tuple[str, str], set[str]] = {}
     for run in runs:
         for setting, value in run.items():
             values.setdefault(setting, set()).add(json.dumps(value, sort_keys=True))
-    return [setting for setting, found in values.items() if len(found) > 1]
+    several = [setting for setting, found in values.items() if len(found) > 1]
+    return [setting for setting in several if not _said_by_run(setting, runs)]
+
+
+def _said_by_run(setting: tuple[str, str], runs: Sequence[Settings]) -> bool:
+    part, name = setting
+    return part == TICKET and all(
+        (RUN, name) in run and run[RUN, name] == run[setting] for run in runs if setting in run
+    )

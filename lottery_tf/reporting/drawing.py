@@ -4,7 +4,7 @@ import io
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from lottery_tf.reporting.charts import Chart, HeatMap, Panel, Series
 
@@ -47,11 +47,6 @@ def style(number: int) -> Style:
     return other._replace(colour=STYLES[place].colour)
 
 
-def tick(value: float) -> str:
-    """A share in percent as it stands at an axis: ``10.7``, ``0.52``."""
-    return f"{value:.3g}"
-
-
 def draw(figure: Chart | HeatMap, title: str) -> dict[str, bytes]:
     """The picture as files: suffix → content."""
     drawn = _heat_map(figure) if isinstance(figure, HeatMap) else _chart(figure)
@@ -67,18 +62,20 @@ def draw(figure: Chart | HeatMap, title: str) -> dict[str, bytes]:
 def _chart(chart: Chart) -> Figure:
     count = len(chart.panels)
     labels = {series.label for panel in chart.panels for series in panel.series}
-    figure = Figure(figsize=(7.2, 1.2 + 2.8 * max(count, 1.4) + 0.12 * len(labels)))
+    columns = max(1, min(3, 75 // max(map(len, labels))))
+    rows = len(labels) / columns
+    figure = Figure(figsize=(7.2, 1.2 + 2.8 * max(count, 1.4) + 0.2 * rows))
     figure.set_layout_engine("constrained")
     every = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
     for axes, panel in zip(every, chart.panels, strict=True):
         _panel(axes, panel)
     last = every[-1]
     last.set_xlabel(chart.x)
-    if chart.ticks:
+    if ticks := chart.some_ticks:
         last.set_xscale("log")
         last.invert_xaxis()
-        last.xaxis.set_major_locator(FixedLocator(chart.ticks))
-        last.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
+        last.xaxis.set_major_locator(FixedLocator(list(ticks)))
+        last.xaxis.set_major_formatter(FixedFormatter(list(ticks.values())))
         last.xaxis.set_minor_locator(NullLocator())
     figure.align_ylabels()
     entries = {}
@@ -89,7 +86,7 @@ def _chart(chart: Chart) -> Figure:
         entries.values(),
         entries,
         loc="outside lower center",
-        ncols=3,
+        ncols=columns,
         frameon=False,
         fontsize="small",
     )

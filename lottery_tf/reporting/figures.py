@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import pandas as pd
 
@@ -15,6 +14,7 @@ from lottery_tf.reporting.charts import (
     Panel,
     Section,
     Series,
+    joined,
     side_by_side,
 )
 from lottery_tf.reporting.comparing import VANILLA, groups, recipe_order
@@ -24,14 +24,15 @@ from lottery_tf.reporting.tables import Report, Table, shown
 from lottery_tf.reporting.tickets import dense_accuracies, mean_kept_shares
 
 _LEFT = "prunable weights left, %"
-_MOST_TICKS = 9
+_CONTROL = "reinit"
 
 
 class Figures:
     """The figures of a report's first table.
 
     What vanilla shares with other recipes, the method and its settings, makes a figure of its own
-    for each of its values; where there is but one recipe, the methods are compared instead.
+    for each of its values; but new initial weights, the control, are shown beside the ticket's own,
+    and where there is but one recipe the methods are compared.
 
     Args:
       report: the tables.
@@ -43,8 +44,9 @@ class Figures:
         self.flops = flops
         self._missing: dict[str, list[str]] = {"metrics.jsonl": [], "masks.npz": []}
         table, of_tweaks = self.table, report.gathered.of_tweaks
-        shared = [n for n in table.settings if n not in (*of_tweaks, *table.chosen)]
-        own = [name for name in of_tweaks if name not in table.chosen]
+        free = [name for name in table.settings if name not in table.chosen]
+        own = [name for name in free if name in of_tweaks or name == _CONTROL]
+        shared = [name for name in free if name not in own]
         self._by = ["recipe", *own]
         self._facets = ["method", *shared]
         if len(groups(table.frame, self._by)) == 1:
@@ -60,7 +62,7 @@ class Figures:
         every = [
             Section(
                 "Accuracy against sparsity",
-                "Mean test accuracy; bands: ± standard error over the seeds.",
+                "Mean test accuracy; bands or bars: ± standard error over the seeds.",
                 self._each_facet("accuracy", self._accuracy),
             ),
             Section(
@@ -108,30 +110,25 @@ class Figures:
         made = (make(_name(name, label), label, rows) for rows, label in self._facet_rows())
         return [figure for figure in made if figure is not None]
 
-    def _words(self, columns: Sequence[str], values: Sequence[Any]) -> list[str]:
-        plain = ("method", "recipe")
-        return [
-            str(value) if name in plain else f"{name} {shown(value)}"
-            for name, value in zip(columns, values, strict=True)
-        ]
-
     def _lines(self, rows: pd.DataFrame) -> list[tuple[str, int, pd.DataFrame]]:
         """Label, style and rows of each series, by sparsity."""
         found = sorted(groups(rows, self._by), key=lambda one: self._styles[one[0]])
         lines = []
         for values, own in found:
-            known = [(n, v) for n, v in zip(self._by, values, strict=True) if v is not None]
-            label = ", ".join(self._words(*zip(*known, strict=True)))
+            label = _label(values, self._by, list(self._styles))
             lines.append((label, self._styles[values], own.sort_values("sparsity")))
         return lines
 
     def _accuracy(self, name: str, label: str, rows: pd.DataFrame) -> Chart:
+        lines, alone = self._lines(rows), rows["sparsity"].nunique() == 1
+        apart = side_by_side(len(lines), _ticks(rows)) if alone else [1] * len(lines)
         series = [
-            Series(text, style, _left(own), *_bounds(own)) for text, style, own in self._lines(rows)
+            Series(text, style, [x * factor for x in _left(own)], *_bounds(own))
+            for factor, (text, style, own) in zip(apart, lines, strict=True)
         ]
         dense = dense_accuracies(self._members(rows))
         level = (100 * sum(dense) / len(dense), "dense") if dense else None
-        panel = Panel("test accuracy, %", series, level=level)
+        panel = Panel("test accuracy, %", series, "bars" if alone else "lines", level)
         return Chart(name, label, _LEFT, [panel], _ticks(rows))
 
     def _gain(self, name: str, label: str, rows: pd.DataFrame) -> Chart | None:
@@ -163,7 +160,7 @@ class Figures:
                     curves.setdefault(name, []).append(series)
             if curves:
                 panels = [Panel(y, curves[n]) for n, (y, _) in CURVES.items() if n in curves]
-                title = _joined(label, f"{100 * sparsity:.2f} % pruned")
+                title = joined(label, f"{100 * sparsity:.2f} % pruned")
                 charts.append(Chart(_name("training", title), title, "epoch", panels))
         return charts
 
@@ -187,7 +184,7 @@ class Figures:
         return HeatMap(name, label, x, "pruned, %", list(columns), weights, cells)
 
     def _seconds(self, name: str, label: str, rows: pd.DataFrame) -> Chart:
-        title = _joined(label, "seconds")
+        title = joined(label, "seconds")
         return self._cost(name, title, "seconds of retraining", rows, rows["seconds"])
 
     def _flops(self, name: str, label: str, rows: pd.DataFrame) -> Chart | None:
@@ -199,7 +196,7 @@ class Figures:
                 found[place] = counts.mean() / 1e6
         if not found:
             return None
-        title = _joined(label, "FLOPs")
+        title = joined(label, "FLOPs")
         return self._cost(name, title, "million FLOPs of one example", rows, pd.Series(found))
 
     def _cost(self, name: str, label: str, x: str, rows: pd.DataFrame, cost: pd.Series) -> Chart:
@@ -216,19 +213,21 @@ class Figures:
         return pd.concat([self._runs[key(row, kind)] for _, row in rows.iterrows()])
 
 
+def _label(values: tuple, columns: Sequence[str], every: Sequence[tuple]) -> str:
+    """The recipe, and those of its parameters that are not the same in every series of it."""
+    same = list(zip(*(other for other in every if other[0] == values[0]), strict=True))
+    differ = [i for i in range(1, len(values)) if columns[i] == _CONTROL or len(set(same[i])) > 1]
+    words = (f"{columns[i].removeprefix(f'{values[0]}_')} {shown(values[i])}" for i in differ)
+    return ", ".join([str(values[0]), *words])
+
+
 def _left(rows: pd.DataFrame) -> list[float]:
     """Share of weights that is left, in percent."""
     return [100 * (1 - sparsity) for sparsity in rows["sparsity"]]
 
 
 def _ticks(rows: pd.DataFrame) -> list[float]:
-    """What is left at each sparsity; of many not every one."""
-    ticks = sorted({left for left in _left(rows) if left > 0}, reverse=True)
-    return ticks[:: math.ceil(len(ticks) / _MOST_TICKS) or 1]
-
-
-def _joined(*parts: str) -> str:
-    return ", ".join(filter(None, parts))
+    return sorted({left for left in _left(rows) if left > 0}, reverse=True)
 
 
 def _number(value: float) -> float | None:

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lottery_tf.reporting.charts import Chart, HeatMap, Panel, Series
-from lottery_tf.reporting.drawing import COLOURS, style, tick
+from lottery_tf.reporting.drawing import COLOURS, style
 
 _PANEL, _ROW = 300, 22  # pixels
 _MOST_NUMBERS = 6  # columns of a heat map that leave room for numbers
@@ -37,10 +37,9 @@ def _chart(chart: Chart) -> go.Figure:
                 annotation_position="top right",
             )
         figure.update_yaxes(title_text=panel.y, title_standoff=6, row=row, col=1)
-    if chart.ticks:
-        texts = list(map(tick, chart.ticks))
+    if ticks := chart.some_ticks:
         figure.update_xaxes(type="log", autorange="reversed")
-        figure.update_xaxes(tickvals=list(chart.ticks), ticktext=texts, tickangle=0)
+        figure.update_xaxes(tickvals=list(ticks), ticktext=list(ticks.values()), tickangle=0)
     figure.update_xaxes(title_text=chart.x, title_standoff=8, row=count, col=1)
     figure.update_xaxes(zeroline=False)
     figure.update_yaxes(zeroline=False)

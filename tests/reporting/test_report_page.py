@@ -10,6 +10,7 @@ import pytest
 from report_runs import write_run, write_study, write_ticket
 
 from lottery_tf.reporting import report, write
+from lottery_tf.reporting.charts import Chart, side_by_side
 
 CHROMIUM = shutil.which("chromium")
 
@@ -145,3 +146,12 @@ def test_one_recipe_of_several_methods_is_compared_by_method(tmp_path):
     drawn = (tmp_path / "page" / "accuracy.svg").read_text()
     assert "<!-- imp -->" in drawn and "<!-- snip -->" in drawn
     assert not (tmp_path / "page" / "gain.svg").exists()
+
+
+def test_many_sparsities_have_room():
+    shares = [100 * 0.8**number for number in range(19)]
+    chart = Chart("a", "", "left", [], shares)
+    assert list(chart.some_ticks) == shares[::3] and chart.some_ticks[100] == "100"
+    factors = side_by_side(8, shares)
+    # Neighbours are 1.25 apart, all points of one sparsity together less.
+    assert max(factors) / min(factors) < 1.25 and sum(factors) == pytest.approx(8, abs=0.02)
