@@ -20,7 +20,7 @@ from lottery_tf.cli import find
 from lottery_tf.cli.flags import parse
 from lottery_tf.experiment import Experiment
 from lottery_tf.files import write_json, write_text
-from lottery_tf.finding import FindingSettings
+from lottery_tf.finding_settings import FindingSettings
 from lottery_tf.recipe import Recipe
 from lottery_tf.runs import read_config
 from lottery_tf.stages import retrain_ticket, round_folder

@@ -2,10 +2,9 @@
 
 import dataclasses
 
-from lottery_tf.graph import copy_layer, named_layers, unwrapped
 from lottery_tf.keras import keras
 from lottery_tf.tweaks.tweak import Tweak
-from lottery_tf.wrapper import remake
+from lottery_tf.wrapper import with_configs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,11 +27,8 @@ class SharedStatistics(Tweak):
 def _synchronized(model: keras.Model, wanted: bool) -> keras.Model:
     """``model``, or a copy whose BatchNorm layers are as wanted."""
 
-    def differs(layer):
-        return type(layer) is keras.layers.BatchNormalization and layer.synchronized != wanted
+    def config(layer):
+        differs = type(layer) is keras.layers.BatchNormalization and layer.synchronized != wanted
+        return {"synchronized": wanted} if differs else {}
 
-    if not any(differs(unwrapped(layer)) for layer in named_layers(model).values()):
-        return model
-    return remake(
-        model, lambda x: copy_layer(x, synchronized=wanted) if differs(x) else copy_layer(x)
-    )
+    return with_configs(model, config)

@@ -46,7 +46,7 @@ class DeviceSettings:
                 tf.config.experimental.set_memory_growth(gpu, True)
         with self._strategy().scope():
             yield
-            from_chief(np.zeros(1))  # The chief holds the connection: it goes last.
+            meet()  # The chief holds the connection: it goes last.
 
     def _strategy(self) -> tf.distribute.Strategy:
         if self.strategy == "multi_worker":
@@ -101,6 +101,11 @@ def from_chief(array: np.ndarray) -> np.ndarray:
     return strategy.experimental_local_results(shared)[0].numpy().astype(array.dtype)
 
 
+def meet() -> None:
+    """Waits until all workers have come here."""
+    from_chief(np.zeros(1))
+
+
 def check_same(what: str, arrays: Iterable[np.ndarray]) -> None:
     """Raises RuntimeError where ``arrays``, ``what`` they are, are not bit for bit the chief's."""
     digest = hashlib.sha256()
@@ -119,11 +124,11 @@ def chief_first() -> Iterator[None]:
     """The chief among the workers runs the block before the others do."""
     try:
         if not is_chief():
-            from_chief(np.zeros(1))
+            meet()
         yield
     finally:
         if is_chief():
-            from_chief(np.zeros(1))
+            meet()
 
 
 @contextlib.contextmanager
@@ -135,12 +140,12 @@ def own_folder(out: Path) -> Iterator[Path]:
     model's variables, in which all have to take part, needs no thought of who writes.
     """
     if is_chief():
-        from_chief(np.zeros(1))  # until the others have their copies
+        meet()  # until the others have their copies
         yield out
         return
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, "run")
         if out.exists():
             shutil.copytree(out, copy)
-        from_chief(np.zeros(1))
+        meet()
         yield copy

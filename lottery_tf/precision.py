@@ -7,11 +7,11 @@ in any other, and an export knows nothing of it.
 
 import dataclasses
 
-from lottery_tf.graph import calls, copy_layer, named_layers, unwrapped
+from lottery_tf.graph import calls, unwrapped
 from lottery_tf.keras import keras
 from lottery_tf.settings import check_choices, setting
 from lottery_tf.tweaks.tweak import Tweak
-from lottery_tf.wrapper import remake
+from lottery_tf.wrapper import with_configs
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
@@ -53,6 +53,4 @@ def in_precision(model: keras.Model, precision: str) -> keras.Model:
             return {}
         return {"dtype": wanted}
 
-    if not any(config(unwrapped(layer)) for layer in named_layers(model).values()):
-        return model
-    return remake(model, lambda layer: copy_layer(layer, **config(layer)))
+    return with_configs(model, config)

@@ -10,6 +10,7 @@ and it adds nothing to a gradient norm; no callback is needed.
 import contextlib
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -204,6 +205,15 @@ def remake(
         for attribute, mask in old.masks.items():
             new.masks[attribute].assign(mask)
     return copy
+
+
+def with_configs(
+    model: keras.Model, changes: Callable[[keras.layers.Layer], Mapping[str, Any]]
+) -> keras.Model:
+    """``model``, or a copy with the parameters of layers that ``changes`` gives, if it gives any."""
+    if not any(changes(unwrapped(layer)) for layer in named_layers(model).values()):
+        return model
+    return remake(model, lambda layer: copy_layer(layer, **changes(layer)))
 
 
 def masked_by_us(model: keras.Model) -> keras.Model:
