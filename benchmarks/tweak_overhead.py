@@ -80,13 +80,18 @@ def measure(network: str, repeats: int) -> dict[str, list[float]]:
     x = random.standard_normal((IMAGES, 28, 28, 1)).astype(np.float32)
     data = tf.data.Dataset.from_tensor_slices((x, random.integers(0, 10, IMAGES)))
     data = data.batch(batch_size, drop_remainder=True)
+    options = tf.data.Options()
+    # An iterator that is done with would wait for its tuner, now and then as long as it ran.
+    options.autotune.enabled = False
     trainers = {}
     for name, recipe in recipes(dense).items():
         batches = recipe.tweaks[0].with_logits(data) if name == CACHED else data.cache()
+        for _ in batches:  # to the end, or nothing is kept
+            pass
         stream = batches.repeat()
         trainer = Trainer(
             recipe.prepare(lt.wrap(dense, masks), data),
-            lambda start, stream=stream: stream,
+            lambda start, stream=stream: stream.with_options(options),
             steps,
             TrainingSettings(optimizer="sgd", learning_rate=0.01).make_optimizer(steps),
             recipe.loss(),
