@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lottery_tf.data import catalogue, digits, idx, image_folder
+from lottery_tf.data import catalogue, digits, glyphs, idx, image_folder
 from lottery_tf.data.dataset import Dataset, Source, Split, channel_moments
 from lottery_tf.errors import UsageError
 from lottery_tf.settings import check_choices, setting
@@ -21,6 +21,7 @@ READERS: dict[str, Callable[[str | None], Source]] = {
     "idx": idx.read,
     **{name: functools.partial(catalogue.read, name) for name in catalogue.NAMES},
     "image_folder": image_folder.read,
+    "glyphs": glyphs.read,
     "tiny_imagenet": catalogue.read_tiny_imagenet,
 }
 
@@ -28,12 +29,13 @@ READERS: dict[str, Callable[[str | None], Source]] = {
 FOLDERS = {
     "idx": "a folder of IDX files",
     "image_folder": "a folder of the folders train and test, with a folder a class in each",
+    "glyphs": "a folder with fonts below it",
     "tiny_imagenet": "the unpacked folder tiny-imagenet-200",
 }
 
-# Augmented where --augment is not given, and never mirrored: a digit in a mirror is none.
+# Augmented where --augment is not given; and never mirrored: a digit in a mirror is none.
 AUGMENTED = ("cifar10", "cifar100", "tiny_imagenet")
-NOT_FLIPPED = ("digits", "mnist", "svhn_cropped")
+NOT_FLIPPED = ("digits", "mnist", "svhn_cropped", "glyphs")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,9 +99,10 @@ def load(settings: DataSettings) -> Dataset:
 
     The dev split is the first examples of one permutation, drawn with ``data_seed``, or the first
     that the dataset has (``dev_split``); the training split is the first ``train_examples`` of the
-    permutation that are not among them. So the dev split is the same for any ``train_examples``,
-    and a smaller training split lies within a larger one. Both keep the order of the source. Mean
-    and standard deviation are those of the training split.
+    permutation that are not among them. Examples that belong together (glyphs: of a font family)
+    come one after the other in it, and the dev split ends where such a group does. So the dev split
+    is the same for any ``train_examples``, and a smaller training split lies within a larger one.
+    Both keep the order of the source. Mean and standard deviation are those of the training split.
 
     Raises:
       UsageError: the data are not where they should be, too few, or sorted by class where the
@@ -107,9 +110,11 @@ def load(settings: DataSettings) -> Dataset:
       RuntimeError: a download failed.
     """
     source = READERS[settings.dataset](settings.data_dir)
-    drawn = np.random.default_rng(settings.data_seed).permutation(len(source.train))
+    drawn = _drawn(source, np.random.default_rng(settings.data_seed))
     order = drawn if settings.dev_split == "random" else source.published_order()
     dev = order[: round(settings.dev_share * len(order))]
+    if source.groups is not None:
+        dev = order[np.isin(source.groups[order], source.groups[dev])]
     rest = drawn[~np.isin(drawn, dev)]
     if not len(rest):
         raise UsageError(
@@ -145,3 +150,11 @@ def load(settings: DataSettings) -> Dataset:
         batch_size=settings.batch_size,
         flip=settings.dataset not in NOT_FLIPPED,
     )
+
+
+def _drawn(source: Source, rng: np.random.Generator) -> np.ndarray:
+    """A permutation of the training examples; of their groups where they belong together."""
+    if source.groups is None:
+        return rng.permutation(len(source.train))
+    ranks = rng.permutation(source.groups.max() + 1)
+    return np.argsort(ranks[source.groups], kind="stable")

@@ -40,12 +40,15 @@ class Source(NamedTuple):
       num_classes: labels are 0 .. num_classes - 1.
       order: the indices of the training examples in the order in which they were published;
         None where that is the order of ``train``, or not known.
+      groups: int ``[N]``, which training examples belong together, so that none of a group is in
+        the dev split where others are trained on; None for none.
     """
 
     train: Split
     test: Split
     num_classes: int
     order: np.ndarray | None = None
+    groups: np.ndarray | None = None
 
     def published_order(self) -> np.ndarray:
         """``order``, or 0 .. N - 1."""

@@ -1,0 +1,136 @@
+"""Glyphs from the fonts that come with matplotlib, and from files that are none."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+
+from lottery_tf.data import DataSettings, glyphs, load
+from lottery_tf.errors import UsageError
+
+FONTS = Path(matplotlib.get_data_path(), "fonts", "ttf")
+SHARED = ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSansMono.ttf", "DejaVuSerif.ttf")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Four faces of three families, in folders, and things that are no fonts."""
+    for name in SHARED:
+        (tmp_path / name[:8]).mkdir(exist_ok=True)
+        shutil.copy(FONTS / name, tmp_path / name[:8])
+    (tmp_path / "broken.ttf").write_bytes(b"no font")
+    (tmp_path / "folder.otf").mkdir()
+    (tmp_path / "README").write_text("fonts")
+    return tmp_path
+
+
+@pytest.fixture
+def serif_for_testing(monkeypatch):
+    monkeypatch.setattr(glyphs, "_for_testing", lambda family: family == "dejavu serif")
+
+
+def test_every_face_has_94_images(folder, serif_for_testing, lines):
+    source = glyphs.read(str(folder))
+    assert source.train.images.shape == (3 * 94, 28, 28, 1)
+    assert source.test.images.shape == (94, 28, 28, 1)
+    for split in (source.train, source.test):
+        assert split.images.dtype == np.uint8 and split.labels.dtype == np.int32
+        assert split.labels.tolist() == [*range(94)] * (len(split) // 94)
+        assert split.images.reshape(len(split), -1).any(1).all()
+    assert source.num_classes == 94
+    assert source.groups.tolist() == [0] * 188 + [1] * 94  # sans in two styles, sans mono
+    assert "3 faces of 2 families to train on, 1 of 1 to test, sha256 " in lines[-1]
+
+
+def test_a_glyph_is_where_it_belongs(folder, serif_for_testing):
+    """_ lies under the baseline, ^ high above it; l is taller than it is wide."""
+    images = glyphs.read(str(folder)).test.images[..., 0]
+    ink = {c: np.argwhere(images[glyphs.CHARACTERS.index(c)] > 127) for c in "_^lI."}
+    assert ink["_"][:, 0].min() >= glyphs.BASELINE
+    assert ink["^"][:, 0].max() < glyphs.BASELINE - 5
+    assert ink["."][:, 0].max() == glyphs.BASELINE - 1
+    for c in "lI":
+        tall, wide = np.ptp(ink[c], 0)
+        assert tall > 10 and wide < tall
+        assert abs(ink[c][:, 1].mean() - 13.5) < 2
+
+
+def test_the_same_fonts_elsewhere_give_the_same_images(folder, serif_for_testing, tmp_path, lines):
+    first = glyphs.read(str(folder))
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in reversed(SHARED):
+        shutil.copy(FONTS / name, other)
+    shutil.copy(FONTS / SHARED[0], other / "copy.ttf")  # draws nothing new
+    second = glyphs.read(str(other))
+    np.testing.assert_array_equal(first.train.images, second.train.images)
+    assert lines[0] == lines[1]
+
+
+def test_what_was_drawn_is_kept(folder, serif_for_testing, monkeypatch, lines):
+    first = glyphs.read(str(folder))
+    monkeypatch.setattr(glyphs, "_faces", None)
+    second = glyphs.read(str(folder))
+    np.testing.assert_array_equal(first.train.images, second.train.images)
+    np.testing.assert_array_equal(first.groups, second.groups)
+    assert lines[0] == lines[1]
+
+
+def test_a_folder_that_cannot_be_written(folder, serif_for_testing, monkeypatch, lines):
+    def refuse(path, content):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(glyphs, "write_bytes", refuse)
+    assert len(glyphs.read(str(folder)).test) == 94
+    assert "glyphs.npz cannot be kept (Permission denied)" in lines[0]
+
+
+def test_a_family_is_in_one_split(folder, serif_for_testing):
+    for seed in range(4):
+        data = load(DataSettings("glyphs", str(folder), dev_share=0.1, data_seed=seed))
+        sizes = len(data.train), len(data.dev)
+        assert sizes in {(188, 94), (94, 188)}
+        faces = [
+            {face.tobytes() for face in split.images.reshape(-1, 94, 28, 28)}
+            for split in (data.train, data.dev)
+        ]
+        assert len(faces[0] | faces[1]) == 3 and not faces[0] & faces[1]
+    few = load(DataSettings("glyphs", str(folder), dev_share=0, train_examples=100))
+    assert len(few.train) == 100 and not few.augment and not few.flip
+
+
+def test_faces_that_confuse_characters_are_left_out(folder, serif_for_testing, monkeypatch):
+    draw = glyphs._drawn
+
+    def capitals(path):
+        images = draw(path)
+        if "Mono" in path.name:
+            images[glyphs.CHARACTERS.index("a")] = images[glyphs.CHARACTERS.index("A")]
+        return images
+
+    monkeypatch.setattr(glyphs, "_drawn", capitals)
+    assert len(glyphs.read(str(folder)).train) == 2 * 94
+    assert len(np.load(folder / glyphs.KEPT)["images"]) == 3
+
+
+def test_a_share_of_all_families_is_for_testing():
+    found = [glyphs._for_testing(f"family {number}") for number in range(2000)]
+    assert 0.1 < np.mean(found) < 0.15
+    assert found[:8] == [glyphs._for_testing(f"family {number}") for number in range(8)]
+
+
+def test_mistakes(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(glyphs, "_for_testing", lambda family: False)
+    with pytest.raises(UsageError, match="3 for training and 0 for testing"):
+        glyphs.read(str(folder))
+    with pytest.raises(UsageError, match="a folder of fonts, and there is none at"):
+        glyphs.read(str(tmp_path / "nowhere"))
+    with pytest.raises(UsageError, match="name it with --data_dir"):
+        DataSettings("glyphs")
+    (folder / glyphs.KEPT).unlink()
+    monkeypatch.setitem(sys.modules, "fontTools", None)
+    with pytest.raises(UsageError, match=r"extra \[glyphs\]"):
+        glyphs.read(str(folder))
