@@ -27,7 +27,6 @@ class Cell:
       recipe: names of tweaks as ``--recipe`` takes them.
       settings: parameters of the tweaks by their flags' names.
       learning_rate: None for the flagfile's.
-      method: what finds the mask; a method other than imp prunes to the sparsity of the round.
     """
 
     seed: int
@@ -36,7 +35,6 @@ class Cell:
     recipe: str
     settings: tuple[tuple[str, Any], ...] = ()
     learning_rate: float | None = None
-    method: str = "imp"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +70,7 @@ class Study:
 
     def run(self, cells: Sequence[Cell]) -> list[dict[str, Any]]:
         """Finds the tickets and retrains; a row a cell, ``result.json`` and the cell's fields."""
-        finds = {(c.seed, c.method, 0 if c.method == "imp" else c.round): None for c in cells}
-        self._map(self._find, list(finds))
+        self._map(self._find, list({cell.seed: None for cell in cells}))
         return self._map(self._retrain, cells)
 
     def _map(self, work, items):
@@ -85,7 +82,7 @@ class Study:
         with spawn.Pool(self.processes, maxtasksperchild=10) as pool:
             return pool.map(work, items, chunksize=1)
 
-    def _experiment(self, seed: int, method: str = "imp", number: int = 0):
+    def _experiment(self, seed: int):
         from lottery_tf.cli.flags import parse
         from lottery_tf.experiment import Experiment
         from lottery_tf.finding_settings import FindingSettings
@@ -94,9 +91,6 @@ class Study:
         words = [f"--flagfile={path}", *self.more]
         words += [f"--seed={seed}", f"--data_seed={seed}", f"--rounds={self.rounds}"]
         words += [] if self.data_dir is None else [f"--data_dir={self.data_dir}"]
-        if method != "imp":
-            words += [f"--method={method}", f"--sparsity={1 - 0.8**number}"]
-            words += [] if method == "omp" else ["--notrain_tickets"]
         words += [] if self.width is None else [f"--width={self.width}"]
         flags = parse(words, (*Experiment.owners(), FindingSettings))
         experiment = Experiment(*(flags.settings(owner) for owner in Experiment.owners()))
@@ -105,15 +99,11 @@ class Study:
     def _folder(self, seed: int) -> Path:
         return self.runs / f"seed_{seed}"
 
-    def _run_of(self, seed: int, method: str, number: int) -> Path:
-        name = "find" if method == "imp" else f"find_{method}_{number:02}"
-        return self._folder(seed) / name
-
-    def _find(self, what: tuple[int, str, int]) -> None:
+    def _find(self, seed: int) -> None:
         from lottery_tf.stages import find
 
-        find(self._run_of(*what), *self._experiment(*what))
-        print(f"seed {what[0]}, {what[1]}: tickets found", flush=True)
+        find(self._folder(seed) / "find", *self._experiment(seed))
+        print(f"seed {seed}: tickets found", flush=True)
 
     def _retrain(self, cell: Cell) -> dict[str, Any]:
         from lottery_tf.recipe import Recipe
@@ -121,17 +111,14 @@ class Study:
 
         folder = self._folder(cell.seed)
         experiment, _ = self._experiment(cell.seed)
-        find = self._run_of(cell.seed, cell.method, cell.round)
         name = f"round_{cell.round:02}_{cell.name}"
-        if cell.method != "imp":
-            name = f"{cell.method}_{name}"
         if cell.learning_rate is not None:
             rate = dataclasses.replace(experiment.training, learning_rate=cell.learning_rate)
             experiment = dataclasses.replace(experiment, training=rate)
             name += f"_{cell.learning_rate:g}"
         result = retrain_ticket(
             folder / name.replace(" ", "_"),
-            round_folder(find, cell.round if cell.method == "imp" else 1),
+            round_folder(folder / "find", cell.round),
             Recipe(cell.recipe, dict(cell.settings)),
             experiment,
         )

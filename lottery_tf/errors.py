@@ -1,4 +1,4 @@
-"""The one error that is the user's to mend."""
+"""The errors that the command line tells in a sentence."""
 
 
 class UsageError(ValueError):
@@ -9,3 +9,10 @@ class UsageError(ValueError):
 
     # Raised while a training step is traced it comes through as it is, not as a StagingError.
     ag_pass_through = True
+
+
+class WorkFailed(RuntimeError):
+    """Work that failed where its traceback says nothing; the sentence says where to look.
+
+    The command line exits with code 1.
+    """

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lottery_tf.batch_norm import SharedStatistics
+from lottery_tf.boards import Board
 from lottery_tf.data import Dataset, load
 from lottery_tf.errors import UsageError
 from lottery_tf.experiment import Experiment, check_data, check_fit, experiment_of
@@ -42,6 +43,7 @@ def find(
     finding: FindingSettings,
     on_round: Callable[[Row], None] = lambda row: None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    tensorboard: bool = False,
 ) -> list[Row]:
     """Draws the tickets of ``experiment`` into ``out/tickets/round_NN``.
 
@@ -55,6 +57,7 @@ def find(
       finding: how the tickets are drawn.
       on_round: called with the row of each round as it is finished.
       callbacks: Keras callbacks for the training of every round.
+      tensorboard: write TensorBoard's events too, by round; not for from_model.
 
     Returns:
       The rows of ``metrics.jsonl``, one a round.
@@ -109,6 +112,7 @@ def find(
         }
         ticket = first_ticket(model, trainer, masks, rewind_step, info)
         ticket.save(unfinished)
+    board = Board(out, "round") if tensorboard else None
     for each in rounds(ticket, trainer, finding, last_step, callbacks):
         if each.next_ticket is not None:
             each.next_ticket.save(round_folder(out, each.number + 1))
@@ -119,6 +123,9 @@ def find(
         start = time.perf_counter()
         rows.append(row)
         write_json_lines(metrics, rows)
+        if board:
+            board.rows(rows)
+            board.sparsity(each.ticket.masks, each.number)
         on_round(row)
     return rows
 
@@ -198,6 +205,7 @@ def retrain_ticket(
     experiment: Experiment | None = None,
     reinit: bool = False,
     on_epoch: Callable[[list[Row]], None] = lambda rows: None,
+    tensorboard: bool = False,
 ) -> Row:
     """Retrains a ticket with a recipe; writes ``result.json`` and the finished ``model/``.
 
@@ -209,6 +217,7 @@ def retrain_ticket(
       experiment: default: that of the ticket's own run.
       reinit: train the ticket's mask from new initial weights of the training's seed instead.
       on_epoch: called after each epoch with the rows so far.
+      tensorboard: write TensorBoard's events too, by step.
 
     Returns:
       What ``result.json`` holds.
@@ -244,20 +253,46 @@ def retrain_ticket(
     if reinit:
         ticket = ticket.reinitialised(experiment.training.seed)
     keras.utils.set_random_seed(experiment.training.seed)
+    board: Board | None = None
+
+    def begin():
+        nonlocal board
+        run.begin()
+        if tensorboard:
+            board = Board(out, "step")
+            board.hyperparameters(_hyperparameters(ticket, recipe, experiment))
 
     def on_epoch_end(rows):
         write_json_lines(out / "metrics.jsonl", rows)
+        if board:
+            board.rows(rows)
+            board.sparsity(ticket.masks, rows[-1]["step"])
         on_epoch(rows)
 
     # The folder is taken when the recipe has proved to fit the model and the data.
     retrained = retrain(
-        *(ticket, recipe, data, experiment.training, out / "checkpoint", on_epoch_end, run.begin)
+        *(ticket, recipe, data, experiment.training, out / "checkpoint", on_epoch_end, begin)
     )
     export(retrained.model, out / "model")
     result = {**retrained.result, "ticket": str(ticket_path), "reinit": reinit}
     write_json(out / "result.json", result)
+    if board:
+        names = ("sparsity", "sparsity_total", "test_accuracy", "best_dev_test_accuracy")
+        board.scalars({f"result/{name}": result[name] for name in names}, last_step)
     shutil.rmtree(out / "checkpoint", ignore_errors=True)
     return result
+
+
+def _hyperparameters(ticket: Ticket, recipe: Recipe, experiment: Experiment) -> dict[str, Any]:
+    """What tells the retrainings of a sweep apart."""
+    parameters = {
+        f"{tweak}_{name}": value
+        for tweak, described in recipe.describe().items()
+        for name, value in described.items()
+    }
+    of_ticket = {"method": ticket.info.get("method"), "sparsity": round(ticket.sparsity, 4)}
+    settings = {k: v for k, v in experiment.describe().items() if k != "data_dir"}
+    return {"recipe": recipe.name, **of_ticket, **settings, **parameters}
 
 
 def _with_teacher(recipe: Recipe, ticket_path: Path) -> Recipe:

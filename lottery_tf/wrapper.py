@@ -210,7 +210,7 @@ def remake(
 def with_configs(
     model: keras.Model, changes: Callable[[keras.layers.Layer], Mapping[str, Any]]
 ) -> keras.Model:
-    """``model``, or a copy with the parameters of layers that ``changes`` gives, if it gives any."""
+    """``model``, or a copy of it with what ``changes`` gives of its layers' parameters, if any."""
     if not any(changes(unwrapped(layer)) for layer in named_layers(model).values()):
         return model
     return remake(model, lambda layer: copy_layer(layer, **changes(layer)))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from lottery_tf.boards import BoardSettings
 from lottery_tf.cli.console import console, duration, percent
 from lottery_tf.cli.flags import Parsed
 from lottery_tf.cli.terminal import Countdown, EpochStatus, at_work
@@ -33,7 +34,10 @@ class OutSettings:
         return Path(self.out)
 
 
-SETTINGS = (*Experiment.owners(), FindingSettings, DeviceSettings, OutSettings)
+SETTINGS = (
+    *(*Experiment.owners(), FindingSettings, DeviceSettings),
+    *(BoardSettings, OutSettings),
+)
 
 
 def run(flags: Parsed) -> None:
@@ -44,7 +48,7 @@ def run(flags: Parsed) -> None:
     if unused := sorted(_unused(finding.method) & flags.given):
         log.info("not used by %s: %s", finding.method, ", ".join(f"--{name}" for name in unused))
     with at_work(flags.settings(DeviceSettings)), own_folder(out) as folder:
-        run_find(folder, experiment, finding)
+        run_find(folder, experiment, finding, flags.settings(BoardSettings).tensorboard)
     console.print(f"Tickets: {out / 'tickets'}")
 
 
@@ -66,7 +70,9 @@ def _unused(method: str) -> set[str]:
     return unused
 
 
-def run_find(out: Path, experiment: Experiment, finding: FindingSettings) -> list[dict]:
+def run_find(
+    out: Path, experiment: Experiment, finding: FindingSettings, tensorboard: bool = False
+) -> list[dict]:
     """Runs the stage and prints a line a round; returns the rows."""
     finished = len(read_json_lines(out / "metrics.jsonl"))
     last = finding.last_round
@@ -82,7 +88,7 @@ def run_find(out: Path, experiment: Experiment, finding: FindingSettings) -> lis
             )
             watch.label = f"round {row['round'] + 1} of {last}"
 
-        rows = find(out, experiment, finding, show, [watch])
+        rows = find(out, experiment, finding, show, [watch], tensorboard)
     if finished == finding.tickets:
         console.print(f"{out} is finished; nothing to do.")
     return rows

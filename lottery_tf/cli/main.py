@@ -15,7 +15,7 @@ from types import ModuleType
 
 from lottery_tf.cli.flags import help_text, parse
 from lottery_tf.cli.quiet import quiet_start
-from lottery_tf.errors import UsageError
+from lottery_tf.errors import UsageError, WorkFailed
 from lottery_tf.settings import nearest
 
 # Name → module and what the command does.
@@ -24,10 +24,8 @@ COMMANDS = {
     "find": ("lottery_tf.cli.find", "train and prune a model until it is a sparse ticket"),
     "inspect": ("lottery_tf.cli.inspect", "show what is left of a ticket, layer by layer"),
     "retrain": ("lottery_tf.cli.retrain", "train a ticket from its rewound weights by a recipe"),
-    "report": (
-        "lottery_tf.cli.report",
-        "compare the recipes of retrain runs: tables and a page",
-    ),
+    "sweep": ("lottery_tf.cli.sweep", "find and retrain over a grid of recipes, masks and seeds"),
+    "report": ("lottery_tf.cli.report", "compare the recipes of retrain runs: tables and a page"),
     "evaluate": ("lottery_tf.cli.evaluate", "measure a finished or exported model on a dataset"),
     "export": ("lottery_tf.cli.export", "write a retrained model as SavedModel or TFLite"),
 }
@@ -65,6 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"lottery-tf {name}: {error}", file=sys.stderr)
         return MISTAKE
+    except WorkFailed as error:
+        print(f"lottery-tf {name}: {error}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         again = "the same command goes on where it was."
         print(f"\nlottery-tf {name}: interrupted; {again}", file=sys.stderr)

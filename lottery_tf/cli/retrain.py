@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+from lottery_tf.boards import BoardSettings
 from lottery_tf.cli.console import console, duration, percent
 from lottery_tf.cli.find import OutSettings
 from lottery_tf.cli.flags import Parsed
@@ -29,15 +30,22 @@ class RetrainSettings:
     recipe: str = setting(
         "vanilla", f"{one_of([*RECIPES, *TWEAKS])}; several tweaks separated by commas"
     )
-    reinit: bool = setting(
-        False, "the control: train the ticket's mask from new initial weights of --seed"
-    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ControlSettings:
+    """The control."""
+
+    reinit: bool = setting(False, "train the ticket's mask from new initial weights of --seed")
 
 
 TweakSettings = tweak_settings()
 # What is pruned is the ticket's and no flag here.
 _OWNERS = tuple(owner for owner in Experiment.owners() if owner is not PrunableSettings)
-SETTINGS = (RetrainSettings, TweakSettings, *_OWNERS, DeviceSettings, OutSettings)
+SETTINGS = (
+    *(RetrainSettings, ControlSettings, TweakSettings),
+    *(*_OWNERS, DeviceSettings, BoardSettings, OutSettings),
+)
 
 
 def run(flags: Parsed) -> None:
@@ -72,7 +80,10 @@ def run(flags: Parsed) -> None:
             status.update(f"{recipe.name}: epoch {row['epoch']}{dev}")
 
         result = retrain_ticket(
-            folder, Path(settings.ticket), recipe, experiment, settings.reinit, show
+            *(folder, Path(settings.ticket), recipe, experiment),
+            flags.settings(ControlSettings).reinit,
+            show,
+            flags.settings(BoardSettings).tensorboard,
         )
     if finished:
         console.print(f"{out} is finished; nothing to do.")

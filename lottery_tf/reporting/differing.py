@@ -57,9 +57,9 @@ def fill_in_defaults(runs: Sequence[Settings]) -> None:
     if not lacking:
         return
     # TensorFlow's import is worth its time only where releases are mixed.
+    from lottery_tf.experiment import Experiment
     from lottery_tf.finding_settings import FindingSettings
     from lottery_tf.settings import defaults
-    from lottery_tf.experiment import Experiment
     from lottery_tf.tweaks import TWEAKS
 
     of_runs = defaults(*Experiment.owners())

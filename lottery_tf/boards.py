@@ -1,0 +1,80 @@
+"""TensorBoard's view of a run: scalars by step or round, and the settings as hyperparameters."""
+
+import dataclasses
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from lottery_tf.errors import UsageError
+from lottery_tf.masks import Masks
+from lottery_tf.settings import setting
+
+FOLDER = "tensorboard"
+
+
+@dataclasses.dataclass(frozen=True)
+class BoardSettings:
+    """What to look at meanwhile."""
+
+    tensorboard: bool = setting(
+        False,
+        "write OUT/tensorboard for TensorBoard (extra [tensorboard]): metrics, what fades, "
+        "the sparsity of each weight, and the settings as hyperparameters",
+    )
+
+    def __post_init__(self):
+        if self.tensorboard and not hasattr(tf.summary, "scalar"):
+            raise UsageError(
+                "Expected TensorBoard with --tensorboard; it is not installed: install lottery_tf "
+                "with its extra [tensorboard]."
+            )
+
+
+class Board:
+    """Writes a run's rows as they grow.
+
+    Args:
+      run: the run's folder; what an interrupted run had written below it is written anew.
+      step: the name of the row's number that is the step.
+    """
+
+    def __init__(self, run: Path, step: str):
+        shutil.rmtree(run / FOLDER, ignore_errors=True)
+        self._writer = tf.summary.create_file_writer(str(run / FOLDER))
+        self._step, self._written = step, 0
+
+    def rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Writes the numbers of those rows that were not there at the last call."""
+        for row in rows[self._written :]:
+            values = {name: value for name, value in row.items() if isinstance(value, int | float)}
+            self.scalars({n: v for n, v in values.items() if n != self._step}, row[self._step])
+        self._written = len(rows)
+
+    def sparsity(self, masks: Masks, step: int) -> None:
+        """Writes the share that is pruned of each weight."""
+        shares = {f"sparsity/{name}": 1 - float(np.mean(mask)) for name, mask in masks.items()}
+        self.scalars(shares, step)
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Writes numbers by their names."""
+        with self._writer.as_default():
+            for name, value in values.items():
+                tf.summary.scalar(name, value, step)
+        self._writer.flush()
+
+    def hyperparameters(self, settings: Mapping[str, Any]) -> None:
+        """Writes what its dashboard of hyperparameters tells runs apart by."""
+        from tensorboard.plugins.hparams import api
+
+        known = {
+            name: value if isinstance(value, bool | int | float | str) else str(value)
+            for name, value in settings.items()
+            if value is not None
+        }
+        with self._writer.as_default():
+            api.hparams(known)
+        self._writer.flush()

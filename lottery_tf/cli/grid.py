@@ -1,0 +1,261 @@
+"""The trials of a sweep from its flags: every combination, what is shared once."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lottery_tf.cli.flags import Parsed, parse
+from lottery_tf.cli.retrain import ControlSettings, TweakSettings
+from lottery_tf.errors import UsageError
+from lottery_tf.experiment import Experiment
+from lottery_tf.finding_settings import FROM_TRAINED, IMPORTED, FindingSettings
+from lottery_tf.recipe import Recipe
+from lottery_tf.settings import nearest, restore, setting
+from lottery_tf.sweeping.trials import FindTrial, RetrainTrial, Trial
+from lottery_tf.training import TrainingSettings
+from lottery_tf.tweaks.distillation import Distillation
+
+
+@dataclasses.dataclass(frozen=True)
+class GridSettings:
+    """The grid: everything in the one is combined with everything in the others."""
+
+    grid: str | None = setting(
+        None,
+        "a YAML file with these flags and any of the following; what the command line says wins",
+    )
+    recipes: tuple[str, ...] = setting(
+        ("vanilla",), "what the tickets are retrained by; + joins tweaks, as in tost+distillation"
+    )
+    seeds: tuple[str, ...] = setting(
+        (), "each is both --seed and --data_seed; default: those two as they are"
+    )
+    methods: tuple[str, ...] = setting((), "of finding the masks; default: --method")
+    sparsities: tuple[str, ...] = setting(
+        (),
+        "of the tickets; of imp those of the nearest rounds, which other methods beside it are "
+        "pruned to as well; default: the ticket that --rounds or --sparsity ends on",
+    )
+    vary: tuple[str, ...] = setting(
+        (), "any flags and their values, as in width:8,16,augment:True,False"
+    )
+    tune: tuple[str, ...] = setting(
+        (),
+        "flags of the retraining alone and their values, as in learning_rate:0.1,0.2,0.4; each "
+        "recipe, vanilla too, has the best on dev images",
+    )
+
+
+# Every flag of an experiment, whether of its finding or of its retraining.
+OWNERS = (ControlSettings, TweakSettings, *Experiment.owners(), FindingSettings)
+_OWN_AXES = {
+    "seed": "seeds",
+    "data_seed": "seeds",
+    "method": "methods",
+    "sparsity": "sparsities",
+    "rounds": "sparsities",
+}
+
+
+def trials_of(flags: Parsed) -> list[Trial]:
+    """The trials, those that find tickets first; one that several combinations need comes once.
+
+    Raises:
+      UsageError: for a recipe, flag or value that there is not, with nothing run yet.
+    """
+    path = flags.settings(GridSettings).grid
+    found: dict[str, Trial] = {}
+    for cell in [flags] if path is None else _cells(Path(path), flags):
+        for trial in _trials_of_cell(cell):
+            for each in (*_before(trial), trial):
+                found.setdefault(each.folder, each)
+    return sorted(found.values(), key=lambda trial: trial.kind != FindTrial.kind)
+
+
+def tuned(flags: Parsed) -> list[str]:
+    """The names that are tuned in any part of the grid."""
+    path = flags.settings(GridSettings).grid
+    cells = [flags] if path is None else _cells(Path(path), flags)
+    return list(dict.fromkeys(n for cell in cells for n in _axes(cell, "tune", _tunable())))
+
+
+def _before(trial: Trial) -> list[FindTrial]:
+    if isinstance(trial, FindTrial):
+        return []
+    return [trial.found, *([trial.teacher] if trial.teacher else [])]
+
+
+def _trials_of_cell(flags: Parsed) -> Iterator[RetrainTrial]:
+    grid = flags.settings(GridSettings)
+    recipes = [recipe.replace("+", ",") for recipe in grid.recipes]
+    for recipe in recipes:
+        Recipe(recipe)
+    vary = _axes(flags, "vary", _names(*OWNERS) - _OWN_AXES.keys())
+    tune = _axes(flags, "tune", _tunable())
+    seeds = [{"seed": seed, "data_seed": seed} for seed in grid.seeds] or [{}]
+    for varied, seed in itertools.product(_combinations(vary), seeds):
+        found_with = _with(flags, varied | seed)
+        for found, number, dense in _tickets(found_with, grid):
+            for recipe, chosen in itertools.product(recipes, _combinations(tune)):
+                own = _with(found_with, chosen)
+                experiment = _experiment(own)
+                parameters = dataclasses.asdict(own.settings(TweakSettings))
+                yield RetrainTrial(
+                    *(found, number, recipe, parameters, experiment),
+                    own.settings(ControlSettings).reinit,
+                    dense if _lacks_teacher(Recipe(recipe, parameters)) else None,
+                )
+
+
+def _tickets(
+    flags: Parsed, grid: GridSettings
+) -> Iterator[tuple[FindTrial, int, FindTrial | None]]:
+    """Of each method and sparsity the trial that finds the ticket, its round, and the trial that
+    trains a dense network where that one does not."""
+    methods = grid.methods or (flags.values["method"],)
+    values = {name: flags.values[name] for name in _names(FindingSettings)}
+    experiment, fraction = _experiment(flags), values["prune_fraction"]
+    FindingSettings(rounds=0, prune_fraction=fraction)  # says so if it is none
+    sparsities = [_number(text) for text in grid.sparsities]
+    rounds = [_nearest_round(sparsity, fraction) for sparsity in sparsities]
+
+    def trial(**changed: Any) -> FindTrial:
+        return FindTrial(experiment, restore(FindingSettings, values | changed))
+
+    imp = None
+    if "imp" in methods:
+        ends = {"rounds": max(rounds), "sparsity": None} if rounds else {}
+        imp = trial(method="imp", **ends)
+        for number in rounds or [imp.finding.last_round]:
+            yield imp, number, None
+        sparsities = [1 - (1 - fraction) ** number for number in rounds]
+    for method in (method for method in methods if method != "imp"):
+        trained = (
+            {} if "train_tickets" in flags.given else {"train_tickets": method in FROM_TRAINED}
+        )
+        for sparsity in [None] if method == IMPORTED else sparsities or [values["sparsity"]]:
+            found = trial(method=method, rounds=None, sparsity=sparsity, **trained)
+            dense = None
+            if method == IMPORTED or not found.finding.train_tickets:
+                dense = imp or trial(method="imp", rounds=0, sparsity=None)
+            yield found, 1, dense
+
+
+def _experiment(flags: Parsed) -> Experiment:
+    return Experiment(*(flags.settings(owner) for owner in Experiment.owners()))
+
+
+def _lacks_teacher(recipe: Recipe) -> bool:
+    return any(isinstance(t, Distillation) and t.teacher is None for t in recipe.tweaks)
+
+
+def _nearest_round(sparsity: float, fraction: float) -> int:
+    """The round of pruning so much whose sparsity is nearest."""
+    exact = math.log(1 - sparsity) / math.log(1 - fraction)
+    low = math.floor(exact)
+    return min((low, low + 1), key=lambda number: abs(1 - (1 - fraction) ** number - sparsity))
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < 1:
+        raise UsageError(f"Expected --sparsities in [0, 1), such as 0.9,0.95, got '{text}'.")
+    return value
+
+
+def _names(*owners: type) -> set[str]:
+    return {field.name for owner in owners for field in dataclasses.fields(owner)}
+
+
+def _tunable() -> set[str]:
+    """What the retraining alone may have otherwise."""
+    return _names(TrainingSettings, TweakSettings) - _OWN_AXES.keys()
+
+
+def _axes(flags: Parsed, name: str, known: set[str]) -> dict[str, list[str]]:
+    """``{"width": ["8", "16"]}`` of ``("width:8", "16")``."""
+    axes: dict[str, list[str]] = {}
+    for part in flags.values[name]:
+        flag, colon, value = part.partition(":")
+        if flag in known and colon:
+            if flag in axes:
+                raise UsageError(f"Expected each flag once in --{name}, got {flag} twice.")
+            axes[flag] = [value]
+        elif axes and not (colon and flag.isidentifier()):
+            axes[list(axes)[-1]].append(part)
+        else:
+            near = nearest(flag, sorted(known))
+            if own := _OWN_AXES.get(flag):
+                near = f"; --{own} says that"
+            raise UsageError(
+                f"Expected --{name}=FLAG:VALUE,VALUE,… with a flag that it can change, got "
+                f"'{part}'{near}."
+            )
+    return axes
+
+
+def _combinations(axes: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+def _with(flags: Parsed, changed: Mapping[str, str]) -> Parsed:
+    """``flags`` as if the user had written these too."""
+    words = [f"--{name}={value}" for name, value in changed.items()]
+    return _overridden(flags, parse(words, OWNERS))
+
+
+def _overridden(flags: Parsed, by: Parsed) -> Parsed:
+    given = {name: by.values[name] for name in by.given}
+    return Parsed(flags.values | given, flags.given | by.given, flags.positional)
+
+
+def _cells(path: Path, flags: Parsed) -> list[Parsed]:
+    """The parts of a YAML file: each with what is common to all, and with the user's own flags."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        line = " ".join(str(error).split())
+        raise UsageError(f"Expected --grid={path} to be a YAML file; {line}.") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"Expected flags and their values in {path}, such as 'seeds: [0, 1]'.")
+    cells = content.pop("cells", {"": {}})
+    if not isinstance(cells, dict) or not all(isinstance(cell, dict) for cell in cells.values()):
+        raise UsageError(
+            f"Expected 'cells' in {path} to have a name and flags of its own for each part of the "
+            "grid."
+        )
+    found = []
+    for name, cell in cells.items():
+        try:
+            words = _words(content | cell, path)
+            found.append(_overridden(parse(words, (GridSettings, *OWNERS)), flags))
+        except UsageError as error:
+            where = f"{path}, {name}" if name else path
+            raise UsageError(f"{where}: {error}") from None
+    return [_overridden(flags, cell) for cell in found]
+
+
+def _words(values: Mapping[str, Any], path: Path) -> list[str]:
+    """``--name=value`` for each, the flagfile first; it is looked for beside the file too."""
+    words = []
+    for name, value in values.items():
+        if name == "flagfile":
+            beside = path.parent / str(value)
+            words.insert(0, f"--flagfile={beside if beside.is_file() else value}")
+            continue
+        if isinstance(value, dict):
+            value = [f"{flag}:{_listed(several)}" for flag, several in value.items()]
+        words.append(f"--{name}={_listed(value)}")
+    return words
+
+
+def _listed(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,128 @@
+"""lottery-tf sweep: a grid of recipes, masks, sparsities, seeds and any flags."""
+
+import dataclasses
+import datetime
+
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+
+from lottery_tf.boards import BoardSettings
+from lottery_tf.cli.console import console, duration, percent
+from lottery_tf.cli.find import OutSettings
+from lottery_tf.cli.flags import Parsed
+from lottery_tf.cli.grid import OWNERS, GridSettings, trials_of, tuned
+from lottery_tf.devices import DeviceSettings
+from lottery_tf.errors import UsageError, WorkFailed
+from lottery_tf.log import counted, some
+from lottery_tf.settings import check_choices, setting
+from lottery_tf.sweeping.attempt import attempt, log_of
+from lottery_tf.sweeping.cluster import RayEngine
+from lottery_tf.sweeping.local import LocalEngine
+from lottery_tf.sweeping.scheduling import Progress, run_trials
+
+_ENGINES = ("local", "ray")
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepSettings:
+    """Where the trials run."""
+
+    engine: str = setting("local", "processes of this machine, or a Ray cluster", choices=_ENGINES)
+    processes: int | None = setting(
+        None,
+        "local: how many trials at a time, each with its share of the cores; default: one a "
+        "core, or as many as the GPUs serve",
+    )
+    gpus_per_trial: float = setting(0, "0.5 lets two trials share a GPU")
+    cpus_per_trial: float = setting(1, "ray: cores of a node that a trial takes")
+    ray_address: str | None = setting(
+        None, "ray: of the cluster, auto for that of this machine; default: one is started here"
+    )
+    retries: int = setting(1, "how often a trial that failed is tried again")
+
+    def __post_init__(self):
+        check_choices(self)
+        for name, least in (("processes", 1), ("gpus_per_trial", 0), ("retries", 0)):
+            if (value := getattr(self, name)) is not None and value < least:
+                raise UsageError(f"Expected --{name} of {least} or more, not {value}.")
+        if self.cpus_per_trial <= 0:
+            raise UsageError(f"Expected --cpus_per_trial above 0, not {self.cpus_per_trial}.")
+
+    def start(self):
+        """The engine."""
+        if self.engine == "local":
+            return LocalEngine(self.processes, self.gpus_per_trial)
+        return RayEngine(self.ray_address, self.cpus_per_trial, self.gpus_per_trial, self.retries)
+
+
+SETTINGS = (GridSettings, SweepSettings, *OWNERS, DeviceSettings, BoardSettings, OutSettings)
+
+
+def run(flags: Parsed) -> None:
+    """Runs what is missing of the grid, and says what is left."""
+    out = flags.settings(OutSettings).folder.resolve()  # a worker may have another folder
+    settings, devices = flags.settings(SweepSettings), flags.settings(DeviceSettings)
+    if devices.strategy == "multi_worker":
+        raise UsageError("Expected --strategy=none or mirrored: a trial runs on one machine.")
+    tensorboard = flags.settings(BoardSettings).tensorboard
+    trials, names = trials_of(flags), tuned(flags)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"Expected --out to be a folder that can be written; {error}.") from None
+    table = _Table()
+    with settings.start() as engine, Live(table, console=console, refresh_per_second=1) as live:
+
+        def watch(progress, trial, outcome):
+            table.progress = progress
+            if trial is not None:
+                live.console.print(_line(trial, outcome), markup=False)
+
+        done = run_trials(
+            trials,
+            out,
+            lambda trial: engine.submit(attempt, trial, out, devices, tensorboard),
+            settings.retries,
+            watch,
+        )
+    if done.failed:
+        first = next(iter(done.failed))
+        raise WorkFailed(
+            f"{counted(len(done.failed), 'run')} of {len(trials)} failed ({some([*done.failed])}); "
+            f"{first}: {done.failed[first]}. Its log: {log_of(out, first)}. The same command tries "
+            "again what is missing."
+        )
+    report = f"lottery-tf report {out} --out={out / 'report.html'}"
+    chosen = f" --tune={','.join(names)}" if names else ""
+    console.print(f"Finished. To look at it: {report}{chosen}", markup=False)
+
+
+class _Table:
+    """What is done and what is left, and when it ends."""
+
+    progress: Progress | None = None
+
+    def __rich__(self):
+        if self.progress is None:
+            return ""
+        table = Table()
+        for name in ("", "done", "failed", "left"):
+            table.add_column(name, justify="right" if name else "left")
+        progress = self.progress
+        for kind in dict.fromkeys(trial.kind for trial in progress.trials):
+            own = {trial.folder for trial in progress.trials if trial.kind == kind}
+            counts = (len(own & progress.finished), len(own & progress.failed.keys()))
+            table.add_row(kind, *map(str, counts), str(progress.left(kind)))
+        seconds = progress.seconds_left()
+        if not seconds:  # unknown, or none
+            return Group(table, "")
+        end = datetime.datetime.now() + datetime.timedelta(seconds=seconds)
+        return Group(table, f"about {duration(seconds)} left, until {end:%a %H:%M}")
+
+
+def _line(trial, outcome) -> str:
+    if outcome.error is not None:
+        return f"{trial.folder}  {trial.label}  failed: {outcome.error}"
+    dev = "" if outcome.dev_accuracy is None else f"  dev {percent(outcome.dev_accuracy)}"
+    return f"{trial.folder}  {trial.label}{dev}  {duration(outcome.seconds)}"

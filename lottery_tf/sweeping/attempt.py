@@ -1,0 +1,76 @@
+"""One attempt at a trial, in whatever process an engine chose for it."""
+
+import contextlib
+import dataclasses
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+from lottery_tf.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What came of an attempt.
+
+    Attributes:
+      seconds: it took.
+      dev_accuracy: of what was trained; None where there is none.
+      error: what went wrong, a sentence; None if nothing did.
+      hopeless: whether another attempt would go wrong in the same way.
+    """
+
+    seconds: float
+    dev_accuracy: float | None = None
+    error: str | None = None
+    hopeless: bool = False
+
+
+def attempt(trial, out: Path, devices, tensorboard: bool = False) -> Outcome:
+    """Runs ``trial`` on ``devices`` (``DeviceSettings``); what it says goes to its log."""
+    # Here and not above: an engine sets the environment of TensorFlow first.
+    from lottery_tf.keras import keras
+
+    start = time.perf_counter()
+    with _said_to(log_of(out, trial.folder)):
+        try:
+            keras.backend.clear_session()  # of the trial before: its graphs, its layers' names
+            with devices.scope():
+                accuracy = trial.run(out, tensorboard)
+            return Outcome(time.perf_counter() - start, accuracy)
+        except UsageError as error:
+            print(error, file=sys.stderr)
+            return Outcome(time.perf_counter() - start, error=str(error), hopeless=True)
+        except Exception as error:
+            traceback.print_exc()
+            line = f"{type(error).__name__}: {error}".splitlines()[0]
+            return Outcome(time.perf_counter() - start, error=line)
+
+
+def log_of(out: Path, folder: str) -> Path:
+    """Where what a trial says is written."""
+    return out / "logs" / f"{folder.replace('/', '_')}.log"
+
+
+@contextlib.contextmanager
+def _said_to(path: Path) -> Iterator[None]:
+    """Appends to a file what the block writes to stdout and stderr, TensorFlow's C++ included."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    streams = (sys.stdout, sys.stderr)
+    for stream in streams:
+        stream.flush()
+    kept = [os.dup(number) for number in (1, 2)]
+    with open(path, "ab") as file:
+        for number in (1, 2):
+            os.dup2(file.fileno(), number)
+    try:
+        yield
+    finally:
+        for stream in streams:
+            stream.flush()
+        for number, old in zip((1, 2), kept, strict=True):
+            os.dup2(old, number)
+            os.close(old)

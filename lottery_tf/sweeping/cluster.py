@@ -1,0 +1,95 @@
+"""Attempts on a Ray cluster."""
+
+import os
+import socket
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from lottery_tf.errors import UsageError
+
+_MOST_CALLS = 10  # as in local.py
+
+
+class RayEngine:
+    """A cluster, every node of which has this environment and sees the present folder.
+
+    What a lost node was at is begun again on another, and goes on where the run's folder says.
+
+    Args:
+      address: of the cluster, ``auto`` for that of this machine; None starts one of this machine
+        alone.
+      cpus_per_trial, gpus_per_trial: what a trial takes of a node.
+      retries: how often an attempt whose node or process is lost is begun again.
+
+    Raises:
+      UsageError: if Ray is not installed, or there is no cluster at the address.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        cpus_per_trial: float = 1,
+        gpus_per_trial: float = 0,
+        retries: int = 0,
+    ):
+        try:
+            import ray
+        except ImportError:
+            raise UsageError(
+                "Expected Ray with --engine=ray; it is not installed: install lottery_tf with its "
+                "extra [ray]."
+            ) from None
+        self._ray = ray
+        threads = str(max(1, int(cpus_per_trial)))
+        environment = {
+            "TF_NUM_INTRAOP_THREADS": threads,
+            "TF_NUM_INTEROP_THREADS": threads,
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+        }
+        environment |= {"TF_FORCE_GPU_ALLOW_GROWTH": "true"} if 0 < gpus_per_trial < 1 else {}
+        try:
+            _knock(address)
+            ray.init(
+                address=address or "local",
+                log_to_driver=False,
+                logging_level="error",
+                runtime_env={"env_vars": environment},
+            )
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"Expected a Ray cluster at --ray_address={address}; {error}"
+            ) from error
+        self._resources = {
+            "num_cpus": cpus_per_trial,
+            "num_gpus": gpus_per_trial,
+            "max_calls": _MOST_CALLS,
+            "max_retries": retries,
+        }
+
+    def submit(self, function: Callable, *args: Any) -> Future:
+        """The future of ``function(*args)`` on some node; it raises Ray's errors."""
+        remote = self._ray.remote(**self._resources)(_here)
+        return remote.remote(os.getcwd(), function, args).future()
+
+    def close(self) -> None:
+        """Leaves the cluster, and ends it if it was started here."""
+        self._ray.shutdown()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+def _knock(address: str | None) -> None:
+    """Raises OSError if nobody listens at HOST:PORT, where Ray would wait for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.removeprefix("ray://"), int(port)), timeout=10).close()
+
+
+def _here(folder: str, function: Callable, args: tuple):
+    os.chdir(folder)  # paths may be relative to where the sweep was started
+    return function(*args)

@@ -1,0 +1,172 @@
+"""Attempts in processes of this machine."""
+
+import multiprocessing
+import os
+import queue
+import signal
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from lottery_tf.errors import UsageError
+
+# Keras keeps some 60 MB of each training: a process is replaced after so many.
+_MOST_CALLS = 10
+
+
+class LocalEngine:
+    """Processes that each have their share of the cores, and of the GPUs if asked for.
+
+    A process that dies, by a crash or for lack of memory, takes nothing with it but its attempt.
+
+    Args:
+      processes: how many; None for one a core, or as many as the GPUs serve.
+      gpus_per_trial: 0 for none; a share such as 0.5 lets two trials have one GPU together.
+    """
+
+    def __init__(self, processes: int | None = None, gpus_per_trial: float = 0):
+        if gpus_per_trial > 1 and gpus_per_trial % 1:
+            raise UsageError(
+                "Expected --gpus_per_trial to be a whole number or a share below 1, got "
+                f"{gpus_per_trial:g}."
+            )
+        gpus = _visible_gpus() if gpus_per_trial else []
+        if gpus_per_trial > len(gpus):
+            raise UsageError(
+                f"Expected --gpus_per_trial of at most the machine's GPUs, {len(gpus)}; got "
+                f"{gpus_per_trial:g}."
+            )
+        cores = len(os.sched_getaffinity(0))
+        most = _sets_of(gpus, gpus_per_trial) if gpus else [None] * (processes or cores)
+        if processes and processes > len(most):
+            raise UsageError(
+                f"Expected at most {len(most)} --processes with --gpus_per_trial="
+                f"{gpus_per_trial:g}, as {len(gpus)} GPUs serve; got {processes}."
+            )
+        sets = most[:processes]
+        share = str(max(1, cores // len(sets)))
+        threads = {"TF_NUM_INTRAOP_THREADS": share, "TF_NUM_INTEROP_THREADS": share}
+        self._workers: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        self._all = []
+        for visible in sets:
+            own = {} if visible is None else {"CUDA_VISIBLE_DEVICES": ",".join(visible)}
+            # Of trials that share a GPU none may take all of its memory.
+            own |= {"TF_FORCE_GPU_ALLOW_GROWTH": "true"} if 0 < gpus_per_trial < 1 else {}
+            self._all.append(_Worker(threads | own))
+            self._workers.put(self._all[-1])
+        self._threads = ThreadPoolExecutor(len(self._all))
+
+    def submit(self, function: Callable, *args: Any) -> Future:
+        """The future of ``function(*args)`` in one of the processes; it raises ChildProcessError if
+        the process dies. What it says is shown nowhere, unless it keeps that itself."""
+        return self._threads.submit(self._call, function, args)
+
+    def close(self) -> None:
+        """Ends the processes, at work or not."""
+        for worker in self._all:
+            worker.end()
+        self._threads.shutdown(cancel_futures=True)
+        for worker in self._all:
+            worker.join()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def _call(self, function, args):
+        worker = self._workers.get()
+        try:
+            return worker.call(function, args)
+        finally:
+            self._workers.put(worker)
+
+
+class _Worker:
+    """A process that calls what it is sent; it is started with its first call, and anew when it has
+    died or done its share."""
+
+    def __init__(self, environment: dict[str, str]):
+        self._environment = environment
+        self._process = self._connection = None
+        self._calls = 0
+        self._ended = False
+
+    def call(self, function, args):
+        if self._process is None:
+            self._start()
+        if self._ended:
+            raise ChildProcessError("The engine is closed.")
+        try:
+            self._connection.send((function, args))
+            found, error = self._connection.recv()
+        except (EOFError, ConnectionError) as lost:
+            self._process.join()
+            code, self._process = self._process.exitcode, None
+            why = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+            raise ChildProcessError(f"The process died {why}.") from lost
+        self._calls += 1
+        if self._calls == _MOST_CALLS:
+            self._connection.close()  # it leaves when there is nothing more to read
+            self.join()
+        if error is not None:
+            raise error
+        return found
+
+    def end(self):
+        """Whatever it is at; may come from another thread."""
+        self._ended = True
+        if process := self._process:
+            process.terminate()
+
+    def join(self):
+        if self._process is not None:
+            self._process.join()
+            self._process = None
+
+    def _start(self):
+        spawn = multiprocessing.get_context("spawn")  # a fork would lack TensorFlow's threads
+        self._connection, theirs = spawn.Pipe()
+        process = spawn.Process(target=_serve, args=(theirs, self._environment), daemon=True)
+        process.start()
+        theirs.close()
+        self._process, self._calls = process, 0
+        if self._ended:
+            process.terminate()
+
+
+def _serve(connection, environment: dict[str, str]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the sweep's, which ends its processes
+    os.environ.update(environment)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with open(os.devnull, "wb") as nowhere:  # TensorFlow's notes when it is imported, by `recv`
+        for number in (1, 2):
+            os.dup2(nowhere.fileno(), number)
+    while True:
+        try:
+            function, args = connection.recv()
+            answer = function(*args), None
+        except EOFError:
+            return
+        except Exception as error:
+            answer = None, error
+        connection.send(answer)
+
+
+def _visible_gpus() -> list[str]:
+    """The GPUs by the numbers or names that CUDA_VISIBLE_DEVICES knows them by."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [each for each in visible.split(",") if each]
+    import tensorflow as tf
+
+    return [str(number) for number in range(len(tf.config.list_physical_devices("GPU")))]
+
+
+def _sets_of(gpus: list[str], each: float) -> list[list[str]]:
+    """Which GPUs each of the processes has that they serve."""
+    if each < 1:
+        return [[gpu] for gpu in gpus for _ in range(int(1 / each))]
+    count = int(each)
+    return [gpus[start : start + count] for start in range(0, len(gpus) - count + 1, count)]

@@ -1,0 +1,99 @@
+"""Which trial comes when, and what is left."""
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from pathlib import Path
+
+from lottery_tf.sweeping.attempt import Outcome
+from lottery_tf.sweeping.trials import Trial
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a sweep is.
+
+    Attributes:
+      trials: all of them.
+      finished: folders of those that were there before or are done.
+      failed: folder → why there will be no such run.
+    """
+
+    trials: Sequence[Trial]
+    finished: set[str]
+    failed: dict[str, str] = dataclasses.field(default_factory=dict)
+    _seconds: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    _start: float = dataclasses.field(default_factory=time.perf_counter)
+
+    def left(self, kind: str) -> int:
+        """How many trials of a kind are to come or at work."""
+        gone = self.finished | self.failed.keys()
+        return sum(trial.kind == kind and trial.folder not in gone for trial in self.trials)
+
+    def took(self, kind: str, seconds: float) -> None:
+        """Notes that a trial of a kind took so long."""
+        self._seconds.setdefault(kind, []).append(seconds)
+
+    def seconds_left(self) -> float | None:
+        """An estimate from the trials so far, and from how many ran side by side; None before a
+        trial of each kind that is left is done."""
+        left = {kind: self.left(kind) for kind in dict.fromkeys(t.kind for t in self.trials)}
+        if any(count and kind not in self._seconds for kind, count in left.items()):
+            return None
+        work = sum(sum(each) for each in self._seconds.values())
+        side_by_side = max(1.0, work / (time.perf_counter() - self._start))
+        means = {kind: sum(each) / len(each) for kind, each in self._seconds.items()}
+        return sum(left[kind] * means[kind] for kind in left if left[kind]) / side_by_side
+
+
+def run_trials(
+    trials: Sequence[Trial],
+    out: Path,
+    submit: Callable[[Trial], Future],
+    retries: int = 0,
+    watch: Callable[[Progress, Trial | None, Outcome | None], None] = lambda *_: None,
+) -> Progress:
+    """Runs the trials that are not there yet, each after those that it needs.
+
+    Args:
+      trials: each folder once; what one needs is among them.
+      out: the sweep's folder.
+      submit: begins an attempt at a trial; the future has its ``Outcome``, or raises if the
+        process that was at it is lost.
+      retries: how often a trial that failed is tried again.
+      watch: called with the progress after each attempt, and once at the start without one.
+    """
+    progress = Progress(trials, {trial.folder for trial in trials if trial.finished(out)})
+    waiting = {t.folder: t for t in trials if t.folder not in progress.finished}
+    running: dict[Future, Trial] = {}
+    tried: Counter[str] = Counter()
+    watch(progress, None, None)
+    while True:
+        for folder, trial in list(waiting.items()):
+            if lost := [need for need in trial.needs if need in progress.failed]:
+                progress.failed[folder] = f"{lost[0]}, which it needs, failed"
+                del waiting[folder]
+            elif progress.finished.issuperset(trial.needs):
+                running[submit(waiting.pop(folder))] = trial
+        if not running:
+            return progress
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            trial, outcome = running.pop(future), _outcome(future)
+            tried[trial.folder] += 1
+            if outcome.error is None:
+                progress.finished.add(trial.folder)
+                progress.took(trial.kind, outcome.seconds)
+            elif outcome.hopeless or tried[trial.folder] > retries:
+                progress.failed[trial.folder] = outcome.error
+            else:
+                waiting[trial.folder] = trial
+            watch(progress, trial, outcome)
+
+
+def _outcome(future: Future) -> Outcome:
+    try:
+        return future.result()
+    except Exception as error:
+        return Outcome(0.0, error=f"{type(error).__name__}: {error}".splitlines()[0])

@@ -1,0 +1,144 @@
+"""Trials: the runs of find and retrain that a sweep asks for.
+
+The folder of a trial is named by a hash of those of its settings that are not defaults: the same
+trial of two sweeps is one run, and a setting that a later release adds leaves the name as it is.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lottery_tf.experiment import Experiment
+from lottery_tf.files import read_json_lines
+from lottery_tf.finding_settings import FindingSettings
+from lottery_tf.recipe import Recipe
+from lottery_tf.settings import defaults, describe
+from lottery_tf.stages import find, retrain_ticket, round_folder
+from lottery_tf.tweaks import TWEAKS
+
+_DIGITS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class FindTrial:
+    """A run of ``find``.
+
+    Attributes:
+      experiment, finding: as ``stages.find`` takes them.
+    """
+
+    experiment: Experiment
+    finding: FindingSettings
+    kind: ClassVar[str] = "find"
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def folder(self) -> str:
+        """Below the sweep's own: ``find/imp_0123456789``."""
+        settings = self.experiment.describe() | describe(self.finding)
+        changed = _changed(settings, defaults(*Experiment.owners(), FindingSettings))
+        return f"find/{self.finding.method}_{_hash(changed)}"
+
+    @property
+    def label(self) -> str:
+        """What it is besides, for the terminal."""
+        sparsity = self.finding.sparsity
+        at = f"{self.finding.last_round} rounds" if sparsity is None else _percent(sparsity)
+        return f"{at}  seed {self.experiment.training.seed}"
+
+    def finished(self, out: Path) -> bool:
+        """Whether it is there, whole."""
+        return len(read_json_lines(out / self.folder / "metrics.jsonl")) == self.finding.tickets
+
+    def run(self, out: Path, tensorboard: bool = False) -> float | None:
+        """Runs it, or goes on with it; returns the last ticket's dev accuracy if it has one."""
+        rows = find(out / self.folder, self.experiment, self.finding, tensorboard=tensorboard)
+        return rows[-1].get("dev_accuracy")
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrainTrial:
+    """A run of ``retrain``.
+
+    Attributes:
+      found: the trial whose ticket it is.
+      round: of the ticket.
+      recipe: names of tweaks separated by commas.
+      parameters: of tweaks, by their flags' names.
+      experiment: of the retraining.
+      reinit: as ``stages.retrain_ticket`` takes it.
+      teacher: the trial whose dense model distillation has as its teacher; None for the ticket's
+        own run, and where ``parameters`` name a teacher or nothing is distilled.
+    """
+
+    found: FindTrial
+    round: int
+    recipe: str
+    parameters: Mapping[str, Any]
+    experiment: Experiment
+    reinit: bool = False
+    teacher: FindTrial | None = None
+    kind: ClassVar[str] = "retrain"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The folders of the trials that come before."""
+        return tuple({t.folder: None for t in (self.found, self.teacher) if t is not None})
+
+    @property
+    def folder(self) -> str:
+        """Below the sweep's own: ``retrain/tost+distillation_0123456789``."""
+        changed = _changed(self.experiment.describe(), defaults(*Experiment.owners()))
+        for tweak, parameters in Recipe(self.recipe, self.parameters).describe().items():
+            changed[tweak] = _changed(parameters, defaults(TWEAKS[tweak]))
+        changed["ticket"] = f"{self.found.folder} {self.round}"
+        changed |= {"reinit": True} if self.reinit else {}
+        changed |= {"teacher": self.teacher.folder} if self.teacher else {}
+        return f"retrain/{self.recipe.replace(',', '+')}_{_hash(changed)}"
+
+    @property
+    def label(self) -> str:
+        """What it is besides, for the terminal."""
+        found = self.found.finding
+        of = f"{found.method}, round {self.round}"
+        if found.method != "imp" and found.sparsity is not None:
+            of = f"{found.method}, {_percent(found.sparsity)}"
+        return f"{of}  seed {self.experiment.training.seed}"
+
+    def finished(self, out: Path) -> bool:
+        """Whether it is there, whole."""
+        return (out / self.folder / "result.json").is_file()
+
+    def run(self, out: Path, tensorboard: bool = False) -> float | None:
+        """Runs it, or goes on with it; returns the dev accuracy of the finished model if there are
+        dev images."""
+        parameters = dict(self.parameters)
+        if self.teacher is not None:
+            parameters["distillation_teacher"] = str(out / self.teacher.folder / "dense_model")
+        result = retrain_ticket(
+            out / self.folder,
+            round_folder(out / self.found.folder, self.round),
+            Recipe(self.recipe, parameters),
+            self.experiment,
+            self.reinit,
+            tensorboard=tensorboard,
+        )
+        return result.get("dev_accuracy")
+
+
+Trial = FindTrial | RetrainTrial
+
+
+def _changed(settings: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value != usual[name]}
+
+
+def _hash(settings: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:_DIGITS]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

@@ -1,0 +1,217 @@
+"""Which trials a grid has; none of them runs."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from lottery_tf.cli import grid
+from lottery_tf.cli.flags import parse
+from lottery_tf.cli.sweep import SETTINGS
+from lottery_tf.errors import UsageError
+from lottery_tf.sweeping import trials
+from lottery_tf.tweaks.soft_labels import LabelSmoothing
+
+FLAGS = Path(__file__).parents[2] / "flags"
+
+
+def made(*words):
+    """The trials of a command line: those that find tickets, those that retrain them."""
+    found = grid.trials_of(parse(words, SETTINGS))
+    finds = [trial for trial in found if trial.kind == "find"]
+    assert found[: len(finds)] == finds
+    assert len({trial.folder for trial in found}) == len(found)
+    folders = {trial.folder for trial in finds}
+    assert all(folders.issuperset(trial.needs) for trial in found[len(finds) :])
+    return finds, found[len(finds) :]
+
+
+def test_one_run_of_imp_serves_every_recipe_and_sparsity():
+    finds, retrains = made("--recipes=vanilla,tost", "--sparsities=0.9,0.98", "--seeds=0,5")
+    assert [(f.finding.method, f.finding.rounds) for f in finds] == [("imp", 18)] * 2  # 0.8**18
+    seeds = [(f.experiment.training.seed, f.experiment.data.data_seed) for f in finds]
+    assert seeds == [(0, 0), (5, 5)]
+    assert len(retrains) == 2 * 2 * 2
+    assert {(r.recipe, r.round) for r in retrains} == {
+        (recipe, number) for recipe in ("vanilla", "tost") for number in (10, 18)
+    }
+    for trial in retrains:
+        assert trial.found.experiment == trial.experiment
+
+
+def test_without_sparsities_the_last_ticket_is_meant():
+    finds, retrains = made("--rounds=3")
+    assert [find.finding.rounds for find in finds] == [3]
+    assert [trial.round for trial in retrains] == [3]
+    _, retrains = made("--sparsity=0.5")
+    assert [trial.round for trial in retrains] == [4]  # 0.8**4 = 0.41
+    finds, retrains = made("--method=snip", "--sparsity=0.7")
+    assert [(f.finding.method, f.finding.sparsity) for f in finds] == [("snip", 0.7)]
+    assert [trial.round for trial in retrains] == [1]
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "number"), [(0, 0), (0.09, 0), (0.11, 1), (0.2, 1), (0.9, 10), (0.8, 7)]
+)
+def test_the_nearest_round(sparsity, number):
+    """At 0.2 a round: 0.8**10 = 0.107, 0.8**11 = 0.086; 0.8**7 = 0.210, 0.8**8 = 0.168."""
+    _, (trial,) = made(f"--sparsities={sparsity}")
+    assert trial.round == number
+
+
+def test_other_methods_beside_imp_prune_as_far():
+    finds, retrains = made("--methods=imp,omp,snip", "--sparsities=0.9,0.5")
+    exact = [1 - 0.8**10, 1 - 0.8**3]
+    found = [(f.finding.method, f.finding.sparsity) for f in finds if f.finding.method != "imp"]
+    assert found == [(method, each) for method in ("omp", "snip") for each in exact]
+    assert [f.finding.train_tickets for f in finds] == [True, True, True, False, False]
+    assert len(retrains) == 3 * 2
+    finds, _ = made("--methods=omp,snip", "--sparsities=0.9")
+    assert [find.finding.sparsity for find in finds] == [0.9, 0.9]
+
+
+def test_the_teacher_of_a_mask_that_nothing_was_trained_for():
+    """The dense network of the same seed: imp's, or one that is trained for it."""
+    finds, retrains = made("--methods=imp,snip", "--recipes=tost+distillation", "--sparsities=0.5")
+    imp, snip = finds
+    teachers = {trial.found.finding.method: trial.teacher for trial in retrains}
+    assert teachers == {"imp": None, "snip": imp}
+    assert retrains[1].needs == (snip.folder, imp.folder)
+    finds, (trial,) = made("--methods=snip", "--recipes=distillation", "--sparsities=0.5")
+    assert trial.teacher.finding.rounds == 0 and trial.teacher in finds
+    _, (trial,) = made(
+        "--methods=snip",
+        *("--recipes=distillation", "--sparsities=0.5", "--distillation_teacher=DIR"),
+    )
+    assert trial.teacher is None and trial.parameters["distillation_teacher"] == "DIR"
+    finds, (trial,) = made("--methods=snip", "--recipes=vanilla", "--sparsities=0.5")
+    assert len(finds) == 1 and trial.teacher is None
+
+
+def test_what_is_varied_and_what_is_tuned():
+    """What is varied is so from the finding on; what is tuned only in the retraining."""
+    finds, retrains = made(
+        *("--rounds=1", "--vary=width:8,16,augment:True,False"),
+        "--tune=learning_rate:0.1,0.2,0.4",
+    )
+    assert [(f.experiment.model.width, f.experiment.data.augment) for f in finds] == [
+        (width, augment) for width in (8, 16) for augment in (True, False)
+    ]
+    assert {find.experiment.training.learning_rate for find in finds} == {
+        finds[0].experiment.training.learning_rate
+    }
+    assert len(retrains) == 4 * 3
+    assert [r.experiment.training.learning_rate for r in retrains[:3]] == [0.1, 0.2, 0.4]
+    for trial in retrains:
+        assert trial.experiment.model == trial.found.experiment.model
+        assert trial.experiment.data == trial.found.experiment.data
+
+
+def test_a_parameter_of_a_tweak_makes_no_second_run_of_the_others():
+    _, retrains = made(
+        *("--rounds=1", "--recipes=vanilla,label_smoothing"),
+        "--tune=label_smoothing_epsilon:0.1,0.2",
+    )
+    assert [trial.recipe for trial in retrains] == ["vanilla"] + ["label_smoothing"] * 2
+
+
+def test_names_hang_on_what_differs_from_the_defaults_alone(monkeypatch):
+    """A default that is written out, and a setting that a later release adds, change no name."""
+    words = ("--rounds=2", "--recipes=label_smoothing", "--width=8", "--reinit")
+    names = [trial.folder for one in made(*words) for trial in one]
+    assert names == ["find/imp_8f473e6d9c", "retrain/label_smoothing_143f9084cd"]
+    assert names == [trial.folder for one in made(*words, "--scope=global") for trial in one]
+    described, usual = trials.describe, trials.defaults
+    monkeypatch.setattr(trials, "describe", lambda settings: described(settings) | {"new": 1})
+    monkeypatch.setattr(trials, "defaults", lambda *owners: usual(*owners) | {"new": 1})
+    assert names[0] == made(*words)[0][0].folder
+    for changed in ("--width=9", "--rounds=3", "--seed=1", "--noreinit"):
+        assert names[1] != made(*words, changed)[1][0].folder
+    _, (trial,) = made(*words)
+    other = dataclasses.replace(trial, parameters={"label_smoothing_epsilon": 0.2})
+    assert LabelSmoothing().epsilon != 0.2 and other.folder != trial.folder
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Writes a YAML file; returns its flag."""
+
+    def write(text):
+        (tmp_path / "grid.yaml").write_text(text)
+        return f"--grid={tmp_path / 'grid.yaml'}"
+
+    (tmp_path / "base.cfg").write_text("--rounds=2\n--batch_size=32\n--optimizer=adam\n")
+    return write
+
+
+def test_a_file_says_what_the_command_line_says(file):
+    words = file(
+        "recipes: [vanilla, tost]\nseeds: [0, 1]\nflagfile: base.cfg\nbatch_size: 16\n"
+        "vary: {width: [8, 16]}\ntune:\n  learning_rate: [0.1, 0.2]\n"
+    )
+    written = (
+        *("--rounds=2", "--optimizer=adam", "--batch_size=16", "--recipes=vanilla,tost"),
+        *("--seeds=0,1", "--vary=width:8,16", "--tune=learning_rate:0.1,0.2"),
+    )
+    assert made(words) == made(*written)
+    assert made(words, "--seeds=3") == made(*written, "--seeds=3")
+    assert grid.tuned(parse([words], SETTINGS)) == ["learning_rate"]
+
+
+def test_parts_of_a_file_share_their_runs(file):
+    words = file(
+        "flagfile: base.cfg\nrecipes: [vanilla]\nseeds: [0]\n"
+        "cells:\n  one: {}\n  more: {recipes: [vanilla, label_smoothing]}\n"
+        "  wide: {width: 50, sparsities: [0.5]}\n"
+    )
+    finds, retrains = made(words)
+    assert [find.experiment.model.width for find in finds] == [None, 50]
+    assert [(r.recipe, r.experiment.model.width) for r in retrains] == [
+        *(("vanilla", None), ("label_smoothing", None), ("vanilla", 50)),
+    ]
+
+
+@pytest.mark.parametrize(("name", "tickets", "retrainings"), [("fashion_mnist_masks", 75, 162)])
+def test_the_grids_of_the_project(name, tickets, retrainings):
+    """That of masks: imp once for three sparsities, eight methods for each; two recipes."""
+    finds, retrains = made(f"--grid={FLAGS / name}.yaml", "--data_dir=DIR")
+    assert (len(finds), len(retrains)) == (tickets, retrainings)
+    assert {path.stem for path in FLAGS.glob("*.yaml")} == {"fashion_mnist_masks"}
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--recipes=vanila"], "vanila.*nearest: vanilla"),
+        (["--methods=snap"], "snap.*nearest: snip"),
+        (["--sparsities=90"], r"in \[0, 1\).*got '90'"),
+        (["--sparsities=high"], r"in \[0, 1\).*got 'high'"),
+        (["--vary=wdith:8,16"], "got 'wdith:8'; nearest: width"),
+        (["--vary=width"], "FLAG:VALUE.*got 'width'"),
+        (["--vary=width:8,width:16"], "width twice"),
+        (["--vary=width:8,augmnt:True"], "got 'augmnt:True'; nearest: augment"),
+        (["--vary=seed:0,1"], "got 'seed:0'; --seeds says that"),
+        (["--vary=width:wide"], "--width=wide: expected an integer"),
+        (["--tune=width:8,16"], "got 'width:8'"),
+        (["--grid=/nowhere.yaml"], "--grid=/nowhere.yaml to be a YAML file"),
+        (["--prune_fraction=1"], "--prune_fraction in"),
+    ],
+)
+def test_mistakes_are_told_before_anything_runs(words, expected):
+    with pytest.raises(UsageError, match=expected):
+        made("--rounds=1", "--sparsities=0.5", *words)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("recipes: [", "YAML file"),
+        ("- vanilla", "flags and their values"),
+        ("cells: [vanilla]", "a name and flags of its own"),
+        ("cells: {narrow: {wdith: 8}}", "grid.yaml, narrow: .*'--wdith'.*width"),
+        ("wdith: 8", "grid.yaml: .*'--wdith'.*width"),
+    ],
+)
+def test_mistakes_in_a_file(file, text, expected):
+    with pytest.raises(UsageError, match=expected):
+        made(file(text))

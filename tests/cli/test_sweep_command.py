@@ -1,0 +1,150 @@
+"""lottery-tf sweep on digits, in processes of its own."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from lottery_tf.cli import sweep
+from lottery_tf.cli.flags import parse
+from lottery_tf.cli.grid import trials_of
+from lottery_tf.cli.main import main
+from lottery_tf.sweeping import attempt as attempts
+from lottery_tf.sweeping.attempt import attempt
+
+WORDS = (
+    *("--train_for=1ep", "--batch_size=64", "--width=30", "--learning_rate=0.1", "--rounds=2"),
+    *("--recipes=vanilla,label_smoothing", "--sparsities=0.36", "--processes=2"),
+)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """The folder of a finished sweep: one run of find, two of retrain."""
+    out = tmp_path_factory.mktemp("runs") / "sweep"
+    assert main(["sweep", *WORDS, f"--out={out}"]) == 0
+    return out
+
+
+def contents(folder):
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_the_runs_are_those_of_find_and_retrain(swept, tmp_path):
+    (find,) = (swept / "find").iterdir()
+    label_smoothing, vanilla = sorted((swept / "retrain").iterdir())
+    assert label_smoothing.name.startswith("label_smoothing_")
+    assert vanilla.name.startswith("vanilla_")
+    words = [word for word in WORDS[:5] if not word.startswith("--rounds")]
+    assert main(["find", *words, "--rounds=2", f"--out={tmp_path / 'find'}"]) == 0
+    ticket = tmp_path / "find" / "tickets" / "round_02"
+    assert main(["retrain", f"--ticket={ticket}", f"--out={tmp_path / 'run'}"]) == 0
+    for there, here in ((find, tmp_path / "find"), (vanilla, tmp_path / "run")):
+        theirs, mine = (json.loads((d / "config.json").read_text()) for d in (there, here))
+        for config in (theirs, mine):
+            config.pop("ticket", None), config.pop("ticket_sha256", None)
+        assert theirs == mine
+    one, other = (json.loads((d / "result.json").read_text()) for d in (vanilla, tmp_path / "run"))
+    assert one["sparsity"] == other["sparsity"]
+
+
+def test_the_same_command_again_runs_nothing(swept, capfd):
+    before = contents(swept)
+    assert main(["sweep", *WORDS, f"--out={swept}"]) == 0
+    assert contents(swept) == before
+    assert "Finished." in capfd.readouterr().out
+
+
+def test_more_of_the_grid_runs_only_what_is_missing(swept, capfd):
+    before = contents(swept)
+    words = [word.replace("label_smoothing", "label_smoothing,soft_activation") for word in WORDS]
+    assert main(["sweep", *words, f"--out={swept}"]) == 0
+    after = contents(swept)
+    assert {path: after[path] for path in before} == before
+    said = capfd.readouterr().out
+    assert said.count("retrain/") == said.count("retrain/soft_activation_") == 1
+    assert len(list((swept / "find").iterdir())) == 1
+
+
+def trial_of(kind, *words):
+    """The first trial of a kind, and what it runs on."""
+    flags = parse((*WORDS, *words), sweep.SETTINGS)
+    found = [trial for trial in trials_of(flags) if trial.kind == kind]
+    return found[0], flags.settings(sweep.DeviceSettings)
+
+
+def test_what_a_trial_says_is_in_its_log(tmp_path, monkeypatch, capfd):
+    trial, devices = trial_of("find")
+    monkeypatch.setattr(type(trial), "run", lambda *_: os.system("echo from a child"))
+    with capfd.disabled():
+        assert attempt(trial, tmp_path, devices).error is None
+    assert "from a child" in attempts.log_of(tmp_path, trial.folder).read_text()
+    assert "from a child" not in capfd.readouterr().out
+
+
+def test_mistakes_are_hopeless_and_other_errors_are_not(tmp_path, monkeypatch, capfd):
+    trial, devices = trial_of("retrain")
+    outcome = attempt(trial, tmp_path, devices)  # its ticket is not there
+    assert outcome.hopeless and "ticket" in outcome.error
+
+    def fail(*_):
+        raise RuntimeError("first line\nsecond line")
+
+    monkeypatch.setattr(type(trial), "run", fail)
+    with capfd.disabled():
+        outcome = attempt(trial, tmp_path, devices)
+    assert not outcome.hopeless and outcome.error == "RuntimeError: first line"
+    assert "second line" in attempts.log_of(tmp_path, trial.folder).read_text()
+
+
+def test_failed_trials_are_told_and_the_exit_code_is_1(tmp_path, capfd):
+    out = tmp_path / "sweep"
+    words = [*WORDS, "--recipes=vanilla", "--train_for=0ep", "--rewind_to=3it"]
+    assert main(["sweep", *words, f"--out={out}"]) == 1
+    said = capfd.readouterr()
+    assert "2 runs of 2 failed" in said.err and "Traceback" not in said.err
+    assert "logs/find_imp_" in said.err.replace("\n", "")
+    assert "failed: Expected" in said.out
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("--processes=0", "--processes of 1 or more"),
+        ("--retries=-1", "--retries of 0 or more"),
+        ("--cpus_per_trial=0", "--cpus_per_trial above 0"),
+        ("--engine=slurm", "--engine takes local or ray"),
+        ("--strategy=multi_worker", "--strategy=none or mirrored"),
+    ],
+)
+def test_mistakes(tmp_path, capfd, word, expected):
+    assert main(["sweep", *WORDS, word, f"--out={tmp_path / 'out'}"]) == 2
+    assert expected in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupted_sweep_ends_its_processes(tmp_path, monkeypatch, capfd):
+    pids = []
+    took = sweep.Progress.took
+
+    def interrupt(self, kind, seconds):
+        took(self, kind, seconds)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(sweep.Progress, "took", interrupt)
+    start = sweep.LocalEngine.submit
+
+    def submit(self, *args):
+        pids.extend(worker._process.pid for worker in self._all if worker._process)
+        return start(self, *args)
+
+    monkeypatch.setattr(sweep.LocalEngine, "submit", submit)
+    out = tmp_path / "sweep"
+    assert main(["sweep", *WORDS, f"--out={out}"]) == 130
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    monkeypatch.undo()
+    assert main(["sweep", *WORDS, f"--out={out}"]) == 0
+    assert len(list((out / "retrain").iterdir())) == 2

@@ -1,0 +1,65 @@
+"""A sweep on a Ray cluster of two nodes, both on this machine."""
+
+import json
+import threading
+import time
+
+import pytest
+
+from lottery_tf.cli.main import main
+
+WORDS = (
+    *("--train_for=2ep", "--batch_size=64", "--width=30", "--rounds=1", "--seeds=0,1,2"),
+    *("--recipes=vanilla,label_smoothing,soft_activation", "--retries=2", "--engine=ray"),
+)
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Two nodes of a core each."""
+    pytest.importorskip("ray", reason="needs the extra [ray]")
+    from ray.cluster_utils import Cluster
+
+    # A lost node is given up after seconds, not half a minute.
+    settings = {"health_check_failure_threshold": 2, "health_check_period_ms": 500}
+    found = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": settings}
+    )
+    found.second = found.add_node(num_cpus=1)
+    found.wait_for_nodes()
+    yield found
+    found.shutdown()
+
+
+def test_a_node_is_lost_in_the_middle(cluster, tmp_path, capfd):
+    """All runs are there, each once, and each says what it was."""
+    out = tmp_path / "sweep"
+
+    def lose_a_node():
+        while not any(out.glob("retrain/*/config.json")):
+            time.sleep(0.05)
+        cluster.remove_node(cluster.second, allow_graceful=False)
+
+    threading.Thread(target=lose_a_node, daemon=True).start()
+    assert main(["sweep", *WORDS, f"--ray_address={cluster.address}", f"--out={out}"]) == 0
+    assert len(cluster.list_all_nodes()) == 1
+    runs = sorted((out / "retrain").iterdir())
+    found = [json.loads((run / "result.json").read_text()) for run in runs]
+    recipes = ("label_smoothing", "soft_activation", "vanilla")
+    assert sorted((each["recipe"], each["seed"]) for each in found) == [
+        (recipe, seed) for recipe in recipes for seed in (0, 1, 2)
+    ]
+    for run, result in zip(runs, found, strict=True):
+        epochs = (run / "metrics.jsonl").read_text().splitlines()
+        assert len(epochs) == result["epochs"] == 2
+        assert not (run / "checkpoint").exists()
+    assert len(list((out / "find").iterdir())) == 3
+    finished = [line for line in capfd.readouterr().out.splitlines() if "retrain/" in line]
+    assert len([line for line in finished if "failed" not in line]) == 9
+
+
+def test_no_cluster_at_the_address(tmp_path, capfd):
+    pytest.importorskip("ray", reason="needs the extra [ray]")
+    words = [*WORDS, "--ray_address=127.0.0.1:1", f"--out={tmp_path / 'out'}"]
+    assert main(["sweep", *words]) == 2
+    assert "Expected a Ray cluster at --ray_address=127.0.0.1:1" in capfd.readouterr().err

@@ -1,0 +1,98 @@
+"""The engine of this machine, with calls that need no TensorFlow."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from lottery_tf.errors import UsageError
+from lottery_tf.sweeping.local import LocalEngine
+
+
+def variables():
+    return {name: value for name, value in os.environ.items() if name[:2] in ("TF", "CU")}
+
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail():
+    raise OSError("no room")
+
+
+def wait_for(path):
+    while not Path(path).exists():
+        pass
+
+
+def test_a_process_that_dies_takes_only_its_own_call():
+    with LocalEngine(1) as engine:
+        first = engine.submit(os.getpid).result()
+        assert engine.submit(os.getpid).result() == first != os.getpid()
+        with pytest.raises(ChildProcessError, match="by SIGKILL"):
+            engine.submit(kill).result()
+        assert engine.submit(os.getpid).result() not in (first, os.getpid())
+
+
+def test_an_error_comes_through_and_the_process_stays():
+    with LocalEngine(1) as engine:
+        first = engine.submit(os.getpid).result()
+        with pytest.raises(OSError, match="no room"):
+            engine.submit(fail).result()
+        assert engine.submit(os.getpid).result() == first
+
+
+def test_a_process_is_replaced_after_ten_calls():
+    with LocalEngine(1) as engine:
+        found = [engine.submit(os.getpid).result() for _ in range(11)]
+    assert len(set(found[:10])) == 1 and found[10] != found[0]
+
+
+def test_each_has_its_share_of_the_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(7)))
+    with LocalEngine(3) as engine:
+        found = engine.submit(variables).result()
+    assert found["TF_NUM_INTRAOP_THREADS"] == found["TF_NUM_INTEROP_THREADS"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "processes", "expected"),
+    [
+        (1, None, ["3", "a", "7"]),
+        (2, None, ["3,a"]),
+        (0.5, None, ["3", "3", "a", "a", "7", "7"]),
+        (1, 2, ["3", "a"]),
+    ],
+)
+def test_each_has_gpus_of_its_own(monkeypatch, gpus, processes, expected):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,a,7")
+    engine = LocalEngine(processes, gpus)
+    own = [worker._environment for worker in engine._all]
+    engine.close()
+    assert [each["CUDA_VISIBLE_DEVICES"] for each in own] == expected
+    assert all(("TF_FORCE_GPU_ALLOW_GROWTH" in each) == (gpus < 1) for each in own)
+
+
+def test_more_gpus_than_there_are(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(UsageError, match="at most the machine's GPUs, 1; got 2"):
+        LocalEngine(None, 2)
+    with pytest.raises(UsageError, match="a whole number or a share below 1, got 1.5"):
+        LocalEngine(None, 1.5)
+    with pytest.raises(UsageError, match="at most 1 --processes .* got 2"):
+        LocalEngine(2, 1)
+
+
+def test_what_is_at_work_ends_with_the_engine(tmp_path):
+    with LocalEngine(1) as engine:
+        pid = engine.submit(os.getpid).result()
+        future = engine.submit(wait_for, tmp_path / "never")
+        while not future.running():
+            time.sleep(0.01)
+    with pytest.raises(ChildProcessError):
+        future.result(timeout=60)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)

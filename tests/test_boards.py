@@ -1,0 +1,98 @@
+"""What TensorBoard is given."""
+
+import json
+
+import pytest
+import tensorflow as tf
+from tensorboard.plugins.hparams import plugin_data_pb2
+
+from lottery_tf import boards
+from lottery_tf.boards import Board, BoardSettings
+from lottery_tf.errors import UsageError
+from lottery_tf.masks import Masks
+
+
+def events(folder):
+    """Tag → (step, value) of each scalar; and the hyperparameters."""
+    scalars, hyperparameters = {}, {}
+    for file in sorted((folder / boards.FOLDER).iterdir()):
+        for event in tf.compat.v1.train.summary_iterator(str(file)):
+            for value in event.summary.value:
+                data = value.metadata.plugin_data
+                if data.plugin_name == "hparams":
+                    found = plugin_data_pb2.HParamsPluginData.FromString(data.content)
+                    for name, one in found.session_start_info.hparams.items():
+                        hyperparameters[name] = getattr(one, one.WhichOneof("kind"))
+                else:
+                    number = float(tf.make_ndarray(value.tensor))
+                    scalars.setdefault(value.tag, []).append((event.step, pytest.approx(number)))
+    return scalars, hyperparameters
+
+
+def test_rows_are_written_once_and_anew_after_an_interruption(tmp_path):
+    rows = [{"round": 0, "dev_accuracy": 0.5}, {"round": 1, "dev_accuracy": 0.25}]
+    board = Board(tmp_path, "round")
+    board.rows(rows[:1])
+    board.rows(rows)
+    expected = {"dev_accuracy": [(0, 0.5), (1, 0.25)]}
+    assert events(tmp_path)[0] == expected
+    Board(tmp_path, "round").rows(rows)
+    assert events(tmp_path)[0] == expected
+
+
+def test_words_and_missing_values_are_no_scalars(tmp_path):
+    board = Board(tmp_path, "step")
+    board.rows([{"step": 7, "recipe": "tost", "loss": None, "accuracy": 1}])
+    board.sparsity(Masks({"a/kernel": [[True, False], [False, False]]}), 7)
+    assert events(tmp_path)[0] == {"accuracy": [(7, 1)], "sparsity/a/kernel": [(7, 0.75)]}
+
+
+def test_hyperparameters(tmp_path):
+    given = {
+        "recipe": "tost",
+        "width": 8,
+        "rate": 0.1,
+        "augment": True,
+        "left": None,
+        "keep": ["a"],
+    }
+    Board(tmp_path, "step").hyperparameters(given)
+    assert events(tmp_path)[1] == {
+        **{"recipe": "tost", "width": 8, "rate": 0.1, "augment": True},
+        "keep": "['a']",
+    }
+
+
+def test_without_tensorboard(monkeypatch):
+    monkeypatch.delattr(tf.summary, "scalar")
+    BoardSettings()
+    with pytest.raises(UsageError, match=r"extra \[tensorboard\]"):
+        BoardSettings(tensorboard=True)
+
+
+def test_the_commands_write_what_their_files_say(tmp_path):
+    from lottery_tf.cli.main import main
+
+    find, retrain = tmp_path / "find", tmp_path / "retrain"
+    words = ("--train_for=2ep", "--batch_size=64", "--width=30", "--rounds=1", "--tensorboard")
+    assert main(["find", *words, f"--out={find}"]) == 0
+    rows = [json.loads(line) for line in (find / "metrics.jsonl").read_text().splitlines()]
+    scalars, _ = events(find)
+    assert scalars["dev_accuracy"] == [(row["round"], row["dev_accuracy"]) for row in rows]
+    assert scalars["sparsity"] == [(0, 0), (1, rows[1]["sparsity"])]
+    layers = {tag for tag in scalars if tag.startswith("sparsity/")}
+    assert layers and all(scalars[tag][0] == (0, 0) for tag in layers)
+
+    words = ("--recipe=soft_activation,ghost_skips", "--learning_rate=0.05", "--tensorboard")
+    ticket = find / "tickets" / "round_01"
+    assert main(["retrain", f"--ticket={ticket}", *words, f"--out={retrain}"]) == 0
+    rows = [json.loads(line) for line in (retrain / "metrics.jsonl").read_text().splitlines()]
+    result = json.loads((retrain / "result.json").read_text())
+    scalars, hyperparameters = events(retrain)
+    for name in ("dev_accuracy", "learning_rate", "soft_activation_beta", "loss"):
+        assert scalars[name] == [(row["step"], row[name]) for row in rows]
+    assert scalars["result/test_accuracy"] == [(rows[-1]["step"], result["test_accuracy"])]
+    assert {tag for tag in scalars if tag.startswith("sparsity/")} == layers
+    assert hyperparameters["learning_rate"] == 0.05
+    assert hyperparameters["recipe"] == "soft_activation,ghost_skips"
+    assert hyperparameters["sparsity"] == round(result["sparsity"], 4)
