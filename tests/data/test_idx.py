@@ -93,7 +93,9 @@ def test_a_folder_without_images(folder):
         idx.read(str(folder))
 
 
-@pytest.mark.parametrize("content", [gzip.compress(IMAGES)[:-9], IMAGES, b""])
+@pytest.mark.parametrize(
+    "content", [gzip.compress(IMAGES)[:-9], IMAGES, b""], ids=["cut short", "not packed", "empty"]
+)
 def test_a_gzip_file_that_is_none_or_cut_short(folder, content):
     (folder / NAMES[0]).unlink()
     (folder / f"{NAMES[0]}.gz").write_bytes(content)
