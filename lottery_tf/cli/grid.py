@@ -68,9 +68,8 @@ def trials_of(flags: Parsed) -> list[Trial]:
     Raises:
       UsageError: for a recipe, flag or value that there is not, with nothing run yet.
     """
-    path = flags.settings(GridSettings).grid
     found: dict[str, Trial] = {}
-    for cell in [flags] if path is None else _cells(Path(path), flags):
+    for cell in _cells(flags):
         for trial in _trials_of_cell(cell):
             for each in (*_before(trial), trial):
                 found.setdefault(each.folder, each)
@@ -79,9 +78,7 @@ def trials_of(flags: Parsed) -> list[Trial]:
 
 def tuned(flags: Parsed) -> list[str]:
     """The names that are tuned in any part of the grid."""
-    path = flags.settings(GridSettings).grid
-    cells = [flags] if path is None else _cells(Path(path), flags)
-    return list(dict.fromkeys(n for cell in cells for n in _axes(cell, "tune", _tunable())))
+    return list(dict.fromkeys(n for cell in _cells(flags) for n in _axes(cell, "tune", _tunable())))
 
 
 def _before(trial: Trial) -> list[FindTrial]:
@@ -217,8 +214,13 @@ def _overridden(flags: Parsed, by: Parsed) -> Parsed:
     return Parsed(flags.values | given, flags.given | by.given, flags.positional)
 
 
-def _cells(path: Path, flags: Parsed) -> list[Parsed]:
-    """The parts of a YAML file: each with what is common to all, and with the user's own flags."""
+def _cells(flags: Parsed) -> list[Parsed]:
+    """The parts of the grid's YAML file, each with what is common to all and with the user's own
+    flags; those alone where there is no file."""
+    given = flags.settings(GridSettings).grid
+    if given is None:
+        return [flags]
+    path = Path(given)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -46,8 +46,12 @@ def attempt(trial, out: Path, devices, tensorboard: bool = False) -> Outcome:
             return Outcome(time.perf_counter() - start, error=str(error), hopeless=True)
         except Exception as error:
             traceback.print_exc()
-            line = f"{type(error).__name__}: {error}".splitlines()[0]
-            return Outcome(time.perf_counter() - start, error=line)
+            return Outcome(time.perf_counter() - start, error=first_line(error))
+
+
+def first_line(error: Exception) -> str:
+    """The error's kind and the first line of what it says."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def log_of(out: Path, folder: str) -> Path:

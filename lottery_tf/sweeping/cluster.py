@@ -7,8 +7,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from lottery_tf.errors import UsageError
-
-_MOST_CALLS = 10  # as in local.py
+from lottery_tf.sweeping.process import MOST_CALLS, environment
 
 
 class RayEngine:
@@ -41,36 +40,31 @@ class RayEngine:
                 "extra [ray]."
             ) from None
         self._ray = ray
-        threads = str(max(1, int(cpus_per_trial)))
-        environment = {
-            "TF_NUM_INTRAOP_THREADS": threads,
-            "TF_NUM_INTEROP_THREADS": threads,
-            "TF_CPP_MIN_LOG_LEVEL": "2",
-        }
-        environment |= {"TF_FORCE_GPU_ALLOW_GROWTH": "true"} if 0 < gpus_per_trial < 1 else {}
+        variables = environment(max(1, int(cpus_per_trial)), gpus_per_trial)
+        variables["TF_CPP_MIN_LOG_LEVEL"] = "2"
         try:
             _knock(address)
             ray.init(
                 address=address or "local",
                 log_to_driver=False,
                 logging_level="error",
-                runtime_env={"env_vars": environment},
+                runtime_env={"env_vars": variables},
             )
         except (OSError, ValueError) as error:
             raise UsageError(
                 f"Expected a Ray cluster at --ray_address={address}; {error}"
             ) from error
-        self._resources = {
-            "num_cpus": cpus_per_trial,
-            "num_gpus": gpus_per_trial,
-            "max_calls": _MOST_CALLS,
-            "max_retries": retries,
-        }
+        # Made once: Ray counts the calls of each remote function by itself.
+        self._remote = ray.remote(
+            num_cpus=cpus_per_trial,
+            num_gpus=gpus_per_trial,
+            max_calls=MOST_CALLS,
+            max_retries=retries,
+        )(_here)
 
     def submit(self, function: Callable, *args: Any) -> Future:
         """The future of ``function(*args)`` on some node; it raises Ray's errors."""
-        remote = self._ray.remote(**self._resources)(_here)
-        return remote.remote(os.getcwd(), function, args).future()
+        return self._remote.remote(os.getcwd(), function, args).future()
 
     def close(self) -> None:
         """Leaves the cluster, and ends it if it was started here."""

@@ -9,9 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from lottery_tf.errors import UsageError
-
-# Keras keeps some 60 MB of each training: a process is replaced after so many.
-_MOST_CALLS = 10
+from lottery_tf.sweeping.process import MOST_CALLS, environment
 
 
 class LocalEngine:
@@ -44,15 +42,12 @@ class LocalEngine:
                 f"{gpus_per_trial:g}, as {len(gpus)} GPUs serve; got {processes}."
             )
         sets = most[:processes]
-        share = str(max(1, cores // len(sets)))
-        threads = {"TF_NUM_INTRAOP_THREADS": share, "TF_NUM_INTEROP_THREADS": share}
+        shared = environment(max(1, cores // len(sets)), gpus_per_trial)
         self._workers: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         self._all = []
         for visible in sets:
             own = {} if visible is None else {"CUDA_VISIBLE_DEVICES": ",".join(visible)}
-            # Of trials that share a GPU none may take all of its memory.
-            own |= {"TF_FORCE_GPU_ALLOW_GROWTH": "true"} if 0 < gpus_per_trial < 1 else {}
-            self._all.append(_Worker(threads | own))
+            self._all.append(_Worker(shared | own))
             self._workers.put(self._all[-1])
         self._threads = ThreadPoolExecutor(len(self._all))
 
@@ -107,7 +102,7 @@ class _Worker:
             why = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
             raise ChildProcessError(f"The process died {why}.") from lost
         self._calls += 1
-        if self._calls == _MOST_CALLS:
+        if self._calls == MOST_CALLS:
             self._connection.close()  # it leaves when there is nothing more to read
             self.join()
         if error is not None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 
-from lottery_tf.sweeping.attempt import Outcome
+from lottery_tf.sweeping.attempt import Outcome, first_line
 from lottery_tf.sweeping.trials import Trial
 
 
@@ -96,4 +96,4 @@ def _outcome(future: Future) -> Outcome:
     try:
         return future.result()
     except Exception as error:
-        return Outcome(0.0, error=f"{type(error).__name__}: {error}".splitlines()[0])
+        return Outcome(0.0, error=first_line(error))

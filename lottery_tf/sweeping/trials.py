@@ -5,6 +5,7 @@ trial of two sweeps is one run, and a setting that a later release adds leaves t
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -35,7 +36,7 @@ class FindTrial:
     kind: ClassVar[str] = "find"
     needs: ClassVar[tuple[str, ...]] = ()
 
-    @property
+    @functools.cached_property
     def folder(self) -> str:
         """Below the sweep's own: ``find/imp_0123456789``."""
         settings = self.experiment.describe() | describe(self.finding)
@@ -83,12 +84,12 @@ class RetrainTrial:
     teacher: FindTrial | None = None
     kind: ClassVar[str] = "retrain"
 
-    @property
+    @functools.cached_property
     def needs(self) -> tuple[str, ...]:
         """The folders of the trials that come before."""
         return tuple({t.folder: None for t in (self.found, self.teacher) if t is not None})
 
-    @property
+    @functools.cached_property
     def folder(self) -> str:
         """Below the sweep's own: ``retrain/tost+distillation_0123456789``."""
         changed = _changed(self.experiment.describe(), defaults(*Experiment.owners()))
