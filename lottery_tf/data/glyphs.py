@@ -5,8 +5,10 @@ families are for training or for testing, never both. On Debian, the packages ``
 fonts into ``/usr/share/fonts``.
 """
 
+import contextlib
 import hashlib
 import io
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,15 +46,16 @@ def read(data_dir: str) -> Source:
     A family is for testing if the hash of its name says so, one in eight, whatever other fonts
     there are. Left out are faces that lack a character, draw nothing for one, draw two alike (all
     of them capitals) or draw what another face draws. What was drawn is kept there, in
-    ``glyphs.npz``, if that can be written, and read from then on. Its sum is logged: it hangs on
-    the fonts and on the release of Pillow.
+    ``glyphs.npz``, if that can be written, and read until the fonts or the release of Pillow are
+    others; where no fonts lie beside it, it is the dataset. The sum of the images is logged: it
+    hangs on the fonts and on the release of Pillow.
 
     Returns:
       images uint8 ``[N, 28, 28, 1]``, face by face; ``groups`` are the families.
 
     Raises:
-      UsageError: the libraries are not installed, the folder is missing, or its fonts are of too
-        few families.
+      UsageError: the libraries are not installed, the folder is missing, its fonts are of too few
+        families, or ``glyphs.npz`` is damaged and there are no fonts to draw it from.
     """
     folder = Path(data_dir).expanduser()
     if not folder.is_dir():
@@ -60,19 +63,22 @@ def read(data_dir: str) -> Source:
             f"--dataset=glyphs expects a folder of fonts, and there is none at {folder}; give "
             "another --data_dir, such as /usr/share/fonts."
         )
-    if (folder / KEPT).is_file():
-        with np.load(folder / KEPT) as kept:
-            images, families = kept["images"], kept["families"]
-    else:
-        images, families = _draw(folder)
+    fonts, file = _fonts(folder), folder / KEPT
+    origin = _origin(fonts)
+    kept = _kept(file, origin, bool(fonts))
+    images, families = kept or _draw(list(fonts))
     testing = np.array([_for_testing(family) for family in families.tolist()], bool)
     count = [len(set(families[of].tolist())) for of in (~testing, testing)]
     if min(count) == 0:
+        where = f"in {file}" if kept else f"below {folder}"
         raise UsageError(
             f"--dataset=glyphs expects fonts of many families, one in {_ONE_IN} for testing; "
-            f"below {folder} are {count[0]} for training and {count[1]} for testing that draw all "
-            f"{len(CHARACTERS)} characters differently: install more fonts."
+            f"{where} are {count[0]} for training and {count[1]} for testing that draw all "
+            f"{len(CHARACTERS)} characters differently: "
+            f"{'put fonts beside it' if kept else 'install more fonts'}."
         )
+    if not kept:
+        _keep(file, images=images, families=families, **origin)
     log.info(
         "glyphs: %s of %d families to train on, %d of %d to test, sha256 %s",
         *(counted(int((~testing).sum()), "face"), count[0], testing.sum(), count[1]),
@@ -87,8 +93,70 @@ def read(data_dir: str) -> Source:
     )
 
 
-def _draw(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Images ``[faces, 94, 28, 28]`` and families ``[faces]``, kept for the next run."""
+def _fonts(folder: Path) -> dict[Path, tuple[str, int, int]]:
+    """The font files below ``folder`` in order, each with its place there, its size and time."""
+    found = {}
+    for top, _, names in os.walk(folder, followlinks=True):
+        for path in (Path(top, name) for name in names):
+            if path.suffix.lower() in _SUFFIXES:
+                with contextlib.suppress(OSError):  # a link that leads nowhere
+                    stat = path.stat()
+                    place = path.relative_to(folder).as_posix()
+                    found[path] = place, stat.st_size, stat.st_mtime_ns
+    return dict(sorted(found.items()))
+
+
+def _origin(fonts: dict[Path, tuple[str, int, int]]) -> dict[str, str]:
+    """What the images hang on: ``fonts``, a sum, and ``library``, empty if it is not installed."""
+    # Places, sizes and times tell fonts apart as they do for make; their contents would be hundreds
+    # of megabytes to read at each start.
+    listed = json.dumps([SIDE, EM, BASELINE, *fonts.values()])
+    try:
+        import PIL
+        from PIL import features
+
+        # FreeType draws; a distribution's Pillow takes the system's.
+        library = f"Pillow {PIL.__version__}, FreeType {features.version('freetype2')}"
+    except ImportError:
+        library = ""
+    return {"fonts": hashlib.sha256(listed.encode()).hexdigest(), "library": library}
+
+
+def _kept(file: Path, origin: dict[str, str], fonts: bool) -> tuple[np.ndarray, np.ndarray] | None:
+    """Images and families that ``file`` keeps; None if it does not, or of another origin.
+
+    Where there are no ``fonts`` to draw, any origin will do; where no library, any library.
+    """
+    if not file.is_file():
+        return None
+    try:
+        with np.load(file) as arrays:
+            images, families = arrays["images"], arrays["families"]
+            was = {name: str(arrays[name]) if name in arrays else "unknown" for name in origin}
+        shape = len(families), len(CHARACTERS), SIDE, SIDE
+        whole = (images.shape, images.dtype, families.dtype.kind) == (shape, np.uint8, "U")
+    except Exception:  # a damaged archive raises all sorts of them
+        whole = False
+    same_fonts = whole and (not fonts or was["fonts"] == origin["fonts"])
+    if same_fonts and (not fonts or origin["library"] in ("", was["library"])):
+        return images, families
+    if not fonts:
+        raise UsageError(
+            f"--dataset=glyphs expects fonts or whole images of them, and {file} is damaged; put "
+            "fonts beside it, or a copy that is whole in its place."
+        )
+    if not whole:
+        why = "it is damaged"
+    elif not same_fonts:
+        why = "the fonts have changed"
+    else:
+        why = f"it is by {was['library']}, and this is {origin['library']}"
+    log.info("glyphs: %s is drawn anew: %s", KEPT, why)
+    return None
+
+
+def _draw(paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
+    """Images ``[faces, 94, 28, 28]`` and families ``[faces]``."""
     try:
         import fontTools  # noqa: F401
         import PIL  # noqa: F401
@@ -97,29 +165,34 @@ def _draw(folder: Path) -> tuple[np.ndarray, np.ndarray]:
             f"--dataset=glyphs expects Pillow and fonttools; {error.name} is not installed: "
             "install lottery_tf with its extra [glyphs]."
         ) from None
-    faces = _different(_faces(folder))
-    images = np.array([face.images for face in faces], np.uint8)
-    families = np.array([face.family for face in faces], str)
-    file = io.BytesIO()
-    np.savez_compressed(file, images=images, families=families)
+    faces = _different(_faces(paths))
+    shape = len(faces), len(CHARACTERS), SIDE, SIDE
+    images = np.array([face.images for face in faces], np.uint8).reshape(shape)
+    return images, np.array([face.family for face in faces], str)
+
+
+def _keep(file: Path, **arrays) -> None:
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
     try:
-        if faces:
-            write_bytes(folder / KEPT, file.getvalue())
+        # Whole or not at all: of several processes that draw at once, each writes the same.
+        write_bytes(file, content.getvalue())
     except OSError as error:
-        log.info("glyphs: drawn again by each run; %s cannot be kept (%s)", KEPT, error.strerror)
-    return images, families
+        log.info(
+            "glyphs: drawn again by each run; %s cannot be kept (%s) but in a folder that can be "
+            "written, such as one with a link to the fonts",
+            KEPT,
+            error.strerror,
+        )
 
 
-def _faces(folder: Path) -> Iterator[Face]:
+def _faces(paths: list[Path]) -> Iterator[Face]:
     """Every face that has all characters, whichever order the disk has them in."""
     from fontTools.ttLib import TTFont, TTLibError
 
     wanted = set(map(ord, CHARACTERS))
     found = []
-    paths = [
-        Path(top, name) for top, _, names in os.walk(folder, followlinks=True) for name in names
-    ]
-    for path in (path for path in paths if path.suffix.lower() in _SUFFIXES):
+    for path in paths:
         try:
             with TTFont(path, lazy=True) as font:
                 if wanted <= (font.getBestCmap() or {}).keys():

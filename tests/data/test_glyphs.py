@@ -1,5 +1,6 @@
 """Glyphs from the fonts that come with matplotlib, and from files that are none."""
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -73,10 +74,106 @@ def test_the_same_fonts_elsewhere_give_the_same_images(folder, serif_for_testing
 def test_what_was_drawn_is_kept(folder, serif_for_testing, monkeypatch, lines):
     first = glyphs.read(str(folder))
     monkeypatch.setattr(glyphs, "_faces", None)
+    monkeypatch.setitem(sys.modules, "PIL", None)  # which reading does not need
     second = glyphs.read(str(folder))
     np.testing.assert_array_equal(first.train.images, second.train.images)
     np.testing.assert_array_equal(first.groups, second.groups)
     assert lines[0] == lines[1]
+    for font in [*folder.rglob("*.ttf"), folder / "README"]:
+        font.unlink()
+    third = glyphs.read(str(folder))
+    np.testing.assert_array_equal(first.test.images, third.test.images)
+
+
+def new_font(folder):
+    shutil.copy(FONTS / "DejaVuSerif-Bold.ttf", folder)
+
+
+def touched_font(folder):
+    os.utime(folder / "broken.ttf", ns=(1, 1))
+
+
+def other_library(folder):
+    keep(folder, library="Pillow 1.0, FreeType 1.0")
+
+
+def older_release(folder):
+    keep(folder, fonts=None, library=None)
+
+
+def keep(folder, **changed):
+    """Changes arrays of what is kept; None takes one away."""
+    arrays = dict(np.load(folder / glyphs.KEPT)) | changed
+    np.savez(folder / glyphs.KEPT, **{k: v for k, v in arrays.items() if v is not None})
+
+
+@pytest.mark.parametrize(
+    ("change", "why", "test_faces"),
+    [
+        (new_font, "the fonts have changed", 2),
+        (touched_font, "the fonts have changed", 1),
+        (older_release, "the fonts have changed", 1),
+        (other_library, "it is by Pillow 1.0, FreeType 1.0, and this is Pillow", 1),
+        (lambda folder: (folder / glyphs.KEPT).write_bytes(b""), "it is damaged", 1),
+        (lambda folder: (folder / glyphs.KEPT).write_bytes(b"no archive"), "it is damaged", 1),
+        (lambda folder: cut(folder, 2000), "it is damaged", 1),
+        (lambda folder: keep(folder, families=None), "it is damaged", 1),
+        (lambda folder: keep(folder, images=np.zeros((4, 94, 20, 20), np.uint8)), "is damaged", 1),
+    ],
+)
+def test_what_was_drawn_of_others_is_drawn_anew(
+    folder, serif_for_testing, lines, change, why, test_faces
+):
+    glyphs.read(str(folder))
+    change(folder)
+    del lines[:]
+    drawn = glyphs.read(str(folder))
+    assert lines[0].startswith("glyphs: glyphs.npz is drawn anew: ") and why in lines[0]
+    assert len(drawn.test) == test_faces * 94
+    del lines[:]
+    kept = glyphs.read(str(folder))
+    assert len(lines) == 1  # nothing was drawn
+    np.testing.assert_array_equal(drawn.test.images, kept.test.images)
+
+
+def cut(folder, count):
+    file = folder / glyphs.KEPT
+    file.write_bytes(file.read_bytes()[:count])
+
+
+def test_too_few_fonts_are_not_kept(folder, serif_for_testing):
+    serif = folder / "DejaVuSe"
+    serif.rename(folder.parent / "elsewhere")
+    with pytest.raises(UsageError, match=f"below {folder} are 2 for training and 0 for testing"):
+        glyphs.read(str(folder))
+    assert not (folder / glyphs.KEPT).exists()
+    (folder.parent / "elsewhere").rename(serif)
+    assert len(glyphs.read(str(folder)).test) == 94
+
+
+def test_two_that_draw_at_once_write_the_same(folder, serif_for_testing, monkeypatch):
+    """The second begins and ends while the first draws."""
+    draw, contents = glyphs._draw, []
+
+    def overtaken(paths):
+        monkeypatch.setattr(glyphs, "_draw", draw)
+        second = glyphs.read(str(folder))
+        contents.append((folder / glyphs.KEPT).read_bytes())
+        assert len(second.test) == 94
+        return draw(paths)
+
+    monkeypatch.setattr(glyphs, "_draw", overtaken)
+    assert len(glyphs.read(str(folder)).test) == 94
+    assert contents == [(folder / glyphs.KEPT).read_bytes()]
+    assert not [*folder.glob(".glyphs*")]
+
+
+def test_a_folder_that_is_read_through_a_link(folder, serif_for_testing, tmp_path_factory):
+    mine = tmp_path_factory.mktemp("mine")
+    (mine / "fonts").symlink_to(folder)
+    (mine / "nowhere.ttf").symlink_to(folder / "missing.ttf")
+    assert len(glyphs.read(str(mine)).test) == 94
+    assert (mine / glyphs.KEPT).exists() and not (folder / glyphs.KEPT).exists()
 
 
 def test_a_folder_that_cannot_be_written(folder, serif_for_testing, monkeypatch, lines):
@@ -124,13 +221,26 @@ def test_a_share_of_all_families_is_for_testing():
 
 def test_mistakes(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(glyphs, "_for_testing", lambda family: False)
-    with pytest.raises(UsageError, match="3 for training and 0 for testing"):
+    with pytest.raises(UsageError, match="3 for training and 0 for testing .*: install more fonts"):
         glyphs.read(str(folder))
     with pytest.raises(UsageError, match="a folder of fonts, and there is none at"):
         glyphs.read(str(tmp_path / "nowhere"))
     with pytest.raises(UsageError, match="name it with --data_dir"):
         DataSettings("glyphs")
-    (folder / glyphs.KEPT).unlink()
     monkeypatch.setitem(sys.modules, "fontTools", None)
     with pytest.raises(UsageError, match=r"extra \[glyphs\]"):
         glyphs.read(str(folder))
+
+
+def test_mistakes_of_a_kept_file_name_it(folder, serif_for_testing, monkeypatch):
+    """It has come without its fonts, which could be drawn anew."""
+    glyphs.read(str(folder))
+    alone = folder / "alone"
+    alone.mkdir()
+    (folder / glyphs.KEPT).rename(alone / glyphs.KEPT)
+    monkeypatch.setattr(glyphs, "_for_testing", lambda family: False)
+    with pytest.raises(UsageError, match=r"in .*/alone/glyphs.npz are 3 .* put fonts beside it\.$"):
+        glyphs.read(str(alone))
+    cut(alone, 2000)
+    with pytest.raises(UsageError, match="and .*/alone/glyphs.npz is damaged; put fonts beside it"):
+        glyphs.read(str(alone))
