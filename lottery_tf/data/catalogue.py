@@ -2,13 +2,17 @@
 and Tiny-ImageNet, which it lacks.
 """
 
+import functools
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from lottery_tf.data.dataset import Source, Split
 from lottery_tf.errors import UsageError
+from lottery_tf.log import log
 
 NAMES = ("cifar10", "cifar100", "fashion_mnist", "mnist", "svhn_cropped")
 KEYS = ("id", "image", "label")  # what is read of an example; "id" only the CIFARs have
@@ -16,6 +20,8 @@ KEYS = ("id", "image", "label")  # what is read of an example; "id" only the CIF
 
 def read(name: str, data_dir: str | None) -> Source:
     """Reads ``name`` into memory, downloading it into ``data_dir`` if it is not there.
+
+    Of several processes one downloads, and the others wait for it.
 
     Args:
       name: one of ``NAMES``.
@@ -32,9 +38,10 @@ def read(name: str, data_dir: str | None) -> Source:
 
     if data_dir is not None:
         data_dir = str(Path(data_dir).expanduser())
-    builder = tfds.builder(name, data_dir=data_dir)
+    make = functools.partial(tfds.builder, name, data_dir=data_dir)
+    builder = make()
     try:
-        builder.download_and_prepare()
+        builder = _prepared(make)
     except Exception as error:
         reason = " ".join(str(error).split())
         raise RuntimeError(
@@ -50,6 +57,7 @@ def read_tiny_imagenet(data_dir: str) -> Source:
 
     The first time the images are written into ``data_dir/tiny_imagenet``, mixed, as a dataset of
     tensorflow-datasets; from then on they are read there, whatever becomes of the unpacked folder.
+    Of several processes one writes them, and the others wait for it.
 
     Args:
       data_dir: the unpacked folder ``tiny-imagenet-200``, or the folder that holds it.
@@ -63,12 +71,13 @@ def read_tiny_imagenet(data_dir: str) -> Source:
     from lottery_tf.data import tiny_imagenet
 
     folder = Path(data_dir).expanduser()
-    builder = tiny_imagenet.TinyImagenet(data_dir=str(folder))
+    make = functools.partial(tiny_imagenet.TinyImagenet, data_dir=str(folder))
+    builder = make()
     if not builder.is_prepared():
         config = tfds.download.DownloadConfig(manual_dir=str(tiny_imagenet.unpacked(folder)))
         try:
             with tempfile.TemporaryDirectory() as nothing:  # is downloaded
-                builder.download_and_prepare(download_dir=nothing, download_config=config)
+                builder = _prepared(make, download_dir=nothing, download_config=config)
         except OSError as error:
             raise UsageError(
                 f"--dataset=tiny_imagenet expects to write {builder.data_dir}, and cannot "
@@ -76,6 +85,33 @@ def read_tiny_imagenet(data_dir: str) -> Source:
                 "tiny-imagenet-200 or a link to it."
             ) from error
     return _source(builder, "validation")
+
+
+def _prepared(make: Callable, **how):
+    """The builder that ``make`` makes, its dataset prepared by this process or by another.
+
+    tensorflow-datasets writes beside the dataset's place and renames, which fails for all
+    processes but the first.
+
+    Args:
+      make: makes the builder.
+      **how: arguments of ``download_and_prepare``.
+    """
+    builder = make()
+    if builder.is_prepared():  # where nothing may be written, perhaps
+        return builder
+    place = Path(builder.data_dir)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(place.with_name(f".{place.name}.lock"))  # a killed process lets go of it
+    try:
+        held = lock.acquire(timeout=0)
+    except Timeout:
+        log.info("%s: waits for another process, which prepares it", builder.name)
+        held = lock.acquire()
+    with held:
+        builder = make()  # which knows what another process has prepared meanwhile
+        builder.download_and_prepare(**how)  # nothing to do if one has
+    return builder
 
 
 def _source(builder, test: str) -> Source:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from filelock import FileLock, Timeout
 
 from lottery_tf.data import DataSettings, catalogue, load
 
@@ -20,7 +21,7 @@ tfds = pytest.importorskip("tensorflow_datasets")
     ],
 )
 def test_the_catalogue_is_read_into_memory(tmp_path, name, shape, classes, augment):
-    with tfds.testing.mock_data(num_examples=20):
+    with tfds.testing.mock_data(num_examples=20, data_dir=str(tmp_path)):
         dataset = load(DataSettings(dataset=name, data_dir=str(tmp_path), batch_size=4))
     assert (len(dataset.train), len(dataset.dev), len(dataset.test)) == (18, 2, 20)
     assert (dataset.input_shape, dataset.num_classes) == (shape, classes)
@@ -44,13 +45,39 @@ def test_the_first_of_cifar_are_the_first_by_their_ids(tmp_path, name):
         }
         return tf.data.Dataset.from_tensor_slices(examples)
 
-    with tfds.testing.mock_data(as_dataset_fn=stored):
+    with tfds.testing.mock_data(as_dataset_fn=stored, data_dir=str(tmp_path)):
         dataset = load(
             DataSettings(dataset=name, data_dir=str(tmp_path), dev_split="first", dev_share=0.2)
         )
     assert sorted(dataset.dev.images[:, 0, 0, 0]) == [0, 1, 2, 3]
     assert dataset.train.images[:4, 31, 31, 2].tolist() == [7, 14, 8, 15]
     assert dataset.train.labels[:4].tolist() == [1, 0, 0, 1]
+
+
+def test_no_other_process_prepares_meanwhile(tmp_path, monkeypatch):
+    def prepare(self, **_):
+        place = tmp_path / "cifar10" / str(self.version)
+        with pytest.raises(Timeout):
+            FileLock(place.with_name(f".{place.name}.lock")).acquire(timeout=0)
+        prepared.append(place)
+
+    prepared = []
+    with (
+        tfds.testing.mock_data(num_examples=20, data_dir=str(tmp_path)),
+        monkeypatch.context() as patch,
+    ):
+        patch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", prepare)
+        catalogue.read("cifar10", str(tmp_path))
+    assert len(prepared) == 1
+    FileLock(prepared[0].with_name(f".{prepared[0].name}.lock")).acquire(timeout=0)
+
+
+def test_what_is_prepared_is_read_without_a_lock(tmp_path, monkeypatch):
+    """Where it lies may be read-only."""
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "is_prepared", lambda self: True)
+    with tfds.testing.mock_data(num_examples=20, data_dir=str(tmp_path)):
+        assert len(catalogue.read("cifar10", str(tmp_path)).train) == 20
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_failed_download_says_so_in_one_sentence_and_keeps_its_cause(tmp_path, monkeypatch):

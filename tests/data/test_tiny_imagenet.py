@@ -1,6 +1,10 @@
 """Tiny-ImageNet: a folder of its form with 3 classes of 4 images, and each way to go wrong."""
 
+import os
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +97,62 @@ def test_what_is_written_lies_in_data_dir_and_is_read_from_then_on(folder):
     after = catalogue.read_tiny_imagenet(str(folder.parent))
     np.testing.assert_array_equal(before.train.images, after.train.images)
     np.testing.assert_array_equal(before.test.labels, after.test.labels)
+
+
+# Prepares as the test above does, but not before the file "go" is there.
+PREPARE = """
+import sys, time
+from pathlib import Path
+from lottery_tf.data import catalogue, tiny_imagenet
+
+tiny_imagenet.CLASSES, tiny_imagenet.TRAIN, tiny_imagenet.VALIDATION = 3, 12, 5
+folder, name = Path(sys.argv[1]), sys.argv[2]
+generate = tiny_imagenet.TinyImagenet._split_generators
+
+def wait(self, manager):
+    (folder / f"{name} prepares").touch()
+    while not (folder / "go").exists():
+        time.sleep(0.05)
+    return generate(self, manager)
+
+tiny_imagenet.TinyImagenet._split_generators = wait
+print(len(catalogue.read_tiny_imagenet(str(folder)).train))
+"""
+
+
+def test_of_two_processes_one_prepares_and_the_other_waits(folder):
+    root = folder.parent
+
+    def start(name):
+        command = [sys.executable, "-c", PREPARE, str(root), name]
+        pipe = subprocess.PIPE
+        # All that it prints at the end fits into a pipe.
+        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=os.environ)
+
+    first = start("first")
+    try:
+        while not (root / "first prepares").exists():
+            assert first.poll() is None, first.communicate()
+            time.sleep(0.05)
+        second = start("second")
+        try:
+            before = []
+            for line in second.stderr:
+                before.append(line)
+                if line == "tiny_imagenet: waits for another process, which prepares it\n":
+                    break
+            else:
+                pytest.fail("".join(before))
+            (root / "go").touch()
+            for process in (first, second):
+                out, err = process.communicate(timeout=120)
+                assert process.returncode == 0, err
+                assert out.split()[-1] == "12"
+        finally:
+            second.kill()
+    finally:
+        first.kill()
+    assert not (root / "second prepares").exists()
 
 
 def cut(path: Path, count: int) -> None:
