@@ -20,7 +20,9 @@ _PLACES_AND_SEEDS = {
 }
 # What the ticket's own columns say, its sparsity and its method.
 _SAID_BY_TICKETS = {"rounds", "sparsity", "method", "train_tickets"}
-_FOLDER_IS_DATASET = ("idx", "image_folder")
+# Those of ``lottery_tf.data.FOLDERS`` (whose import takes TensorFlow's seconds) whose images are
+# whatever lies in the folder; Tiny-ImageNet's are the same everywhere.
+FOLDER_IS_DATASET = ("idx", "image_folder", "glyphs")
 
 
 def settings_of(config: Mapping[str, Any], found_with: Mapping[str, Any]) -> Settings:
@@ -32,7 +34,7 @@ def settings_of(config: Mapping[str, Any], found_with: Mapping[str, Any]) -> Set
       found_with: the settings of its ticket's own run; empty where they are unknown.
     """
     of = {(RUN, name): v for name, v in config.items() if name not in _PLACES_AND_SEEDS}
-    if config.get("dataset") in _FOLDER_IS_DATASET and config.get("data_dir"):
+    if config.get("dataset") in FOLDER_IS_DATASET and config.get("data_dir"):
         of[RUN, "data_dir"] = Path(config["data_dir"]).name
     for tweak, parameters in config.get("tweaks", {}).items():
         of |= {(tweak, name): v for name, v in parameters.items() if name != "teacher"}

@@ -12,6 +12,7 @@ from scipy import stats
 
 from lottery_tf.errors import UsageError
 from lottery_tf.reporting import cells, markdown, report
+from lottery_tf.reporting.differing import FOLDER_IS_DATASET, settings_of
 
 
 def rows(table, *columns):
@@ -110,6 +111,17 @@ def test_settings_that_differ_are_columns(tmp_path):
     ]
     # Vanilla of the same width; the tweak's own parameters need no partner.
     assert table.frame.gain[3] == pytest.approx(0.1)
+
+
+def test_a_folder_that_is_the_dataset_is_a_setting():
+    from lottery_tf.data import FOLDERS
+
+    assert {*FOLDER_IS_DATASET, "tiny_imagenet"} == {*FOLDERS}
+    for dataset in FOLDER_IS_DATASET:
+        config = {"dataset": dataset, "data_dir": "/home/me/fonts"}
+        assert settings_of(config, {})["run", "data_dir"] == "fonts"
+    config = {"dataset": "tiny_imagenet", "data_dir": "/home/me/tiny-imagenet-200"}
+    assert ("run", "data_dir") not in settings_of(config, {})
 
 
 def test_sparsities_that_hardly_differ_are_one(tmp_path):
