@@ -15,6 +15,10 @@ _CONVOLUTIONS = (
     *(_layers.SeparableConv1D, _layers.SeparableConv2D),
     *(_layers.DepthwiseConv1D, _layers.DepthwiseConv2D),
 )
+_POOLINGS = (
+    *(_layers.AveragePooling1D, _layers.AveragePooling2D, _layers.AveragePooling3D),
+    *(_layers.MaxPooling1D, _layers.MaxPooling2D, _layers.MaxPooling3D),
+)
 # Kind → the layer classes and the attributes that hold their prunable weights.
 KINDS = {
     "conv": (_CONVOLUTIONS, ("kernel", "pointwise_kernel")),
@@ -158,7 +162,8 @@ def _reaches(call: Call, way: str, kernels: set[str]) -> set[str]:
 def _is_shortcut(call: Call, kernels: set[str]) -> bool:
     """Whether a 1×1 convolution reaches an addition that its input reaches past other kernels too.
 
-    Only layers without a kernel (BatchNorm) may stand between it and the addition. The
+    Only layers without a kernel (BatchNorm) may stand between it and the addition, and only
+    poolings, of that branch alone, before it (ResNet-D, arXiv 1812.01187). The
     last 1×1 convolution of a bottleneck block is none: its input reaches the addition through it
     alone.
     """
@@ -172,7 +177,10 @@ def _is_shortcut(call: Call, kernels: set[str]) -> bool:
             ends.add(step)
         elif step.path not in kernels:
             todo += step.after
-    beside = [c for source in call.before for c in source.after if c is not call]
+    branch = [call]
+    while len(branch[-1].before) == 1 and isinstance(branch[-1].before[0].layer, _POOLINGS):
+        branch += branch[-1].before
+    beside = [c for each in branch for source in each.before for c in source.after if c is not each]
     return any(_past_kernels(other, ends, kernels) for other in beside)
 
 

@@ -2,9 +2,10 @@
 
 He et al., "Deep Residual Learning for Image Recognition", https://arxiv.org/abs/1512.03385: those
 for CIFAR of section 4.2, and ResNet-18 and -34 of table 1 with a stem for small images, as the
-literature on lottery tickets trains them. Shortcuts that change shape are option B: a 1×1
-convolution with BatchNorm. Weights are drawn as the reference draws those that it prunes
-(https://github.com/VITA-Group/ToST, pruning_techniques/models).
+literature on lottery tickets trains them. Shortcuts that change shape are option B, with BatchNorm:
+a 1×1 convolution of stride 2, the stride as a pooling of one pixel. Weights are drawn as the
+reference draws those that it prunes (https://github.com/VITA-Group/ToST,
+pruning_techniques/models).
 """
 
 import functools
@@ -71,9 +72,11 @@ def _resnet(
     def basic_block(x, channels, stride, name):
         shortcut = x
         if stride > 1:
-            shortcut = conv_bn(
-                x, channels, f"{name}_shortcut_conv", f"{name}_shortcut_bn", size=1, stride=stride
-            )
+            # The gradient of a 1×1 convolution with a stride, of fewer than 16 channels, writes
+            # beyond its memory in TensorFlow 2.21 with oneDNN on AVX-512.
+            pool = keras.layers.AveragePooling2D(1, stride, name=f"{name}_shortcut_pool")
+            conv_name, bn_name = f"{name}_shortcut_conv", f"{name}_shortcut_bn"
+            shortcut = conv_bn(pool(x), channels, conv_name, bn_name, size=1)
         x = conv_bn(x, channels, f"{name}_conv1", f"{name}_bn1", stride=stride)
         x = keras.layers.ReLU(name=f"{name}_relu1")(x)
         x = conv_bn(x, channels, f"{name}_conv2", f"{name}_bn2")

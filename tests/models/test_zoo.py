@@ -234,11 +234,11 @@ def test_resnet_halves_the_image_at_its_second_and_third_stage():
     assert shapes["stage2_block1_relu2"] == (None, 16, 14, 8)
     assert shapes["stage3_block3_relu2"] == (None, 8, 7, 16)
     assert [name for name in shapes if "shortcut" in name] == [
-        "stage2_block1_shortcut_conv",
-        "stage2_block1_shortcut_bn",
-        "stage3_block1_shortcut_conv",
-        "stage3_block1_shortcut_bn",
+        f"stage{stage}_block1_shortcut_{part}"
+        for stage in (2, 3)
+        for part in ("pool", "conv", "bn")
     ]
+    assert shapes["stage2_block1_shortcut_pool"] == (None, 16, 14, 4)
 
 
 def test_batchnorm_has_the_reference_constants_and_convolutions_no_bias():
