@@ -357,7 +357,7 @@ def test_the_search_does_what_it_is_for(optimizer, lines):
     keras.utils.set_random_seed(1)
     model = mlp()
     model.get_layer("head").kernel.assign(4 * model.get_layer("head").kernel)
-    settings = RescaledInit(optimizer, learning_rate=0.02)
+    settings = RescaledInit(optimizer, learning_rate=0.02, iterations=180)
     found = find_scales(model, batches(12), settings)
     assert isinstance(found, Scales)
     assert found.norm[0] > 1.5 and found.norm[1] < 1.1
