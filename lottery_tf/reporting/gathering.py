@@ -27,6 +27,8 @@ _NEEDED = ("recipe", "sparsity", "sparsity_total", "test_accuracy", "seconds", "
 _OPTIONAL = ("dev_accuracy", "train_accuracy", "best_dev_test_accuracy", "nonzero_parameters")
 # What tells the rows of a table apart, before the settings.
 KIND = ("recipe", "method", "level")
+# Methods of which many tickets may have the same seed.
+_FILES = ("from_model", "unknown")
 # Sparsities are one where what they leave differs by less than this share of it.
 _SAME = 0.01
 
@@ -177,14 +179,26 @@ def _levels(sparsities: pd.Series) -> pd.Series:
 
 
 def _once(runs: pd.DataFrame, settings: list[str]) -> tuple[pd.DataFrame, list[str]]:
-    """The runs without repetitions of the same training, and a sentence on those."""
-    same = ["recipe", "ticket_sha256", "seed", "data_seed", *settings]
-    repeated = pd.Series([key(row, same) for _, row in runs.iterrows()]).duplicated()
+    """The runs without repetitions, and a sentence on those.
+
+    The same seed counts once in a row: a ticket that was found twice is one draw of its method,
+    and that with the most runs is kept, so that pairs stay together. Of models' files, and of
+    tickets that are gone, each is a draw of its own.
+    """
+    same = [*KIND, "seed", "data_seed", *settings]
+    keys = runs.apply(
+        lambda row: (*key(row, same), *key(row, ["ticket_sha256"] * (row["method"] in _FILES))),
+        axis=1,
+    )
+    tickets = runs["ticket_sha256"]
+    ranks = pd.DataFrame({"runs": -tickets.map(tickets.value_counts()), "ticket": tickets})
+    order = ranks.sort_values(["runs", "ticket"], kind="stable").index
+    repeated = keys[order].duplicated()[runs.index]
     if not repeated.any():
         return runs, []
     names = list(runs["run"][repeated])
     note = (
-        f"{counted(len(names), 'run')} left out, of the same recipe, ticket, seeds and settings as "
-        f"another one: {some(names)}."
+        f"{counted(len(names), 'run')} left out, of the same recipe, method, sparsity, seeds and "
+        f"settings as another one: {some(names)}."
     )
     return runs[~repeated].reset_index(drop=True), [note]

@@ -40,7 +40,7 @@ def origin(run: Path, config: Mapping[str, Any], top: str | os.PathLike) -> Orig
         file = folder / "ticket.json"
         if file.is_file() and sha256(file) == config.get("ticket_sha256"):
             record = read_json(file)
-            return Origin(folder, record.get("method"), record.get("settings", {}))
+            return Origin(_below(top, folder), record.get("method"), record.get("settings", {}))
     found = Path(where).parent.parent / "config.json"
     try:
         settings = read_json(found)
@@ -49,6 +49,15 @@ def origin(run: Path, config: Mapping[str, Any], top: str | os.PathLike) -> Orig
     if not isinstance(settings, dict) or settings.get("command") != "find":
         return Origin(None, None, {})
     return Origin(None, settings.get("method", "imp"), settings)
+
+
+def _below(top: str | os.PathLike, folder: Path) -> Path:
+    """``folder`` as a path that begins with ``top``, if it lies below it: as runs are named."""
+    real = Path(os.path.realpath(folder))
+    try:
+        return Path(top) / real.relative_to(os.path.realpath(top))
+    except ValueError:
+        return folder
 
 
 def _candidates(where: Path, run: Path, top: Path) -> Iterator[Path]:

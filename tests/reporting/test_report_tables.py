@@ -161,13 +161,37 @@ def test_what_is_missing_is_said_and_nothing_invented(tmp_path):
         "1 run left out, without config.json: ",
         "1 run left out, result.json damaged: ",
         "1 run left out, without sparsity, sparsity_total, test_accuracy, seconds in result.json: ",
-        "1 run left out, of the same recipe, ticket, seeds and settings as another one: ",
+        "1 run left out, of the same recipe, method, sparsity, seeds and settings as another one: ",
         "1 run without a vanilla partner (same ticket, seeds and settings), in no gain: ",
     ):
         assert sentence in said, sentence
     assert rows(table, "seeds")[1] == (4,) and table.frame.pairs[1] == 3
     assert table.frame.gain[1] == pytest.approx(0.02)
     assert cells(table)[1][6].endswith("(3 pairs)")
+
+
+def test_a_ticket_that_was_found_twice_counts_once(tmp_path):
+    """The second of them has a run more: it is kept, for both recipes."""
+    first, second = (write_ticket(tmp_path / f"{n}", 0, rounds=n) for n in (1, 2))
+    runs = {
+        **{"a": (first, "vanilla", 0.1), "b": (second, "vanilla", 0.8)},
+        **{"c": (second, "tost", 0.9), "d": (first, "tost", 0.2)},
+        "e": (second, "label_smoothing", 0.7),
+    }
+    for name, (ticket, recipe, test) in runs.items():
+        write_run(tmp_path / "runs" / name, ticket, recipe, test)
+    found = report([tmp_path / "runs"])
+    assert list(found.gathered.runs.run.str[-1]) == ["b", "c", "e"]
+    assert "2 runs left out, of the same recipe" in " ".join(found.gathered.notes)
+    assert found.tables[0].frame.gain.dropna().round(3).to_list() == [-0.1, 0.1]
+
+
+def test_models_of_files_are_each_a_draw(tmp_path):
+    for number in range(2):
+        settings = {"method": "from_model", "model_path": f"{number}"}
+        ticket = write_ticket(tmp_path / f"{number}", 0, **settings)
+        write_run(tmp_path / "runs" / f"{number}", ticket)
+    assert len(report([tmp_path / "runs"]).gathered.runs) == 2
 
 
 def test_one_seed_and_equal_differences_have_no_test(tmp_path):
