@@ -45,7 +45,7 @@ class Board:
     def __init__(self, run: Path, step: str):
         shutil.rmtree(run / FOLDER, ignore_errors=True)
         self._writer = tf.summary.create_file_writer(str(run / FOLDER))
-        self._step, self._written = step, 0
+        self._run, self._step, self._written = run.resolve().name, step, 0
 
     def rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes the numbers of those rows that were not there at the last call."""
@@ -67,7 +67,8 @@ class Board:
         self._writer.flush()
 
     def hyperparameters(self, settings: Mapping[str, Any]) -> None:
-        """Writes what its dashboard of hyperparameters tells runs apart by."""
+        """Writes what its dashboard of hyperparameters tells runs apart by; the run's folder is its
+        name there."""
         from tensorboard.plugins.hparams import api
 
         known = {
@@ -76,5 +77,5 @@ class Board:
             if value is not None
         }
         with self._writer.as_default():
-            api.hparams(known)
+            api.hparams(known, trial_id=self._run)
         self._writer.flush()

@@ -44,6 +44,10 @@ class Experiment:
         """The settings dataclasses, in the order of the fields."""
         return DataSettings, ModelSettings, TrainingSettings, PrunableSettings
 
+    def with_model_of_file(self) -> "Experiment":
+        """The same on a network that is in a file or a ticket, and has no name of ours."""
+        return dataclasses.replace(self, model=ModelSettings(model=None))
+
     def load_data(self) -> Dataset:
         """The dataset; makes the process deterministic first if that is asked for.
 

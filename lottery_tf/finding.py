@@ -37,7 +37,8 @@ class Round:
     Attributes:
       ticket: the ticket of this round.
       trainer: holds the trained model, until the next round begins.
-      next_ticket: the ticket of the next round; None after the last.
+      next_ticket: the ticket of the next round; after the last one that to go on from with more
+        ``rounds``; None where there can be no more, or the last training diverged.
     """
 
     ticket: Ticket
@@ -94,18 +95,22 @@ def rounds(
         if settings.train_tickets:
             trainer.fit(last_step, callbacks)
         following = None
-        if not last:
-            if masks is None:
-                trained = values(trainer.model)
-                check_finite([trained[name] for name in ticket.masks], f"of round {number}")
+        if masks is None and (not last or settings.extendable):
+            trained = values(trainer.model)
+            ranked = [trained[name] for name in ticket.masks]
+            if not last:
+                check_finite(ranked, f"of round {number}")
+            if all(np.isfinite(each).all() for each in ranked):
                 masks = settings.next_masks(ticket.masks, trained, number + 1)
+            if not last:
                 warn_of_collapse(masks)
+        if masks is not None:
             source = ticket if settings.rewind == "weights" else ticket.with_weights(trained)
             following = source.with_masks(masks, round=number + 1)
             arrays = (*masks.values(), *following.weights.values())
             check_same(f"masks and weights of round {number + 1}", arrays)
         yield Round(ticket, trainer, following)
-        if following is None:
+        if last:
             return
         ticket = following
 

@@ -137,6 +137,11 @@ class FindingSettings:
         return rounds
 
     @property
+    def extendable(self) -> bool:
+        """Whether a run with more rounds has the same tickets and then more."""
+        return self.method == "imp" and self.rounds is not None
+
+    @property
     def tickets(self) -> int:
         """How many tickets a run has; that of a model's file has no dense one."""
         return 1 if self.method == IMPORTED else self.last_round + 1

@@ -16,9 +16,9 @@ from lottery_tf.errors import UsageError
 from lottery_tf.files import read_json, write_json
 from lottery_tf.keras import existing_model, keras, load_model
 
-# What a run is does not hang on these: it may go on on other devices, and tickets, teachers and
-# models are known by their sums, wherever they lie.
-_NOT_COMPARED = {"versions", "devices", "ticket", "teacher", "model_path", "rewind_path"}
+# What a run is does not hang on these: it may go on on other devices and with more rounds, and
+# tickets, teachers and models are known by their sums, wherever they lie.
+_NOT_COMPARED = {"versions", "devices", "ticket", "teacher", "model_path", "rewind_path", "rounds"}
 _PACKAGES = ("lottery_tf", "tensorflow", "tf_keras", "tensorflow_model_optimization", "numpy")
 
 
@@ -62,20 +62,25 @@ class Run:
 
     def begin(self) -> None:
         """Checks the folder and writes its ``config.json``, once all that was asked for is known
-        to be possible."""
+        to be possible. What may differ stays as it was when the run began, but the rounds."""
         self.check()
-        if not (self.out / "config.json").exists():
+        if (self.out / "config.json").exists():
+            config = read_config(self.out)
+            if config.get("rounds") == self.settings.get("rounds"):
+                return
+            config["rounds"] = self.settings["rounds"]
+        else:
             versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
             versions["python"] = platform.python_version()
             devices = tf.distribute.get_strategy().num_replicas_in_sync
             begun = {"devices": devices, "versions": versions}
             config = {"command": self.command, **self.settings, **begun}
-            try:
-                write_json(self.out / "config.json", config)
-            except OSError as error:
-                raise UsageError(
-                    f"Expected --out to be a folder that can be written; {error}."
-                ) from None
+        try:
+            write_json(self.out / "config.json", config)
+        except OSError as error:
+            raise UsageError(
+                f"Expected --out to be a folder that can be written; {error}."
+            ) from None
 
 
 def _visible(folder: Path) -> bool:

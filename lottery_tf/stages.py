@@ -7,7 +7,7 @@ that belongs to another configuration is refused. What the files hold is in docs
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from lottery_tf.files import read_json, read_json_lines, sha256, write_json, wri
 from lottery_tf.finding import first_ticket, rounds
 from lottery_tf.finding_settings import IMPORTED, FindingSettings
 from lottery_tf.keras import existing_model, keras
-from lottery_tf.models import ModelSettings
 from lottery_tf.precision import Precision
 from lottery_tf.pruning import warn_of_collapse
 from lottery_tf.recipe import Recipe
@@ -48,6 +47,7 @@ def find(
     """Draws the tickets of ``experiment`` into ``out/tickets/round_NN``.
 
     The network that round 0 has trained is kept in ``out/dense_model``, a teacher for the tickets.
+    A run of imp that is finished goes on when more rounds are asked for, from ``out/next_ticket``.
     Of the zeros of a model's file (method from_model) there is one ticket, ``round_01``, and a row
     of that model as it is.
 
@@ -64,13 +64,12 @@ def find(
     """
     if finding.method == IMPORTED:
         return _find_in_file(out, experiment, finding, on_round)
-    settings = {**experiment.describe(), **describe(finding)}
-    run = Run(out, "find", settings, defaults(*Experiment.owners(), FindingSettings))
+    run = find_run(out, experiment, finding)
     run.check()
     metrics = out / "metrics.jsonl"
     rows = read_json_lines(metrics)
-    if len(rows) == finding.tickets:
-        return rows
+    if len(rows) >= finding.tickets:
+        return rows[: finding.tickets]
 
     data = experiment.load_data()
     last_step = experiment.training.steps(data.steps_per_epoch)
@@ -88,13 +87,16 @@ def find(
         experiment.training.steps_per_execution,
     )
     start = time.perf_counter()
-    unfinished = round_folder(out, len(rows))
-    if rows and not unfinished.exists():
+    unfinished, following = round_folder(out, len(rows)), out / "next_ticket"
+    goes_on = not unfinished.exists() and _round_of(following) == len(rows)
+    if rows and not unfinished.exists() and not goes_on:
         raise UsageError(
             f"Expected the ticket of the next round at {unfinished}; it is gone: put it back, or "
             "choose another --out to start again."
         )
     run.begin()
+    if goes_on:
+        following.rename(unfinished)
     if unfinished.exists():
         ticket = Ticket.load(unfinished)
         if ticket.architecture != Ticket.of(model, masks).architecture:
@@ -108,14 +110,16 @@ def find(
             "model": experiment.model.model,
             "dataset": experiment.data.dataset,
             "seed": experiment.training.seed,
-            "settings": settings,
+            # A ticket of imp does not hang on how many follow.
+            "settings": {k: v for k, v in run.settings.items() if k != "rounds"},
         }
         ticket = first_ticket(model, trainer, masks, rewind_step, info)
         ticket.save(unfinished)
     board = Board(out, "round") if tensorboard else None
     for each in rounds(ticket, trainer, finding, last_step, callbacks):
         if each.next_ticket is not None:
-            each.next_ticket.save(round_folder(out, each.number + 1))
+            last = each.number == finding.last_round
+            each.next_ticket.save(following if last else round_folder(out, each.number + 1))
         if each.number == 0 and finding.train_tickets:
             export(recipe.finish(trainer.model), out / "dense_model")
         measured = _measured(trainer.model, data) if finding.train_tickets else {}
@@ -130,9 +134,27 @@ def find(
     return rows
 
 
+def find_run(out: Path, experiment: Experiment, finding: FindingSettings) -> Run:
+    """The run of ``find`` that a folder is asked to be."""
+    if finding.method == IMPORTED:
+        experiment = experiment.with_model_of_file()
+    settings = {**experiment.describe(), **describe(finding)}
+    if finding.method == IMPORTED:
+        for name in ("model", "rewind"):
+            if (path := settings[f"{name}_path"]) is not None:
+                settings[f"{name}_sha256"] = sha256(existing_model(path))
+    return Run(out, "find", settings, defaults(*Experiment.owners(), FindingSettings))
+
+
 def round_folder(run: Path, number: int) -> Path:
     """Where a run of ``find`` has the ticket of a round."""
     return Path(run) / "tickets" / f"round_{number:02}"
+
+
+def _round_of(ticket: Path) -> int | None:
+    """The round of the ticket in a folder; None if there is none."""
+    file = ticket / "ticket.json"
+    return read_json(file).get("round") if file.is_file() else None
 
 
 def _measured(model: keras.Model, data: Dataset) -> Row:
@@ -159,12 +181,7 @@ def _find_in_file(
     out: Path, experiment: Experiment, finding: FindingSettings, on_round: Callable[[Row], None]
 ) -> list[Row]:
     """The ticket of a pruned model's file: its zeros, and the weights that are to be rewound to."""
-    experiment = dataclasses.replace(experiment, model=ModelSettings(model=None))
-    settings = {**experiment.describe(), **describe(finding)}
-    for name in ("model", "rewind"):
-        if (path := settings[f"{name}_path"]) is not None:
-            settings[f"{name}_sha256"] = sha256(existing_model(path))
-    run = Run(out, "find", settings, defaults(*Experiment.owners(), FindingSettings))
+    run = find_run(out, experiment, finding)
     run.check()
     metrics = out / "metrics.jsonl"
     if metrics.exists():
@@ -182,7 +199,7 @@ def _find_in_file(
         **ticket.info,
         "dataset": experiment.data.dataset,
         "seed": experiment.training.seed,
-        "settings": settings,
+        "settings": run.settings,
         "rewind_step": rewind_step,
         "round": 1,
     }
@@ -229,15 +246,8 @@ def retrain_ticket(
     ticket = Ticket.load(ticket_path)
     experiment = experiment or experiment_of(ticket, ticket_path)
     recipe = _with_teacher(recipe, ticket_path)
-    settings = {
-        **experiment.describe(),
-        "ticket": str(ticket_path),
-        "ticket_sha256": sha256(Path(ticket_path) / "ticket.json"),
-        **_tweaks(recipe),
-        "reinit": reinit,
-    }
     check_fit(ticket, experiment)
-    run = Run(out, "retrain", settings, defaults(*Experiment.owners()))
+    run = retrain_run(out, ticket_path, recipe, experiment, reinit)
     run.check()
     if (out / "result.json").exists():
         return read_json(out / "result.json")
@@ -260,7 +270,7 @@ def retrain_ticket(
         run.begin()
         if tensorboard:
             board = Board(out, "step")
-            board.hyperparameters(_hyperparameters(ticket, recipe, experiment))
+            board.hyperparameters(_hyperparameters(ticket, recipe, run.settings))
 
     def on_epoch_end(rows):
         write_json_lines(out / "metrics.jsonl", rows)
@@ -283,16 +293,32 @@ def retrain_ticket(
     return result
 
 
-def _hyperparameters(ticket: Ticket, recipe: Recipe, experiment: Experiment) -> dict[str, Any]:
+def retrain_run(
+    out: Path, ticket_path: Path, recipe: Recipe, experiment: Experiment, reinit: bool = False
+) -> Run:
+    """The run of ``retrain`` that a folder is asked to be; arguments as of ``retrain_ticket``."""
+    settings = {
+        **experiment.describe(),
+        "ticket": str(ticket_path),
+        "ticket_sha256": sha256(Path(ticket_path) / "ticket.json"),
+        **_tweaks(_with_teacher(recipe, ticket_path)),
+        "reinit": reinit,
+    }
+    return Run(out, "retrain", settings, defaults(*Experiment.owners()))
+
+
+def _hyperparameters(ticket: Ticket, recipe: Recipe, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What tells the retrainings of a sweep apart."""
     parameters = {
         f"{tweak}_{name}": value
         for tweak, described in recipe.describe().items()
         for name, value in described.items()
     }
-    of_ticket = {"method": ticket.info.get("method"), "sparsity": round(ticket.sparsity, 4)}
-    settings = {k: v for k, v in experiment.describe().items() if k != "data_dir"}
-    return {"recipe": recipe.name, **of_ticket, **settings, **parameters}
+    found_with = ticket.info.get("settings", {})
+    finding = {f"ticket_{k}": found_with[k] for k in defaults(FindingSettings) if k in found_with}
+    finding |= {"method": ticket.info.get("method"), "sparsity": round(ticket.sparsity, 4)}
+    own = {k: settings[k] for k in (*defaults(*Experiment.owners()), "reinit") if k != "data_dir"}
+    return {"recipe": recipe.name, **finding, **own, **parameters}
 
 
 def _with_teacher(recipe: Recipe, ticket_path: Path) -> Recipe:

@@ -96,3 +96,4 @@ def test_the_commands_write_what_their_files_say(tmp_path):
     assert hyperparameters["learning_rate"] == 0.05
     assert hyperparameters["recipe"] == "soft_activation,ghost_skips"
     assert hyperparameters["sparsity"] == round(result["sparsity"], 4)
+    assert hyperparameters["ticket_rewind"] == "weights" and hyperparameters["reinit"] is False

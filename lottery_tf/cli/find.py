@@ -89,6 +89,6 @@ def run_find(
             watch.label = f"round {row['round'] + 1} of {last}"
 
         rows = find(out, experiment, finding, show, [watch], tensorboard)
-    if finished == finding.tickets:
+    if finished >= finding.tickets:
         console.print(f"{out} is finished; nothing to do.")
     return rows

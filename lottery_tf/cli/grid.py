@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from lottery_tf.errors import UsageError
 from lottery_tf.experiment import Experiment
 from lottery_tf.finding_settings import FROM_TRAINED, IMPORTED, FindingSettings
 from lottery_tf.recipe import Recipe
-from lottery_tf.settings import nearest, restore, setting
+from lottery_tf.settings import nearest, restore, setting, value_type
 from lottery_tf.sweeping.trials import FindTrial, RetrainTrial, Trial
 from lottery_tf.training import TrainingSettings
 from lottery_tf.tweaks.distillation import Distillation
@@ -72,7 +73,8 @@ def trials_of(flags: Parsed) -> list[Trial]:
     for cell in _cells(flags):
         for trial in _trials_of_cell(cell):
             for each in (*_before(trial), trial):
-                found.setdefault(each.folder, each)
+                if _is_more(each, found.setdefault(each.folder, each)):
+                    found[each.folder] = each
     return sorted(found.values(), key=lambda trial: trial.kind != FindTrial.kind)
 
 
@@ -85,6 +87,11 @@ def _before(trial: Trial) -> list[FindTrial]:
     if isinstance(trial, FindTrial):
         return []
     return [trial.found, *([trial.teacher] if trial.teacher else [])]
+
+
+def _is_more(one: Trial, other: Trial) -> bool:
+    """Whether of two trials with the same folder, both of imp, the one has more rounds."""
+    return isinstance(one, FindTrial) and one.finding.tickets > other.finding.tickets
 
 
 def _trials_of_cell(flags: Parsed) -> Iterator[RetrainTrial]:
@@ -102,10 +109,18 @@ def _trials_of_cell(flags: Parsed) -> Iterator[RetrainTrial]:
                 own = _with(found_with, chosen)
                 experiment = _experiment(own)
                 parameters = dataclasses.asdict(own.settings(TweakSettings))
+                lacks_teacher = _lacks_teacher(Recipe(recipe, parameters))
+                if found.finding.method == IMPORTED:
+                    experiment = experiment.with_model_of_file()
+                    if lacks_teacher and dense is None:
+                        raise UsageError(
+                            f"Expected --distillation_teacher with {recipe} on a ticket of "
+                            f"{IMPORTED}, whose file has no dense network to distil from."
+                        )
                 yield RetrainTrial(
                     *(found, number, recipe, parameters, experiment),
                     own.settings(ControlSettings).reinit,
-                    dense if _lacks_teacher(Recipe(recipe, parameters)) else None,
+                    dense if lacks_teacher else None,
                 )
 
 
@@ -138,8 +153,10 @@ def _tickets(
         for sparsity in [None] if method == IMPORTED else sparsities or [values["sparsity"]]:
             found = trial(method=method, rounds=None, sparsity=sparsity, **trained)
             dense = None
-            if method == IMPORTED or not found.finding.train_tickets:
-                dense = imp or trial(method="imp", rounds=0, sparsity=None)
+            if method == IMPORTED:
+                found, dense = replace(found, experiment=experiment.with_model_of_file()), imp
+            elif not found.finding.train_tickets:
+                dense = imp or trial(method="imp", rounds=0, sparsity=None, train_tickets=True)
             yield found, 1, dense
 
 
@@ -172,6 +189,16 @@ def _names(*owners: type) -> set[str]:
     return {field.name for owner in owners for field in dataclasses.fields(owner)}
 
 
+def _lists(*owners: type) -> set[str]:
+    """The flags that are lists themselves, so that what their commas part is no axis."""
+    return {
+        field.name
+        for owner in owners
+        for field in dataclasses.fields(owner)
+        if value_type(field, owner)[0] is tuple
+    }
+
+
 def _tunable() -> set[str]:
     """What the retraining alone may have otherwise."""
     return _names(TrainingSettings, TweakSettings) - _OWN_AXES.keys()
@@ -182,6 +209,11 @@ def _axes(flags: Parsed, name: str, known: set[str]) -> dict[str, list[str]]:
     axes: dict[str, list[str]] = {}
     for part in flags.values[name]:
         flag, colon, value = part.partition(":")
+        if flag in _lists(*OWNERS) and colon:
+            raise UsageError(
+                f"Expected flags of one value in --{name}; {flag} is a list: give a cell of a "
+                "--grid file for each of its values."
+            )
         if flag in known and colon:
             if flag in axes:
                 raise UsageError(f"Expected each flag once in --{name}, got {flag} twice.")

@@ -34,7 +34,9 @@ class SweepSettings:
         "local: how many trials at a time, each with its share of the cores; default: one a "
         "core, or as many as the GPUs serve",
     )
-    gpus_per_trial: float = setting(0, "0.5 lets two trials share a GPU")
+    gpus_per_trial: float | None = setting(
+        None, "0.5 lets two trials share a GPU, 0 uses none; default: 1 where there are any"
+    )
     cpus_per_trial: float = setting(1, "ray: cores of a node that a trial takes")
     ray_address: str | None = setting(
         None, "ray: of the cluster, auto for that of this machine; default: one is started here"

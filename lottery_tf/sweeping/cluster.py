@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from lottery_tf.errors import UsageError
+from lottery_tf.log import log
 from lottery_tf.sweeping.process import MOST_CALLS, environment
 
 
@@ -18,7 +19,8 @@ class RayEngine:
     Args:
       address: of the cluster, ``auto`` for that of this machine; None starts one of this machine
         alone.
-      cpus_per_trial, gpus_per_trial: what a trial takes of a node.
+      cpus_per_trial, gpus_per_trial: what a trial takes of a node; of GPUs None for one where any
+        node has one. A line is logged if no node has as much: the trials wait until one joins.
       retries: how often an attempt whose node or process is lost is begun again.
 
     Raises:
@@ -29,7 +31,7 @@ class RayEngine:
         self,
         address: str | None = None,
         cpus_per_trial: float = 1,
-        gpus_per_trial: float = 0,
+        gpus_per_trial: float | None = None,
         retries: int = 0,
     ):
         try:
@@ -40,26 +42,31 @@ class RayEngine:
                 "extra [ray]."
             ) from None
         self._ray = ray
-        variables = environment(max(1, int(cpus_per_trial)), gpus_per_trial)
-        variables["TF_CPP_MIN_LOG_LEVEL"] = "2"
         try:
             _knock(address)
-            ray.init(
-                address=address or "local",
-                log_to_driver=False,
-                logging_level="error",
-                runtime_env={"env_vars": variables},
-            )
+            ray.init(address=address or "local", log_to_driver=False, logging_level="error")
         except (OSError, ValueError) as error:
             raise UsageError(
                 f"Expected a Ray cluster at --ray_address={address}; {error}"
             ) from error
-        # Made once: Ray counts the calls of each remote function by itself.
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if gpus_per_trial is None:
+            gpus_per_trial = 1 if any(node.get("GPU") for node in nodes) else 0
+        wanted = {"CPU": cpus_per_trial, "GPU": gpus_per_trial}
+        if not any(all(node.get(k, 0) >= count for k, count in wanted.items()) for node in nodes):
+            log.warning(
+                "No node of the cluster has %g CPUs and %g GPUs for a trial; waiting for one.",
+                *wanted.values(),
+            )
+        variables = environment(max(1, int(cpus_per_trial)), gpus_per_trial)
+        # Made once: Ray counts the calls of each remote function by itself. A process of Ray's
+        # that keeps a GPU's memory has to go with its trial.
         self._remote = ray.remote(
             num_cpus=cpus_per_trial,
             num_gpus=gpus_per_trial,
-            max_calls=MOST_CALLS,
+            max_calls=1 if gpus_per_trial else MOST_CALLS,
             max_retries=retries,
+            runtime_env={"env_vars": {**variables, "TF_CPP_MIN_LOG_LEVEL": "2"}},
         )(_here)
 
     def submit(self, function: Callable, *args: Any) -> Future:

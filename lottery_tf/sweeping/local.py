@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from lottery_tf.errors import UsageError
-from lottery_tf.sweeping.process import MOST_CALLS, environment
+from lottery_tf.sweeping.process import MOST_CALLS, end_with_parent, environment
 
 
 class LocalEngine:
@@ -19,16 +19,19 @@ class LocalEngine:
 
     Args:
       processes: how many; None for one a core, or as many as the GPUs serve.
-      gpus_per_trial: 0 for none; a share such as 0.5 lets two trials have one GPU together.
+      gpus_per_trial: 0 for none; a share such as 0.5 lets two trials have one GPU together; None
+        for one where there are any.
     """
 
-    def __init__(self, processes: int | None = None, gpus_per_trial: float = 0):
+    def __init__(self, processes: int | None = None, gpus_per_trial: float | None = None):
+        gpus = [] if gpus_per_trial == 0 else _visible_gpus()
+        if gpus_per_trial is None:
+            gpus_per_trial = min(len(gpus), 1)
         if gpus_per_trial > 1 and gpus_per_trial % 1:
             raise UsageError(
                 "Expected --gpus_per_trial to be a whole number or a share below 1, got "
                 f"{gpus_per_trial:g}."
             )
-        gpus = _visible_gpus() if gpus_per_trial else []
         if gpus_per_trial > len(gpus):
             raise UsageError(
                 f"Expected --gpus_per_trial of at most the machine's GPUs, {len(gpus)}; got "
@@ -132,6 +135,7 @@ class _Worker:
 
 
 def _serve(connection, environment: dict[str, str]) -> None:
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the sweep's, which ends its processes
     os.environ.update(environment)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -151,12 +155,11 @@ def _serve(connection, environment: dict[str, str]) -> None:
 
 def _visible_gpus() -> list[str]:
     """The GPUs by the numbers or names that CUDA_VISIBLE_DEVICES knows them by."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [each for each in visible.split(",") if each]
     import tensorflow as tf
 
-    return [str(number) for number in range(len(tf.config.list_physical_devices("GPU")))]
+    count = len(tf.config.list_physical_devices("GPU"))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [*map(str, range(count))] if visible is None else visible.split(",")[:count]
 
 
 def _sets_of(gpus: list[str], each: float) -> list[list[str]]:

@@ -1,7 +1,8 @@
 """Trials: the runs of find and retrain that a sweep asks for.
 
 The folder of a trial is named by a hash of those of its settings that are not defaults: the same
-trial of two sweeps is one run, and a setting that a later release adds leaves the name as it is.
+trial of two sweeps is one run, and a setting that a later release adds leaves the name as it is. A
+run of imp is the same however many rounds it has: it goes on when more are asked for.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ from lottery_tf.files import read_json_lines
 from lottery_tf.finding_settings import FindingSettings
 from lottery_tf.recipe import Recipe
 from lottery_tf.settings import defaults, describe
-from lottery_tf.stages import find, retrain_ticket, round_folder
+from lottery_tf.stages import find, find_run, retrain_run, retrain_ticket, round_folder
 from lottery_tf.tweaks import TWEAKS
 
 _DIGITS = 10
@@ -39,7 +40,7 @@ class FindTrial:
     @functools.cached_property
     def folder(self) -> str:
         """Below the sweep's own: ``find/imp_0123456789``."""
-        settings = self.experiment.describe() | describe(self.finding)
+        settings = self.experiment.describe() | describe(self.finding) | {"rounds": None}
         changed = _changed(settings, defaults(*Experiment.owners(), FindingSettings))
         return f"find/{self.finding.method}_{_hash(changed)}"
 
@@ -51,8 +52,12 @@ class FindTrial:
         return f"{at}  seed {self.experiment.training.seed}"
 
     def finished(self, out: Path) -> bool:
-        """Whether it is there, whole."""
-        return len(read_json_lines(out / self.folder / "metrics.jsonl")) == self.finding.tickets
+        """Whether it is there, whole; a UsageError if the folder holds another run."""
+        folder = out / self.folder
+        if len(read_json_lines(folder / "metrics.jsonl")) < self.finding.tickets:
+            return False
+        find_run(folder, self.experiment, self.finding).check()
+        return True
 
     def run(self, out: Path, tensorboard: bool = False) -> float | None:
         """Runs it, or goes on with it; returns the last ticket's dev accuracy if it has one."""
@@ -110,24 +115,30 @@ class RetrainTrial:
         return f"{of}  seed {self.experiment.training.seed}"
 
     def finished(self, out: Path) -> bool:
-        """Whether it is there, whole."""
-        return (out / self.folder / "result.json").is_file()
+        """Whether it is there, whole; a UsageError if the folder holds another run, of another
+        teacher at the same path or of a release with other defaults."""
+        if not (out / self.folder / "result.json").is_file():
+            return False
+        if self._ticket(out).is_dir():
+            retrain_run(out / self.folder, *self._work(out)).check()
+        return True
 
     def run(self, out: Path, tensorboard: bool = False) -> float | None:
         """Runs it, or goes on with it; returns the dev accuracy of the finished model if there are
         dev images."""
+        result = retrain_ticket(out / self.folder, *self._work(out), tensorboard=tensorboard)
+        return result.get("dev_accuracy")
+
+    def _ticket(self, out: Path) -> Path:
+        return round_folder(out / self.found.folder, self.round)
+
+    def _work(self, out: Path) -> tuple[Path, Recipe, Experiment, bool]:
+        """The ticket and what to do with it, as ``stages.retrain_ticket`` takes them."""
         parameters = dict(self.parameters)
         if self.teacher is not None:
             parameters["distillation_teacher"] = str(out / self.teacher.folder / "dense_model")
-        result = retrain_ticket(
-            out / self.folder,
-            round_folder(out / self.found.folder, self.round),
-            Recipe(self.recipe, parameters),
-            self.experiment,
-            self.reinit,
-            tensorboard=tensorboard,
-        )
-        return result.get("dev_accuracy")
+        recipe = Recipe(self.recipe, parameters)
+        return self._ticket(out), recipe, self.experiment, self.reinit
 
 
 Trial = FindTrial | RetrainTrial

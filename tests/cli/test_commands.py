@@ -92,8 +92,8 @@ def test_a_finished_run_is_left_alone(found, retrained, capsys):
     assert tree(found.parent) == before
 
 
-def same_tickets(one, other):
-    for number in range(3):
+def same_tickets(one, other, count=3):
+    for number in range(count):
         a, b = (lt.Ticket.load(run / "tickets" / f"round_{number:02}") for run in (one, other))
         assert a.masks == b.masks
         for name, value in a.weights.items():
@@ -128,6 +128,24 @@ def test_an_interrupted_find_goes_on_at_the_next_round(found, tmp_path, monkeypa
         *(read_json_lines(run / "metrics.jsonl") for run in (out, found)), strict=True
     ):
         assert mine["test_accuracy"] == theirs["test_accuracy"]
+
+
+def test_more_rounds_go_on_where_a_find_ended(found, tmp_path, capsys):
+    """As if they had been asked for at once; fewer are there already."""
+    out, whole = shutil.copytree(found, tmp_path / "find"), tmp_path / "whole"
+    words = ["find", *TINY, "--rewind_to=5it"]
+    assert main([*words, "--rounds=4", f"--out={out}"]) == 0
+    assert "round  2 of" not in capsys.readouterr().out
+    assert main([*words, "--rounds=4", f"--out={whole}"]) == 0
+    same_tickets(out, whole, 5)
+    one, other = (json.loads((run / "config.json").read_text()) for run in (out, whole))
+    assert one == other
+    one, other = (read_json_lines(run / "metrics.jsonl") for run in (out, whole))
+    assert [row["test_accuracy"] for row in one] == [row["test_accuracy"] for row in other]
+    before = tree(out)
+    capsys.readouterr()
+    assert main([*words, "--rounds=1", f"--out={out}"]) == 0
+    assert "is finished" in capsys.readouterr().out and tree(out) == before
 
 
 def test_an_interrupted_retraining_goes_on_at_its_checkpoint(found, tmp_path, broken_off):
@@ -213,7 +231,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing(mistake, found, retrained, 
 
 
 @pytest.mark.parametrize("words", [
-    ["find", *TINY, "--rounds=3", "--rewind_to=5it"],
+    ["find", *TINY, "--sparsity=0.3", "--rewind_to=5it"],
     ["find", *TINY, "--rounds=2", "--rewind_to=5it", "--seed=1"],
     ["retrain", "--recipe=vanilla"],
 ])  # fmt: skip

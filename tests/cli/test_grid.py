@@ -88,6 +88,26 @@ def test_the_teacher_of_a_mask_that_nothing_was_trained_for():
     assert len(finds) == 1 and trial.teacher is None
 
 
+def test_the_dense_network_is_trained_where_tickets_are_not():
+    finds, _ = made(
+        *("--methods=snip", "--recipes=distillation", "--sparsities=0.5", "--notrain_tickets")
+    )
+    trained = {find.finding.method: find.finding.train_tickets for find in finds}
+    assert trained == {"imp": True, "snip": False}
+
+
+def test_runs_of_imp_that_differ_in_their_rounds_are_one(file):
+    """The longest one: its tickets are those of the others and more."""
+    text = "cells:\n  a: {sparsities: [0.5]}\n  b: {sparsities: [0.9]}\n  c: {sparsities: [0.2]}"
+    (find,), retrains = made(file(text))
+    assert find.finding.rounds == 10
+    assert sorted(trial.round for trial in retrains) == [1, 3, 10]
+    _, (alone,) = made("--sparsities=0.5")
+    assert alone.folder in {trial.folder for trial in retrains}
+    _, (alone,) = made("--sparsity=0.5")  # its last round ends on 0.5, and is no other's
+    assert alone.folder not in {trial.folder for trial in retrains}
+
+
 def test_what_is_varied_and_what_is_tuned():
     """What is varied is so from the finding on; what is tuned only in the retraining."""
     finds, retrains = made(
@@ -119,7 +139,7 @@ def test_names_hang_on_what_differs_from_the_defaults_alone(monkeypatch):
     """A default that is written out, and a setting that a later release adds, change no name."""
     words = ("--rounds=2", "--recipes=label_smoothing", "--width=8", "--reinit")
     names = [trial.folder for one in made(*words) for trial in one]
-    assert names == ["find/imp_8f473e6d9c", "retrain/label_smoothing_143f9084cd"]
+    assert names == ["find/imp_6eedbba07b", "retrain/label_smoothing_b42d531418"]
     assert names == [trial.folder for one in made(*words, "--scope=global") for trial in one]
     described, usual = trials.describe, trials.defaults
     monkeypatch.setattr(trials, "describe", lambda settings: described(settings) | {"new": 1})
@@ -171,12 +191,19 @@ def test_parts_of_a_file_share_their_runs(file):
     ]
 
 
-@pytest.mark.parametrize(("name", "tickets", "retrainings"), [("fashion_mnist_masks", 75, 162)])
-def test_the_grids_of_the_project(name, tickets, retrainings):
-    """That of masks: imp once for three sparsities, eight methods for each; two recipes."""
+GRIDS = {
+    # imp once for three sparsities, eight methods for each; two recipes; three seeds
+    "fashion_mnist_masks": (75, 162),
+    # vanilla and three searches; five seeds
+    "fashion_mnist_rescaled_init": (5, 20),
+}
+
+
+@pytest.mark.parametrize(("name", "counts"), GRIDS.items())
+def test_the_grids_of_the_project(name, counts):
     finds, retrains = made(f"--grid={FLAGS / name}.yaml", "--data_dir=DIR")
-    assert (len(finds), len(retrains)) == (tickets, retrainings)
-    assert {path.stem for path in FLAGS.glob("*.yaml")} == {"fashion_mnist_masks"}
+    assert (len(finds), len(retrains)) == counts
+    assert {path.stem for path in FLAGS.glob("*.yaml")} == GRIDS.keys()
 
 
 @pytest.mark.parametrize(
@@ -190,6 +217,8 @@ def test_the_grids_of_the_project(name, tickets, retrainings):
         (["--vary=width"], "FLAG:VALUE.*got 'width'"),
         (["--vary=width:8,width:16"], "width twice"),
         (["--vary=width:8,augmnt:True"], "got 'augmnt:True'; nearest: augment"),
+        (["--vary=keep_dense:first,last"], "keep_dense is a list: give a cell"),
+        (["--tune=milestones:10ep,20ep"], "milestones is a list: give a cell"),
         (["--vary=seed:0,1"], "got 'seed:0'; --seeds says that"),
         (["--vary=width:wide"], "--width=wide: expected an integer"),
         (["--tune=width:8,16"], "got 'width:8'"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 
@@ -124,26 +125,77 @@ def test_mistakes(tmp_path, capfd, word, expected):
 
 
 def test_an_interrupted_sweep_ends_its_processes(tmp_path, monkeypatch, capfd):
+    """While a trial is at work and another is done."""
     pids = []
     took = sweep.Progress.took
 
     def interrupt(self, kind, seconds):
         took(self, kind, seconds)
-        raise KeyboardInterrupt  # not a signal, which a shell's background processes ignore
+        if self.left("find"):
+            raise KeyboardInterrupt  # not a signal, which a shell's background processes ignore
 
     monkeypatch.setattr(sweep.Progress, "took", interrupt)
-    start = sweep.LocalEngine.submit
+    close = sweep.LocalEngine.close
 
-    def submit(self, *args):
+    def closed(self):
         pids.extend(worker._process.pid for worker in self._all if worker._process)
-        return start(self, *args)
+        close(self)
 
-    monkeypatch.setattr(sweep.LocalEngine, "submit", submit)
+    monkeypatch.setattr(sweep.LocalEngine, "close", closed)
     out = tmp_path / "sweep"
-    assert main(["sweep", *WORDS, f"--out={out}"]) == 130
+    words = [*WORDS, "--recipes=vanilla", "--seeds=0,1"]
+    assert main(["sweep", *words, f"--out={out}"]) == 130
+    assert len(pids) == 2
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
     monkeypatch.undo()
-    assert main(["sweep", *WORDS, f"--out={out}"]) == 0
+    assert main(["sweep", *words, f"--out={out}"]) == 0
     assert len(list((out / "retrain").iterdir())) == 2
+
+
+def test_more_rounds_go_on_with_the_same_run(swept, tmp_path, capfd):
+    """IMP to a higher sparsity: tickets and retrainings that are there stay."""
+    out = tmp_path / "sweep"
+    shutil.copytree(swept, out)
+    (find,) = (out / "find").iterdir()
+    before = contents(out)
+    rows = (find / "metrics.jsonl").read_text()
+    words = [*WORDS, "--recipes=vanilla", "--sparsities=0.36,0.48"]
+    assert main(["sweep", *words, f"--out={out}"]) == 0
+    said = capfd.readouterr().out
+    assert said.count("find/") == 1 and said.count("retrain/") == 1
+    after = contents(out)
+    changed = {path.relative_to(out).parts[0] for path in before if before[path] != after[path]}
+    assert changed == {"find", "logs"}
+    tickets = [path for path in before if "tickets" in path.parts]
+    assert tickets and all(before[path] == after[path] for path in tickets)
+    assert (find / "metrics.jsonl").read_text().startswith(rows)
+    assert json.loads((find / "config.json").read_text())["rounds"] == 3
+    assert len(list((find / "tickets").iterdir())) == 4
+
+
+def test_a_run_of_other_settings_in_its_folder_is_not_taken(swept, tmp_path, capfd):
+    """As after a release with another default."""
+    out = tmp_path / "sweep"
+    shutil.copytree(swept, out)
+    config = next(out.glob("retrain/label_smoothing_*/config.json"))
+    config.write_text(config.read_text().replace('"epsilon": 0.1', '"epsilon": 0.3'))
+    assert main(["sweep", *WORDS, f"--out={out}"]) == 2
+    assert "belongs to another: tweaks is" in " ".join(capfd.readouterr().err.split())
+
+
+def test_a_file_with_zeros(swept, tmp_path, capfd):
+    """from_model, whose network has no name of ours, retrained and distilled."""
+    (vanilla,) = (path for path in (swept / "retrain").iterdir() if "vanilla" in path.name)
+    (dense,) = swept.glob("find/*/dense_model")
+    out = tmp_path / "sweep"
+    words = [*WORDS[:2], "--methods=from_model", f"--model_path={vanilla / 'model'}"]
+    words += ["--recipes=vanilla,distillation", "--processes=1"]
+    assert main(["sweep", *words, f"--out={out}"]) == 2
+    assert "--distillation_teacher with distillation" in capfd.readouterr().err
+    words += [f"--distillation_teacher={dense}"]
+    assert main(["sweep", *words, f"--out={out}"]) == 0
+    results = [json.loads(path.read_text()) for path in out.glob("retrain/*/result.json")]
+    assert sorted(each["recipe"] for each in results) == ["distillation", "vanilla"]
+    assert len({each["sparsity"] for each in results}) == 1 and results[0]["sparsity"] > 0.3

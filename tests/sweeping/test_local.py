@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -58,6 +60,21 @@ def test_each_has_its_share_of_the_cores(monkeypatch):
     assert found["TF_NUM_INTRAOP_THREADS"] == found["TF_NUM_INTEROP_THREADS"] == "2"
 
 
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine of so many GPUs, which CUDA_VISIBLE_DEVICES names."""
+    import tensorflow as tf
+
+    def make(number, visible):
+        monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind] * number)
+        if visible is None:
+            monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        else:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+
+    return make
+
+
 @pytest.mark.parametrize(
     ("gpus", "processes", "expected"),
     [
@@ -65,19 +82,36 @@ def test_each_has_its_share_of_the_cores(monkeypatch):
         (2, None, ["3,a"]),
         (0.5, None, ["3", "3", "a", "a", "7", "7"]),
         (1, 2, ["3", "a"]),
+        (None, None, ["3", "a", "7"]),
     ],
 )
-def test_each_has_gpus_of_its_own(monkeypatch, gpus, processes, expected):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,a,7")
+def test_each_has_gpus_of_its_own(machine, gpus, processes, expected):
+    machine(3, "3,a,7")
     engine = LocalEngine(processes, gpus)
     own = [worker._environment for worker in engine._all]
     engine.close()
     assert [each["CUDA_VISIBLE_DEVICES"] for each in own] == expected
-    assert all(("TF_FORCE_GPU_ALLOW_GROWTH" in each) == (gpus < 1) for each in own)
+    assert all(("TF_FORCE_GPU_ALLOW_GROWTH" in each) == (gpus == 0.5) for each in own)
 
 
-def test_more_gpus_than_there_are(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+@pytest.mark.parametrize(("number", "gpus"), [(2, 0), (0, None)])
+def test_none_has_a_gpu_that_it_was_not_given(machine, number, gpus):
+    machine(number, None)
+    with LocalEngine(1, gpus) as engine:
+        assert engine.submit(variables).result()["CUDA_VISIBLE_DEVICES"] == "-1"
+
+
+def test_gpus_that_are_hidden_or_not_named(machine):
+    machine(2, None)
+    with LocalEngine(None, 1) as engine:
+        assert [each._environment["CUDA_VISIBLE_DEVICES"] for each in engine._all] == ["0", "1"]
+    machine(0, "-1")
+    with pytest.raises(UsageError, match="at most the machine's GPUs, 0; got 1"):
+        LocalEngine(None, 1)
+
+
+def test_more_gpus_than_there_are(machine):
+    machine(1, "0")
     with pytest.raises(UsageError, match="at most the machine's GPUs, 1; got 2"):
         LocalEngine(None, 2)
     with pytest.raises(UsageError, match="a whole number or a share below 1, got 1.5"):
@@ -96,3 +130,33 @@ def test_what_is_at_work_ends_with_the_engine(tmp_path):
         future.result(timeout=60)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+PARENT = """
+import os, sys, time
+from pathlib import Path
+from lottery_tf.sweeping.local import LocalEngine
+
+if __name__ == "__main__":
+    engine = LocalEngine(1, 0)
+    Path(sys.argv[1]).write_text(str(engine.submit(os.getpid).result()))
+    engine.submit(time.sleep, 600)
+    time.sleep(600)
+"""
+
+
+def test_a_process_at_work_ends_with_a_sweep_that_is_killed(tmp_path):
+    script, told = tmp_path / "parent.py", tmp_path / "pid"
+    script.write_text(PARENT)
+    parent = subprocess.Popen([sys.executable, str(script), str(told)])
+    while not (told.exists() and told.read_text()):
+        assert parent.poll() is None
+        time.sleep(0.05)
+    pid = int(told.read_text())
+    os.kill(pid, 0)
+    parent.kill()
+    parent.wait()
+    end = time.monotonic() + 30
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{pid}").exists()
