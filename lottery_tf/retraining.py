@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,13 @@ class Retrained:
       model: plain Keras layers, compiled for evaluation with the plain cross-entropy.
       result: what ``result.json`` holds of the measurement.
       epochs: a row of metrics an epoch.
+      best: the model's values after the epoch of the best dev accuracy.
     """
 
     model: keras.Model
     result: dict[str, Any]
     epochs: list[dict[str, Any]]
+    best: dict[str, np.ndarray]
 
 
 def retrain(
@@ -50,6 +52,7 @@ def retrain(
     checkpoint: Path | None = None,
     on_epoch: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
     on_prepared: Callable[[], None] = lambda: None,
+    test: bool = True,
 ) -> Retrained:
     """Trains the ticket from its rewind step to the end with ``recipe``.
 
@@ -62,6 +65,7 @@ def retrain(
         every half minute. Default: none is kept.
       on_epoch: called after each epoch with the rows of all epochs so far.
       on_prepared: called when the recipe is on the model, before the training.
+      test: measure on the test images too.
     """
     start = time.perf_counter()
     described = {"recipe": recipe.name, "tweaks": recipe.describe()}
@@ -93,28 +97,44 @@ def retrain(
 
     finished = compiled_for_evaluation(recipe.finish(model))
     check_same("trained weights", values(finished).values())
-    measured = {
-        f"{split}_{name}": value
-        for split in ("dev", "test")
-        if len(getattr(data, split))
-        for name, value in evaluate(finished, data.batches(split)).items()
-    }
     assign(model, watch.best_values)
-    best = compiled_for_evaluation(recipe.finish(model))
+    best = values(recipe.finish(model))
     result = {
         **described,
         "sparsity": ticket.sparsity,
         "sparsity_total": ticket.sparsity_total,
         "nonzero_parameters": nonzero_parameters(finished),
-        **measured,
+        **({} if dev is None else _named("dev", evaluate(finished, dev))),
         "train_accuracy": evaluate(finished, data.batches("train"))["accuracy"],
         **({} if dev is None else {"best_dev_accuracy": watch.best_accuracy}),
-        "best_dev_test_accuracy": evaluate(best, data.batches("test"))["accuracy"],
+        **(measured_on_test(finished, best, data) if test else {}),
         "epochs": len(watch.rows),
         "seed": training.seed,
         "seconds": time.perf_counter() - start + watch.seconds_before,
     }
-    return Retrained(finished, result, watch.rows)
+    return Retrained(finished, result, watch.rows, best)
+
+
+def measured_on_test(
+    model: keras.Model, best: Mapping[str, np.ndarray], data: Dataset
+) -> dict[str, float]:
+    """What ``result.json`` says of the test images.
+
+    Args:
+      model: as training left it; compiled for evaluation.
+      best: its values after the epoch of the best dev accuracy.
+      data: whose test images are looked at.
+    """
+    last = values(model)
+    found = _named("test", evaluate(model, data.batches("test")))
+    assign(model, best)
+    found["best_dev_test_accuracy"] = evaluate(model, data.batches("test"))["accuracy"]
+    assign(model, last)
+    return found
+
+
+def _named(split: str, measured: Mapping[str, float]) -> dict[str, float]:
+    return {f"{split}_{name}": value for name, value in measured.items()}
 
 
 def _stream(recipe: Recipe, model: keras.Model, data: Dataset) -> Callable[[int], tf.data.Dataset]:

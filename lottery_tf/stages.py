@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lottery_tf.batch_norm import SharedStatistics
 from lottery_tf.boards import Board
 from lottery_tf.data import Dataset, load
@@ -21,10 +23,11 @@ from lottery_tf.files import read_json, read_json_lines, sha256, write_json, wri
 from lottery_tf.finding import first_ticket, rounds
 from lottery_tf.finding_settings import IMPORTED, FindingSettings
 from lottery_tf.keras import existing_model, keras
+from lottery_tf.masks import read_arrays
 from lottery_tf.precision import Precision
 from lottery_tf.pruning import warn_of_collapse
 from lottery_tf.recipe import Recipe
-from lottery_tf.retraining import retrain
+from lottery_tf.retraining import compiled_for_evaluation, measured_on_test, retrain
 from lottery_tf.runs import Run, load_pruned, load_saved_model, read_config
 from lottery_tf.settings import defaults, describe
 from lottery_tf.ticket import Ticket
@@ -34,6 +37,7 @@ from lottery_tf.tweaks.soft_labels import default_loss
 from lottery_tf.wrapper import all_kept, strip
 
 Row = dict[str, Any]
+_BEST = "best.npz"
 
 
 def find(
@@ -223,8 +227,11 @@ def retrain_ticket(
     reinit: bool = False,
     on_epoch: Callable[[list[Row]], None] = lambda rows: None,
     tensorboard: bool = False,
+    test: bool = True,
 ) -> Row:
     """Retrains a ticket with a recipe; writes ``result.json`` and the finished ``model/``.
+
+    A finished run that was not measured on the test images is so now, if ``test`` says so.
 
     Args:
       out: the run's folder.
@@ -235,6 +242,8 @@ def retrain_ticket(
       reinit: train the ticket's mask from new initial weights of the training's seed instead.
       on_epoch: called after each epoch with the rows so far.
       tensorboard: write TensorBoard's events too, by step.
+      test: measure on the test images. Otherwise ``result.json`` says nothing of them, and
+        ``best.npz`` keeps the weights that were best on dev.
 
     Returns:
       What ``result.json`` holds.
@@ -250,7 +259,8 @@ def retrain_ticket(
     run = retrain_run(out, ticket_path, recipe, experiment, reinit)
     run.check()
     if (out / "result.json").exists():
-        return read_json(out / "result.json")
+        result = read_json(out / "result.json")
+        return result if measured(result) or not test else _measure(out, result, experiment)
     data = experiment.load_data()
     last_step = experiment.training.steps(data.steps_per_epoch)
     if ticket.info.get("rewind_step", 0) >= last_step:
@@ -281,15 +291,32 @@ def retrain_ticket(
 
     # The folder is taken when the recipe has proved to fit the model and the data.
     retrained = retrain(
-        *(ticket, recipe, data, experiment.training, out / "checkpoint", on_epoch_end, begin)
+        *(ticket, recipe, data, experiment.training, out / "checkpoint", on_epoch_end, begin, test)
     )
     export(retrained.model, out / "model")
+    if not test:
+        np.savez(out / _BEST, **retrained.best)
     result = {**retrained.result, "ticket": str(ticket_path), "reinit": reinit}
     write_json(out / "result.json", result)
     if board:
         names = ("sparsity", "sparsity_total", "test_accuracy", "best_dev_test_accuracy")
-        board.scalars({f"result/{name}": result[name] for name in names}, last_step)
+        board.scalars({f"result/{n}": result[n] for n in names if n in result}, last_step)
     shutil.rmtree(out / "checkpoint", ignore_errors=True)
+    return result
+
+
+def measured(result: Row) -> bool:
+    """Whether a run's ``result.json`` says what the test images say."""
+    return "test_accuracy" in result
+
+
+def _measure(out: Path, result: Row, experiment: Experiment) -> Row:
+    """A finished run's result with what the test images say."""
+    model = compiled_for_evaluation(load_saved_model(out / "model"))
+    best = read_arrays(out / _BEST)
+    result = {**result, **measured_on_test(model, best, experiment.load_data())}
+    write_json(out / "result.json", result)
+    (out / _BEST).unlink()
     return result
 
 

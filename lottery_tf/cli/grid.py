@@ -48,7 +48,7 @@ class GridSettings:
     tune: tuple[str, ...] = setting(
         (),
         "flags of the retraining alone and their values, as in learning_rate:0.1,0.2,0.4; each "
-        "recipe, vanilla too, has the best on dev images",
+        "recipe, vanilla too, has the best on dev images, and only that is tested",
     )
 
 
@@ -90,8 +90,10 @@ def _before(trial: Trial) -> list[FindTrial]:
 
 
 def _is_more(one: Trial, other: Trial) -> bool:
-    """Whether of two trials with the same folder, both of imp, the one has more rounds."""
-    return isinstance(one, FindTrial) and one.finding.tickets > other.finding.tickets
+    """Whether of two trials with the same folder the one has more rounds of imp, or the test."""
+    if isinstance(one, FindTrial):
+        return one.finding.tickets > other.finding.tickets
+    return one.test and not other.test
 
 
 def _trials_of_cell(flags: Parsed) -> Iterator[RetrainTrial]:
@@ -101,6 +103,8 @@ def _trials_of_cell(flags: Parsed) -> Iterator[RetrainTrial]:
         Recipe(recipe)
     vary = _axes(flags, "vary", _names(*OWNERS) - _OWN_AXES.keys())
     tune = _axes(flags, "tune", _tunable())
+    if tune and not flags.values["dev_share"]:
+        raise UsageError("Expected --dev_share above 0 with --tune, which chooses on dev images.")
     seeds = [{"seed": seed, "data_seed": seed} for seed in grid.seeds] or [{}]
     for varied, seed in itertools.product(_combinations(vary), seeds):
         found_with = _with(flags, varied | seed)
@@ -121,6 +125,7 @@ def _trials_of_cell(flags: Parsed) -> Iterator[RetrainTrial]:
                     *(found, number, recipe, parameters, experiment),
                     own.settings(ControlSettings).reinit,
                     dense if lacks_teacher else None,
+                    test=not tune,  # only that of the values that are chosen
                 )
 
 

@@ -48,13 +48,7 @@ def run(flags: Parsed) -> None:
     settings = flags.settings(ReportSettings)
     if not flags.positional:
         raise UsageError("Expected folders with retrain runs below them; none was given.")
-    try:
-        from lottery_tf import reporting
-    except ImportError as error:
-        raise UsageError(
-            f"Expected the libraries of reports; {error.name} is not installed: install lottery_tf "
-            "with its extra [report]."
-        ) from None
+    reporting = library()
     tune = tuple(name for name in settings.tune if name)
     with console.status("reading runs"), quiet_start():
         found = reporting.report(flags.positional, tune)
@@ -71,6 +65,22 @@ def run(flags: Parsed) -> None:
         raise UsageError(f"Expected --out to be a place that can be written; {error}.") from None
     beside = settings.page.with_suffix("")
     console.print(f"Written: {settings.page}, and {counted(written, 'file')} in {beside}")
+
+
+def library():
+    """``lottery_tf.reporting``.
+
+    Raises:
+      UsageError: if what it needs is not installed.
+    """
+    try:
+        from lottery_tf import reporting
+    except ImportError as error:
+        raise UsageError(
+            f"Expected the libraries of reports; {error.name} is not installed: install lottery_tf "
+            "with its extra [report]."
+        ) from None
+    return reporting
 
 
 def print_table(found, reporting) -> None:

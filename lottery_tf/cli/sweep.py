@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+from pathlib import Path
 
 from rich.console import Group
 from rich.live import Live
@@ -12,14 +13,16 @@ from lottery_tf.cli.console import console, duration, percent
 from lottery_tf.cli.find import OutSettings
 from lottery_tf.cli.flags import Parsed
 from lottery_tf.cli.grid import OWNERS, GridSettings, trials_of, tuned
+from lottery_tf.cli.report import library
 from lottery_tf.devices import DeviceSettings
 from lottery_tf.errors import UsageError, WorkFailed
-from lottery_tf.log import counted, some
+from lottery_tf.log import counted, log, some
 from lottery_tf.settings import check_choices, setting
 from lottery_tf.sweeping.attempt import attempt, log_of
 from lottery_tf.sweeping.cluster import RayEngine
 from lottery_tf.sweeping.local import LocalEngine
 from lottery_tf.sweeping.scheduling import Progress, run_trials
+from lottery_tf.sweeping.trials import FindTrial
 
 _ENGINES = ("local", "ray")
 
@@ -42,6 +45,11 @@ class SweepSettings:
         None, "ray: of the cluster, auto for that of this machine; default: one is started here"
     )
     retries: int = setting(1, "how often a trial that failed is tried again")
+    measure: bool = setting(
+        True,
+        "with --tune: when all have run, measure those with the best values on the test images; "
+        "--nomeasure leaves that to a later command, as where parts of a grid run by themselves",
+    )
 
     def __post_init__(self):
         check_choices(self)
@@ -69,6 +77,7 @@ def run(flags: Parsed) -> None:
         raise UsageError("Expected --strategy=none or mirrored: a trial runs on one machine.")
     tensorboard = flags.settings(BoardSettings).tensorboard
     trials, names = trials_of(flags), tuned(flags)
+    reporting = library() if names and settings.measure else None
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -81,23 +90,39 @@ def run(flags: Parsed) -> None:
             if trial is not None:
                 live.console.print(_line(trial, outcome), markup=False)
 
-        done = run_trials(
-            trials,
-            out,
-            lambda trial: engine.submit(attempt, trial, out, devices, tensorboard),
-            settings.retries,
-            watch,
-        )
+        def submit(trial):
+            return engine.submit(attempt, trial, out, devices, tensorboard)
+
+        done = run_trials(trials, out, submit, settings.retries, watch)
+        if reporting and not done.failed:
+            chosen = _chosen(trials, out, names, reporting)
+            done = run_trials(chosen, out, submit, settings.retries, watch)
     if done.failed:
         first = next(iter(done.failed))
         raise WorkFailed(
-            f"{counted(len(done.failed), 'run')} of {len(trials)} failed ({some([*done.failed])}); "
-            f"{first}: {done.failed[first]}. Its log: {log_of(out, first)}. The same command tries "
-            "again what is missing."
+            f"{counted(len(done.failed), 'run')} of {len(done.trials)} failed "
+            f"({some([*done.failed])}); {first}: {done.failed[first]}. Its log: "
+            f"{log_of(out, first)}. The same command tries again what is missing."
         )
     report = f"lottery-tf report {out} --out={out / 'report.html'}"
     chosen = f" --tune={','.join(names)}" if names else ""
     console.print(f"Finished. To look at it: {report}{chosen}", markup=False)
+
+
+def _chosen(trials, out: Path, names: list[str], reporting) -> list:
+    """The trials, but of those that are tuned only the best, by what ``report`` goes by; they are
+    to be tested."""
+    best, notes = reporting.tuned(reporting.gather([out]), names)
+    for note in notes:
+        log.info("%s", note)
+    runs = None if best is None else {str(Path(run).relative_to(out)) for run in best["run"]}
+    found = []
+    for trial in trials:
+        if isinstance(trial, FindTrial) or trial.test:
+            found.append(trial)
+        elif runs is None or trial.folder in runs:
+            found.append(dataclasses.replace(trial, test=True))
+    return found
 
 
 class _Table:

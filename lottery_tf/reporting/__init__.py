@@ -1,6 +1,18 @@
 """What retrain runs come to: tables with statistics, figures, and a page that shows both."""
 
+from lottery_tf.reporting.gathering import gather
 from lottery_tf.reporting.tables import Report, Table, cells, head, markdown, report
+from lottery_tf.reporting.tuning import tuned
 from lottery_tf.reporting.writing import write
 
-__all__ = ["Report", "Table", "cells", "head", "markdown", "report", "write"]
+__all__ = [
+    "Report",
+    "Table",
+    "cells",
+    "gather",
+    "head",
+    "markdown",
+    "report",
+    "tuned",
+    "write",
+]

@@ -41,9 +41,10 @@ def compare(
       with vanilla, their mean ``gain``, ``gain_sem``, the bounds ``gain_low`` and ``gain_high`` of
       its 95 % interval, ``p``, and ``p_holm``, corrected for all rows. Accuracies are shares.
     """
+    tested = runs[runs["test_accuracy"].notna()]
     partners = {
         (*key(row, PAIR), *key(row, shared)): row["test_accuracy"]
-        for _, row in runs[runs["recipe"] == VANILLA].iterrows()
+        for _, row in tested[tested["recipe"] == VANILLA].iterrows()
     }
     rows, alone = [], []
     for values, group in groups(runs, [*KIND, *settings]):
@@ -53,6 +54,7 @@ def compare(
         if "at_edge" in group:
             row["at_edge"] = group["at_edge"].any()
         if row["recipe"] != VANILLA:
+            group = group[group["test_accuracy"].notna()]
             found = [partners.get((*key(r, PAIR), *key(r, shared))) for _, r in group.iterrows()]
             alone += [name for name, one in zip(group["run"], found, strict=True) if one is None]
             pairs = [
@@ -65,11 +67,15 @@ def compare(
     table = pd.DataFrame(rows)
     for name in ("pairs", "gain", "gain_sem", "gain_low", "gain_high", "p"):
         table[name] = table.get(name, pd.Series(np.nan, table.index)).astype(float)
-    tested = table["p"].notna()
+    has_p = table["p"].notna()
     table["p_holm"] = np.nan
-    if tested.any():
-        table.loc[tested, "p_holm"] = multipletests(table.loc[tested, "p"], method="holm")[1]
+    if has_p.any():
+        table.loc[has_p, "p_holm"] = multipletests(table.loc[has_p, "p"], method="holm")[1]
     notes = []
+    if untested := len(runs) - len(tested):
+        notes.append(
+            f"{counted(untested, 'run')} not measured on the test images: dev images chose others."
+        )
     if alone:
         notes.append(
             f"{counted(len(alone), 'run')} without a vanilla partner (same ticket, seeds and "
@@ -77,7 +83,7 @@ def compare(
         )
     if single := int((table["seeds"] == 1).sum()):
         notes.append(f"{counted(single, 'row')} of one run, without error, interval and p.")
-    if same := int(((table["pairs"] > 1) & ~tested).sum()):
+    if same := int(((table["pairs"] > 1) & ~has_p).sum()):
         notes.append(
             f"{counted(same, 'row')} without interval and p: all differences to vanilla are equal."
         )

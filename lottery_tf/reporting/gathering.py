@@ -23,8 +23,11 @@ from lottery_tf.reporting.differing import (
 from lottery_tf.reporting.tickets import origin
 
 _NOT_ENTERED = ("model", "checkpoint", "tickets", "dense_model")
-_NEEDED = ("recipe", "sparsity", "sparsity_total", "test_accuracy", "seconds", "seed")
-_OPTIONAL = ("dev_accuracy", "train_accuracy", "best_dev_test_accuracy", "nonzero_parameters")
+_NEEDED = ("recipe", "sparsity", "sparsity_total", "seconds", "seed")
+_OPTIONAL = (
+    *("test_accuracy", "dev_accuracy", "train_accuracy", "best_dev_test_accuracy"),
+    "nonzero_parameters",
+)
 # What tells the rows of a table apart, before the settings.
 KIND = ("recipe", "method", "level")
 # Methods of which many tickets may have the same seed.
@@ -135,7 +138,9 @@ def _read(run: Path, top: Path) -> tuple[dict[str, Any], Settings] | None:
     if not (run / "result.json").is_file():
         raise _LeftOut("not finished (no result.json)")
     result = _object(run / "result.json")
-    if missing := [name for name in _NEEDED if result.get(name) is None]:
+    # A run that is tuned is measured on the test images only if its values are the best.
+    measured = "test_accuracy" if result.get("dev_accuracy") is None else "dev_accuracy"
+    if missing := [name for name in (*_NEEDED, measured) if result.get(name) is None]:
         raise _LeftOut(f"without {', '.join(missing)} in result.json")
     ticket = origin(run, config, top)
     row = {

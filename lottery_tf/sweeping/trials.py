@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lottery_tf.experiment import Experiment
-from lottery_tf.files import read_json_lines
+from lottery_tf.files import read_json, read_json_lines
 from lottery_tf.finding_settings import FindingSettings
 from lottery_tf.recipe import Recipe
 from lottery_tf.settings import defaults, describe
-from lottery_tf.stages import find, find_run, retrain_run, retrain_ticket, round_folder
+from lottery_tf.stages import find, find_run, measured, retrain_run, retrain_ticket, round_folder
 from lottery_tf.tweaks import TWEAKS
 
 _DIGITS = 10
@@ -78,6 +78,7 @@ class RetrainTrial:
       reinit: as ``stages.retrain_ticket`` takes it.
       teacher: the trial whose dense model distillation has as its teacher; None for the ticket's
         own run, and where ``parameters`` name a teacher or nothing is distilled.
+      test: whether it is measured on the test images, which does not change its folder.
     """
 
     found: FindTrial
@@ -87,6 +88,7 @@ class RetrainTrial:
     experiment: Experiment
     reinit: bool = False
     teacher: FindTrial | None = None
+    test: bool = True
     kind: ClassVar[str] = "retrain"
 
     @functools.cached_property
@@ -117,7 +119,8 @@ class RetrainTrial:
     def finished(self, out: Path) -> bool:
         """Whether it is there, whole; a UsageError if the folder holds another run, of another
         teacher at the same path or of a release with other defaults."""
-        if not (out / self.folder / "result.json").is_file():
+        result = out / self.folder / "result.json"
+        if not result.is_file() or (self.test and not measured(read_json(result))):
             return False
         if self._ticket(out).is_dir():
             retrain_run(out / self.folder, *self._work(out)).check()
@@ -126,7 +129,9 @@ class RetrainTrial:
     def run(self, out: Path, tensorboard: bool = False) -> float | None:
         """Runs it, or goes on with it; returns the dev accuracy of the finished model if there are
         dev images."""
-        result = retrain_ticket(out / self.folder, *self._work(out), tensorboard=tensorboard)
+        result = retrain_ticket(
+            out / self.folder, *self._work(out), tensorboard=tensorboard, test=self.test
+        )
         return result.get("dev_accuracy")
 
     def _ticket(self, out: Path) -> Path:

@@ -127,6 +127,14 @@ def test_what_is_varied_and_what_is_tuned():
         assert trial.experiment.data == trial.found.experiment.data
 
 
+def test_what_is_tuned_is_not_tested_unless_it_is_asked_for(file):
+    _, retrains = made("--rounds=1", "--tune=learning_rate:0.1,0.2")
+    assert [trial.test for trial in retrains] == [False, False]
+    text = "rounds: 1\nlearning_rate: 0.1\ncells:\n  a: {tune: {learning_rate: [0.1, 0.2]}}\n  b: {}"
+    _, retrains = made(file(text))
+    assert [trial.test for trial in retrains] == [True, False]
+
+
 def test_a_parameter_of_a_tweak_makes_no_second_run_of_the_others():
     _, retrains = made(
         *("--rounds=1", "--recipes=vanilla,label_smoothing"),
@@ -221,6 +229,7 @@ def test_the_grids_of_the_project(name, counts):
         (["--tune=milestones:10ep,20ep"], "milestones is a list: give a cell"),
         (["--vary=seed:0,1"], "got 'seed:0'; --seeds says that"),
         (["--vary=width:wide"], "--width=wide: expected an integer"),
+        (["--tune=learning_rate:1,2", "--dev_share=0"], "--dev_share above 0 with --tune"),
         (["--tune=width:8,16"], "got 'width:8'"),
         (["--grid=/nowhere.yaml"], "--grid=/nowhere.yaml to be a YAML file"),
         (["--prune_fraction=1"], "--prune_fraction in"),

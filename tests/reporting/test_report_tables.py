@@ -160,7 +160,7 @@ def test_what_is_missing_is_said_and_nothing_invented(tmp_path):
         "1 run left out, not finished (no result.json): ",
         "1 run left out, without config.json: ",
         "1 run left out, result.json damaged: ",
-        "1 run left out, without sparsity, sparsity_total, test_accuracy, seconds in result.json: ",
+        "1 run left out, without sparsity, sparsity_total, seconds, test_accuracy in result.json: ",
         "1 run left out, of the same recipe, method, sparsity, seeds and settings as another one: ",
         "1 run without a vanilla partner (same ticket, seeds and settings), in no gain: ",
     ):
