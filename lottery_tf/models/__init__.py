@@ -28,6 +28,10 @@ BUILDERS: dict[str, Callable[[Sequence[int], int, int | None], keras.Model]] = {
         f"resnet{depth}": functools.partial(resnet.cifar_resnet, depth)
         for depth in (20, 32, 44, 56, 104, 110)
     },
+    **{
+        f"plain{depth}": functools.partial(resnet.cifar_resnet, depth, residual=False)
+        for depth in (14, 20, 32, 44, 56)
+    },
     "resnet18": functools.partial(resnet.resnet, 18),
     "resnet34": functools.partial(resnet.resnet, 34),
     "vgg16": vgg.vgg16,

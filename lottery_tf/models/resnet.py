@@ -25,6 +25,7 @@ def cifar_resnet(
     num_classes: int,
     width: int | None = None,
     halving_stem: bool = False,
+    residual: bool = True,
 ) -> keras.Model:
     """A ResNet of ``depth`` layers whose stages have ``width`` (16), 2·width and 4·width channels.
 
@@ -32,17 +33,19 @@ def cifar_resnet(
       depth: 6n + 2.
       input_shape, num_classes, width: as in ``lottery_tf.models.create``.
       halving_stem: whether the stem has stride 2, for a quarter of the cost; not in the paper.
+      residual: False for the paper's plain network, which has no shortcuts.
 
     Raises:
       UsageError: the image is smaller than 4×4 (8×8 with a halving stem), so that the last
         stage's two halvings leave nothing to halve.
     """
-    name = f"resnet{depth}_half" if halving_stem else f"resnet{depth}"
+    name = f"{'resnet' if residual else 'plain'}{depth}{'_half' * halving_stem}"
     blocks, remainder = divmod(depth - 2, 6)
     if remainder or blocks < 1:
         raise ValueError(f"Expected a depth of 6n + 2, such as 20. Received: {depth}.")
     model = functools.partial(_resnet, name, input_shape, num_classes, width or CIFAR_WIDTH)
-    return model((blocks,) * 3, fan="fan_in", head=he_normal("fan_in"), halving_stem=halving_stem)
+    stages, head = (blocks,) * 3, he_normal("fan_in")
+    return model(stages, "fan_in", head, halving_stem=halving_stem, residual=residual)
 
 
 def resnet(
@@ -60,7 +63,7 @@ def resnet(
 
 
 def _resnet(
-    name, input_shape, num_classes, width, blocks, fan, head=None, halving_stem=False
+    name, input_shape, num_classes, width, blocks, fan, head=None, halving_stem=False, residual=True
 ) -> keras.Model:
     """``blocks``: their number in each stage; ``fan``: of the He normal kernels but ``head``."""
     check_halvings(name, input_shape, len(blocks) - 1 + halving_stem)
@@ -71,7 +74,7 @@ def _resnet(
 
     def basic_block(x, channels, stride, name):
         shortcut = x
-        if stride > 1:
+        if residual and stride > 1:
             # The gradient of a 1×1 convolution with a stride, of fewer than 16 channels, writes
             # beyond its memory in TensorFlow 2.21 with oneDNN on AVX-512.
             pool = keras.layers.AveragePooling2D(1, stride, name=f"{name}_shortcut_pool")
@@ -80,7 +83,8 @@ def _resnet(
         x = conv_bn(x, channels, f"{name}_conv1", f"{name}_bn1", stride=stride)
         x = keras.layers.ReLU(name=f"{name}_relu1")(x)
         x = conv_bn(x, channels, f"{name}_conv2", f"{name}_bn2")
-        x = keras.layers.Add(name=f"{name}_add")([x, shortcut])
+        if residual:
+            x = keras.layers.Add(name=f"{name}_add")([x, shortcut])
         return keras.layers.ReLU(name=f"{name}_relu2")(x)
 
     images = keras.Input(input_shape, name="image")

@@ -16,6 +16,7 @@ from lottery_tf.models.pytorch import convolution
 SMALL = {
     **{"lenet_300_100": 6, "conv4": 2, "resnet8_half": 2},
     **{f"resnet{depth}": 2 for depth in (20, 32, 44, 56, 104, 110)},
+    **{f"plain{depth}": 2 for depth in (14, 20, 32, 44, 56)},
     **{"resnet18": 2, "resnet34": 2, "vgg16": 2, "mobilenet": 2},
 }
 
@@ -77,6 +78,7 @@ def test_the_only_activations_are_relu_layers(name):
             "conv4": 6,
             "resnet8_half": 7,
             **{f"resnet{depth}": depth - 1 for depth in (18, 34, 20, 32, 44, 56, 104, 110)},
+            **{f"plain{depth}": depth - 1 for depth in (14, 20, 32, 44, 56)},
             "vgg16": 13,
             "mobilenet": 27,
         }[name]
@@ -159,6 +161,18 @@ def test_resnet8_half_is_a_resnet8_on_half_the_image():
         create("resnet8_half", (28, 7, 1), 10)
 
 
+def test_a_plain_network_is_a_resnet_without_its_shortcuts():
+    plain, residual = (create(f"{kind}20", (32, 32, 3), 10) for kind in ("plain", "resnet"))
+    assert trainable(plain) == 269_722  # the paper's, as option A's shortcuts have no parameters
+    names = [layer.name for layer in residual.layers]
+    gone = [name for name in names if "shortcut" in name or name.endswith("_add")]
+    assert len(gone) == 9 + 2 * 3
+    assert [layer.name for layer in plain.layers] == [name for name in names if name not in gone]
+    assert plain.output_shape == residual.output_shape
+    for layer in plain.layers:
+        assert layer.output_shape == residual.get_layer(layer.name).output_shape
+
+
 # Of the PyTorch models, counted there, with 10, 100 and 200 classes and images of three channels:
 # ToST's (github.com/VITA-Group/ToST: LRsI/models/oresnet.py, soft_activation/models/resnet.py and
 # pruning_techniques/models/VGG.py), OpenLTH's (github.com/facebookresearch/open_lth) for the
@@ -223,8 +237,9 @@ def test_models_take_the_images_of_tiny_imagenet(name):
 
 
 def test_depth_is_the_number_of_layers_with_weights_on_the_longest_path():
-    names = [v.name for v in small("resnet56").trainable_variables]
-    assert sum("kernel" in name and "shortcut" not in name for name in names) == 56
+    for name in ("resnet56", "plain56"):
+        weights = [variable.name for variable in small(name).trainable_variables]
+        assert sum("kernel" in each and "shortcut" not in each for each in weights) == 56
 
 
 def test_resnet_halves_the_image_at_its_second_and_third_stage():
