@@ -51,6 +51,19 @@ class GridSettings:
         "recipe, vanilla too, has the best on dev images, and only that is tested",
     )
 
+    tune_seeds: tuple[str, ...] = setting(
+        (),
+        "those of --seeds that run with all values of --tune; the others run with the chosen ones "
+        "alone; default: all",
+    )
+
+    def __post_init__(self):
+        if self.tune_seeds and not (self.tune and set(self.tune_seeds) <= set(self.seeds)):
+            raise UsageError(
+                "Expected --tune and some of --seeds with --tune_seeds, got "
+                f"{','.join(self.tune_seeds)}."
+            )
+
 
 # Every flag of an experiment, whether of its finding or of its retraining.
 OWNERS = (ControlSettings, TweakSettings, *Experiment.owners(), FindingSettings)
@@ -81,6 +94,12 @@ def trials_of(flags: Parsed) -> list[Trial]:
 def tuned(flags: Parsed) -> list[str]:
     """The names that are tuned in any part of the grid."""
     return list(dict.fromkeys(n for cell in _cells(flags) for n in _axes(cell, "tune", _tunable())))
+
+
+def tuning_seeds(flags: Parsed) -> list[str]:
+    """The seeds that choose the values of what is tuned; none for all."""
+    seeds = (seed for cell in _cells(flags) for seed in cell.settings(GridSettings).tune_seeds)
+    return list(dict.fromkeys(seeds))
 
 
 def _before(trial: Trial) -> list[FindTrial]:

@@ -1,6 +1,7 @@
 """lottery-tf report: tables, figures and a page of what retrain runs came to."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.measure import Measurement
@@ -28,6 +29,9 @@ class ReportSettings:
         "settings of which each recipe, vanilla too, has the values of the best mean dev accuracy, "
         "in a table of its own; --tune= for none",
     )
+    tune_seeds: tuple[str, ...] = setting(
+        (), "the seeds whose dev accuracies choose them, as in sweep; default: all"
+    )
     flops: bool = setting(True, "count the tickets' FLOPs, for which TensorFlow has to start")
 
     @property
@@ -51,7 +55,7 @@ def run(flags: Parsed) -> None:
     reporting = library()
     tune = tuple(name for name in settings.tune if name)
     with console.status("reading runs"), quiet_start():
-        found = reporting.report(flags.positional, tune)
+        found = reporting.report(flags.positional, tune, whole_numbers(settings.tune_seeds))
     for note in found.gathered.notes:
         log.info("%s", note)
     print_table(found.tables[0], reporting)
@@ -65,6 +69,18 @@ def run(flags: Parsed) -> None:
         raise UsageError(f"Expected --out to be a place that can be written; {error}.") from None
     beside = settings.page.with_suffix("")
     console.print(f"Written: {settings.page}, and {counted(written, 'file')} in {beside}")
+
+
+def whole_numbers(seeds: Sequence[str]) -> list[int]:
+    """The seeds that a flag lists.
+
+    Raises:
+      UsageError: if one is no whole number.
+    """
+    try:
+        return [int(seed) for seed in seeds]
+    except ValueError as error:
+        raise UsageError(f"Expected whole numbers as seeds; {error}.") from None
 
 
 def library():

@@ -12,8 +12,8 @@ from lottery_tf.boards import BoardSettings
 from lottery_tf.cli.console import console, duration, percent
 from lottery_tf.cli.find import OutSettings
 from lottery_tf.cli.flags import Parsed
-from lottery_tf.cli.grid import OWNERS, GridSettings, trials_of, tuned
-from lottery_tf.cli.report import library
+from lottery_tf.cli.grid import OWNERS, GridSettings, trials_of, tuned, tuning_seeds
+from lottery_tf.cli.report import library, whole_numbers
 from lottery_tf.devices import DeviceSettings
 from lottery_tf.errors import UsageError, WorkFailed
 from lottery_tf.log import counted, log, some
@@ -22,7 +22,7 @@ from lottery_tf.sweeping.attempt import attempt, log_of
 from lottery_tf.sweeping.cluster import RayEngine
 from lottery_tf.sweeping.local import LocalEngine
 from lottery_tf.sweeping.scheduling import Progress, run_trials
-from lottery_tf.sweeping.trials import FindTrial
+from lottery_tf.sweeping.trials import RetrainTrial, Trial
 
 _ENGINES = ("local", "ray")
 
@@ -76,7 +76,8 @@ def run(flags: Parsed) -> None:
     if devices.strategy == "multi_worker":
         raise UsageError("Expected --strategy=none or mirrored: a trial runs on one machine.")
     tensorboard = flags.settings(BoardSettings).tensorboard
-    trials, names = trials_of(flags), tuned(flags)
+    trials, names, choosing = trials_of(flags), tuned(flags), tuning_seeds(flags)
+    seeds = whole_numbers(choosing)
     reporting = library() if names and settings.measure else None
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -93,10 +94,14 @@ def run(flags: Parsed) -> None:
         def submit(trial):
             return engine.submit(attempt, trial, out, devices, tensorboard)
 
-        done = run_trials(trials, out, submit, settings.retries, watch)
+        first = [trial for trial in trials if not _waits(trial, seeds)]
+        done = run_trials(first, out, submit, settings.retries, watch)
         if reporting and not done.failed:
-            chosen = _chosen(trials, out, names, reporting)
-            done = run_trials(chosen, out, submit, settings.retries, watch)
+            best, notes = reporting.tuned(reporting.gather([out]), names, seeds)
+            for note in notes:
+                log.info("%s", note)
+            runs = None if best is None else [Path(run).relative_to(out) for run in best["run"]]
+            done = run_trials(_chosen(trials, runs), out, submit, settings.retries, watch)
     if done.failed:
         first = next(iter(done.failed))
         raise WorkFailed(
@@ -105,24 +110,30 @@ def run(flags: Parsed) -> None:
             f"{log_of(out, first)}. The same command tries again what is missing."
         )
     report = f"lottery-tf report {out} --out={out / 'report.html'}"
-    chosen = f" --tune={','.join(names)}" if names else ""
-    console.print(f"Finished. To look at it: {report}{chosen}", markup=False)
+    report += f" --tune={','.join(names)}" if names else ""
+    report += f" --tune_seeds={','.join(choosing)}" if choosing else ""
+    console.print(f"Finished. To look at it: {report}", markup=False)
 
 
-def _chosen(trials, out: Path, names: list[str], reporting) -> list:
-    """The trials, but of those that are tuned only the best, by what ``report`` goes by; they are
-    to be tested."""
-    best, notes = reporting.tuned(reporting.gather([out]), names)
-    for note in notes:
-        log.info("%s", note)
-    runs = None if best is None else {str(Path(run).relative_to(out)) for run in best["run"]}
-    found = []
-    for trial in trials:
-        if isinstance(trial, FindTrial) or trial.test:
-            found.append(trial)
-        elif runs is None or trial.folder in runs:
-            found.append(dataclasses.replace(trial, test=True))
-    return found
+def _is_tuned(trial: Trial) -> bool:
+    return isinstance(trial, RetrainTrial) and not trial.test
+
+
+def _waits(trial: Trial, seeds: list[int]) -> bool:
+    """Whether a trial has to wait until those of ``seeds`` have chosen what is tuned."""
+    return bool(seeds) and _is_tuned(trial) and trial.experiment.training.seed not in seeds
+
+
+def _chosen(trials: list[Trial], best: list[Path] | None) -> list[Trial]:
+    """The trials, but of those that are tuned only the ``best``, by their folders (None: all), and
+    those that differ from one of these in the seed alone; they are to be tested."""
+    folders = {trial.folder for trial in trials} if best is None else set(map(str, best))
+    kin = {trial.kin for trial in trials if _is_tuned(trial) and trial.folder in folders}
+    return [
+        dataclasses.replace(trial, test=True) if _is_tuned(trial) else trial
+        for trial in trials
+        if not _is_tuned(trial) or trial.kin in kin
+    ]
 
 
 class _Table:

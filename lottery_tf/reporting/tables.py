@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pandas as pd
@@ -58,7 +58,9 @@ class Report:
 
 
 def report(
-    folders: Sequence[str | os.PathLike], tune: Sequence[str] = ("learning_rate",)
+    folders: Sequence[str | os.PathLike],
+    tune: Sequence[str] = ("learning_rate",),
+    tune_seeds: Collection[int] = (),
 ) -> Report:
     """Tables of the retrain runs below ``folders``.
 
@@ -66,6 +68,7 @@ def report(
       folders: looked through however deep.
       tune: settings of which each recipe, vanilla too, has its best values in a table of its own:
         those of the highest mean dev accuracy. None are chosen where they do not differ.
+      tune_seeds: the seeds whose runs choose; default: all.
 
     Raises:
       UsageError: if there are no runs, or they have no such setting.
@@ -80,14 +83,14 @@ def report(
     frame, notes = compare(gathered.runs, gathered.settings, gathered.shared)
     about = [*_about(frame, gathered, ()), *notes]
     tables = [Table("table", "All settings", gathered.runs, frame, gathered.settings, [], about)]
-    best, missing = tuned(gathered, tune)
+    best, missing = tuned(gathered, tune, tune_seeds)
     if best is not None:
         chosen = [name for name in tune if name in gathered.settings]
         shared = [name for name in gathered.shared if name not in chosen]
         frame, notes = compare(best, gathered.settings, shared)
         about = [
-            f"{', '.join(chosen)} chosen for each recipe, vanilla too, by the mean dev accuracy; "
-            "*: at the edge of the values tried.",
+            f"{', '.join(chosen)} chosen for each recipe, vanilla too, by the mean dev accuracy"
+            f"{_of(tune_seeds)}; *: at the edge of the values tried.",
             *_about(frame, gathered, chosen),
             *notes,
             *missing,
@@ -97,6 +100,10 @@ def report(
     elif missing:
         about += missing
     return Report(gathered, tables)
+
+
+def _of(seeds: Collection[int]) -> str:
+    return f" of {counted(len(seeds), 'seed')}" if seeds else ""
 
 
 def head(table: Table) -> list[str]:

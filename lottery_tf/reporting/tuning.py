@@ -1,6 +1,6 @@
 """Settings chosen for each recipe by the dev accuracy, vanilla's too."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pandas as pd
 
@@ -9,7 +9,9 @@ from lottery_tf.reporting.comparing import PAIR, VANILLA, groups, order
 from lottery_tf.reporting.gathering import KIND, Gathered, key
 
 
-def tuned(gathered: Gathered, names: Sequence[str]) -> tuple[pd.DataFrame | None, list[str]]:
+def tuned(
+    gathered: Gathered, names: Sequence[str], seeds: Collection[int] = ()
+) -> tuple[pd.DataFrame | None, list[str]]:
     """The runs with the best values of some settings, chosen for each group of all others.
 
     The best are those with the highest mean dev accuracy, among those that every seed of the group
@@ -18,6 +20,7 @@ def tuned(gathered: Gathered, names: Sequence[str]) -> tuple[pd.DataFrame | None
     Args:
       gathered: the runs.
       names: the settings to choose; those that do not differ between the runs are left out.
+      seeds: those whose runs choose; default: all.
 
     Returns:
       The runs with these values and a column ``at_edge``: whether a number among them is the least
@@ -29,15 +32,17 @@ def tuned(gathered: Gathered, names: Sequence[str]) -> tuple[pd.DataFrame | None
         return None, []
     others = [*KIND, *(name for name in gathered.settings if name not in names)]
     of_vanilla = dict.fromkeys(gathered.of_tweaks) | {"recipe": VANILLA}
+    runs = gathered.runs
+    whole = dict(groups(runs, [*others, *names]))
     chosen, notes, grids = [], [], {}
-    for kind, group in groups(gathered.runs, others):
+    for kind, group in groups(runs[runs["seed"].isin(seeds)] if seeds else runs, others):
         label = f"{kind[0]}, {kind[1]}, {100 * kind[2]:.2f} %"
         if group["dev_accuracy"].isna().any():
             notes.append(f"{label}: nothing chosen; not every run has a dev accuracy.")
             continue
-        seeds = {key(row, PAIR) for _, row in group.iterrows()}
+        pairs = {key(row, PAIR) for _, row in group.iterrows()}
         candidates = dict(sorted(groups(group, names), key=lambda one: order(one[0])))
-        complete = {v: part for v, part in candidates.items() if len(part) == len(seeds)}
+        complete = {v: part for v, part in candidates.items() if len(part) == len(pairs)}
         if incomplete := [", ".join(map(str, v)) for v in candidates if v not in complete]:
             notes.append(
                 f"{label}: {', '.join(names)} {some(incomplete)} not to be chosen; runs of some "
@@ -45,7 +50,7 @@ def tuned(gathered: Gathered, names: Sequence[str]) -> tuple[pd.DataFrame | None
             )
         if complete:
             best = max(complete, key=lambda v: complete[v]["dev_accuracy"].mean())
-            chosen.append(complete[best].assign(at_edge=_at_edge(best, list(complete))))
+            chosen.append(whole[kind + best].assign(at_edge=_at_edge(best, list(complete))))
             grids[kind] = label, set(complete)
     for kind, (label, grid) in grids.items():
         partner = tuple(of_vanilla.get(n, v) for n, v in zip(others, kind, strict=True))

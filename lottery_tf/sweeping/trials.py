@@ -107,6 +107,22 @@ class RetrainTrial:
         changed |= {"teacher": self.teacher.folder} if self.teacher else {}
         return f"retrain/{self.recipe.replace(',', '+')}_{_hash(changed)}"
 
+    @functools.cached_property
+    def kin(self) -> str:
+        """The folder that it would have with another seed: that of seed 0."""
+        others = {"training": {"seed": 0}, "data": {"data_seed": 0}}
+
+        def moved(trial, **more):
+            parts = {
+                name: dataclasses.replace(getattr(trial.experiment, name), **seed)
+                for name, seed in others.items()
+            }
+            experiment = dataclasses.replace(trial.experiment, **parts)
+            return dataclasses.replace(trial, experiment=experiment, **more)
+
+        teacher = self.teacher and moved(self.teacher)
+        return moved(self, found=moved(self.found), teacher=teacher).folder
+
     @property
     def label(self) -> str:
         """What it is besides, for the terminal."""

@@ -130,9 +130,24 @@ def test_what_is_varied_and_what_is_tuned():
 def test_what_is_tuned_is_not_tested_unless_it_is_asked_for(file):
     _, retrains = made("--rounds=1", "--tune=learning_rate:0.1,0.2")
     assert [trial.test for trial in retrains] == [False, False]
-    text = "rounds: 1\nlearning_rate: 0.1\ncells:\n  a: {tune: {learning_rate: [0.1, 0.2]}}\n  b: {}"
+    text = (
+        "rounds: 1\nlearning_rate: 0.1\ncells:\n  a: {tune: {learning_rate: [0.1, 0.2]}}\n  b: {}"
+    )
     _, retrains = made(file(text))
     assert [trial.test for trial in retrains] == [True, False]
+
+
+def test_kin_differ_in_the_seed_alone():
+    words = ("--methods=imp,snip", "--recipes=vanilla,distillation", "--sparsities=0.5,0.9")
+    _, retrains = made(*words, "--seeds=3,4", "--tune=learning_rate:0.1,0.2")
+    several = {}
+    for trial in retrains:
+        several.setdefault(trial.kin, []).append(trial)
+    assert len(several) == 2 * 2 * 2 * 2
+    for one, other in several.values():
+        assert one.folder != other.folder and one.recipe == other.recipe
+        seeds = (one.experiment.training.seed, other.found.experiment.data.data_seed)
+        assert seeds == (3, 4)
 
 
 def test_a_parameter_of_a_tweak_makes_no_second_run_of_the_others():
@@ -230,6 +245,11 @@ def test_the_grids_of_the_project(name, counts):
         (["--vary=seed:0,1"], "got 'seed:0'; --seeds says that"),
         (["--vary=width:wide"], "--width=wide: expected an integer"),
         (["--tune=learning_rate:1,2", "--dev_share=0"], "--dev_share above 0 with --tune"),
+        (["--tune_seeds=0", "--seeds=0"], "--tune and some of --seeds with --tune_seeds, got 0"),
+        (
+            ["--tune_seeds=0,2", "--seeds=0,1", "--tune=learning_rate:1,2"],
+            "some of --seeds with --tune_seeds, got 0,2",
+        ),
         (["--tune=width:8,16"], "got 'width:8'"),
         (["--grid=/nowhere.yaml"], "--grid=/nowhere.yaml to be a YAML file"),
         (["--prune_fraction=1"], "--prune_fraction in"),

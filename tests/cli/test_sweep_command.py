@@ -179,14 +179,15 @@ def test_more_rounds_go_on_with_the_same_run(swept, tmp_path, capfd):
 def test_only_what_dev_images_chose_is_measured_on_the_test_images(swept, tmp_path, capfd):
     out = tmp_path / "sweep"
     shutil.copytree(swept / "find", out / "find")
-    words = [*WORDS, "--seeds=0", "--tune=learning_rate:0.0001,0.1", f"--out={out}"]
+    words = [*WORDS, "--seeds=0,1", "--tune=learning_rate:0.0001,0.1", f"--out={out}"]
+    words += ["--tune_seeds=0"]
     assert main(["sweep", *words, "--nomeasure"]) == 0
 
     def results():
         found = {}
         for run in (out / "retrain").iterdir():
             config, result = (json.loads((run / f"{f}.json").read_text()) for f in FILES)
-            found[result["recipe"], config["learning_rate"]] = result
+            found[result["recipe"], config["learning_rate"], result["seed"]] = result
             assert (run / "best.npz").exists() == ("test_accuracy" not in result)
         return found
 
@@ -194,20 +195,23 @@ def test_only_what_dev_images_chose_is_measured_on_the_test_images(swept, tmp_pa
     assert len(before) == 4 and not any("test_accuracy" in each for each in before.values())
     assert main(["sweep", *words]) == 0
     after = results()
-    assert {rate for (_, rate), each in after.items() if "test_accuracy" in each} == {0.1}
+    assert after.keys() - before.keys() == {
+        (recipe, 0.1, 1) for recipe in ("vanilla", "label_smoothing")
+    }
+    assert {rate for (_, rate, _), each in after.items() if "test_accuracy" in each} == {0.1}
     # As if they had never been tuned.
     (vanilla,) = (path for path in (swept / "retrain").iterdir() if "vanilla" in path.name)
     direct = json.loads((vanilla / "result.json").read_text())
     for name in ("seconds", "ticket", "tweaks"):
         direct.pop(name)
-    assert {name: after["vanilla", 0.1][name] for name in direct} == pytest.approx(direct)
+    assert {name: after["vanilla", 0.1, 0][name] for name in direct} == pytest.approx(direct)
     again = contents(out)
     assert main(["sweep", *words]) == 0
     assert contents(out) == again
     capfd.readouterr()
-    assert main(["report", str(out)]) == 0
+    assert main(["report", str(out), "--tune_seeds=0"]) == 0
     said = capfd.readouterr().out
-    assert "0.1*" in said and "0.0001" not in said
+    assert "0.1*" in said and "0.0001" not in said and "mean dev accuracy of 1 seed;" in said
 
 
 def test_a_run_of_other_settings_in_its_folder_is_not_taken(swept, tmp_path, capfd):

@@ -93,6 +93,32 @@ def test_rates_that_not_every_seed_has_are_not_chosen(tmp_path):
     assert any("learning_rate 0.2 not to be chosen" in line for line in tuned.about)
 
 
+def test_some_seeds_choose_for_all(tmp_path):
+    """Seed 0 ran with both rates, and only the better ran with seed 1 and was tested at all."""
+    for seed, rate, dev, test in ((0, 0.1, 0.7, None), (0, 0.2, 0.9, 0.6), (1, 0.2, 0.9, 0.8)):
+        ticket = tmp_path / f"ticket_{seed}"
+        if not ticket.exists():
+            write_ticket(ticket, seed)
+        more = {"learning_rate": rate, "seed": seed, "dev_accuracy": dev}
+        for recipe, gain in (("vanilla", 0), ("tost", 0.1)):
+            accuracy = None if test is None else test + gain * (1 + seed)
+            write_run(tmp_path / f"{seed}_{rate}_{recipe}", ticket, recipe, accuracy or 0, **more)
+            if test is None:
+                result = tmp_path / f"{seed}_{rate}_{recipe}" / "result.json"
+                content = json.loads(result.read_text())
+                del content["test_accuracy"]
+                result.write_text(json.dumps(content))
+    tuned, every = report([tmp_path], tune_seeds=[0]).tables
+    assert rows(tuned, "recipe", "learning_rate", "seeds", "test_accuracy", "gain")[1] == (
+        *("tost", 0.2, 2),
+        *(pytest.approx(0.85), pytest.approx(0.15)),
+    )
+    assert list(tuned.frame.at_edge) == [True, True]
+    assert "by the mean dev accuracy of 1 seed;" in " ".join(tuned.about)
+    assert [row[6] for row in cells(every)][::2] == ["–", "–"]
+    assert any("2 runs not measured on the test images" in line for line in every.about)
+
+
 def test_settings_that_differ_are_columns(tmp_path):
     ticket = write_ticket(tmp_path / "ticket", 0, scope="global")
     other = write_ticket(tmp_path / "other", 0, scope="erk", rounds=5)
