@@ -127,7 +127,7 @@ def _trials_of_cell(flags: Parsed) -> Iterator[RetrainTrial]:
     seeds = [{"seed": seed, "data_seed": seed} for seed in grid.seeds] or [{}]
     for varied, seed in itertools.product(_combinations(vary), seeds):
         found_with = _with(flags, varied | seed)
-        for found, number, dense in _tickets(found_with, grid):
+        for found, number, dense in _tickets(found_with, grid, _said(varied)):
             for recipe, chosen in itertools.product(recipes, _combinations(tune)):
                 own = _with(found_with, chosen)
                 experiment = _experiment(own)
@@ -145,11 +145,17 @@ def _trials_of_cell(flags: Parsed) -> Iterator[RetrainTrial]:
                     own.settings(ControlSettings).reinit,
                     dense if lacks_teacher else None,
                     test=not tune,  # only that of the values that are chosen
+                    note=_said(varied | chosen),
                 )
 
 
+def _said(values: Mapping[str, str]) -> str:
+    """``width 8, learning_rate 0.1``."""
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
 def _tickets(
-    flags: Parsed, grid: GridSettings
+    flags: Parsed, grid: GridSettings, note: str
 ) -> Iterator[tuple[FindTrial, int, FindTrial | None]]:
     """Of each method and sparsity the trial that finds the ticket, its round, and the trial that
     trains a dense network where that one does not."""
@@ -161,7 +167,7 @@ def _tickets(
     rounds = [_nearest_round(sparsity, fraction) for sparsity in sparsities]
 
     def trial(**changed: Any) -> FindTrial:
-        return FindTrial(experiment, restore(FindingSettings, values | changed))
+        return FindTrial(experiment, restore(FindingSettings, values | changed), note)
 
     imp = None
     if "imp" in methods:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from lottery_tf.experiment import Experiment
 from lottery_tf.files import read_json, read_json_lines
 from lottery_tf.finding_settings import FindingSettings
+from lottery_tf.log import counted
 from lottery_tf.recipe import Recipe
 from lottery_tf.settings import defaults, describe
 from lottery_tf.stages import find, find_run, measured, retrain_run, retrain_ticket, round_folder
@@ -30,10 +31,12 @@ class FindTrial:
 
     Attributes:
       experiment, finding: as ``stages.find`` takes them.
+      note: what tells it from others of its kind, for the terminal.
     """
 
     experiment: Experiment
     finding: FindingSettings
+    note: str = dataclasses.field(default="", compare=False)
     kind: ClassVar[str] = "find"
     needs: ClassVar[tuple[str, ...]] = ()
 
@@ -48,8 +51,8 @@ class FindTrial:
     def label(self) -> str:
         """What it is besides, for the terminal."""
         sparsity = self.finding.sparsity
-        at = f"{self.finding.last_round} rounds" if sparsity is None else _percent(sparsity)
-        return f"{at}  seed {self.experiment.training.seed}"
+        at = counted(self.finding.last_round, "round") if sparsity is None else _percent(sparsity)
+        return _label(at, self)
 
     def finished(self, out: Path) -> bool:
         """Whether it is there, whole; a UsageError if the folder holds another run."""
@@ -79,6 +82,7 @@ class RetrainTrial:
       teacher: the trial whose dense model distillation has as its teacher; None for the ticket's
         own run, and where ``parameters`` name a teacher or nothing is distilled.
       test: whether it is measured on the test images, which does not change its folder.
+      note: what tells it from others of its kind, for the terminal.
     """
 
     found: FindTrial
@@ -89,6 +93,7 @@ class RetrainTrial:
     reinit: bool = False
     teacher: FindTrial | None = None
     test: bool = True
+    note: str = dataclasses.field(default="", compare=False)
     kind: ClassVar[str] = "retrain"
 
     @functools.cached_property
@@ -130,7 +135,7 @@ class RetrainTrial:
         of = f"{found.method}, round {self.round}"
         if found.method != "imp" and found.sparsity is not None:
             of = f"{found.method}, {_percent(found.sparsity)}"
-        return f"{of}  seed {self.experiment.training.seed}"
+        return _label(of, self)
 
     def finished(self, out: Path) -> bool:
         """Whether it is there, whole; a UsageError if the folder holds another run, of another
@@ -163,6 +168,10 @@ class RetrainTrial:
 
 
 Trial = FindTrial | RetrainTrial
+
+
+def _label(of: str, trial: Trial) -> str:
+    return "  ".join(filter(None, (of, f"seed {trial.experiment.training.seed}", trial.note)))
 
 
 def _changed(settings: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:

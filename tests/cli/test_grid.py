@@ -121,6 +121,8 @@ def test_what_is_varied_and_what_is_tuned():
         finds[0].experiment.training.learning_rate
     }
     assert len(retrains) == 4 * 3
+    assert finds[1].label == "1 round  seed 0  width 8, augment False"
+    assert retrains[1].label.endswith("seed 0  width 8, augment True, learning_rate 0.2")
     assert [r.experiment.training.learning_rate for r in retrains[:3]] == [0.1, 0.2, 0.4]
     for trial in retrains:
         assert trial.experiment.model == trial.found.experiment.model
