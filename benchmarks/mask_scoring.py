@@ -5,8 +5,7 @@
 Prunes ResNet-18 and VGG-16 of full width to 99 % on one batch of 128 random images of 32×32×3, each
 method in a process of its own, and writes mask_scoring.json and mask_scoring.md. Memory is the
 highest resident size of that process above what it is with the model built. iterative_snip runs
-ten of its hundred rounds, the first of which traces. About a quarter of an hour on two idle
-cores.
+ten of its hundred rounds, the first of which traces. A quarter of an hour on two idle cores.
 """
 
 import argparse
