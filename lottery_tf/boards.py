@@ -45,7 +45,7 @@ class Board:
     def __init__(self, run: Path, step: str):
         shutil.rmtree(run / FOLDER, ignore_errors=True)
         self._writer = tf.summary.create_file_writer(str(run / FOLDER))
-        self._run, self._step, self._written = run.resolve().name, step, 0
+        self._run, self._step, self._written = str(run.resolve()), step, 0
 
     def rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes the numbers of those rows that were not there at the last call."""

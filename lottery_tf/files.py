@@ -7,14 +7,17 @@ reads; between the two renames that replace a folder, that is where the old one 
 
 import contextlib
 import hashlib
+import io
 import json
 import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from lottery_tf.errors import UsageError
 
@@ -63,6 +66,13 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
         new.replace(path)
     finally:
         new.unlink(missing_ok=True)
+
+
+def write_arrays(path: str | os.PathLike, arrays: Mapping[str, Any]) -> None:
+    """Writes NumPy arrays as a compressed ``.npz``, whole or not at all."""
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    write_bytes(path, content.getvalue())
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

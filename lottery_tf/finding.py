@@ -21,6 +21,7 @@ from lottery_tf.finding_settings import FROM_TRAINED, IMPORTED, FindingSettings
 from lottery_tf.gradual import prune_gradually
 from lottery_tf.graph import assign, check_graph, values
 from lottery_tf.keras import keras
+from lottery_tf.log import log
 from lottery_tf.masks import Masks
 from lottery_tf.prunable import PrunableSettings
 from lottery_tf.pruning import draw_masks, warn_of_collapse
@@ -100,7 +101,9 @@ def rounds(
             ranked = [trained[name] for name in ticket.masks]
             if not last:
                 check_finite(ranked, f"of round {number}")
-            if all(np.isfinite(each).all() for each in ranked):
+            if not all(np.isfinite(each).all() for each in ranked):
+                log.warning("round %d diverged: no more rounds can follow it", number)
+            else:
                 masks = settings.next_masks(ticket.masks, trained, number + 1)
             if not last:
                 warn_of_collapse(masks)

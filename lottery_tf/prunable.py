@@ -163,7 +163,7 @@ def _is_shortcut(call: Call, kernels: set[str]) -> bool:
     """Whether a 1×1 convolution reaches an addition that its input reaches past other kernels too.
 
     Only layers without a kernel (BatchNorm) may stand between it and the addition, and only
-    poolings, of that branch alone, before it (ResNet-D, arXiv 1812.01187). The
+    poolings before it, behind what both branches have in common (ResNet-D, arXiv 1812.01187). The
     last 1×1 convolution of a bottleneck block is none: its input reaches the addition through it
     alone.
     """

@@ -31,18 +31,24 @@ class Run:
       command: the command whose run it is.
       settings: every setting that decides the result, as JSON knows them.
       defaults: of those that a run of an older release may lack.
+      of_tweaks: likewise of the parameters of tweaks.
     """
 
     out: Path
     command: str
     settings: Mapping[str, Any]
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    of_tweaks: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def check(self) -> None:
         """Raises UsageError if the folder holds anything else than this run; changes nothing."""
         if (self.out / "config.json").is_file():
             theirs = {**self.defaults, **read_config(self.out)}
             mine = json.loads(json.dumps({"command": self.command, **self.settings}))
+            for tweak in theirs.get("tweaks", {}).keys() & mine.get("tweaks", {}).keys():
+                usual = self.of_tweaks.get(tweak, {})
+                own = {name: usual.get(name) for name in mine["tweaks"][tweak]}
+                theirs["tweaks"] = {**theirs["tweaks"], tweak: {**own, **theirs["tweaks"][tweak]}}
             differing = [
                 f"{key} is {theirs.get(key)!r} there and {mine.get(key)!r} here"
                 for key in sorted((theirs.keys() | mine.keys()) - _NOT_COMPARED)

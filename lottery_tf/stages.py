@@ -11,15 +11,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lottery_tf.batch_norm import SharedStatistics
 from lottery_tf.boards import Board
 from lottery_tf.data import Dataset, load
 from lottery_tf.errors import UsageError
 from lottery_tf.experiment import Experiment, check_data, check_fit, experiment_of
 from lottery_tf.exporting import MAX_DIFFERENCE, REPORT, export, write_exports
-from lottery_tf.files import read_json, read_json_lines, sha256, write_json, write_json_lines
+from lottery_tf.files import (
+    read_json,
+    read_json_lines,
+    sha256,
+    write_arrays,
+    write_json,
+    write_json_lines,
+)
 from lottery_tf.finding import first_ticket, rounds
 from lottery_tf.finding_settings import IMPORTED, FindingSettings
 from lottery_tf.keras import existing_model, keras
@@ -32,6 +37,7 @@ from lottery_tf.runs import Run, load_pruned, load_saved_model, read_config
 from lottery_tf.settings import defaults, describe
 from lottery_tf.ticket import Ticket
 from lottery_tf.training import Trainer, evaluate
+from lottery_tf.tweaks import TWEAKS
 from lottery_tf.tweaks.distillation import Distillation
 from lottery_tf.tweaks.soft_labels import default_loss
 from lottery_tf.wrapper import all_kept, strip
@@ -95,8 +101,9 @@ def find(
     goes_on = not unfinished.exists() and _round_of(following) == len(rows)
     if rows and not unfinished.exists() and not goes_on:
         raise UsageError(
-            f"Expected the ticket of the next round at {unfinished}; it is gone: put it back, or "
-            "choose another --out to start again."
+            f"Expected the ticket of the next round at {unfinished}; it is gone, or the last "
+            "round's training had diverged, so that there can be none: put it back, or choose "
+            "another --out to start again."
         )
     run.begin()
     if goes_on:
@@ -108,6 +115,8 @@ def find(
                 f"Expected {unfinished} to be of the {model.name} that this release makes; another "
                 "release made another: choose another --out to start again."
             )
+        if goes_on:
+            warn_of_collapse(ticket.masks)
     else:
         info = {
             "method": finding.method,
@@ -260,7 +269,11 @@ def retrain_ticket(
     run.check()
     if (out / "result.json").exists():
         result = read_json(out / "result.json")
-        return result if measured(result) or not test else _measure(out, result, experiment)
+        if not test:
+            return result
+        result = result if is_tested(result) else _test_finished(out, result, experiment)
+        (out / _BEST).unlink(missing_ok=True)
+        return result
     data = experiment.load_data()
     last_step = experiment.training.steps(data.steps_per_epoch)
     if ticket.info.get("rewind_step", 0) >= last_step:
@@ -295,7 +308,7 @@ def retrain_ticket(
     )
     export(retrained.model, out / "model")
     if not test:
-        np.savez(out / _BEST, **retrained.best)
+        write_arrays(out / _BEST, retrained.best)
     result = {**retrained.result, "ticket": str(ticket_path), "reinit": reinit}
     write_json(out / "result.json", result)
     if board:
@@ -305,18 +318,17 @@ def retrain_ticket(
     return result
 
 
-def measured(result: Row) -> bool:
+def is_tested(result: Row) -> bool:
     """Whether a run's ``result.json`` says what the test images say."""
     return "test_accuracy" in result
 
 
-def _measure(out: Path, result: Row, experiment: Experiment) -> Row:
+def _test_finished(out: Path, result: Row, experiment: Experiment) -> Row:
     """A finished run's result with what the test images say."""
     model = compiled_for_evaluation(load_saved_model(out / "model"))
     best = read_arrays(out / _BEST)
     result = {**result, **measured_on_test(model, best, experiment.load_data())}
     write_json(out / "result.json", result)
-    (out / _BEST).unlink()
     return result
 
 
@@ -331,7 +343,8 @@ def retrain_run(
         **_tweaks(_with_teacher(recipe, ticket_path)),
         "reinit": reinit,
     }
-    return Run(out, "retrain", settings, defaults(*Experiment.owners()))
+    of_tweaks = {name: defaults(tweak) for name, tweak in TWEAKS.items()}
+    return Run(out, "retrain", settings, defaults(*Experiment.owners()), of_tweaks)
 
 
 def _hyperparameters(ticket: Ticket, recipe: Recipe, settings: Mapping[str, Any]) -> dict[str, Any]:

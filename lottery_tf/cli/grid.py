@@ -57,13 +57,6 @@ class GridSettings:
         "alone; default: all",
     )
 
-    def __post_init__(self):
-        if self.tune_seeds and not (self.tune and set(self.tune_seeds) <= set(self.seeds)):
-            raise UsageError(
-                "Expected --tune and some of --seeds with --tune_seeds, got "
-                f"{','.join(self.tune_seeds)}."
-            )
-
 
 # Every flag of an experiment, whether of its finding or of its retraining.
 OWNERS = (ControlSettings, TweakSettings, *Experiment.owners(), FindingSettings)
@@ -96,10 +89,20 @@ def tuned(flags: Parsed) -> list[str]:
     return list(dict.fromkeys(n for cell in _cells(flags) for n in _axes(cell, "tune", _tunable())))
 
 
-def tuning_seeds(flags: Parsed) -> list[str]:
-    """The seeds that choose the values of what is tuned; none for all."""
-    seeds = (seed for cell in _cells(flags) for seed in cell.settings(GridSettings).tune_seeds)
-    return list(dict.fromkeys(seeds))
+def tuning_seeds(flags: Parsed) -> tuple[str, ...]:
+    """The seeds that choose the values of what is tuned; none for all.
+
+    Raises:
+      UsageError: if parts of the grid that are tuned have different ones.
+    """
+    grids = [cell.settings(GridSettings) for cell in _cells(flags)]
+    several = {grid.tune_seeds for grid in grids if grid.tune}
+    if len(several) > 1:
+        raise UsageError(
+            "Expected the same --tune_seeds in all cells with --tune, got "
+            f"{' and '.join(','.join(seeds) or 'none' for seeds in sorted(several))}."
+        )
+    return several.pop() if several else ()
 
 
 def _before(trial: Trial) -> list[FindTrial]:
@@ -120,14 +123,17 @@ def _trials_of_cell(flags: Parsed) -> Iterator[RetrainTrial]:
     recipes = [recipe.replace("+", ",") for recipe in grid.recipes]
     for recipe in recipes:
         Recipe(recipe)
+    of_tweaks = _names(TweakSettings)
     vary = _axes(flags, "vary", _names(*OWNERS) - _OWN_AXES.keys())
     tune = _axes(flags, "tune", _tunable())
-    if tune and not flags.values["dev_share"]:
-        raise UsageError("Expected --dev_share above 0 with --tune, which chooses on dev images.")
     seeds = [{"seed": seed, "data_seed": seed} for seed in grid.seeds] or [{}]
     for varied, seed in itertools.product(_combinations(vary), seeds):
         found_with = _with(flags, varied | seed)
-        for found, number, dense in _tickets(found_with, grid, _said(varied)):
+        if tune and not found_with.values["dev_share"]:
+            raise UsageError(
+                "Expected --dev_share above 0 with --tune, which chooses on dev images."
+            )
+        for found, number, dense in _tickets(found_with, grid, _said(varied, without=of_tweaks)):
             for recipe, chosen in itertools.product(recipes, _combinations(tune)):
                 own = _with(found_with, chosen)
                 experiment = _experiment(own)
@@ -145,13 +151,19 @@ def _trials_of_cell(flags: Parsed) -> Iterator[RetrainTrial]:
                     own.settings(ControlSettings).reinit,
                     dense if lacks_teacher else None,
                     test=not tune,  # only that of the values that are chosen
-                    note=_said(varied | chosen),
+                    note=_said(varied | chosen, without=of_tweaks - _parameters(recipe)),
                 )
 
 
-def _said(values: Mapping[str, str]) -> str:
+def _said(values: Mapping[str, str], without: set[str]) -> str:
     """``width 8, learning_rate 0.1``."""
-    return ", ".join(f"{name} {value}" for name, value in values.items())
+    return ", ".join(f"{name} {value}" for name, value in values.items() if name not in without)
+
+
+def _parameters(recipe: str) -> set[str]:
+    """The flags of a recipe's tweaks."""
+    described = Recipe(recipe).describe()
+    return {f"{tweak}_{name}" for tweak, values in described.items() for name in values}
 
 
 def _tickets(
@@ -279,7 +291,7 @@ def _overridden(flags: Parsed, by: Parsed) -> Parsed:
 def _cells(flags: Parsed) -> list[Parsed]:
     """The parts of the grid's YAML file, each with what is common to all and with the user's own
     flags; those alone where there is no file."""
-    given = flags.settings(GridSettings).grid
+    given = flags.values["grid"]
     if given is None:
         return [flags]
     path = Path(given)

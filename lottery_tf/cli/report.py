@@ -93,8 +93,8 @@ def library():
         from lottery_tf import reporting
     except ImportError as error:
         raise UsageError(
-            f"Expected the libraries of reports; {error.name} is not installed: install lottery_tf "
-            "with its extra [report]."
+            "Expected the libraries of reports, by which sweep --tune chooses too; "
+            f"{error.name} is not installed: install lottery_tf with its extra [report]."
         ) from None
     return reporting
 

@@ -12,11 +12,12 @@ from lottery_tf.data import DataSettings
 from lottery_tf.devices import DeviceSettings, own_folder
 from lottery_tf.errors import UsageError
 from lottery_tf.experiment import Experiment, experiment_of
+from lottery_tf.files import read_json
 from lottery_tf.models import ModelSettings
 from lottery_tf.prunable import PrunableSettings
 from lottery_tf.recipe import RECIPES, Recipe, tweak_settings
 from lottery_tf.settings import one_of, setting
-from lottery_tf.stages import retrain_ticket
+from lottery_tf.stages import is_tested, retrain_ticket
 from lottery_tf.ticket import Ticket
 from lottery_tf.training import TrainingSettings
 from lottery_tf.tweaks import TWEAKS
@@ -67,7 +68,8 @@ def run(flags: Parsed) -> None:
     experiment = Experiment(
         *(flags.settings(owner, **found_in.describe()) for owner in _OWNERS), found_in.prunable
     )
-    finished = (out / "result.json").exists()
+    result = out / "result.json"
+    finished = result.exists() and is_tested(read_json(result))
     with (
         at_work(flags.settings(DeviceSettings)),
         own_folder(out) as folder,

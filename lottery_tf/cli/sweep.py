@@ -47,8 +47,9 @@ class SweepSettings:
     retries: int = setting(1, "how often a trial that failed is tried again")
     measure: bool = setting(
         True,
-        "with --tune: when all have run, measure those with the best values on the test images; "
-        "--nomeasure leaves that to a later command, as where parts of a grid run by themselves",
+        "with --tune: when all have run, measure those with the best values on the test images "
+        "(extra [report]); --nomeasure leaves that to a later command, as where parts of a grid "
+        "run by themselves",
     )
 
     def __post_init__(self):
@@ -79,6 +80,12 @@ def run(flags: Parsed) -> None:
     trials, names, choosing = trials_of(flags), tuned(flags), tuning_seeds(flags)
     seeds = whole_numbers(choosing)
     reporting = library() if names and settings.measure else None
+    there = {str(trial.experiment.training.seed) for trial in trials}
+    if reporting and not there.issuperset(choosing):
+        raise UsageError(
+            f"Expected --tune_seeds among --seeds, {some(sorted(there))}, got "
+            f"{some([*choosing])}: give those that are to choose, or --nomeasure."
+        )
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -94,14 +101,18 @@ def run(flags: Parsed) -> None:
         def submit(trial):
             return engine.submit(attempt, trial, out, devices, tensorboard)
 
-        first = [trial for trial in trials if not _waits(trial, seeds)]
-        done = run_trials(first, out, submit, settings.retries, watch)
-        if reporting and not done.failed:
-            best, notes = reporting.tuned(reporting.gather([out]), names, seeds)
-            for note in notes:
-                log.info("%s", note)
-            runs = None if best is None else [Path(run).relative_to(out) for run in best["run"]]
-            done = run_trials(_chosen(trials, runs), out, submit, settings.retries, watch)
+        at_once = [trial for trial in trials if not _waits(trial, seeds)]
+        done = run_trials(at_once, out, submit, settings.retries, watch)
+        # Of the grid alone, whatever else lies in the folder.
+        tried = [out / trial.folder for trial in at_once if _is_tuned(trial)]
+        if reporting and tried and not done.failed:
+            gathered = reporting.gather(tried)
+            best, notes = reporting.tuned(gathered, names, seeds)
+            for note in gathered.notes + notes:
+                log.warning("%s", note)
+            runs = tried if best is None else map(Path, best["run"])
+            folders = {run.relative_to(out).as_posix() for run in runs}
+            done = run_trials(_chosen(trials, folders), out, submit, settings.retries, watch)
     if done.failed:
         first = next(iter(done.failed))
         raise WorkFailed(
@@ -124,11 +135,10 @@ def _waits(trial: Trial, seeds: list[int]) -> bool:
     return bool(seeds) and _is_tuned(trial) and trial.experiment.training.seed not in seeds
 
 
-def _chosen(trials: list[Trial], best: list[Path] | None) -> list[Trial]:
-    """The trials, but of those that are tuned only the ``best``, by their folders (None: all), and
-    those that differ from one of these in the seed alone; they are to be tested."""
-    folders = {trial.folder for trial in trials} if best is None else set(map(str, best))
-    kin = {trial.kin for trial in trials if _is_tuned(trial) and trial.folder in folders}
+def _chosen(trials: list[Trial], best: set[str]) -> list[Trial]:
+    """The trials, but of those that are tuned only the ``best``, by their folders, and those that
+    differ from one of these in the seed alone; they are to be tested."""
+    kin = {trial.kin for trial in trials if _is_tuned(trial) and trial.folder in best}
     return [
         dataclasses.replace(trial, test=True) if _is_tuned(trial) else trial
         for trial in trials

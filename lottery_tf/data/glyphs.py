@@ -7,7 +7,6 @@ fonts into ``/usr/share/fonts``.
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ import numpy as np
 
 from lottery_tf.data.dataset import Source, Split
 from lottery_tf.errors import UsageError
-from lottery_tf.files import write_bytes
+from lottery_tf.files import write_arrays
 from lottery_tf.log import counted, log
 
 CHARACTERS = "".join(map(chr, range(33, 127)))
@@ -151,7 +150,7 @@ def _kept(file: Path, origin: dict[str, str], fonts: bool) -> tuple[np.ndarray, 
         why = "the fonts have changed"
     else:
         why = f"it is by {was['library']}, and this is {origin['library']}"
-    log.info("glyphs: %s is drawn anew: %s", KEPT, why)
+    log.warning("glyphs: %s is drawn anew: %s", KEPT, why)
     return None
 
 
@@ -172,11 +171,9 @@ def _draw(paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _keep(file: Path, **arrays) -> None:
-    content = io.BytesIO()
-    np.savez_compressed(content, **arrays)
     try:
         # Whole or not at all: of several processes that draw at once, each writes the same.
-        write_bytes(file, content.getvalue())
+        write_arrays(file, arrays)
     except OSError as error:
         log.info(
             "glyphs: drawn again by each run; %s cannot be kept (%s) but in a folder that can be "

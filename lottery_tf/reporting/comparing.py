@@ -74,7 +74,8 @@ def compare(
     notes = []
     if untested := len(runs) - len(tested):
         notes.append(
-            f"{counted(untested, 'run')} not measured on the test images: dev images chose others."
+            f"{counted(untested, 'run')} not measured on the test images, as sweep --tune does "
+            "with what dev images have chosen."
         )
     if alone:
         notes.append(

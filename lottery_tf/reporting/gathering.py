@@ -20,7 +20,7 @@ from lottery_tf.reporting.differing import (
     fill_in_defaults,
     settings_of,
 )
-from lottery_tf.reporting.tickets import origin
+from lottery_tf.reporting.tickets import Origin, origin
 
 _NOT_ENTERED = ("model", "checkpoint", "tickets", "dense_model")
 _NEEDED = ("recipe", "sparsity", "sparsity_total", "seconds", "seed")
@@ -30,8 +30,6 @@ _OPTIONAL = (
 )
 # What tells the rows of a table apart, before the settings.
 KIND = ("recipe", "method", "level")
-# Methods of which many tickets may have the same seed.
-_FILES = ("from_model", "unknown")
 # Sparsities are one where what they leave differs by less than this share of it.
 _SAME = 0.01
 
@@ -152,8 +150,17 @@ def _read(run: Path, top: Path) -> tuple[dict[str, Any], Settings] | None:
         "data_seed": config.get("data_seed"),
         "ticket_sha256": config.get("ticket_sha256"),
         "ticket": ticket.folder and str(ticket.folder),
+        "draw": _draw(ticket, config),
     }
     return row, settings_of(config, ticket.settings)
+
+
+def _draw(ticket: Origin, config: dict[str, Any]) -> str | None:
+    """What a ticket has in common with one that was found again: the seeds of its run. A model's
+    file, and a ticket whose run is unknown, are draws of their own."""
+    if ticket.method == "from_model" or "seed" not in ticket.settings:
+        return config.get("ticket_sha256")
+    return f"seeds {ticket.settings['seed']}, {ticket.settings.get('data_seed')}"
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -186,15 +193,12 @@ def _levels(sparsities: pd.Series) -> pd.Series:
 def _once(runs: pd.DataFrame, settings: list[str]) -> tuple[pd.DataFrame, list[str]]:
     """The runs without repetitions, and a sentence on those.
 
-    The same seed counts once in a row: a ticket that was found twice is one draw of its method,
-    and that with the most runs is kept, so that pairs stay together. Of models' files, and of
-    tickets that are gone, each is a draw of its own.
+    The same seeds count once in a row: a ticket that was found twice is one draw of its method,
+    and that with the most runs is kept, so that pairs stay together.
     """
-    same = [*KIND, "seed", "data_seed", *settings]
-    keys = runs.apply(
-        lambda row: (*key(row, same), *key(row, ["ticket_sha256"] * (row["method"] in _FILES))),
-        axis=1,
-    )
+    same = [*KIND, "draw", "seed", "data_seed", *settings]
+    keys = pd.Series([key(row, same) for _, row in runs.iterrows()])
+    runs = runs.drop(columns="draw")
     tickets = runs["ticket_sha256"]
     ranks = pd.DataFrame({"runs": -tickets.map(tickets.value_counts()), "ticket": tickets})
     order = ranks.sort_values(["runs", "ticket"], kind="stable").index

@@ -17,8 +17,7 @@ from lottery_tf.reporting.tuning import tuned
 from lottery_tf.settings import nearest
 
 UNKNOWN = "–"
-_ACCURACIES = ("train_accuracy", "test_accuracy")
-_NUMBERS = ("seeds", "train", "test", "gain over vanilla", "95 % interval", "p", "p (Holm)")
+_GAINS = ("gain over vanilla", "95 % interval", "p", "p (Holm)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +83,7 @@ def report(
     about = [*_about(frame, gathered, ()), *notes]
     tables = [Table("table", "All settings", gathered.runs, frame, gathered.settings, [], about)]
     best, missing = tuned(gathered, tune, tune_seeds)
-    if best is not None:
+    if best is not None and len(best):
         chosen = [name for name in tune if name in gathered.settings]
         shared = [name for name in gathered.shared if name not in chosen]
         frame, notes = compare(best, gathered.settings, shared)
@@ -108,7 +107,8 @@ def _of(seeds: Collection[int]) -> str:
 
 def head(table: Table) -> list[str]:
     """The names of the columns that are read."""
-    return ["sparsity", "method", "recipe", *table.settings, *_NUMBERS]
+    splits = [name.removesuffix("_accuracy") for name in _accuracies(table)]
+    return ["sparsity", "method", "recipe", *table.settings, "seeds", *splits, *_GAINS]
 
 
 def cells(table: Table) -> list[list[str]]:
@@ -118,7 +118,7 @@ def cells(table: Table) -> list[list[str]]:
 
 def values(table: Table) -> list[list[float | str | None]]:
     """What the cells are sorted by, in the same places."""
-    numbers = ("seeds", "train_accuracy", "test_accuracy", "gain", "gain_low", "p", "p_holm")
+    numbers = ("seeds", *_accuracies(table), "gain", "gain_low", "p", "p_holm")
     columns = ["sparsity", "method", "recipe", *table.settings, *numbers]
     return [
         [None if pd.isna(row[name]) else row[name] for name in columns]
@@ -128,10 +128,19 @@ def values(table: Table) -> list[list[float | str | None]]:
 
 def markdown(table: Table) -> str:
     """The table in Markdown, what it is about below."""
-    left = len(head(table)) - len(_NUMBERS)
-    lines = [head(table), ["---:", *["---"] * (left - 1), *["---:"] * len(_NUMBERS)], *cells(table)]
+    names, texts = head(table), 2 + len(table.settings)
+    sides = ["---:", *["---"] * texts, *["---:"] * (len(names) - texts - 1)]
+    lines = [names, sides, *cells(table)]
     rows = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     return f"{rows}\n{' '.join(table.about)}\n"
+
+
+def _accuracies(table: Table) -> list[str]:
+    """Dev's too where not all was tested."""
+    splits = (
+        ("train", "dev", "test") if table.frame["test_accuracy"].isna().any() else ("train", "test")
+    )
+    return [f"{split}_accuracy" for split in splits]
 
 
 def shown(value: object) -> str:
@@ -156,7 +165,7 @@ def _cells(table: Table, row: pd.Series) -> list[str]:
     return [
         *(f"{100 * row['sparsity']:.2f} %", row["method"], row["recipe"], *settings),
         str(row["seeds"]),
-        *(_with_error(row[name], row[f"{name}_sem"]) for name in _ACCURACIES),
+        *(_with_error(row[name], row[f"{name}_sem"]) for name in _accuracies(table)),
         *gains,
     ]
 

@@ -23,9 +23,9 @@ def tuned(
       seeds: those whose runs choose; default: all.
 
     Returns:
-      The runs with these values and a column ``at_edge``: whether a number among them is the least
-      or the greatest of several. None where there is nothing to choose. And sentences on what could
-      not be chosen.
+      The runs with these values, none where nothing could be chosen, and a column ``at_edge``:
+      whether a number among them is the least or the greatest of several. None where there is
+      nothing to choose. And sentences on what could not be chosen.
     """
     names = [name for name in names if name in gathered.settings]
     if not names:
@@ -34,9 +34,14 @@ def tuned(
     of_vanilla = dict.fromkeys(gathered.of_tweaks) | {"recipe": VANILLA}
     runs = gathered.runs
     whole = dict(groups(runs, [*others, *names]))
-    chosen, notes, grids = [], [], {}
-    for kind, group in groups(runs[runs["seed"].isin(seeds)] if seeds else runs, others):
+    chosen, notes, grids = [runs.iloc[:0].assign(at_edge=False)], [], {}
+    for kind, group in groups(runs, others):
         label = f"{kind[0]}, {kind[1]}, {100 * kind[2]:.2f} %"
+        if seeds:
+            group = group[group["seed"].isin(seeds)]
+        if group.empty:
+            notes.append(f"{label}: nothing chosen; none of the seeds that choose has a run.")
+            continue
         if group["dev_accuracy"].isna().any():
             notes.append(f"{label}: nothing chosen; not every run has a dev accuracy.")
             continue
@@ -60,7 +65,7 @@ def tuned(
                 f"{label}: {', '.join(names)} chosen among {len(grid)}, vanilla's among other "
                 f"{len(theirs)}: the gain is partly one of tuning."
             )
-    return (pd.concat(chosen, ignore_index=True) if chosen else None), notes
+    return pd.concat(chosen[1:] or chosen, ignore_index=True), notes
 
 
 def _at_edge(best: tuple, candidates: Sequence[tuple]) -> bool:

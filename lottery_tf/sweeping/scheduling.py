@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 
+from lottery_tf.errors import UsageError
 from lottery_tf.sweeping.attempt import Outcome, first_line
 from lottery_tf.sweeping.trials import Trial
 
@@ -65,8 +66,16 @@ def run_trials(
       retries: how often a trial that failed is tried again.
       watch: called with the progress after each attempt, and once at the start without one.
     """
-    progress = Progress(trials, {trial.folder for trial in trials if trial.finished(out)})
-    waiting = {t.folder: t for t in trials if t.folder not in progress.finished}
+    progress = Progress(trials, set())
+    waiting = {}
+    for trial in trials:
+        try:
+            if trial.finished(out):
+                progress.finished.add(trial.folder)
+            else:
+                waiting[trial.folder] = trial
+        except UsageError as error:
+            progress.failed[trial.folder] = f"{error} Or remove {trial.folder} to run it anew."
     running: dict[Future, Trial] = {}
     tried: Counter[str] = Counter()
     watch(progress, None, None)

@@ -19,8 +19,9 @@ from lottery_tf.finding_settings import FindingSettings
 from lottery_tf.log import counted
 from lottery_tf.recipe import Recipe
 from lottery_tf.settings import defaults, describe
-from lottery_tf.stages import find, find_run, measured, retrain_run, retrain_ticket, round_folder
+from lottery_tf.stages import find, find_run, is_tested, retrain_run, retrain_ticket, round_folder
 from lottery_tf.tweaks import TWEAKS
+from lottery_tf.tweaks.distillation import Distillation
 
 _DIGITS = 10
 
@@ -59,7 +60,8 @@ class FindTrial:
         folder = out / self.folder
         if len(read_json_lines(folder / "metrics.jsonl")) < self.finding.tickets:
             return False
-        find_run(folder, self.experiment, self.finding).check()
+        if _are_there(self.finding.model_path, self.finding.rewind_path):
+            find_run(folder, self.experiment, self.finding).check()
         return True
 
     def run(self, out: Path, tensorboard: bool = False) -> float | None:
@@ -141,10 +143,13 @@ class RetrainTrial:
         """Whether it is there, whole; a UsageError if the folder holds another run, of another
         teacher at the same path or of a release with other defaults."""
         result = out / self.folder / "result.json"
-        if not result.is_file() or (self.test and not measured(read_json(result))):
+        if not result.is_file() or (self.test and not is_tested(read_json(result))):
             return False
-        if self._ticket(out).is_dir():
-            retrain_run(out / self.folder, *self._work(out)).check()
+        ticket, recipe, *_ = work = self._work(out)
+        dense = out / self.found.folder / "dense_model"
+        distilled = [tweak for tweak in recipe.tweaks if isinstance(tweak, Distillation)]
+        if _are_there(ticket, *(tweak.teacher or dense for tweak in distilled)):
+            retrain_run(out / self.folder, *work).check()
         return True
 
     def run(self, out: Path, tensorboard: bool = False) -> float | None:
@@ -155,19 +160,22 @@ class RetrainTrial:
         )
         return result.get("dev_accuracy")
 
-    def _ticket(self, out: Path) -> Path:
-        return round_folder(out / self.found.folder, self.round)
-
     def _work(self, out: Path) -> tuple[Path, Recipe, Experiment, bool]:
         """The ticket and what to do with it, as ``stages.retrain_ticket`` takes them."""
         parameters = dict(self.parameters)
         if self.teacher is not None:
             parameters["distillation_teacher"] = str(out / self.teacher.folder / "dense_model")
         recipe = Recipe(self.recipe, parameters)
-        return self._ticket(out), recipe, self.experiment, self.reinit
+        ticket = round_folder(out / self.found.folder, self.round)
+        return ticket, recipe, self.experiment, self.reinit
 
 
 Trial = FindTrial | RetrainTrial
+
+
+def _are_there(*paths: str | Path | None) -> bool:
+    """Whether what a run was made from, which may be thrown away after it, is there to compare."""
+    return all(path is None or Path(path).exists() for path in paths)
 
 
 def _label(of: str, trial: Trial) -> str:

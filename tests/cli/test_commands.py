@@ -1,5 +1,6 @@
 """The commands end to end on digits: what they write, how they go on, what they refuse."""
 
+import dataclasses
 import json
 import shutil
 
@@ -10,8 +11,9 @@ from conftest import TINY
 import lottery_tf as lt
 from lottery_tf import finding, stages
 from lottery_tf.cli.main import main
+from lottery_tf.errors import UsageError
 from lottery_tf.files import read_json_lines, sha256
-from lottery_tf.runs import load_saved_model
+from lottery_tf.runs import Run, load_saved_model
 
 
 def tree(folder):
@@ -242,6 +244,27 @@ def test_the_folder_of_another_run_is_refused(words, found, capfd):
     assert main([*words, f"--out={found}"]) == 2
     assert "belongs to another" in capfd.readouterr().err
     assert tree(found) == before
+
+
+def test_a_parameter_that_an_older_release_lacked_counts_as_its_default(retrained):
+    config = retrained / "config.json"
+    text = config.read_text()
+    assert '"epsilon": 0.2' in text
+    settings = Run(
+        retrained,
+        "retrain",
+        {k: v for k, v in json.loads(text).items() if k not in ("versions", "devices", "command")},
+        of_tweaks={"label_smoothing": {"epsilon": 0.2, "another": 3}},
+    )
+    settings.check()
+    newer = {**settings.settings["tweaks"]["label_smoothing"], "another": 3}
+    run = dataclasses.replace(
+        settings, settings={**settings.settings, "tweaks": {"label_smoothing": newer}}
+    )
+    run.check()
+    newer["another"] = 4
+    with pytest.raises(UsageError, match="belongs to another: tweaks is"):
+        run.check()
 
 
 def test_a_folder_of_other_files_is_refused(tmp_path, capfd):

@@ -152,6 +152,24 @@ def test_kin_differ_in_the_seed_alone():
         assert seeds == (3, 4)
 
 
+def test_the_seeds_that_choose_are_those_of_the_whole_grid(file):
+    text = "tune: {learning_rate: [0.1, 0.2]}\ntune_seeds: [0]\ncells: {a: {width: 8}, b: %s}"
+    for more, expected in (("{width: 9}", ("0",)), ("{tune_seeds: [1], tune: {}}", ("0",))):
+        assert grid.tuning_seeds(parse([file(text % more)], SETTINGS)) == expected
+    words = [file(text % "{width: 9}"), "--tune_seeds=3"]
+    assert grid.tuning_seeds(parse(words, SETTINGS)) == ("3",)
+    with pytest.raises(UsageError, match="in all cells with --tune, got 0 and 1"):
+        grid.tuning_seeds(parse([file(text % "{tune_seeds: [1]}")], SETTINGS))
+
+
+def test_a_line_says_no_parameter_of_a_tweak_that_a_recipe_lacks():
+    finds, (vanilla, one, other) = made(
+        *("--rounds=1", "--recipes=vanilla,ghost_skips", "--vary=ghost_skips_share:0.1,0.2")
+    )
+    assert "share" not in finds[0].label + vanilla.label
+    assert "ghost_skips_share 0.1" in one.label and "ghost_skips_share 0.2" in other.label
+
+
 def test_a_parameter_of_a_tweak_makes_no_second_run_of_the_others():
     _, retrains = made(
         *("--rounds=1", "--recipes=vanilla,label_smoothing"),
@@ -252,11 +270,7 @@ def test_the_grids_of_the_project(name, counts):
         (["--vary=seed:0,1"], "got 'seed:0'; --seeds says that"),
         (["--vary=width:wide"], "--width=wide: expected an integer"),
         (["--tune=learning_rate:1,2", "--dev_share=0"], "--dev_share above 0 with --tune"),
-        (["--tune_seeds=0", "--seeds=0"], "--tune and some of --seeds with --tune_seeds, got 0"),
-        (
-            ["--tune_seeds=0,2", "--seeds=0,1", "--tune=learning_rate:1,2"],
-            "some of --seeds with --tune_seeds, got 0,2",
-        ),
+        (["--tune=learning_rate:1,2", "--vary=dev_share:0.1,0"], "--dev_share above 0 with --tune"),
         (["--tune=width:8,16"], "got 'width:8'"),
         (["--grid=/nowhere.yaml"], "--grid=/nowhere.yaml to be a YAML file"),
         (["--prune_fraction=1"], "--prune_fraction in"),

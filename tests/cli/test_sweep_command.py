@@ -183,6 +183,9 @@ def test_only_what_dev_images_chose_is_measured_on_the_test_images(swept, tmp_pa
     words += ["--tune_seeds=0"]
     assert main(["sweep", *words, "--nomeasure"]) == 0
 
+    assert main(["sweep", *words, "--tune_seeds=2"]) == 2
+    assert "--tune_seeds among --seeds, 0, 1, got 2" in " ".join(capfd.readouterr().err.split())
+
     def results():
         found = {}
         for run in (out / "retrain").iterdir():
@@ -220,8 +223,12 @@ def test_a_run_of_other_settings_in_its_folder_is_not_taken(swept, tmp_path, cap
     shutil.copytree(swept, out)
     config = next(out.glob("retrain/label_smoothing_*/config.json"))
     config.write_text(config.read_text().replace('"epsilon": 0.1', '"epsilon": 0.3'))
-    assert main(["sweep", *WORDS, f"--out={out}"]) == 2
-    assert "belongs to another: tweaks is" in " ".join(capfd.readouterr().err.split())
+    before = contents(out)
+    assert main(["sweep", *WORDS, f"--out={out}"]) == 1
+    said = " ".join(capfd.readouterr().err.split())
+    assert "belongs to another: tweaks is" in said
+    assert f"Or remove {config.parent.relative_to(out)} to run it anew." in said
+    assert contents(out) == before
 
 
 def test_a_file_with_zeros(swept, tmp_path, capfd):

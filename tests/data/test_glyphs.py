@@ -180,7 +180,7 @@ def test_a_folder_that_cannot_be_written(folder, serif_for_testing, monkeypatch,
     def refuse(path, content):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(glyphs, "write_bytes", refuse)
+    monkeypatch.setattr(glyphs, "write_arrays", refuse)
     assert len(glyphs.read(str(folder)).test) == 94
     assert "glyphs.npz cannot be kept (Permission denied)" in lines[0]
 

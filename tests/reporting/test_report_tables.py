@@ -11,7 +11,7 @@ from report_runs import FADES, SETTINGS, write_run, write_study, write_ticket
 from scipy import stats
 
 from lottery_tf.errors import UsageError
-from lottery_tf.reporting import cells, markdown, report
+from lottery_tf.reporting import cells, gather, head, markdown, report, tuned
 from lottery_tf.reporting.differing import FOLDER_IS_DATASET, settings_of
 
 
@@ -64,15 +64,15 @@ def test_the_rate_is_chosen_on_dev(tmp_path):
             more = {"learning_rate": rate, "dev_accuracy": dev, "seed": seed}
             test += 0.02 * seed * (recipe == "tost")
             write_run(tmp_path / f"{seed}_{recipe}_{rate}", ticket, recipe, test, **more)
-    tuned, every = report([tmp_path]).tables
+    chosen, every = report([tmp_path]).tables
     columns = ("recipe", "learning_rate", "test_accuracy", "gain", "at_edge")
-    assert rows(tuned, *columns[:3]) == [
+    assert rows(chosen, *columns[:3]) == [
         ("vanilla", 0.2, pytest.approx(0.7)),
         ("tost", 0.4, pytest.approx(0.81)),
     ]
     # Each at its own rate: 80 and 82 against 70.
-    assert tuned.frame.gain[1] == pytest.approx(0.11)
-    assert list(tuned.frame.at_edge) == [False, True] and cells(tuned)[1][3] == "0.4*"
+    assert chosen.frame.gain[1] == pytest.approx(0.11)
+    assert list(chosen.frame.at_edge) == [False, True] and cells(chosen)[1][3] == "0.4*"
     # At the same rate: 60 and 62 against 90.
     assert len(every.frame) == 6
     assert every.frame.query("recipe == 'tost' and learning_rate == 0.1").gain.item() == (
@@ -88,9 +88,9 @@ def test_rates_that_not_every_seed_has_are_not_chosen(tmp_path):
             more = {"learning_rate": rate, "seed": seed}
             write_run(tmp_path / f"{seed}_{rate}", ticket, test=rate, **more)
             write_run(tmp_path / f"{seed}_{rate}_tost", ticket, "tost", rate, **more)
-    tuned, _ = report([tmp_path]).tables
-    assert list(tuned.frame.learning_rate) == [0.1, 0.1]
-    assert any("learning_rate 0.2 not to be chosen" in line for line in tuned.about)
+    chosen, _ = report([tmp_path]).tables
+    assert list(chosen.frame.learning_rate) == [0.1, 0.1]
+    assert any("learning_rate 0.2 not to be chosen" in line for line in chosen.about)
 
 
 def test_some_seeds_choose_for_all(tmp_path):
@@ -108,15 +108,48 @@ def test_some_seeds_choose_for_all(tmp_path):
                 content = json.loads(result.read_text())
                 del content["test_accuracy"]
                 result.write_text(json.dumps(content))
-    tuned, every = report([tmp_path], tune_seeds=[0]).tables
-    assert rows(tuned, "recipe", "learning_rate", "seeds", "test_accuracy", "gain")[1] == (
+    chosen, every = report([tmp_path], tune_seeds=[0]).tables
+    assert rows(chosen, "recipe", "learning_rate", "seeds", "test_accuracy", "gain")[1] == (
         *("tost", 0.2, 2),
         *(pytest.approx(0.85), pytest.approx(0.15)),
     )
-    assert list(tuned.frame.at_edge) == [True, True]
-    assert "by the mean dev accuracy of 1 seed;" in " ".join(tuned.about)
-    assert [row[6] for row in cells(every)][::2] == ["–", "–"]
+    assert list(chosen.frame.at_edge) == [True, True]
+    assert "by the mean dev accuracy of 1 seed;" in " ".join(chosen.about)
+    assert head(every)[5:8] == ["train", "dev", "test"]
+    assert [row[7] for row in cells(every)][::2] == ["–", "–"]
     assert any("2 runs not measured on the test images" in line for line in every.about)
+
+
+def test_where_no_value_has_every_seed_nothing_is_chosen(tmp_path):
+    for seed, rate in ((0, 0.1), (1, 0.2)):
+        ticket = write_ticket(tmp_path / f"ticket_{seed}", seed)
+        write_run(tmp_path / f"{seed}", ticket, learning_rate=rate, seed=seed)
+    gathered = gather([tmp_path])
+    best, notes = tuned(gathered, ["learning_rate"])
+    assert best.empty and "at_edge" in best and "not to be chosen" in notes[0]
+    best, notes = tuned(gathered, ["learning_rate"], seeds=[5])
+    assert best.empty and "none of the seeds that choose has a run" in notes[0]
+    assert tuned(gathered, ["width"]) == (None, [])
+    (table,) = report([tmp_path]).tables
+    assert any("not to be chosen" in line for line in table.about)
+
+
+def found_with(ticket, settings):
+    """The ticket, its file saying that it was found with these settings."""
+    record = json.loads((ticket / "ticket.json").read_text())
+    (ticket / "ticket.json").write_text(json.dumps(record | {"settings": settings}))
+    return ticket
+
+
+def test_tickets_of_unknown_seeds_are_each_a_draw(tmp_path):
+    """Found in a program; or found with other seeds than they are retrained with."""
+    for number, settings in enumerate(({}, {}, {"seed": 1}, {"seed": 2}, {"seed": 2, "rounds": 3})):
+        ticket = found_with(write_ticket(tmp_path / f"{number}", 0, 0.75 + number / 1e4), settings)
+        write_run(tmp_path / "runs" / f"{number}", ticket)
+    gathered = gather([tmp_path / "runs"])
+    names = [name[-1] for name in gathered.runs.run]
+    assert names[:3] == ["0", "1", "2"] and len(names) == 4
+    assert "draw" not in gathered.runs
 
 
 def test_settings_that_differ_are_columns(tmp_path):
@@ -198,7 +231,9 @@ def test_what_is_missing_is_said_and_nothing_invented(tmp_path):
 
 def test_a_ticket_that_was_found_twice_counts_once(tmp_path):
     """The second of them has a run more: it is kept, for both recipes."""
-    first, second = (write_ticket(tmp_path / f"{n}", 0, rounds=n) for n in (1, 2))
+    first, second = (
+        found_with(write_ticket(tmp_path / f"{n}", 0), {"seed": 0, "rounds": n}) for n in (1, 2)
+    )
     runs = {
         **{"a": (first, "vanilla", 0.1), "b": (second, "vanilla", 0.8)},
         **{"c": (second, "tost", 0.9), "d": (first, "tost", 0.2)},

@@ -145,6 +145,15 @@ if __name__ == "__main__":
 """
 
 
+def is_alive(pid):
+    """Whether it runs: one that has ended may wait for its parent to read how."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
 def test_a_process_at_work_ends_with_a_sweep_that_is_killed(tmp_path):
     script, told = tmp_path / "parent.py", tmp_path / "pid"
     script.write_text(PARENT)
@@ -153,10 +162,10 @@ def test_a_process_at_work_ends_with_a_sweep_that_is_killed(tmp_path):
         assert parent.poll() is None
         time.sleep(0.05)
     pid = int(told.read_text())
-    os.kill(pid, 0)
+    assert is_alive(pid)
     parent.kill()
     parent.wait()
     end = time.monotonic() + 30
-    while Path(f"/proc/{pid}").exists() and time.monotonic() < end:
+    while is_alive(pid) and time.monotonic() < end:
         time.sleep(0.05)
-    assert not Path(f"/proc/{pid}").exists()
+    assert not is_alive(pid)

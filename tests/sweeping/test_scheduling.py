@@ -5,6 +5,7 @@ from concurrent.futures import Future
 
 import pytest
 
+from lottery_tf.errors import UsageError
 from lottery_tf.sweeping.attempt import Outcome
 from lottery_tf.sweeping.scheduling import Progress, run_trials
 
@@ -72,6 +73,18 @@ def test_a_mistake_is_not_tried_again_and_what_needs_the_trial_does_not_come():
         "b": "a, which it needs, failed",
         "c": "b, which it needs, failed",
     }
+
+
+def test_a_folder_of_another_run_fails_alone():
+    class Odd(Step):
+        def finished(self, out):
+            raise UsageError("It belongs to another.")
+
+    order = []
+    done = run_trials([Odd("a"), Step("b", ("a",)), Step("c")], None, in_turn(order=order))
+    assert order == ["c"] and done.finished == {"c"}
+    assert done.failed["a"] == "It belongs to another. Or remove a to run it anew."
+    assert "a, which it needs, failed" in done.failed["b"]
 
 
 def test_what_is_left_is_estimated_from_what_is_done(monkeypatch):
