@@ -98,15 +98,16 @@ def rounds(
         following = None
         if masks is None and (not last or settings.extendable):
             trained = values(trainer.model)
-            ranked = [trained[name] for name in ticket.masks]
-            if not last:
-                check_finite(ranked, f"of round {number}")
-            if not all(np.isfinite(each).all() for each in ranked):
-                log.warning("round %d diverged: no more rounds can follow it", number)
+            try:
+                check_finite([trained[name] for name in ticket.masks], f"of round {number}")
+            except RuntimeError as error:
+                if not last:
+                    raise
+                log.warning("%s No more rounds can follow it.", error)
             else:
                 masks = settings.next_masks(ticket.masks, trained, number + 1)
-            if not last:
-                warn_of_collapse(masks)
+                if not last:
+                    warn_of_collapse(masks)
         if masks is not None:
             source = ticket if settings.rewind == "weights" else ticket.with_weights(trained)
             following = source.with_masks(masks, round=number + 1)

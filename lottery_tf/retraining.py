@@ -104,7 +104,7 @@ def retrain(
         "sparsity": ticket.sparsity,
         "sparsity_total": ticket.sparsity_total,
         "nonzero_parameters": nonzero_parameters(finished),
-        **({} if dev is None else _named("dev", evaluate(finished, dev))),
+        **measured(finished, data, "dev"),
         "train_accuracy": evaluate(finished, data.batches("train"))["accuracy"],
         **({} if dev is None else {"best_dev_accuracy": watch.best_accuracy}),
         **(measured_on_test(finished, best, data) if test else {}),
@@ -126,15 +126,21 @@ def measured_on_test(
       data: whose test images are looked at.
     """
     last = values(model)
-    found = _named("test", evaluate(model, data.batches("test")))
+    found = measured(model, data, "test")
     assign(model, best)
     found["best_dev_test_accuracy"] = evaluate(model, data.batches("test"))["accuracy"]
     assign(model, last)
     return found
 
 
-def _named(split: str, measured: Mapping[str, float]) -> dict[str, float]:
-    return {f"{split}_{name}": value for name, value in measured.items()}
+def measured(model: keras.Model, data: Dataset, *splits: str) -> dict[str, float]:
+    """``dev_loss``, ``dev_accuracy``, … of a compiled model on those splits that have examples."""
+    return {
+        f"{split}_{name}": value
+        for split in splits
+        if len(getattr(data, split))
+        for name, value in evaluate(model, data.batches(split)).items()
+    }
 
 
 def _stream(recipe: Recipe, model: keras.Model, data: Dataset) -> Callable[[int], tf.data.Dataset]:

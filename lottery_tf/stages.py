@@ -13,7 +13,7 @@ from typing import Any
 
 from lottery_tf.batch_norm import SharedStatistics
 from lottery_tf.boards import Board
-from lottery_tf.data import Dataset, load
+from lottery_tf.data import load
 from lottery_tf.errors import UsageError
 from lottery_tf.experiment import Experiment, check_data, check_fit, experiment_of
 from lottery_tf.exporting import MAX_DIFFERENCE, REPORT, export, write_exports
@@ -32,11 +32,11 @@ from lottery_tf.masks import read_arrays
 from lottery_tf.precision import Precision
 from lottery_tf.pruning import warn_of_collapse
 from lottery_tf.recipe import Recipe
-from lottery_tf.retraining import compiled_for_evaluation, measured_on_test, retrain
+from lottery_tf.retraining import compiled_for_evaluation, measured, measured_on_test, retrain
 from lottery_tf.runs import Run, load_pruned, load_saved_model, read_config
 from lottery_tf.settings import defaults, describe
 from lottery_tf.ticket import Ticket
-from lottery_tf.training import Trainer, evaluate
+from lottery_tf.training import Trainer
 from lottery_tf.tweaks import TWEAKS
 from lottery_tf.tweaks.distillation import Distillation
 from lottery_tf.tweaks.soft_labels import default_loss
@@ -134,9 +134,9 @@ def find(
             last = each.number == finding.last_round
             each.next_ticket.save(following if last else round_folder(out, each.number + 1))
         if each.number == 0 and finding.train_tickets:
-            export(recipe.finish(trainer.model), out / "dense_model")
-        measured = _measured(trainer.model, data) if finding.train_tickets else {}
-        row = _row(each.ticket, measured, start)
+            export(recipe.finish(trainer.model), dense_folder(out))
+        found = measured(trainer.model, data, "dev", "test") if finding.train_tickets else {}
+        row = _row(each.ticket, found, start)
         start = time.perf_counter()
         rows.append(row)
         write_json_lines(metrics, rows)
@@ -164,28 +164,24 @@ def round_folder(run: Path, number: int) -> Path:
     return Path(run) / "tickets" / f"round_{number:02}"
 
 
+def dense_folder(run: Path) -> Path:
+    """Where a run of ``find`` has the network that round 0 has trained."""
+    return Path(run) / "dense_model"
+
+
 def _round_of(ticket: Path) -> int | None:
     """The round of the ticket in a folder; None if there is none."""
     file = ticket / "ticket.json"
     return read_json(file).get("round") if file.is_file() else None
 
 
-def _measured(model: keras.Model, data: Dataset) -> Row:
-    return {
-        f"{split}_{name}": value
-        for split in ("dev", "test")
-        if len(getattr(data, split))
-        for name, value in evaluate(model, data.batches(split)).items()
-    }
-
-
-def _row(ticket: Ticket, measured: Row, start: float) -> Row:
+def _row(ticket: Ticket, found: Row, start: float) -> Row:
     """A line of ``metrics.jsonl``; ``start`` is when the round began, by ``perf_counter``."""
     return {
         "round": ticket.info["round"],
         "sparsity": ticket.sparsity,
         "sparsity_total": ticket.sparsity_total,
-        **measured,
+        **found,
         "seconds": round(time.perf_counter() - start, 3),
     }
 
@@ -220,7 +216,7 @@ def _find_in_file(
     warn_of_collapse(ticket.masks)
     plain = strip(model)
     plain.compile(loss=default_loss(plain), metrics=["accuracy"])
-    row = _row(ticket, _measured(plain, data), start)
+    row = _row(ticket, measured(plain, data, "dev", "test"), start)
     run.begin()
     ticket.save(round_folder(out, 1))
     write_json_lines(metrics, [row])
@@ -368,7 +364,7 @@ def _with_teacher(recipe: Recipe, ticket_path: Path) -> Recipe:
         if not isinstance(tweak, Distillation) or tweak.teacher is not None:
             return tweak
         # Where the ticket is, if the path is a link: RUN/tickets/round_NN.
-        dense = Path(ticket_path).resolve().parents[1] / "dense_model"
+        dense = dense_folder(Path(ticket_path).resolve().parents[1])
         if not dense.is_dir():
             raise UsageError(
                 f"Expected the dense model of the ticket's own run, to distil from, at {dense}; "

@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,6 @@ class GridSettings:
         "flags of the retraining alone and their values, as in learning_rate:0.1,0.2,0.4; each "
         "recipe, vanilla too, has the best on dev images, and only that is tested",
     )
-
     tune_seeds: tuple[str, ...] = setting(
         (),
         "those of --seeds that run with all values of --tune; the others run with the chosen ones "
@@ -196,7 +194,8 @@ def _tickets(
             found = trial(method=method, rounds=None, sparsity=sparsity, **trained)
             dense = None
             if method == IMPORTED:
-                found, dense = replace(found, experiment=experiment.with_model_of_file()), imp
+                own = experiment.with_model_of_file()
+                found, dense = dataclasses.replace(found, experiment=own), imp
             elif not found.finding.train_tickets:
                 dense = imp or trial(method="imp", rounds=0, sparsity=None, train_tickets=True)
             yield found, 1, dense
@@ -249,9 +248,10 @@ def _tunable() -> set[str]:
 def _axes(flags: Parsed, name: str, known: set[str]) -> dict[str, list[str]]:
     """``{"width": ["8", "16"]}`` of ``("width:8", "16")``."""
     axes: dict[str, list[str]] = {}
+    lists = _lists(*OWNERS)
     for part in flags.values[name]:
         flag, colon, value = part.partition(":")
-        if flag in _lists(*OWNERS) and colon:
+        if flag in lists and colon:
             raise UsageError(
                 f"Expected flags of one value in --{name}; {flag} is a list: give a cell of a "
                 "--grid file for each of its values."

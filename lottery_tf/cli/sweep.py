@@ -80,10 +80,10 @@ def run(flags: Parsed) -> None:
     trials, names, choosing = trials_of(flags), tuned(flags), tuning_seeds(flags)
     seeds = whole_numbers(choosing)
     reporting = library() if names and settings.measure else None
-    there = {str(trial.experiment.training.seed) for trial in trials}
-    if reporting and not there.issuperset(choosing):
+    there = {trial.experiment.training.seed for trial in trials}
+    if reporting and not there.issuperset(seeds):
         raise UsageError(
-            f"Expected --tune_seeds among --seeds, {some(sorted(there))}, got "
+            f"Expected --tune_seeds among --seeds, {some([*map(str, sorted(there))])}, got "
             f"{some([*choosing])}: give those that are to choose, or --nomeasure."
         )
     try:

@@ -34,7 +34,7 @@ def tuned(
     of_vanilla = dict.fromkeys(gathered.of_tweaks) | {"recipe": VANILLA}
     runs = gathered.runs
     whole = dict(groups(runs, [*others, *names]))
-    chosen, notes, grids = [runs.iloc[:0].assign(at_edge=False)], [], {}
+    chosen, notes, grids = [], [], {}
     for kind, group in groups(runs, others):
         label = f"{kind[0]}, {kind[1]}, {100 * kind[2]:.2f} %"
         if seeds:
@@ -65,7 +65,9 @@ def tuned(
                 f"{label}: {', '.join(names)} chosen among {len(grid)}, vanilla's among other "
                 f"{len(theirs)}: the gain is partly one of tuning."
             )
-    return pd.concat(chosen[1:] or chosen, ignore_index=True), notes
+    if not chosen:
+        return runs.iloc[:0].assign(at_edge=False), notes
+    return pd.concat(chosen, ignore_index=True), notes
 
 
 def _at_edge(best: tuple, candidates: Sequence[tuple]) -> bool:

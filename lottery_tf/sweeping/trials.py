@@ -19,7 +19,15 @@ from lottery_tf.finding_settings import FindingSettings
 from lottery_tf.log import counted
 from lottery_tf.recipe import Recipe
 from lottery_tf.settings import defaults, describe
-from lottery_tf.stages import find, find_run, is_tested, retrain_run, retrain_ticket, round_folder
+from lottery_tf.stages import (
+    dense_folder,
+    find,
+    find_run,
+    is_tested,
+    retrain_run,
+    retrain_ticket,
+    round_folder,
+)
 from lottery_tf.tweaks import TWEAKS
 from lottery_tf.tweaks.distillation import Distillation
 
@@ -117,18 +125,8 @@ class RetrainTrial:
     @functools.cached_property
     def kin(self) -> str:
         """The folder that it would have with another seed: that of seed 0."""
-        others = {"training": {"seed": 0}, "data": {"data_seed": 0}}
-
-        def moved(trial, **more):
-            parts = {
-                name: dataclasses.replace(getattr(trial.experiment, name), **seed)
-                for name, seed in others.items()
-            }
-            experiment = dataclasses.replace(trial.experiment, **parts)
-            return dataclasses.replace(trial, experiment=experiment, **more)
-
-        teacher = self.teacher and moved(self.teacher)
-        return moved(self, found=moved(self.found), teacher=teacher).folder
+        teacher = self.teacher and _of_seed_0(self.teacher)
+        return _of_seed_0(self, found=_of_seed_0(self.found), teacher=teacher).folder
 
     @property
     def label(self) -> str:
@@ -146,7 +144,7 @@ class RetrainTrial:
         if not result.is_file() or (self.test and not is_tested(read_json(result))):
             return False
         ticket, recipe, *_ = work = self._work(out)
-        dense = out / self.found.folder / "dense_model"
+        dense = dense_folder(out / self.found.folder)
         distilled = [tweak for tweak in recipe.tweaks if isinstance(tweak, Distillation)]
         if _are_there(ticket, *(tweak.teacher or dense for tweak in distilled)):
             retrain_run(out / self.folder, *work).check()
@@ -164,13 +162,20 @@ class RetrainTrial:
         """The ticket and what to do with it, as ``stages.retrain_ticket`` takes them."""
         parameters = dict(self.parameters)
         if self.teacher is not None:
-            parameters["distillation_teacher"] = str(out / self.teacher.folder / "dense_model")
+            parameters["distillation_teacher"] = str(dense_folder(out / self.teacher.folder))
         recipe = Recipe(self.recipe, parameters)
         ticket = round_folder(out / self.found.folder, self.round)
         return ticket, recipe, self.experiment, self.reinit
 
 
 Trial = FindTrial | RetrainTrial
+
+
+def _of_seed_0(trial: Trial, **changed: Any) -> Trial:
+    training = dataclasses.replace(trial.experiment.training, seed=0)
+    data = dataclasses.replace(trial.experiment.data, data_seed=0)
+    experiment = dataclasses.replace(trial.experiment, training=training, data=data)
+    return dataclasses.replace(trial, experiment=experiment, **changed)
 
 
 def _are_there(*paths: str | Path | None) -> bool:

@@ -181,7 +181,7 @@ def test_an_interrupted_run_goes_on_at_the_next_round(method, snip, gmp, tmp_pat
         (out / "metrics.jsonl").write_text(rows[0])
     else:
         with monkeypatch.context() as patch:
-            patch.setattr(stages, "_measured", stop)
+            patch.setattr(stages, "measured", stop)
             assert find(out, method) == 1
         assert not (out / "metrics.jsonl").exists() and (out / "tickets" / "round_01").exists()
     assert find(out, method) == 0
