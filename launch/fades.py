@@ -19,11 +19,11 @@ SOFT = {f"pswish 1 to 10, linear, {share:g}": {"share": share} for share in SHAR
     "pswish 1 to 30, exponential, 0.8": {"beta_end": 30.0, "curve": "exponential", "share": 0.8},
     "mish, linear, 0.5": {"unit": "mish"},
 }
-GHOST = {f"alpha 1, linear, {share:g}": {"share": share} for share in SHARES} | {
-    "alpha 1, cosine, 0.5": {"curve": "cosine"},
+GHOST = {f"alpha 1, linear, {share:g}": {"alpha": 1.0, "share": share} for share in SHARES} | {
+    "alpha 1, cosine, 0.5": {"alpha": 1.0, "curve": "cosine"},
     "alpha 0.3, linear, 0.5": {"alpha": 0.3},
-    "convolutions of 1x1, alpha 1, linear, 0.5": {"shortcut": "conv"},
-    "same, alpha 1, linear, 0.5": {"convolutions": ("same",)},
+    "convolutions of 1x1, alpha 1, linear, 0.5": {"alpha": 1.0, "shortcut": "conv"},
+    "same, alpha 1, linear, 0.5": {"alpha": 1.0, "convolutions": ("same",)},
 }
 
 

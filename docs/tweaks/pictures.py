@@ -83,8 +83,8 @@ def ghost_skips() -> plt.Figure:
         1, 2, figsize=(8.6, 3.4), width_ratios=(1.25, 1), layout="constrained"
     )
     tweak, shares = lt.GhostSkips(), np.linspace(0, 1, 401)
-    for row, alpha in enumerate((tweak.alpha, tweak.alpha / 2, 0.0)):
-        _draw_skip(left, -2.6 * row, alpha)
+    for row, share in enumerate((1.0, 0.5, 0.0)):
+        _draw_skip(left, -2.6 * row, share, tweak.alpha)
     left.set(xlim=(-0.5, 10.6), ylim=(-5.9, 1.8), aspect="equal")
     left.set_title("A ghost skip at the first step, half-way and gone")
     left.axis("off")
@@ -94,7 +94,7 @@ def ghost_skips() -> plt.Figure:
         values = [schedule.at(share / tweak.share) for share in shares]
         right.plot(shares, values, style, color=colour, label=curve)
     right.axvspan(tweak.share, 1, color=GREY, alpha=0.15, linewidth=0)
-    right.text((1 + tweak.share) / 2, 0.5, "no skips", ha="center", va="center")
+    right.text((1 + tweak.share) / 2, tweak.alpha / 2, "no skips", ha="center", va="center")
     right.set(xlabel="share of the training", ylabel="α", xlim=(0, 1))
     right.set_title("α, by --ghost_skips_curve")
     right.grid(alpha=0.3)
@@ -102,23 +102,23 @@ def ghost_skips() -> plt.Figure:
     return figure
 
 
-def _draw_skip(axes: plt.Axes, y: float, alpha: float) -> None:
-    """x → conv → BN → + → ReLU, with a skip as visible as α is large."""
+def _draw_skip(axes: plt.Axes, y: float, share: float, start: float) -> None:
+    """x → conv → BN → + → ReLU, with a skip as visible as the ``share`` left of α at the start."""
     # Name → its middle and half of its width.
     boxes = {"x": (0, 0.3), "conv": (2.2, 0.8), "BN": (4.5, 0.6)}
-    boxes |= {"+": (6.5, 0.35)} if alpha else {}
+    boxes |= {"+": (6.5, 0.35)} if share else {}
     boxes |= {"ReLU": (8.5, 0.85), "": (10.4, 0)}
     shape = {"boxstyle": "round,pad=0.3", "facecolor": "white", "edgecolor": "black"}
     arrow = {"arrowstyle": "-|>", "color": "black", "shrinkA": 0, "shrinkB": 0}
     for (name, (place, half)), (_, (after, width)) in itertools.pairwise(boxes.items()):
         axes.text(place, y, name, ha="center", va="center", bbox=None if name == "x" else shape)
         axes.annotate("", (after - width, y), (place + half, y), arrowprops=arrow)
-    if alpha:
-        curved = arrow | {"color": BLUE, "linewidth": 2, "alpha": alpha, "linestyle": "--"}
+    if share:
+        curved = arrow | {"color": BLUE, "linewidth": 2, "alpha": share, "linestyle": "--"}
         curved["connectionstyle"] = "arc3,rad=-0.28"
         axes.annotate("", (6.5, y + 0.42), (0, y + 0.35), arrowprops=curved)
         axes.text(3.25, y + 0.85, "α·S(x)", ha="center", va="center", color=BLUE)
-    axes.text(8.5, y + 1.0, f"α = {alpha:g}", ha="center", va="center")
+    axes.text(8.5, y + 1.0, f"α = {share * start:g}", ha="center", va="center")
 
 
 def rescaled_init() -> plt.Figure:

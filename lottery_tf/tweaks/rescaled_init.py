@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import statistics
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -47,6 +47,8 @@ class RescaledInit(Tweak):
     Raises:
       UsageError: for a field out of its range; by ``change``, as ``find_scales`` does.
     """
+
+    permanent: ClassVar[bool] = True
 
     optimizer: str = setting("sgd", "whose first step is looked at", choices=("sgd", "adam"))
     step_size: float = setting(0.1, "η: length of that step (sgd), of each weight's (adam)")

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import ClassVar
 
 from lottery_tf.errors import UsageError
 from lottery_tf.graph import check_graph
@@ -18,6 +19,9 @@ class Tweak:
     ``callbacks``, ``progress`` and ``restore``. The order of use is ``prepare``,
     ``compile(loss=tweak.loss())``, ``fit(callbacks=tweak.callbacks())``, ``finish``.
     """
+
+    # Whether what ``change`` does is in the finished model, too: it is done before what fades is on.
+    permanent: ClassVar[bool] = False
 
     def prepare(self, model: keras.Model, data=None) -> keras.Model:
         """The model to train with this tweak on; ``Recipe.prepare`` does it for several."""
@@ -90,7 +94,7 @@ def put_on(tweaks: Sequence[Tweak], model: keras.Model, data=None) -> keras.Mode
     """
     check_graph(model)
     prepared = masked_by_us(model)
-    for tweak in tweaks:
+    for tweak in sorted(tweaks, key=lambda each: not each.permanent):
         prepared = tweak.change(prepared, data)
     if prepared is model:
         # Else the copy at the end would be the first to fail, with all the training spent.

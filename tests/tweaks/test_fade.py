@@ -163,7 +163,11 @@ def _convolutional():
     )
 
 
-RECIPE = [lt.SoftActivation(unit="mish"), lt.GhostSkips(0.5, shortcut="conv"), lt.LabelSmoothing()]
+RECIPE = [
+    lt.SoftActivation(unit="mish"),
+    lt.GhostSkips(share=0.5, alpha=1.0, shortcut="conv"),
+    lt.LabelSmoothing(),
+]
 X, Y = examples(16, (6, 6, 2))
 
 

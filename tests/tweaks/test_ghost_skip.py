@@ -17,8 +17,8 @@ def _ghosts(model):
 
 
 def _alone(layer, shape, **kwargs):
-    """(y, y + α·S(x), x) of one convolution with a ghost around it, and a ReLU behind."""
-    model = lt.GhostSkips(**kwargs).prepare(chain(layer, layers.ReLU(), shape=shape))
+    """(y, y + S(x), x) of one convolution with a ghost around it, and a ReLU behind."""
+    model = lt.GhostSkips(alpha=1.0, **kwargs).prepare(chain(layer, layers.ReLU(), shape=shape))
     x = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
     ghost = model.get_layer(f"{layer.name}_ghost")
     outputs = keras.Model(model.input, [model.get_layer(layer.name).output, ghost.output])(x)
@@ -37,10 +37,11 @@ def test_the_identity_by_hand():
 
 def test_alpha_falls_to_0():
     model = chain(layers.Conv1D(1, 3, padding="same", name="conv"), layers.ReLU(), shape=(4, 1))
-    ghost = lt.GhostSkips(curve="cosine").layers(lt.GhostSkips(curve="cosine").prepare(model))[0]
+    tweak = lt.GhostSkips(curve="cosine", alpha=0.6)
+    (ghost,) = tweak.layers(tweak.prepare(model))
     ghost.length.assign(4)
     y, x = tf.zeros((1, 4, 1)), tf.ones((1, 4, 1))
-    for step, alpha in ((0, 1), (2, 0.5), (4, 0), (5, 0)):
+    for step, alpha in ((0, 0.6), (2, 0.3), (4, 0), (5, 0)):
         ghost.step.assign(step)
         np.testing.assert_allclose(ghost([y, x]), alpha * np.ones((1, 4, 1)), atol=1e-6)
 
@@ -62,7 +63,7 @@ def test_a_layer_that_pads_is_within_the_ghost(padding):
     """As with padding="same": pixels 0 and 1 are averaged, not 0 and the padding."""
     conv = layers.Conv2D(3, 3, strides=2, name="conv")
     plain = chain(layers.ZeroPadding2D(padding), conv, layers.ReLU(), shape=(4, 6, 3))
-    model = lt.GhostSkips().prepare(plain)
+    model = lt.GhostSkips(alpha=1.0).prepare(plain)
     x = np.random.default_rng(0).standard_normal((2, 4, 6, 3)).astype(np.float32)
     parts = [model.get_layer("conv").output, model.get_layer("conv_ghost").output]
     y, sum_ = map(np.array, keras.Model(model.input, parts)(x))
@@ -76,7 +77,7 @@ def test_a_layer_that_pads_is_within_the_ghost(padding):
 
 def test_a_layer_that_pads_for_more_than_the_convolution_is_outside():
     conv = layers.Conv2D(3, 3, name="conv")
-    model = lt.GhostSkips().prepare(
+    model = lt.GhostSkips(alpha=1.0).prepare(
         chain(layers.ZeroPadding2D(3, name="pad"), conv, layers.ReLU(), shape=(4, 4, 3))
     )
     x = np.random.default_rng(0).standard_normal((2, 4, 4, 3)).astype(np.float32)

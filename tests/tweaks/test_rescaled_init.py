@@ -324,6 +324,16 @@ def test_the_weights_are_scaled_and_nothing_else_is_changed(rescaled):
     assert not changed.optimizer
 
 
+def test_the_scales_are_for_the_ticket_without_what_fades(rescaled):
+    """In whatever order a recipe names its tweaks; the skips' own weights have none."""
+    model, changed, _, _, data = rescaled
+    tweaks = [lt.SoftActivation(), lt.GhostSkips(shortcut="conv"), RescaledInit(iterations=8)]
+    for order in (tweaks, tweaks[::-1]):
+        after = values(lt.Recipe(order).prepare(model, data))
+        assert len(after) > len(values(changed))
+        assert_same({name: after[name] for name in values(changed)}, values(changed))
+
+
 def test_a_tensor_of_zeros_keeps_its_scale(rescaled):
     """TRAP 26: new biases, β. They are multiplied by 1."""
     _, _, _, found, _ = rescaled

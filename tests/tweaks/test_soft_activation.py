@@ -180,7 +180,7 @@ def test_a_fused_relu_under_a_ghost_is_soft_in_either_order(first):
         )
 
     x, y = examples(8, (5, 5, 3))
-    recipe = lt.Recipe(first)
+    recipe = lt.Recipe(first, {"ghost_skips_alpha": 1.0})
     model = recipe.prepare(network())
     assert [layer.name for layer in model.layers[1:6]] == [
         *("fused", "fused_ghost", "linear", "linear_ghost", "relu"),
