@@ -20,7 +20,7 @@ class Tweak:
     ``compile(loss=tweak.loss())``, ``fit(callbacks=tweak.callbacks())``, ``finish``.
     """
 
-    # Whether what ``change`` does is in the finished model, too: it is done before what fades is on.
+    # Whether what ``change`` does is in the finished model; then it comes before what fades.
     permanent: ClassVar[bool] = False
 
     def prepare(self, model: keras.Model, data=None) -> keras.Model:
