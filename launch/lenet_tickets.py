@@ -23,7 +23,8 @@ from lottery_tf.files import write_json, write_text
 from lottery_tf.finding_settings import FindingSettings
 from lottery_tf.recipe import Recipe
 from lottery_tf.runs import read_config
-from lottery_tf.stages import retrain_ticket, round_folder
+from lottery_tf.stages.find import round_folder
+from lottery_tf.stages.retrain import retrain_ticket
 
 FLAGFILE = Path(__file__).parents[1] / "flags" / "fashion_mnist_lenet_300_100.cfg"
 SEEDS = (0, 1, 2)

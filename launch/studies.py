@@ -100,14 +100,15 @@ class Study:
         return self.runs / f"seed_{seed}"
 
     def _find(self, seed: int) -> None:
-        from lottery_tf.stages import find
+        from lottery_tf.stages.find import find
 
         find(self._folder(seed) / "find", *self._experiment(seed))
         print(f"seed {seed}: tickets found", flush=True)
 
     def _retrain(self, cell: Cell) -> dict[str, Any]:
         from lottery_tf.recipe import Recipe
-        from lottery_tf.stages import retrain_ticket, round_folder
+        from lottery_tf.stages.find import round_folder
+        from lottery_tf.stages.retrain import retrain_ticket
 
         folder = self._folder(cell.seed)
         experiment, _ = self._experiment(cell.seed)

@@ -12,7 +12,7 @@ from lottery_tf.cli.flags import Parsed
 from lottery_tf.errors import UsageError
 from lottery_tf.exporting import FORMATS, MAX_DIFFERENCE
 from lottery_tf.settings import one_of, setting
-from lottery_tf.stages import export_run
+from lottery_tf.stages.export import export_run
 
 
 @dataclasses.dataclass(frozen=True)

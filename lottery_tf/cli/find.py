@@ -17,7 +17,7 @@ from lottery_tf.models import ModelSettings
 from lottery_tf.prunable import PrunableSettings
 from lottery_tf.scores import METHODS
 from lottery_tf.settings import setting
-from lottery_tf.stages import find
+from lottery_tf.stages.find import find
 
 
 @dataclass(frozen=True)

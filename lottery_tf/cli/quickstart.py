@@ -21,7 +21,9 @@ from lottery_tf.models import ModelSettings
 from lottery_tf.recipe import Recipe
 from lottery_tf.runs import Run
 from lottery_tf.settings import setting
-from lottery_tf.stages import export_run, retrain_ticket, round_folder
+from lottery_tf.stages.export import export_run
+from lottery_tf.stages.find import round_folder
+from lottery_tf.stages.retrain import retrain_ticket
 from lottery_tf.training import TrainingSettings
 
 # 91.41 and 97.19 % of the weights are gone in these rounds of 20 %.

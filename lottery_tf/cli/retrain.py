@@ -17,7 +17,7 @@ from lottery_tf.models import ModelSettings
 from lottery_tf.prunable import PrunableSettings
 from lottery_tf.recipe import RECIPES, Recipe, tweak_settings
 from lottery_tf.settings import one_of, setting
-from lottery_tf.stages import is_tested, retrain_ticket
+from lottery_tf.stages.retrain import is_tested, retrain_ticket
 from lottery_tf.ticket import Ticket
 from lottery_tf.training import TrainingSettings
 from lottery_tf.tweaks import TWEAKS

@@ -19,15 +19,8 @@ from lottery_tf.finding_settings import FindingSettings
 from lottery_tf.log import counted
 from lottery_tf.recipe import Recipe
 from lottery_tf.settings import defaults, describe
-from lottery_tf.stages import (
-    dense_folder,
-    find,
-    find_run,
-    is_tested,
-    retrain_run,
-    retrain_ticket,
-    round_folder,
-)
+from lottery_tf.stages.find import dense_folder, find, find_run, round_folder
+from lottery_tf.stages.retrain import is_tested, retrain_run, retrain_ticket
 from lottery_tf.tweaks import TWEAKS
 from lottery_tf.tweaks.distillation import Distillation
 
@@ -39,7 +32,7 @@ class FindTrial:
     """A run of ``find``.
 
     Attributes:
-      experiment, finding: as ``stages.find`` takes them.
+      experiment, finding: as ``stages.find.find`` takes them.
       note: what tells it from others of its kind, for the terminal.
     """
 
@@ -88,7 +81,7 @@ class RetrainTrial:
       recipe: names of tweaks separated by commas.
       parameters: of tweaks, by their flags' names.
       experiment: of the retraining.
-      reinit: as ``stages.retrain_ticket`` takes it.
+      reinit: as ``stages.retrain.retrain_ticket`` takes it.
       teacher: the trial whose dense model distillation has as its teacher; None for the ticket's
         own run, and where ``parameters`` name a teacher or nothing is distilled.
       test: whether it is measured on the test images, which does not change its folder.
@@ -159,7 +152,7 @@ class RetrainTrial:
         return result.get("dev_accuracy")
 
     def _work(self, out: Path) -> tuple[Path, Recipe, Experiment, bool]:
-        """The ticket and what to do with it, as ``stages.retrain_ticket`` takes them."""
+        """The ticket and what to do with it, as ``stages.retrain.retrain_ticket`` takes them."""
         parameters = dict(self.parameters)
         if self.teacher is not None:
             parameters["distillation_teacher"] = str(dense_folder(out / self.teacher.folder))

@@ -4,8 +4,9 @@ import contextlib
 
 import pytest
 
-from lottery_tf import retraining, stages
+from lottery_tf import retraining
 from lottery_tf.cli.main import main
+from lottery_tf.stages import retrain as stage
 
 TINY = (
     "--train_for=2ep",
@@ -44,7 +45,7 @@ def broken_off(monkeypatch):
 
     @contextlib.contextmanager
     def breaking(epochs, error=KeyboardInterrupt):
-        write = stages.write_json_lines
+        write = stage.write_json_lines
 
         def write_and_stop(path, rows):
             write(path, rows)
@@ -52,7 +53,7 @@ def broken_off(monkeypatch):
                 raise error
 
         with monkeypatch.context() as patch:
-            patch.setattr(stages, "write_json_lines", write_and_stop)
+            patch.setattr(stage, "write_json_lines", write_and_stop)
             yield
 
     return breaking

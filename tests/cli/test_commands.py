@@ -9,11 +9,12 @@ import pytest
 from conftest import TINY
 
 import lottery_tf as lt
-from lottery_tf import finding, stages
+from lottery_tf import finding
 from lottery_tf.cli.main import main
 from lottery_tf.errors import UsageError
 from lottery_tf.files import read_json_lines, sha256
 from lottery_tf.runs import Run, load_saved_model
+from lottery_tf.stages import find as stage
 
 
 def tree(folder):
@@ -119,10 +120,10 @@ def test_an_interrupted_find_goes_on_at_the_next_round(found, tmp_path, monkeypa
                 raise Stopped
             yield each
 
-    monkeypatch.setattr(stages, "rounds", lambda *a, **k: counted(*a, stop_at=1, **k))
+    monkeypatch.setattr(stage, "rounds", lambda *a, **k: counted(*a, stop_at=1, **k))
     assert main(words) == 1
     assert len(read_json_lines(out / "metrics.jsonl")) == 1
-    monkeypatch.setattr(stages, "rounds", lambda *a, **k: counted(*a, stop_at=None, **k))
+    monkeypatch.setattr(stage, "rounds", lambda *a, **k: counted(*a, stop_at=None, **k))
     assert main(words) == 0
     assert trained == [0, 1, 1, 2]
     same_tickets(out, found)

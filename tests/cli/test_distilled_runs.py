@@ -9,11 +9,12 @@ import pytest
 from conftest import TINY
 
 import lottery_tf as lt
-from lottery_tf import experiment, retraining, stages
+from lottery_tf import experiment, retraining
 from lottery_tf.cli.main import main
 from lottery_tf.errors import UsageError
 from lottery_tf.files import read_json, read_json_lines, sha256
 from lottery_tf.runs import load_saved_model
+from lottery_tf.stages.retrain import retrain_ticket
 from lottery_tf.tweaks.distillation import Distillation
 
 TAUGHT = lt.Recipe([Distillation()])
@@ -27,7 +28,7 @@ def experiment_of(ticket):
 
 
 def retrain(out, ticket, recipe=TAUGHT, **options):
-    return stages.retrain_ticket(out, ticket, recipe, experiment_of(ticket), **options)
+    return retrain_ticket(out, ticket, recipe, experiment_of(ticket), **options)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from conftest import TINY
 from networks import assert_same, chain, layers, random_masks, values
 
 import lottery_tf as lt
-from lottery_tf import stages
 from lottery_tf.cli.main import main
 from lottery_tf.data import DataSettings
 from lottery_tf.errors import UsageError
@@ -21,6 +20,7 @@ from lottery_tf.finding_settings import FindingSettings
 from lottery_tf.models import ModelSettings
 from lottery_tf.runs import load_pruned, load_saved_model
 from lottery_tf.scores import METHODS
+from lottery_tf.stages import find as stage
 from lottery_tf.training import TrainingSettings
 
 QUICK = (*TINY, "--train_for=1ep", "--nojit_compile", "--rewind_to=2it")
@@ -181,7 +181,7 @@ def test_an_interrupted_run_goes_on_at_the_next_round(method, snip, gmp, tmp_pat
         (out / "metrics.jsonl").write_text(rows[0])
     else:
         with monkeypatch.context() as patch:
-            patch.setattr(stages, "measured", stop)
+            patch.setattr(stage, "measured", stop)
             assert find(out, method) == 1
         assert not (out / "metrics.jsonl").exists() and (out / "tickets" / "round_01").exists()
     assert find(out, method) == 0
@@ -347,8 +347,8 @@ def test_files_that_cannot_be_used(words, told, files, tmp_path, capfd):
 def test_stages_need_no_flags(files, tmp_path):
     """The experiment's own model plays no part."""
     finding = FindingSettings(method="from_model", model_path=str(files / "good.keras"))
-    (row,) = stages.find(tmp_path / "run", EXPERIMENT, finding)
-    assert stages.find(tmp_path / "run", EXPERIMENT, finding) == [row]
+    (row,) = stage.find(tmp_path / "run", EXPERIMENT, finding)
+    assert stage.find(tmp_path / "run", EXPERIMENT, finding) == [row]
     other = dataclasses.replace(EXPERIMENT, data=DataSettings(batch_size=32))
     with pytest.raises(UsageError, match="belongs to another"):
-        stages.find(tmp_path / "run", other, finding)
+        stage.find(tmp_path / "run", other, finding)

@@ -1,0 +1,189 @@
+"""Retraining a ticket with a recipe, in a run's folder."""
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lottery_tf.boards import Board
+from lottery_tf.errors import UsageError
+from lottery_tf.experiment import Experiment, check_data, check_fit, experiment_of
+from lottery_tf.exporting import export
+from lottery_tf.files import read_json, sha256, write_arrays, write_json, write_json_lines
+from lottery_tf.finding_settings import FindingSettings
+from lottery_tf.keras import keras
+from lottery_tf.masks import read_arrays
+from lottery_tf.recipe import Recipe
+from lottery_tf.retraining import compiled_for_evaluation, measured_on_test, retrain
+from lottery_tf.runs import Run, load_saved_model
+from lottery_tf.settings import defaults
+from lottery_tf.stages.find import dense_folder
+from lottery_tf.ticket import Ticket
+from lottery_tf.tweaks import TWEAKS
+from lottery_tf.tweaks.distillation import Distillation
+
+Row = dict[str, Any]
+_BEST = "best.npz"
+
+
+def retrain_ticket(
+    out: Path,
+    ticket_path: Path,
+    recipe: Recipe,
+    experiment: Experiment | None = None,
+    reinit: bool = False,
+    on_epoch: Callable[[list[Row]], None] = lambda rows: None,
+    tensorboard: bool = False,
+    test: bool = True,
+) -> Row:
+    """Retrains a ticket with a recipe; writes ``result.json`` and the finished ``model/``.
+
+    A finished run that was not measured on the test images is so now, if ``test`` says so.
+
+    Args:
+      out: the run's folder.
+      ticket_path: the ticket's folder.
+      recipe: the tweaks. A ``Distillation`` without a teacher has the dense model of round 0 of
+        the ticket's own run.
+      experiment: default: that of the ticket's own run.
+      reinit: train the ticket's mask from new initial weights of the training's seed instead.
+      on_epoch: called after each epoch with the rows so far.
+      tensorboard: write TensorBoard's events too, by step.
+      test: measure on the test images. Otherwise ``result.json`` says nothing of them, and
+        ``best.npz`` keeps the weights that were best on dev.
+
+    Returns:
+      What ``result.json`` holds.
+
+    Raises:
+      UsageError: if the ticket says nothing of its experiment and none is given, or belongs to
+        another model or data than the experiment's; if there is no teacher to distil from.
+    """
+    ticket = Ticket.load(ticket_path)
+    experiment = experiment or experiment_of(ticket, ticket_path)
+    recipe = _with_teacher(recipe, ticket_path)
+    check_fit(ticket, experiment)
+    run = retrain_run(out, ticket_path, recipe, experiment, reinit)
+    run.check()
+    if (out / "result.json").exists():
+        result = read_json(out / "result.json")
+        if not test:
+            return result
+        result = result if is_tested(result) else _test_finished(out, result, experiment)
+        (out / _BEST).unlink(missing_ok=True)
+        return result
+    data = experiment.load_data()
+    last_step = experiment.training.steps(data.steps_per_epoch)
+    if ticket.info.get("rewind_step", 0) >= last_step:
+        raise UsageError(
+            f"Expected --train_for to end behind step {ticket.info['rewind_step']}, to which the "
+            f"ticket was rewound, not at step {last_step}."
+        )
+    if "settings" not in ticket.info:
+        check_data(ticket.build(), data, f"ticket in {ticket_path}")
+    if reinit:
+        ticket = ticket.reinitialised(experiment.training.seed)
+    keras.utils.set_random_seed(experiment.training.seed)
+    board: Board | None = None
+
+    def begin():
+        nonlocal board
+        run.begin()
+        if tensorboard:
+            board = Board(out, "step")
+            board.hyperparameters(_hyperparameters(ticket, recipe, run.settings))
+
+    def on_epoch_end(rows):
+        write_json_lines(out / "metrics.jsonl", rows)
+        if board:
+            board.rows(rows)
+            board.sparsity(ticket.masks, rows[-1]["step"])
+        on_epoch(rows)
+
+    # The folder is taken when the recipe has proved to fit the model and the data.
+    retrained = retrain(
+        *(ticket, recipe, data, experiment.training, out / "checkpoint", on_epoch_end, begin, test)
+    )
+    export(retrained.model, out / "model")
+    if not test:
+        write_arrays(out / _BEST, retrained.best)
+    result = {**retrained.result, "ticket": str(ticket_path), "reinit": reinit}
+    write_json(out / "result.json", result)
+    if board:
+        names = ("sparsity", "sparsity_total", "test_accuracy", "best_dev_test_accuracy")
+        board.scalars({f"result/{n}": result[n] for n in names if n in result}, last_step)
+    shutil.rmtree(out / "checkpoint", ignore_errors=True)
+    return result
+
+
+def is_tested(result: Row) -> bool:
+    """Whether a run's ``result.json`` says what the test images say."""
+    return "test_accuracy" in result
+
+
+def _test_finished(out: Path, result: Row, experiment: Experiment) -> Row:
+    """A finished run's result with what the test images say."""
+    model = compiled_for_evaluation(load_saved_model(out / "model"))
+    best = read_arrays(out / _BEST)
+    result = {**result, **measured_on_test(model, best, experiment.load_data())}
+    write_json(out / "result.json", result)
+    return result
+
+
+def retrain_run(
+    out: Path, ticket_path: Path, recipe: Recipe, experiment: Experiment, reinit: bool = False
+) -> Run:
+    """The run of ``retrain`` that a folder is asked to be; arguments as of ``retrain_ticket``."""
+    settings = {
+        **experiment.describe(),
+        "ticket": str(ticket_path),
+        "ticket_sha256": sha256(Path(ticket_path) / "ticket.json"),
+        **_tweaks(_with_teacher(recipe, ticket_path)),
+        "reinit": reinit,
+    }
+    of_tweaks = {name: defaults(tweak) for name, tweak in TWEAKS.items()}
+    return Run(out, "retrain", settings, defaults(*Experiment.owners()), of_tweaks)
+
+
+def _hyperparameters(ticket: Ticket, recipe: Recipe, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells the retrainings of a sweep apart."""
+    parameters = {
+        f"{tweak}_{name}": value
+        for tweak, described in recipe.describe().items()
+        for name, value in described.items()
+    }
+    found_with = ticket.info.get("settings", {})
+    finding = {f"ticket_{k}": found_with[k] for k in defaults(FindingSettings) if k in found_with}
+    finding |= {"method": ticket.info.get("method"), "sparsity": round(ticket.sparsity, 4)}
+    own = {k: settings[k] for k in (*defaults(*Experiment.owners()), "reinit") if k != "data_dir"}
+    return {"recipe": recipe.name, **finding, **own, **parameters}
+
+
+def _with_teacher(recipe: Recipe, ticket_path: Path) -> Recipe:
+    """``recipe``; its ``Distillation``, if it has no teacher, with the ticket's dense model."""
+
+    def taught(tweak):
+        if not isinstance(tweak, Distillation) or tweak.teacher is not None:
+            return tweak
+        # Where the ticket is, if the path is a link: RUN/tickets/round_NN.
+        dense = dense_folder(Path(ticket_path).resolve().parents[1])
+        if not dense.is_dir():
+            raise UsageError(
+                f"Expected the dense model of the ticket's own run, to distil from, at {dense}; "
+                "there is none: the ticket was copied, its run trained no dense network "
+                "(from_model, --notrain_tickets), or an older release found it. Name a teacher "
+                "with --distillation_teacher."
+            )
+        return dataclasses.replace(tweak, teacher=str(dense))
+
+    return Recipe([taught(tweak) for tweak in recipe.tweaks])
+
+
+def _tweaks(recipe: Recipe) -> dict[str, Any]:
+    """What a run's settings say of its recipe; where a teacher lies, apart from what it is."""
+    described, teacher = recipe.describe(), {}
+    for tweak, parameters in zip(recipe.tweaks, described.values(), strict=True):
+        if isinstance(tweak, Distillation):
+            teacher = {"teacher": parameters.pop("teacher"), "teacher_sha256": tweak.sha256}
+    return {"tweaks": described, **teacher}
