@@ -239,8 +239,8 @@ GRIDS = {
     "fashion_mnist_masks": (75, 162),
     # vanilla and three searches; five seeds
     "fashion_mnist_rescaled_init": (5, 20),
-    # four strengths and vanilla; two rates; two networks; three seeds
-    "fashion_mnist_ghost_skips": (6, 60),
+    # four strengths and vanilla; two rates; three networks; three seeds
+    "fashion_mnist_ghost_skips": (9, 90),
     # imp of three networks, three sparsities of ERK and a dense network that the plain one has to
     # learn from, the others having imp's; nine tickets, nine recipes, five rates; five seeds
     "standing": (5 * (3 + 3 + 1), 5 * 9 * 9 * 5),

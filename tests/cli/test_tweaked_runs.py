@@ -16,6 +16,7 @@ FLAGS = (
     "--rescaled_init_iterations=2",
     "--soft_activation_share=0.75",
     "--ghost_skips_share=0.45",
+    "--ghost_skips_alpha=0.5",
 )
 
 
@@ -50,7 +51,7 @@ def test_what_the_files_say(spent):
     assert [row["step"] for row in rows] == [8, 13, 18, 20]
     beta = [1 + 9 * min(1, step / 13) for step in (5, 10, 15, 17)]  # round(0.75·17) = 13
     np.testing.assert_allclose([row["soft_activation_beta"] for row in rows], beta, rtol=1e-5)
-    alpha = [max(0, 1 - step / 8) for step in (5, 10, 15, 17)]  # round(0.45·17) = 8
+    alpha = [0.5 * max(0, 1 - step / 8) for step in (5, 10, 15, 17)]  # round(0.45·17) = 8
     np.testing.assert_allclose([row["ghost_skips_alpha"] for row in rows], alpha, rtol=1e-5)
 
 

@@ -167,7 +167,7 @@ def test_a_tweak_is_a_frozen_dataclass_with_documented_fields(name):
 
 @every_recipe
 def test_on_a_dense_model_of_probabilities(name):
-    """A tweak works on any model: dense, ending in a softmax, with no data given."""
+    """A tweak works on any model: dense, and ending in a softmax."""
     recipe, (x, y) = lt.Recipe(name, settings()), examples(8, (8, 8, 1))
     plain = network(softmax=True)
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH)
