@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from lottery_tf.data import load
 from lottery_tf.errors import UsageError
@@ -10,6 +9,7 @@ from lottery_tf.experiment import Experiment
 from lottery_tf.exporting import MAX_DIFFERENCE, REPORT, write_exports
 from lottery_tf.files import read_json, sha256
 from lottery_tf.runs import load_saved_model, read_config
+from lottery_tf.stages import Row
 
 
 def export_run(
@@ -17,7 +17,7 @@ def export_run(
     out: Path,
     formats: Sequence[str] = ("saved_model",),
     tolerance: float = MAX_DIFFERENCE,
-) -> dict[str, Any]:
+) -> Row:
     """Exports the finished model of a retrain run and proves it on the run's test images.
 
     Args:

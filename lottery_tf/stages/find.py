@@ -4,7 +4,6 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from lottery_tf.batch_norm import SharedStatistics
 from lottery_tf.boards import Board
@@ -21,12 +20,11 @@ from lottery_tf.recipe import Recipe
 from lottery_tf.retraining import measured
 from lottery_tf.runs import Run, load_pruned
 from lottery_tf.settings import defaults, describe
+from lottery_tf.stages import Row
 from lottery_tf.ticket import Ticket
 from lottery_tf.training import Trainer
 from lottery_tf.tweaks.soft_labels import default_loss
 from lottery_tf.wrapper import all_kept, strip
-
-Row = dict[str, Any]
 
 
 def find(

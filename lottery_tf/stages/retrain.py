@@ -18,12 +18,12 @@ from lottery_tf.recipe import Recipe
 from lottery_tf.retraining import compiled_for_evaluation, measured_on_test, retrain
 from lottery_tf.runs import Run, load_saved_model
 from lottery_tf.settings import defaults
+from lottery_tf.stages import Row
 from lottery_tf.stages.find import dense_folder
 from lottery_tf.ticket import Ticket
 from lottery_tf.tweaks import TWEAKS
 from lottery_tf.tweaks.distillation import Distillation
 
-Row = dict[str, Any]
 _BEST = "best.npz"
 
 
