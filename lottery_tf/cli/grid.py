@@ -14,6 +14,7 @@ from lottery_tf.cli.retrain import ControlSettings, TweakSettings
 from lottery_tf.errors import UsageError
 from lottery_tf.experiment import Experiment
 from lottery_tf.finding_settings import FROM_TRAINED, IMPORTED, FindingSettings
+from lottery_tf.log import some
 from lottery_tf.recipe import Recipe
 from lottery_tf.settings import nearest, restore, setting, value_type
 from lottery_tf.sweeping.trials import FindTrial, RetrainTrial, Trial
@@ -29,6 +30,7 @@ class GridSettings:
         None,
         "a YAML file with these flags and any of the following; what the command line says wins",
     )
+    cells: tuple[str, ...] = setting((), "those of the file's cells to run; default: all")
     recipes: tuple[str, ...] = setting(
         ("vanilla",), "what the tickets are retrained by; + joins tweaks, as in tost+distillation"
     )
@@ -293,6 +295,8 @@ def _cells(flags: Parsed) -> list[Parsed]:
     flags; those alone where there is no file."""
     given = flags.values["grid"]
     if given is None:
+        if flags.values["cells"]:
+            raise UsageError("Expected --grid=FILE.yaml with --cells, which are parts of it.")
         return [flags]
     path = Path(given)
     try:
@@ -308,10 +312,16 @@ def _cells(flags: Parsed) -> list[Parsed]:
             f"Expected 'cells' in {path} to have a name and flags of its own for each part of the "
             "grid."
         )
+    chosen = flags.values["cells"] or tuple(cells)
+    if unknown := [name for name in chosen if name not in cells]:
+        raise UsageError(
+            f"Expected --cells among those of {path}, {some([*cells])}, not '{unknown[0]}'"
+            f"{nearest(unknown[0], cells)}."
+        )
     found = []
-    for name, cell in cells.items():
+    for name in chosen:
         try:
-            words = _words(content | cell, path)
+            words = _words(content | cells[name], path)
             found.append(_overridden(parse(words, (GridSettings, *OWNERS)), flags))
         except UsageError as error:
             where = f"{path}, {name}" if name else path

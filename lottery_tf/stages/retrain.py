@@ -23,6 +23,7 @@ from lottery_tf.stages.find import dense_folder
 from lottery_tf.ticket import Ticket
 from lottery_tf.tweaks import TWEAKS
 from lottery_tf.tweaks.distillation import Distillation
+from lottery_tf.tweaks.rescaled_init import RescaledInit
 
 _BEST = "best.npz"
 
@@ -62,7 +63,7 @@ def retrain_ticket(
     """
     ticket = Ticket.load(ticket_path)
     experiment = experiment or experiment_of(ticket, ticket_path)
-    recipe = _with_teacher(recipe, ticket_path)
+    recipe = _settled(recipe, ticket_path, experiment)
     check_fit(ticket, experiment)
     run = retrain_run(out, ticket_path, recipe, experiment, reinit)
     run.check()
@@ -139,7 +140,7 @@ def retrain_run(
         **experiment.describe(),
         "ticket": str(ticket_path),
         "ticket_sha256": sha256(Path(ticket_path) / "ticket.json"),
-        **_tweaks(_with_teacher(recipe, ticket_path)),
+        **_tweaks(_settled(recipe, ticket_path, experiment)),
         "reinit": reinit,
     }
     of_tweaks = {name: defaults(tweak) for name, tweak in TWEAKS.items()}
@@ -160,24 +161,31 @@ def _hyperparameters(ticket: Ticket, recipe: Recipe, settings: Mapping[str, Any]
     return {"recipe": recipe.name, **finding, **own, **parameters}
 
 
-def _with_teacher(recipe: Recipe, ticket_path: Path) -> Recipe:
-    """``recipe``; its ``Distillation``, if it has no teacher, with the ticket's dense model."""
+def _settled(recipe: Recipe, ticket_path: Path, experiment: Experiment) -> Recipe:
+    """``recipe`` with what its tweaks take from the training and from the ticket's own run: the
+    optimizer of ``RescaledInit``, the teacher of ``Distillation``, unless they have their own."""
 
-    def taught(tweak):
-        if not isinstance(tweak, Distillation) or tweak.teacher is not None:
-            return tweak
-        # Where the ticket is, if the path is a link: RUN/tickets/round_NN.
-        dense = dense_folder(Path(ticket_path).resolve().parents[1])
-        if not dense.is_dir():
-            raise UsageError(
-                f"Expected the dense model of the ticket's own run, to distil from, at {dense}; "
-                "there is none: the ticket was copied, its run trained no dense network "
-                "(from_model, --notrain_tickets), or an older release found it. Name a teacher "
-                "with --distillation_teacher."
-            )
-        return dataclasses.replace(tweak, teacher=str(dense))
+    def settled(tweak):
+        if isinstance(tweak, RescaledInit):
+            return tweak.for_training_by(experiment.training.optimizer)
+        if isinstance(tweak, Distillation) and tweak.teacher is None:
+            return dataclasses.replace(tweak, teacher=_dense_model_of(ticket_path))
+        return tweak
 
-    return Recipe([taught(tweak) for tweak in recipe.tweaks])
+    return Recipe([settled(tweak) for tweak in recipe.tweaks])
+
+
+def _dense_model_of(ticket_path: Path) -> str:
+    # Where the ticket is, if the path is a link: RUN/tickets/round_NN.
+    dense = dense_folder(Path(ticket_path).resolve().parents[1])
+    if not dense.is_dir():
+        raise UsageError(
+            f"Expected the dense model of the ticket's own run, to distil from, at {dense}; "
+            "there is none: the ticket was copied, its run trained no dense network "
+            "(from_model, --notrain_tickets), or an older release found it. Name a teacher "
+            "with --distillation_teacher."
+        )
+    return str(dense)
 
 
 def _tweaks(recipe: Recipe) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from lottery_tf.tweaks.virtual_step import objective_of
 from lottery_tf.wrapper import remake
 
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8  # of the Adam that learns the scales
+_STEP_SIZES = {"sgd": 0.1, "adam": 0.001}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,9 @@ class RescaledInit(Tweak):
     Pruned weights are in neither norm nor step. A tensor of zeros, such as a new bias, keeps
     c = 1. Every operation on the weights' way to the loss must have a second derivative.
 
+    ``optimizer`` is to be the one that trains: A is the direction of its first step. The model is
+    not compiled yet when the search runs, so that only ``lottery-tf retrain`` knows it by itself.
+
     60 iterations cost about as much as three hundred training steps.
 
     Raises:
@@ -50,8 +54,14 @@ class RescaledInit(Tweak):
 
     permanent: ClassVar[bool] = True
 
-    optimizer: str = setting("sgd", "whose first step is looked at", choices=("sgd", "adam"))
-    step_size: float = setting(0.1, "η: length of that step (sgd), of each weight's (adam)")
+    optimizer: str | None = setting(
+        None,
+        "whose first step is looked at; default: that of --optimizer, in a program sgd",
+        choices=tuple(_STEP_SIZES),
+    )
+    step_size: float | None = setting(
+        None, "η: length of that step (sgd, default 0.1), of each weight's (adam, default 0.001)"
+    )
     max_norm: float = setting(1.0, "γ: bound of the gradient's norm")
     learning_rate: float = setting(0.03, "of the Adam that learns the scales")
     min_scale: float = setting(0.01, "lower bound of the scales of weights; that of biases is 0")
@@ -62,16 +72,30 @@ class RescaledInit(Tweak):
     def __post_init__(self):
         check_choices(self)
         for name in ("step_size", "max_norm", "learning_rate", "iterations", "clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UsageError(
-                    f"Expected a {name} of RescaledInit above 0, not {getattr(self, name)}."
-                )
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise UsageError(f"Expected a {name} of RescaledInit above 0, not {value}.")
         if not 0 <= self.min_scale <= 1:
             raise UsageError(
                 "Expected a min_scale of RescaledInit in [0, 1], since all scales start at 1, not "
                 f"{self.min_scale}."
             )
         losses_of(self.criterion)
+
+    def for_training_by(self, optimizer: str) -> "RescaledInit":
+        """With an optimizer and a step size where none is given, sgd's or else adam's."""
+        optimizer = self.optimizer or ("sgd" if optimizer == "sgd" else "adam")
+        step_size = self.step_size or _STEP_SIZES[optimizer]
+        return dataclasses.replace(self, optimizer=optimizer, step_size=step_size)
+
+    def attach(self, model):
+        trains = getattr(model, "optimizer", None)
+        kind = type(getattr(trains, "inner_optimizer", trains)).__name__
+        if trains is not None and self.optimizer is None and kind != "SGD":
+            log.warning(
+                f"rescaled_init looked at a step of SGD, and {kind} trains: say "
+                'RescaledInit(optimizer="adam"), or "sgd" if that was meant.'
+            )
 
     def change(self, model, data=None):
         found = find_scales(model, data, self).scales
@@ -116,7 +140,7 @@ def find_scales(
 
     Args:
       model: a built Sequential or functional model, masked or dense; it is left as it is.
-      data: batches (inputs, labels), of which ``iterations`` + 1 are read, those of finite data
+      data: batches (inputs, labels), of which ``iterations`` + 2 are read, those of finite data
         again and again. Either may be a tensor, a tuple or a dictionary; the losses of several
         outputs are added up.
       settings: default: ``RescaledInit()``.
@@ -130,9 +154,9 @@ def find_scales(
       RuntimeError: if a gradient becomes NaN or infinite.
     """
     check_graph(model)
-    settings = settings or RescaledInit()
+    settings = (settings or RescaledInit()).for_training_by("sgd")
     stream = batches_of(data, "rescaled_init, as in recipe.prepare(model, data)")
-    loss = losses_of(loss or settings.criterion) or default_loss(model)
+    loss = losses_of(loss or settings.criterion) or _default_loss(model)
     model = differentiable(model)
     trainable = {variable.ref() for variable in model.trainable_variables}
     named = {n: each for n, each in named_variables(model).items() if each.ref() in trainable}
@@ -152,7 +176,15 @@ def find_scales(
     except (KeyError, ValueError, tf.errors.InvalidArgumentError) as error:
         raise UsageError(
             f"Expected batches (inputs, labels) that fit the model '{model.name}' and the loss; "
-            f"of {data.element_spec} TensorFlow says: {reason(error)}"
+            f"of {data.element_spec} TensorFlow says: {reason(error)}. Another loss than the "
+            "cross-entropy is named by RescaledInit(criterion=…)."
+        ) from error
+    except Exception as error:  # AutoGraph makes of a LookupError one of a type of its own
+        if "gradient registry" not in str(error):
+            raise
+        raise UsageError(
+            f"Expected operations with a second derivative in '{model.name}', which the search for "
+            f"scales needs; TensorFlow says: {reason(error)}. Leave rescaled_init out."
         ) from error
     result = Scales(dict(zip(named, c.tolist(), strict=True)), *found)
     log.info(
@@ -161,6 +193,15 @@ def find_scales(
         f"{result.loss[1]:.4g}, gradient norm {result.norm[0]:.4g} → {result.norm[1]:.4g}"
     )
     return result
+
+
+def _default_loss(model: keras.Model) -> keras.losses.Loss:
+    try:
+        return default_loss(model)
+    except UsageError as error:
+        raise UsageError(
+            f"{error} That of the search for scales is named by RescaledInit(criterion=…)."
+        ) from error
 
 
 def _search(objective, stream, lowest: np.ndarray, settings: RescaledInit):

@@ -122,4 +122,8 @@ class Attach(keras.callbacks.Callback):
 
     def set_model(self, model):
         super().set_model(model)
+        before = model.train_step, model.test_step
         self.tweak.attach(model)
+        if (model.train_step, model.test_step) != before:
+            # Keras keeps the functions that an evaluation or a training before has compiled.
+            model.train_function = model.test_function = None

@@ -232,6 +232,8 @@ def test_parts_of_a_file_share_their_runs(file):
     assert [(r.recipe, r.experiment.model.width) for r in retrains] == [
         *(("vanilla", None), ("label_smoothing", None), ("vanilla", 50)),
     ]
+    _, some = made(words, "--cells=wide,one")
+    assert {trial.folder for trial in some} == {retrains[0].folder, retrains[2].folder}
 
 
 GRIDS = {
@@ -241,9 +243,9 @@ GRIDS = {
     "fashion_mnist_rescaled_init": (5, 20),
     # four strengths and vanilla; two rates; three networks; three seeds
     "fashion_mnist_ghost_skips": (9, 90),
-    # imp of three networks, three sparsities of ERK and a dense network that the plain one has to
-    # learn from, the others having imp's; nine tickets, nine recipes, five rates; five seeds
-    "standing": (5 * (3 + 3 + 1), 5 * 9 * 9 * 5),
+    # imp of four networks, four masks of ERK and a dense network that the plain one has to learn
+    # from, the others having imp's; eleven tickets, nine recipes, six rates; five seeds
+    "standing": (5 * (4 + 4 + 1), 5 * 11 * 9 * 6),
 }
 
 
@@ -272,6 +274,8 @@ def test_the_grids_of_the_project(name, counts):
         (["--tune=learning_rate:1,2", "--dev_share=0"], "--dev_share above 0 with --tune"),
         (["--tune=learning_rate:1,2", "--vary=dev_share:0.1,0"], "--dev_share above 0 with --tune"),
         (["--tune=width:8,16"], "got 'width:8'"),
+        (["--cells=wide"], "--grid=FILE.yaml with --cells"),
+        ([f"--grid={FLAGS / 'standing.yaml'}", "--cells=plane"], "'plane'; nearest: plain"),
         (["--grid=/nowhere.yaml"], "--grid=/nowhere.yaml to be a YAML file"),
         (["--prune_fraction=1"], "--prune_fraction in"),
     ],

@@ -1,13 +1,18 @@
 """`lottery-tf retrain --recipe=tost`: what its files say, and that a fade survives a break."""
 
+import dataclasses
 import re
 
 import numpy as np
 import pytest
 
 from lottery_tf.cli.main import main
+from lottery_tf.experiment import experiment_of
 from lottery_tf.files import read_json, read_json_lines
+from lottery_tf.recipe import Recipe
 from lottery_tf.runs import load_saved_model
+from lottery_tf.stages.retrain import retrain_run
+from lottery_tf.ticket import Ticket
 from lottery_tf.tweaks import rescaled_init
 
 NETWORK = ("--model=resnet8_half", "--width=2", "--train_for=4ep", "--batch_size=256")
@@ -53,6 +58,18 @@ def test_what_the_files_say(spent):
     np.testing.assert_allclose([row["soft_activation_beta"] for row in rows], beta, rtol=1e-5)
     alpha = [0.5 * max(0, 1 - step / 8) for step in (5, 10, 15, 17)]  # round(0.45·17) = 8
     np.testing.assert_allclose([row["ghost_skips_alpha"] for row in rows], alpha, rtol=1e-5)
+
+
+def test_the_search_looks_at_a_step_of_the_optimizer_that_trains(ticket, tmp_path):
+    experiment = experiment_of(Ticket.load(ticket), ticket)
+    training = dataclasses.replace(experiment.training, optimizer="adamw")
+    for own, expected in (
+        (experiment, ("sgd", 0.1)),
+        (dataclasses.replace(experiment, training=training), ("adam", 0.001)),
+    ):
+        run = retrain_run(tmp_path, ticket, Recipe("rescaled_init"), own)
+        tweak = run.settings["tweaks"]["rescaled_init"]
+        assert (tweak["optimizer"], tweak["step_size"]) == expected
 
 
 def test_the_best_epoch_on_dev_is_one_after_the_fades(spent):

@@ -282,6 +282,27 @@ def test_backup_and_restore_goes_on_in_the_middle(straight, tmp_path, backup_fir
     assert_same(values(again), straight[0])
 
 
+def test_functions_that_were_compiled_without_the_tweaks_are_not_kept(straight, tmp_path):
+    """Evaluating a loaded model has Keras compile its plain step, once for all."""
+    recipe, model = _prepared()
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    loaded.evaluate(X, Y, verbose=0)
+    loaded.make_train_function()
+    history = _fit(loaded, recipe.callbacks())
+    expected, whole = straight
+    assert_same(values(loaded), expected)
+    np.testing.assert_allclose(history["val_loss"], whole["val_loss"], rtol=1e-6)
+
+
+def test_another_recipe_does_not_finish_it():
+    recipe, model = _prepared()
+    _fit(model, recipe.callbacks())
+    for name in ("vanilla", "label_smoothing"):
+        with pytest.raises(UsageError, match=f"this one, {name}, leaves GhostSkip or SoftReLU in"):
+            lt.Recipe(name).finish(model)
+
+
 def test_a_tweak_that_never_began_is_not_finished():
     recipe, model = _prepared()
     _fit(model, [])

@@ -40,7 +40,9 @@ def batches(size=6, **kwargs):
 W1, W2 = np.array([2.0, 1.0]), np.array([0.5, -0.25])
 X = np.array([[1.0, 2.0], [3.0, 1.0], [-1.0, 2.0]])  # three batches of two examples
 Y = np.array([[2.0, 1.0], [1.0, 0.5], [-1.0, 2.5]])
-SETTINGS = RescaledInit(max_norm=1.5, iterations=12, learning_rate=0.05, clip=0.5, criterion="mse")
+SETTINGS = RescaledInit(
+    step_size=0.1, max_norm=1.5, iterations=12, learning_rate=0.05, clip=0.5, criterion="mse"
+)
 
 
 def four_weights():
@@ -112,6 +114,7 @@ def objective(model, data, settings):
     model = differentiable(model)
     weights = model.trainable_variables
     loss = keras.losses.get(settings.criterion) or rescaled_init.default_loss(model)
+    settings = settings.for_training_by("sgd")
     sgd = settings.optimizer == "sgd"
     found = objective_of(model, weights, loss, data.element_spec, sgd, settings.step_size)
     return lambda c, bound: [each.numpy() for each in found(c, *list(data)[:2], bound)]
@@ -548,6 +551,32 @@ def test_on_two_devices():
     assert run.stdout.endswith("rescaled\n"), run.stderr[-2000:]
 
 
+# Whose step it looks at
+
+
+def test_what_is_not_given_is_taken_from_the_training():
+    def taken(trains, **given):
+        settings = RescaledInit(**given).for_training_by(trains)
+        return settings.optimizer, settings.step_size
+
+    assert taken("sgd") == ("sgd", 0.1)
+    assert taken("adam") == taken("adamw") == taken("sgd", optimizer="adam") == ("adam", 0.001)
+    assert taken("adam", optimizer="sgd", step_size=0.3) == ("sgd", 0.3)
+
+
+@pytest.mark.parametrize(
+    ("given", "trains", "told"),
+    [(None, "SGD", 0), (None, "Adam", 1), ("sgd", "Adam", 0), ("adam", "Adam", 0)],
+)
+def test_a_training_by_another_optimizer_is_told(lines, given, trains, told):
+    recipe = lt.Recipe([RescaledInit(given, iterations=1)])
+    data = batches()
+    model = recipe.prepare(mlp(), data)
+    model.compile(getattr(keras.optimizers, trains)(), recipe.loss())
+    model.fit(data, callbacks=recipe.callbacks(), verbose=0)
+    assert sum("a step of SGD, and Adam trains" in line for line in lines) == told
+
+
 # The user's mistakes
 
 
@@ -569,6 +598,20 @@ def test_on_two_devices():
 def test_data_that_do_not_fit(data, message):
     with pytest.raises(UsageError, match=message):
         RescaledInit(iterations=2).change(mlp(), data())
+
+
+def test_operations_without_a_second_derivative():
+    model = chain(
+        layers.Reshape((2, 2, 1)), layers.UpSampling2D(), layers.Flatten(), layers.Dense(3)
+    )
+    model = chain(layers.Dense(4), model, shape=(4,))
+    with pytest.raises(UsageError, match="second derivative in .*ResizeNearest.*Leave rescaled_in"):
+        find_scales(model, batches())
+
+
+def test_a_loss_has_to_be_named():
+    with pytest.raises(UsageError, match=r"single unit.* RescaledInit\(criterion=…\)"):
+        find_scales(chain(layers.Dense(1)), batches())
 
 
 def test_models_without_scales():
