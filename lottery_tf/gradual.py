@@ -18,8 +18,9 @@ def schedule(
 ) -> list[tuple[int, float]]:
     """When the mask is made anew, and how sparse: s_f + (s_i − s_f)·(1 − (t − t_0)/(t_1 − t_0))³.
 
-    The schedule is tfmot's PolynomialDecay, with one difference: the last update is at the end,
-    and to the final sparsity, where the frequency does not divide the distance too.
+    The schedule is tfmot's PolynomialDecay, with two differences: the last update is at the end,
+    and to the final sparsity, where the frequency does not divide the distance too; and none is
+    to more than that.
 
     >>> schedule(0.0, 0.875, begin=0, end=20, frequency=10)
     [(0, 0.0), (10, 0.765625), (20, 0.875)]
@@ -31,7 +32,8 @@ def schedule(
     """
     decay = tfmot.sparsity.keras.PolynomialDecay(initial, final, begin, end, frequency=frequency)
     steps = range(begin, end, frequency)
-    return [*((step, float(decay(step)[1])) for step in steps), (end, final)]
+    # Of tfmot's float32 the last ones may lie above the final sparsity, and no weight comes back.
+    return [*((step, min(float(decay(step)[1]), final)) for step in steps), (end, final)]
 
 
 def prune_gradually(

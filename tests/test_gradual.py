@@ -33,6 +33,14 @@ def test_the_schedule_is_tfmots_to_the_end(initial, final, begin, end, frequency
         assert sparsity == pytest.approx(float(decay(step)[1]), abs=1e-6)
 
 
+@pytest.mark.parametrize("end", [36750, 48000])
+@pytest.mark.parametrize("final", [0.9, 0.95, 0.98, 0.99])
+def test_the_sparsities_never_fall(final, end):
+    """As float32 the curve ends above 0.98, for one: the last update would be to less."""
+    sparsities = [sparsity for _, sparsity in schedule(0.0, final, 0, end, 100)]
+    assert sparsities == sorted(sparsities) and sparsities[-1] == final
+
+
 # A tiny run by hand
 
 RATE, MOMENTUM = 0.3, 0.9
