@@ -147,13 +147,20 @@ class FindingSettings:
         return 1 if self.method == IMPORTED else self.last_round + 1
 
     def rewind_step(self, steps_per_epoch: int, last_step: int) -> int:
-        """k; a UsageError unless it lies before ``last_step``, where training ends."""
+        """k, known before anything is trained.
+
+        Raises:
+          UsageError: unless it lies before ``last_step``, where training ends, and gmp's masks can
+            be made one after the other by then.
+        """
         step = parse_steps(self.rewind_to, steps_per_epoch)
         if step >= last_step:
             raise UsageError(
                 f"Expected --rewind_to before the end of training at step {last_step}, got "
                 f"{self.rewind_to} (step {step})."
             )
+        if self.method == "gmp":
+            self._gmp_steps(steps_per_epoch, step, last_step)
         return step
 
     def gmp_updates(
@@ -162,8 +169,16 @@ class FindingSettings:
         """gmp's (step, sparsity), from the rewind step on.
 
         Raises:
-          UsageError: unless the masks are made one after the other within the training.
+          UsageError: as ``rewind_step``.
         """
+        steps = self._gmp_steps(steps_per_epoch, rewind_step, last_step)
+        updates = schedule(self.gmp_initial_sparsity, self.sparsity, *steps)
+        return [(step, sparsity) for step, sparsity in updates if step >= rewind_step]
+
+    def _gmp_steps(
+        self, steps_per_epoch: int, rewind_step: int, last_step: int
+    ) -> tuple[int, int, int]:
+        """When gmp makes its first and its last mask, and the steps between two."""
         begin, frequency = (
             parse_steps(text, steps_per_epoch) for text in (self.gmp_begin, self.gmp_frequency)
         )
@@ -174,8 +189,7 @@ class FindingSettings:
                 f"end of training, and a --gmp_frequency above 0; got steps {begin}, {end}, "
                 f"{rewind_step}, {last_step} and {frequency}."
             )
-        updates = schedule(self.gmp_initial_sparsity, self.sparsity, begin, end, frequency)
-        return [(step, sparsity) for step, sparsity in updates if step >= rewind_step]
+        return begin, end, frequency
 
     def next_masks(self, masks: Masks, trained: Mapping[str, np.ndarray], number: int) -> Masks:
         """The masks of round ``number``: the survivors of ``masks`` by trained magnitude."""

@@ -153,6 +153,12 @@ def test_a_softmax_at_the_end_is_looked_through(model):
     assert found[0] == found[1] == draw(soft, **named, **options)[1].masks
 
 
+def test_a_schedule_that_cannot_be_is_told_before_anything_is_trained(model, monkeypatch):
+    monkeypatch.setattr(Trainer, "fit", lambda *_: pytest.fail("it was trained"))
+    with pytest.raises(UsageError, match="--gmp_begin before --gmp_end.*got steps 9, 8, 3, 15"):
+        draw(model, method="gmp", sparsity=0.5, gmp_begin="9it", gmp_end="8it")
+
+
 def test_weights_that_diverge_in_gradual_pruning(model):
     with pytest.raises(RuntimeError, match="of gradual pruning diverged"):
         list(
@@ -198,7 +204,7 @@ def test_when_gmp_prunes():
 def test_when_gmp_cannot_prune(settings, steps):
     settings = FindingSettings(**GMP, **settings)
     with pytest.raises(UsageError, match=f"--gmp_begin before --gmp_end.*got steps {steps}"):
-        settings.gmp_updates(10, settings.rewind_step(10, 100), 100)
+        settings.rewind_step(10, 100)
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,13 @@ EXPERIMENT = Experiment(
 )
 
 
+def test_a_schedule_that_cannot_be_is_told_before_anything_is_trained(tmp_path, capfd):
+    assert find(tmp_path / "out", "gmp", "--gmp_begin=15it") == 2
+    message = capfd.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("lottery-tf find: Expected --gmp_begin before --gmp_end")
+    assert not (tmp_path / "out").exists()
+
+
 class Stopped(Exception):
     """In the place of a power cut."""
 
