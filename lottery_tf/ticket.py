@@ -14,7 +14,7 @@ from lottery_tf.errors import UsageError
 from lottery_tf.files import sha256, whole_folder
 from lottery_tf.graph import assign, check_graph, layer_paths, named_variables, values, with_paths
 from lottery_tf.keras import keras
-from lottery_tf.log import log
+from lottery_tf.log import log, some
 from lottery_tf.masks import Masks, read_arrays
 from lottery_tf.prunable import KINDS, PrunableSettings, prunable_weights
 from lottery_tf.wrapper import check_masks, get_masks, strip, wrap
@@ -72,7 +72,8 @@ class Ticket:
           rewind_to: the same architecture with the weights to rewind to. Default: ``model``.
 
         Raises:
-          UsageError: if there is no zero in the prunable weights.
+          UsageError: if there is no zero in the prunable weights, or ``rewind_to`` has other
+            variables than ``model``.
         """
         check_graph(model)
         every = prunable_weights(model, PrunableSettings(tuple(KINDS), keep_dense=()))
@@ -89,8 +90,8 @@ class Ticket:
                 f"Expected zeros in the kernels of the model '{model.name}'; none of its "
                 f"{masks.total:,} prunable weights is 0: prune it first."
             )
-        source = model if rewind_to is None else rewind_to
-        return cls.of(source, masks, {"method": "from_model", "model": model.name})
+        ticket = cls.of(model, masks, {"method": "from_model", "model": model.name})
+        return ticket if rewind_to is None else ticket.with_weights(_values_for(model, rewind_to))
 
     @property
     def sparsity(self) -> float:
@@ -217,6 +218,18 @@ class Ticket:
             (path / "model.json").read_text(),
             {key: value for key, value in record.items() if key not in computed},
         )
+
+
+def _values_for(model: keras.Model, other: keras.Model) -> dict[str, np.ndarray]:
+    """The values of ``other``'s variables; a UsageError unless they are also ``model``'s."""
+    found = values(strip(other))
+    mine, theirs = ({n: v.shape for n, v in each.items()} for each in (values(model), found))
+    if odd := [n for n in mine | theirs if mine.get(n) != theirs.get(n)]:
+        raise UsageError(
+            f"Expected to rewind to weights of the model '{model.name}', got '{other.name}' with "
+            f"other variables or shapes ({some(odd)}): give the same model, its layers named alike."
+        )
+    return found
 
 
 def _masked(weights: Mapping[str, np.ndarray], masks: Masks) -> dict[str, np.ndarray]:

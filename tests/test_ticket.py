@@ -182,8 +182,37 @@ def test_the_weights_to_rewind_to_may_be_others():
     assert ticket.masks == masks
     expected = {n: np.where(masks[n], v, 0) if n in masks else v for n, v in values(start).items()}
     assert_same(dict(ticket.weights), expected)
-    with pytest.raises(UsageError, match="another model"):
-        lt.Ticket.from_pruned(model, rewind_to=chain(layers.Dense(2)))
+
+
+@pytest.mark.parametrize(
+    ("other", "odd"),
+    [
+        (lambda: mlp(use_bias=False), "head/bias"),
+        (
+            lambda: chain(*mlp().layers[1:], layers.Dense(3, name="more")),
+            "more/kernel, m",
+        ),
+        (lambda: chain(layers.Dense(2, name="first")), "first/kernel, first/bias, norm/gamma, n"),
+    ],
+)
+def test_the_weights_to_rewind_to_are_of_the_same_model(other, odd):
+    """Even where its masks would fit the other."""
+    model, _ = sparse_mlp()
+    with pytest.raises(UsageError, match=rf"with other variables or shapes \({odd}.*same model"):
+        lt.Ticket.from_pruned(model, rewind_to=other())
+
+
+def test_of_the_model_to_rewind_to_the_weights_alone_count():
+    """It may be masked, and its activations are not looked at."""
+    model, masks = sparse_mlp()
+    start = mlp(activation="tanh")
+    few = random_masks(start, 0.2, seed=1)
+    ticket = lt.Ticket.from_pruned(model, rewind_to=lt.wrap(start, few))
+    assert ticket.masks == masks
+    assert ticket.architecture == lt.Ticket.from_pruned(model).architecture
+    both = masks["head/kernel"] & few["head/kernel"]
+    expected = np.where(both, values(start)["head/kernel"], 0)
+    np.testing.assert_array_equal(ticket.weights["head/kernel"], expected)
 
 
 def test_from_a_dense_model():

@@ -324,6 +324,10 @@ def files(tmp_path_factory):
     lt.strip(lt.wrap(wide, random_masks(wide))).save(folder / "wide.keras")
     other = chain(layers.Flatten(), layers.Dense(10, name="tail"), shape=(8, 8, 1))
     other.save(folder / "other.keras")
+    # The masks would fit it.
+    *first, head = network().layers[1:]
+    two = layers.Dense(20, name="two")
+    chain(*first, two, head, shape=(8, 8, 1)).save(folder / "deeper.keras")
     (folder / "damaged.keras").write_bytes(b"PK no zip file")
     return folder
 
@@ -336,7 +340,8 @@ def files(tmp_path_factory):
         (["--model_path=F/damaged.keras"], "that Keras loads"),
         (["--model_path=F/dense.keras"], "none of its 1,280 prunable weights is 0"),
         (["--model_path=F/wide.keras"], "from images (8, 8, 1) to 10 classes"),
-        (["--model_path=F/good.keras", "--rewind_path=F/other.keras"], "of another model"),
+        (["--model_path=F/good.keras", "--rewind_path=F/other.keras"], "(one/kernel, one/bias, "),
+        (["--model_path=F/good.keras", "--rewind_path=F/deeper.keras"], "or shapes (two/kernel, "),
         (["--model_path=F/good.keras", "--rewind_to=9ep"], "--rewind_to before the end"),
         ([], "--model_path=FILE"),
     ],
