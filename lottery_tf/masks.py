@@ -66,8 +66,9 @@ class Masks(Mapping[str, np.ndarray]):
         return (self.total - self.kept) / self.total if self.total else 0.0
 
     def sparsity_total(self, trainable: int) -> float:
-        """Share of all ``trainable`` parameters that are pruned (the other denominator in use)."""
-        return (self.total - self.kept) / trainable
+        """Share of all ``trainable`` parameters that are pruned (the other denominator in use); 0
+        where there are none."""
+        return (self.total - self.kept) / trainable if trainable else 0.0
 
     @property
     def collapsed(self) -> list[str]:

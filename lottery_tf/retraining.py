@@ -15,7 +15,7 @@ from lottery_tf.batch_norm import SharedStatistics
 from lottery_tf.data import Dataset
 from lottery_tf.devices import check_same, from_chief
 from lottery_tf.files import whole_folder, write_json
-from lottery_tf.graph import assign, values
+from lottery_tf.graph import assign, named_variables, values
 from lottery_tf.keras import keras
 from lottery_tf.masks import read_arrays
 from lottery_tf.precision import Precision
@@ -160,8 +160,9 @@ def compiled_for_evaluation(model: keras.Model) -> keras.Model:
 
 
 def nonzero_parameters(model: keras.Model) -> int:
-    """Number of the model's trainable parameters that are not 0."""
-    return sum(int(np.count_nonzero(variable.numpy())) for variable in model.trainable_variables)
+    """Number of the model's trainable parameters, frozen or not, that are not 0."""
+    parameters = (each for each in named_variables(model).values() if each.trainable)
+    return sum(int(np.count_nonzero(each.numpy())) for each in parameters)
 
 
 class _Watch(keras.callbacks.Callback):

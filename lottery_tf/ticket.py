@@ -34,7 +34,8 @@ class Ticket:
       architecture: the plain model as JSON, as Keras writes it.
       info: where the ticket comes from, as JSON knows it: ``method``, ``round``,
         ``rewind_step``, ``model``, ``dataset``, ``seed``, ``settings`` of the run, …; and
-        ``trainable_parameters``, the number of them in the dense model.
+        ``trainable_parameters``, the number of them in the dense model, whether its layers are
+        frozen or not.
     """
 
     masks: Masks
@@ -55,9 +56,10 @@ class Ticket:
         """
         plain = strip(model)
         check_masks(plain, masks)
-        weights = values(plain)
-        trainable = sum(int(np.prod(v.shape)) for v in plain.trainable_variables)
-        info = {**(info or {}), "trainable_parameters": trainable}
+        weights, variables = values(plain), named_variables(plain)
+        # The variables of a frozen layer still say that they are trainable.
+        counted = (weights[n].size for n, v in variables.items() if v.trainable or n in masks)
+        info = {**(info or {}), "trainable_parameters": sum(counted)}
         return cls(masks, _masked(weights, masks), architecture.to_json(plain), info, plain)
 
     @classmethod
@@ -100,8 +102,10 @@ class Ticket:
 
     @property
     def sparsity_total(self) -> float:
-        """Share of all trainable parameters that are pruned."""
-        return self.masks.sparsity_total(self.info["trainable_parameters"])
+        """Share of all trainable parameters that are pruned, those of frozen layers among them."""
+        # Tickets written before these were counted may have fewer than they have masked weights.
+        parameters = max(self.info["trainable_parameters"], self.masks.total)
+        return self.masks.sparsity_total(parameters)
 
     def with_masks(self, masks: Masks, **info: Any) -> "Ticket":
         """The ticket of the same weights under masks nested in these, with more ``info``."""

@@ -22,7 +22,7 @@ def test_four_weights():
 
 
 def test_no_masks_mean_no_sparsity():
-    assert Masks({}).sparsity == 0
+    assert Masks({}).sparsity == Masks({}).sparsity_total(0) == 0
 
 
 def test_nesting():

@@ -23,6 +23,7 @@ from lottery_tf.errors import UsageError
 from lottery_tf.files import sha256
 from lottery_tf.graph import named_layers, named_variables
 from lottery_tf.keras import keras
+from lottery_tf.retraining import nonzero_parameters
 from lottery_tf.ticket import FORMAT_VERSION
 
 PARTS = ("masks.npz", "weights.npz", "model.json")
@@ -56,6 +57,20 @@ def test_four_weights(tmp_path):
     assert (record["sparsity"], record["sparsity_total"], record["seed"]) == (0.75, 3 / 9, 0)
     assert record["format_version"] == FORMAT_VERSION
     assert record["sha256"] == {part: sha256(tmp_path / "t" / part) for part in PARTS}
+
+
+def test_frozen_layers_count_among_all_parameters(tmp_path):
+    """4 of the 6 + 3 are masked; an older release wrote that none of the 9 were trainable."""
+    model = chain(layers.Dense(2, name="d"), layers.Dense(1, name="head"), shape=(2,))
+    named_variables(model)["head/bias"].assign([1])
+    model.trainable = False
+    ticket = lt.Ticket.of(model, lt.Masks({"d/kernel": [[1, 0], [0, 0]]}))
+    assert ticket.info["trainable_parameters"] == 9 and ticket.sparsity_total == 3 / 9
+    assert nonzero_parameters(lt.strip(ticket.build())) == 1 + 2 + 1  # of the kernels, the bias
+    for written, share in ((0, 3 / 4), (5, 3 / 5)):
+        old = dataclasses.replace(ticket, info={"trainable_parameters": written})
+        old.save(tmp_path / "t")
+        assert lt.Ticket.load(tmp_path / "t").sparsity_total == share
 
 
 @pytest.mark.parametrize("name", ["images", "nested", "shared", "several", "of_ones_own"])
