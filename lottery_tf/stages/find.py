@@ -96,8 +96,7 @@ def find(
                 f"Expected {unfinished} to be of the {model.name} that this release makes; another "
                 "release made another: choose another --out to start again."
             )
-        if goes_on:
-            warn_of_collapse(ticket.masks)
+        warn_of_collapse(ticket.masks)
     else:
         info = {
             "method": finding.method,

@@ -14,6 +14,7 @@ from lottery_tf.files import read_json, sha256, write_arrays, write_json, write_
 from lottery_tf.finding_settings import FindingSettings
 from lottery_tf.keras import keras
 from lottery_tf.masks import read_arrays
+from lottery_tf.pruning import warn_of_collapse
 from lottery_tf.recipe import Recipe
 from lottery_tf.retraining import compiled_for_evaluation, measured_on_test, retrain
 from lottery_tf.runs import Run, load_saved_model
@@ -83,6 +84,7 @@ def retrain_ticket(
         )
     if "settings" not in ticket.info:
         check_data(ticket.build(), data, f"ticket in {ticket_path}")
+    warn_of_collapse(ticket.masks)
     if reinit:
         ticket = ticket.reinitialised(experiment.training.seed)
     keras.utils.set_random_seed(experiment.training.seed)

@@ -202,6 +202,38 @@ def test_an_interrupted_run_goes_on_at_the_next_round(method, snip, gmp, tmp_pat
         assert mine["test_loss"] == pytest.approx(theirs["test_loss"], rel=1e-4)
 
 
+# A ticket with an empty layer
+
+
+def warnings(lines):
+    return [line for line in lines if line.startswith("Nothing is left of ")]
+
+
+def test_a_resumed_run_names_what_its_ticket_has_nothing_of(untrained, tmp_path, lines):
+    """The ticket lies in its folder; the round was not finished."""
+    out = shutil.copytree(untrained, tmp_path / "run")
+    rows = (out / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (out / "metrics.jsonl").write_text(rows[0])
+    ticket = lt.Ticket.load(out / "tickets" / "round_01")
+    masks = {n: mask & (n != "dense2/kernel") for n, mask in ticket.masks.items()}
+    ticket.with_masks(lt.Masks(masks)).save(out / "tickets" / "round_01")
+    assert find(out, "snip", "--notrain_tickets") == 0
+    (line,) = warnings(lines)
+    assert line.startswith("Nothing is left of dense2/kernel at a sparsity of ")
+
+
+def test_retrain_names_it_too(tmp_path, lines):
+    """Before it trains; a finished run has nothing to train."""
+    model, path = network(), tmp_path / "ticket"
+    lt.Ticket.of(model, lt.Masks({"one/kernel": np.zeros((64, 20))})).save(path)
+    words = ["retrain", f"--ticket={path}", "--dataset=digits", *DATA, f"--out={tmp_path / 'run'}"]
+    assert main(words) == 0
+    told = "Nothing is left of one/kernel at a sparsity of 100.00 %: no signal passes there."
+    assert warnings(lines) == [told]
+    assert main(words) == 0
+    assert warnings(lines) == [told]
+
+
 # The zeros of a model's file
 
 
