@@ -24,7 +24,7 @@ from lottery_tf.keras import keras
 from lottery_tf.log import log
 from lottery_tf.masks import Masks
 from lottery_tf.prunable import PrunableSettings
-from lottery_tf.pruning import draw_masks, warn_of_collapse
+from lottery_tf.pruning import draw_masks, highest_without_collapse, warn_of_collapse
 from lottery_tf.recipe import Recipe
 from lottery_tf.ticket import Ticket
 from lottery_tf.training import Trainer, check_finite
@@ -107,7 +107,9 @@ def rounds(
             else:
                 masks = settings.next_masks(ticket.masks, trained, number + 1)
                 if not last:
-                    warn_of_collapse(masks)
+                    scores = {name: np.abs(trained[name]) for name in masks}
+                    safe = highest_without_collapse(scores, ticket.masks, masks, settings.scope)
+                    warn_of_collapse(masks, safe)
         if masks is not None:
             source = ticket if settings.rewind == "weights" else ticket.with_weights(trained)
             following = source.with_masks(masks, round=number + 1)
@@ -134,7 +136,6 @@ def _draw(ticket, trainer, settings, last_step, callbacks) -> tuple[Masks, dict[
         masks = prune_gradually(
             trainer, ticket.masks, updates, settings.scope, settings.regrow, callbacks
         )
-        warn_of_collapse(masks)
         if settings.rewind == "learning_rate":
             trainer.fit(last_step, callbacks)
     else:

@@ -9,6 +9,7 @@ from lottery_tf.allocate import prune_to
 from lottery_tf.graph import named_variables
 from lottery_tf.keras import keras
 from lottery_tf.masks import Masks
+from lottery_tf.pruning import highest_without_collapse, warn_of_collapse
 from lottery_tf.training import Trainer, check_finite
 from lottery_tf.wrapper import set_masks
 
@@ -46,6 +47,8 @@ def prune_gradually(
 ) -> Masks:
     """Trains on from where ``trainer`` stands, and prunes by magnitude at each update.
 
+    A layer of which an update leaves nothing is named then, once.
+
     Args:
       trainer: its model is wrapped; it stands at the first update's step or before, and at the
         last one's afterwards.
@@ -63,7 +66,7 @@ def prune_gradually(
     Raises:
       RuntimeError: if the training diverges.
     """
-    start = masks
+    start, told = masks, set()
     held = {name: np.zeros(mask.shape, np.float32) for name, mask in masks.items()}
     for step, sparsity in updates:
         trainer.fit(step, callbacks)
@@ -72,7 +75,11 @@ def prune_gradually(
             held[name] = np.where(mask, variables[name].numpy(), held[name])
         check_finite(held.values(), f"to step {step} of gradual pruning")
         scores = {name: np.abs(value) for name, value in held.items()}
-        before, masks = masks, prune_to(scores, start if regrow else masks, sparsity, scope)
+        before, rankable = masks, start if regrow else masks
+        masks = prune_to(scores, rankable, sparsity, scope)
+        if not told.issuperset(masks.collapsed):
+            told.update(masks.collapsed)
+            warn_of_collapse(masks, highest_without_collapse(scores, rankable, masks, scope))
         for name, mask in masks.items():
             returned = mask & ~before[name]
             if returned.any():

@@ -1,6 +1,7 @@
 """Masks without training: score the weights, keep the largest, in one round or several."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -101,7 +102,7 @@ def draw_masks(
         if number < 1:
             raise UsageError(f"Expected {name} of 1 or more, not {number}.")
     network = Network(wrap(model, masks), data, loss, batches, seed)
-    density, collapsed, safe = 1 - masks.sparsity, bool(masks.collapsed), None
+    density, safe = 1 - masks.sparsity, None
     for i in range(1, rounds + 1):
         target = (
             1 - density * ((1 - sparsity) / density) ** (i / rounds) if i < rounds else sparsity
@@ -114,9 +115,8 @@ def draw_masks(
                 "not, or products of the weights leave the range of floating-point numbers."
             )
         before, masks = masks, prune_to(scores, masks, target, scope)
-        if masks.collapsed and not collapsed:
-            safe = _highest_without_collapse(scores, before, masks.sparsity, scope)
-            collapsed = True
+        if safe is None:
+            safe = highest_without_collapse(scores, before, masks, scope)
         set_masks(network.model, masks)
     warn_of_collapse(masks, safe)
     return masks
@@ -144,12 +144,27 @@ def warn_of_collapse(masks: Masks, safe: float | None = None) -> None:
         )
 
 
-def _highest_without_collapse(scores, masks: Masks, sparsity: float, scope: str) -> float:
-    """Between that of ``masks`` and ``sparsity``, at which a layer collapses; to 0.005 %."""
-    low, high = masks.sparsity, sparsity
+def highest_without_collapse(
+    scores: Mapping[str, np.ndarray], before: Masks, after: Masks, scope: str
+) -> float | None:
+    """The highest sparsity at which the scores leave each layer a weight, to 0.005 %.
+
+    Args:
+      scores: those that ``after`` was pruned by.
+      before: the masks so far.
+      after: nested in ``before``.
+      scope: as in ``prune_to``.
+
+    Returns:
+      A sparsity between that of ``before`` and that of ``after``; None unless this is the step
+      that empties a layer, the first to do so.
+    """
+    if before.collapsed or not after.collapsed:
+        return None
+    low, high = before.sparsity, after.sparsity
     while high - low > 5e-5:
         middle = (low + high) / 2
-        if prune_to(scores, masks, middle, scope).collapsed:
+        if prune_to(scores, before, middle, scope).collapsed:
             high = middle
         else:
             low = middle

@@ -202,6 +202,33 @@ def test_what_was_pruned_before_never_returns():
     assert mask == [1, 0, 0, 1]
 
 
+@pytest.mark.parametrize("regrow", [False, True])
+def test_a_layer_is_named_at_the_update_that_empties_it(regrow, lines):
+    """Once. Of 8 weights the first layer has the smallest two: 1 may go, up to 1.5 / 8.
+
+    When the second goes, pruned weights that regrow could all be ranked anew, others not.
+    """
+    options = {"use_bias": False}
+    model = chain(
+        layers.Dense(2, name="one", **options),
+        layers.Dense(2, name="two", **options),
+        layers.Dense(1, name="three", **options),
+        shape=(1,),
+    )
+    weights = {"one": [[1, 2]], "two": [[3, 4], [5, 6]], "three": [[7], [8]]}
+    assign(model, {f"{name}/kernel": np.float32(each) for name, each in weights.items()})
+    masks = lt.Masks.ones({name: each.shape for name, each in values(model).items()})
+    trainer = trainer_of(model, masks, jit_compile=False)
+    updates = [(0, share / 8) for share in range(8)]
+    assert prune_gradually(trainer, masks, updates, regrow=regrow).kept == 1
+    assert lines == [
+        "Nothing is left of one/kernel at a sparsity of 25.00 %: no signal passes there. "
+        "Up to 18.74 % each layer keeps a weight.",
+        "Nothing is left of one/kernel, two/kernel at a sparsity of 75.00 %: no signal passes "
+        "there." + " Up to 18.74 % each layer keeps a weight." * regrow,
+    ]
+
+
 def test_a_training_that_diverges():
     masks, trainer = four_weights([np.nan] * 4)
     with pytest.raises(RuntimeError, match="to step 2 of gradual pruning diverged"):
