@@ -22,7 +22,7 @@ from lottery_tf.sweeping.attempt import attempt, log_of
 from lottery_tf.sweeping.cluster import RayEngine
 from lottery_tf.sweeping.local import LocalEngine
 from lottery_tf.sweeping.scheduling import Progress, run_trials
-from lottery_tf.sweeping.trials import RetrainTrial, Trial
+from lottery_tf.sweeping.trials import FindTrial, RetrainTrial, Trial
 
 _ENGINES = ("local", "ray")
 
@@ -96,7 +96,7 @@ def run(flags: Parsed) -> None:
         def watch(progress, trial, outcome):
             table.progress = progress
             if trial is not None:
-                live.console.print(_line(trial, outcome), markup=False)
+                live.console.print(_line(trial, outcome, out), markup=False)
 
         def submit(trial):
             return engine.submit(attempt, trial, out, devices, tensorboard)
@@ -169,8 +169,10 @@ class _Table:
         return Group(table, f"about {duration(seconds)} left, until {end:%a %H:%M}")
 
 
-def _line(trial, outcome) -> str:
+def _line(trial, outcome, out: Path) -> str:
     if outcome.error is not None:
         return f"{trial.folder}  {trial.label}  failed: {outcome.error}"
     dev = "" if outcome.dev_accuracy is None else f"  dev {percent(outcome.dev_accuracy)}"
-    return f"{trial.folder}  {trial.label}{dev}  {duration(outcome.seconds)}"
+    collapsed = trial.collapsed(out) if isinstance(trial, FindTrial) else []
+    empty = f"  nothing is left of {some(collapsed)}" if collapsed else ""
+    return f"{trial.folder}  {trial.label}{dev}  {duration(outcome.seconds)}{empty}"

@@ -17,6 +17,7 @@ from lottery_tf.experiment import Experiment
 from lottery_tf.files import read_json, read_json_lines
 from lottery_tf.finding_settings import FindingSettings
 from lottery_tf.log import counted
+from lottery_tf.masks import Masks
 from lottery_tf.recipe import Recipe
 from lottery_tf.settings import defaults, describe
 from lottery_tf.stages.find import dense_folder, find, find_run, round_folder
@@ -69,6 +70,11 @@ class FindTrial:
         """Runs it, or goes on with it; returns the last ticket's dev accuracy if it has one."""
         rows = find(out / self.folder, self.experiment, self.finding, tensorboard=tensorboard)
         return rows[-1].get("dev_accuracy")
+
+    def collapsed(self, out: Path) -> list[str]:
+        """The layers of which the last ticket has nothing left; none while there is no ticket."""
+        masks = round_folder(out / self.folder, self.finding.last_round) / "masks.npz"
+        return Masks.load(masks).collapsed if masks.is_file() else []
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+import lottery_tf as lt
 from lottery_tf.cli import sweep
 from lottery_tf.cli.flags import parse
 from lottery_tf.cli.grid import trials_of
@@ -82,6 +83,17 @@ def test_what_a_trial_says_is_in_its_log(tmp_path, monkeypatch, capfd):
         assert attempt(trial, tmp_path, devices).error is None
     assert "from a child" in attempts.log_of(tmp_path, trial.folder).read_text()
     assert "from a child" not in capfd.readouterr().out
+
+
+def test_the_line_of_a_ticket_with_an_empty_layer(tmp_path):
+    """Its warning is in the trial's log; the line is what one sees."""
+    trial, _ = trial_of("find")
+    folder = tmp_path / trial.folder / "tickets" / "round_02"
+    folder.mkdir(parents=True)
+    for mask, said in (([0, 1], "1 s"), ([0, 0], "1 s  nothing is left of a/kernel")):
+        lt.Masks({"a/kernel": mask, "b/kernel": [1]}).save(folder / "masks.npz")
+        line = sweep._line(trial, attempts.Outcome(1.0, 0.5), tmp_path)
+        assert line == f"{trial.folder}  2 rounds  seed 0  dev 50.00 %  {said}"
 
 
 def test_mistakes_are_hopeless_and_other_errors_are_not(tmp_path, monkeypatch, capfd):
