@@ -16,7 +16,7 @@ from lottery_tf.prunable import PrunableSettings
 from lottery_tf.scores import METHODS, Network
 from lottery_tf.settings import nearest, one_of
 from lottery_tf.ticket import Ticket
-from lottery_tf.wrapper import all_kept, get_masks, set_masks, wrap
+from lottery_tf.wrapper import all_kept, get_masks, log_left_dense, set_masks, wrap
 
 BATCHES = 8
 TRAINED = ("imp", "gmp")  # the methods that train on the way to the mask
@@ -40,7 +40,7 @@ def prune(
 
     Args:
       model: a built Sequential or functional tf_keras model; it is left as it is. One that is
-        masked already is pruned further.
+        masked already is pruned further, where it is masked.
       method: a name of ``lottery_tf.scores.METHODS``: omp, snip, iterative_snip, grasp, synflow,
         random or erk.
       sparsity: share of the prunable weights that is pruned afterwards, in [0, 1); exact.
@@ -60,7 +60,11 @@ def prune(
       RuntimeError: if scores are not finite.
     """
     check_graph(model)
-    masks = get_masks(model) or all_kept(model, PrunableSettings(prune_layers, keep_dense))
+    masks = get_masks(model)
+    if masks:
+        log_left_dense(model, masks)
+    else:
+        masks = all_kept(model, PrunableSettings(prune_layers, keep_dense))
     masks = draw_masks(
         model, masks, method, sparsity, data, loss, scope, rounds, batches=batches, seed=seed
     )

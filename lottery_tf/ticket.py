@@ -14,10 +14,10 @@ from lottery_tf.errors import UsageError
 from lottery_tf.files import sha256, whole_folder
 from lottery_tf.graph import assign, check_graph, layer_paths, named_variables, values, with_paths
 from lottery_tf.keras import keras
-from lottery_tf.log import log, some
+from lottery_tf.log import some
 from lottery_tf.masks import Masks, read_arrays
 from lottery_tf.prunable import KINDS, PrunableSettings, prunable_weights
-from lottery_tf.wrapper import check_masks, get_masks, strip, wrap
+from lottery_tf.wrapper import check_masks, get_masks, log_left_dense, strip, wrap
 
 FORMAT_VERSION = 1
 _PARTS = ("masks.npz", "weights.npz", "model.json")
@@ -66,11 +66,12 @@ class Ticket:
     def from_pruned(cls, model: keras.Model, rewind_to: keras.Model | None = None) -> "Ticket":
         """A ticket from the zeros of any model.
 
-        The masks cover the weights that are prunable by default and any other kernel with zeros.
-        Weights that tfmot prunes and this library cannot (an LSTM's) are left out and logged.
+        The masks cover the weights that are prunable by default and any other kernel with zeros; of
+        a model that is wrapped, if only in part, those that its wrappers mask. One line is logged
+        of what stays dense, such as weights that tfmot prunes and this library cannot (an LSTM's).
 
         Args:
-          model: a trained model with zeros in its kernels; if it is wrapped its masks count.
+          model: a trained model with zeros in its kernels, wrapped or not.
           rewind_to: the same architecture with the weights to rewind to. Default: ``model``.
 
         Raises:
@@ -81,8 +82,6 @@ class Ticket:
         every = prunable_weights(model, PrunableSettings(tuple(KINDS), keep_dense=()))
         found = get_masks(model)
         masks = Masks({name: mask for name, mask in found.items() if name in every})
-        if left_out := found.keys() - masks.keys():
-            log.info("%s: trained dense: %s", model.name, ", ".join(sorted(left_out)))
         if not found:
             default, variables = prunable_weights(model), named_variables(model)
             nonzero = {name: variables[name].numpy() != 0 for name in every}
@@ -92,6 +91,7 @@ class Ticket:
                 f"Expected zeros in the kernels of the model '{model.name}'; none of its "
                 f"{masks.total:,} prunable weights is 0: prune it first."
             )
+        log_left_dense(model, masks)
         ticket = cls.of(model, masks, {"method": "from_model", "model": model.name})
         return ticket if rewind_to is None else ticket.with_weights(_values_for(model, rewind_to))
 

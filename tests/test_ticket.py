@@ -190,6 +190,17 @@ def test_from_the_masks_of_a_wrapped_model():
     assert stripped.kept == masks.kept - 1
 
 
+def test_of_a_model_that_is_wrapped_in_part_the_rest_stays_dense(lines):
+    """Zeros elsewhere may be chance. A line names it."""
+    model, masks = sparse_mlp()
+    masks = lt.Masks({"first/kernel": masks["first/kernel"]})
+    wrapped = lt.wrap(model, masks)
+    assert lt.Ticket.from_pruned(wrapped).masks == masks
+    pruned = lt.prune(wrapped, "omp", 0.75).masks
+    assert pruned.keys() == masks.keys() and pruned.kept == 6 and pruned.nested_in(masks)
+    assert lines == 2 * [f"{wrapped.name}: left dense: second/kernel, head/kernel"]
+
+
 def test_the_weights_to_rewind_to_may_be_others():
     model, masks = sparse_mlp()
     start = mlp()

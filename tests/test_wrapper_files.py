@@ -152,7 +152,7 @@ def test_a_ticket_from_a_stock_tfmot_model(stock):
 
 
 def test_a_ticket_from_a_stock_tfmot_model_with_layers_that_are_not_ours(lines):
-    """tfmot prunes an LSTM's kernels; here they are trained dense, and a line says so."""
+    """tfmot prunes an LSTM's kernels; here they are left dense, and a line says so."""
     model = sparsity.prune_low_magnitude(
         chain(layers.LSTM(3, unroll=True, name="lstm"), layers.Dense(4, name="d"), shape=(2, 4))
     )
@@ -161,7 +161,7 @@ def test_a_ticket_from_a_stock_tfmot_model_with_layers_that_are_not_ours(lines):
             mask.assign(np.eye(*mask.shape))
     ticket = lt.Ticket.from_pruned(model)
     assert ticket.masks == lt.Masks({"d/kernel": np.eye(3, 4)})
-    assert lines == [f"{model.name}: trained dense: lstm/kernel, lstm/recurrent_kernel"]
+    assert lines == [f"{model.name}: left dense: lstm/kernel, lstm/recurrent_kernel"]
     assert_zeros(ticket.build(), ticket.masks)
 
 
