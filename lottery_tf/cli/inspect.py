@@ -103,10 +103,15 @@ def print_overlap(path: str, facts: TicketFacts) -> None:
     """Shows what two tickets have in common, and what two random ones would have."""
     table = _table(f"compared with {path}", "sparsity", "its sparsity", "Jaccard", "at random")
     for weight in facts.weights:
-        table.add_row(weight.name, *_overlap(weight))
+        if weight.other_sparsity is not None:
+            table.add_row(weight.name, *_overlap(weight.sparsity, weight))
     table.add_section()
-    table.add_row("total", *_overlap(facts))
+    table.add_row("total", *_overlap(facts.compared_sparsity, facts))
     _print(table)
+    if facts.not_compared:
+        console.print(
+            f"Masked in one alone, not compared: {some(facts.not_compared)}", markup=False
+        )
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -130,7 +135,7 @@ def _shares(dense: int | None, left: int | None, facts: TicketFacts) -> list[str
     return [percent(f / total) if total and f is not None else UNKNOWN for f in (dense, left)]
 
 
-def _overlap(row: WeightFacts | TicketFacts) -> list[str]:
+def _overlap(sparsity: float, row: WeightFacts | TicketFacts) -> list[str]:
     shares = (row.jaccard, row.random)
     overlaps = [UNKNOWN if share is None else f"{share:.3f}" for share in shares]
-    return [percent(row.sparsity), percent(row.other_sparsity), *overlaps]
+    return [percent(sparsity), percent(row.other_sparsity), *overlaps]

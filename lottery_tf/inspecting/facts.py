@@ -9,7 +9,7 @@ from lottery_tf.flops import TRANSPOSED, count_flops
 from lottery_tf.graph import named_layers, named_variables, unwrapped
 from lottery_tf.keras import keras
 from lottery_tf.masks import Masks
-from lottery_tf.overlap import Overlap, overlap
+from lottery_tf.overlap import overlap
 from lottery_tf.prunable import kernel_attributes, left_dense
 from lottery_tf.ticket import Ticket
 
@@ -30,7 +30,7 @@ class WeightFacts:
       flops_dense: the kernel's FLOPs for one example as ``count_flops`` counts them, nothing
         pruned; None where they are unknown.
       flops_sparse: those of the kept weights.
-      other_sparsity: the other ticket's sparsity here; None without one.
+      other_sparsity: the other ticket's sparsity here; None without one, and where it has no mask.
       jaccard: what both tickets keep as a share of what either keeps; None where neither keeps
         anything.
       random: the same of two random masks of these two sparsities (``overlap.Overlap``).
@@ -66,7 +66,10 @@ class TicketFacts:
       not_counted: trainable weights of rank 2 and more whose layers are of kinds that
         ``count_flops`` leaves out.
       unknown: why FLOPs, and outputs if they are missing too, are None; None if they are not.
-      other_sparsity, jaccard, random: as in ``WeightFacts``, of all weights together.
+      other_sparsity, jaccard, random: as in ``WeightFacts``, of all weights together that both
+        tickets have masks of.
+      compared_sparsity: the ticket's own sparsity of these; None without another ticket.
+      not_compared: the weights that one of the two has a mask of and the other has not.
     """
 
     weights: list[WeightFacts]
@@ -82,6 +85,8 @@ class TicketFacts:
     other_sparsity: float | None = None
     jaccard: float | None = None
     random: float | None = None
+    compared_sparsity: float | None = None
+    not_compared: list[str] = dataclasses.field(default_factory=list)
 
 
 def inspect(
@@ -91,15 +96,18 @@ def inspect(
 
     Args:
       ticket: the ticket.
-      other: a ticket of the same network, to compare the masks with.
+      other: a ticket of the same network, to compare the masks with; of the weights that both
+        have masks of.
       model: a model of the ticket's architecture, where that cannot be read from its file: with
         a Lambda layer or layers of the user's own. Without it FLOPs and outputs are None there.
 
     Raises:
-      UsageError: if ``other`` has other weights, or ``model`` is of another architecture.
+      UsageError: if ``other`` has no masks of the same weights, or ``model`` is of another
+        architecture.
     """
     masks = ticket.masks
-    by_name, together = overlap(masks, other.masks) if other else ({}, Overlap(None, None))
+    mine, theirs = _in_both(masks, other.masks) if other else (Masks({}), Masks({}))
+    by_name, together = overlap(mine, theirs)
     network, unknown = _network(ticket, model)
     outputs, dense, sparse, not_counted = {}, {}, {}, []
     if network is not None:
@@ -113,6 +121,7 @@ def inspect(
     for name, mask in masks.items():
         one = Masks({name: mask})
         made, dead = outputs.get(name, (None, None))
+        compared = by_name[name]._asdict() if name in by_name else {}
         rows.append(
             WeightFacts(
                 name=name,
@@ -123,8 +132,8 @@ def inspect(
                 dead_outputs=dead,
                 flops_dense=dense.get(name),
                 flops_sparse=sparse.get(name),
-                other_sparsity=Masks({name: other.masks[name]}).sparsity if other else None,
-                **by_name[name]._asdict() if other else {},
+                other_sparsity=Masks({name: theirs[name]}).sparsity if compared else None,
+                **compared,
             )
         )
     return TicketFacts(
@@ -138,9 +147,18 @@ def inspect(
         flops_sparse=None if unknown else sum(sparse.values()),
         not_counted=not_counted,
         unknown=unknown,
-        other_sparsity=other.sparsity if other else None,
+        other_sparsity=theirs.sparsity if other else None,
         **together._asdict(),
+        compared_sparsity=mine.sparsity if other else None,
+        not_compared=sorted(masks.keys() ^ other.masks.keys()) if other else [],
     )
+
+
+def _in_both(one: Masks, other: Masks) -> tuple[Masks, Masks]:
+    """The masks of the weights that both have masks of; all, not to be compared, if of none."""
+    names = [name for name in one if name in other]
+    both = (Masks({name: masks[name] for name in names}) for masks in (one, other))
+    return tuple(both) if names else (one, other)
 
 
 def _network(ticket: Ticket, model: keras.Model | None) -> tuple[keras.Model | None, str | None]:

@@ -1,6 +1,7 @@
 """A ticket's facts as a picture: a row a weight, as in the table."""
 
 import io
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 from lottery_tf.errors import UsageError
 from lottery_tf.files import write_bytes
 from lottery_tf.inspecting.facts import TicketFacts
+from lottery_tf.log import some
 from lottery_tf.settings import one_of
 
 SUFFIXES = (".png", ".svg")
@@ -49,6 +51,7 @@ def draw(
     shape = (0.5 + label + 3.1 * len(panels), 2 + row * count)
     figure = Figure(figsize=shape, layout="constrained")
     title = f"{names[0]}\ncompared with {names[1]}" if compared else names[0]
+    title += f", but for {some(facts.not_compared)}" if facts.not_compared else ""
     figure.suptitle(title, fontsize="medium", wrap=True)
     every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, panel in zip(every, panels, strict=True):
@@ -68,9 +71,10 @@ def draw(
 def _sparsity(axes, facts: TicketFacts, size: int) -> None:
     """Bars of one or two tickets; a number beside each where there is one."""
     weights = facts.weights
-    tickets = [("ticket", _BLUE, facts.sparsity, [w.sparsity for w in weights])]
+    own = facts.sparsity if facts.compared_sparsity is None else facts.compared_sparsity
+    tickets = [("ticket", _BLUE, own, [w.sparsity for w in weights])]
     if facts.other_sparsity is not None:
-        others = [w.other_sparsity for w in weights]
+        others = [_known(w.other_sparsity) for w in weights]
         tickets.append(("compared", _ORANGE, facts.other_sparsity, others))
     height = 0.8 / len(tickets)
     style = {"va": "center", "fontsize": size if len(tickets) == 1 else 0.7 * size}
@@ -101,10 +105,15 @@ def _flops(axes, facts: TicketFacts, size: int) -> None:
 
 def _jaccard(axes, facts: TicketFacts, size: int) -> None:
     """The overlap of the two masks, and a line where that of two random ones would be."""
-    overlaps = [(w.jaccard or 0, w.random or 0) for w in facts.weights]
+    overlaps = [(_known(w.jaccard), _known(w.random)) for w in facts.weights]
     rows = range(len(overlaps))
     found, random = zip(*overlaps, strict=True) if overlaps else ((), ())
     total = "none" if facts.jaccard is None else f"{facts.jaccard:.3f}"
     axes.barh(rows, found, 0.8, color=_GREY, label=f"these two: {total} in total")
     axes.plot(random, rows, "|", color="black", ms=size, mew=2, label="two random masks")
     axes.set(title="Jaccard overlap", xlim=(0, 1))
+
+
+def _known(share: float | None) -> float:
+    """``share``; NaN, which is not drawn, where there is none."""
+    return math.nan if share is None else share

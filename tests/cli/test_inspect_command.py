@@ -61,6 +61,21 @@ def test_two_tickets_as_table_json_and_picture(saved, tmp_path, capsys):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_tickets_with_masks_of_other_layers(saved, tmp_path, capsys):
+    """d is compared, the head named; the picture and JSON are written all the same."""
+    model = lt.strip(lt.Ticket.load(saved("one", [[1, 0], [1, 0]])).build())
+    masks = lt.Masks({"d/kernel": [[1, 0], [0, 0]], "head/kernel": [[0], [1]]})
+    lt.Ticket.of(model, masks).save(tmp_path / "two")
+    words = [f"--json={tmp_path / 'a.json'}", f"--plot={tmp_path / 'a.png'}"]
+    assert main(["inspect", str(tmp_path / "two"), f"--compare={tmp_path / 'one'}", *words]) == 0
+    out = capsys.readouterr().out
+    assert rows(out, "total")[1] == ["total", "75.00 %", "50.00 %", "0.500", "0.200"]
+    assert len(rows(out, "head/kernel")) == 1
+    assert "Masked in one alone, not compared: head/kernel" in out
+    assert json.loads((tmp_path / "a.json").read_text())["not_compared"] == ["head/kernel"]
+    assert (tmp_path / "a.png").exists()
+
+
 def test_a_ticket_of_a_run(found, capsys):
     ticket = found / "tickets" / "round_02"
     assert main(["inspect", str(ticket), f"--compare={found / 'tickets' / 'round_01'}"]) == 0

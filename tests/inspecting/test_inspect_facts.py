@@ -58,6 +58,23 @@ def test_two_tickets():
         lt.inspect(one, lt.Ticket.of(mlp(), random_masks(mlp())))
 
 
+def test_two_tickets_with_masks_of_other_layers():
+    """Of d alone: both keep 1 of 4, another one; the head of each counts for nothing."""
+    one = ticket_of(two_layers(), d=[[1, 0], [0, 0]], head=[[1], [1]])
+    other = ticket_of(two_layers(), d=[[0, 1], [0, 0]])
+    for first, second, own in ((one, other, 0.5), (other, one, 0.75)):
+        facts = lt.inspect(first, second)
+        assert (facts.sparsity, facts.compared_sparsity, facts.other_sparsity) == (own, 0.75, 0.75)
+        assert (facts.jaccard, facts.random) == (0, 0.25 / 1.75)
+        assert facts.not_compared == ["head/kernel"]
+        row, *rest = facts.weights
+        assert (row.other_sparsity, row.jaccard) == (0.75, 0)
+        assert [(each.other_sparsity, each.jaccard, each.random) for each in rest] in (
+            [],
+            [(None, None, None)],
+        )
+
+
 def dead_in(layer, shape, **pruned):
     """(outputs, dead) of each kernel; ``pruned`` gives the index of what each mask lacks."""
     model = chain(layer, shape=shape)

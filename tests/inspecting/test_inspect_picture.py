@@ -29,6 +29,19 @@ def test_an_svg_names_every_weight(tmp_path, other):
     assert ("<!-- compared with two -->" in said) == other
 
 
+def test_what_is_not_compared_is_said(tmp_path):
+    model = mlp()
+    masks = random_masks(model)
+    fewer = lt.Masks({name: masks[name] for name in ("first/kernel", "head/kernel")})
+    both = lt.inspect(lt.Ticket.of(model, masks), lt.Ticket.of(model, fewer))
+    draw(both, tmp_path / "a.svg", ("one", "two"))
+    said = (tmp_path / "a.svg").read_text()
+    assert "<!-- compared with two, but for second/kernel -->" in said
+    total = 100 * fewer.sparsity
+    assert f"<!-- ticket: {total:.2f} in total -->" in said
+    assert f"<!-- compared: {total:.2f} in total -->" in said and "nan" not in said
+
+
 def test_a_png(tmp_path):
     draw(facts(), tmp_path / "a.PNG")
     assert (tmp_path / "a.PNG").read_bytes().startswith(b"\x89PNG")
