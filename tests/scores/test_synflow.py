@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from networks import EVERYTHING, assert_same, chain, every_variable, layers, values
+from networks import (
+    EVERYTHING,
+    assert_same,
+    chain,
+    every_variable,
+    layers,
+    random_masks,
+    values,
+)
 
 import lottery_tf as lt
 from lottery_tf.errors import UsageError
@@ -99,6 +107,25 @@ def test_a_plain_network(policy):
         np.testing.assert_allclose(value, expected[name], rtol=1e-12)
         np.testing.assert_allclose(value.sum(), total, rtol=1e-12)
     assert_same(every_variable(model), before)
+
+
+def test_every_layer_of_vgg_16_passes_on_the_whole_flow():
+    """The scores of each of its 14 kernels sum to R, with a third of the weights pruned too.
+
+    R is what the network itself puts out for ones: of |w|, without what is added, no ReLU cuts.
+    """
+    model = scramble(lt.models.create("vgg16", (16, 16, 3), 10, width=2))
+    masks = random_masks(model, 2 / 3)
+    found = scores_of(model, masks)
+    assert len(found) == 14
+    added = ("bias", "beta", "moving_mean")
+    weights = {n: np.abs(v) * (not n.endswith(added)) for n, v in values(model).items()}
+    assign(model, {n: v * masks.get(n, np.True_) for n, v in weights.items()})
+    total = float(tf.reduce_sum(model(tf.ones([1, 16, 16, 3]), training=False)))
+    assert total > 0
+    sums = [each.sum() for each in found.values()]
+    np.testing.assert_allclose(sums, sums[0], rtol=1e-12)
+    assert sums[0] == pytest.approx(total, rel=1e-4)
 
 
 def test_five_rounds_by_hand():
