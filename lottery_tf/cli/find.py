@@ -62,8 +62,10 @@ def _unused(method: str) -> set[str]:
     unused = set().union(*(names for other, names in of.items() if other != method))
     if method not in METHODS or method == "omp":
         unused |= {"score_batches", "score_rounds"}
-    elif METHODS[method].scope:
-        unused |= {"scope"}
+    else:
+        found = METHODS[method]
+        unused |= {"scope"} if found.scope else set()
+        unused |= set() if found.looks_at_data else {"score_batches"}
     if method == IMPORTED:
         unused |= {"sparsity", "scope", "rewind", "train_tickets"}
         unused |= {f.name for kind in (ModelSettings, PrunableSettings) for f in fields(kind)}

@@ -24,18 +24,20 @@ class Method:
       rounds: how often weights are scored and pruned on the way to the sparsity.
       scope: among which weights a weight is ranked, if the method is about that; else the user's
         choice.
+      looks_at_data: whether its score reads the network's batches.
     """
 
     score: Callable[[Network], Mapping[str, np.ndarray]]
     rounds: int = 1
     scope: str | None = None
+    looks_at_data: bool = False
 
 
 METHODS: dict[str, Method] = {
     "omp": Method(magnitude.score),
-    "snip": Method(snip.score),
-    "iterative_snip": Method(snip.score, rounds=100),
-    "grasp": Method(grasp.score),
+    "snip": Method(snip.score, looks_at_data=True),
+    "iterative_snip": Method(snip.score, rounds=100, looks_at_data=True),
+    "grasp": Method(grasp.score, looks_at_data=True),
     "synflow": Method(synflow.score, rounds=100),
     "random": Method(random.score),
     "erk": Method(random.score, scope="erk"),

@@ -141,6 +141,7 @@ def test_a_finished_run_is_left_alone(untrained, capsys):
         ("snip", ["--rounds=3"], "not used by snip: --rounds"),
         ("erk", ["--scope=global", "--regrow"], "not used by erk: --regrow, --scope"),
         ("omp", ["--score_batches=3", "--gmp_end=1ep"], "not used by omp: --gmp_end, --score_"),
+        ("synflow", ["--score_batches=3"], "not used by synflow: --score_batches"),
         ("gmp", ["--prune_fraction=0.3"], "not used by gmp: --prune_fraction"),
     ],
 )
