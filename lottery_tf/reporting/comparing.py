@@ -46,11 +46,12 @@ def compare(
         (*key(row, PAIR), *key(row, shared)): row["test_accuracy"]
         for _, row in tested[tested["recipe"] == VANILLA].iterrows()
     }
-    rows, alone = [], []
+    rows, alone, on_one_ticket = [], [], 0
     for values, group in groups(runs, [*KIND, *settings]):
         row = {"recipe": values[0], "method": values[1], "sparsity": values[2]}
         row |= {**dict(zip(settings, values[3:], strict=True)), "seeds": len(group)}
         row |= _measured(group)
+        on_one_ticket += group["ticket_sha256"].dropna().duplicated().any()
         if "at_edge" in group:
             row["at_edge"] = group["at_edge"].any()
         if row["recipe"] != VANILLA:
@@ -84,6 +85,12 @@ def compare(
         )
     if single := int((table["seeds"] == 1).sum()):
         notes.append(f"{counted(single, 'row')} of one run, without error, interval and p.")
+    if on_one_ticket:
+        notes.append(
+            f"{counted(on_one_ticket, 'row')} of more runs than tickets: runs on one ticket differ "
+            "by their training alone, so that errors, intervals and p say little of other tickets, "
+            "and with a single one nothing."
+        )
     if same := int(((table["pairs"] > 1) & ~has_p).sum()):
         notes.append(
             f"{counted(same, 'row')} without interval and p: all differences to vanilla are equal."

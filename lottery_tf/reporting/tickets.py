@@ -41,14 +41,17 @@ def origin(run: Path, config: Mapping[str, Any], top: str | os.PathLike) -> Orig
         if file.is_file() and sha256(file) == config.get("ticket_sha256"):
             record = read_json(file)
             return Origin(_below(top, folder), record.get("method"), record.get("settings", {}))
-    found = Path(where).parent.parent / "config.json"
+    settings = _settings_of_find(Path(where).parent.parent)
+    return Origin(None, settings.get("method", "imp") if settings else None, settings)
+
+
+def _settings_of_find(run: Path) -> dict[str, Any]:
+    """Those of a run of ``find``; empty where they are unknown."""
     try:
-        settings = read_json(found)
+        settings = read_json(run / "config.json")
     except (OSError, UsageError):
-        return Origin(None, None, {})
-    if not isinstance(settings, dict) or settings.get("command") != "find":
-        return Origin(None, None, {})
-    return Origin(None, settings.get("method", "imp"), settings)
+        return {}
+    return settings if isinstance(settings, dict) and settings.get("command") == "find" else {}
 
 
 def _below(top: str | os.PathLike, folder: Path) -> Path:
@@ -70,18 +73,19 @@ def _candidates(where: Path, run: Path, top: Path) -> Iterator[Path]:
 
 
 def dense_accuracies(runs: pd.DataFrame) -> list[float]:
-    """The test accuracies of the dense networks that the runs' tickets were found in, one a seed;
-    none where they are unknown."""
-    found: dict[Any, float] = {}
-    for ticket, seed in zip(runs["ticket"], runs["seed"], strict=True):
-        if ticket is not None and seed not in found:
-            try:
-                rows = read_json_lines(Path(ticket).parent.parent / "metrics.jsonl")
-            except UsageError:
-                continue
-            if rows and rows[0].get("round") == 0 and rows[0].get("test_accuracy") is not None:
-                found[seed] = rows[0]["test_accuracy"]
-    return list(found.values())
+    """The test accuracies of the dense networks that the runs' tickets were found in, one for
+    the seeds of the finding, however many masks and retrainings; none where they are unknown."""
+    accuracies: dict[Any, float] = {}
+    for found in dict.fromkeys(Path(ticket).parent.parent for ticket in runs["ticket"].dropna()):
+        try:
+            rows = read_json_lines(found / "metrics.jsonl")
+        except UsageError:
+            continue
+        if rows and rows[0].get("round") == 0 and rows[0].get("test_accuracy") is not None:
+            settings = _settings_of_find(found)
+            seeds = (settings.get("seed"), settings.get("data_seed")) if settings else found
+            accuracies.setdefault(seeds, rows[0]["test_accuracy"])
+    return list(accuracies.values())
 
 
 def kept_shares(ticket: str | os.PathLike) -> dict[str, float]:

@@ -247,6 +247,36 @@ def test_a_ticket_that_was_found_twice_counts_once(tmp_path):
     assert found.tables[0].frame.gain.dropna().round(3).to_list() == [-0.1, 0.1]
 
 
+def test_a_dense_network_counts_once(tmp_path):
+    """Of seed 0, whose ticket is trained thrice; and of seed 1, which ERK's run has trained too."""
+    for name, seed, accuracy in (("imp_0", 0, 0.9), ("imp_1", 1, 0.8), ("erk_1", 1, 0.8)):
+        found = tmp_path / name
+        ticket = write_ticket(found / "tickets" / "round_01", seed, method=name[:3])
+        config = {"command": "find", "seed": seed, "data_seed": seed}
+        (found / "config.json").write_text(json.dumps(config))
+        row = {"round": 0, "test_accuracy": accuracy}
+        (found / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+        for training in range(3 - 2 * seed):
+            write_run(tmp_path / f"{name}_{training}", ticket, seed=seed + 10 * training)
+    (table,) = report([tmp_path]).tables
+    assert "Dense, as it was found: 85.00 ± 5.00." in table.about
+
+
+def test_seeds_of_training_on_one_ticket_are_told(tmp_path):
+    write_study(tmp_path / "each_its_own")
+    ticket = write_ticket(tmp_path / "one", 0, 0.9)
+    for seed, tost in enumerate((0.82, 0.83, 0.87)):
+        write_run(tmp_path / f"vanilla_{seed}", ticket, test=0.8 + 0.02 * seed, seed=seed)
+        write_run(tmp_path / f"tost_{seed}", ticket, "tost", tost, seed=seed)
+    (table,) = report([tmp_path]).tables
+    (told,) = (line for line in table.about if "more runs than tickets" in line)
+    assert told.startswith("2 rows of more runs than tickets: ")
+    # The arithmetic is that of a ticket a seed.
+    assert table.frame.p[3] == pytest.approx(table.frame.p[1])
+    (table,) = report([tmp_path / "each_its_own"]).tables
+    assert "tickets:" not in " ".join(table.about)
+
+
 def test_models_of_files_are_each_a_draw(tmp_path):
     for number in range(2):
         settings = {"method": "from_model", "model_path": f"{number}"}
