@@ -53,7 +53,7 @@ def compare(
         row |= _measured(group)
         on_one_ticket += group["ticket_sha256"].dropna().duplicated().any()
         if "at_edge" in group:
-            row["at_edge"] = group["at_edge"].any()
+            row["at_edge"] = group["at_edge"].iloc[0]
         if row["recipe"] != VANILLA:
             group = group[group["test_accuracy"].notna()]
             found = [partners.get((*key(r, PAIR), *key(r, shared))) for _, r in group.iterrows()]

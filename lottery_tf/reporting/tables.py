@@ -151,8 +151,8 @@ def shown(value: object) -> str:
 
 
 def _cells(table: Table, row: pd.Series) -> list[str]:
-    chosen = [name for name in table.chosen if row.get("at_edge")]
-    settings = [shown(row[name]) + "*" * (name in chosen) for name in table.settings]
+    at_edge = row.get("at_edge", "").split(",")
+    settings = [shown(row[name]) + "*" * (name in at_edge) for name in table.settings]
     gains = [UNKNOWN] * 4
     if row["recipe"] == VANILLA:
         gains = [""] * 4

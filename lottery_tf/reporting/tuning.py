@@ -23,9 +23,9 @@ def tuned(
       seeds: those whose runs choose; default: all.
 
     Returns:
-      The runs with these values, none where nothing could be chosen, and a column ``at_edge``:
-      whether a number among them is the least or the greatest of several. None where there is
-      nothing to choose. And sentences on what could not be chosen.
+      The runs with these values, none where nothing could be chosen, and a column ``at_edge``: the
+      settings whose value is the least or the greatest of several numbers, separated by commas.
+      None where there is nothing to choose. And sentences on what could not be chosen.
     """
     names = [name for name in names if name in gathered.settings]
     if not names:
@@ -55,7 +55,9 @@ def tuned(
             )
         if complete:
             best = max(complete, key=lambda v: complete[v]["dev_accuracy"].mean())
-            chosen.append(whole[kind + best].assign(at_edge=_at_edge(best, list(complete))))
+            edges = _at_edge(best, list(complete))
+            at_edge = ",".join(n for n, edge in zip(names, edges, strict=True) if edge)
+            chosen.append(whole[kind + best].assign(at_edge=at_edge))
             grids[kind] = label, set(complete)
     for kind, (label, grid) in grids.items():
         partner = tuple(of_vanilla.get(n, v) for n, v in zip(others, kind, strict=True))
@@ -66,14 +68,14 @@ def tuned(
                 f"{len(theirs)}: the gain is partly one of tuning."
             )
     if not chosen:
-        return runs.iloc[:0].assign(at_edge=False), notes
+        return runs.iloc[:0].assign(at_edge=""), notes
     return pd.concat(chosen, ignore_index=True), notes
 
 
-def _at_edge(best: tuple, candidates: Sequence[tuple]) -> bool:
-    """Whether a number in ``best`` is the least or the greatest of those in its place."""
+def _at_edge(best: tuple, candidates: Sequence[tuple]) -> list[bool]:
+    """Whether each of ``best`` is the least or the greatest number in its place."""
+    found = []
     for value, values in zip(best, map(set, zip(*candidates, strict=True)), strict=True):
-        numbers = {each for each in values if isinstance(each, int | float)}
-        if len(numbers) > 1 and value in (min(numbers), max(numbers)):
-            return True
-    return False
+        numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+        found.append(len(numbers) > 1 and value in (min(numbers), max(numbers)))
+    return found

@@ -72,13 +72,28 @@ def test_the_rate_is_chosen_on_dev(tmp_path):
     ]
     # Each at its own rate: 80 and 82 against 70.
     assert chosen.frame.gain[1] == pytest.approx(0.11)
-    assert list(chosen.frame.at_edge) == [False, True] and cells(chosen)[1][3] == "0.4*"
+    assert list(chosen.frame.at_edge) == ["", "learning_rate"] and cells(chosen)[1][3] == "0.4*"
     # At the same rate: 60 and 62 against 90.
     assert len(every.frame) == 6
     assert every.frame.query("recipe == 'tost' and learning_rate == 0.1").gain.item() == (
         pytest.approx(-0.29)
     )
     assert len(report([tmp_path], tune=()).tables) == 1
+
+
+def test_the_mark_stands_on_what_is_at_its_edge_alone(tmp_path):
+    """Of two numbers one; and True is no number, though Python says so."""
+    ticket = write_ticket(tmp_path / "ticket", 0)
+    for rate, width in ((0.1, 4), (0.2, 4), (0.4, 4), (0.2, 8)):
+        for nesterov in (False, True):
+            dev = 0.5 + 0.1 * (rate == 0.2) + 0.1 * (width == 8) + 0.1 * nesterov
+            more = {"learning_rate": rate, "width": width, "nesterov": nesterov}
+            name = f"{rate}_{width}_{nesterov}"
+            write_run(tmp_path / name, ticket, dev_accuracy=dev, **more)
+    chosen, _ = report([tmp_path], tune=("learning_rate", "nesterov", "width")).tables
+    assert head(chosen)[3:6] == ["width", "learning_rate", "nesterov"]
+    assert cells(chosen)[0][3:6] == ["8*", "0.2", "True"]
+    assert list(chosen.frame.at_edge) == ["width"]
 
 
 def test_rates_that_not_every_seed_has_are_not_chosen(tmp_path):
@@ -113,7 +128,7 @@ def test_some_seeds_choose_for_all(tmp_path):
         *("tost", 0.2, 2),
         *(pytest.approx(0.85), pytest.approx(0.15)),
     )
-    assert list(chosen.frame.at_edge) == [True, True]
+    assert list(chosen.frame.at_edge) == ["learning_rate"] * 2
     assert "by the mean dev accuracy of 1 seed;" in " ".join(chosen.about)
     assert head(every)[5:8] == ["train", "dev", "test"]
     assert [row[7] for row in cells(every)][::2] == ["–", "–"]
