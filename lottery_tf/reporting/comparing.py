@@ -14,9 +14,8 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from lottery_tf.log import counted, some
-from lottery_tf.reporting.gathering import KIND, key
+from lottery_tf.reporting.gathering import KIND, VANILLA, key
 
-VANILLA = "vanilla"
 CONFIDENCE = 0.95
 PAIR = ("ticket_sha256", "seed", "data_seed")
 _ACCURACIES = ("test_accuracy", "dev_accuracy", "train_accuracy", "best_dev_test_accuracy")

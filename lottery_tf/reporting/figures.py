@@ -17,9 +17,9 @@ from lottery_tf.reporting.charts import (
     joined,
     side_by_side,
 )
-from lottery_tf.reporting.comparing import VANILLA, groups, recipe_order
+from lottery_tf.reporting.comparing import groups, recipe_order
 from lottery_tf.reporting.epochs import CURVES, mean_epochs
-from lottery_tf.reporting.gathering import KIND, key
+from lottery_tf.reporting.gathering import KIND, VANILLA, key
 from lottery_tf.reporting.tables import Report, Table, shown
 from lottery_tf.reporting.tickets import dense_accuracies, mean_kept_shares
 

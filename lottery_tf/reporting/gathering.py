@@ -28,6 +28,7 @@ _OPTIONAL = (
     *("test_accuracy", "dev_accuracy", "train_accuracy", "best_dev_test_accuracy"),
     "nonzero_parameters",
 )
+VANILLA = "vanilla"
 # What tells the rows of a table apart, before the settings.
 KIND = ("recipe", "method", "level")
 # Sparsities are one where what they leave differs by less than this share of it.
@@ -193,15 +194,19 @@ def _levels(sparsities: pd.Series) -> pd.Series:
 def _once(runs: pd.DataFrame, settings: list[str]) -> tuple[pd.DataFrame, list[str]]:
     """The runs without repetitions, and a sentence on those.
 
-    The same seeds count once in a row: a ticket that was found twice is one draw of its method,
-    and that with the most runs is kept, so that pairs stay together.
+    The same seeds count once in a row: a ticket that was found twice is one draw of its method. So
+    that pairs stay together, that is kept which has a vanilla run, then that with the most runs.
     """
     same = [*KIND, "draw", "seed", "data_seed", *settings]
     keys = pd.Series([key(row, same) for _, row in runs.iterrows()])
     runs = runs.drop(columns="draw")
     tickets = runs["ticket_sha256"]
-    ranks = pd.DataFrame({"runs": -tickets.map(tickets.value_counts()), "ticket": tickets})
-    order = ranks.sort_values(["runs", "ticket"], kind="stable").index
+    ranks = {
+        "unpaired": ~tickets.isin(tickets[runs["recipe"] == VANILLA]),
+        "runs": -tickets.map(tickets.value_counts()),
+        "ticket": tickets,
+    }
+    order = pd.DataFrame(ranks).sort_values([*ranks], kind="stable").index
     repeated = keys[order].duplicated()[runs.index]
     if not repeated.any():
         return runs, []

@@ -10,8 +10,8 @@ from scipy import stats
 
 from lottery_tf.errors import UsageError
 from lottery_tf.log import counted
-from lottery_tf.reporting.comparing import CONFIDENCE, VANILLA, compare
-from lottery_tf.reporting.gathering import Gathered, gather
+from lottery_tf.reporting.comparing import CONFIDENCE, compare
+from lottery_tf.reporting.gathering import VANILLA, Gathered, gather
 from lottery_tf.reporting.tickets import dense_accuracies
 from lottery_tf.reporting.tuning import tuned
 from lottery_tf.settings import nearest

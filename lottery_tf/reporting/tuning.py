@@ -5,8 +5,8 @@ from collections.abc import Collection, Sequence
 import pandas as pd
 
 from lottery_tf.log import some
-from lottery_tf.reporting.comparing import PAIR, VANILLA, groups, order
-from lottery_tf.reporting.gathering import KIND, Gathered, key
+from lottery_tf.reporting.comparing import PAIR, groups, order
+from lottery_tf.reporting.gathering import KIND, VANILLA, Gathered, key
 
 
 def tuned(

@@ -292,6 +292,26 @@ def test_seeds_of_training_on_one_ticket_are_told(tmp_path):
     assert "tickets:" not in " ".join(table.about)
 
 
+def test_of_a_ticket_that_was_found_twice_that_with_vanilla_is_kept(tmp_path):
+    """Though the other has more runs; what only that one has stays, without a partner."""
+    first, second = (
+        found_with(write_ticket(tmp_path / f"{n}", 0), {"seed": 0, "rounds": n}) for n in (1, 2)
+    )
+    runs = {
+        **{"a": (first, "vanilla", 0.8), "b": (first, "tost", 0.9)},
+        **{"c": (second, "tost", 0.3), "d": (second, "distillation", 0.7)},
+        "e": (second, "label_smoothing", 0.6),
+    }
+    for name, (ticket, recipe, test) in runs.items():
+        write_run(tmp_path / "runs" / name, ticket, recipe, test)
+    found = report([tmp_path / "runs"])
+    assert list(found.gathered.runs.run.str[-1]) == ["a", "b", "d", "e"]
+    (table,) = found.tables
+    assert dict(rows(table, "recipe", "pairs"))["tost"] == 1
+    assert table.frame.gain.dropna().to_list() == [pytest.approx(0.1)]
+    assert "2 runs without a vanilla partner" in " ".join(table.about)
+
+
 def test_models_of_files_are_each_a_draw(tmp_path):
     for number in range(2):
         settings = {"method": "from_model", "model_path": f"{number}"}
