@@ -177,7 +177,10 @@ def _with_error(mean: float, error: float, sign: str = "") -> str:
 
 
 def _p(value: float) -> str:
-    return f"{value:.2f}" if value >= 0.01 else f"{value:.1e}"
+    """``0.23``; of a small one a third decimal, ``0.012``; ``<0.001``."""
+    if value < 0.001:
+        return "<0.001"
+    return f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
 
 
 def _about(frame: pd.DataFrame, gathered: Gathered, chosen: Sequence[str]) -> list[str]:

@@ -6,12 +6,13 @@ import shutil
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 from report_runs import FADES, SETTINGS, write_run, write_study, write_ticket
 from scipy import stats
 
 from lottery_tf.errors import UsageError
-from lottery_tf.reporting import cells, gather, head, markdown, report, tuned
+from lottery_tf.reporting import cells, gather, head, markdown, report, tuned, write
 from lottery_tf.reporting.differing import FOLDER_IS_DATASET, settings_of
 
 
@@ -38,12 +39,42 @@ def test_means_gains_and_the_paired_test(tmp_path):
     assert tost.p == pytest.approx(0.0742, abs=1e-4) and tost.p_holm == tost.p
     assert cells(table)[1] == [
         *("75.00 %", "imp", "tost", "3", "100.00 ± 0.00", "84.00 ± 1.53"),
-        *("+2.00 ± 0.58", "-0.48 to +4.48", "0.07", "0.07"),
+        *("+2.00 ± 0.58", "-0.48 to +4.48", "0.074", "0.074"),
     ]
     assert "| 75.00 % | imp | vanilla | 3 | 100.00 ± 0.00 | 82.00 ± 1.15 |  |  |  |  |" in markdown(
         table
     )
     assert not found.gathered.notes
+
+
+def write_gains(runs, *gains):
+    """Three seeds of vanilla, and of a recipe for each gain d, with d-1, d and d+1 points more.
+
+    t = d√3, and with 2 degrees of freedom p = 1 - t / √(t² + 2) = 1 - √(d² / (d² + 2/3)).
+    """
+    for seed in range(3):
+        ticket = write_ticket(runs / f"ticket_{seed}", seed)
+        write_run(runs / f"vanilla_{seed}", ticket, test=0.5, seed=seed)
+        for gain in gains:
+            test = 0.5 + (gain + seed - 1) / 100
+            write_run(runs / f"{gain}_{seed}", ticket, f"by_{gain}", test, seed=seed)
+    return runs
+
+
+def test_small_p_have_three_decimals(tmp_path):
+    found = report([write_gains(tmp_path / "runs", 1, 4, 6, 20)])
+    shown = {row[2]: row[-2:] for row in cells(found.tables[0])[1:]}
+    assert shown == {
+        "by_1": ["0.23", "0.23"],
+        "by_4": ["0.020", "0.040"],
+        "by_6": ["0.009", "0.027"],
+        "by_20": ["<0.001", "0.003"],
+    }
+    assert "| <0.001 | 0.003 |" in markdown(found.tables[0])
+    write(found, tmp_path / "page.html", flops=False)
+    assert "&lt;0.001" in (tmp_path / "page.html").read_text()
+    told = pd.read_csv(tmp_path / "page" / "table.csv").set_index("recipe")
+    assert told.p["by_20"] == pytest.approx(1 - math.sqrt(400 / (400 + 2 / 3)))
 
 
 def test_holm_counts_the_tests_of_a_table(tmp_path):
