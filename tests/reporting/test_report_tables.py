@@ -78,11 +78,13 @@ def test_small_p_have_three_decimals(tmp_path):
 
 
 def test_holm_counts_the_tests_of_a_table(tmp_path):
-    (table,) = report([write_study(tmp_path, (0.75, 0.9))]).tables
+    """The least of three p times 3, the next times 2, the last as it is: Bonferroni's are all
+    times 3."""
+    (table,) = report([write_gains(tmp_path, 1, 2, 4)]).tables
     p, corrected = zip(*rows(table, "p", "p_holm"), strict=True)
-    assert p[1] == pytest.approx(0.0742, abs=1e-4) and p[3] == pytest.approx(p[1])
-    assert corrected[1] == pytest.approx(2 * p[1])
-    assert "for the 2 tests of this table" in table.about[0]
+    assert p[1:] == pytest.approx((0.2254, 0.0742, 0.0202), abs=1e-4)
+    assert corrected[1:] == pytest.approx((p[1], 2 * p[2], 3 * p[3]))
+    assert "for the 3 tests of this table" in table.about[0]
 
 
 def test_the_rate_is_chosen_on_dev(tmp_path):
