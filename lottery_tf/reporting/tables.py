@@ -189,7 +189,10 @@ def _about(frame: pd.DataFrame, gathered: Gathered, chosen: Sequence[str]) -> li
         "Accuracies of the last epoch in percent, mean ± standard error over the seeds; gain over "
         f"vanilla on the same ticket in points, with a {100 * CONFIDENCE:.0f} % interval and p of "
         f"a paired t-test, the last column corrected by Holm for the {counted(tests, 'test')} of "
-        "this table."
+        "this table.",
+        "Errors and intervals are of the seeds, on one test set: its own sampling error, "
+        "√(a(1−a)/n) of an accuracy a on n images, comes on top, and much less of it in gains, "
+        "which are paired.",
     ]
     if not set(gathered.shared) - set(chosen) and (dense := dense_accuracies(gathered.runs)):
         error = stats.sem(dense) if len(dense) > 1 else np.nan

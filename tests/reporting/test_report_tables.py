@@ -45,6 +45,7 @@ def test_means_gains_and_the_paired_test(tmp_path):
         table
     )
     assert not found.gathered.notes
+    assert "√(a(1−a)/n) of an accuracy a on n images, comes on top" in table.about[1]
 
 
 def write_gains(runs, *gains):
