@@ -30,7 +30,9 @@ class ReportSettings:
         "in a table of its own; --tune= for none",
     )
     tune_seeds: tuple[str, ...] = setting(
-        (), "the seeds whose dev accuracies choose them, as in sweep; default: all"
+        (),
+        "the seeds whose dev accuracies choose them; default: those that ran with every value, as "
+        "sweep's --tune_seeds do; where none did, all",
     )
     flops: bool = setting(True, "count the tickets' FLOPs, for which TensorFlow has to start")
 

@@ -67,7 +67,8 @@ def report(
       folders: looked through however deep.
       tune: settings of which each recipe, vanilla too, has its best values in a table of its own:
         those of the highest mean dev accuracy. None are chosen where they do not differ.
-      tune_seeds: the seeds whose runs choose; default: all.
+      tune_seeds: the seeds whose runs choose; default: of each recipe, method and sparsity those
+        that ran with all values; where none did, all.
 
     Raises:
       UsageError: if there are no runs, or they have no such setting.

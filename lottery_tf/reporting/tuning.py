@@ -1,10 +1,11 @@
 """Settings chosen for each recipe by the dev accuracy, vanilla's too."""
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 
 import pandas as pd
 
-from lottery_tf.log import some
+from lottery_tf.log import counted, some
 from lottery_tf.reporting.comparing import PAIR, groups, order
 from lottery_tf.reporting.gathering import KIND, VANILLA, Gathered, key
 
@@ -14,18 +15,20 @@ def tuned(
 ) -> tuple[pd.DataFrame | None, list[str]]:
     """The runs with the best values of some settings, chosen for each group of all others.
 
-    The best are those with the highest mean dev accuracy, among those that every seed of the group
+    The best are those with the highest mean dev accuracy, among those that every seed that chooses
     has a run with.
 
     Args:
       gathered: the runs.
       names: the settings to choose; those that do not differ between the runs are left out.
-      seeds: those whose runs choose; default: all.
+      seeds: those that choose; default: of each group those that ran with all its values, as
+        those of ``sweep --tune_seeds`` do; where none did, all.
 
     Returns:
       The runs with these values, none where nothing could be chosen, and a column ``at_edge``: the
       settings whose value is the least or the greatest of several numbers, separated by commas.
-      None where there is nothing to choose. And sentences on what could not be chosen.
+      None where there is nothing to choose. And sentences on what could not be chosen, and on what
+      some of the seeds have chosen.
     """
     names = [name for name in names if name in gathered.settings]
     if not names:
@@ -34,11 +37,11 @@ def tuned(
     of_vanilla = dict.fromkeys(gathered.of_tweaks) | {"recipe": VANILLA}
     runs = gathered.runs
     whole = dict(groups(runs, [*others, *names]))
-    chosen, notes, grids = [], [], {}
+    chosen, notes, grids, by_some = [], [], {}, Counter()
     for kind, group in groups(runs, others):
         label = f"{kind[0]}, {kind[1]}, {100 * kind[2]:.2f} %"
-        if seeds:
-            group = group[group["seed"].isin(seeds)]
+        there = len(groups(group, PAIR))
+        group = group[group["seed"].isin(seeds)] if seeds else _with_all(group, names)
         if group.empty:
             notes.append(f"{label}: nothing chosen; none of the seeds that choose has a run.")
             continue
@@ -59,6 +62,7 @@ def tuned(
             at_edge = ",".join(n for n, edge in zip(names, edges, strict=True) if edge)
             chosen.append(whole[kind + best].assign(at_edge=at_edge))
             grids[kind] = label, set(complete)
+            by_some[len(pairs), there] += 1
     for kind, (label, grid) in grids.items():
         partner = tuple(of_vanilla.get(n, v) for n, v in zip(others, kind, strict=True))
         theirs = grids[partner][1] if partner in grids else grid
@@ -67,9 +71,22 @@ def tuned(
                 f"{label}: {', '.join(names)} chosen among {len(grid)}, vanilla's among other "
                 f"{len(theirs)}: the gain is partly one of tuning."
             )
+    notes += [
+        f"{counted(rows, 'row')}: {', '.join(names)} chosen by {number} of "
+        f"{counted(there, 'seed')}, which ran with all values."
+        for (number, there), rows in by_some.items()
+        if number < there and not seeds
+    ]
     if not chosen:
         return runs.iloc[:0].assign(at_edge=""), notes
     return pd.concat(chosen, ignore_index=True), notes
+
+
+def _with_all(group: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """The runs of those seeds that have one with each of the group's values; all where none has."""
+    values = len(groups(group, names))
+    whole = [runs for _, runs in groups(group, PAIR) if len(runs) == values]
+    return pd.concat(whole) if whole else group
 
 
 def _at_edge(best: tuple, candidates: Sequence[tuple]) -> list[bool]:

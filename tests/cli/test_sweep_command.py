@@ -227,6 +227,9 @@ def test_only_what_dev_images_chose_is_measured_on_the_test_images(swept, tmp_pa
     assert main(["report", str(out), "--tune_seeds=0"]) == 0
     said = capfd.readouterr().out
     assert "0.1*" in said and "0.0001" not in said and "mean dev accuracy of 1 seed;" in said
+    assert main(["report", str(out)]) == 0
+    said = " ".join(capfd.readouterr().out.split())
+    assert "0.1*" in said and "0.0001" not in said and "chosen by 1 of 2 seeds" in said
 
 
 def test_a_run_of_other_settings_in_its_folder_is_not_taken(swept, tmp_path, capfd):

@@ -131,15 +131,16 @@ def test_the_mark_stands_on_what_is_at_its_edge_alone(tmp_path):
 
 
 def test_rates_that_not_every_seed_has_are_not_chosen(tmp_path):
+    """Where no seed has all."""
     for seed in range(2):
         ticket = write_ticket(tmp_path / f"ticket_{seed}", seed)
-        for rate in (0.1, 0.2)[: 2 - seed]:
+        for rate in (0.1, (0.2, 0.4)[seed]):
             more = {"learning_rate": rate, "seed": seed}
             write_run(tmp_path / f"{seed}_{rate}", ticket, test=rate, **more)
             write_run(tmp_path / f"{seed}_{rate}_tost", ticket, "tost", rate, **more)
     chosen, _ = report([tmp_path]).tables
     assert list(chosen.frame.learning_rate) == [0.1, 0.1]
-    assert any("learning_rate 0.2 not to be chosen" in line for line in chosen.about)
+    assert any("learning_rate 0.2, 0.4 not to be chosen" in line for line in chosen.about)
 
 
 def test_some_seeds_choose_for_all(tmp_path):
@@ -167,6 +168,25 @@ def test_some_seeds_choose_for_all(tmp_path):
     assert head(every)[5:8] == ["train", "dev", "test"]
     assert [row[7] for row in cells(every)][::2] == ["–", "–"]
     assert any("2 runs not measured on the test images" in line for line in every.about)
+
+
+def test_seeds_that_have_all_values_choose(tmp_path):
+    """Seed 0, as after two sweeps with --tune_seeds=0, the second with more rates: the others ran
+    with what it chose in each of them, and were best with the first."""
+    for seed in range(3):
+        ticket = write_ticket(tmp_path / f"ticket_{seed}", seed)
+        for recipe, best in (("vanilla", 0.2), ("tost", 0.4)):
+            for rate in (0.1, best) if seed else (0.1, 0.2, 0.4):
+                dev = 0.8 if rate == best else 0.9 if seed else 0.7
+                more = {"learning_rate": rate, "seed": seed, "dev_accuracy": dev}
+                write_run(tmp_path / f"{seed}_{recipe}_{rate}", ticket, recipe, **more)
+    chosen, _ = report([tmp_path]).tables
+    assert [row[3:5] for row in cells(chosen)] == [["0.2", "3"], ["0.4*", "3"]]
+    assert chosen.about[-1] == (
+        "2 rows: learning_rate chosen by 1 of 3 seeds, which ran with all values."
+    )
+    asked, _ = report([tmp_path], tune_seeds=[0]).tables
+    assert cells(asked) == cells(chosen) and "1 of 3 seeds" not in " ".join(asked.about)
 
 
 def test_where_no_value_has_every_seed_nothing_is_chosen(tmp_path):
