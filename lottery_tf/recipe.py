@@ -71,10 +71,7 @@ class Recipe:
 
     def describe(self) -> dict[str, dict[str, Any]]:
         """Name of each tweak → its parameters, as JSON knows them; ``restore`` reads it."""
-        names = {kind: name for name, kind in TWEAKS.items()}
-        return {
-            names.get(type(tweak), type(tweak).__name__): describe(tweak) for tweak in self.tweaks
-        }
+        return {_name_of(tweak): describe(tweak) for tweak in self.tweaks}
 
     @classmethod
     def restore(cls, description: Mapping[str, Mapping[str, Any]]) -> "Recipe":
@@ -98,6 +95,10 @@ class Recipe:
         prepared = put_on(self.tweaks, model, data)
         self._model = model
         return prepared
+
+    def learned(self) -> dict[str, dict[str, Any]]:
+        """Name of each tweak that has learned something in ``prepare`` → what, as JSON knows it."""
+        return {_name_of(tweak): found for tweak in self.tweaks if (found := tweak.learned())}
 
     def loss(self, loss: Any = None) -> Any:
         """The training loss.
@@ -188,6 +189,11 @@ def _check_parameters(settings: Mapping[str, Any]) -> None:
                 f"Expected parameters such as {known[0]} for the recipe's tweaks; there is no "
                 f"'{key}'{nearest(key, known)}."
             )
+
+
+def _name_of(tweak: Tweak) -> str:
+    names = {kind: name for name, kind in TWEAKS.items()}
+    return names.get(type(tweak), type(tweak).__name__)
 
 
 def _tweak_names(name: str) -> tuple[str, ...]:

@@ -101,6 +101,7 @@ def retrain(
     best = values(recipe.finish(model))
     result = {
         **described,
+        **watch.learned,
         "sparsity": ticket.sparsity,
         "sparsity_total": ticket.sparsity_total,
         "nonzero_parameters": nonzero_parameters(finished),
@@ -176,6 +177,7 @@ class _Watch(keras.callbacks.Callback):
     def __init__(self, trainer, recipe, start, checkpoint, on_epoch):
         super().__init__()
         self.trainer, self.recipe = trainer, recipe
+        self.learned = recipe.learned()
         self.start, self.checkpoint = start, checkpoint
         self.on_epoch = on_epoch
         self.rows: list[dict[str, Any]] = []
@@ -210,15 +212,14 @@ class _Watch(keras.callbacks.Callback):
             np.savez(folder / "weights.npz", **values(self.trainer.model))
             np.savez(folder / "best.npz", **self.best_values)
             np.savez(folder / "optimizer.npz", *self.trainer.optimizer_values())
-            write_json(
-                folder / "state.json",
-                {"rows": self.rows, "best": self.best_accuracy, "seconds": self._seconds()},
-            )
+            state = {"rows": self.rows, "best": self.best_accuracy, "seconds": self._seconds()}
+            write_json(folder / "state.json", {**state, "learned": self.learned})
 
     def restore(self, path: Path) -> None:
         state = json.loads((path / "state.json").read_text())
         self.rows, self.best_accuracy = state["rows"], state["best"]
         self.seconds_before = state["seconds"]
+        self.learned = state.get("learned", {})  # older releases kept nothing
         self.best_values = read_arrays(path / "best.npz")
         assign(self.trainer.model, read_arrays(path / "weights.npz"))
         self.trainer.set_optimizer(list(read_arrays(path / "optimizer.npz").values()))

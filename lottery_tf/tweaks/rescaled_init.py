@@ -1,6 +1,7 @@
 """Layer-wise re-scaled initialisation: a learned factor for each weight tensor of a ticket."""
 
 import dataclasses
+import functools
 import math
 import statistics
 from typing import Any, ClassVar
@@ -98,15 +99,24 @@ class RescaledInit(Tweak):
             )
 
     def change(self, model, data=None):
-        found = find_scales(model, data, self).scales
-        chosen = from_chief(np.array(list(found.values())))
-        scales = dict(zip(found, chosen, strict=True))
+        found = find_scales(model, data, self)
+        chosen = from_chief(np.array(list(found.scales.values())))
+        scales = dict(zip(found.scales, chosen.tolist(), strict=True))
+        self._learned.update(scales=scales, loss=list(found.loss), norm=list(found.norm))
         copy = remake(model, copy_layer)
         with copy.distribute_strategy.scope():
             for name, variable in named_variables(copy).items():
                 if name in scales:
                     variable.assign(variable * tf.constant(scales[name], variable.dtype))
         return copy
+
+    def learned(self):
+        """The scales by the names of the variables; the ``loss`` and ``norm`` of ``Scales``."""
+        return dict(self._learned)
+
+    @functools.cached_property
+    def _learned(self) -> dict[str, Any]:
+        return {}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from lottery_tf.errors import UsageError
 from lottery_tf.graph import check_graph
@@ -35,6 +35,11 @@ class Tweak:
           data: a ``tf.data.Dataset`` of training batches, for tweaks that look at them.
         """
         return model
+
+    def learned(self) -> dict[str, Any]:
+        """What the last ``change`` has learned of its model, as JSON knows it: for ``result.json``.
+        Most learn nothing."""
+        return {}
 
     def attach(self, model: keras.Model) -> None:
         """Puts on ``model`` itself what a copy of it would not have; a second time does nothing.

@@ -51,6 +51,13 @@ def test_what_the_files_say(spent):
     ]
     assert result["tweaks"]["soft_activation"]["share"] == 0.75
     assert result["tweaks"]["rescaled_init"]["iterations"] == 2
+    found = result["rescaled_init"]
+    trainable = load_saved_model(spent / "model").trainable_variables
+    assert list(found) == ["scales", "loss", "norm"] and len(found["scales"]) == len(trainable)
+    # Two steps of Adam with a rate of 0.03.
+    farthest = max(abs(scale - 1) for scale in found["scales"].values())
+    assert farthest == pytest.approx(0.06, abs=0.01)
+    assert [len(found[name]) for name in ("loss", "norm")] == [2, 2]
     # Five steps an epoch of which three are behind: 17 steps, in epochs of 5, 5, 5 and 2.
     rows = read_json_lines(spent / "metrics.jsonl")
     assert [row["step"] for row in rows] == [8, 13, 18, 20]
@@ -88,7 +95,10 @@ def test_a_break_in_the_middle_of_the_fade_changes_nothing(
     assert (out / "checkpoint").exists()
     monkeypatch.setattr(rescaled_init, "find_scales", None)
     assert retrain(ticket, out) == 0
-    assert read_json(out / "result.json")["tweaks"] == read_json(spent / "result.json")["tweaks"]
+    result, whole = (read_json(run / "result.json") for run in (out, spent))
+    assert result["tweaks"] == whole["tweaks"]
+    for name, found in whole["rescaled_init"].items():
+        assert result["rescaled_init"][name] == pytest.approx(found, rel=1e-4), name
     one, other = (load_saved_model(run / "model").get_weights() for run in (out, spent))
     for ours, theirs in zip(one, other, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)

@@ -305,7 +305,10 @@ def rescaled():
     before = every_variable(model)
     changed = tweak.change(model, data)
     assert_same(every_variable(model), before)
-    return model, changed, masks, find_scales(model, data, tweak), data
+    found = find_scales(model, data, tweak)
+    told = {"scales": found.scales, "loss": list(found.loss), "norm": list(found.norm)}
+    assert tweak.learned() == told
+    return model, changed, masks, found, data
 
 
 def test_the_weights_are_scaled_and_nothing_else_is_changed(rescaled):
@@ -335,6 +338,20 @@ def test_the_scales_are_for_the_ticket_without_what_fades(rescaled):
         after = values(lt.Recipe(order).prepare(model, data))
         assert len(after) > len(values(changed))
         assert_same({name: after[name] for name in values(changed)}, values(changed))
+
+
+def test_a_recipe_tells_what_was_learned(rescaled):
+    """In its last ``prepare``, and nothing before the first."""
+    model, _, _, found, data = rescaled
+    recipe = lt.Recipe([lt.LabelSmoothing(), RescaledInit(iterations=8)])
+    assert recipe.learned() == {}
+    told = []
+    for read in (data.map(lambda x, y: (2 * x, y)), data):
+        recipe.prepare(model, read)
+        told.append(recipe.learned())
+    assert [list(each) for each in told] == [["rescaled_init"]] * 2
+    other, same = (each["rescaled_init"]["scales"] for each in told)
+    assert same == found.scales != other
 
 
 def test_a_tensor_of_zeros_keeps_its_scale(rescaled):
