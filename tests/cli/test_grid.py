@@ -244,9 +244,9 @@ GRIDS = {
     # four strengths and vanilla; two rates; three networks; three seeds
     "fashion_mnist_ghost_skips": (9, 90),
     # imp of four networks, four masks of ERK and a dense network that the plain one has to learn
-    # from, the others having imp's; nine tickets with six rates, two with seven; nine recipes;
+    # from, the others having imp's; nine tickets with six rates, two with nine; nine recipes;
     # five seeds
-    "standing": (5 * (4 + 4 + 1), 5 * (9 * 6 + 2 * 7) * 9),
+    "standing": (5 * (4 + 4 + 1), 5 * (9 * 6 + 2 * 9) * 9),
 }
 
 
