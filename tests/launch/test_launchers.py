@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import runpy
 import shlex
 import signal
 import subprocess
@@ -10,7 +11,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from networks import chain, layers
+
+import lottery_tf as lt
+from lottery_tf.graph import assign
+from lottery_tf.masks import Masks
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 PYTHON = sys.executable
@@ -216,3 +223,16 @@ def test_what_differs_between_workers_is_an_error(tmp_path):
     assert "worker 1: RuntimeError: Expected random numbers to be the same" in done.stderr
     assert "worker 1 ended with exit code 1" in done.stderr
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("begun", "chief")]
+
+
+def test_the_control_of_the_scale():
+    """Of eight weights of a unit two are left: they are doubled, and what is not masked stays."""
+    model = chain(layers.Dense(1, name="unit"), shape=(8,))
+    assign(model, {"unit/kernel": np.ones((8, 1), np.float32), "unit/bias": np.array([3.0])})
+    mask = np.zeros((8, 1), bool)
+    mask[2:4] = True
+    ticket = lt.Ticket.of(model, Masks({"unit/kernel": mask}))
+    found = runpy.run_path(str(LAUNCH / "scale_control.py"))["scaled"](ticket).weights
+    assert found["unit/kernel"].dtype == np.float32
+    np.testing.assert_array_equal(found["unit/kernel"], 2.0 * mask)
+    np.testing.assert_array_equal(found["unit/bias"], [3.0])
