@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lottery_tf.cli.quiet import quiet_start
 from lottery_tf.experiment import experiment_of
-from lottery_tf.files import read_json, write_json
+from lottery_tf.files import write_json
 from lottery_tf.recipe import Recipe
 from lottery_tf.stages.find import round_folder
 from lottery_tf.stages.retrain import retrain_ticket
@@ -63,8 +63,6 @@ def scaled(ticket: Ticket) -> Ticket:
 def run(args, tickets: dict[int, Path], seed: int, rate: float, test: bool = False) -> dict:
     """The result of one retraining, which is done if it is not there."""
     out = args.runs / f"seed_{seed}_rate_{rate}"
-    if (out / "result.json").is_file() and not test:
-        return read_json(out / "result.json")
     ticket = Ticket.load(tickets[seed])
     experiment = experiment_of(ticket, tickets[seed])
     training = dataclasses.replace(experiment.training, learning_rate=rate)

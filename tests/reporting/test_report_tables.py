@@ -298,19 +298,24 @@ def test_what_is_missing_is_said_and_nothing_invented(tmp_path):
     assert cells(table)[1][6].endswith("(3 pairs)")
 
 
+def report_of_two_draws(tmp_path, runs):
+    """Of a ticket that was found twice; name → which of the two, recipe and test accuracy."""
+    draws = {
+        n: found_with(write_ticket(tmp_path / f"{n}", 0), {"seed": 0, "rounds": n}) for n in (1, 2)
+    }
+    for name, (draw, recipe, test) in runs.items():
+        write_run(tmp_path / "runs" / name, draws[draw], recipe, test)
+    return report([tmp_path / "runs"])
+
+
 def test_a_ticket_that_was_found_twice_counts_once(tmp_path):
     """The second of them has a run more: it is kept, for both recipes."""
-    first, second = (
-        found_with(write_ticket(tmp_path / f"{n}", 0), {"seed": 0, "rounds": n}) for n in (1, 2)
-    )
     runs = {
-        **{"a": (first, "vanilla", 0.1), "b": (second, "vanilla", 0.8)},
-        **{"c": (second, "tost", 0.9), "d": (first, "tost", 0.2)},
-        "e": (second, "label_smoothing", 0.7),
+        **{"a": (1, "vanilla", 0.1), "b": (2, "vanilla", 0.8)},
+        **{"c": (2, "tost", 0.9), "d": (1, "tost", 0.2)},
+        "e": (2, "label_smoothing", 0.7),
     }
-    for name, (ticket, recipe, test) in runs.items():
-        write_run(tmp_path / "runs" / name, ticket, recipe, test)
-    found = report([tmp_path / "runs"])
+    found = report_of_two_draws(tmp_path, runs)
     assert list(found.gathered.runs.run.str[-1]) == ["b", "c", "e"]
     assert "2 runs left out, of the same recipe" in " ".join(found.gathered.notes)
     assert found.tables[0].frame.gain.dropna().round(3).to_list() == [-0.1, 0.1]
@@ -348,17 +353,12 @@ def test_seeds_of_training_on_one_ticket_are_told(tmp_path):
 
 def test_of_a_ticket_that_was_found_twice_that_with_vanilla_is_kept(tmp_path):
     """Though the other has more runs; what only that one has stays, without a partner."""
-    first, second = (
-        found_with(write_ticket(tmp_path / f"{n}", 0), {"seed": 0, "rounds": n}) for n in (1, 2)
-    )
     runs = {
-        **{"a": (first, "vanilla", 0.8), "b": (first, "tost", 0.9)},
-        **{"c": (second, "tost", 0.3), "d": (second, "distillation", 0.7)},
-        "e": (second, "label_smoothing", 0.6),
+        **{"a": (1, "vanilla", 0.8), "b": (1, "tost", 0.9)},
+        **{"c": (2, "tost", 0.3), "d": (2, "distillation", 0.7)},
+        "e": (2, "label_smoothing", 0.6),
     }
-    for name, (ticket, recipe, test) in runs.items():
-        write_run(tmp_path / "runs" / name, ticket, recipe, test)
-    found = report([tmp_path / "runs"])
+    found = report_of_two_draws(tmp_path, runs)
     assert list(found.gathered.runs.run.str[-1]) == ["a", "b", "d", "e"]
     (table,) = found.tables
     assert dict(rows(table, "recipe", "pairs"))["tost"] == 1
