@@ -82,6 +82,9 @@ class HeatMap:
       x, values: what is along the x axis, and what the colours say, with its unit.
       columns, rows: their names.
       cells: a row a row; None where there is nothing.
+      texts: what stands in the cells, and for the colours' scale; empty for the numbers.
+      ends: the numbers of the first and the last colour; about 0, those below and above it have
+        colours of their own.
     """
 
     name: str
@@ -91,6 +94,13 @@ class HeatMap:
     columns: Sequence[str]
     rows: Sequence[str]
     cells: Sequence[Numbers]
+    texts: Sequence[Sequence[str]] = ()
+    ends: tuple[float, float] = (0, 100)
+
+    @property
+    def signed(self) -> bool:
+        """Whether 0 is in the middle of the colours."""
+        return self.ends[0] == -self.ends[1]
 
 
 @dataclasses.dataclass(frozen=True)

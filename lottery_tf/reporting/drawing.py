@@ -37,7 +37,9 @@ STYLES = (
     Style("#cc79a7", "X", "-", "x", "solid"),
     Style("#a59a00", "*", "--", "star", "dash"),
 )
-COLOURS = "cividis"  # of heat maps; even in grey and to the colour-blind
+# Of heat maps, by Plotly's and matplotlib's names; the colour-blind can tell both, and in grey the
+# first is even.
+COLOURS, SIGNED_COLOURS = "cividis", "RdBu"
 
 
 def style(number: int) -> Style:
@@ -124,24 +126,32 @@ def _series(axes, series: Series, form: str) -> None:
 
 def _heat_map(heat: HeatMap) -> Figure:
     columns, rows = len(heat.columns), len(heat.rows)
-    label = max(map(len, heat.rows))
-    figure = Figure(figsize=(2.5 + 0.09 * label + 0.7 * columns, 1.8 + 0.26 * rows))
+    label, turned = max(map(len, heat.rows)), columns > 4
+    below = 0.055 * max(map(len, heat.columns)) if turned else 0.2
+    figure = Figure(figsize=(2.5 + 0.09 * label + 0.7 * columns, 1.6 + below + 0.26 * rows))
     figure.set_layout_engine("constrained")
     axes = figure.subplots()
     cells = [_floats(row) for row in heat.cells]
-    image = axes.imshow(cells, cmap=COLOURS, vmin=0, vmax=100, aspect="auto")
-    axes.set_xticks(range(columns), heat.columns, rotation=45 if columns > 4 else 0)
+    low, high = heat.ends
+    colours = SIGNED_COLOURS if heat.signed else COLOURS
+    image = axes.imshow(cells, cmap=colours, vmin=low, vmax=high, aspect="auto")
+    slope = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if turned else {}
+    axes.set_xticks(range(columns), heat.columns, fontsize="small", **slope)
     axes.set_yticks(range(rows), heat.rows, fontsize="small")
     axes.set_xlabel(heat.x)
     for row, values in enumerate(cells):
         for column, value in enumerate(values):
             if value == value:
-                colour = "black" if value > 50 else "white"
+                text = heat.texts[row][column] if heat.texts else f"{value:.1f}"
+                place = (value - low) / (high - low)
+                light = 0.2 < place < 0.8 if heat.signed else place > 0.5
                 axes.text(
-                    *(column, row, f"{value:.1f}"),
-                    **{"color": colour, "ha": "center", "va": "center", "fontsize": 7},
+                    *(column, row, text),
+                    **{"color": "black" if light else "white", "fontsize": 7},
+                    **{"ha": "center", "va": "center"},
                 )
-    figure.colorbar(image, label=heat.values)
+    if not heat.texts:
+        figure.colorbar(image, label=heat.values)
     return figure
 
 

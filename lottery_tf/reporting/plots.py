@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lottery_tf.reporting.charts import Chart, HeatMap, Panel, Series
-from lottery_tf.reporting.drawing import COLOURS, style
+from lottery_tf.reporting.drawing import COLOURS, SIGNED_COLOURS, style
 
 _PANEL, _ROW = 300, 22  # pixels
 _MOST_NUMBERS = 6  # columns of a heat map that leave room for numbers
@@ -84,19 +84,22 @@ def _traces(series: Series, panel: Panel, first: bool) -> list[go.Scatter]:
 
 def _heat_map(heat: HeatMap) -> go.Figure:
     cells = [list(row) for row in heat.cells]
-    numbers = "%{z:.1f}" if len(heat.columns) <= _MOST_NUMBERS else None
+    numbers = "%{text}" if heat.texts else "%{z:.1f}"
+    wide = len(heat.columns) > _MOST_NUMBERS and not heat.texts
     trace = go.Heatmap(
         x=list(heat.columns),
         y=list(heat.rows),
         z=cells,
-        zmin=0,
-        zmax=100,
+        zmin=heat.ends[0],
+        zmax=heat.ends[1],
+        text=heat.texts or None,
+        showscale=not heat.texts,
         xgap=1,
         ygap=1,
-        colorscale=COLOURS,
+        colorscale=SIGNED_COLOURS if heat.signed else COLOURS,
         colorbar={"title": {"text": heat.values, "side": "right"}, "thickness": 12},
-        texttemplate=numbers,
-        hovertemplate="%{y}: %{z:.2f} % at %{x}<extra></extra>",
+        texttemplate=None if wide else numbers,
+        hovertemplate="%{y}: %{z:.2f} at %{x}<extra></extra>",
     )
     figure = go.Figure(trace)
     figure.update_layout(height=130 + _ROW * max(len(heat.rows), 6))

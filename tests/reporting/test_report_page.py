@@ -11,6 +11,7 @@ from report_runs import write_run, write_study, write_ticket
 
 from lottery_tf.reporting import report, write
 from lottery_tf.reporting.charts import Chart, side_by_side
+from lottery_tf.reporting.figures import Figures
 
 CHROMIUM = shutil.which("chromium")
 
@@ -42,6 +43,8 @@ async function read() {
   seen.themes = [background()];
   click("#theme");
   seen.themes.push(background(), chart.layout.paper_bgcolor);
+  seen.maps = each(".heatmaplayer", layer => [...layer.querySelectorAll(".heatmap-label")]
+    .map(label => label.textContent));
   seen.buttons = each("#chart1 .modebar-btn", button => button.dataset.title);
   seen.wide = document.documentElement.scrollWidth > innerWidth;
 }
@@ -146,6 +149,43 @@ def test_one_recipe_of_several_methods_is_compared_by_method(tmp_path):
     drawn = (tmp_path / "page" / "accuracy.svg").read_text()
     assert "<!-- imp -->" in drawn and "<!-- snip -->" in drawn
     assert not (tmp_path / "page" / "gain.svg").exists()
+
+
+@pytest.fixture
+def two_methods(tmp_path):
+    """Three seeds of IMP and SNIP; tost gains 4, 5, 6 points and -3, 1, 2, soft units -0.04."""
+    for seed in range(3):
+        for method, gains in {"imp": (4, 5, 6), "snip": (-3, 1, 2)}.items():
+            folder = tmp_path / "runs" / f"{method}_{seed}"
+            ticket = write_ticket(folder / "ticket", seed, method=method)
+            write_run(folder / "vanilla", ticket, seed=seed)
+            write_run(folder / "tost", ticket, "tost", 0.8 + gains[seed] / 100, seed=seed)
+            if method == "imp":
+                write_run(folder / "soft", ticket, "soft_activation", 0.7996, seed=seed)
+    return report([tmp_path / "runs"])
+
+
+def test_gains_of_several_recipes_are_a_map(tmp_path, two_methods):
+    (heat,) = next(
+        s.figures for s in Figures(two_methods, {}).sections() if s.title == "Where it gains"
+    )
+    assert (heat.rows, heat.columns) == (
+        ["imp, 75.00 %", "snip, 75.00 %"],
+        ["soft_activation", "tost"],
+    )
+    # Where all differences are one the interval is unknown; there is no -0.0.
+    assert heat.texts == [["(+0.0)", "+5.0"], ["", "(+0.0)"]]
+    assert heat.cells == [[pytest.approx(-0.04), pytest.approx(5)], [None, pytest.approx(0)]]
+    write(two_methods, tmp_path / "page.html", flops=False)
+    assert "<!-- +5.0 -->" in (tmp_path / "page" / "gain_map.svg").read_text()
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no chromium here (.ci/run installs it)")
+def test_the_map_in_a_browser(tmp_path, two_methods):
+    write(two_methods, tmp_path / "page.html", flops=False)
+    seen, console = opened(tmp_path / "page.html")
+    assert not console and "error" not in seen
+    assert seen["drawn"][2] == 1 and seen["maps"][0] == ["(+0.0)", "+5.0", "(+0.0)"]
 
 
 def test_many_sparsities_have_room():
