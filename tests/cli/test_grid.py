@@ -247,6 +247,8 @@ GRIDS = {
     # from, the others having imp's; nine tickets with six rates, two with nine; nine recipes;
     # five seeds
     "standing": (5 * (4 + 4 + 1), 5 * (9 * 6 + 2 * 9) * 9),
+    # a mask of ERK and a dense network to learn from; vanilla and five recipes; twenty seeds
+    "standing_confirmed": (40, 120),
 }
 
 
