@@ -49,9 +49,10 @@ class Figures:
         own = [name for name in free if name in of_tweaks or name == _CONTROL]
         shared = [name for name in free if name not in own]
         self._by = ["recipe", *own]
-        self._facets = ["method", *shared]
+        facets = ["method", *shared]
         if len(groups(table.frame, self._by)) == 1:
-            self._by, self._facets = ["method"], shared
+            self._by, facets = ["method"], shared
+        self._facets = _telling(table.frame, facets)
         labels = {key(row, self._by): None for _, row in table.frame.iterrows()}
         ordered = sorted(labels, key=lambda label: (recipe_order(label[0]), str(label[1:])))
         first = int(ordered[0][0] != VANILLA)  # the first style is vanilla's alone
@@ -239,6 +240,15 @@ class Figures:
         """The runs of some rows of the table."""
         kind = ["recipe", "method", "sparsity", *self.table.settings]
         return pd.concat([self._runs[key(row, kind)] for _, row in rows.iterrows()])
+
+
+def _telling(frame: pd.DataFrame, columns: Sequence[str]) -> list[str]:
+    """The first of the columns, and those that tell rows apart which the ones before do not."""
+    telling = list(columns[:1])
+    for name in columns[1:]:
+        if len(groups(frame, [*telling, name])) > len(groups(frame, telling)):
+            telling.append(name)
+    return telling
 
 
 def _label(values: tuple, columns: Sequence[str], every: Sequence[tuple]) -> str:

@@ -165,6 +165,22 @@ def two_methods(tmp_path):
     return report([tmp_path / "runs"])
 
 
+def test_titles_have_what_tells_figures_apart(tmp_path):
+    for number, dataset in enumerate(("digits", "idx")):
+        for model in ("lenet", "conv4")[: number + 1]:
+            # Images and their number go together.
+            more = {"dataset": dataset, "train_examples": 100 * (number + 1), "model": model}
+            folder = tmp_path / "runs" / f"{dataset}_{model}"
+            write_run(folder / "run", write_ticket(folder / "ticket", 0), **more)
+    sections = Figures(report([tmp_path / "runs"]), {}).sections()
+    titles = [figure.title for figure in sections[0].figures]
+    assert titles == [
+        "dataset digits, model lenet",
+        "dataset idx, model conv4",
+        "dataset idx, model lenet",
+    ]
+
+
 def test_gains_of_several_recipes_are_a_map(tmp_path, two_methods):
     (heat,) = next(
         s.figures for s in Figures(two_methods, {}).sections() if s.title == "Where it gains"
