@@ -133,9 +133,9 @@ def _trials_of_cell(flags: Parsed) -> Iterator[RetrainTrial]:
             raise UsageError(
                 "Expected --dev_share above 0 with --tune, which chooses on dev images."
             )
+        retrained_with = [(chosen, _with(found_with, chosen)) for chosen in _combinations(tune)]
         for found, number, dense in _tickets(found_with, grid, _said(varied, without=of_tweaks)):
-            for recipe, chosen in itertools.product(recipes, _combinations(tune)):
-                own = _with(found_with, chosen)
+            for recipe, (chosen, own) in itertools.product(recipes, retrained_with):
                 experiment = _experiment(own)
                 parameters = dataclasses.asdict(own.settings(TweakSettings))
                 lacks_teacher = _lacks_teacher(Recipe(recipe, parameters))
