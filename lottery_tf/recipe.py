@@ -1,6 +1,7 @@
 """Recipes: how a ticket is retrained, as a list of tweaks."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -162,6 +163,7 @@ class Recipe:
         return strip(model)
 
 
+@functools.cache
 def tweak_settings() -> type:
     """A dataclass with the parameters of all tweaks, each named ``<tweak>_<parameter>``."""
     return dataclasses.make_dataclass(
