@@ -79,7 +79,7 @@ class HeatMap:
 
     Attributes:
       name, title: as those of a ``Chart``.
-      x, values: what is along the x axis, and what the colours say, with its unit.
+      x, values: what is along the x axis, and what the colours say, its unit last (``pruned, %``).
       columns, rows: their names.
       cells: a row a row; None where there is nothing.
       texts: what stands in the cells, and for the colours' scale; empty for the numbers.

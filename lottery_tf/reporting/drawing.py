@@ -145,10 +145,10 @@ def _heat_map(heat: HeatMap) -> Figure:
                 text = heat.texts[row][column] if heat.texts else f"{value:.1f}"
                 place = (value - low) / (high - low)
                 light = 0.2 < place < 0.8 if heat.signed else place > 0.5
+                colour = "black" if light else "white"
                 axes.text(
                     *(column, row, text),
-                    **{"color": "black" if light else "white", "fontsize": 7},
-                    **{"ha": "center", "va": "center"},
+                    **{"color": colour, "ha": "center", "va": "center", "fontsize": 7},
                 )
     if not heat.texts:
         figure.colorbar(image, label=heat.values)

@@ -76,7 +76,7 @@ class Figures:
             Section(
                 "Where it gains",
                 "Mean gain over vanilla on the same tickets, in points; in brackets where its 95 % "
-                f"interval, not corrected, has 0 in it or is unknown. The deepest colours: "
+                "interval, not corrected, has 0 in it or is unknown. The deepest colours: "
                 f"{_MOST_GAIN:g} points and more.",
                 self._map(),
             ),
@@ -163,12 +163,12 @@ class Figures:
         rows, cells, texts = [], [], []
         for values, facet in groups(self.table.frame, self._facets):
             for sparsity, own in facet.groupby("sparsity"):
-                of = {key(row, self._by): row for _, row in own.iterrows()}
-                found = [
-                    (of[label]["gain"], _gain_text(of[label])) if label in of else (math.nan, "")
-                    for label in labels
-                ]
-                cells.append([_number(100 * gain) for gain, _ in found])
+                gains = {
+                    key(row, self._by): (_number(100 * row["gain"]), _gain_text(row))
+                    for _, row in own.iterrows()
+                }
+                found = [gains.get(label, (None, "")) for label in labels]
+                cells.append([gain for gain, _ in found])
                 texts.append([text for _, text in found])
                 rows.append(", ".join([*_words(self._facets, values), f"{100 * sparsity:.2f} %"]))
         if min(len(labels), len(rows)) < 2 or not any(map(any, texts)):

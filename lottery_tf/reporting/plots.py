@@ -84,8 +84,8 @@ def _traces(series: Series, panel: Panel, first: bool) -> list[go.Scatter]:
 
 def _heat_map(heat: HeatMap) -> go.Figure:
     cells = [list(row) for row in heat.cells]
-    numbers = "%{text}" if heat.texts else "%{z:.1f}"
-    wide = len(heat.columns) > _MOST_NUMBERS and not heat.texts
+    numbers = "%{z:.1f}" if len(heat.columns) <= _MOST_NUMBERS else None
+    unit = heat.values.split(", ")[-1]
     trace = go.Heatmap(
         x=list(heat.columns),
         y=list(heat.rows),
@@ -98,8 +98,8 @@ def _heat_map(heat: HeatMap) -> go.Figure:
         ygap=1,
         colorscale=SIGNED_COLOURS if heat.signed else COLOURS,
         colorbar={"title": {"text": heat.values, "side": "right"}, "thickness": 12},
-        texttemplate=None if wide else numbers,
-        hovertemplate="%{y}: %{z:.2f} at %{x}<extra></extra>",
+        texttemplate="%{text}" if heat.texts else numbers,
+        hovertemplate=f"%{{y}}: %{{z:.2f}} {unit} at %{{x}}<extra></extra>",
     )
     figure = go.Figure(trace)
     figure.update_layout(height=130 + _ROW * max(len(heat.rows), 6))
