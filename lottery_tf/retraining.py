@@ -89,11 +89,12 @@ def retrain(
     first_step = ticket.info.get("rewind_step", 0)
     last_step = training.steps(steps_per_epoch)
     trainer.reset(first_step)
-    watch = _Watch(trainer, recipe, start, checkpoint, on_epoch)
+    dev = data.batches("dev") if len(data.dev) else None
+    watch = _Watch(trainer, recipe, start, checkpoint, on_epoch, dev is not None)
     if resumed:
         watch.restore(checkpoint)
-    dev = data.batches("dev") if len(data.dev) else None
-    trainer.fit(last_step, [*recipe.callbacks(last_step - first_step), watch], dev)
+    callbacks = [*recipe.callbacks(last_step - first_step), watch]
+    trainer.fit(last_step, callbacks, dev, training.validation_freq)
 
     finished = compiled_for_evaluation(recipe.finish(model))
     check_same("trained weights", values(finished).values())
@@ -174,12 +175,12 @@ class _Watch(keras.callbacks.Callback):
 
     seconds_between_checkpoints = 30
 
-    def __init__(self, trainer, recipe, start, checkpoint, on_epoch):
+    def __init__(self, trainer, recipe, start, checkpoint, on_epoch, has_dev):
         super().__init__()
         self.trainer, self.recipe = trainer, recipe
         self.learned = recipe.learned()
         self.start, self.checkpoint = start, checkpoint
-        self.on_epoch = on_epoch
+        self.on_epoch, self.has_dev = on_epoch, has_dev
         self.rows: list[dict[str, Any]] = []
         self.best_accuracy, self.best_values = -1.0, values(trainer.model)
         self.seconds_before = 0.0
@@ -196,8 +197,9 @@ class _Watch(keras.callbacks.Callback):
                 "seconds": round(self._seconds(), 3),
             }
         )
-        # Without a dev split the last epoch counts.
-        accuracy = named.get("dev_accuracy", self.best_accuracy + 1)
+        # Without a dev split the last epoch counts; with one, no epoch that did not look at it.
+        unseen = -1.0 if self.has_dev else self.best_accuracy + 1
+        accuracy = named.get("dev_accuracy", unseen)
         if accuracy > self.best_accuracy and self.recipe.progress(self.trainer.model) >= 1:
             self.best_accuracy = accuracy
             self.best_values = values(self.trainer.model)

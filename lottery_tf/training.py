@@ -88,6 +88,9 @@ class TrainingSettings:
         "compile with XLA; default: on one device, models without convolutions, which get faster",
     )
     steps_per_execution: int = setting(50, "steps that run between two looks from Python")
+    validation_freq: int = setting(
+        1, "epochs of a retraining from one look at the dev images to the next; the last has one"
+    )
     precision: str = setting(
         "float32",
         "what the layers compute in while they are trained; weights and tickets are float32",
@@ -110,6 +113,7 @@ class TrainingSettings:
             ("decay", 0 < self.decay <= 1, "in (0, 1]"),
             ("weight_decay", self.weight_decay >= 0, "of 0 or more"),
             ("steps_per_execution", self.steps_per_execution >= 1, "of 1 or more"),
+            ("validation_freq", self.validation_freq >= 1, "of 1 or more"),
             ("seed", 0 <= self.seed < 2**32, "from 0 to 2**32 - 1"),
         ):
             if not good:
@@ -254,21 +258,27 @@ class Trainer:
         stop: int,
         callbacks: Sequence[keras.callbacks.Callback] = (),
         validation_data: tf.data.Dataset | None = None,
+        validation_freq: int = 1,
     ) -> None:
         """Trains from the present step to step ``stop``.
 
         Epochs are counted from the present step; the last one is shorter where the rest of the
-        steps does not fill it.
+        steps does not fill it. ``validation_data`` are looked at in the last epoch and, going back
+        from it, in every ``validation_freq``-th, so that a resumed training looks where it would
+        have looked.
         """
         epochs, rest = divmod(stop - self.step, self.steps_per_epoch)
-        for count, steps in ((epochs, self.steps_per_epoch), (1, rest)):
+        for count, steps, behind in ((epochs, self.steps_per_epoch, rest > 0), (1, rest, 0)):
             if count and steps:
+                backwards = range(count + behind, 0, -validation_freq)
+                looks = [epoch for epoch in backwards if epoch <= count]
                 self.model.fit(
                     self.stream(self.step),
                     epochs=count,
                     steps_per_epoch=steps,
                     callbacks=list(callbacks),
-                    validation_data=validation_data,
+                    validation_data=validation_data if looks else None,
+                    validation_freq=looks or 1,
                     verbose=0,
                 )
 

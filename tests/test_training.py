@@ -87,6 +87,7 @@ def test_optimizer_round_trip(kind):
         ({"weight_decay": -1.0}, "0 or more"),
         ({"seed": -1}, "--seed"),
         ({"steps_per_execution": 0}, "1 or more"),
+        ({"validation_freq": 0}, "1 or more"),
     ],
 )
 def test_settings_out_of_range(flags, message):
@@ -122,10 +123,12 @@ def small_trainer(**options):
 class Steps(keras.callbacks.Callback):
     def __init__(self):
         super().__init__()
-        self.epochs = []
+        self.epochs, self.looks = [], []
 
     def on_epoch_end(self, epoch, logs=None):
         self.epochs.append(int(self.model.optimizer.iterations))
+        if "val_loss" in logs:
+            self.looks.append(self.epochs[-1])
 
 
 @pytest.mark.parametrize("steps_per_execution", [1, 3])
@@ -137,6 +140,27 @@ def test_training_starts_and_stops_at_any_step(steps_per_execution):
     assert trainer.step == 19
     assert steps.epochs == [12, 17, 19]
     assert seen[0] == 7 and set(range(7, 19)) <= set(seen)
+
+
+@pytest.mark.parametrize(
+    ("stop", "freq", "looks"),
+    [
+        (25, 1, [5, 10, 15, 20, 25]),
+        (25, 2, [5, 15, 25]),
+        (27, 2, [10, 20, 27]),
+        (27, 9, [27]),
+        (25, 5, [25]),
+    ],
+)
+def test_epochs_that_look_at_dev_images_are_counted_from_the_last(stop, freq, looks):
+    dev = tf.data.Dataset.from_tensors((np.ones((1, 1)), np.ones((1, 1))))
+    for resumed_at in (0, 5, 15):
+        trainer, _ = small_trainer()
+        steps = Steps()
+        trainer.reset(resumed_at)
+        trainer.fit(stop, [steps], dev, freq)
+        assert trainer.step == stop
+        assert steps.looks == [step for step in looks if step > resumed_at]
 
 
 def test_training_in_two_parts_is_training_in_one():

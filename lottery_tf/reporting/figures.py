@@ -185,7 +185,8 @@ class Figures:
                 means, missing = mean_epochs(self._members(own)["run"])
                 self._missing["metrics.jsonl"] += missing
                 for name, mean in means.items():
-                    series = Series(text, style, list(mean.index), [_number(m) for m in mean])
+                    mean = mean.dropna()  # not every epoch need have looked at the dev images
+                    series = Series(text, style, list(mean.index), list(mean))
                     curves.setdefault(name, []).append(series)
             if curves:
                 panels = [Panel(y, curves[n]) for n, (y, _) in CURVES.items() if n in curves]

@@ -32,8 +32,8 @@ def ticket(tmp_path_factory):
     return out / "tickets" / "round_01"
 
 
-def retrain(ticket, out):
-    return main(["retrain", f"--ticket={ticket}", *FLAGS, f"--out={out}"])
+def retrain(ticket, out, *more):
+    return main(["retrain", f"--ticket={ticket}", *FLAGS, *more, f"--out={out}"])
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +83,19 @@ def test_the_best_epoch_on_dev_is_one_after_the_fades(spent):
     rows = read_json_lines(spent / "metrics.jsonl")
     best = max(row["dev_accuracy"] for row in rows[2:])
     assert read_json(spent / "result.json")["best_dev_accuracy"] == pytest.approx(best)
+
+
+@pytest.mark.parametrize(("freq", "looks"), [(2, [2, 4]), (9, [4])])
+def test_looking_less_often_at_dev_images_trains_the_same(ticket, spent, tmp_path, freq, looks):
+    assert retrain(ticket, tmp_path, f"--validation_freq={freq}") == 0
+    rows, all_rows = (read_json_lines(run / "metrics.jsonl") for run in (tmp_path, spent))
+    assert [row["epoch"] for row in rows if "dev_accuracy" in row] == looks
+    assert [row["loss"] for row in rows] == [row["loss"] for row in all_rows]
+    result, every = (read_json(run / "result.json") for run in (tmp_path, spent))
+    # The fades end in epoch 3: of the epochs that looked only the last may be the best.
+    last = result["dev_accuracy"], result["test_accuracy"]
+    assert last == (every["dev_accuracy"], every["test_accuracy"])
+    assert (result["best_dev_accuracy"], result["best_dev_test_accuracy"]) == pytest.approx(last)
 
 
 def test_a_break_in_the_middle_of_the_fade_changes_nothing(

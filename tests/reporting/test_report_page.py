@@ -141,6 +141,19 @@ def test_files_that_are_missing_are_in_no_figure(tmp_path, lines):
         assert words in " ".join(lines) and words in (tmp_path / "page.html").read_text()
 
 
+def test_epochs_that_did_not_look_at_dev_images_are_no_gaps(tmp_path):
+    folder = write_run(tmp_path / "runs" / "run", write_ticket(tmp_path / "runs" / "ticket", 0))
+    rows = [{"epoch": epoch, "accuracy": epoch / 10} for epoch in range(1, 5)]
+    for row in rows[1::2]:
+        row["dev_accuracy"] = row["accuracy"] / 2
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sections = Figures(report([tmp_path / "runs"]), {}).sections()
+    (training,) = (figure for s in sections for figure in s.figures if "training" in figure.name)
+    dev, train = (panel.series[0] for panel in training.panels)
+    assert (dev.x, dev.y) == ([2, 4], pytest.approx([10, 20]))
+    assert (train.x, train.y) == ([1, 2, 3, 4], pytest.approx([10, 20, 30, 40]))
+
+
 def test_one_recipe_of_several_methods_is_compared_by_method(tmp_path):
     for method in ("imp", "snip"):
         ticket = write_ticket(tmp_path / "runs" / method, 0, method=method)
