@@ -243,9 +243,9 @@ GRIDS = {
     "fashion_mnist_rescaled_init": (5, 20),
     # four strengths and vanilla; two rates; three networks; three seeds
     "fashion_mnist_ghost_skips": (9, 90),
-    # imp of four networks, four masks of ERK and two dense networks to learn from, the others having
-    # imp's; seven tickets with seven rates, two with nine, two with six;
-    # nine recipes; five seeds
+    # imp of four networks, four masks of ERK and two dense networks to learn from, the others
+    # having imp's; seven tickets with seven rates, two with nine, two with six; nine recipes;
+    # five seeds
     "standing": (5 * (4 + 4 + 2), 5 * (7 * 7 + 2 * 9 + 2 * 6) * 9),
     # a mask of ERK and a dense network to learn from; vanilla and five recipes; twenty seeds
     "standing_confirmed": (40, 120),
