@@ -198,8 +198,7 @@ class _Watch(keras.callbacks.Callback):
             }
         )
         # Without a dev split the last epoch counts; with one, no epoch that did not look at it.
-        unseen = -1.0 if self.has_dev else self.best_accuracy + 1
-        accuracy = named.get("dev_accuracy", unseen)
+        accuracy = named.get("dev_accuracy", -1.0 if self.has_dev else self.best_accuracy + 1)
         if accuracy > self.best_accuracy and self.recipe.progress(self.trainer.model) >= 1:
             self.best_accuracy = accuracy
             self.best_values = values(self.trainer.model)

@@ -268,10 +268,10 @@ class Trainer:
         have looked.
         """
         epochs, rest = divmod(stop - self.step, self.steps_per_epoch)
-        for count, steps, behind in ((epochs, self.steps_per_epoch, rest > 0), (1, rest, 0)):
+        for count, steps, after in ((epochs, self.steps_per_epoch, rest > 0), (1, rest, 0)):
             if count and steps:
-                backwards = range(count + behind, 0, -validation_freq)
-                looks = [epoch for epoch in backwards if epoch <= count]
+                last = count + after
+                looks = [n for n in range(1, count + 1) if (last - n) % validation_freq == 0]
                 self.model.fit(
                     self.stream(self.step),
                     epochs=count,
