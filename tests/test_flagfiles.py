@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 import lottery_tf as lt
 from lottery_tf import data
@@ -125,3 +126,8 @@ def test_mobilenet_s_depthwise_kernels_are_pruned_with_the_rest():
     model = lt.models.create("mobilenet", (32, 32, 3), 10, width=2)
     names = prunable_weights(model, experiment.prunable)
     assert sum("depthwise" in name for name in names) == 13 and len(names) == 13 + 13 + 1
+
+
+def test_the_paper_s_grid_has_a_cell_a_row():
+    grid = yaml.safe_load((ROOT / "flags" / "paper.yaml").read_text())
+    assert grid["cells"] == {name: {"flagfile": f"{name}.cfg"} for name in GRID}

@@ -237,6 +237,8 @@ def test_parts_of_a_file_share_their_runs(file):
 
 
 GRIDS = {
+    # imp of twelve networks, whose dense ones teach; three sparsities, eight recipes; three seeds
+    "paper": (36, 12 * 3 * 8 * 3),
     # imp once for three sparsities, eight methods for each; two recipes; three seeds
     "fashion_mnist_masks": (75, 162),
     # vanilla and three searches; five seeds
