@@ -29,19 +29,25 @@ def settings_of(config: Mapping[str, Any], found_with: Mapping[str, Any]) -> Set
     """The settings of a retrain run.
 
     Args:
-      config: its ``config.json``. Of a folder that is the dataset, and of a teacher, the name
-        counts, wherever it lies.
+      config: its ``config.json``. Of a teacher, and of a folder that is the dataset, the name
+        counts, wherever it lies: the dataset is ``"idx fashion_mnist"``.
       found_with: the settings of its ticket's own run; empty where they are unknown.
     """
+    config, found_with = _with_folder(config), _with_folder(found_with)
     of = {(RUN, name): v for name, v in config.items() if name not in _PLACES_AND_SEEDS}
-    if config.get("dataset") in FOLDER_IS_DATASET and config.get("data_dir"):
-        of[RUN, "data_dir"] = Path(config["data_dir"]).name
     for tweak, parameters in config.get("tweaks", {}).items():
         of |= {(tweak, name): v for name, v in parameters.items() if name != "teacher"}
     if config.get("teacher"):
         of["distillation", "teacher"] = Path(config["teacher"]).name
     none = _PLACES_AND_SEEDS | _SAID_BY_TICKETS
     return of | {(TICKET, name): v for name, v in found_with.items() if name not in none}
+
+
+def _with_folder(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    dataset, folder = settings.get("dataset"), settings.get("data_dir")
+    if dataset not in FOLDER_IS_DATASET or not folder:
+        return settings
+    return {**settings, "dataset": f"{dataset} {Path(folder).name}"}
 
 
 def column(setting: tuple[str, str]) -> str:
@@ -69,7 +75,7 @@ def fill_in_defaults(runs: Sequence[Settings]) -> None:
     known |= {name: defaults(tweak) for name, tweak in TWEAKS.items()}
     for run, has in zip(runs, parts, strict=True):
         for part, name in lacking:
-            if part in has and name in known.get(part, ()) and name != "data_dir":
+            if part in has and name in known.get(part, ()):
                 run.setdefault((part, name), known[part][name])
 
 

@@ -246,10 +246,12 @@ def test_a_folder_that_is_the_dataset_is_a_setting():
 
     assert {*FOLDER_IS_DATASET, "tiny_imagenet"} == {*FOLDERS}
     for dataset in FOLDER_IS_DATASET:
-        config = {"dataset": dataset, "data_dir": "/home/me/fonts"}
-        assert settings_of(config, {})["run", "data_dir"] == "fonts"
+        mine = {"dataset": dataset, "data_dir": "/home/me/sets"}
+        found = settings_of(mine, found_with=mine | {"data_dir": "/home/you/sets"})
+        assert {*found} == {("run", "dataset"), ("ticket", "dataset")}
+        assert {*found.values()} == {f"{dataset} sets"}
     config = {"dataset": "tiny_imagenet", "data_dir": "/home/me/tiny-imagenet-200"}
-    assert ("run", "data_dir") not in settings_of(config, {})
+    assert settings_of(config, {}) == {("run", "dataset"): "tiny_imagenet"}
 
 
 def test_sparsities_that_hardly_differ_are_one(tmp_path):
