@@ -51,9 +51,9 @@ def tuned(
         pairs = {key(row, PAIR) for _, row in group.iterrows()}
         candidates = dict(sorted(groups(group, names), key=lambda one: order(one[0])))
         complete = {v: part for v, part in candidates.items() if len(part) == len(pairs)}
-        if incomplete := [", ".join(map(str, v)) for v in candidates if v not in complete]:
+        if incomplete := [values for values in candidates if values not in complete]:
             notes.append(
-                f"{label}: {', '.join(names)} {some(incomplete)} not to be chosen; runs of some "
+                f"{label}: {', '.join(names)} {_tried(incomplete)} not to be chosen; runs of some "
                 "seeds are missing."
             )
         if complete:
@@ -61,15 +61,15 @@ def tuned(
             edges = _at_edge(best, list(complete))
             at_edge = ",".join(n for n, edge in zip(names, edges, strict=True) if edge)
             chosen.append(whole[kind + best].assign(at_edge=at_edge))
-            grids[kind] = label, set(complete)
+            grids[kind] = label, list(complete)
             by_some[len(pairs), there] += 1
     for kind, (label, grid) in grids.items():
         partner = tuple(of_vanilla.get(n, v) for n, v in zip(others, kind, strict=True))
         theirs = grids[partner][1] if partner in grids else grid
         if theirs != grid:
             notes.append(
-                f"{label}: {', '.join(names)} chosen among {len(grid)}, vanilla's among other "
-                f"{len(theirs)}: the gain is partly one of tuning."
+                f"{label}: {', '.join(names)} {_tried(grid)} tried, with vanilla {_tried(theirs)}: "
+                "the gain is partly one of tuning."
             )
     notes += [
         f"{counted(rows, 'row')}: {', '.join(names)} chosen by {number} of "
@@ -80,6 +80,10 @@ def tuned(
     if not chosen:
         return runs.iloc[:0].assign(at_edge=""), notes
     return pd.concat(chosen, ignore_index=True), notes
+
+
+def _tried(values: Sequence[tuple]) -> str:
+    return some([", ".join(map(str, each)) for each in values])
 
 
 def _with_all(group: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:

@@ -143,6 +143,19 @@ def test_rates_that_not_every_seed_has_are_not_chosen(tmp_path):
     assert any("learning_rate 0.2, 0.4 not to be chosen" in line for line in chosen.about)
 
 
+def test_a_recipe_for_which_other_rates_were_tried_than_for_vanilla_is_named(tmp_path):
+    ticket = write_ticket(tmp_path / "ticket", 0)
+    tried = {"vanilla": (0.1,), "tost": (0.2, 0.1), "label_smoothing": (0.1,)}
+    for recipe, rates in tried.items():
+        for rate in rates:
+            write_run(tmp_path / f"{recipe}_{rate}", ticket, recipe, learning_rate=rate)
+    chosen, _ = report([tmp_path]).tables
+    assert [line for line in chosen.about if "tuning" in line] == [
+        "tost, imp, 75.00 %: learning_rate 0.1, 0.2 tried, with vanilla 0.1: the gain is partly "
+        "one of tuning."
+    ]
+
+
 def test_some_seeds_choose_for_all(tmp_path):
     """Seed 0 ran with both rates, and only the better ran with seed 1 and was tested at all."""
     for seed, rate, dev, test in ((0, 0.1, 0.7, None), (0, 0.2, 0.9, 0.6), (1, 0.2, 0.9, 0.8)):
