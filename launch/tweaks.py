@@ -11,12 +11,7 @@ gain.png. An interrupted study goes on where it was.
         --width=32
 
 DIR holds the four IDX files of Fashion-MNIST. About three hours on two cores at width 16, some ten
-hours at width 32. A row of the paper's grid, on a GPU, its rate as the paper has it:
-
-    python launch/tweaks.py --flagfile=flags/cifar100_resnet18.cfg --rates 0.1 --processes=1 \
-        --runs=runs/cifar100_resnet18 --out=docs/results/cifar100_resnet18
-
-That is 57 trainings for the tickets and 72 retrainings. Other flags, such as
+hours at width 32. Other flags, such as
 --precision=mixed_bfloat16, are those of `lottery-tf find`. Needs the extra [plot].
 """
 
