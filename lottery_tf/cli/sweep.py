@@ -107,10 +107,10 @@ def run(flags: Parsed) -> None:
         tried = [out / trial.folder for trial in at_once if _is_tuned(trial)]
         if reporting and tried and not done.failed:
             gathered = reporting.gather(tried)
-            best, notes = reporting.tuned(gathered, names, seeds)
-            for note in gathered.notes + notes:
+            best = reporting.tuned(gathered, names, seeds)
+            for note in gathered.notes + best.notes:
                 log.warning("%s", note)
-            runs = tried if best is None else map(Path, best["run"])
+            runs = tried if best.runs is None else map(Path, best.runs["run"])
             folders = {run.relative_to(out).as_posix() for run in runs}
             done = run_trials(_chosen(trials, folders), out, submit, settings.retries, watch)
     if done.failed:

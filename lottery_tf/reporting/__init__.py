@@ -2,12 +2,13 @@
 
 from lottery_tf.reporting.gathering import gather
 from lottery_tf.reporting.tables import Report, Table, cells, head, markdown, report
-from lottery_tf.reporting.tuning import tuned
+from lottery_tf.reporting.tuning import Tuned, tuned
 from lottery_tf.reporting.writing import write
 
 __all__ = [
     "Report",
     "Table",
+    "Tuned",
     "cells",
     "gather",
     "head",

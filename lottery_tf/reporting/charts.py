@@ -39,12 +39,14 @@ class Panel:
       series: what is drawn.
       form: ``lines`` (bounds as bands), ``points``, or ``bars`` (points, bounds as bars).
       level: a horizontal line to compare with, and its name; None for none.
+      window: where the y axis begins and ends; None where it shows all.
     """
 
     y: str
     series: Sequence[Series]
     form: str = "lines"
     level: tuple[float, str] | None = None
+    window: tuple[float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +58,8 @@ class Chart:
       title: what it is of, among those of its section; may be empty.
       x: what is along the x axis, with its unit.
       panels: from above.
-      ticks: where the x axis is one of shares that are left: logarithmic, falling, with these
-        ticks, or some of them where they are many. Empty for a plain axis.
+      ticks: where the x axis is logarithmic: from the first to the last of these, or some of them
+        where they are many. Empty for a plain axis.
     """
 
     name: str
@@ -65,6 +67,11 @@ class Chart:
     x: str
     panels: Sequence[Panel]
     ticks: Sequence[float] = ()
+
+    @property
+    def falling(self) -> bool:
+        """Whether the x axis is one on which numbers fall, as those of what is left do."""
+        return bool(self.ticks) and self.ticks[0] >= self.ticks[-1]
 
     @property
     def some_ticks(self) -> dict[float, str]:

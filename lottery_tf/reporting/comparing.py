@@ -105,14 +105,16 @@ def groups(runs: pd.DataFrame, columns: Sequence[str]) -> list[tuple[tuple, pd.D
     return [(values, runs.loc[where]) for values, where in places.items()]
 
 
+def is_number(value: Any) -> bool:
+    """Whether it is one that is known: no text, no truth value, not None and not NaN."""
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return number and not pd.isna(value)
+
+
 def order(values: Sequence[Any]) -> tuple:
     """Sorts what may be numbers, texts and None: numbers by size, None first."""
     return tuple(
-        (0, 0, "")
-        if value is None
-        else (1, value, "")
-        if isinstance(value, int | float | np.number)
-        else (2, 0, str(value))
+        (0, 0, "") if value is None else (1, value, "") if is_number(value) else (2, 0, str(value))
         for value in values
     )
 

@@ -75,7 +75,8 @@ def _chart(chart: Chart) -> Figure:
     last.set_xlabel(chart.x)
     if ticks := chart.some_ticks:
         last.set_xscale("log")
-        last.invert_xaxis()
+        if chart.falling:
+            last.invert_xaxis()
         last.xaxis.set_major_locator(FixedLocator(list(ticks)))
         last.xaxis.set_major_formatter(FixedFormatter(list(ticks.values())))
         last.xaxis.set_minor_locator(NullLocator())
@@ -101,6 +102,8 @@ def _panel(axes, panel: Panel) -> None:
         axes.axhline(height, color="#404040", linewidth=0.8, linestyle=(0, (1, 1)), label=name)
     for series in panel.series:
         _series(axes, series, panel.form)
+    if panel.window:
+        axes.set_ylim(panel.window)
     axes.set_ylabel(panel.y)
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)

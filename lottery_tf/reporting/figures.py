@@ -17,7 +17,7 @@ from lottery_tf.reporting.charts import (
     joined,
     side_by_side,
 )
-from lottery_tf.reporting.comparing import groups, recipe_order
+from lottery_tf.reporting.comparing import groups, is_number, recipe_order
 from lottery_tf.reporting.epochs import CURVES, mean_epochs
 from lottery_tf.reporting.gathering import KIND, VANILLA, key
 from lottery_tf.reporting.tables import Report, Table, shown
@@ -26,6 +26,7 @@ from lottery_tf.reporting.tickets import dense_accuracies, mean_kept_shares
 _LEFT = "prunable weights left, %"
 _CONTROL = "reinit"
 _MOST_GAIN = 2.0  # points, beyond which a gain has the colour of this one
+_BELOW = 5.0  # points below the worst recipe's best, where the axis of what was tried begins
 
 
 class Figures:
@@ -58,6 +59,7 @@ class Figures:
         first = int(ordered[0][0] != VANILLA)  # the first style is vanilla's alone
         self._styles = {label: number + first for number, label in enumerate(ordered)}
         self._runs = dict(groups(table.runs, [*KIND, *table.settings]))
+        self._kind = ["recipe", "method", "sparsity", *table.settings]
 
     def sections(self) -> list[Section]:
         """All that there is anything to show in."""
@@ -79,6 +81,13 @@ class Figures:
                 "interval, not corrected, has 0 in it or is unknown. The deepest colours: "
                 f"{_MOST_GAIN:g} points and more.",
                 self._map(),
+            ),
+            Section(
+                "Tuning",
+                "Mean dev accuracy of the seeds that choose; a recipe has the value of its highest "
+                f"point. Not shown is what ends more than {_BELOW:g} points below the best of the "
+                "worst recipe.",
+                [f for rows, label in self._facet_rows() for f in self._tuning(rows, label)],
             ),
             Section(
                 "Training",
@@ -177,6 +186,30 @@ class Figures:
         x, ends = "gain in points (in brackets: maybe none)", (-_MOST_GAIN, _MOST_GAIN)
         return [HeatMap("gain_map", "", x, "points", names, rows, cells, texts, ends)]
 
+    def _tuning(self, rows: pd.DataFrame, label: str) -> list[Chart]:
+        """A figure a sparsity and numeric setting; others that were chosen are the chosen ones."""
+        charts = []
+        for name in self.table.chosen:
+            others = [column for column in self._kind if column != name]
+            tried = dict(groups(self.table.tried, others))
+            for sparsity, at in rows.groupby("sparsity"):
+                series = []
+                for text, style, own in self._lines(at):
+                    found = tried[key(own.iloc[0], others)]
+                    found = found[found[name].map(is_number)].sort_values(name)
+                    if len(found):
+                        points = list(found[name]), _percent(found["dev_accuracy"])
+                        series.append(Series(text, style, *points))
+                values = sorted({x for one in series for x in one.x})
+                if len(values) < 2:
+                    continue
+                panel = Panel("dev accuracy, %", series, window=_window(series))
+                what = name if len(self.table.chosen) > 1 else ""
+                title = joined(label, f"{100 * sparsity:.2f} % pruned", what)
+                ticks = values if values[0] > 0 else ()
+                charts.append(Chart(_name("tuning", title), title, name, [panel], ticks))
+        return charts
+
     def _training(self, rows: pd.DataFrame, label: str) -> list[Chart]:
         charts = []
         for sparsity, at in rows.groupby("sparsity"):
@@ -239,8 +272,18 @@ class Figures:
 
     def _members(self, rows: pd.DataFrame) -> pd.DataFrame:
         """The runs of some rows of the table."""
-        kind = ["recipe", "method", "sparsity", *self.table.settings]
-        return pd.concat([self._runs[key(row, kind)] for _, row in rows.iterrows()])
+        return pd.concat([self._runs[key(row, self._kind)] for _, row in rows.iterrows()])
+
+
+def _window(series: Sequence[Series]) -> tuple[float, float] | None:
+    """The part of the axis without what broke down, that the best can be told apart."""
+    best = [max(one.y) for one in series]
+    bottom, top = min(best) - _BELOW, max(best)
+    return (
+        (bottom, top + 0.05 * (top - bottom))
+        if min(min(one.y) for one in series) < bottom
+        else None
+    )
 
 
 def _telling(frame: pd.DataFrame, columns: Sequence[str]) -> list[str]:

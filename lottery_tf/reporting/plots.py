@@ -37,8 +37,10 @@ def _chart(chart: Chart) -> go.Figure:
                 annotation_position="top right",
             )
         figure.update_yaxes(title_text=panel.y, title_standoff=6, row=row, col=1)
+        if panel.window:
+            figure.update_yaxes(range=panel.window, row=row, col=1)
     if ticks := chart.some_ticks:
-        figure.update_xaxes(type="log", autorange="reversed")
+        figure.update_xaxes(type="log", autorange="reversed" if chart.falling else True)
         figure.update_xaxes(tickvals=list(ticks), ticktext=list(ticks.values()), tickangle=0)
     figure.update_xaxes(title_text=chart.x, title_standoff=8, row=count, col=1)
     figure.update_xaxes(zeroline=False)

@@ -31,6 +31,7 @@ class Table:
       frame: what ``compare`` returned; with ``at_edge`` where settings were chosen.
       settings: the columns of settings.
       chosen: those of them whose values were chosen for each recipe.
+      tried: what they were chosen among, as ``Tuned`` has it; empty where nothing was.
       about: sentences on how it is to be read, and on what is missing.
     """
 
@@ -41,6 +42,7 @@ class Table:
     settings: list[str]
     chosen: list[str]
     about: list[str]
+    tried: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,22 +85,25 @@ def report(
     frame, notes = compare(gathered.runs, gathered.settings, gathered.shared)
     about = [*_about(frame, gathered, ()), *notes]
     tables = [Table("table", "All settings", gathered.runs, frame, gathered.settings, [], about)]
-    best, missing = tuned(gathered, tune, tune_seeds)
-    if best is not None and len(best):
+    best = tuned(gathered, tune, tune_seeds)
+    if best.runs is not None and len(best.runs):
         chosen = [name for name in tune if name in gathered.settings]
         shared = [name for name in gathered.shared if name not in chosen]
-        frame, notes = compare(best, gathered.settings, shared)
+        frame, notes = compare(best.runs, gathered.settings, shared)
         about = [
             f"{', '.join(chosen)} chosen for each recipe, vanilla too, by the mean dev accuracy"
             f"{_of(tune_seeds)}; *: at the edge of the values tried.",
             *_about(frame, gathered, chosen),
             *notes,
-            *missing,
+            *best.notes,
         ]
         title = f"Best {' and '.join(chosen)} of each recipe"
-        tables.insert(0, Table("tuned", title, best, frame, gathered.settings, chosen, about))
-    elif missing:
-        about += missing
+        table = Table(
+            "tuned", title, best.runs, frame, gathered.settings, chosen, about, best.tried
+        )
+        tables.insert(0, table)
+    else:
+        about += best.notes
     return Report(gathered, tables)
 
 

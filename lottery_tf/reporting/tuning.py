@@ -1,18 +1,37 @@
 """Settings chosen for each recipe by the dev accuracy, vanilla's too."""
 
+import dataclasses
 from collections import Counter
 from collections.abc import Collection, Sequence
 
 import pandas as pd
 
 from lottery_tf.log import counted, some
-from lottery_tf.reporting.comparing import PAIR, groups, order
+from lottery_tf.reporting.comparing import PAIR, groups, is_number, order
 from lottery_tf.reporting.gathering import KIND, VANILLA, Gathered, key
 
 
-def tuned(
-    gathered: Gathered, names: Sequence[str], seeds: Collection[int] = ()
-) -> tuple[pd.DataFrame | None, list[str]]:
+@dataclasses.dataclass(frozen=True)
+class Tuned:
+    """What was chosen, and among what.
+
+    Attributes:
+      runs: those with the best values, none where nothing could be chosen, and a column
+        ``at_edge``: the settings whose value is the least or the greatest of several numbers,
+        separated by commas. None where there is nothing to choose.
+      tried: a row for all that the best values were chosen among: ``recipe``, ``method``,
+        ``sparsity``, settings, ``seeds`` (number of those that choose), their mean
+        ``dev_accuracy``, ``dev_accuracy_sem``, its standard error (NaN for one seed), and
+        ``chosen``.
+      notes: sentences on what could not be chosen, and on what some of the seeds have chosen.
+    """
+
+    runs: pd.DataFrame | None
+    tried: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+
+def tuned(gathered: Gathered, names: Sequence[str], seeds: Collection[int] = ()) -> Tuned:
     """The runs with the best values of some settings, chosen for each group of all others.
 
     The best are those with the highest mean dev accuracy, among those that every seed that chooses
@@ -23,21 +42,15 @@ def tuned(
       names: the settings to choose; those that do not differ between the runs are left out.
       seeds: those that choose; default: of each group those that ran with all its values, as
         those of ``sweep --tune_seeds`` do; where none did, all.
-
-    Returns:
-      The runs with these values, none where nothing could be chosen, and a column ``at_edge``: the
-      settings whose value is the least or the greatest of several numbers, separated by commas.
-      None where there is nothing to choose. And sentences on what could not be chosen, and on what
-      some of the seeds have chosen.
     """
     names = [name for name in names if name in gathered.settings]
     if not names:
-        return None, []
+        return Tuned(None)
     others = [*KIND, *(name for name in gathered.settings if name not in names)]
     of_vanilla = dict.fromkeys(gathered.of_tweaks) | {"recipe": VANILLA}
     runs = gathered.runs
     whole = dict(groups(runs, [*others, *names]))
-    chosen, notes, grids, by_some = [], [], {}, Counter()
+    chosen, tried, notes, grids, by_some = [], [], [], {}, Counter()
     for kind, group in groups(runs, others):
         label = f"{kind[0]}, {kind[1]}, {100 * kind[2]:.2f} %"
         there = len(groups(group, PAIR))
@@ -61,6 +74,9 @@ def tuned(
             edges = _at_edge(best, list(complete))
             at_edge = ",".join(n for n, edge in zip(names, edges, strict=True) if edge)
             chosen.append(whole[kind + best].assign(at_edge=at_edge))
+            for values, part in complete.items():
+                row = dict(zip([*others, *names], kind + values, strict=True))
+                tried.append(row | _on_dev(part) | {"chosen": values == best})
             grids[kind] = label, list(complete)
             by_some[len(pairs), there] += 1
     for kind, (label, grid) in grids.items():
@@ -78,8 +94,18 @@ def tuned(
         if number < there and not seeds
     ]
     if not chosen:
-        return runs.iloc[:0].assign(at_edge=""), notes
-    return pd.concat(chosen, ignore_index=True), notes
+        return Tuned(runs.iloc[:0].assign(at_edge=""), notes=notes)
+    frame = pd.DataFrame(tried).rename(columns={"level": "sparsity"})
+    return Tuned(pd.concat(chosen, ignore_index=True), frame, notes)
+
+
+def _on_dev(runs: pd.DataFrame) -> dict[str, float]:
+    accuracies = runs["dev_accuracy"].astype(float)
+    return {
+        "seeds": len(runs),
+        "dev_accuracy": accuracies.mean(),
+        "dev_accuracy_sem": accuracies.sem(),
+    }
 
 
 def _tried(values: Sequence[tuple]) -> str:
@@ -97,6 +123,6 @@ def _at_edge(best: tuple, candidates: Sequence[tuple]) -> list[bool]:
     """Whether each of ``best`` is the least or the greatest number in its place."""
     found = []
     for value, values in zip(best, map(set, zip(*candidates, strict=True)), strict=True):
-        numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+        numbers = [v for v in values if is_number(v)]
         found.append(len(numbers) > 1 and value in (min(numbers), max(numbers)))
     return found

@@ -28,6 +28,8 @@ def write(report: Report, page: Path, flops: bool = True) -> int:
     for table in report.tables:
         files[f"{table.name}.csv"] = table.frame.to_csv(index=False).encode()
         files[f"{table.name}.md"] = markdown(table).encode()
+        if len(table.tried):
+            files["tried.csv"] = table.tried.to_csv(index=False).encode()
     tickets = list(runs["ticket"].dropna().unique())
     figures = Figures(report, ticket_flops(tickets) if flops else {})
     sections = figures.sections()

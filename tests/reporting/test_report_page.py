@@ -154,6 +154,57 @@ def test_epochs_that_did_not_look_at_dev_images_are_no_gaps(tmp_path):
     assert (train.x, train.y) == ([1, 2, 3, 4], pytest.approx([10, 20, 30, 40]))
 
 
+@pytest.fixture
+def two_rates(tmp_path):
+    """Vanilla breaks down at the third rate; only tost has a share."""
+    ticket = write_ticket(tmp_path / "runs" / "ticket", 0)
+    for rate, dev in ((0.1, 0.8), (0.2, 0.9), (0.4, 0.1)):
+        folder = tmp_path / "runs" / f"vanilla_{rate}"
+        write_run(folder, ticket, learning_rate=rate, dev_accuracy=dev)
+        for share in (0.0, 0.5):
+            more = {"soft_activation_share": share, "dev_accuracy": dev + share / 10}
+            folder = tmp_path / "runs" / f"tost_{rate}_{share}"
+            write_run(folder, ticket, "tost", learning_rate=rate, **more)
+    return tmp_path / "runs"
+
+
+def test_what_was_tried_is_shown(tmp_path, two_rates):
+    found = report([two_rates], ("learning_rate", "soft_activation_share"))
+    by_rate, by_share = next(
+        s.figures for s in Figures(found, {}).sections() if s.title == "Tuning"
+    )
+    assert by_rate.title.endswith("75.00 % pruned, learning_rate")
+    assert not by_rate.falling and list(by_rate.some_ticks.values()) == ["0.1", "0.2", "0.4"]
+    (panel,) = by_rate.panels
+    points = [(s.label, s.x, s.y) for s in panel.series]
+    assert points == [
+        ("vanilla", [0.1, 0.2, 0.4], pytest.approx([80, 90, 10])),
+        ("tost", [0.1, 0.2, 0.4], pytest.approx([85, 95, 15])),  # with the chosen share
+    ]
+    assert panel.window == pytest.approx((85, 95.5))  # 5 below 90, and a twentieth above 95
+    (panel,) = by_share.panels
+    assert not by_share.ticks and panel.window is None
+    assert [(s.label, s.x, s.y) for s in panel.series] == [
+        ("tost", [0.0, 0.5], pytest.approx([90, 95]))
+    ]
+    write(
+        report([two_rates / "vanilla_0.1", two_rates / "vanilla_0.4"]),
+        tmp_path / "page.html",
+        False,
+    )
+    assert (tmp_path / "page" / "tuning_75.00_pruned.svg").exists()
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no chromium here (.ci/run installs it)")
+def test_what_was_tried_in_a_browser(tmp_path, two_rates):
+    found = report([two_rates], ("learning_rate", "soft_activation_share"))
+    write(found, tmp_path / "page.html", flops=False)
+    seen, console = opened(tmp_path / "page.html")
+    assert not console and "error" not in seen
+    # Accuracy, gain, then a line for each recipe.
+    assert seen["drawn"][:3] == [2, 1, 2]
+
+
 def test_one_recipe_of_several_methods_is_compared_by_method(tmp_path):
     for method in ("imp", "snip"):
         ticket = write_ticket(tmp_path / "runs" / method, 0, method=method)

@@ -113,6 +113,16 @@ def test_the_rate_is_chosen_on_dev(tmp_path):
         pytest.approx(-0.29)
     )
     assert len(report([tmp_path], tune=()).tables) == 1
+    write(report([tmp_path]), tmp_path / "page.html", flops=False)
+    tried = pd.read_csv(tmp_path / "page" / "tried.csv")
+    names = ["recipe", "method", "sparsity", "learning_rate", "seeds", "dev_accuracy"]
+    assert tried.query("recipe == 'vanilla'")[
+        [*names, "dev_accuracy_sem", "chosen"]
+    ].to_numpy().tolist() == [
+        ["vanilla", "imp", 0.75, 0.1, 2, 0.8, 0, False],
+        ["vanilla", "imp", 0.75, 0.2, 2, 0.9, 0, True],
+        ["vanilla", "imp", 0.75, 0.4, 2, 0.7, 0, False],
+    ]
 
 
 def test_the_mark_stands_on_what_is_at_its_edge_alone(tmp_path):
@@ -200,6 +210,7 @@ def test_seeds_that_have_all_values_choose(tmp_path):
     )
     asked, _ = report([tmp_path], tune_seeds=[0]).tables
     assert cells(asked) == cells(chosen) and "1 of 3 seeds" not in " ".join(asked.about)
+    assert set(chosen.tried.seeds) == {1} and chosen.tried.dev_accuracy_sem.isna().all()
 
 
 def test_where_no_value_has_every_seed_nothing_is_chosen(tmp_path):
@@ -207,11 +218,12 @@ def test_where_no_value_has_every_seed_nothing_is_chosen(tmp_path):
         ticket = write_ticket(tmp_path / f"ticket_{seed}", seed)
         write_run(tmp_path / f"{seed}", ticket, learning_rate=rate, seed=seed)
     gathered = gather([tmp_path])
-    best, notes = tuned(gathered, ["learning_rate"])
-    assert best.empty and "at_edge" in best and "not to be chosen" in notes[0]
-    best, notes = tuned(gathered, ["learning_rate"], seeds=[5])
-    assert best.empty and "none of the seeds that choose has a run" in notes[0]
-    assert tuned(gathered, ["width"]) == (None, [])
+    best = tuned(gathered, ["learning_rate"])
+    assert best.runs.empty and "at_edge" in best.runs and "not to be chosen" in best.notes[0]
+    best = tuned(gathered, ["learning_rate"], seeds=[5])
+    assert best.runs.empty and "none of the seeds that choose has a run" in best.notes[0]
+    best = tuned(gathered, ["width"])
+    assert best.runs is None and best.tried.empty and not best.notes
     (table,) = report([tmp_path]).tables
     assert any("not to be chosen" in line for line in table.about)
 
