@@ -38,12 +38,14 @@ class Board:
     """Writes a run's rows as they grow.
 
     Args:
-      run: the run's folder; what an interrupted run had written below it is written anew.
+      run: the run's folder.
       step: the name of the row's number that is the step.
+      anew: whether what is there goes, since an interrupted run writes all of it again.
     """
 
-    def __init__(self, run: Path, step: str):
-        shutil.rmtree(run / FOLDER, ignore_errors=True)
+    def __init__(self, run: Path, step: str, anew: bool = True):
+        if anew:
+            shutil.rmtree(run / FOLDER, ignore_errors=True)
         self._writer = tf.summary.create_file_writer(str(run / FOLDER))
         self._run, self._step, self._written = str(run.resolve()), step, 0
 
@@ -65,6 +67,11 @@ class Board:
             for name, value in values.items():
                 tf.summary.scalar(name, value, step)
         self._writer.flush()
+
+    def result(self, values: Mapping[str, Any], step: int) -> None:
+        """Writes what was measured on the finished model."""
+        names = ("sparsity", "sparsity_total", "test_accuracy", "best_dev_test_accuracy")
+        self.scalars({f"result/{name}": values[name] for name in names if name in values}, step)
 
     def hyperparameters(self, settings: Mapping[str, Any]) -> None:
         """Writes what its dashboard of hyperparameters tells runs apart by; the run's folder is its

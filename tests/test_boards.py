@@ -10,6 +10,8 @@ from lottery_tf import boards
 from lottery_tf.boards import Board, BoardSettings
 from lottery_tf.errors import UsageError
 from lottery_tf.masks import Masks
+from lottery_tf.recipe import Recipe
+from lottery_tf.stages.retrain import retrain_ticket
 
 
 def events(folder):
@@ -97,3 +99,13 @@ def test_the_commands_write_what_their_files_say(tmp_path):
     assert hyperparameters["recipe"] == "soft_activation,ghost_skips"
     assert hyperparameters["sparsity"] == round(result["sparsity"], 4)
     assert hyperparameters["ticket_rewind"] == "weights" and hyperparameters["reinit"] is False
+
+    # One that is measured on the test images later, as what sweep --tune chooses.
+    tuned, rest = tmp_path / "tuned", (ticket, Recipe("vanilla"))
+    retrain_ticket(tuned, *rest, tensorboard=True, test=False)
+    before, _ = events(tuned)
+    result = retrain_ticket(tuned, *rest, tensorboard=True)
+    after, _ = events(tuned)
+    added = {f"result/{name}": result[name] for name in ("test_accuracy", "best_dev_test_accuracy")}
+    last = before["result/sparsity"][0][0]
+    assert after == before | {name: [(last, value)] for name, value in added.items()}

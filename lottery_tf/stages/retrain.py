@@ -10,7 +10,14 @@ from lottery_tf.boards import Board
 from lottery_tf.errors import UsageError
 from lottery_tf.experiment import Experiment, check_data, check_fit, experiment_of
 from lottery_tf.exporting import export
-from lottery_tf.files import read_json, sha256, write_arrays, write_json, write_json_lines
+from lottery_tf.files import (
+    read_json,
+    read_json_lines,
+    sha256,
+    write_arrays,
+    write_json,
+    write_json_lines,
+)
 from lottery_tf.finding_settings import FindingSettings
 from lottery_tf.keras import keras
 from lottery_tf.masks import read_arrays
@@ -72,7 +79,8 @@ def retrain_ticket(
         result = read_json(out / "result.json")
         if not test:
             return result
-        result = result if is_tested(result) else _test_finished(out, result, experiment)
+        if not is_tested(result):
+            result = _test_finished(out, result, experiment, tensorboard)
         (out / _BEST).unlink(missing_ok=True)
         return result
     data = experiment.load_data()
@@ -114,8 +122,7 @@ def retrain_ticket(
     result = {**retrained.result, "ticket": str(ticket_path), "reinit": reinit}
     write_json(out / "result.json", result)
     if board:
-        names = ("sparsity", "sparsity_total", "test_accuracy", "best_dev_test_accuracy")
-        board.scalars({f"result/{n}": result[n] for n in names if n in result}, last_step)
+        board.result(result, last_step)
     shutil.rmtree(out / "checkpoint", ignore_errors=True)
     return result
 
@@ -125,12 +132,16 @@ def is_tested(result: Row) -> bool:
     return "test_accuracy" in result
 
 
-def _test_finished(out: Path, result: Row, experiment: Experiment) -> Row:
+def _test_finished(out: Path, result: Row, experiment: Experiment, tensorboard: bool) -> Row:
     """A finished run's result with what the test images say."""
     model = compiled_for_evaluation(load_saved_model(out / "model"))
     best = read_arrays(out / _BEST)
-    result = {**result, **measured_on_test(model, best, experiment.load_data())}
+    measured = measured_on_test(model, best, experiment.load_data())
+    result = {**result, **measured}
     write_json(out / "result.json", result)
+    if tensorboard:
+        last = read_json_lines(out / "metrics.jsonl")[-1]
+        Board(out, "step", anew=False).result(measured, last["step"])
     return result
 
 
