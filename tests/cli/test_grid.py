@@ -246,9 +246,9 @@ GRIDS = {
     # four strengths and vanilla; two rates; three networks; three seeds
     "fashion_mnist_ghost_skips": (9, 90),
     # imp of four networks, four masks of ERK and two dense networks to learn from, the others
-    # having imp's; five tickets with seven rates, two with nine, two with twelve, two with six;
-    # nine recipes; five seeds
-    "standing": (5 * (4 + 4 + 2), 5 * (5 * 7 + 2 * 9 + 2 * 12 + 2 * 6) * 9),
+    # having imp's; three tickets with seven rates, two with eight, two with nine, two with twelve,
+    # two with six; nine recipes; five seeds
+    "standing": (5 * (4 + 4 + 2), 5 * (3 * 7 + 2 * 8 + 2 * 9 + 2 * 12 + 2 * 6) * 9),
     # a mask of ERK and a dense network to learn from; vanilla and five recipes; twenty seeds
     "standing_confirmed": (40, 120),
 }
