@@ -26,7 +26,6 @@ class Cell:
       name: what the recipe is called in the table; a folder's name.
       recipe: names of tweaks as ``--recipe`` takes them.
       settings: parameters of the tweaks by their flags' names.
-      learning_rate: None for the flagfile's.
     """
 
     seed: int
@@ -34,7 +33,6 @@ class Cell:
     name: str
     recipe: str
     settings: tuple[tuple[str, Any], ...] = ()
-    learning_rate: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,27 +44,14 @@ class Study:
       data_dir: folder of the data; None where the dataset has one of its own.
       runs: folder of the runs.
       rounds: of pruning.
-      width: of the network; None for the flagfile's.
       processes: how many run at a time.
-      more: further flags of find.
     """
 
     flagfile: str
     data_dir: str | None
     runs: Path
     rounds: int
-    width: int | None = None
     processes: int = 2
-    more: tuple[str, ...] = ()
-
-    def check(self, parser: argparse.ArgumentParser) -> None:
-        """The end of the process, with a line, where the flags are none of an experiment."""
-        from lottery_tf.errors import UsageError
-
-        try:
-            self._experiment(0)
-        except UsageError as error:
-            parser.error(str(error))
 
     def run(self, cells: Sequence[Cell]) -> list[dict[str, Any]]:
         """Finds the tickets and retrains; a row a cell, ``result.json`` and the cell's fields."""
@@ -88,10 +73,9 @@ class Study:
         from lottery_tf.finding_settings import FindingSettings
 
         path = self.flagfile if Path(self.flagfile).is_file() else FLAGS / self.flagfile
-        words = [f"--flagfile={path}", *self.more]
+        words = [f"--flagfile={path}"]
         words += [f"--seed={seed}", f"--data_seed={seed}", f"--rounds={self.rounds}"]
         words += [] if self.data_dir is None else [f"--data_dir={self.data_dir}"]
-        words += [] if self.width is None else [f"--width={self.width}"]
         flags = parse(words, (*Experiment.owners(), FindingSettings))
         experiment = Experiment(*(flags.settings(owner) for owner in Experiment.owners()))
         return experiment, flags.settings(FindingSettings)
@@ -113,10 +97,6 @@ class Study:
         folder = self._folder(cell.seed)
         experiment, _ = self._experiment(cell.seed)
         name = f"round_{cell.round:02}_{cell.name}"
-        if cell.learning_rate is not None:
-            rate = dataclasses.replace(experiment.training, learning_rate=cell.learning_rate)
-            experiment = dataclasses.replace(experiment, training=rate)
-            name += f"_{cell.learning_rate:g}"
         result = retrain_ticket(
             folder / name.replace(" ", "_"),
             round_folder(folder / "find", cell.round),
@@ -138,12 +118,8 @@ def arguments(doc: str) -> argparse.ArgumentParser:
     return parser
 
 
-def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard error (of two values or more)."""
-    return statistics.mean(values), statistics.stdev(values) / len(values) ** 0.5
-
-
 def percent(values: Sequence[float], sign: str = "") -> str:
     """``80.84 ± 0.21`` of shares; ``sign="+"`` for differences."""
-    mean, error = mean_and_error([100 * value for value in values])
-    return f"{mean:{sign}.2f} ± {error:.2f}"
+    percents = [100 * value for value in values]
+    error = statistics.stdev(percents) / len(percents) ** 0.5
+    return f"{statistics.mean(percents):{sign}.2f} ± {error:.2f}"
