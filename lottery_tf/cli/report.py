@@ -34,6 +34,7 @@ class ReportSettings:
         "the seeds whose dev accuracies choose them; default: those that ran with every value, as "
         "sweep's --tune_seeds do; where none did, all",
     )
+    baseline: str = setting("vanilla", "the recipe over which the others' gains are")
     flops: bool = setting(True, "count the tickets' FLOPs, for which TensorFlow has to start")
 
     @property
@@ -57,7 +58,10 @@ def run(flags: Parsed) -> None:
     reporting = library()
     tune = tuple(name for name in settings.tune if name)
     with console.status("reading runs"), quiet_start():
-        found = reporting.report(flags.positional, tune, whole_numbers(settings.tune_seeds))
+        found = reporting.report(
+            *(flags.positional, tune, whole_numbers(settings.tune_seeds)),
+            baseline=settings.baseline.replace("+", ","),
+        )
     for note in found.gathered.notes:
         log.info("%s", note)
     print_table(found.tables[0], reporting)

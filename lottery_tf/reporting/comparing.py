@@ -1,8 +1,9 @@
-"""Rows of a table from runs: means over seeds, and what a recipe gains over vanilla.
+"""Rows of a table from runs: means over seeds, and what a recipe gains over a baseline, vanilla.
 
-A gain is the difference to the vanilla run on the same ticket with the same seeds and, but for the
-parameters of tweaks, the same settings. The interval and p are those of a paired t-test; of the p
-of a table together Holm's correction (1979) is made, which holds whatever the tests have in common.
+A gain is the difference to the baseline's run on the same ticket with the same seeds and, but for
+the parameters of tweaks, the same settings. The interval and p are those of a paired t-test; of the
+p of a table together Holm's correction (1979) is made, which holds whatever the tests have in
+common.
 """
 
 from collections.abc import Sequence
@@ -25,26 +26,35 @@ _NO_SPREAD = 1e-9
 
 
 def compare(
-    runs: pd.DataFrame, settings: Sequence[str], shared: Sequence[str]
+    runs: pd.DataFrame,
+    settings: Sequence[str],
+    shared: Sequence[str],
+    baseline: str = VANILLA,
 ) -> tuple[pd.DataFrame, list[str]]:
     """A row a recipe, method, sparsity and settings; sentences on what could not be compared.
 
     Args:
       runs: of ``Gathered``, all or some.
       settings: the columns that tell rows apart.
-      shared: those of them that a run must have in common with its vanilla partner.
+      shared: those of them that a run must have in common with its partner of the baseline.
+      baseline: the recipe that the others are compared with.
 
     Returns:
       ``recipe``, ``method``, ``sparsity``, ``settings``, ``seeds`` (number of runs); means of what
       was measured, and ``_sem``, their standard errors (NaN for one run) of accuracies; ``pairs``
-      with vanilla, their mean ``gain``, ``gain_sem``, the bounds ``gain_low`` and ``gain_high`` of
-      its 95 % interval, ``p``, and ``p_holm``, corrected for all rows. Accuracies are shares.
+      with the baseline, their mean ``gain``, ``gain_sem``, the bounds ``gain_low`` and
+      ``gain_high`` of its 95 % interval, ``p``, and ``p_holm``, corrected for all rows. Accuracies
+      are shares.
     """
     tested = runs[runs["test_accuracy"].notna()]
-    partners = {
-        (*key(row, PAIR), *key(row, shared)): row["test_accuracy"]
-        for _, row in tested[tested["recipe"] == VANILLA].iterrows()
-    }
+    partners, several = {}, set()
+    for _, row in tested[tested["recipe"] == baseline].iterrows():
+        which = (*key(row, PAIR), *key(row, shared))
+        if which in partners:
+            several.add(which)
+        partners[which] = row["test_accuracy"]
+    for which in several:
+        del partners[which]
     rows, alone, on_one_ticket = [], [], 0
     for values, group in groups(runs, [*KIND, *settings]):
         row = {"recipe": values[0], "method": values[1], "sparsity": values[2]}
@@ -53,7 +63,7 @@ def compare(
         on_one_ticket += group["ticket_sha256"].dropna().duplicated().any()
         if "at_edge" in group:
             row["at_edge"] = group["at_edge"].iloc[0]
-        if row["recipe"] != VANILLA:
+        if row["recipe"] != baseline:
             group = group[group["test_accuracy"].notna()]
             found = [partners.get((*key(r, PAIR), *key(r, shared))) for _, r in group.iterrows()]
             alone += [name for name, one in zip(group["run"], found, strict=True) if one is None]
@@ -77,9 +87,14 @@ def compare(
             f"{counted(untested, 'run')} not measured on the test images, as sweep --tune does "
             "with what dev images have chosen."
         )
+    if several:
+        notes.append(
+            f"{counted(len(several), 'ticket')} with runs of {baseline} that differ in parameters "
+            "of its tweaks: no gain over them."
+        )
     if alone:
         notes.append(
-            f"{counted(len(alone), 'run')} without a vanilla partner (same ticket, seeds and "
+            f"{counted(len(alone), 'run')} without a {baseline} partner (same ticket, seeds and "
             f"settings), in no gain: {some(alone)}."
         )
     if single := int((table["seeds"] == 1).sum()):
@@ -92,7 +107,8 @@ def compare(
         )
     if same := int(((table["pairs"] > 1) & ~has_p).sum()):
         notes.append(
-            f"{counted(same, 'row')} without interval and p: all differences to vanilla are equal."
+            f"{counted(same, 'row')} without interval and p: all differences to {baseline} are "
+            "equal."
         )
     return _sorted(table, settings), notes
 
@@ -129,17 +145,17 @@ def _measured(group: pd.DataFrame) -> dict[str, float]:
 
 
 def _gain(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
-    """Of pairs of a recipe's and vanilla's accuracy; NaN for what so many do not tell."""
+    """Of pairs of a recipe's and the baseline's accuracy; NaN for what so many do not tell."""
     row = {"pairs": len(pairs)}
     if not pairs:
         return row
-    own, vanilla = np.array(pairs, float).T
-    row["gain"] = float(np.mean(own - vanilla))
+    own, other = np.array(pairs, float).T
+    row["gain"] = float(np.mean(own - other))
     if len(pairs) == 1:
         return row
-    row["gain_sem"] = float(stats.sem(own - vanilla))
-    if np.ptp(own - vanilla) > _NO_SPREAD:
-        test = stats.ttest_rel(own, vanilla)
+    row["gain_sem"] = float(stats.sem(own - other))
+    if np.ptp(own - other) > _NO_SPREAD:
+        test = stats.ttest_rel(own, other)
         low, high = test.confidence_interval(CONFIDENCE)
         row |= {"gain_low": float(low), "gain_high": float(high), "p": float(test.pvalue)}
     return row

@@ -70,16 +70,16 @@ class Figures:
                 self._each_facet("accuracy", self._accuracy),
             ),
             Section(
-                "Gain over vanilla",
+                f"Gain over {self.table.baseline}",
                 "Paired on the same ticket; bars: 95 % interval of the mean, not corrected for the "
                 "number of comparisons. Points of one sparsity stand side by side.",
                 self._each_facet("gain", self._gain),
             ),
             Section(
                 "Where it gains",
-                "Mean gain over vanilla on the same tickets, in points; in brackets where its 95 % "
-                "interval, not corrected, has 0 in it or is unknown. The deepest colours: "
-                f"{_MOST_GAIN:g} points and more.",
+                f"Mean gain over {self.table.baseline} on the same tickets, in points; in brackets "
+                "where its 95 % interval, not corrected, has 0 in it or is unknown. The deepest "
+                f"colours: {_MOST_GAIN:g} points and more.",
                 self._map(),
             ),
             Section(
@@ -163,12 +163,13 @@ class Figures:
             )
             for factor, (text, style, own) in zip(apart, lines, strict=True)
         ]
-        panel = Panel("gain over vanilla, points", series, "bars", (0, "vanilla"))
+        baseline = self.table.baseline
+        panel = Panel(f"gain over {baseline}, points", series, "bars", (0, baseline))
         return Chart(name, label, _LEFT, [panel], _ticks(rows))
 
     def _map(self) -> list[HeatMap]:
         """All gains in one figure; nothing where one column or row would be all of it."""
-        labels = [label for label in self._styles if label[0] != VANILLA]
+        labels = [label for label in self._styles if label[0] != self.table.baseline]
         rows, cells, texts = [], [], []
         for values, facet in groups(self.table.frame, self._facets):
             for sparsity, own in facet.groupby("sparsity"):

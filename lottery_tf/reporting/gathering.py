@@ -21,6 +21,7 @@ from lottery_tf.reporting.differing import (
     settings_of,
 )
 from lottery_tf.reporting.tickets import Origin, origin
+from lottery_tf.settings import nearest
 
 _NOT_ENTERED = ("model", "checkpoint", "tickets", "dense_model")
 _NEEDED = ("recipe", "sparsity", "sparsity_total", "seconds", "seed")
@@ -49,6 +50,7 @@ class Gathered:
       of_tweaks: those of them that are parameters of tweaks: vanilla has none.
       known: the columns that any setting of the runs would have.
       notes: sentences on what is left out or unknown.
+      baseline: the recipe that the others are compared with.
     """
 
     runs: pd.DataFrame
@@ -56,18 +58,25 @@ class Gathered:
     of_tweaks: list[str]
     known: frozenset[str]
     notes: list[str]
+    baseline: str = VANILLA
 
     @property
     def shared(self) -> list[str]:
-        """The settings that vanilla has as any other recipe."""
+        """The settings that every recipe has."""
         return [name for name in self.settings if name not in self.of_tweaks]
 
 
-def gather(folders: Sequence[str | os.PathLike]) -> Gathered:
+def gather(folders: Sequence[str | os.PathLike], baseline: str = VANILLA) -> Gathered:
     """Reads the retrain runs below ``folders``, however deep; each folder counts once.
 
+    Args:
+      folders: any number.
+      baseline: the recipe that the others are compared with; one that none of the runs has if it is
+        vanilla alone.
+
     Raises:
-      UsageError: if a folder is not there, or no finished retrain run is below any of them.
+      UsageError: if a folder is not there, no finished retrain run is below any of them, or none
+        has the baseline's recipe.
     """
     left_out: dict[str, list[str]] = {}
     rows: list[dict[str, Any]] = []
@@ -85,6 +94,12 @@ def gather(folders: Sequence[str | os.PathLike]) -> Gathered:
             "Expected folders with finished retrain runs (config.json, result.json) below them; "
             f"there is none below {', '.join(map(str, folders))}. {' '.join(notes)}".strip()
         )
+    recipes = {row["recipe"] for row in rows}
+    if baseline not in recipes | {VANILLA}:
+        raise UsageError(
+            f"Expected a recipe of the runs as the baseline, got '{baseline}'"
+            f"{nearest(baseline, sorted(recipes))}."
+        )
     fill_in_defaults(settings)
     differ = differing(settings)
     runs = pd.DataFrame(rows, columns=list(rows[0]))
@@ -98,10 +113,10 @@ def gather(folders: Sequence[str | os.PathLike]) -> Gathered:
             f"and its method too where no find run tells it: {some(gone)}."
         )
     names = [column(each) for each in differ]
-    runs, repeated = _once(runs, names)
+    runs, repeated = _once(runs, names, baseline)
     of_tweaks = [column(each) for each in differ if each[0] not in (RUN, TICKET)]
     known = frozenset(column(each) for own in settings for each in own)
-    return Gathered(runs, names, of_tweaks, known, notes + repeated)
+    return Gathered(runs, names, of_tweaks, known, notes + repeated, baseline)
 
 
 def key(row: Any, columns: Iterable[str]) -> tuple:
@@ -191,18 +206,19 @@ def _levels(sparsities: pd.Series) -> pd.Series:
     return sparsities.groupby(pd.Series(group)).transform("mean")
 
 
-def _once(runs: pd.DataFrame, settings: list[str]) -> tuple[pd.DataFrame, list[str]]:
+def _once(runs: pd.DataFrame, settings: list[str], baseline: str) -> tuple[pd.DataFrame, list[str]]:
     """The runs without repetitions, and a sentence on those.
 
     The same seeds count once in a row: a ticket that was found twice is one draw of its method. So
-    that pairs stay together, that is kept which has a vanilla run, then that with the most runs.
+    that pairs stay together, that is kept which has a run of the baseline, then that with the most
+    runs.
     """
     same = [*KIND, "draw", "seed", "data_seed", *settings]
     keys = pd.Series([key(row, same) for _, row in runs.iterrows()])
     runs = runs.drop(columns="draw")
     tickets = runs["ticket_sha256"]
     ranks = {
-        "unpaired": ~tickets.isin(tickets[runs["recipe"] == VANILLA]),
+        "unpaired": ~tickets.isin(tickets[runs["recipe"] == baseline]),
         "runs": -tickets.map(tickets.value_counts()),
         "ticket": tickets,
     }

@@ -17,7 +17,7 @@ from lottery_tf.reporting.tuning import tuned
 from lottery_tf.settings import nearest
 
 UNKNOWN = "–"
-_GAINS = ("gain over vanilla", "95 % interval", "p", "p (Holm)")
+_TEST = ("95 % interval", "p", "p (Holm)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Table:
       chosen: those of them whose values were chosen for each recipe.
       tried: what they were chosen among, as ``Tuned`` has it; empty where nothing was.
       about: sentences on how it is to be read, and on what is missing.
+      baseline: the recipe that the others are compared with.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Table:
     settings: list[str]
     chosen: list[str]
     about: list[str]
+    baseline: str = VANILLA
     tried: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
 
 
@@ -62,6 +64,7 @@ def report(
     folders: Sequence[str | os.PathLike],
     tune: Sequence[str] = ("learning_rate",),
     tune_seeds: Collection[int] = (),
+    baseline: str = VANILLA,
 ) -> Report:
     """Tables of the retrain runs below ``folders``.
 
@@ -71,27 +74,30 @@ def report(
         those of the highest mean dev accuracy. None are chosen where they do not differ.
       tune_seeds: the seeds whose runs choose; default: of each recipe, method and sparsity those
         that ran with all values; where none did, all.
+      baseline: the recipe that the others are compared with.
 
     Raises:
-      UsageError: if there are no runs, or they have no such setting.
+      UsageError: if there are no runs, or they have no such setting or baseline.
     """
-    gathered = gather(folders)
+    gathered = gather(folders, baseline)
     for name in tune:
         if name not in gathered.known:
             raise UsageError(
                 f"Expected --tune to name settings of the runs, got '{name}'"
                 f"{nearest(name, sorted(gathered.known)) or '; config.json has their names'}."
             )
-    frame, notes = compare(gathered.runs, gathered.settings, gathered.shared)
+    frame, notes = compare(gathered.runs, gathered.settings, gathered.shared, baseline)
     about = [*_about(frame, gathered, ()), *notes]
-    tables = [Table("table", "All settings", gathered.runs, frame, gathered.settings, [], about)]
+    tables = [
+        Table("table", "All settings", gathered.runs, frame, gathered.settings, [], about, baseline)
+    ]
     best = tuned(gathered, tune, tune_seeds)
     if best.runs is not None and len(best.runs):
         chosen = [name for name in tune if name in gathered.settings]
         shared = [name for name in gathered.shared if name not in chosen]
-        frame, notes = compare(best.runs, gathered.settings, shared)
+        frame, notes = compare(best.runs, gathered.settings, shared, baseline)
         about = [
-            f"{', '.join(chosen)} chosen for each recipe, vanilla too, by the mean dev accuracy"
+            f"{', '.join(chosen)} chosen for each recipe, {baseline} too, by the mean dev accuracy"
             f"{_of(tune_seeds)}; *: at the edge of the values tried.",
             *_about(frame, gathered, chosen),
             *notes,
@@ -99,7 +105,8 @@ def report(
         ]
         title = f"Best {' and '.join(chosen)} of each recipe"
         table = Table(
-            "tuned", title, best.runs, frame, gathered.settings, chosen, about, best.tried
+            *("tuned", title, best.runs, frame, gathered.settings, chosen, about, baseline),
+            best.tried,
         )
         tables.insert(0, table)
     else:
@@ -114,7 +121,16 @@ def _of(seeds: Collection[int]) -> str:
 def head(table: Table) -> list[str]:
     """The names of the columns that are read."""
     splits = [name.removesuffix("_accuracy") for name in _accuracies(table)]
-    return ["sparsity", "method", "recipe", *table.settings, "seeds", *splits, *_GAINS]
+    return [
+        "sparsity",
+        "method",
+        "recipe",
+        *table.settings,
+        "seeds",
+        *splits,
+        f"gain over {table.baseline}",
+        *_TEST,
+    ]
 
 
 def cells(table: Table) -> list[list[str]]:
@@ -160,7 +176,7 @@ def _cells(table: Table, row: pd.Series) -> list[str]:
     at_edge = row.get("at_edge", "").split(",")
     settings = [shown(row[name]) + "*" * (name in at_edge) for name in table.settings]
     gains = [UNKNOWN] * 4
-    if row["recipe"] == VANILLA:
+    if row["recipe"] == table.baseline:
         gains = [""] * 4
     elif not np.isnan(row["gain"]):
         fewer = "" if row["pairs"] == row["seeds"] else f" ({row['pairs']:.0f} pairs)"
@@ -193,9 +209,9 @@ def _about(frame: pd.DataFrame, gathered: Gathered, chosen: Sequence[str]) -> li
     tests = int(frame["p"].notna().sum())
     lines = [
         "Accuracies of the last epoch in percent, mean ± standard error over the seeds; gain over "
-        f"vanilla on the same ticket in points, with a {100 * CONFIDENCE:.0f} % interval and p of "
-        f"a paired t-test, the last column corrected by Holm for the {counted(tests, 'test')} of "
-        "this table.",
+        f"{gathered.baseline} on the same ticket in points, with a {100 * CONFIDENCE:.0f} % "
+        "interval and p of a paired t-test, the last column corrected by Holm for the "
+        f"{counted(tests, 'test')} of this table.",
         "Errors and intervals are of the seeds, on one test set: its own sampling error, "
         "√(a(1−a)/n) of an accuracy a on n images, comes on top, and much less of it in gains, "
         "which are paired.",

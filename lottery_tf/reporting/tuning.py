@@ -1,4 +1,4 @@
-"""Settings chosen for each recipe by the dev accuracy, vanilla's too."""
+"""Settings chosen for each recipe by the dev accuracy, the baseline's too."""
 
 import dataclasses
 from collections import Counter
@@ -8,7 +8,7 @@ import pandas as pd
 
 from lottery_tf.log import counted, some
 from lottery_tf.reporting.comparing import PAIR, groups, is_number, order
-from lottery_tf.reporting.gathering import KIND, VANILLA, Gathered, key
+from lottery_tf.reporting.gathering import KIND, Gathered, key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ def tuned(gathered: Gathered, names: Sequence[str], seeds: Collection[int] = ())
     if not names:
         return Tuned(None)
     others = [*KIND, *(name for name in gathered.settings if name not in names)]
-    of_vanilla = dict.fromkeys(gathered.of_tweaks) | {"recipe": VANILLA}
+    of_baseline = dict.fromkeys(gathered.of_tweaks) | {"recipe": gathered.baseline}
     runs = gathered.runs
     whole = dict(groups(runs, [*others, *names]))
     chosen, tried, notes, grids, by_some = [], [], [], {}, Counter()
@@ -80,12 +80,12 @@ def tuned(gathered: Gathered, names: Sequence[str], seeds: Collection[int] = ())
             grids[kind] = label, list(complete)
             by_some[len(pairs), there] += 1
     for kind, (label, grid) in grids.items():
-        partner = tuple(of_vanilla.get(n, v) for n, v in zip(others, kind, strict=True))
+        partner = tuple(of_baseline.get(n, v) for n, v in zip(others, kind, strict=True))
         theirs = grids[partner][1] if partner in grids else grid
         if theirs != grid:
             notes.append(
-                f"{label}: {', '.join(names)} {_tried(grid)} tried, with vanilla {_tried(theirs)}: "
-                "the gain is partly one of tuning."
+                f"{label}: {', '.join(names)} {_tried(grid)} tried, with {gathered.baseline} "
+                f"{_tried(theirs)}: the gain is partly one of tuning."
             )
     notes += [
         f"{counted(rows, 'row')}: {', '.join(names)} chosen by {number} of "

@@ -162,7 +162,8 @@ def two_rates(tmp_path):
         folder = tmp_path / "runs" / f"vanilla_{rate}"
         write_run(folder, ticket, learning_rate=rate, dev_accuracy=dev)
         for share in (0.0, 0.5):
-            more = {"soft_activation_share": share, "dev_accuracy": dev + share / 10}
+            more = {"tweaks": {"soft_activation": {"share": share}}}
+            more["dev_accuracy"] = dev + share / 10
             folder = tmp_path / "runs" / f"tost_{rate}_{share}"
             write_run(folder, ticket, "tost", learning_rate=rate, **more)
     return tmp_path / "runs"

@@ -88,6 +88,35 @@ def test_holm_counts_the_tests_of_a_table(tmp_path):
     assert "for the 3 tests of this table" in table.about[0]
 
 
+def test_another_recipe_as_the_baseline(tmp_path):
+    """Of by_1 the differences to by_4 are all -3 points, of vanilla -3, -4 and -5."""
+    found = report([write_gains(tmp_path / "runs", 1, 4)], baseline="by_4")
+    (table,) = found.tables
+    assert rows(table, "recipe", "pairs")[:2] == [("vanilla", 3), ("by_1", 3)]
+    assert table.frame.gain[:2].tolist() == pytest.approx([-0.04, -0.03])
+    assert math.isnan(table.frame.gain[2]) and cells(table)[2][-4:] == [""] * 4
+    vanilla = table.frame.loc[0]
+    assert (vanilla.gain_sem, vanilla.p) == pytest.approx((0.01 / math.sqrt(3), 0.0202), abs=1e-4)
+    assert "gain over by_4" in head(table) and "gain over by_4 on the" in " ".join(table.about)
+    assert any("all differences to by_4 are equal" in line for line in table.about)
+    write(found, tmp_path / "page.html", flops=False)
+    drawn = (tmp_path / "page" / "gain_method_imp.svg").read_text()
+    assert "<!-- gain over by_4, points -->" in drawn and "<!-- vanilla -->" in drawn
+
+
+def test_a_baseline_of_several_parameters_is_none(tmp_path):
+    """Unless they are tuned: which of the two on a ticket would be the partner?"""
+    ticket = write_ticket(tmp_path / "ticket", 0)
+    for share, dev in ((0.2, 0.7), (0.5, 0.8)):
+        more = {"tweaks": {"soft_activation": {"share": share}}, "dev_accuracy": dev}
+        write_run(tmp_path / f"{share}", ticket, "soft_activation", 0.2 + share, **more)
+    write_run(tmp_path / "tost", ticket, "tost", 0.9)
+    best, every = report([tmp_path], ("soft_activation_share",), baseline="soft_activation").tables
+    assert every.frame.gain.isna().all()
+    assert any("1 ticket with runs of soft_activation that differ" in line for line in every.about)
+    assert best.frame.gain.dropna().tolist() == pytest.approx([0.9 - 0.7])
+
+
 def test_the_rate_is_chosen_on_dev(tmp_path):
     for seed in range(2):
         ticket = write_ticket(tmp_path / f"ticket_{seed}", seed)
@@ -441,18 +470,19 @@ def test_without_dev_accuracy_nothing_is_chosen(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("folder", "tune", "told"),
+    ("folder", "more", "told"),
     [
-        ("no", (), "Expected a folder with runs below it, got .*no: there is none"),
-        ("empty", (), "there is none below .*empty"),
-        ("study", ("learning_rat",), "got 'learning_rat'; nearest: learning_rate"),
+        ("no", {}, "Expected a folder with runs below it, got .*no: there is none"),
+        ("empty", {}, "there is none below .*empty"),
+        ("study", {"tune": ("learning_rat",)}, "got 'learning_rat'; nearest: learning_rate"),
+        ("study", {"baseline": "toast"}, "as the baseline, got 'toast'; nearest: tost"),
     ],
 )
-def test_mistakes(tmp_path, folder, tune, told):
+def test_mistakes(tmp_path, folder, more, told):
     (tmp_path / "empty").mkdir()
     write_study(tmp_path / "study")
     with pytest.raises(UsageError, match=told):
-        report([tmp_path / folder], tune)
+        report([tmp_path / folder], **more)
 
 
 def test_tables_need_no_tensorflow(tmp_path):
