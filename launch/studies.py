@@ -40,7 +40,7 @@ class Study:
     """Where a study's runs are and what its tickets are found with.
 
     Attributes:
-      flagfile: a path, or the name of a file in flags/.
+      flagfile: the name of a file in flags/.
       data_dir: folder of the data; None where the dataset has one of its own.
       runs: folder of the runs.
       rounds: of pruning.
@@ -72,8 +72,7 @@ class Study:
         from lottery_tf.experiment import Experiment
         from lottery_tf.finding_settings import FindingSettings
 
-        path = self.flagfile if Path(self.flagfile).is_file() else FLAGS / self.flagfile
-        words = [f"--flagfile={path}"]
+        words = [f"--flagfile={FLAGS / self.flagfile}"]
         words += [f"--seed={seed}", f"--data_seed={seed}", f"--rounds={self.rounds}"]
         words += [] if self.data_dir is None else [f"--data_dir={self.data_dir}"]
         flags = parse(words, (*Experiment.owners(), FindingSettings))

@@ -70,13 +70,14 @@ def tuned(gathered: Gathered, names: Sequence[str], seeds: Collection[int] = ())
                 "seeds are missing."
             )
         if complete:
-            best = max(complete, key=lambda v: complete[v]["dev_accuracy"].mean())
+            on_dev = {values: _on_dev(part) for values, part in complete.items()}
+            best = max(on_dev, key=lambda values: on_dev[values]["dev_accuracy"])
             edges = _at_edge(best, list(complete))
             at_edge = ",".join(n for n, edge in zip(names, edges, strict=True) if edge)
             chosen.append(whole[kind + best].assign(at_edge=at_edge))
-            for values, part in complete.items():
+            for values, measured in on_dev.items():
                 row = dict(zip([*others, *names], kind + values, strict=True))
-                tried.append(row | _on_dev(part) | {"chosen": values == best})
+                tried.append(row | measured | {"chosen": values == best})
             grids[kind] = label, list(complete)
             by_some[len(pairs), there] += 1
     for kind, (label, grid) in grids.items():
