@@ -43,10 +43,14 @@ COLOURS, SIGNED_COLOURS = "cividis", "RdBu"
 
 
 def style(number: int) -> Style:
-    """The look of a series; beyond the last colour they come again with other lines and markers."""
-    again, place = divmod(number, len(STYLES))
-    other = STYLES[(place + 3 * again) % len(STYLES)]
-    return other._replace(colour=STYLES[place].colour)
+    """The look of a series; beyond the last colour all but vanilla's come again, with other lines
+    and markers."""
+    vanilla, *others = STYLES
+    if number == 0:
+        return vanilla
+    again, place = divmod(number - 1, len(others))
+    other = others[(place + 3 * again) % len(others)]
+    return other._replace(colour=others[place].colour)
 
 
 def draw(figure: Chart | HeatMap, title: str) -> dict[str, bytes]:

@@ -23,7 +23,8 @@ from lottery_tf.reporting.differing import (
 from lottery_tf.reporting.tickets import Origin, origin
 from lottery_tf.settings import nearest
 
-_NOT_ENTERED = ("model", "checkpoint", "tickets", "dense_model")
+# What a run has below itself, none of which is a run.
+_OF_A_RUN = {"model", "checkpoint", "tickets", "dense_model"}
 _NEEDED = ("recipe", "sparsity", "sparsity_total", "seconds", "seed")
 _OPTIONAL = (
     *("test_accuracy", "dev_accuracy", "train_accuracy", "best_dev_test_accuracy"),
@@ -135,9 +136,11 @@ def _runs_below(folders: Iterable[str | os.PathLike]) -> Iterator[tuple[Path, Pa
         if not top.is_dir():
             raise UsageError(f"Expected a folder with runs below it, got {top}: there is none.")
         for path, inner, files in os.walk(top):
-            inner[:] = sorted(name for name in inner if name not in _NOT_ENTERED and name[0] != ".")
+            is_run = bool({"config.json", "result.json"} & set(files))
+            inside = _OF_A_RUN if is_run else set()
+            inner[:] = sorted(name for name in inner if name not in inside and name[0] != ".")
             real = os.path.realpath(path)
-            if {"config.json", "result.json"} & set(files) and real not in seen:
+            if is_run and real not in seen:
                 seen.add(real)
                 yield Path(path), top
 

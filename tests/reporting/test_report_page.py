@@ -11,6 +11,7 @@ from report_runs import write_run, write_study, write_ticket
 
 from lottery_tf.reporting import report, write
 from lottery_tf.reporting.charts import Chart, side_by_side
+from lottery_tf.reporting.drawing import style
 from lottery_tf.reporting.figures import Figures
 
 CHROMIUM = shutil.which("chromium")
@@ -45,6 +46,7 @@ async function read() {
   seen.themes.push(background(), chart.layout.paper_bgcolor);
   seen.maps = each(".heatmaplayer", layer => [...layer.querySelectorAll(".heatmap-label")]
     .map(label => label.textContent));
+  seen.rows = each("#chart3 .ytick text", row => Math.max(1, row.querySelectorAll("tspan").length));
   seen.buttons = each("#chart1 .modebar-btn", button => button.dataset.title);
   seen.wide = document.documentElement.scrollWidth > innerWidth;
 }
@@ -267,6 +269,21 @@ def test_the_map_in_a_browser(tmp_path, two_methods):
     seen, console = opened(tmp_path / "page.html")
     assert not console and "error" not in seen
     assert seen["drawn"][2] == 1 and seen["maps"][0] == ["(+0.0)", "+5.0", "(+0.0)"]
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no chromium here (.ci/run installs it)")
+@pytest.mark.parametrize(("width", "lines"), [(1280, 1), (500, 2)])
+def test_rows_of_the_map_break_where_the_page_is_narrow(tmp_path, two_methods, width, lines):
+    write(two_methods, tmp_path / "page.html", flops=False)
+    seen, _ = opened(tmp_path / "page.html", f"--window-size={width},900")
+    assert seen["rows"] == [lines, lines] and not seen["wide"]
+
+
+def test_vanilla_has_its_colour_alone():
+    looks = [style(number) for number in range(1 + 3 * 7)]
+    assert looks[0].colour not in {look.colour for look in looks[1:]}
+    assert len({(look.colour, look.marker) for look in looks}) == len(looks)
+    assert len({(look.colour, look.symbol) for look in looks}) == len(looks)
 
 
 def test_many_sparsities_have_room():

@@ -48,6 +48,11 @@ def test_means_gains_and_the_paired_test(tmp_path):
     assert "√(a(1−a)/n) of an accuracy a on n images, comes on top" in table.about[1]
 
 
+def test_a_folder_may_be_named_as_those_inside_a_run_are(tmp_path):
+    runs = write_study(tmp_path / "tickets" / "model")
+    assert len(report([tmp_path]).gathered.runs) == len(report([runs]).gathered.runs) == 6
+
+
 def write_gains(runs, *gains):
     """Three seeds of vanilla, and of a recipe for each gain d, with d-1, d and d+1 points more.
 
