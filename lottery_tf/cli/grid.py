@@ -79,8 +79,7 @@ def trials_of(flags: Parsed) -> list[Trial]:
     for cell in _cells(flags):
         for trial in _trials_of_cell(cell):
             for each in (*_before(trial), trial):
-                if _is_more(each, found.setdefault(each.folder, each)):
-                    found[each.folder] = each
+                found[each.folder] = _both(each, found.get(each.folder, each))
     return sorted(found.values(), key=lambda trial: trial.kind != FindTrial.kind)
 
 
@@ -111,11 +110,11 @@ def _before(trial: Trial) -> list[FindTrial]:
     return [trial.found, *([trial.teacher] if trial.teacher else [])]
 
 
-def _is_more(one: Trial, other: Trial) -> bool:
-    """Whether of two trials with the same folder the one has more rounds of imp, or the test."""
+def _both(one: Trial, other: Trial) -> Trial:
+    """Of two trials with the same folder that which does what either does."""
     if isinstance(one, FindTrial):
-        return one.finding.tickets > other.finding.tickets
-    return one.test and not other.test
+        return max(other, one, key=lambda trial: trial.finding.tickets)
+    return dataclasses.replace(other, test=one.test or other.test, tuned=one.tuned or other.tuned)
 
 
 def _trials_of_cell(flags: Parsed) -> Iterator[RetrainTrial]:
@@ -151,6 +150,7 @@ def _trials_of_cell(flags: Parsed) -> Iterator[RetrainTrial]:
                     own.settings(ControlSettings).reinit,
                     dense if lacks_teacher else None,
                     test=not tune,  # only that of the values that are chosen
+                    tuned=bool(tune),
                     note=_said(varied | chosen, without=of_tweaks - _parameters(recipe)),
                 )
 

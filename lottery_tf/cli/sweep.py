@@ -64,7 +64,7 @@ class SweepSettings:
         """The engine."""
         if self.engine == "local":
             return LocalEngine(self.processes, self.gpus_per_trial)
-        return RayEngine(self.ray_address, self.cpus_per_trial, self.gpus_per_trial, self.retries)
+        return RayEngine(self.ray_address, self.cpus_per_trial, self.gpus_per_trial)
 
 
 SETTINGS = (GridSettings, SweepSettings, *OWNERS, DeviceSettings, BoardSettings, OutSettings)
@@ -102,54 +102,70 @@ def run(flags: Parsed) -> None:
             return engine.submit(attempt, trial, out, devices, tensorboard)
 
         at_once = [trial for trial in trials if not _waits(trial, seeds)]
+        if later := {trial.experiment.training.seed for trial in trials if _waits(trial, seeds)}:
+            said = some([*map(str, sorted(later))])
+            table.then = f"then seeds {said} with what dev images choose"
         done = run_trials(at_once, out, submit, settings.retries, watch)
-        # Of the grid alone, whatever else lies in the folder.
-        tried = [out / trial.folder for trial in at_once if _is_tuned(trial)]
-        if reporting and tried and not done.failed:
+        # Of the grid alone, whatever else lies in the folder; and not where a run is missing, with
+        # which the choice might be another.
+        candidates = [trial for trial in at_once if _is_tuned(trial)]
+        undecided = {trial.choice for trial in candidates if trial.folder in done.failed}
+        tried = [out / trial.folder for trial in candidates if trial.choice not in undecided]
+        if reporting and tried:
+            table.then = ""
             gathered = reporting.gather(tried)
             best = reporting.tuned(gathered, names, seeds)
             for note in gathered.notes + best.notes:
                 log.warning("%s", note)
             runs = tried if best.runs is None else map(Path, best.runs["run"])
             folders = {run.relative_to(out).as_posix() for run in runs}
-            done = run_trials(_chosen(trials, folders), out, submit, settings.retries, watch)
+            chosen = _chosen(trials, folders, seeds)
+            done = run_trials(chosen, out, submit, settings.retries, watch, done.failed)
     if done.failed:
         first = next(iter(done.failed))
+        said = log_of(out, first)
         raise WorkFailed(
             f"{counted(len(done.failed), 'run')} of {len(done.trials)} failed "
-            f"({some([*done.failed])}); {first}: {done.failed[first]}. Its log: "
-            f"{log_of(out, first)}. The same command tries again what is missing."
+            f"({some([*done.failed])}); {first}: {done.failed[first]}. "
+            + (f"Its log: {said}. " if said.is_file() else "")
+            + "The same command tries again what is missing."
+            + " What they are tuned with is neither chosen nor measured." * bool(undecided)
         )
     report = f"lottery-tf report {out} --out={out / 'report.html'}"
     report += f" --tune={','.join(names)}" if names else ""
     report += f" --tune_seeds={','.join(choosing)}" if choosing else ""
-    console.print(f"Finished. To look at it: {report}", markup=False)
+    left = ""
+    if names and not settings.measure:
+        left = " but for choosing and measuring, which the command without --nomeasure does"
+    console.print(f"Finished{left}. To look at it: {report}", markup=False)
 
 
 def _is_tuned(trial: Trial) -> bool:
-    return isinstance(trial, RetrainTrial) and not trial.test
+    return isinstance(trial, RetrainTrial) and trial.tuned
 
 
 def _waits(trial: Trial, seeds: list[int]) -> bool:
     """Whether a trial has to wait until those of ``seeds`` have chosen what is tuned."""
-    return bool(seeds) and _is_tuned(trial) and trial.experiment.training.seed not in seeds
+    chosen_for = bool(seeds) and trial.experiment.training.seed not in seeds
+    return chosen_for and _is_tuned(trial) and not trial.test
 
 
-def _chosen(trials: list[Trial], best: set[str]) -> list[Trial]:
-    """The trials, but of those that are tuned only the ``best``, by their folders, and those that
-    differ from one of these in the seed alone; they are to be tested."""
+def _chosen(trials: list[Trial], best: set[str], seeds: list[int]) -> list[Trial]:
+    """The trials, the ``best`` by their folders to be tested; of those that waited only those that
+    differ from one of these in the seed alone, to be tested too."""
     kin = {trial.kin for trial in trials if _is_tuned(trial) and trial.folder in best}
     return [
-        dataclasses.replace(trial, test=True) if _is_tuned(trial) else trial
+        dataclasses.replace(trial, test=True) if is_best else trial
         for trial in trials
-        if not _is_tuned(trial) or trial.kin in kin
+        if (is_best := _is_tuned(trial) and trial.kin in kin) or not _waits(trial, seeds)
     ]
 
 
 class _Table:
-    """What is done and what is left, and when it ends."""
+    """What is done and what is left, when it ends, and what comes then."""
 
     progress: Progress | None = None
+    then: str = ""
 
     def __rich__(self):
         if self.progress is None:
@@ -163,10 +179,11 @@ class _Table:
             counts = (len(own & progress.finished), len(own & progress.failed.keys()))
             table.add_row(kind, *map(str, counts), str(progress.left(kind)))
         seconds = progress.seconds_left()
-        if not seconds:  # unknown, or none
-            return Group(table, "")
-        end = datetime.datetime.now() + datetime.timedelta(seconds=seconds)
-        return Group(table, f"about {duration(seconds)} left, until {end:%a %H:%M}")
+        when = ""
+        if seconds:  # else it is unknown, or none
+            end = datetime.datetime.now() + datetime.timedelta(seconds=seconds)
+            when = f"about {duration(seconds)} left, until {end:%a %H:%M}"
+        return Group(table, "; ".join(filter(None, (when, self.then))))
 
 
 def _line(trial, outcome, out: Path) -> str:

@@ -42,15 +42,18 @@ def attempt(trial, out: Path, devices, tensorboard: bool = False) -> Outcome:
                 accuracy = trial.run(out, tensorboard)
             return Outcome(time.perf_counter() - start, accuracy)
         except UsageError as error:
-            print(error, file=sys.stderr)
+            with contextlib.suppress(OSError):  # a full disk, whose log cannot say so
+                print(error, file=sys.stderr)
             return Outcome(time.perf_counter() - start, error=str(error), hopeless=True)
         except Exception as error:
-            traceback.print_exc()
+            with contextlib.suppress(OSError):
+                traceback.print_exc()
             return Outcome(time.perf_counter() - start, error=first_line(error))
 
 
 def first_line(error: Exception) -> str:
-    """The error's kind and the first line of what it says."""
+    """The error's kind and the first line of what it says; of Ray's errors those of their cause."""
+    error = getattr(error, "cause", None) or error
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
@@ -74,7 +77,8 @@ def _said_to(path: Path) -> Iterator[None]:
         yield
     finally:
         for stream in streams:
-            stream.flush()
+            with contextlib.suppress(OSError):
+                stream.flush()
         for number, old in zip((1, 2), kept, strict=True):
             os.dup2(old, number)
             os.close(old)

@@ -14,14 +14,14 @@ from lottery_tf.sweeping.process import MOST_CALLS, environment
 class RayEngine:
     """A cluster, every node of which has this environment and sees the present folder.
 
-    What a lost node was at is begun again on another, and goes on where the run's folder says.
+    An attempt whose node or process is lost raises Ray's error; whether it is begun again is for
+    whoever submitted it: what Ray kills for lack of memory it would itself begin again for ever.
 
     Args:
       address: of the cluster, ``auto`` for that of this machine; None starts one of this machine
         alone.
       cpus_per_trial, gpus_per_trial: what a trial takes of a node; of GPUs None for one where any
         node has one. A line is logged if no node has as much: the trials wait until one joins.
-      retries: how often an attempt whose node or process is lost is begun again.
 
     Raises:
       UsageError: if Ray is not installed, or there is no cluster at the address.
@@ -32,7 +32,6 @@ class RayEngine:
         address: str | None = None,
         cpus_per_trial: float = 1,
         gpus_per_trial: float | None = None,
-        retries: int = 0,
     ):
         try:
             import ray
@@ -45,7 +44,7 @@ class RayEngine:
         try:
             _knock(address)
             ray.init(address=address or "local", log_to_driver=False, logging_level="error")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise UsageError(
                 f"Expected a Ray cluster at --ray_address={address}; {error}"
             ) from error
@@ -65,7 +64,7 @@ class RayEngine:
             num_cpus=cpus_per_trial,
             num_gpus=gpus_per_trial,
             max_calls=1 if gpus_per_trial else MOST_CALLS,
-            max_retries=retries,
+            max_retries=0,
             runtime_env={"env_vars": {**variables, "TF_CPP_MIN_LOG_LEVEL": "2"}},
         )(_here)
 

@@ -3,9 +3,10 @@
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
+from types import MappingProxyType
 
 from lottery_tf.errors import UsageError
 from lottery_tf.sweeping.attempt import Outcome, first_line
@@ -55,6 +56,7 @@ def run_trials(
     submit: Callable[[Trial], Future],
     retries: int = 0,
     watch: Callable[[Progress, Trial | None, Outcome | None], None] = lambda *_: None,
+    failed: Mapping[str, str] = MappingProxyType({}),
 ) -> Progress:
     """Runs the trials that are not there yet, each after those that it needs.
 
@@ -65,10 +67,12 @@ def run_trials(
         process that was at it is lost.
       retries: how often a trial that failed is tried again.
       watch: called with the progress after each attempt, and once at the start without one.
+      failed: of trials not to be tried, as they failed before: folder → why.
     """
-    progress = Progress(trials, set())
+    progress = Progress(trials, set(), dict(failed))
     waiting = {}
-    for trial in trials:
+
+    def look(trial: Trial) -> None:
         try:
             if trial.finished(out):
                 progress.finished.add(trial.folder)
@@ -76,6 +80,10 @@ def run_trials(
                 waiting[trial.folder] = trial
         except UsageError as error:
             progress.failed[trial.folder] = f"{error} Or remove {trial.folder} to run it anew."
+
+    for trial in trials:
+        if trial.folder not in failed:
+            look(trial)
     running: dict[Future, Trial] = {}
     tried: Counter[str] = Counter()
     watch(progress, None, None)
@@ -94,6 +102,11 @@ def run_trials(
             if outcome.error is None:
                 progress.finished.add(trial.folder)
                 progress.took(trial.kind, outcome.seconds)
+                # What was there without it, as its folder had been thrown away, may not fit it.
+                for other in trials:
+                    if trial.folder in other.needs and other.folder in progress.finished:
+                        progress.finished.remove(other.folder)
+                        look(other)
             elif outcome.hopeless or tried[trial.folder] > retries:
                 progress.failed[trial.folder] = outcome.error
             else:

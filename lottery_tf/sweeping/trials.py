@@ -91,6 +91,8 @@ class RetrainTrial:
       teacher: the trial whose dense model distillation has as its teacher; None for the ticket's
         own run, and where ``parameters`` name a teacher or nothing is distilled.
       test: whether it is measured on the test images, which does not change its folder.
+      tuned: whether some of its values are among those that dev images choose from, which does not
+        change it either; both hold where one part of a grid tunes what another one has as it is.
       note: what tells it from others of its kind, for the terminal.
     """
 
@@ -102,6 +104,7 @@ class RetrainTrial:
     reinit: bool = False
     teacher: FindTrial | None = None
     test: bool = True
+    tuned: bool = False
     note: str = dataclasses.field(default="", compare=False)
     kind: ClassVar[str] = "retrain"
 
@@ -126,6 +129,12 @@ class RetrainTrial:
         """The folder that it would have with another seed: that of seed 0."""
         teacher = self.teacher and _of_seed_0(self.teacher)
         return _of_seed_0(self, found=_of_seed_0(self.found), teacher=teacher).folder
+
+    @property
+    def choice(self) -> str:
+        """What it has in common with all that it is tuned with: the recipe and the kind of
+        ticket."""
+        return f"{self.recipe} {_of_seed_0(self.found).folder} {self.round}"
 
     @property
     def label(self) -> str:

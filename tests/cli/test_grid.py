@@ -131,12 +131,14 @@ def test_what_is_varied_and_what_is_tuned():
 
 def test_what_is_tuned_is_not_tested_unless_it_is_asked_for(file):
     _, retrains = made("--rounds=1", "--tune=learning_rate:0.1,0.2")
-    assert [trial.test for trial in retrains] == [False, False]
+    assert [(trial.test, trial.tuned) for trial in retrains] == [(False, True)] * 2
     text = (
         "rounds: 1\nlearning_rate: 0.1\ncells:\n  a: {tune: {learning_rate: [0.1, 0.2]}}\n  b: {}"
     )
     _, retrains = made(file(text))
-    assert [trial.test for trial in retrains] == [True, False]
+    assert [(trial.test, trial.tuned) for trial in retrains] == [(True, True), (False, True)]
+    _, (alone,) = made(file(text), "--cells=b")
+    assert (alone.test, alone.tuned) == (True, False) and alone.folder == retrains[0].folder
 
 
 def test_kin_differ_in_the_seed_alone():
@@ -150,6 +152,9 @@ def test_kin_differ_in_the_seed_alone():
         assert one.folder != other.folder and one.recipe == other.recipe
         seeds = (one.experiment.training.seed, other.found.experiment.data.data_seed)
         assert seeds == (3, 4)
+    # Of two rates and two seeds.
+    choices = [trial.choice for trial in retrains]
+    assert {choices.count(each) for each in choices} == {4} and len(set(choices)) == 2 * 2 * 2
 
 
 def test_the_seeds_that_choose_are_those_of_the_whole_grid(file):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import pytest
@@ -55,7 +56,8 @@ def test_the_same_command_again_runs_nothing(swept, capfd):
     before = contents(swept)
     assert main(["sweep", *WORDS, f"--out={swept}"]) == 0
     assert contents(swept) == before
-    assert "Finished." in capfd.readouterr().out
+    said = capfd.readouterr().out
+    assert "Finished." in said and re.search("retrain +│ +2 │ +0 │ +0 │", said)
 
 
 def test_more_of_the_grid_runs_only_what_is_missing(swept, capfd):
@@ -194,6 +196,9 @@ def test_only_what_dev_images_chose_is_measured_on_the_test_images(swept, tmp_pa
     words = [*WORDS, "--seeds=0,1", "--tune=learning_rate:0.0001,0.1", f"--out={out}"]
     words += ["--tune_seeds=0"]
     assert main(["sweep", *words, "--nomeasure"]) == 0
+    said = " ".join(capfd.readouterr().out.split())
+    assert "then seeds 1 with what dev images choose" in said
+    assert "Finished but for choosing and measuring, which" in said
 
     assert main(["sweep", *words, "--tune_seeds=2"]) == 2
     assert "--tune_seeds among --seeds, 0, 1, got 2" in " ".join(capfd.readouterr().err.split())
@@ -208,6 +213,16 @@ def test_only_what_dev_images_chose_is_measured_on_the_test_images(swept, tmp_pa
 
     before = results()
     assert len(before) == 4 and not any("test_accuracy" in each for each in before.values())
+    # Where a run fails nothing is chosen; elsewhere it is.
+    config = next(out.glob("retrain/label_smoothing_*/config.json"))
+    text = config.read_text()
+    config.write_text(text.replace('"epsilon": 0.1', '"epsilon": 0.3'))
+    assert main(["sweep", *words]) == 1
+    said = " ".join(capfd.readouterr().err.split())
+    assert "1 run of 7 failed" in said and "is neither chosen nor measured" in said
+    tested = {run for run, each in results().items() if "test_accuracy" in each}
+    assert tested == {("vanilla", 0.1, 0), ("vanilla", 0.1, 1)}
+    config.write_text(text)
     assert main(["sweep", *words]) == 0
     after = results()
     assert after.keys() - before.keys() == {
@@ -230,6 +245,20 @@ def test_only_what_dev_images_chose_is_measured_on_the_test_images(swept, tmp_pa
     assert main(["report", str(out)]) == 0
     said = " ".join(capfd.readouterr().out.split())
     assert "0.1*" in said and "0.0001" not in said and "chosen by 1 of 2 seeds" in said
+
+
+def test_what_another_part_of_the_grid_has_as_it_is_can_be_chosen(swept, tmp_path):
+    """It has been measured by then, and is better; so the other one is not."""
+    out, file = tmp_path / "sweep", tmp_path / "grid.yaml"
+    shutil.copytree(swept, out, ignore=shutil.ignore_patterns("soft_activation_*"))
+    file.write_text("cells:\n  plain: {}\n  tuned: {tune: {learning_rate: [0.0001, 0.1]}}\n")
+    assert main(["sweep", *WORDS, f"--grid={file}", "--tensorboard", f"--out={out}"]) == 0
+    tested = {}
+    for run in (out / "retrain").iterdir():
+        config, result = (json.loads((run / f"{f}.json").read_text()) for f in FILES)
+        tested.setdefault(config["learning_rate"], []).append("test_accuracy" in result)
+        assert (run / "tensorboard").exists() == (config["learning_rate"] == 0.0001)
+    assert tested == {0.1: [True, True], 0.0001: [False, False]}
 
 
 def test_a_run_of_other_settings_in_its_folder_is_not_taken(swept, tmp_path, capfd):

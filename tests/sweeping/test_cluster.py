@@ -7,6 +7,8 @@ import time
 import pytest
 
 from lottery_tf.cli.main import main
+from lottery_tf.sweeping.attempt import first_line
+from lottery_tf.sweeping.cluster import RayEngine
 
 WORDS = (
     *("--train_for=2ep", "--batch_size=64", "--width=30", "--rounds=1", "--seeds=0,1,2"),
@@ -56,6 +58,15 @@ def test_a_node_is_lost_in_the_middle(cluster, tmp_path, capfd):
     assert len(list((out / "find").iterdir())) == 3
     finished = [line for line in capfd.readouterr().out.splitlines() if "retrain/" in line]
     assert len([line for line in finished if "failed" not in line]) == 9
+
+
+def test_a_cluster_of_this_machine_and_the_cause_of_an_error():
+    pytest.importorskip("ray", reason="needs the extra [ray]")
+    with RayEngine() as engine:
+        assert engine.submit(len, "abc").result() == 3
+        error = engine.submit(open, "no such file").exception()
+    assert first_line(error).startswith("FileNotFoundError: ")
+    assert first_line(error).endswith("'no such file'")
 
 
 def test_no_cluster_at_the_address(tmp_path, capfd):

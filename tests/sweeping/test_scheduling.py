@@ -87,6 +87,30 @@ def test_a_folder_of_another_run_fails_alone():
     assert "a, which it needs, failed" in done.failed["b"]
 
 
+def test_what_failed_before_is_not_tried_and_is_told():
+    order = []
+    trials = [Step("a"), Step("b", ("a",)), Step("c")]
+    done = run_trials(trials, None, in_turn(order=order), failed={"a": "Expected a."})
+    assert order == ["c"] and done.finished == {"c"}
+    assert done.failed == {"a": "Expected a.", "b": "a, which it needs, failed"}
+
+
+def test_what_was_there_before_what_it_needs_is_looked_at_again():
+    """As when the folder of a ticket was thrown away, and is there again with another ticket."""
+
+    class Later(Step):
+        def finished(self, out):
+            if "ticket" in order:
+                raise UsageError("It has another ticket.")
+            return True
+
+    order = []
+    trials = [Step("ticket"), Later("old", ("ticket",)), Step("new", ("ticket",))]
+    done = run_trials(trials, None, in_turn(order=order))
+    assert order == ["ticket", "new"] and done.finished == {"ticket", "new"}
+    assert done.failed == {"old": "It has another ticket. Or remove old to run it anew."}
+
+
 def test_what_is_left_is_estimated_from_what_is_done(monkeypatch):
     """Ten of 8 s side by side in 40 s: two at a time."""
     clock = [0.0]
