@@ -42,6 +42,8 @@ def write_run(folder: Path, ticket: Path, recipe="vanilla", test=0.8, seed=0, tw
     rows = [{"epoch": e, "dev_accuracy": test - 0.1 / e, "accuracy": 0.9} for e in (1, 2)]
     if "soft_activation" in (tweaks or {}):
         rows = [{**row, "soft_activation_beta": 10.0 * row["epoch"]} for row in rows]
+    if "ghost_skips" in (tweaks or {}):
+        rows = [{**row, "ghost_skips_alpha": 0.1 / row["epoch"]} for row in rows]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
@@ -55,6 +57,6 @@ def write_study(runs: Path, sparsities=(0.75,)) -> Path:
             lower = 0.1 * number
             vanilla, tost = ((80, 82, 84)[seed] / 100, (82, 83, 87)[seed] / 100)
             write_run(name / f"{number}_vanilla", ticket, test=vanilla - lower, seed=seed)
-            more = {"seed": seed, "tweaks": FADES}
+            more = {"seed": seed, "tweaks": FADES | {"ghost_skips": {"alpha": 0.1}}}
             write_run(name / f"{number}_tost", ticket, "tost", tost - lower, **more)
     return runs

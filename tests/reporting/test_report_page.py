@@ -89,7 +89,14 @@ def test_every_figure_is_a_png_and_an_svg(written):
     assert (folder / "page" / "gain_method_imp.png").read_bytes().startswith(b"\x89PNG")
     # Beside the outlines of each text matplotlib writes it into a comment.
     drawn = (folder / "page" / "training_method_imp_75.00_pruned.svg").read_text()
-    for words in ("vanilla", "tost", "dev accuracy, %", "β of soft activations", "epoch"):
+    for words in (
+        "vanilla",
+        "tost",
+        "dev accuracy, %",
+        "β of soft activations",
+        "α of ghost skips",
+        "epoch",
+    ):
         assert f"<!-- {words} -->" in drawn, words
     assert "<!-- first -->" in (folder / "page" / "layers_method_imp.svg").read_text()
 
@@ -105,9 +112,9 @@ def test_the_page_asks_no_network(written):
 def test_a_reader_in_a_browser(written, size):
     seen, console = opened(written[0] / "page.html", f"--window-size={size}")
     assert not console and "error" not in seen
-    # Accuracy: for each of two recipes a line and two bounds; gains: one; four curves, one of β; a
-    # heat map; a point for each recipe.
-    assert seen["drawn"] == [6, 1, 5, 1, 2]
+    # Accuracy: for each of two recipes a line and two bounds; gains: one; four curves, one of β and
+    # one of α; a heat map; a point for each recipe.
+    assert seen["drawn"] == [6, 1, 6, 1, 2]
     assert seen["labels"] == ["vanilla", "tost"]
     assert seen["hidden"] == ["tost"] * 3
     assert seen["figure"] == "3"
