@@ -79,7 +79,8 @@ def trials_of(flags: Parsed) -> list[Trial]:
     for cell in _cells(flags):
         for trial in _trials_of_cell(cell):
             for each in (*_before(trial), trial):
-                found[each.folder] = _both(each, found.get(each.folder, each))
+                known = found.get(each.folder)
+                found[each.folder] = _both(each, known) if known else each
     return sorted(found.values(), key=lambda trial: trial.kind != FindTrial.kind)
 
 

@@ -47,7 +47,7 @@ class SweepSettings:
     retries: int = setting(1, "how often a trial that failed is tried again")
     measure: bool = setting(
         True,
-        "with --tune: when all have run, measure those with the best values on the test images "
+        "with --tune: choose when all have run, and measure the best values on the test images "
         "(extra [report]); --nomeasure leaves that to a later command, as where parts of a grid "
         "run by themselves",
     )
@@ -102,17 +102,18 @@ def run(flags: Parsed) -> None:
             return engine.submit(attempt, trial, out, devices, tensorboard)
 
         at_once = [trial for trial in trials if not _waits(trial, seeds)]
-        if later := {trial.experiment.training.seed for trial in trials if _waits(trial, seeds)}:
+        later = {trial.experiment.training.seed for trial in trials if _waits(trial, seeds)}
+        if reporting and later:
             said = some([*map(str, sorted(later))])
             table.then = f"then seeds {said} with what dev images choose"
         done = run_trials(at_once, out, submit, settings.retries, watch)
         # Of the grid alone, whatever else lies in the folder; and not where a run is missing, with
         # which the choice might be another.
-        candidates = [trial for trial in at_once if _is_tuned(trial)]
+        candidates = [trial for trial in at_once if _chooses(trial, seeds)]
         undecided = {trial.choice for trial in candidates if trial.folder in done.failed}
         tried = [out / trial.folder for trial in candidates if trial.choice not in undecided]
+        table.then = ""
         if reporting and tried:
-            table.then = ""
             gathered = reporting.gather(tried)
             best = reporting.tuned(gathered, names, seeds)
             for note in gathered.notes + best.notes:
@@ -120,23 +121,26 @@ def run(flags: Parsed) -> None:
             runs = tried if best.runs is None else map(Path, best.runs["run"])
             folders = {run.relative_to(out).as_posix() for run in runs}
             chosen = _chosen(trials, folders, seeds)
-            done = run_trials(chosen, out, submit, settings.retries, watch, done.failed)
+            done = run_trials(chosen, out, submit, settings.retries, watch, failed=done.failed)
     if done.failed:
         first = next(iter(done.failed))
-        said = log_of(out, first)
+        its_log = log_of(out, first)
         raise WorkFailed(
             f"{counted(len(done.failed), 'run')} of {len(done.trials)} failed "
-            f"({some([*done.failed])}); {first}: {done.failed[first]}. "
-            + (f"Its log: {said}. " if said.is_file() else "")
+            f"({some([*done.failed])}); {first}: {done.failed[first].rstrip('.')}. "
+            + (f"Its log: {its_log}. " if its_log.is_file() else "")
             + "The same command tries again what is missing."
-            + " What they are tuned with is neither chosen nor measured." * bool(undecided)
+            + " Until then nothing is chosen for their recipes on these tickets."
+            * bool(reporting and undecided)
         )
     report = f"lottery-tf report {out} --out={out / 'report.html'}"
     report += f" --tune={','.join(names)}" if names else ""
     report += f" --tune_seeds={','.join(choosing)}" if choosing else ""
     left = ""
     if names and not settings.measure:
-        left = " but for choosing and measuring, which the command without --nomeasure does"
+        left = (
+            " but for what --tune has to choose: give the whole grid without --nomeasure for that"
+        )
     console.print(f"Finished{left}. To look at it: {report}", markup=False)
 
 
@@ -144,10 +148,14 @@ def _is_tuned(trial: Trial) -> bool:
     return isinstance(trial, RetrainTrial) and trial.tuned
 
 
+def _chooses(trial: Trial, seeds: list[int]) -> bool:
+    """Whether it is one of the trials that what is tuned is chosen by."""
+    return _is_tuned(trial) and (not seeds or trial.experiment.training.seed in seeds)
+
+
 def _waits(trial: Trial, seeds: list[int]) -> bool:
-    """Whether a trial has to wait until those of ``seeds`` have chosen what is tuned."""
-    chosen_for = bool(seeds) and trial.experiment.training.seed not in seeds
-    return chosen_for and _is_tuned(trial) and not trial.test
+    """Whether it has to wait until others have chosen."""
+    return _is_tuned(trial) and not trial.test and not _chooses(trial, seeds)
 
 
 def _chosen(trials: list[Trial], best: set[str], seeds: list[int]) -> list[Trial]:

@@ -15,7 +15,7 @@ class Series:
 
     Attributes:
       label: in the legend.
-      style: its place in ``drawing.STYLES``, the same in every figure of a report.
+      style: its number, as ``drawing.style`` takes it, the same in every figure of a report.
       x, y: the points, None for a gap.
       low, high: bounds around y, None for none; empty if there are none at all.
       words: what a reader who points at a point is told besides; empty for nothing.

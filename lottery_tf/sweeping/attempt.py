@@ -52,8 +52,7 @@ def attempt(trial, out: Path, devices, tensorboard: bool = False) -> Outcome:
 
 
 def first_line(error: Exception) -> str:
-    """The error's kind and the first line of what it says; of Ray's errors those of their cause."""
-    error = getattr(error, "cause", None) or error
+    """The error's kind and the first line of what it says."""
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 

@@ -45,9 +45,8 @@ class RayEngine:
             _knock(address)
             ray.init(address=address or "local", log_to_driver=False, logging_level="error")
         except (OSError, ValueError, RuntimeError) as error:
-            raise UsageError(
-                f"Expected a Ray cluster at --ray_address={address}; {error}"
-            ) from error
+            wanted = f"a Ray cluster at --ray_address={address}" if address else "Ray to start here"
+            raise UsageError(f"Expected {wanted}; {' '.join(str(error).split())}") from error
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if gpus_per_trial is None:
             gpus_per_trial = 1 if any(node.get("GPU") for node in nodes) else 0

@@ -118,4 +118,6 @@ def _outcome(future: Future) -> Outcome:
     try:
         return future.result()
     except Exception as error:
-        return Outcome(0.0, error=first_line(error))
+        return Outcome(
+            0.0, error=first_line(getattr(error, "cause", None) or error)
+        )  # Ray's has one

@@ -132,8 +132,8 @@ class RetrainTrial:
 
     @property
     def choice(self) -> str:
-        """What it has in common with all that it is tuned with: the recipe and the kind of
-        ticket."""
+        """What it has in common with all that it is tuned with, and with those of other parameters
+        that are varied: the recipe and the kind of ticket."""
         return f"{self.recipe} {_of_seed_0(self.found).folder} {self.round}"
 
     @property

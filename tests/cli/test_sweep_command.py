@@ -1,11 +1,14 @@
 """lottery-tf sweep on digits, in processes of its own."""
 
+import io
 import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import lottery_tf as lt
 from lottery_tf.cli import sweep
@@ -14,6 +17,7 @@ from lottery_tf.cli.grid import trials_of
 from lottery_tf.cli.main import main
 from lottery_tf.sweeping import attempt as attempts
 from lottery_tf.sweeping.attempt import attempt
+from lottery_tf.sweeping.scheduling import Progress
 
 WORDS = (
     *("--train_for=1ep", "--batch_size=64", "--width=30", "--learning_rate=0.1", "--rounds=2"),
@@ -85,6 +89,50 @@ def test_what_a_trial_says_is_in_its_log(tmp_path, monkeypatch, capfd):
         assert attempt(trial, tmp_path, devices).error is None
     assert "from a child" in attempts.log_of(tmp_path, trial.folder).read_text()
     assert "from a child" not in capfd.readouterr().out
+
+
+def test_a_full_disk_hides_no_error(tmp_path, monkeypatch, capfd):
+    def fail(*_):
+        raise RuntimeError("No space left")
+
+    trial, devices = trial_of("find")
+    monkeypatch.setattr(type(trial), "run", fail)
+    monkeypatch.setattr(attempts, "log_of", lambda *_: Path("/dev/full"))
+    with capfd.disabled():
+        before = os.fstat(1), os.fstat(2)
+        assert attempt(trial, tmp_path, devices).error == "RuntimeError: No space left"
+        assert all(map(os.path.samestat, before, (os.fstat(1), os.fstat(2))))
+
+
+def test_which_trials_choose_which_wait_and_what_the_table_says(tmp_path):
+    file = tmp_path / "grid.yaml"
+    file.write_text(
+        "seeds: [0, 3]\nrecipes: [vanilla]\ntune_seeds: [0]\nlearning_rate: 0.1\n"
+        "cells:\n  plain: {}\n  tuned: {tune: {learning_rate: [0.1, 0.2]}}\n"
+    )
+    trials = trials_of(parse(["--rounds=1", f"--grid={file}"], sweep.SETTINGS))
+    of = [
+        (trial.experiment.training.seed, trial.experiment.training.learning_rate)
+        for trial in trials
+        if sweep._chooses(trial, [0])
+    ]
+    assert of == [(0, 0.1), (0, 0.2)]
+    (waiting,) = (trial for trial in trials if sweep._waits(trial, [0]))
+    training = waiting.experiment.training
+    assert (training.seed, training.learning_rate) == (3, 0.2)
+    (best,) = (
+        t for t in trials if sweep._chooses(t, [0]) and t.experiment.training.learning_rate == 0.1
+    )
+    chosen = sweep._chosen(trials, {best.folder}, [0])
+    assert len(chosen) == len(trials) - 1 and waiting not in chosen
+
+    table, said = sweep._Table(), io.StringIO()
+    table.progress = Progress(trials, {trials[0].folder})
+    table.then = "then seeds 3 with what dev images choose"
+    Console(file=said, width=80).print(table)
+    assert re.search("find +│ +1 │ +0 │ +1 │", said.getvalue())
+    assert re.search("retrain +│ +0 │ +0 │ +4 │", said.getvalue())
+    assert table.then in said.getvalue()
 
 
 def test_the_line_of_a_ticket_with_an_empty_layer(tmp_path):
@@ -197,8 +245,7 @@ def test_only_what_dev_images_chose_is_measured_on_the_test_images(swept, tmp_pa
     words += ["--tune_seeds=0"]
     assert main(["sweep", *words, "--nomeasure"]) == 0
     said = " ".join(capfd.readouterr().out.split())
-    assert "then seeds 1 with what dev images choose" in said
-    assert "Finished but for choosing and measuring, which" in said
+    assert "Finished but for what --tune has to choose" in said and "then seeds" not in said
 
     assert main(["sweep", *words, "--tune_seeds=2"]) == 2
     assert "--tune_seeds among --seeds, 0, 1, got 2" in " ".join(capfd.readouterr().err.split())
@@ -219,7 +266,7 @@ def test_only_what_dev_images_chose_is_measured_on_the_test_images(swept, tmp_pa
     config.write_text(text.replace('"epsilon": 0.1', '"epsilon": 0.3'))
     assert main(["sweep", *words]) == 1
     said = " ".join(capfd.readouterr().err.split())
-    assert "1 run of 7 failed" in said and "is neither chosen nor measured" in said
+    assert "1 run of 7 failed" in said and "nothing is chosen for their recipes" in said
     tested = {run for run, each in results().items() if "test_accuracy" in each}
     assert tested == {("vanilla", 0.1, 0), ("vanilla", 0.1, 1)}
     config.write_text(text)

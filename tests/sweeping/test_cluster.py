@@ -1,14 +1,16 @@
 """A sweep on a Ray cluster of two nodes, both on this machine."""
 
+import dataclasses
 import json
+import os
 import threading
 import time
 
 import pytest
 
 from lottery_tf.cli.main import main
-from lottery_tf.sweeping.attempt import first_line
 from lottery_tf.sweeping.cluster import RayEngine
+from lottery_tf.sweeping.scheduling import run_trials
 
 WORDS = (
     *("--train_for=2ep", "--batch_size=64", "--width=30", "--rounds=1", "--seeds=0,1,2"),
@@ -60,13 +62,32 @@ def test_a_node_is_lost_in_the_middle(cluster, tmp_path, capfd):
     assert len([line for line in finished if "failed" not in line]) == 9
 
 
-def test_a_cluster_of_this_machine_and_the_cause_of_an_error():
+def test_a_cluster_of_this_machine(tmp_path):
+    """Errors say what they are in it, and only the sweep tries again what dies."""
     pytest.importorskip("ray", reason="needs the extra [ray]")
+    begun = tmp_path / "begun"
+
+    def die():
+        with open(begun, "a") as file:
+            file.write("1")
+        os._exit(1)
+
+    @dataclasses.dataclass(frozen=True)
+    class Call:
+        folder: str
+        args: tuple
+        kind: str = "call"
+        needs: tuple = ()
+
+        def finished(self, out):
+            return False
+
+    calls = [Call("lost", (die,)), Call("wrong", (open, "no such file"))]
     with RayEngine() as engine:
-        assert engine.submit(len, "abc").result() == 3
-        error = engine.submit(open, "no such file").exception()
-    assert first_line(error).startswith("FileNotFoundError: ")
-    assert first_line(error).endswith("'no such file'")
+        done = run_trials(calls, None, lambda call: engine.submit(*call.args), retries=2)
+    assert begun.read_text() == "111"
+    assert done.failed["wrong"].startswith("FileNotFoundError: ")
+    assert done.failed["wrong"].endswith("'no such file'")
 
 
 def test_no_cluster_at_the_address(tmp_path, capfd):
