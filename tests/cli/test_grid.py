@@ -250,10 +250,10 @@ GRIDS = {
     "fashion_mnist_rescaled_init": (5, 20),
     # four strengths and vanilla; two rates; three networks; three seeds
     "fashion_mnist_ghost_skips": (9, 90),
-    # imp of four networks, four masks of ERK and two dense networks to learn from, the others
+    # imp of three networks, five masks of ERK and three dense networks to learn from, the others
     # having imp's; three tickets with seven rates, two with eight, two with nine, two with twelve,
-    # two with six; nine recipes; five seeds
-    "standing": (5 * (4 + 4 + 2), 5 * (3 * 7 + 2 * 8 + 2 * 9 + 2 * 12 + 2 * 6) * 9),
+    # one with six, one with five; nine recipes; five seeds
+    "standing": (5 * (3 + 5 + 3), 5 * (3 * 7 + 2 * 8 + 2 * 9 + 2 * 12 + 6 + 5) * 9),
     # a mask of ERK and a dense network to learn from; vanilla and five recipes; twenty seeds
     "standing_confirmed": (40, 120),
 }
