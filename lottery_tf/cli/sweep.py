@@ -124,15 +124,16 @@ def run(flags: Parsed) -> None:
             done = run_trials(chosen, out, submit, settings.retries, watch, failed=done.failed)
     if done.failed:
         first = next(iter(done.failed))
-        its_log = log_of(out, first)
-        raise WorkFailed(
+        said = [
             f"{counted(len(done.failed), 'run')} of {len(done.trials)} failed "
-            f"({some([*done.failed])}); {first}: {done.failed[first].rstrip('.')}. "
-            + (f"Its log: {its_log}. " if its_log.is_file() else "")
-            + "The same command tries again what is missing."
-            + " Until then nothing is chosen for their recipes on these tickets."
-            * bool(reporting and undecided)
-        )
+            f"({some([*done.failed])}); {first}: {done.failed[first].rstrip('.')}."
+        ]
+        if log_of(out, first).is_file():
+            said.append(f"Its log: {log_of(out, first)}.")
+        said.append("The same command tries again what is missing.")
+        if reporting and undecided:
+            said.append("Until then nothing is chosen for their recipes on these tickets.")
+        raise WorkFailed(" ".join(said))
     report = f"lottery-tf report {out} --out={out / 'report.html'}"
     report += f" --tune={','.join(names)}" if names else ""
     report += f" --tune_seeds={','.join(choosing)}" if choosing else ""
