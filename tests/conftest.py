@@ -1,4 +1,4 @@
-"""What every test gets: quiet TensorFlow, fixed seeds."""
+"""What every test gets: quiet TensorFlow, fixed seeds and names."""
 
 import logging
 import os
@@ -9,12 +9,16 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def fixed_seed(request):
-    """Tests that touch TensorFlow start from the same random state, whatever ran before."""
+def same_start():
+    """Tests that touch TensorFlow start from the same random state, whatever ran before.
+
+    So does the count in the names that Keras gives to layers.
+    """
     import sys
 
     if "tf_keras" in sys.modules:
         sys.modules["tf_keras"].utils.set_random_seed(0)
+        sys.modules["tf_keras"].backend.reset_uids()
 
 
 @pytest.fixture
