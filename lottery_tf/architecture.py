@@ -8,8 +8,9 @@ from typing import Any
 from tensorflow.python.util.tf_export import get_symbol_from_name
 
 from lottery_tf.errors import UsageError
-from lottery_tf.graph import layer_paths, with_paths
+from lottery_tf.graph import layer_paths
 from lottery_tf.keras import keras
+from lottery_tf.rebuilding import with_paths
 
 # A description may name what is here and what is registered. For anything else Keras would import
 # the module that the file names, or call the function that it names with arguments of the file's

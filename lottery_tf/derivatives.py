@@ -10,8 +10,8 @@ from typing import Any
 import tensorflow as tf
 
 from lottery_tf.errors import UsageError
-from lottery_tf.graph import copy_layer
 from lottery_tf.keras import keras
+from lottery_tf.rebuilding import copy_layer
 from lottery_tf.wrapper import remake
 
 _DROPOUT = (keras.layers.Dropout, keras.layers.GaussianDropout, keras.layers.AlphaDropout)

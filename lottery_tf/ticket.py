@@ -12,11 +12,12 @@ import numpy as np
 from lottery_tf import architecture
 from lottery_tf.errors import UsageError
 from lottery_tf.files import sha256, whole_folder
-from lottery_tf.graph import assign, check_graph, layer_paths, named_variables, values, with_paths
+from lottery_tf.graph import assign, check_graph, layer_paths, named_variables, values
 from lottery_tf.keras import keras
 from lottery_tf.log import some
 from lottery_tf.masks import Masks, read_arrays
 from lottery_tf.prunable import KINDS, PrunableSettings, prunable_weights
+from lottery_tf.rebuilding import with_paths
 from lottery_tf.wrapper import check_masks, get_masks, log_left_dense, strip, wrap
 
 FORMAT_VERSION = 1

@@ -19,14 +19,7 @@ from tensorflow_model_optimization.python.core.sparsity.keras.pruning_wrapper im
 )
 
 from lottery_tf.errors import UsageError
-from lottery_tf.graph import (
-    check_graph,
-    copy_layer,
-    named_layers,
-    named_variables,
-    rebuild,
-    unwrapped,
-)
+from lottery_tf.graph import check_graph, named_layers, named_variables, unwrapped
 from lottery_tf.keras import keras
 from lottery_tf.log import log, some
 from lottery_tf.masks import Masks
@@ -37,6 +30,7 @@ from lottery_tf.prunable import (
     prunable_attributes,
     prunable_weights,
 )
+from lottery_tf.rebuilding import copy_layer, rebuild
 
 
 @keras.saving.register_keras_serializable("lottery_tf")
@@ -186,7 +180,7 @@ def remake(
     change: Callable[[keras.layers.Layer], keras.layers.Layer],
     connect: Callable[[keras.Model, Callable], keras.Model | None] = lambda part, once: None,
 ) -> keras.Model:
-    """``graph.rebuild`` of a model that may be wrapped: its masks stay on.
+    """``rebuild`` of a model that may be wrapped: its masks stay on.
 
     ``change`` is given the layers inside the wrappers and returns plain layers. A model that is
     wrapped by tfmot itself has to go through ``masked_by_us`` first.

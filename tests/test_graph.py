@@ -2,23 +2,11 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from layer_cases import CASES
-from networks import Opaque, assert_same, chain, examples, layers, mlp, values
+from networks import assert_same, chain, layers, mlp, values
 
-import lottery_tf as lt
 from lottery_tf.errors import UsageError
-from lottery_tf.graph import (
-    assign,
-    calls,
-    check_graph,
-    copy_layer,
-    layer_paths,
-    named_layers,
-    named_variables,
-    rebuild,
-    with_paths,
-)
+from lottery_tf.graph import assign, calls, check_graph, named_layers, named_variables
 from lottery_tf.keras import keras
 
 
@@ -39,116 +27,6 @@ def test_every_variable_has_one_name(name):
     variables = named_variables(model)
     assert {id(v) for v in variables.values()} == {id(v) for v in model.variables}
     assert len(variables) == len(model.variables)
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_rebuilding_with_the_same_layers_is_a_copy(name):
-    case = CASES[name]
-    model, changed = case.build(), []
-
-    def change(layer):
-        changed.append(layer)
-        return type(layer).from_config(layer.get_config())
-
-    copy = rebuild(model, change)
-    assert len(changed) == len({id(layer) for layer in changed}), "a shared layer, changed twice"
-    assert list(named_layers(copy)) == list(named_layers(model))
-    assert_same(values(copy), values(model))
-    for one, other in zip(
-        tf.nest.flatten(copy(case.x)), tf.nest.flatten(model(case.x)), strict=True
-    ):
-        np.testing.assert_array_equal(one, other)
-    ours = {id(variable) for variable in model.variables}
-    assert not any(id(variable) in ours for variable in copy.variables)
-
-
-def test_a_rebuilt_model_has_the_changed_layers():
-    def wider(layer):
-        if isinstance(layer, layers.Activation):
-            return layers.Activation("tanh", name=layer.name)
-        return type(layer).from_config(layer.get_config())
-
-    model = chain(layers.Dense(3), layers.Activation("relu", name="a"))
-    x = np.random.default_rng(0).standard_normal((2, 4)).astype(np.float32)
-    expected = np.tanh(model.layers[1](x))
-    np.testing.assert_allclose(rebuild(model, wider)(x), expected, rtol=1e-6)
-
-
-class OwnStep:
-    """A training step, as a model's class may have it."""
-
-    def train_step(self, data):
-        return super().train_step(data)
-
-    def helper(self):
-        return 0
-
-
-class OwnChain(OwnStep, keras.Sequential):
-    pass
-
-
-class OwnGraph(OwnStep, keras.Model):
-    pass
-
-
-class OwnBuilt(OwnGraph):
-    def __init__(self, width):
-        inputs = keras.Input((4,))
-        super().__init__(inputs, layers.Dense(width)(inputs), name="built")
-
-
-def test_what_a_plain_copy_has_not_is_said_once(lines):
-    chained = OwnChain([keras.Input((4,)), layers.Dense(2)], name="chained")
-    built = OwnBuilt(2)
-    for recipe in ("label_smoothing", "soft_activation"):
-        for model in (chained, built):
-            lt.Recipe(recipe).prepare(model)
-    whole = OwnGraph(built.inputs, built.outputs)
-    assert type(rebuild(whole, copy_layer)) is OwnGraph
-    assert [line for line in lines if "soft" not in line] == [
-        "chained: its copies are of class Sequential, without what OwnChain has in train_step",
-        "built: its copies are of class Functional, without what OwnBuilt has in train_step",
-    ]
-
-
-def times(factor):
-    def scaled(x, *args):
-        return factor * x
-
-    return scaled
-
-
-def test_functions_and_constants_of_a_users_own_are_copied():
-    inputs = keras.Input((5, 4))
-    x = layers.TimeDistributed(layers.Dense(4, activation=times(2.0)))(inputs)
-    x = layers.LSTM(4, activation=times(0.5))(x)
-    x = layers.Add()([tf.maximum(x, tf.constant([0.0, 0.1, 0.2, 0.3])), tf.ones((1, 4))])
-    model = keras.Model(inputs, layers.Dense(3, activation=times(3.0))(x))
-    x, _ = examples(2, (5, 4))
-    np.testing.assert_array_equal(rebuild(model, copy_layer)(x), model(x))
-
-
-@pytest.mark.parametrize(
-    ("layer", "words"),
-    [
-        (lambda: Opaque(object()), r"the layer 'opaque' \(Opaque\) it cannot \(Layer Opaque was"),
-        (lambda: layers.Dense(2, lambda x: x, name="it"), "the layer 'it' .*functions with a name"),
-        (lambda: layers.LSTM(2, times(1), times(2), name="it"), "the layer 'it' .*: give it"),
-    ],
-)
-def test_layers_that_cannot_be_copied_get_one_sentence(layer, words):
-    with pytest.raises(UsageError, match=words) as error:
-        rebuild(chain(layer(), shape=(4, 3)), copy_layer)
-    assert "\n" not in str(error.value) and len(str(error.value)) < 400
-
-
-def test_renaming():
-    model = CASES["nested"].build()
-    paths = [p if "input" in p else f"{p}_new" for p in layer_paths(model)]
-    copy = with_paths(model, paths)
-    assert layer_paths(copy) == paths
-    assert layer_paths(keras.models.model_from_json(copy.to_json())) == paths
 
 
 def test_assigning_by_name():

@@ -8,8 +8,9 @@ from tf_keras.src.layers.core.tf_op_layer import TFOpLambda
 
 from lottery_tf.derivatives import is_offset
 from lottery_tf.errors import UsageError
-from lottery_tf.graph import copy_layer, has_losses, named_variables, rebuild, reconnected
+from lottery_tf.graph import named_variables
 from lottery_tf.keras import keras
+from lottery_tf.rebuilding import copy_layer, has_losses, rebuild, reconnected
 from lottery_tf.scores.network import Network
 from lottery_tf.wrapper import strip
 

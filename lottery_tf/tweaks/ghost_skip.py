@@ -6,9 +6,10 @@ import numpy as np
 import tensorflow as tf
 
 from lottery_tf.errors import UsageError
-from lottery_tf.graph import copy_layer, named_layers, nodes, reconnected, unwrapped
+from lottery_tf.graph import named_layers, nodes, unwrapped
 from lottery_tf.keras import keras
 from lottery_tf.log import counted, log, some
+from lottery_tf.rebuilding import copy_layer, reconnected
 from lottery_tf.settings import nearest, setting
 from lottery_tf.tweaks.fade import CURVE_HELP, SHARE_HELP, FadingLayer, FadingTweak
 from lottery_tf.wrapper import remake

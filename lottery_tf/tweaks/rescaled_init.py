@@ -12,9 +12,10 @@ import tensorflow as tf
 from lottery_tf.derivatives import batches_of, differentiable, is_offset, losses_of, reason
 from lottery_tf.devices import from_chief
 from lottery_tf.errors import UsageError
-from lottery_tf.graph import check_graph, copy_layer, named_variables
+from lottery_tf.graph import check_graph, named_variables
 from lottery_tf.keras import keras
 from lottery_tf.log import log
+from lottery_tf.rebuilding import copy_layer
 from lottery_tf.settings import check_choices, setting
 from lottery_tf.tweaks.soft_labels import default_loss
 from lottery_tf.tweaks.tweak import Tweak

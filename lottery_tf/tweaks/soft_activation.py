@@ -6,9 +6,9 @@ import math
 import tensorflow as tf
 
 from lottery_tf.errors import UsageError
-from lottery_tf.graph import copy_layer
 from lottery_tf.keras import keras
 from lottery_tf.log import counted, log, some
+from lottery_tf.rebuilding import copy_layer
 from lottery_tf.settings import setting
 from lottery_tf.tweaks.fade import FadingLayer, FadingTweak
 from lottery_tf.wrapper import remake
