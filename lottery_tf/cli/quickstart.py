@@ -91,7 +91,7 @@ def run(flags: Parsed) -> None:
 
     last = out / f"seed_{settings.seeds[-1]}" / f"round_{RETRAINED_ROUNDS[-1]:02}_{RECIPES[-1]}"
     with console.status("exporting, and proving it in a fresh process"):
-        # Outputs reach 30, where float32 steps by 2e-6 and LiteRT rounds by the processor.
+        # Outputs reach 24, where float32 steps by 2e-6 and LiteRT rounds by the processor.
         facts = export_run(last, out / "export", ("saved_model", "tflite"), tolerance=1e-4)
     print_export(out / "export", facts)
     print_summary(rows)
