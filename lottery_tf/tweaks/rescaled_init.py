@@ -147,7 +147,8 @@ def find_scales(
 ) -> Scales:
     """Searches scales for ``model``'s weights in a copy of it, and logs a line of what it found.
 
-    The same model and the same batches give the same scales.
+    The same model and the same batches give the same scales; to the last bit after
+    ``lottery_tf.training.make_deterministic()``.
 
     Args:
       model: a built Sequential or functional model, masked or dense; it is left as it is.
