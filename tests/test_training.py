@@ -1,10 +1,14 @@
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 from lottery_tf.errors import UsageError
 from lottery_tf.keras import keras
-from lottery_tf.training import SGD, Adam, Trainer, TrainingSettings, WarmUp
+from lottery_tf.training import SGD, Adam, Trainer, TrainingSettings, WarmUp, make_deterministic
 
 
 def rates(settings, steps_per_epoch, steps):
@@ -190,3 +194,24 @@ def test_xla_is_for_models_without_convolutions():
     for model, expected in ((dense, True), (conv, False)):
         Trainer(model, lambda start: None, 1, SGD(0.1), "mse")
         assert bool(model._jit_compile) is expected
+
+
+def test_gradients_are_added_in_one_order():
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        before, after = process.submit(ops_of_a_large_sum).result()
+    assert "TemporaryVariable" in before  # which what comes is added to
+    assert "AddN" in after and "TemporaryVariable" not in after
+
+
+def ops_of_a_large_sum() -> list[set[str]]:
+    """What TensorFlow runs, before and after make_deterministic."""
+
+    def ops():
+        total = tf.function(lambda x: tf.add_n([tf.sin(x), tf.cos(x), tf.exp(x)]))
+        with context.collect_graphs(optimized=True) as graphs:
+            total(tf.ones([2**25]))
+        return {node.op for graph in graphs for node in graph.node}
+
+    before = ops()
+    make_deterministic()
+    return [before, ops()]
