@@ -13,8 +13,8 @@ from lottery_tf.sweeping.cluster import RayEngine
 from lottery_tf.sweeping.scheduling import run_trials
 
 WORDS = (
-    *("--train_for=2ep", "--batch_size=64", "--width=30", "--rounds=1", "--seeds=0,1,2"),
-    *("--recipes=vanilla,label_smoothing,soft_activation", "--retries=2", "--engine=ray"),
+    *("--train_for=2ep", "--batch_size=64", "--width=30", "--rounds=1", "--seeds=0,1"),
+    *("--recipes=vanilla,label_smoothing", "--retries=2", "--engine=ray"),
 )
 
 
@@ -24,8 +24,13 @@ def cluster(monkeypatch):
     pytest.importorskip("ray", reason="needs the extra [ray]")
     from ray.cluster_utils import Cluster
 
-    # A lost node is given up after seconds, not half a minute.
-    settings = {"health_check_failure_threshold": 2, "health_check_period_ms": 500}
+    # A lost node is given up after seconds, not half a minute, and trials need not wait for the
+    # other tests, whose processes Ray lets go first.
+    settings = {
+        "health_check_failure_threshold": 2,
+        "health_check_period_ms": 500,
+        "worker_niceness": 0,
+    }
     found = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": settings}
     )
@@ -49,17 +54,16 @@ def test_a_node_is_lost_in_the_middle(cluster, tmp_path, capfd):
     assert len(cluster.list_all_nodes()) == 1
     runs = sorted((out / "retrain").iterdir())
     found = [json.loads((run / "result.json").read_text()) for run in runs]
-    recipes = ("label_smoothing", "soft_activation", "vanilla")
     assert sorted((each["recipe"], each["seed"]) for each in found) == [
-        (recipe, seed) for recipe in recipes for seed in (0, 1, 2)
+        (recipe, seed) for recipe in ("label_smoothing", "vanilla") for seed in (0, 1)
     ]
     for run, result in zip(runs, found, strict=True):
         epochs = (run / "metrics.jsonl").read_text().splitlines()
         assert len(epochs) == result["epochs"] == 2
         assert not (run / "checkpoint").exists()
-    assert len(list((out / "find").iterdir())) == 3
+    assert len(list((out / "find").iterdir())) == 2
     finished = [line for line in capfd.readouterr().out.splitlines() if "retrain/" in line]
-    assert len([line for line in finished if "failed" not in line]) == 9
+    assert len([line for line in finished if "failed" not in line]) == 4
 
 
 def test_a_cluster_of_this_machine(tmp_path):
