@@ -119,11 +119,13 @@ def read_json_lines(path: str | os.PathLike) -> list[dict]:
 def sha256(path: str | os.PathLike) -> str:
     """The SHA-256 of a file, or of the names and sums of a folder's files, in hexadecimal.
 
-    A file of any size is read a mebibyte at a time.
+    A SavedModel that is made again has the same: its fingerprint.pb, which TensorFlow gives a new
+    random number each time, does not count. A file of any size is read a mebibyte at a time.
     """
     digest, path = hashlib.sha256(), Path(path)
     if path.is_dir():
-        for file in sorted(file for file in path.rglob("*") if file.is_file()):
+        files = (file for file in path.rglob("*") if file.is_file())
+        for file in sorted(file for file in files if file.name != "fingerprint.pb"):
             digest.update(f"{sha256(file)}  {file.relative_to(path).as_posix()}\n".encode())
         return digest.hexdigest()
     with open(path, "rb") as file:

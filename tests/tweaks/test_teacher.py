@@ -222,7 +222,7 @@ def test_a_teacher_on_disk_is_known_by_its_content(tmp_path):
     first = Distillation(tmp_path / "two").sha256
     (tmp_path / "two").rename(tmp_path / "three")
     assert Distillation(tmp_path / "three").sha256 == first
-    (tmp_path / "three" / "fingerprint.pb").unlink()
+    (tmp_path / "three" / "keras_metadata.pb").unlink()
     assert Distillation(tmp_path / "three").sha256 != first
     assert Distillation(tmp_path / "one.h5").sha256 not in (None, first)
 
