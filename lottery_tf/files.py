@@ -124,8 +124,8 @@ def sha256(path: str | os.PathLike) -> str:
     """
     digest, path = hashlib.sha256(), Path(path)
     if path.is_dir():
-        files = (file for file in path.rglob("*") if file.is_file())
-        for file in sorted(file for file in files if file.name != "fingerprint.pb"):
+        files = (f for f in path.rglob("*") if f.is_file() and f.name != "fingerprint.pb")
+        for file in sorted(files):
             digest.update(f"{sha256(file)}  {file.relative_to(path).as_posix()}\n".encode())
         return digest.hexdigest()
     with open(path, "rb") as file:
