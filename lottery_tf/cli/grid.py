@@ -28,7 +28,8 @@ class GridSettings:
 
     grid: str | None = setting(
         None,
-        "a YAML file with these flags and any of the following; what the command line says wins",
+        "a YAML file with these flags and those of find and retrain that say what is run, not "
+        "where; what the command line says wins",
     )
     cells: tuple[str, ...] = setting((), "those of the file's cells to run; default: all")
     recipes: tuple[str, ...] = setting(
@@ -76,7 +77,9 @@ def trials_of(flags: Parsed) -> list[Trial]:
       UsageError: for a recipe, flag or value that there is not, with nothing run yet.
     """
     found: dict[str, Trial] = {}
-    for cell in _cells(flags):
+    cells = _cells(flags)
+    _check_tweaks(flags, cells)
+    for cell in cells:
         for trial in _trials_of_cell(cell):
             for each in (*_before(trial), trial):
                 known = found.get(each.folder)
@@ -86,7 +89,7 @@ def trials_of(flags: Parsed) -> list[Trial]:
 
 def tuned(flags: Parsed) -> list[str]:
     """The names that are tuned in any part of the grid."""
-    return list(dict.fromkeys(n for cell in _cells(flags) for n in _axes(cell, "tune", _tunable())))
+    return list(dict.fromkeys(n for cell in _cells(flags) for n in _tuned(cell)))
 
 
 def tuning_seeds(flags: Parsed) -> tuple[str, ...]:
@@ -119,13 +122,9 @@ def _both(one: Trial, other: Trial) -> Trial:
 
 
 def _trials_of_cell(flags: Parsed) -> Iterator[RetrainTrial]:
-    grid = flags.settings(GridSettings)
-    recipes = [recipe.replace("+", ",") for recipe in grid.recipes]
-    for recipe in recipes:
-        Recipe(recipe)
+    grid, recipes = flags.settings(GridSettings), _recipes(flags)
     of_tweaks = _names(TweakSettings)
-    vary = _axes(flags, "vary", _names(*OWNERS) - _OWN_AXES.keys())
-    tune = _axes(flags, "tune", _tunable())
+    vary, tune = _varied(flags), _tuned(flags)
     seeds = [{"seed": seed, "data_seed": seed} for seed in grid.seeds] or [{}]
     for varied, seed in itertools.product(_combinations(vary), seeds):
         found_with = _with(flags, varied | seed)
@@ -154,6 +153,24 @@ def _trials_of_cell(flags: Parsed) -> Iterator[RetrainTrial]:
                     tuned=bool(tune),
                     note=_said(varied | chosen, without=of_tweaks - _parameters(recipe)),
                 )
+
+
+def _recipes(flags: Parsed) -> list[str]:
+    return [recipe.replace("+", ",") for recipe in flags.values["recipes"]]
+
+
+def _check_tweaks(flags: Parsed, cells: Sequence[Parsed]) -> None:
+    """Raises UsageError for a parameter of a tweak, given by the user or varied, that none of the
+    recipes has."""
+    recipes = dict.fromkeys(recipe for cell in cells for recipe in _recipes(cell))
+    unused = _names(TweakSettings).difference(*map(_parameters, recipes))
+    axes = [axes for cell in cells for axes in (_varied(cell), _tuned(cell))]
+    for name in (*flags.given, *itertools.chain(*axes)):
+        if name in unused:
+            raise UsageError(
+                f"Expected --recipes with the tweak that --{name} is a parameter of, got "
+                f"{some([*recipes])}: add it there, or leave the flag out."
+            )
 
 
 def _said(values: Mapping[str, str], without: set[str]) -> str:
@@ -243,9 +260,13 @@ def _lists(*owners: type) -> set[str]:
     }
 
 
-def _tunable() -> set[str]:
-    """What the retraining alone may have otherwise."""
-    return _names(TrainingSettings, TweakSettings) - _OWN_AXES.keys()
+def _varied(flags: Parsed) -> dict[str, list[str]]:
+    return _axes(flags, "vary", _names(*OWNERS) - _OWN_AXES.keys())
+
+
+def _tuned(flags: Parsed) -> dict[str, list[str]]:
+    """Of what the retraining alone may have otherwise."""
+    return _axes(flags, "tune", _names(TrainingSettings, TweakSettings) - _OWN_AXES.keys())
 
 
 def _axes(flags: Parsed, name: str, known: set[str]) -> dict[str, list[str]]:
@@ -313,6 +334,7 @@ def _cells(flags: Parsed) -> list[Parsed]:
             f"Expected 'cells' in {path} to have a name and flags of its own for each part of the "
             "grid."
         )
+    cells = {str(name): cell for name, cell in cells.items()}  # YAML reads 8 and on as no text
     chosen = flags.values["cells"] or tuple(cells)
     if unknown := [name for name in chosen if name not in cells]:
         raise UsageError(

@@ -86,6 +86,12 @@ def run(flags: Parsed) -> None:
             f"Expected --tune_seeds among --seeds, {some([*map(str, sorted(there))])}, got "
             f"{some([*choosing])}: give those that are to choose, or --nomeasure."
         )
+    if reporting and (undecidable := _undecidable(trials, seeds)):
+        first = undecidable[0]
+        raise UsageError(
+            f"Expected one of --tune_seeds, {some([*choosing])}, among the --seeds of each part of "
+            f"the grid with --tune; {first.recipe} ({first.label}) is in none that has one."
+        )
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -157,6 +163,12 @@ def _chooses(trial: Trial, seeds: list[int]) -> bool:
 def _waits(trial: Trial, seeds: list[int]) -> bool:
     """Whether it has to wait until others have chosen."""
     return _is_tuned(trial) and not trial.test and not _chooses(trial, seeds)
+
+
+def _undecidable(trials: list[Trial], seeds: list[int]) -> list[RetrainTrial]:
+    """Those that would wait for ever: no seed that chooses has a run with their values."""
+    tried = {trial.kin for trial in trials if _chooses(trial, seeds)}
+    return [trial for trial in trials if _waits(trial, seeds) and trial.kin not in tried]
 
 
 def _chosen(trials: list[Trial], best: set[str], seeds: list[int]) -> list[Trial]:

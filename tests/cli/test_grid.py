@@ -183,6 +183,29 @@ def test_a_parameter_of_a_tweak_makes_no_second_run_of_the_others():
     assert [trial.recipe for trial in retrains] == ["vanilla"] + ["label_smoothing"] * 2
 
 
+@pytest.mark.parametrize("axis", ["--vary=label_smoothing_epsilon:0.1,0.2", "--tune=%s", "--%s"])
+def test_a_parameter_of_a_tweak_that_no_recipe_has(axis):
+    word = axis % "label_smoothing_epsilon=0.2" if axis == "--%s" else axis
+    word = word.replace("%s", "label_smoothing_epsilon:0.1,0.2")
+    with pytest.raises(
+        UsageError, match="--label_smoothing_epsilon is a parameter of, got vanilla,"
+    ):
+        made("--rounds=1", "--recipes=vanilla,ghost_skips", word)
+    assert made("--rounds=1", "--recipes=vanilla,tost", word)
+
+
+def test_a_file_may_have_parameters_that_not_all_of_its_cells_have(file):
+    text = "label_smoothing_epsilon: 0.2\nrounds: 1\ncells: {a: {}, b: {recipes: [tost]}}"
+    assert len(made(file(text), "--cells=a")[1]) == 1
+
+
+def test_names_of_cells_that_yaml_reads_as_numbers(file):
+    words = file("rounds: 1\ncells: {8: {width: 8}, 16: {width: 16}}")
+    assert [find.experiment.model.width for find in made(words, "--cells=16")[0]] == [16]
+    with pytest.raises(UsageError, match="8, 16, not '9'"):
+        made(words, "--cells=9")
+
+
 def test_names_hang_on_what_differs_from_the_defaults_alone(monkeypatch):
     """A default that is written out, and a setting that a later release adds, change no name."""
     words = ("--rounds=2", "--recipes=label_smoothing", "--width=8", "--reinit")

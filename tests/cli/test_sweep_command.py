@@ -135,6 +135,24 @@ def test_which_trials_choose_which_wait_and_what_the_table_says(tmp_path):
     assert table.then in said.getvalue()
 
 
+def test_a_part_of_the_grid_without_a_seed_that_chooses_is_a_mistake(tmp_path, capfd):
+    file = tmp_path / "grid.yaml"
+    text = (
+        "rounds: 1\nrecipes: [vanilla]\ntune: {learning_rate: [0.1, 0.2]}\ntune_seeds: [0]\n"
+        "cells:\n  a: {seeds: [0, 1]}\n  b: {width: 8, seeds: [5]}\n"
+    )
+    file.write_text(text)
+    assert main(["sweep", f"--grid={file}", f"--out={tmp_path / 'out'}"]) == 2
+    said = " ".join(capfd.readouterr().err.split())
+    assert "one of --tune_seeds, 0, among the --seeds of each part" in said
+    assert "vanilla (imp, round 1 seed 5 learning_rate 0.1)" in said
+    assert not (tmp_path / "out").exists()
+    # The other part's may choose for it where it is of the same kind.
+    file.write_text(text.replace("width: 8, ", ""))
+    flags = parse([f"--grid={file}"], sweep.SETTINGS)
+    assert not sweep._undecidable(trials_of(flags), [0])
+
+
 def test_the_line_of_a_ticket_with_an_empty_layer(tmp_path):
     """Its warning is in the trial's log; the line is what one sees."""
     trial, _ = trial_of("find")
