@@ -12,7 +12,7 @@ from typing import Any
 
 Settings = dict[tuple[str, str], Any]
 
-RUN, TICKET = "run", "ticket"
+RUN, TICKET, TEACHER = "run", "ticket", ("distillation", "teacher")
 _PLACES_AND_SEEDS = {
     *("command", "versions", "devices", "seed", "data_seed", "data_dir", "tweaks"),
     *("ticket", "ticket_sha256", "teacher", "teacher_sha256", "model_path", "model_sha256"),
@@ -25,22 +25,32 @@ _SAID_BY_TICKETS = {"rounds", "sparsity", "method", "train_tickets"}
 FOLDER_IS_DATASET = ("idx", "image_folder", "glyphs")
 
 
-def settings_of(config: Mapping[str, Any], found_with: Mapping[str, Any]) -> Settings:
+def settings_of(
+    config: Mapping[str, Any], found_with: Mapping[str, Any], taught_with: Mapping[str, Any]
+) -> Settings:
     """The settings of a retrain run.
 
     Args:
       config: its ``config.json``. Of a teacher, and of a folder that is the dataset, the name
         counts, wherever it lies: the dataset is ``"idx fashion_mnist"``.
       found_with: the settings of its ticket's own run; empty where they are unknown.
+      taught_with: those of its teacher's, of which the name ``dense_model`` says nothing; likewise.
     """
-    config, found_with = _with_folder(config), _with_folder(found_with)
+    config, found_with, taught_with = map(_with_folder, (config, found_with, taught_with))
     of = {(RUN, name): v for name, v in config.items() if name not in _PLACES_AND_SEEDS}
     for tweak, parameters in config.get("tweaks", {}).items():
         of |= {(tweak, name): v for name, v in parameters.items() if name != "teacher"}
-    if config.get("teacher"):
-        of["distillation", "teacher"] = Path(config["teacher"]).name
     none = _PLACES_AND_SEEDS | _SAID_BY_TICKETS
+    if config.get("teacher"):
+        of[TEACHER] = Path(config["teacher"]).name
+        of |= {_of_teacher(n): v for n, v in taught_with.items() if n in config and n not in none}
     return of | {(TICKET, name): v for name, v in found_with.items() if name not in none}
+
+
+def _of_teacher(name: str) -> tuple[str, str]:
+    """The setting that says what its teacher was trained with."""
+    part, teacher = TEACHER
+    return part, f"{teacher}_{name}"
 
 
 def _with_folder(settings: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -82,18 +92,26 @@ def fill_in_defaults(runs: Sequence[Settings]) -> None:
 def differing(runs: Sequence[Settings]) -> list[tuple[str, str]]:
     """The settings that have more than one value among the runs that have them.
 
-    A ticket's setting that is always the run's own is left out: the run's says it.
+    A ticket's setting that is always the run's own is left out: the run's says it; and so is a
+    teacher's that is always the run's or the ticket's.
     """
     values: dict[tuple[str, str], set[str]] = {}
     for run in runs:
         for setting, value in run.items():
             values.setdefault(setting, set()).add(json.dumps(value, sort_keys=True))
     several = [setting for setting, found in values.items() if len(found) > 1]
-    return [setting for setting in several if not _said_by_run(setting, runs)]
+    said_by: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for part, name in values:
+        if part in (RUN, TICKET):
+            said_by.setdefault(_of_teacher(name), []).append((part, name))
+        if part == RUN:
+            said_by[TICKET, name] = [(RUN, name)]
 
+    def is_said(setting):
+        having = [run for run in runs if setting in run]
+        return any(
+            all(other in run and run[other] == run[setting] for run in having)
+            for other in said_by.get(setting, ())
+        )
 
-def _said_by_run(setting: tuple[str, str], runs: Sequence[Settings]) -> bool:
-    part, name = setting
-    return part == TICKET and all(
-        (RUN, name) in run and run[RUN, name] == run[setting] for run in runs if setting in run
-    )
+    return [setting for setting in several if not is_said(setting)]

@@ -20,7 +20,7 @@ from lottery_tf.reporting.differing import (
     fill_in_defaults,
     settings_of,
 )
-from lottery_tf.reporting.tickets import Origin, origin
+from lottery_tf.reporting.tickets import Origin, origin, teacher_settings
 from lottery_tf.settings import nearest
 
 # What a run has below itself, none of which is a run.
@@ -171,7 +171,7 @@ def _read(run: Path, top: Path) -> tuple[dict[str, Any], Settings] | None:
         "ticket": ticket.folder and str(ticket.folder),
         "draw": _draw(ticket, config),
     }
-    return row, settings_of(config, ticket.settings)
+    return row, settings_of(config, ticket.settings, teacher_settings(run, config, top))
 
 
 def _draw(ticket: Origin, config: dict[str, Any]) -> str | None:

@@ -1,4 +1,4 @@
-"""The tickets of retrain runs: where they are now, and what their files say."""
+"""The tickets and teachers of retrain runs: where they are now, and what their files say."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -41,17 +41,30 @@ def origin(run: Path, config: Mapping[str, Any], top: str | os.PathLike) -> Orig
         if file.is_file() and sha256(file) == config.get("ticket_sha256"):
             record = read_json(file)
             return Origin(_below(top, folder), record.get("method"), record.get("settings", {}))
-    settings = _settings_of_find(Path(where).parent.parent)
+    settings = _settings_of(Path(where).parent.parent)
     return Origin(None, settings.get("method", "imp") if settings else None, settings)
 
 
-def _settings_of_find(run: Path) -> dict[str, Any]:
-    """Those of a run of ``find``; empty where they are unknown."""
+def teacher_settings(
+    run: Path, config: Mapping[str, Any], top: str | os.PathLike
+) -> Mapping[str, Any]:
+    """The settings of the run that trained the teacher that ``config.json`` names; empty where
+    there is none or they are unknown. Looked for as tickets are."""
+    trained_by = Path(config.get("teacher") or "").parent
+    if trained_by.name:
+        for folder in _candidates(trained_by, run, Path(top)):
+            if settings := _settings_of(folder, ("find", "retrain")):
+                return settings
+    return {}
+
+
+def _settings_of(run: Path, commands: Sequence[str] = ("find",)) -> dict[str, Any]:
+    """Those of a run of one of the commands; empty where they are unknown."""
     try:
         settings = read_json(run / "config.json")
     except (OSError, UsageError):
         return {}
-    return settings if isinstance(settings, dict) and settings.get("command") == "find" else {}
+    return settings if isinstance(settings, dict) and settings.get("command") in commands else {}
 
 
 def _below(top: str | os.PathLike, folder: Path) -> Path:
@@ -82,7 +95,7 @@ def dense_accuracies(runs: pd.DataFrame) -> list[float]:
         except UsageError:
             continue
         if rows and rows[0].get("round") == 0 and rows[0].get("test_accuracy") is not None:
-            settings = _settings_of_find(found)
+            settings = _settings_of(found)
             seeds = (settings.get("seed"), settings.get("data_seed")) if settings else found
             accuracies.setdefault(seeds, rows[0]["test_accuracy"])
     return list(accuracies.values())

@@ -64,6 +64,12 @@ def tuned(gathered: Gathered, names: Sequence[str], seeds: Collection[int] = ())
         pairs = {key(row, PAIR) for _, row in group.iterrows()}
         candidates = dict(sorted(groups(group, names), key=lambda one: order(one[0])))
         complete = {v: part for v, part in candidates.items() if len(part) == len(pairs)}
+        if not complete and len(groups(group, PAIR[1:])) < len(pairs):
+            notes.append(
+                f"{label}: nothing chosen; {', '.join(names)} {_tried([*candidates])} were not "
+                "tried on the same tickets, as sweep --tune does."
+            )
+            continue
         if incomplete := [values for values in candidates if values not in complete]:
             notes.append(
                 f"{label}: {', '.join(names)} {_tried(incomplete)} not to be chosen; runs of some "

@@ -17,7 +17,7 @@ def write(report: Report, page: Path, flops: bool = True) -> int:
     Args:
       report: the tables.
       page: the HTML file; the others go to the folder beside it that is named as it is without
-        ``.html``. What is there already is replaced.
+        ``.html``. A file that is there already is replaced, others stay.
       flops: whether to count the tickets' FLOPs, which takes TensorFlow.
 
     Returns:

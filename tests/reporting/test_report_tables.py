@@ -262,6 +262,20 @@ def test_where_no_value_has_every_seed_nothing_is_chosen(tmp_path):
     assert any("not to be chosen" in line for line in table.about)
 
 
+def test_rates_that_were_tried_on_different_tickets_are_not_chosen_from(tmp_path):
+    """As sweep --vary=learning_rate does: every run is there, but no ticket has two."""
+    for seed in range(2):
+        for rate in (0.1, 0.2):
+            settings = SETTINGS | {"learning_rate": rate}
+            ticket = write_ticket(tmp_path / f"ticket_{seed}_{rate}", seed, **settings)
+            write_run(tmp_path / f"{seed}_{rate}", ticket, learning_rate=rate, seed=seed)
+    (table,) = report([tmp_path]).tables
+    assert any(
+        "nothing chosen; learning_rate 0.1, 0.2 were not tried on the same" in line
+        for line in table.about
+    )
+
+
 def found_with(ticket, settings):
     """The ticket, its file saying that it was found with these settings."""
     record = json.loads((ticket / "ticket.json").read_text())
@@ -306,11 +320,56 @@ def test_a_folder_that_is_the_dataset_is_a_setting():
     assert {*FOLDER_IS_DATASET, "tiny_imagenet"} == {*FOLDERS}
     for dataset in FOLDER_IS_DATASET:
         mine = {"dataset": dataset, "data_dir": "/home/me/sets"}
-        found = settings_of(mine, found_with=mine | {"data_dir": "/home/you/sets"})
+        found = settings_of(mine, found_with=mine | {"data_dir": "/home/you/sets"}, taught_with={})
         assert {*found} == {("run", "dataset"), ("ticket", "dataset")}
         assert {*found.values()} == {f"{dataset} sets"}
     config = {"dataset": "tiny_imagenet", "data_dir": "/home/me/tiny-imagenet-200"}
-    assert settings_of(config, {}) == {("run", "dataset"): "tiny_imagenet"}
+    assert settings_of(config, {}, {}) == {("run", "dataset"): "tiny_imagenet"}
+
+
+def write_taught(tmp_path, seed, ticket, name, test=0.8, **settings):
+    """A distilled run, and the run of find that its teacher comes from."""
+    taught_by = tmp_path / f"seed_{seed}" / f"find_{name}"
+    taught_by.mkdir(parents=True, exist_ok=True)
+    config = {"command": "find", **SETTINGS, **settings, "seed": seed, "rounds": 2}
+    (taught_by / "config.json").write_text(json.dumps(config))
+    more = {"teacher": str(taught_by / "dense_model"), "seed": seed}
+    more |= {"tweaks": {"distillation": {"weight": 0.7}}}
+    return write_run(taught_by.parent / name, ticket, "distillation", test, **more)
+
+
+def test_teachers_of_one_name_are_told_apart_by_what_trained_them(tmp_path):
+    for seed in range(2):
+        ticket = write_ticket(tmp_path / f"ticket_{seed}", seed, **SETTINGS)
+        write_run(tmp_path / f"vanilla_{seed}", ticket, test=0.7, seed=seed)
+        write_taught(tmp_path, seed, ticket, "own")
+        write_taught(tmp_path, seed, ticket, "wide", 0.9, width=32)
+    found = report([tmp_path])
+    assert not found.gathered.notes and found.gathered.shared == []
+    (table,) = found.tables
+    assert table.settings == ["distillation_teacher_width"]
+    assert [row[2:5] for row in cells(table)][1:] == [
+        ["distillation", "–", "2"],
+        ["distillation", "32", "2"],
+    ]
+    assert list(table.frame.gain[1:]) == pytest.approx([0.1, 0.2])
+    # Wherever the folder lies now.
+    (tmp_path / "moved").mkdir()
+    for part in list(tmp_path.iterdir()):
+        if part.name != "moved":
+            part.rename(tmp_path / "moved" / part.name)
+    assert cells(report([tmp_path / "moved"]).tables[0]) == cells(table)
+
+
+def test_of_a_teacher_nothing_is_told_that_its_ticket_or_run_tells(tmp_path):
+    """In the tickets' runs the rate and the width are others too."""
+    for seed, (width, found_with) in enumerate(((8, 0.2), (16, 0.4))):
+        settings = SETTINGS | {"width": width, "learning_rate": found_with}
+        ticket = write_ticket(tmp_path / f"ticket_{seed}", seed, **settings)
+        run = write_taught(tmp_path, seed, ticket, "own", **settings)
+        config = json.loads((run / "config.json").read_text())
+        (run / "config.json").write_text(json.dumps(config | {"width": width}))
+    assert gather([tmp_path]).settings == ["width", "ticket_learning_rate"]
 
 
 def test_sparsities_that_hardly_differ_are_one(tmp_path):
