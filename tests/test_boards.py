@@ -1,6 +1,7 @@
 """What TensorBoard is given."""
 
 import json
+import shutil
 
 import pytest
 import tensorflow as tf
@@ -84,6 +85,14 @@ def test_the_commands_write_what_their_files_say(tmp_path):
     assert scalars["sparsity"] == [(0, 0), (1, rows[1]["sparsity"])]
     layers = {tag for tag in scalars if tag.startswith("sparsity/")}
     assert layers and all(scalars[tag][0] == (0, 0) for tag in layers)
+    # More rounds, and the first ticket thrown away.
+    more = tmp_path / "more"
+    shutil.copytree(find, more)
+    shutil.rmtree(more / "tickets" / "round_00")
+    assert main(["find", *words, "--rounds=2", f"--out={more}"]) == 0
+    scalars, _ = events(more)
+    for tag in ("sparsity", *layers):
+        assert [step for step, _ in scalars[tag]] == [0, 1, 2][tag != "sparsity" :]
 
     words = ("--recipe=soft_activation,ghost_skips", "--learning_rate=0.05", "--tensorboard")
     ticket = find / "tickets" / "round_01"

@@ -14,6 +14,7 @@ from lottery_tf.files import read_json, read_json_lines, sha256, write_json_line
 from lottery_tf.finding import first_ticket, rounds
 from lottery_tf.finding_settings import IMPORTED, FindingSettings
 from lottery_tf.keras import existing_model, keras
+from lottery_tf.masks import Masks
 from lottery_tf.precision import Precision
 from lottery_tf.pruning import warn_of_collapse
 from lottery_tf.recipe import Recipe
@@ -108,7 +109,7 @@ def find(
         }
         ticket = first_ticket(model, trainer, masks, rewind_step, info)
         ticket.save(unfinished)
-    board = Board(out, "round") if tensorboard else None
+    board = _board(out, rows) if tensorboard else None
     for each in rounds(ticket, trainer, finding, last_step, callbacks):
         if each.next_ticket is not None:
             last = each.number == finding.last_round
@@ -125,6 +126,17 @@ def find(
             board.sparsity(each.ticket.masks, each.number)
         on_round(row)
     return rows
+
+
+def _board(out: Path, rows: Sequence[Row]) -> Board:
+    """TensorBoard's view of the rounds that are finished."""
+    board = Board(out, "round")
+    board.rows(rows)
+    for number in (row["round"] for row in rows):
+        masks = round_folder(out, number) / "masks.npz"
+        if masks.is_file():  # what no later round needs may have been thrown away
+            board.sparsity(Masks.load(masks), number)
+    return board
 
 
 def find_run(out: Path, experiment: Experiment, finding: FindingSettings) -> Run:

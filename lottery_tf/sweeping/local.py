@@ -37,7 +37,7 @@ class LocalEngine:
                 f"Expected --gpus_per_trial of at most the machine's GPUs, {len(gpus)}; got "
                 f"{gpus_per_trial:g}."
             )
-        cores = len(os.sched_getaffinity(0))
+        cores = _cores()
         most = _sets_of(gpus, gpus_per_trial) if gpus else [None] * (processes or cores)
         if processes and processes > len(most):
             raise UsageError(
@@ -151,6 +151,11 @@ def _serve(connection, environment: dict[str, str]) -> None:
         except Exception as error:
             answer = None, error
         connection.send(answer)
+
+
+def _cores() -> int:
+    """Those that this process may use; of macOS and Windows, which do not tell, all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _visible_gpus() -> list[str]:

@@ -236,3 +236,26 @@ def test_the_control_of_the_scale():
     assert found["unit/kernel"].dtype == np.float32
     np.testing.assert_array_equal(found["unit/kernel"], 2.0 * mask)
     np.testing.assert_array_equal(found["unit/bias"], [3.0])
+
+
+def test_a_task_of_an_array_a_seed(tmp_path):
+    """Of sweep.sbatch; what is no array would run the default seed alone, as if that were all."""
+    (tmp_path / "srun").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "srun").chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+
+    def submitted(**variables):
+        return subprocess.run(
+            ["bash", str(LAUNCH / "sweep.sbatch"), "--recipes=tost"],
+            env={"PATH": path, "SLURM_CPUS_PER_TASK": "8", **variables},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    done = submitted(SLURM_ARRAY_TASK_ID="3")
+    assert done.returncode == 0
+    assert done.stdout == "--cpus-per-task=8 lottery-tf sweep --recipes=tost --seeds=3\n"
+    done = submitted()
+    assert done.returncode != 0 and "give sbatch --array=0-4" in done.stderr and not done.stdout

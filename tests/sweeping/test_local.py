@@ -60,6 +60,13 @@ def test_each_has_its_share_of_the_cores(monkeypatch):
     assert found["TF_NUM_INTRAOP_THREADS"] == found["TF_NUM_INTEROP_THREADS"] == "2"
 
 
+def test_a_system_that_does_not_tell_which_cores_are_ours(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    with LocalEngine(2) as engine:
+        assert engine.submit(variables).result()["TF_NUM_INTRAOP_THREADS"] == "3"
+
+
 @pytest.fixture
 def machine(monkeypatch):
     """A machine of so many GPUs, which CUDA_VISIBLE_DEVICES names."""
