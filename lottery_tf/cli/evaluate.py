@@ -71,10 +71,12 @@ def _measure(settings: EvaluateSettings, flags: Parsed) -> None:
 
 
 def as_exported(data: Dataset, folder: Path) -> Dataset:
-    """The data normalised as the export in ``folder`` says, where it lies in one."""
+    """The data normalised as the export in ``folder`` says, where it lies in one that says it."""
     report = folder.parent / REPORT
     if not report.is_file():
         return data
     (preprocessing,) = {json.dumps(facts["preprocessing"]) for facts in read_json(report).values()}
     stated = json.loads(preprocessing)
+    if not {"mean", "std"} <= stated.keys():  # written by a program, in its own words or none
+        return data
     return dataclasses.replace(data, mean=tuple(stated["mean"]), std=tuple(stated["std"]))

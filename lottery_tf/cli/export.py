@@ -26,6 +26,9 @@ class ExportSettings:
     tolerance: float = setting(
         MAX_DIFFERENCE, "largest difference to the model's outputs on the test images"
     )
+    data_dir: str | None = setting(
+        None, "where the run's dataset lies now; default: where it lay for the run"
+    )
 
 
 SETTINGS = (ExportSettings, OutSettings)
@@ -37,7 +40,9 @@ def run(flags: Parsed) -> None:
     if not settings.run:
         raise UsageError("Expected --run=DIR, the retrain run to export; none was given.")
     with console.status("writing and proving in a fresh process"):
-        facts = export_run(Path(settings.run), out, settings.formats, settings.tolerance)
+        facts = export_run(
+            *(Path(settings.run), out, settings.formats, settings.tolerance, settings.data_dir)
+        )
     print_export(out, facts)
 
 

@@ -1,15 +1,21 @@
 """Exporting the finished model of a retrain run."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from lottery_tf.data import load
+from lottery_tf.data import Dataset, load
 from lottery_tf.errors import UsageError
-from lottery_tf.experiment import Experiment
-from lottery_tf.exporting import MAX_DIFFERENCE, REPORT, write_exports
+from lottery_tf.experiment import Experiment, check_data
+from lottery_tf.exporting import MAX_DIFFERENCE, REPORT, sizes, write_exports
 from lottery_tf.files import read_json, sha256
+from lottery_tf.keras import keras
+from lottery_tf.retraining import compiled_for_evaluation, measured
 from lottery_tf.runs import load_saved_model, read_config
 from lottery_tf.stages import Row
+
+# How far a test accuracy may be from that of the run, which another device has measured.
+_ROUNDED = 0.005
 
 
 def export_run(
@@ -17,6 +23,7 @@ def export_run(
     out: Path,
     formats: Sequence[str] = ("saved_model",),
     tolerance: float = MAX_DIFFERENCE,
+    data_dir: str | None = None,
 ) -> Row:
     """Exports the finished model of a retrain run and proves it on the run's test images.
 
@@ -25,12 +32,13 @@ def export_run(
       out: the folder to write to.
       formats: names in ``lottery_tf.exporting.FORMATS``.
       tolerance: the largest difference to the model's outputs that is allowed.
+      data_dir: where the run's dataset lies now; default: where it lay.
 
     Returns:
       What ``export.json`` holds.
 
     Raises:
-      UsageError: if ``run`` is no finished retrain run.
+      UsageError: if ``run`` is no finished retrain run, or the test images are not its own.
       RuntimeError: if an export does not compute what the model computes; nothing is left then.
     """
     settings = read_config(run)
@@ -48,9 +56,13 @@ def export_run(
                 f"Expected --out to be new or this export's; {out} holds another run's, or other "
                 f"formats ({', '.join(facts)}): choose another --out."
             )
-        return facts
+        if all(_is_whole(out / each["file"], each, tolerance) for each in facts.values()):
+            return facts
     model = load_saved_model(run / "model")
-    data = load(Experiment.restore(settings).data)
+    of_run = Experiment.restore(settings).data
+    data = load(dataclasses.replace(of_run, data_dir=data_dir) if data_dir else of_run)
+    check_data(model, data, f"one of {run}")
+    _check_same(data, model, read_json(run / "result.json"))
     preprocessing = {
         "dataset": data.name,
         "input": "(pixels - mean) / std, pixels as the dataset has them, float32",
@@ -67,3 +79,23 @@ def export_run(
         source=source,
         tolerance=tolerance,
     )
+
+
+def _is_whole(artefact: Path, facts: Row, tolerance: float) -> bool:
+    """Whether an export's file is there as it was written, and as near as is asked for."""
+    near = facts["max_abs_difference"] <= tolerance
+    return near and artefact.exists() and sizes.size(artefact) == facts["bytes"]
+
+
+def _check_same(data: Dataset, model: keras.Model, result: Row) -> None:
+    """Raises UsageError if the test images are not those that the run has measured itself on."""
+    stated = result.get("test_accuracy")
+    if stated is None:
+        return
+    accuracy = measured(compiled_for_evaluation(model), data, "test")["test_accuracy"]
+    if abs(accuracy - stated) > max(_ROUNDED, 2 / len(data.test)):
+        raise UsageError(
+            f"Expected the test images of the run, on which the model has an accuracy of "
+            f"{100 * stated:.2f} %; on those of --dataset={data.name} that lie there now it has "
+            f"{100 * accuracy:.2f} %: say with --data_dir where the run's own are."
+        )

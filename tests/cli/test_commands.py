@@ -11,7 +11,9 @@ from conftest import TINY
 import lottery_tf as lt
 from lottery_tf import finding
 from lottery_tf.cli.main import main
+from lottery_tf.data import digits
 from lottery_tf.errors import UsageError
+from lottery_tf.exporting import write_exports
 from lottery_tf.files import read_json_lines, sha256
 from lottery_tf.runs import Run, load_saved_model
 from lottery_tf.stages import find as stage
@@ -308,6 +310,66 @@ def test_an_export_is_not_replaced_by_another(retrained, tmp_path, capfd):
         assert main(["export", *words, f"--out={out}"]) == 2
     assert "choose another --out" in capfd.readouterr().err
     assert tree(out) == before
+
+
+def test_an_export_is_made_again_where_it_is_not_what_is_asked_for(retrained, tmp_path):
+    out, report = tmp_path / "export", tmp_path / "export" / "export.json"
+    words = ["export", f"--run={retrained}", f"--out={out}"]
+    assert main(words) == 0
+    before = tree(out)
+    (out / "saved_model" / "saved_model.pb").unlink()  # as a copy that was broken off
+    assert main(words) == 0
+    assert tree(out).keys() == before.keys()
+    facts = json.loads(report.read_text())
+    facts["saved_model"] |= {"max_abs_difference": 5e-5, "tolerance": 1e-4}
+    report.write_text(json.dumps(facts))
+    assert main([*words, "--tolerance=1e-4"]) == 0
+    assert json.loads(report.read_text()) == facts
+    assert main(words) == 0
+    assert json.loads(report.read_text())["saved_model"]["tolerance"] == 1e-5
+
+
+def test_an_export_is_proved_on_the_images_of_its_run(retrained, tmp_path, capfd):
+    run = shutil.copytree(retrained, tmp_path / "run")
+    result = json.loads((run / "result.json").read_text())
+    accuracy = result["test_accuracy"]
+    (run / "result.json").write_text(json.dumps(result | {"test_accuracy": accuracy - 0.01}))
+    assert main(["export", f"--run={run}", f"--out={tmp_path / 'export'}"]) == 2
+    said = " ".join(capfd.readouterr().err.split())
+    assert f"an accuracy of {100 * accuracy - 1:.2f} %; on those of --dataset=digits" in said
+    assert f"it has {100 * accuracy:.2f} %: say with --data_dir" in said
+    assert not (tmp_path / "export").exists()
+
+
+def test_an_export_of_images_that_have_moved_since_the_run(retrained, tmp_path, capfd):
+    """The digits as an idx folder: the same images, so the same split and the same model."""
+    run, moved = shutil.copytree(retrained, tmp_path / "run"), tmp_path / "moved"
+    moved.mkdir()
+    source = digits.read()
+    for name, split in zip(("train", "t10k"), (source.train, source.test), strict=True):
+        for kind, array in (("images-idx3", split.images[..., 0]), ("labels-idx1", split.labels)):
+            header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+            (moved / f"{name}-{kind}-ubyte").write_bytes(header + array.astype(np.uint8).tobytes())
+    config = json.loads((run / "config.json").read_text())
+    config |= {"dataset": "idx", "data_dir": str(tmp_path / "gone")}
+    (run / "config.json").write_text(json.dumps(config))
+    words = ["export", f"--run={run}", f"--out={tmp_path / 'export'}"]
+    assert main(words) == 2
+    assert "--data_dir" in capfd.readouterr().err
+    assert main([*words, f"--data_dir={moved}"]) == 0
+    facts = json.loads((tmp_path / "export" / "export.json").read_text())["saved_model"]
+    result = json.loads((run / "result.json").read_text())
+    assert facts["test_accuracy"] == pytest.approx(result["test_accuracy"])
+
+
+def test_an_export_that_says_nothing_of_its_input(retrained, tmp_path, capsys):
+    """By a program: the dataset's own normalisation is taken."""
+    model, images = load_saved_model(retrained / "model"), digits.read().test.images
+    write_exports(model, tmp_path / "export", images=images)
+    capsys.readouterr()
+    assert main(["evaluate", f"--model={tmp_path / 'export' / 'saved_model'}"]) == 0
+    result = json.loads((retrained / "result.json").read_text())
+    assert f"accuracy {100 * result['test_accuracy']:.2f} %" in capsys.readouterr().out
 
 
 def test_a_ticket_that_is_gone_is_not_found_anew(found, tmp_path, capfd):
