@@ -54,8 +54,10 @@ def visible(gpus: Sequence[int]) -> dict[str, str]:
     are places among those.
 
     Raises:
-      SystemExit: if there are not so many among them.
+      SystemExit: if there are not so many among them, or a number is below 0.
     """
+    if gpus and min(gpus) < 0:
+        raise SystemExit(f"Expected GPU numbers of 0 or more, not {min(gpus)}.")
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     numbers = list(map(str, gpus))
     if chosen is not None and gpus:

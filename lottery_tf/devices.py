@@ -39,7 +39,7 @@ class DeviceSettings:
         """Within the block models are made for these devices. Comes before anything is computed.
 
         Raises:
-          UsageError: without TF_CONFIG for several workers.
+          UsageError: without TF_CONFIG for several workers, without a GPU for all GPUs.
         """
         if self.memory_growth:
             for gpu in tf.config.list_physical_devices("GPU"):
@@ -59,8 +59,14 @@ class DeviceSettings:
                 ) from error
             return tf.distribute.MultiWorkerMirroredStrategy()
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-        if self.strategy == "mirrored" and len(devices) > 1:
-            return tf.distribute.MirroredStrategy()
+        if self.strategy == "mirrored":
+            if len(devices) > 1:
+                return tf.distribute.MirroredStrategy()
+            if devices[0].device_type == "CPU":
+                raise UsageError(
+                    "Expected GPUs with --strategy=mirrored, and TensorFlow sees none: install "
+                    "lottery_tf with its extra [cuda] where there are any, or leave the flag out."
+                )
         return tf.distribute.get_strategy()
 
 

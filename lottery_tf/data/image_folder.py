@@ -42,18 +42,24 @@ def read(data_dir: str) -> Source:
                 f"class in {folder / name}, and there are none; put them there."
             )
     train, test = (_in_memory(builder, name) for name in ("train", test))
-    classes = builder.info.features["label"].names
-    lost = np.setdiff1d(np.arange(len(classes)), train.labels)
+    # The builder's are the folders in all folders beside these two as well, as in .git.
+    classes = np.union1d(train.labels, test.labels)
+    lost = np.setdiff1d(classes, train.labels)
     if len(lost):
+        name = builder.info.features["label"].names[lost[0]]
         raise UsageError(
             f"--dataset=image_folder expects every class in {folder / 'train'}, and there are no "
-            f"images of {classes[lost[0]]!r}; put them there, or remove the class."
+            f"images of {name!r}; put them there, or remove the class."
         )
     if train.images.shape[1:] != test.images.shape[1:]:
         raise UsageError(
             f"The training images in {folder} have the shape {train.images.shape[1:]} and those "
             f"for testing {test.images.shape[1:]}; give images of one shape."
         )
+    train, test = (
+        Split(each.images, np.searchsorted(classes, each.labels).astype(np.int32))
+        for each in (train, test)
+    )
     return Source(train, test, len(classes))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import TINY
 
 import lottery_tf as lt
@@ -166,6 +167,14 @@ def test_two_workers_do_as_one_device_does(one, tmp_path):
     assert_same_retrain(tmp_path / "retrain", one / "retrain", masks)
     assert read_json(tmp_path / "retrain" / "config.json")["devices"] == 2
     assert not list(tmp_path.rglob(".*"))
+
+
+def test_all_gpus_of_a_machine_that_has_none(tmp_path, capsys):
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("this machine has a GPU")
+    assert main([*FIND, "--strategy=mirrored", f"--out={tmp_path / 'find'}"]) == 2
+    assert "Expected GPUs with --strategy=mirrored" in capsys.readouterr().err
+    assert not (tmp_path / "find").exists()
 
 
 @pytest.mark.parametrize("config", [None, "{bad"])

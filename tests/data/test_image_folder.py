@@ -73,6 +73,17 @@ def test_test_goes_before_val(folder):
     assert found(image_folder.read(str(folder)).test) == {12: 0, 22: 1, 23: 1}
 
 
+def test_folders_beside_train_and_test_are_no_classes(folder):
+    """As tensorflow-datasets takes them for."""
+    write(folder / "val/ant/1.png", 99)
+    for name in (".git/branches", "annotations/xmls", "train/bird"):
+        (folder / name).mkdir(parents=True)
+    source = image_folder.read(str(folder))
+    assert source.num_classes == 2
+    assert found(source.train) == {10: 0, 11: 0, 20: 1, 21: 1}
+    assert found(source.test) == {12: 0, 22: 1, 23: 1}
+
+
 def remove(folder: Path) -> None:
     for file in folder.glob("**/*.*"):
         file.unlink()

@@ -67,6 +67,8 @@ def test_gpus_are_places_among_those_that_a_scheduler_has_chosen(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     found = dry_run("workers.py", "--", PYTHON)
     assert [environment["CUDA_VISIBLE_DEVICES"] for environment, _ in found] == ["4", "7"]
+    done = launched("one_gpu.py", "--gpu=-1", "--", PYTHON)
+    assert done.returncode == 1 and "GPU numbers of 0 or more, not -1" in done.stderr
     done = launched("workers.py", "--workers=3", "--", PYTHON)
     assert done.returncode == 1
     assert "Expected a GPU number 2 among CUDA_VISIBLE_DEVICES=4,7, which has 2" in done.stderr
