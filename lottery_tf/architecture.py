@@ -107,7 +107,11 @@ def _check(part: Mapping[str, Any], custom_objects: Mapping[str, type]) -> None:
     # The name under which Keras looks for a registered object.
     name = part.get("registered_name", kind) if "module" in part else kind
     name = config if kind == "function" else name
-    if keras.saving.get_registered_object(name, custom_objects) is not None:
+    found = keras.saving.get_registered_object(name, custom_objects)
+    # Inside a wrapper Keras goes by the class name alone, whatever is registered.
+    if found is not None and (
+        kind in (name, "function") or getattr(found, "__name__", None) == kind
+    ):
         return
     if not _is_of_keras(kind, module, config):
         name = name or kind

@@ -211,6 +211,19 @@ def test_layers_that_carry_code_are_not_made(part):
         from_json(json.dumps(description))
 
 
+def test_a_registered_name_opens_no_way_for_another_class():
+    """A wrapper's from_config makes what it wraps by the class name alone."""
+    text = to_json(chain(layers.Reshape((2, 2)), layers.TimeDistributed(layers.Dense(2))))
+    description = json.loads(text)
+    (each,) = (p for p in description["config"]["layers"] if p["class_name"] == "TimeDistributed")
+    each["config"]["layer"] = {
+        **{"class_name": "TensorFlowOpLayer", "module": "x", "registered_name": "Custom>Adam"},
+        "config": {"node_def": "", "name": "d"},
+    }
+    with pytest.raises(UsageError, match="layers of Keras or registered ones; the model has"):
+        from_json(json.dumps(description))
+
+
 @pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
 def test_lambdas_are_refused_in_any_place():
     outer = chain(keras.Sequential([layers.Lambda(lambda x: x)]))
