@@ -92,7 +92,13 @@ def named_variables(model: keras.Model) -> dict[str, tf.Variable]:
 def own_variables(layer: keras.layers.Layer) -> dict[str, tf.Variable]:
     """Last name → variable of one layer, without its masks."""
     found = {}
-    for variable in unwrapped(layer).weights:
+    # Keras lists the trainable ones first: names may not hang on what is frozen.
+    parts = unwrapped(layer)._flatten_layers()
+    held = (v for part in parts for v in (*part._trainable_weights, *part._non_trainable_weights))
+    place = {id(variable): number for number, variable in enumerate(held)}
+    # What a lookup has among its weights is its table.
+    variables = [each for each in unwrapped(layer).weights if isinstance(each, tf.Variable)]
+    for variable in sorted(variables, key=lambda each: place.get(id(each), len(place))):
         own = variable.name.rpartition("/")[2].partition(":")[0]
         name, copies = own, 0
         while name in found:
@@ -153,13 +159,21 @@ def assign(model: keras.Model, values: dict) -> None:
             "to the same one with other names: give its layers names of your own."
         )
     for name, variable in variables.items():
-        if tuple(variable.shape) != values[name].shape:
+        if not variable.shape.is_compatible_with(values[name].shape):
             raise UsageError(
                 f"Expected shape {tuple(variable.shape)} for {name} of the model '{model.name}', "
                 f"got {values[name].shape}. The values belong to another model."
             )
     for name, variable in variables.items():
         variable.assign(values[name])
+    for layer in named_layers(model).values():
+        finalize(layer)
+
+
+def finalize(layer: keras.layers.Layer) -> None:
+    """Has Keras make anew what it makes of a layer's variables, as Normalization's mean."""
+    for part in layer._flatten_layers():
+        part.finalize_state()
 
 
 @dataclasses.dataclass(eq=False)

@@ -5,7 +5,15 @@ import dataclasses
 import tensorflow as tf
 
 from lottery_tf.errors import UsageError
-from lottery_tf.graph import Call, calls, check_graph, named_layers, named_variables, unwrapped
+from lottery_tf.graph import (
+    Call,
+    calls,
+    check_graph,
+    named_layers,
+    named_variables,
+    own_variables,
+    unwrapped,
+)
 from lottery_tf.keras import keras
 from lottery_tf.settings import nearest, setting
 
@@ -89,7 +97,8 @@ def prunable_attributes(
 ) -> list[str]:
     """The names of the attributes of ``layer`` that hold prunable variables."""
     attributes = set(kernel_attributes(layer, kinds))
-    if hasattr(layer, "get_prunable_weights"):
+    # Of its class: tfmot gives a method of this name to each layer that it has wrapped.
+    if hasattr(type(layer), "get_prunable_weights"):
         own = {variable.ref() for variable in layer.get_prunable_weights()}
         attributes |= {name for name, variable in _held(layer).items() if variable.ref() in own}
     return sorted(attributes)
@@ -122,7 +131,11 @@ def _kept_dense(model: keras.Model, keep_dense: tuple[str, ...]) -> set[str]:
     graph, outputs = calls(model)
     layers = named_layers(model)
     # What stands between a layer and the inputs or outputs: any kernel, prunable or not.
-    kernels = {p for p, each in layers.items() if any(v.shape.rank >= 2 for v in each.weights)}
+    kernels = {
+        path
+        for path, each in layers.items()
+        if any(variable.shape.rank >= 2 for variable in own_variables(each).values())
+    }
     for name in keep_dense:
         if name == "first":
             dense |= {

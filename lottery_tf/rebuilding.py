@@ -11,9 +11,10 @@ from typing import Any
 
 import tensorflow as tf
 from tf_keras.src.engine.functional import has_functional_like_constructor
+from tf_keras.src.layers.preprocessing.index_lookup import IndexLookup
 
 from lottery_tf.errors import UsageError
-from lottery_tf.graph import calls_in, own_variables, places, unwrapped
+from lottery_tf.graph import calls_in, finalize, own_variables, places, unwrapped
 from lottery_tf.keras import keras
 from lottery_tf.log import log, some
 
@@ -35,7 +36,7 @@ def _copying(what: str) -> Iterator[None]:
         ) from error
 
 
-def copy_layer(layer: keras.layers.Layer, **config) -> keras.layers.Layer:
+def copy_layer(layer: keras.layers.Layer, /, **config) -> keras.layers.Layer:
     """A new layer of the same configuration, but for what ``config`` changes in it.
 
     Functions that the layer has, such as an activation of the user's own, need not be registered.
@@ -49,7 +50,22 @@ def copy_layer(layer: keras.layers.Layer, **config) -> keras.layers.Layer:
     count = Counter(f.__name__ for f in functions)
     named = {f.__name__: f for f in functions if count[f.__name__] == 1}
     with _copying(_called(layer)), keras.saving.custom_object_scope(named):
-        return type(layer).from_config({**layer.get_config(), **config})
+        return type(layer).from_config({**layer.get_config(), **_vocabulary(layer), **config})
+
+
+def _vocabulary(layer: keras.layers.Layer) -> dict[str, Any]:
+    """What ``adapt`` has found for a lookup or TextVectorization, which its config lacks."""
+    lookup = getattr(layer, "_lookup_layer", layer)
+    if not isinstance(lookup, IndexLookup) or lookup.input_vocabulary is not None:
+        return {}
+    words = lookup.get_vocabulary(include_special_tokens=False)
+    if not len(words):
+        return {}
+    found = {"vocabulary": words}
+    if lookup.output_mode == "tf_idf":
+        start = lookup._token_start_index()
+        found["idf_weights"] = lookup.idf_weights.numpy()[start : start + len(words)]
+    return found
 
 
 def _called(layer: keras.layers.Layer) -> str:
@@ -107,6 +123,7 @@ def rebuild(
             for name, variable in own_variables(new).items():
                 if name in theirs:
                     variable.assign(tf.cast(theirs[name], variable.dtype))
+            finalize(new)
     return copy
 
 
@@ -188,10 +205,11 @@ def reconnected(
     return kind(*ends, name=part.name)
 
 
-def with_paths(model: keras.Model, paths: list[str]) -> keras.Model:
+def with_paths(model: keras.Model, paths: list[str], new_seeds: bool = False) -> keras.Model:
     """A copy of ``model``, with new initial weights, whose ``layer_paths`` are ``paths``.
 
-    Layers are named so, and those at places of the same path become one.
+    Layers are named so, and those at places of the same path become one. With ``new_seeds`` the
+    initial weights are new also where the model's initializers have seeds of their own.
     """
     wanted = {id(layer): path for layer, path in zip(places(model), paths, strict=True)}
     made: dict[str, keras.layers.Layer] = {}
@@ -201,8 +219,24 @@ def with_paths(model: keras.Model, paths: list[str]) -> keras.Model:
             return keras.models.clone_model(layer, clone_function=change)
         path = wanted[id(layer)]
         if path not in made:
-            made[path] = copy_layer(layer)
+            made[path] = copy_layer(layer, **(_without_seeds(layer) if new_seeds else {}))
             made[path]._name = path.rpartition("/")[2]
         return made[path]
 
     return keras.models.clone_model(model, clone_function=change)
+
+
+def _without_seeds(layer: keras.layers.Layer) -> dict[str, Any]:
+    """What of a layer's config describes objects, as initializers, without their seeds."""
+
+    def unseeded(value):
+        if isinstance(value, list):
+            return [unseeded(each) for each in value]
+        if not isinstance(value, dict):
+            return value
+        value = {name: unseeded(each) for name, each in value.items()}
+        if "class_name" in value and isinstance(value.get("config"), dict):
+            value["config"] |= {"seed": None} if "seed" in value["config"] else {}
+        return value
+
+    return {n: unseeded(v) for n, v in layer.get_config().items() if isinstance(v, dict | list)}

@@ -11,8 +11,16 @@ import numpy as np
 
 from lottery_tf import architecture
 from lottery_tf.errors import UsageError
-from lottery_tf.files import sha256, whole_folder
-from lottery_tf.graph import assign, check_graph, layer_paths, named_variables, values
+from lottery_tf.files import sha256, whole_folder, write_json
+from lottery_tf.graph import (
+    assign,
+    check_graph,
+    layer_paths,
+    named_layers,
+    named_variables,
+    own_variables,
+    values,
+)
 from lottery_tf.keras import keras
 from lottery_tf.log import some
 from lottery_tf.masks import Masks, read_arrays
@@ -155,8 +163,13 @@ class Ticket:
         """
         plain = self._template or architecture.from_json(self.architecture)
         keras.utils.set_random_seed(int(np.random.SeedSequence([seed, 1]).generate_state(1)[0]))
-        fresh = with_paths(plain, layer_paths(plain))  # new layers, new initial weights
+        fresh = with_paths(plain, layer_paths(plain), new_seeds=True)
         weights = values(fresh)
+        # What a layer was adapted to is no initial weight.
+        adapted = keras.layers.experimental.preprocessing.PreprocessingLayer
+        for path, layer in named_layers(plain).items():
+            if isinstance(layer, adapted):
+                weights |= {(n := f"{path}/{own}"): self.weights[n] for own in own_variables(layer)}
         return self.with_weights(weights, reinitialised_with_seed=seed)
 
     def save(self, path: str | os.PathLike) -> None:
@@ -180,7 +193,7 @@ class Ticket:
                 **self.info,
                 "sha256": {part: sha256(folder / part) for part in _PARTS},
             }
-            (folder / "ticket.json").write_text(json.dumps(record, indent=2) + "\n")
+            write_json(folder / "ticket.json", record)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Ticket":

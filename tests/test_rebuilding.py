@@ -8,7 +8,7 @@ from networks import Opaque, assert_same, chain, examples, layers, values
 
 import lottery_tf as lt
 from lottery_tf.errors import UsageError
-from lottery_tf.graph import layer_paths, named_layers
+from lottery_tf.graph import layer_paths, named_layers, named_variables
 from lottery_tf.keras import keras
 from lottery_tf.rebuilding import copy_layer, rebuild, with_paths
 
@@ -121,3 +121,52 @@ def test_renaming():
     copy = with_paths(model, paths)
     assert layer_paths(copy) == paths
     assert layer_paths(keras.models.model_from_json(copy.to_json())) == paths
+
+
+def adapted(layer, seen, **kwargs):
+    layer.adapt(seen, **kwargs)
+    return layer
+
+
+NUMBERS = np.random.default_rng(0).normal(5, 3, (64, 4)).astype(np.float32)
+WORDS = np.array([["a b"], ["b"], ["c b a"], ["b a"]])
+
+
+@pytest.mark.parametrize(
+    ("make", "x"),
+    [
+        (lambda: adapted(layers.Normalization(), NUMBERS), NUMBERS),
+        (lambda: adapted(layers.Discretization(num_bins=5), NUMBERS), NUMBERS),
+        (lambda: adapted(layers.StringLookup(), WORDS), WORDS),
+        (lambda: adapted(layers.IntegerLookup(), NUMBERS.astype(int)), NUMBERS.astype(int)),
+        (lambda: adapted(layers.TextVectorization(output_sequence_length=4), WORDS), WORDS),
+        (lambda: adapted(layers.TextVectorization(output_mode="tf_idf"), WORDS), WORDS),
+    ],
+    ids=["normalization", "discretization", "strings", "integers", "text", "tf_idf"],
+)
+def test_what_a_layer_was_adapted_to_is_in_every_copy(make, x, tmp_path):
+    """In variables from which Keras makes constants, or in a table that the config lacks."""
+    inputs = keras.Input(x.shape[1:], dtype=x.dtype if x.dtype.kind != "U" else tf.string)
+    hidden = layers.Lambda(lambda t: tf.cast(t, tf.float32))(make()(inputs))
+    model = keras.Model(inputs, layers.Dense(3)(layers.Dense(5, name="first")(hidden)))
+    x = tf.constant(x)
+    expected = model(x)
+    ticket = lt.Ticket.of(model, lt.Masks({"first/kernel": np.ones(model.layers[-2].kernel.shape)}))
+    for copy in (lt.wrap(model), lt.strip(lt.wrap(model)), ticket.build()):
+        np.testing.assert_allclose(copy(x), expected, rtol=1e-6)
+    fresh = ticket.reinitialised(0).weights
+    for name, value in ticket.weights.items():
+        assert (fresh[name] == value).all() == ("kernel" not in name), name
+    model.layers[-1].kernel.assign(model.layers[-1].kernel * 0 + 1)
+    ticket.save(tmp_path / "ticket")
+    np.testing.assert_allclose(lt.Ticket.load(tmp_path / "ticket").build(model)(x), expected, 1e-6)
+
+
+def test_a_frozen_part_of_a_layer_changes_no_names():
+    """Keras lists trainable variables first, and a copy may not know what is frozen."""
+    model = chain(layers.Bidirectional(layers.LSTM(3), name="both"), shape=(5, 2))
+    x, _ = examples(4, (5, 2))
+    names = list(named_variables(model))
+    model.get_layer("both").forward_layer.trainable = False
+    assert list(named_variables(model)) == names
+    np.testing.assert_array_equal(lt.strip(model)(x), model(x))

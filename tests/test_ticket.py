@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow_model_optimization as tfmot
 from layer_cases import CASES
 from networks import (
     assert_same,
@@ -263,6 +264,46 @@ def test_new_initial_weights_under_the_same_mask(name):
     assert zero.masks == ticket.masks
     assert (zero.info["reinitialised_with_seed"], one.info["reinitialised_with_seed"]) == (0, 1)
     assert_zeros(zero.build(), ticket.masks)
+
+
+def test_what_tfmot_alone_prunes_stays_dense(lines):
+    """It gives each layer that it wraps the method by which a layer of the user's own is known."""
+    prune = tfmot.sparsity.keras
+    model = chain(layers.Embedding(5, 3, name="e"), layers.Flatten(), layers.Dense(4, name="d"))
+    model = prune.prune_low_magnitude(model, prune.ConstantSparsity(0.5, 0))
+    kernel = model.layers[-1].layer.kernel
+    kernel.assign(kernel * (np.arange(48).reshape(12, 4) % 2))
+    (pruned,) = model.layers[-1].pruning_vars
+    pruned[1].assign(np.arange(48).reshape(12, 4) % 2)
+    ticket = lt.Ticket.from_pruned(model)
+    assert list(ticket.masks) == ["d/kernel"] and ticket.sparsity == 0.5
+    assert any("e/embeddings" in line for line in lines)
+
+
+def test_initial_weights_are_new_where_the_initializers_have_seeds():
+    def dense(units, **kwargs):
+        return layers.Dense(units, kernel_initializer=keras.initializers.HeNormal(3), **kwargs)
+
+    model = chain(layers.Reshape((2, 2)), layers.TimeDistributed(dense(4)), dense(5), dense(2))
+    ticket = drawn(model)
+    zero, again, one = (ticket.reinitialised(seed) for seed in (0, 0, 1))
+    assert_same(dict(zero.weights), dict(again.weights))
+    for name, value in ticket.weights.items():
+        if "kernel" in name:
+            for left, right in (
+                (value, zero.weights[name]),
+                (zero.weights[name], one.weights[name]),
+            ):
+                assert ((left != right) == (left != 0)).all(), name
+
+
+def test_what_is_not_finite_is_null_in_its_file(tmp_path):
+    model = chain(layers.Dense(3, name="d"), layers.Dense(2))
+    lt.Ticket.of(model, lt.Masks({"d/kernel": np.ones((4, 3))}), {"dev_loss": np.nan}).save(
+        tmp_path / "t"
+    )
+    assert "NaN" not in (tmp_path / "t" / "ticket.json").read_text()
+    assert lt.Ticket.load(tmp_path / "t").info["dev_loss"] is None
 
 
 # Models that a file cannot describe
