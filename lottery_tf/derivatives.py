@@ -37,7 +37,9 @@ def _differentiable_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
     if layer.compute_dtype != layer.variable_dtype and "dtype" in layer.get_config():
         config["dtype"] = layer.variable_dtype
     copy = copy_layer(layer, **config)
-    if isinstance(copy, _BIASED) and copy.use_bias:
+    # Of a user's own subclass it is not known what its call does with the bias.
+    of_keras = type(copy).call.__module__.startswith("tf_keras.")
+    if isinstance(copy, _BIASED) and copy.use_bias and of_keras:
         _add_bias_by_plus(copy)
     if isinstance(copy, keras.layers.BatchNormalization):
         theirs = copy._no_sync_calculate_mean_and_var
@@ -135,10 +137,16 @@ def mean_loss(loss: Any, labels: Any, outputs: Any, names: list[str]) -> tf.Tens
             raise ValueError(f"There are no labels for {name}.")
         # Not loss(…), which refuses to take the mean under a strategy.
         loss = loss.call if isinstance(loss, keras.losses.Loss) else loss
+        mask = getattr(output, "_keras_mask", None)
         output = tf.cast(output, tf.float32) if output.dtype.size < 4 else output
         if y.shape.rank == output.shape.rank - 1 and output.shape[-1] == 1:
             y = y[..., None]
-        means.append(tf.reduce_mean(loss(y, output)))
+        each = loss(y, output)
+        if mask is None or mask.shape.rank != each.shape.rank:
+            means.append(tf.reduce_mean(each))
+        else:  # of the steps that are no padding, as Keras has it
+            mask = tf.cast(mask, each.dtype)
+            means.append(tf.math.divide_no_nan(tf.reduce_sum(each * mask), tf.reduce_sum(mask)))
     return tf.add_n(means)
 
 

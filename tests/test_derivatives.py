@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from networks import assert_same, examples, layers, values
 
-from lottery_tf.derivatives import differentiable
+from lottery_tf.derivatives import differentiable, mean_loss
 from lottery_tf.graph import named_variables
 from lottery_tf.keras import keras
 
@@ -60,3 +60,34 @@ def test_a_bias_before_the_places(kind):
     inputs = keras.Input((2, 6, 5))
     model = keras.Model(inputs, kind(3, 1, data_format="channels_first")(inputs))
     assert differentiable(model).output_shape == model.output_shape == (None, 3, 6, 5)
+
+
+class Own(layers.Dense):
+    """A subclass with a call of its own, which asks whether it trains."""
+
+    def call(self, x, training=None):
+        return self.activation(x @ self.kernel + (2 * self.bias if training else self.bias))
+
+
+def test_of_a_users_own_layer_the_bias_is_its_own_affair():
+    inputs = keras.Input((4,))
+    own = Own(3, activation="tanh", bias_initializer="ones")
+    model = keras.Model(inputs, own(inputs))
+    x, _ = examples(5)
+    np.testing.assert_allclose(
+        differentiable(model)(x, training=True), model(x, training=True), rtol=1e-6
+    )
+
+
+def test_the_loss_is_of_the_steps_that_are_no_padding():
+    """As Keras' fit has it: [1, 2, 0, 0] counts twice, [3, 0, 0, 0] once."""
+    inputs = keras.Input((4,), dtype="int32")
+    x = layers.Embedding(5, 6, mask_zero=True)(inputs)
+    model = keras.Model(inputs, layers.Dense(3)(layers.LSTM(4, return_sequences=True)(x)))
+    tokens, labels = np.array([[1, 2, 0, 0], [3, 0, 0, 0]]), np.array([[1, 2, 0, 0], [1, 0, 0, 0]])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(loss=loss)
+    found = mean_loss(loss, tf.constant(labels), model(tokens), model.output_names)
+    assert float(found) == pytest.approx(model.evaluate(tokens, labels, verbose=0), rel=1e-5)
+    every = mean_loss(loss, tf.constant(labels), tf.identity(model(tokens)), model.output_names)
+    assert float(every) != pytest.approx(float(found), rel=1e-3)

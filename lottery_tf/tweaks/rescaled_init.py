@@ -20,7 +20,7 @@ from lottery_tf.settings import check_choices, setting
 from lottery_tf.tweaks.soft_labels import default_loss
 from lottery_tf.tweaks.tweak import Tweak
 from lottery_tf.tweaks.virtual_step import objective_of
-from lottery_tf.wrapper import remake
+from lottery_tf.wrapper import masked_by_us, remake
 
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8  # of the Adam that learns the scales
 _STEP_SIZES = {"sgd": 0.1, "adam": 0.001}
@@ -47,8 +47,6 @@ class RescaledInit(Tweak):
 
     ``optimizer`` is to be the one that trains: A is the direction of its first step. The model is
     not compiled yet when the search runs, so that only ``lottery-tf retrain`` knows it by itself.
-
-    60 iterations cost about as much as three hundred training steps.
 
     Raises:
       UsageError: for a field out of its range; by ``change``, as ``find_scales`` does.
@@ -169,7 +167,7 @@ def find_scales(
     settings = (settings or RescaledInit()).for_training_by("sgd")
     stream = batches_of(data, "rescaled_init, as in recipe.prepare(model, data)")
     loss = losses_of(loss or settings.criterion) or _default_loss(model)
-    model = differentiable(model)
+    model = differentiable(masked_by_us(model))
     trainable = {variable.ref() for variable in model.trainable_variables}
     named = {n: each for n, each in named_variables(model).items() if each.ref() in trainable}
     if not named:

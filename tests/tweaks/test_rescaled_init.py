@@ -27,6 +27,7 @@ from lottery_tf.keras import keras
 from lottery_tf.tweaks import rescaled_init
 from lottery_tf.tweaks.rescaled_init import RescaledInit, Scales, find_scales
 from lottery_tf.tweaks.virtual_step import objective_of
+from lottery_tf.wrapper import masked_by_us
 
 both_optimizers = pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 
@@ -666,3 +667,18 @@ def test_a_search_that_diverges():
 def test_settings_out_of_range(settings, message):
     with pytest.raises(UsageError, match=message):
         RescaledInit(**settings)
+
+
+def test_scales_of_a_stock_tfmot_model_are_those_of_its_mask():
+    """TRAP 25: by find_scales itself, to which a recipe hands masks of our own."""
+    tfmot = pytest.importorskip("tensorflow_model_optimization")
+    prune = tfmot.sparsity.keras
+    model = prune.prune_low_magnitude(mlp(), prune.ConstantSparsity(0.5, 0))
+    for layer in model.layers:
+        for weight, mask, _ in getattr(layer, "pruning_vars", ()):
+            keep = np.arange(mask.shape.num_elements()).reshape(mask.shape) % 2
+            mask.assign(keep)
+            weight.assign(np.where(keep, weight, 100.0))
+    data = batches()
+    found = find_scales(model, data, RescaledInit(iterations=2))
+    assert found == find_scales(masked_by_us(model), data, RescaledInit(iterations=2))
