@@ -28,7 +28,7 @@ from lottery_tf.pruning import draw_masks, highest_without_collapse, warn_of_col
 from lottery_tf.recipe import Recipe
 from lottery_tf.ticket import Ticket
 from lottery_tf.training import Trainer, check_finite
-from lottery_tf.wrapper import all_kept, set_masks
+from lottery_tf.wrapper import all_kept, get_masks, set_masks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,6 +203,11 @@ def find_tickets(
     if finding.method == IMPORTED:
         raise UsageError("Expected a method that finds a mask; lt.Ticket.from_pruned takes one.")
     check_graph(model)
+    if any(not mask.all() for mask in get_masks(model).values()):
+        raise UsageError(
+            f"Expected a dense model to draw tickets from; '{model.name}' has pruned weights, "
+            "which round 0 would train: pass lt.strip(model), or the model before it was pruned."
+        )
     steps_per_epoch = int(train_data.cardinality())
     if steps_per_epoch < 1:
         raise UsageError(
@@ -221,7 +226,7 @@ def find_tickets(
         recipe.prepare(ticket.build()),
         lambda start: train_data.repeat().skip(start),
         steps_per_epoch,
-        type(optimizer).from_config(optimizer.get_config()),
+        _copied(optimizer),
         recipe.loss(loss),
         jit_compile,
         steps_per_execution,
@@ -236,6 +241,19 @@ def find_tickets(
         found = trainer.evaluate(dev_data) if measured else {}
         extra = {f"dev_{name}": value for name, value in found.items()}
         yield dataclasses.replace(each.ticket, info={**each.ticket.info, **extra})
+
+
+def _copied(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """A new one with the same settings, those that its config lacks too."""
+    if getattr(optimizer, "_exclude_from_weight_decay", None):
+        raise UsageError(
+            "Expected an optimizer that excludes weights from weight decay by their names, which "
+            "the model's copy has too: exclude_from_weight_decay(var_names=[…]), not var_list."
+        )
+    copy = type(optimizer).from_config(optimizer.get_config())
+    if names := getattr(optimizer, "_exclude_from_weight_decay_names", None):
+        copy.exclude_from_weight_decay(var_names=names)
+    return copy
 
 
 def find_ticket(*args: Any, **kwargs: Any) -> Ticket:

@@ -86,7 +86,8 @@ class PruneByMask(PruneLowMagnitude):
             inner = tagged.args[0]
             if any(each is kernel for each in getattr(inner, "args", ())):
                 losses[place] = functools.partial(
-                    tagged.func, lambda regularize=inner.func: regularize(kernel * mask)
+                    tagged.func,
+                    lambda regularize=inner.func: regularize(kernel * tf.cast(mask, kernel.dtype)),
                 )
 
     def call(self, inputs, *args, **kwargs):

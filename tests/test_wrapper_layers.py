@@ -249,3 +249,10 @@ def test_after_an_error_in_the_layer_its_kernel_is_the_variable_again():
     with pytest.raises(ValueError, match="incompatible"):
         layer(tf.ones((1, 3)))
     assert layer.layer.kernel is layer.trainable_variables[0]
+
+
+def test_a_regularizer_of_a_kernel_in_float64():
+    model = lt.wrap(
+        chain(layers.Dense(6, dtype="float64", kernel_regularizer="l2"), layers.Dense(2))
+    )
+    assert model.losses[0].dtype == tf.float64
