@@ -11,7 +11,12 @@ from lottery_tf.errors import UsageError
 from lottery_tf.keras import keras
 from lottery_tf.settings import setting
 from lottery_tf.tweaks import teacher as teachers
-from lottery_tf.tweaks.soft_labels import changed, plain_evaluation, taught_by
+from lottery_tf.tweaks.soft_labels import (
+    changed,
+    plain_evaluation,
+    taught_by,
+    warn_of_another_loss,
+)
 from lottery_tf.tweaks.tweak import Tweak
 
 
@@ -71,6 +76,8 @@ class Distillation(Tweak):
 
     def attach(self, model):
         plain_evaluation(model)
+        if self.weight:
+            warn_of_another_loss(model, "distillation_weight", "distillation")
         train_step = model.train_step
         held = getattr(train_step, "teacher", None)
         if held and held[0] == self.teacher:

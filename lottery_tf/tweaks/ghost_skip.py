@@ -173,6 +173,8 @@ class GhostSkips(FadingTweak):
 
     def __post_init__(self):
         super().__post_init__()
+        if isinstance(self.convolutions, str):  # one name, of which a tuple would be its letters
+            object.__setattr__(self, "convolutions", (self.convolutions,))
         if not 0 < self.alpha < float("inf"):
             raise UsageError(
                 f"Expected GhostSkips' alpha above 0, the weight of the skips at the first step, "

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from lottery_tf.errors import UsageError
-from lottery_tf.graph import Call, calls, unwrapped
+from lottery_tf.graph import Call, calls
 from lottery_tf.keras import keras
+from lottery_tf.log import log
 from lottery_tf.settings import setting
 from lottery_tf.tweaks.divergence import at_least_float32, divergence, logits_of
 from lottery_tf.tweaks.tweak import Tweak
@@ -205,10 +206,13 @@ def default_loss(model: keras.Model) -> CrossEntropy:
 
 def is_softmax(call: Call) -> bool:
     """Whether a layer's call gives probabilities."""
-    layer = unwrapped(call.layer)
+    layer = call.layer
+    while isinstance(layer, keras.layers.Wrapper):  # a pruning wrapper, TimeDistributed
+        layer = layer.layer
     activation, symbol = getattr(layer, "activation", None), getattr(layer, "symbol", None)
     # Under mixed precision a cast of the outputs to float32 often comes last.
-    if symbol == "cast" or (type(layer) is keras.layers.Activation and activation is _LINEAR):
+    same = isinstance(layer, keras.layers.Reshape) or symbol == "cast"
+    if same or (type(layer) is keras.layers.Activation and activation is _LINEAR):
         return bool(call.before) and all(map(is_softmax, call.before))
     return (
         isinstance(layer, keras.layers.Softmax) or activation in _SOFTMAX or symbol == "nn.softmax"
@@ -237,6 +241,18 @@ def plain_evaluation(model: keras.Model) -> None:
     model.test_step = plain_test_step
 
 
+def warn_of_another_loss(model: keras.Model, parameter: str, what: str) -> None:
+    """Logs a line if ``model`` is compiled and no loss of it is a cross-entropy with a
+    ``parameter``, so that nothing comes of ``what``."""
+    losses = tf.nest.flatten(getattr(model, "loss", None))
+    if any(losses) and not any(getattr(loss, parameter, 0) for loss in losses):
+        log.warning(
+            "%s: the model '%s' is compiled with another loss, so that it has no effect; compile "
+            "with loss=recipe.loss().",
+            *(what, model.name),
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class LabelSmoothing(Tweak):
     """Label smoothing (Szegedy et al. 2016, arXiv 1512.00567), in training only.
@@ -256,6 +272,8 @@ class LabelSmoothing(Tweak):
 
     def attach(self, model):
         plain_evaluation(model)
+        if self.epsilon:
+            warn_of_another_loss(model, "label_smoothing", "label_smoothing")
 
     def loss(self, loss=None):
         purpose = "to smooth the labels of"

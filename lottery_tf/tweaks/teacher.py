@@ -127,9 +127,10 @@ class Teacher:
                 f"Expected a teacher with one output, {self.name} has {len(outputs)}: give a "
                 "model of the one whose classes are to be learnt."
             )
-        if not outputs[0].shape[1:].is_compatible_with(model.output_shape[1:]):
+        own = model.outputs[0].shape[1:]
+        if not outputs[0].shape[1:].is_compatible_with(own):
             raise UsageError(
-                f"Expected a teacher of {model.output_shape[-1]} classes, as the outputs of the "
+                f"Expected a teacher of {own[-1]} classes, as the outputs of the "
                 f"model '{model.name}', {_told(model.outputs)}; those of {self.name} are "
                 f"{_told(outputs)}: give a teacher that was trained for the same classes."
             )

@@ -17,7 +17,7 @@ class Tweak:
     A subclass is a frozen dataclass; its fields, made by ``lottery_tf.settings.setting``, are its
     parameters and its flags. It overrides those that it needs of ``change``, ``attach``, ``loss``,
     ``callbacks``, ``progress`` and ``restore``. The order of use is ``prepare``,
-    ``compile(loss=tweak.loss())``, ``fit(callbacks=tweak.callbacks())``, ``finish``.
+    ``compile(loss=tweak.loss(loss))``, ``fit(callbacks=tweak.callbacks())``, ``finish``.
     """
 
     # Whether what ``change`` does is in the finished model; then it comes before what fades.
@@ -49,7 +49,11 @@ class Tweak:
         """
 
     def loss(self, loss: keras.losses.Loss | None = None) -> keras.losses.Loss:
-        """The training loss, made from ``loss`` (default: cross-entropy)."""
+        """The training loss, made from ``loss``; most change nothing of it.
+
+        Without ``loss`` tweaks of the labels take the cross-entropy on logits; which of logits and
+        probabilities the model gives, and what it is to be trained by, ``Recipe.loss`` knows alone.
+        """
         return loss
 
     def callbacks(self, steps: int | None = None) -> list[keras.callbacks.Callback]:

@@ -234,6 +234,7 @@ def test_which_convolutions():
     assert names("all") == ["again_ghost", "same_shape_ghost", "wider_ghost"]
     assert names("same") == ["again_ghost", "same_shape_ghost"]
     assert names("wider", "again") == ["again_ghost", "wider_ghost"]
+    assert lt.GhostSkips(convolutions="same") == lt.GhostSkips(convolutions=("same",))
     with pytest.raises(UsageError, match="kernel larger than 1, not 'widr'; nearest: wider"):
         names("widr")
 

@@ -8,7 +8,12 @@ from networks import chain, examples, layers
 import lottery_tf as lt
 from lottery_tf.errors import UsageError
 from lottery_tf.keras import keras
-from lottery_tf.tweaks.soft_labels import CrossEntropy, as_cross_entropy, plain_evaluation
+from lottery_tf.tweaks.soft_labels import (
+    CrossEntropy,
+    as_cross_entropy,
+    default_loss,
+    plain_evaluation,
+)
 
 losses = keras.losses
 LOGITS = np.log(np.array([[1, 2, 1, 4], [4, 1, 2, 1]], np.float32))  # softmax: eighths
@@ -53,6 +58,31 @@ def test_labels_in_any_form(labels, from_logits, epsilon):
     expected = CrossEntropy(label_smoothing=epsilon)(LABELS, LOGITS)
     for call in (loss, tf.function(loss)):
         np.testing.assert_allclose(call(labels, outputs), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        [layers.TimeDistributed(layers.Dense(4, activation="softmax"))],
+        [layers.SpectralNormalization(layers.Dense(4, activation="softmax"))],
+        [layers.Dense(8), layers.Softmax(), layers.Reshape((-1, 4))],
+    ],
+    ids=["time_distributed", "spectral_normalization", "reshape"],
+)
+def test_probabilities_behind_a_wrapper_or_a_reshape(last):
+    assert not default_loss(chain(layers.Reshape((2, 2), name="in"), *last)).from_logits
+
+
+@pytest.mark.parametrize("recipe", ["label_smoothing", "distillation"])
+def test_a_model_that_was_compiled_with_another_loss(recipe, caplog):
+    model, (x, y) = chain(layers.Dense(3)), examples()
+    recipe = lt.Recipe(recipe, {"distillation_teacher": model} if recipe[0] == "d" else {})
+    trained = recipe.prepare(model)
+    for loss, told in (("sparse_categorical_crossentropy", True), (recipe.loss(), False)):
+        trained.compile("sgd", loss)
+        caplog.clear()
+        trained.fit(x, y, verbose=0, callbacks=recipe.callbacks())
+        assert any("loss=recipe.loss()" in line for line in caplog.messages) == told
 
 
 def test_an_image_of_labels():

@@ -307,3 +307,11 @@ def test_models_that_will_not_do():
     two = keras.Model(net.input, [net.output, net.layers[1].output])
     with pytest.raises(UsageError, match="one output to distil into, 'model.* has 2"):
         Distillation(network()).prepare(two)
+
+
+def test_a_model_whose_output_has_a_name():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, {"kind": layers.Dense(3)(inputs)})
+    assert Distillation(network()).prepare(model).output_names == model.output_names
+    with pytest.raises(UsageError, match="teacher of 3 classes"):
+        Distillation(chain(layers.Dense(10))).prepare(model)
