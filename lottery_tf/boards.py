@@ -49,12 +49,15 @@ class Board:
         self._writer = tf.summary.create_file_writer(str(run / FOLDER))
         self._run, self._step, self._written = str(run.resolve()), step, 0
 
-    def rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Writes the numbers of those rows that were not there at the last call."""
-        for row in rows[self._written :]:
+    def rows(self, rows: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Writes the numbers of those rows that were not there at the last call; returns their
+        steps."""
+        new = rows[self._written :]
+        for row in new:
             values = {name: value for name, value in row.items() if isinstance(value, int | float)}
             self.scalars({n: v for n, v in values.items() if n != self._step}, row[self._step])
         self._written = len(rows)
+        return [row[self._step] for row in new]
 
     def sparsity(self, masks: Masks, step: int) -> None:
         """Writes the share that is pruned of each weight."""

@@ -7,11 +7,12 @@ import pytest
 import tensorflow as tf
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from lottery_tf import boards
+from lottery_tf import boards, retraining
 from lottery_tf.boards import Board, BoardSettings
 from lottery_tf.errors import UsageError
 from lottery_tf.masks import Masks
 from lottery_tf.recipe import Recipe
+from lottery_tf.stages import retrain as stage
 from lottery_tf.stages.retrain import retrain_ticket
 
 
@@ -73,7 +74,7 @@ def test_without_tensorboard(monkeypatch):
         BoardSettings(tensorboard=True)
 
 
-def test_the_commands_write_what_their_files_say(tmp_path):
+def test_the_commands_write_what_their_files_say(tmp_path, monkeypatch):
     from lottery_tf.cli.main import main
 
     find, retrain = tmp_path / "find", tmp_path / "retrain"
@@ -108,6 +109,21 @@ def test_the_commands_write_what_their_files_say(tmp_path):
     assert hyperparameters["recipe"] == "soft_activation,ghost_skips"
     assert hyperparameters["sparsity"] == round(result["sparsity"], 4)
     assert hyperparameters["ticket_rewind"] == "weights" and hyperparameters["reinit"] is False
+
+    # Broken off behind its last epoch: nothing is left to train.
+    def breaks_off(*_):
+        raise KeyboardInterrupt
+
+    again = ["retrain", f"--ticket={ticket}", *words, f"--out={tmp_path / 'again'}"]
+    with monkeypatch.context() as patch:
+        patch.setattr(retraining._Watch, "seconds_between_checkpoints", 0)
+        patch.setattr(stage, "export", breaks_off)
+        assert main(again) == 130
+    assert main(again) == 0
+    found, _ = events(tmp_path / "again")
+    assert {tag: [step for step, _ in found[tag]] for tag in found} == {
+        tag: [step for step, _ in scalars[tag]] for tag in scalars
+    }
 
     # One that is measured on the test images later, as what sweep --tune chooses.
     tuned, rest = tmp_path / "tuned", (ticket, Recipe("vanilla"))

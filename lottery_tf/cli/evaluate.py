@@ -12,9 +12,9 @@ from lottery_tf.cli.terminal import at_work
 from lottery_tf.data import Dataset, DataSettings, load
 from lottery_tf.devices import DeviceSettings
 from lottery_tf.errors import UsageError
+from lottery_tf.experiment import check_data
 from lottery_tf.exporting import REPORT
 from lottery_tf.files import read_json
-from lottery_tf.graph import check_graph
 from lottery_tf.retraining import compiled_for_evaluation
 from lottery_tf.runs import load_saved_model, read_config
 from lottery_tf.settings import setting
@@ -49,14 +49,8 @@ def _measure(settings: EvaluateSettings, flags: Parsed) -> None:
     found_in = read_config(settings.run) if settings.run else {}
     folder = Path(settings.run, "model") if settings.run else Path(settings.model)
     model = load_saved_model(folder)
-    check_graph(model)
     data = as_exported(load(flags.settings(DataSettings, **found_in)), folder)
-    if model.input_shape[1:] != data.input_shape or model.output_shape[-1] != data.num_classes:
-        raise UsageError(
-            f"Expected a model of images {data.input_shape} and {data.num_classes} classes for "
-            f"--dataset={data.name}; {folder} takes {model.input_shape[1:]} and gives "
-            f"{model.output_shape[-1]}: name its own dataset."
-        )
+    check_data(model, data, f"one in {folder}")
     examples = data.batches(settings.split)
     if not len(getattr(data, settings.split)):
         raise UsageError(f"Expected examples to measure on; the {settings.split} split is empty.")

@@ -15,6 +15,7 @@ from lottery_tf.data import digits
 from lottery_tf.errors import UsageError
 from lottery_tf.exporting import write_exports
 from lottery_tf.files import read_json_lines, sha256
+from lottery_tf.keras import keras
 from lottery_tf.runs import Run, load_saved_model
 from lottery_tf.stages import find as stage
 
@@ -360,6 +361,14 @@ def test_an_export_of_images_that_have_moved_since_the_run(retrained, tmp_path, 
     facts = json.loads((tmp_path / "export" / "export.json").read_text())["saved_model"]
     result = json.loads((run / "result.json").read_text())
     assert facts["test_accuracy"] == pytest.approx(result["test_accuracy"])
+
+
+def test_a_model_of_images_of_any_size_is_evaluated(tmp_path, capsys):
+    images = keras.Input((None, None, 1))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(images))
+    lt.export(keras.Model(images, {"digit": keras.layers.Dense(10)(x)}), tmp_path / "model")
+    assert main(["evaluate", f"--model={tmp_path / 'model'}", "--dataset=digits"]) == 0
+    assert "digits test  accuracy" in capsys.readouterr().out
 
 
 def test_an_export_that_says_nothing_of_its_input(retrained, tmp_path, capsys):
