@@ -131,8 +131,7 @@ def find(
 def _board(out: Path, rows: Sequence[Row]) -> Board:
     """TensorBoard's view of the rounds that are finished."""
     board = Board(out, "round")
-    board.rows(rows)
-    for number in (row["round"] for row in rows):
+    for number in board.rows(rows):
         masks = round_folder(out, number) / "masks.npz"
         if masks.is_file():  # what no later round needs may have been thrown away
             board.sparsity(Masks.load(masks), number)

@@ -106,13 +106,13 @@ def retrain_ticket(
             board.hyperparameters(_hyperparameters(ticket, recipe, run.settings))
 
     def show(rows):
-        if board:
-            for step in board.rows(rows):
-                board.sparsity(ticket.masks, step)
+        for step in board.rows(rows):
+            board.sparsity(ticket.masks, step)
 
     def on_epoch_end(rows):
         write_json_lines(out / "metrics.jsonl", rows)
-        show(rows)
+        if board:
+            show(rows)
         on_epoch(rows)
 
     # The folder is taken when the recipe has proved to fit the model and the data.
@@ -124,8 +124,8 @@ def retrain_ticket(
         write_arrays(out / _BEST, retrained.best)
     result = {**retrained.result, "ticket": str(ticket_path), "reinit": reinit}
     write_json(out / "result.json", result)
-    show(read_json_lines(out / "metrics.jsonl"))  # where no epoch was left
     if board:
+        show(read_json_lines(out / "metrics.jsonl"))  # where no epoch was left
         board.result(result, last_step)
     shutil.rmtree(out / "checkpoint", ignore_errors=True)
     return result
