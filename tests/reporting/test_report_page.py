@@ -47,6 +47,7 @@ async function read() {
   seen.maps = each(".heatmaplayer", layer => [...layer.querySelectorAll(".heatmap-label")]
     .map(label => label.textContent));
   seen.rows = each("#chart3 .ytick text", row => Math.max(1, row.querySelectorAll("tspan").length));
+  seen.upright = each("#chart3 .xtick text", name => /rotate.-90/.test(name.outerHTML));
   seen.buttons = each("#chart1 .modebar-btn", button => button.dataset.title);
   seen.wide = document.documentElement.scrollWidth > innerWidth;
 }
@@ -280,10 +281,11 @@ def test_the_map_in_a_browser(tmp_path, two_methods):
 
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium here (.ci/run installs it)")
 @pytest.mark.parametrize(("width", "lines"), [(1280, 1), (500, 2)])
-def test_rows_of_the_map_break_where_the_page_is_narrow(tmp_path, two_methods, width, lines):
+def test_the_maps_cells_have_room_where_the_page_is_narrow(tmp_path, two_methods, width, lines):
     write(two_methods, tmp_path / "page.html", flops=False)
     seen, _ = opened(tmp_path / "page.html", f"--window-size={width},900")
     assert seen["rows"] == [lines, lines] and not seen["wide"]
+    assert seen["upright"] == [lines == 2] * 2
 
 
 def test_vanilla_has_its_colour_alone():
