@@ -19,9 +19,10 @@ from lottery_tf.sweeping import attempt as attempts
 from lottery_tf.sweeping.attempt import attempt
 from lottery_tf.sweeping.scheduling import Progress
 
+# One process where a test is not about two: each spends seconds on importing TensorFlow.
 WORDS = (
     *("--train_for=1ep", "--batch_size=64", "--width=30", "--learning_rate=0.1", "--rounds=2"),
-    *("--recipes=vanilla,label_smoothing", "--sparsities=0.36", "--processes=2"),
+    *("--recipes=vanilla,label_smoothing", "--sparsities=0.36", "--processes=1"),
 )
 FILES = ("config", "result")
 
@@ -224,7 +225,7 @@ def test_an_interrupted_sweep_ends_its_processes(tmp_path, monkeypatch, capfd):
 
     monkeypatch.setattr(sweep.LocalEngine, "close", closed)
     out = tmp_path / "sweep"
-    words = [*WORDS, "--recipes=vanilla", "--seeds=0,1"]
+    words = [*WORDS, "--recipes=vanilla", "--seeds=0,1", "--processes=2"]
     assert main(["sweep", *words, f"--out={out}"]) == 130
     assert len(pids) == 2
     for pid in pids:
