@@ -53,21 +53,20 @@ class Round:
 
 
 def first_ticket(
-    model: keras.Model, trainer: Trainer, masks: Masks, rewind_step: int, info: Mapping[str, Any]
+    initial: Ticket, trainer: Trainer, rewind_step: int, info: Mapping[str, Any]
 ) -> Ticket:
-    """The dense ticket of round 0: ``model``'s weights after ``rewind_step`` steps.
+    """The dense ticket of round 0: the network after ``rewind_step`` steps.
 
     Args:
-      model: the plain model, of which the trainer's is a wrapped copy.
-      trainer: trains the copy from step 0.
-      masks: which weights are prunable, all kept.
+      initial: the ticket of the initial weights, whose masks keep all that is prunable.
+      trainer: trains the model that was built of it, from step 0.
       rewind_step: k.
       info: what the tickets say about their origin, ``method`` among it.
     """
     trainer.reset(0)
     trainer.fit(rewind_step)
     info = {**info, "rewind_step": rewind_step, "round": 0}
-    return Ticket.of(model, masks, info).with_weights(values(trainer.model))
+    return initial.with_weights(values(trainer.model), **info)
 
 
 def rounds(
@@ -220,10 +219,10 @@ def find_tickets(
             "those of keras.optimizers.legacy and names are not taken."
         )
     masks = all_kept(model, PrunableSettings(tuple(prune_layers), tuple(keep_dense)))
-    ticket = Ticket.of(model, masks)
+    initial = Ticket.of(model, masks)
     recipe = Recipe("vanilla")
     trainer = Trainer(
-        recipe.prepare(ticket.build()),
+        recipe.prepare(initial.build()),
         lambda start: train_data.repeat().skip(start),
         steps_per_epoch,
         _copied(optimizer),
@@ -235,7 +234,7 @@ def find_tickets(
     last_step = epochs * steps_per_epoch
     rewind_step = finding.rewind_step(steps_per_epoch, last_step)
     info = {"method": finding.method, "model": model.name, "seed": seed}
-    start = first_ticket(model, trainer, masks, rewind_step, info)
+    start = first_ticket(initial, trainer, rewind_step, info)
     for each in rounds(start, trainer, finding, last_step):
         measured = dev_data is not None and finding.train_tickets
         found = trainer.evaluate(dev_data) if measured else {}

@@ -67,10 +67,10 @@ def find(
     last_step = experiment.training.steps(data.steps_per_epoch)
     rewind_step = finding.rewind_step(data.steps_per_epoch, last_step)
     model = experiment.create_model(data)
-    masks = all_kept(model, experiment.prunable)
+    initial = Ticket.of(model, all_kept(model, experiment.prunable))
     recipe = Recipe([Precision(experiment.training.precision), SharedStatistics()])
     trainer = Trainer(
-        recipe.prepare(Ticket.of(model, masks).build()),
+        recipe.prepare(initial.build()),
         data.stream,
         data.steps_per_epoch,
         experiment.training.make_optimizer(data.steps_per_epoch),
@@ -92,7 +92,7 @@ def find(
         following.rename(unfinished)
     if unfinished.exists():
         ticket = Ticket.load(unfinished)
-        if ticket.architecture != Ticket.of(model, masks).architecture:
+        if ticket.architecture != initial.architecture:
             raise UsageError(
                 f"Expected {unfinished} to be of the {model.name} that this release makes; another "
                 "release made another: choose another --out to start again."
@@ -107,7 +107,7 @@ def find(
             # A ticket of imp does not hang on how many follow.
             "settings": {k: v for k, v in run.settings.items() if k != "rounds"},
         }
-        ticket = first_ticket(model, trainer, masks, rewind_step, info)
+        ticket = first_ticket(initial, trainer, rewind_step, info)
         ticket.save(unfinished)
     board = _board(out, rows) if tensorboard else None
     for each in rounds(ticket, trainer, finding, last_step, callbacks):
