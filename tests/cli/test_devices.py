@@ -122,11 +122,12 @@ def test_two_devices_do_as_one_does(one, tmp_path, broken_off):
     assert read_json(parts / "config.json")["devices"] == 1
 
 
-def test_scores_and_batchnorm_on_two_devices(tmp_path):
+@pytest.mark.parametrize("method", ["synflow", "grasp"])
+def test_scores_and_batchnorm_on_two_devices(method, tmp_path):
     """A network with BatchNorm, whose statistics are those of the whole batch on any number."""
     network = ("--model=resnet8_half", "--width=4", "--optimizer=sgd", "--learning_rate=0.05")
     words = (*FIND[:-3], *network, "--train_for=12it", "--rewind_to=2it", "--sparsity=0.5")
-    words = (*words, "--method=grasp")
+    words = (*words, f"--method={method}")
     assert main([*words, f"--out={tmp_path / 'one'}"]) == 0
     codes, said = on_two_devices([*words, f"--out={tmp_path / 'two'}"])
     assert codes == [0], said
