@@ -23,6 +23,7 @@ from lottery_tf.graph import assign, check_graph, values
 from lottery_tf.keras import keras
 from lottery_tf.log import log
 from lottery_tf.masks import Masks
+from lottery_tf.optimizers import copied
 from lottery_tf.prunable import PrunableSettings
 from lottery_tf.pruning import draw_masks, highest_without_collapse, warn_of_collapse
 from lottery_tf.recipe import Recipe
@@ -64,7 +65,7 @@ def first_ticket(
       info: what the tickets say about their origin, ``method`` among it.
     """
     trainer.reset(0)
-    trainer.fit(rewind_step)
+    trainer.fit(rewind_step, last=False)
     info = {**info, "rewind_step": rewind_step, "round": 0}
     return initial.with_weights(values(trainer.model), **info)
 
@@ -177,7 +178,8 @@ def find_tickets(
       model: a built Sequential or functional tf_keras model; it is left as it is.
       train_data: batches (inputs, labels) of known number, an epoch; seed its shuffling and make
         its batches equally large for speed.
-      optimizer: a Keras optimizer; it is copied.
+      optimizer: a Keras optimizer; it is copied. Each round begins with a new one; only a schedule
+        of its ``learning_rate`` goes on from the step that is rewound to.
       loss: as ``compile`` takes it; default: cross-entropy, on logits or probabilities as the
         model gives them.
       epochs: length of the training of each round.
@@ -243,16 +245,13 @@ def find_tickets(
 
 
 def _copied(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    """A new one with the same settings, those that its config lacks too."""
+    """A new one with the same settings, for the model's copy."""
     if getattr(optimizer, "_exclude_from_weight_decay", None):
         raise UsageError(
             "Expected an optimizer that excludes weights from weight decay by their names, which "
             "the model's copy has too: exclude_from_weight_decay(var_names=[…]), not var_list."
         )
-    copy = type(optimizer).from_config(optimizer.get_config())
-    if names := getattr(optimizer, "_exclude_from_weight_decay_names", None):
-        copy.exclude_from_weight_decay(var_names=names)
-    return copy
+    return copied(optimizer)
 
 
 def find_ticket(*args: Any, **kwargs: Any) -> Ticket:

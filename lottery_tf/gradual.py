@@ -69,7 +69,7 @@ def prune_gradually(
     start, told = masks, set()
     held = {name: np.zeros(mask.shape, np.float32) for name, mask in masks.items()}
     for step, sparsity in updates:
-        trainer.fit(step, callbacks)
+        trainer.fit(step, callbacks, last=False)
         variables = named_variables(trainer.model)
         for name, mask in masks.items():
             held[name] = np.where(mask, variables[name].numpy(), held[name])

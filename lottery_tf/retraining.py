@@ -212,7 +212,7 @@ class _Watch(keras.callbacks.Callback):
         with whole_folder(path) as folder:
             np.savez(folder / "weights.npz", **values(self.trainer.model))
             np.savez(folder / "best.npz", **self.best_values)
-            np.savez(folder / "optimizer.npz", *self.trainer.optimizer_values())
+            np.savez(folder / "optimizer.npz", **self.trainer.optimizer_state())
             state = {"rows": self.rows, "best": self.best_accuracy, "seconds": self._seconds()}
             write_json(folder / "state.json", {**state, "learned": self.learned})
 
@@ -223,7 +223,22 @@ class _Watch(keras.callbacks.Callback):
         self.learned = state.get("learned", {})  # older releases kept nothing
         self.best_values = read_arrays(path / "best.npz")
         assign(self.trainer.model, read_arrays(path / "weights.npz"))
-        self.trainer.set_optimizer(list(read_arrays(path / "optimizer.npz").values()))
+        saved = read_arrays(path / "optimizer.npz")
+        self.trainer.set_optimizer_state(
+            _of_older_release(saved, self.trainer) if "arr_0" in saved else saved
+        )
 
     def _seconds(self) -> float:
         return time.perf_counter() - self.start + self.seconds_before
+
+
+def _of_older_release(saved: Mapping[str, np.ndarray], trainer: Trainer) -> dict[str, np.ndarray]:
+    """The optimizer's state from a checkpoint that has no names, and a count of steps from 0.
+
+    ``trainer`` stands at the rewind step, where the training began.
+    """
+    state = trainer.optimizer_state()
+    names = [name for name in state if "_variables/" in name or "_loss_scale/" in name]
+    state |= dict(zip(names, saved.values(), strict=True))
+    state[names[0]] = state[names[0]] - trainer.step
+    return state

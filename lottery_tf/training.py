@@ -1,13 +1,15 @@
 """Training, the same for finding and retraining: compile once, fit from any step, evaluate."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.eager import context
 
+from lottery_tf import optimizers
 from lottery_tf.errors import UsageError
 from lottery_tf.graph import named_layers, unwrapped
 from lottery_tf.keras import keras
@@ -186,7 +188,7 @@ class Trainer:
       model: the model to train, masked or not.
       stream: start step → an infinite ``tf.data.Dataset`` of the batches from that step on.
       steps_per_epoch: steps after which an epoch ends.
-      optimizer: a new Keras optimizer; its schedule counts from step 0.
+      optimizer: a new Keras optimizer; its schedule is that from step 0 on.
       loss: the training loss.
       jit_compile: whether XLA compiles the step; None: if the model has no convolution and there
         is one device.
@@ -221,6 +223,8 @@ class Trainer:
         with strategy.scope():
             if half and not isinstance(optimizer, keras.mixed_precision.LossScaleOptimizer):
                 optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
+            self._first = optimizers.first_step(optimizer)
+            self._new_optimizer = optimizers.copied(optimizer)
             model.compile(
                 optimizer,
                 loss,
@@ -232,40 +236,41 @@ class Trainer:
             if model.jit_compile and several and not tf.distribute.has_strategy():
                 steps_in_one_loop(model)
             model.optimizer.build(model.trainable_variables)
-        self._fresh = self.optimizer_values()
 
-    def optimizer_values(self) -> list[np.ndarray]:
-        """The optimizer's variables and what scales its loss, copied."""
-        return [np.array(variable.numpy()) for variable in self._optimizer_variables()]
+    def optimizer_state(self) -> dict[str, np.ndarray]:
+        """What the optimizer remembers, copied, and the step at which it began."""
+        return {path: np.array(each.numpy()) for path, each in self._state().items()}
+
+    def set_optimizer_state(self, values: Mapping[str, np.ndarray]) -> None:
+        """The optimizer as it was when ``optimizer_state`` has returned ``values``."""
+        variables = self._state()
+        for path in variables.keys() | values.keys():
+            variables[path].assign(values[path])
+
+    def _state(self) -> dict[str, tf.Variable]:
+        return {
+            "first_step": self._first,
+            **optimizers.state(self.model.optimizer, self.model),
+        }
 
     def reset(self, step: int = 0) -> None:
-        """A fresh optimizer, its schedule at ``step``."""
-        self.set_optimizer(self._fresh)
-        self.model.optimizer.iterations.assign(step)
-
-    def set_optimizer(self, values: Sequence[np.ndarray]) -> None:
-        """The optimizer as it was when ``optimizer_values`` has returned ``values``."""
-        for variable, value in zip(self._optimizer_variables(), values, strict=True):
-            variable.assign(value)
-
-    def _optimizer_variables(self) -> list[tf.Variable]:
-        optimizer = self.model.optimizer
-        if isinstance(optimizer, keras.mixed_precision.LossScaleOptimizer) and optimizer.dynamic:
-            scale = optimizer._loss_scale
-            return [*optimizer.variables, scale.current_loss_scale, scale.counter]
-        return list(optimizer.variables)
+        """A new optimizer for the model's present weights, its learning rate that of ``step``."""
+        self._first.assign(step)
+        optimizers.begin_anew(self.model.optimizer, self.model, self._new_optimizer)
 
     @property
     def step(self) -> int:
-        """The step at which training stands."""
-        return int(self.model.optimizer.iterations.numpy())
+        """The step at which training stands: that of the last ``reset`` and those since then."""
+        return int(self._first.numpy() + self.model.optimizer.iterations.numpy())
 
     @property
     def learning_rate(self) -> float:
         """The learning rate of the last step."""
-        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
-        rate = optimizer._learning_rate
-        return float(rate(max(self.step - 1, 0)) if callable(rate) else rate)
+        schedule = optimizers.schedule_of(self.model.optimizer)
+        if schedule is None:
+            return float(self.model.optimizer.learning_rate.numpy())
+        done = int(self.model.optimizer.iterations.numpy())
+        return float(schedule(max(done - 1, 0)))
 
     def fit(
         self,
@@ -273,19 +278,23 @@ class Trainer:
         callbacks: Sequence[keras.callbacks.Callback] = (),
         validation_data: tf.data.Dataset | None = None,
         validation_freq: int = 1,
+        last: bool = True,
     ) -> None:
         """Trains from the present step to step ``stop``.
 
         Epochs are counted from the present step; the last one is shorter where the rest of the
         steps does not fill it. ``validation_data`` are looked at in the last epoch and, going back
         from it, in every ``validation_freq``-th, so that a resumed training looks where it would
-        have looked.
+        have looked. An optimizer that averages the weights (``use_ema``) puts the averages in their
+        place at the end; with ``last=False``, where the training is to go on, it does not yet.
         """
         epochs, rest = divmod(stop - self.step, self.steps_per_epoch)
-        for count, steps, after in ((epochs, self.steps_per_epoch, rest > 0), (1, rest, 0)):
-            if count and steps:
-                last = count + after
-                looks = [n for n in range(1, count + 1) if (last - n) % validation_freq == 0]
+        parts = [part for part in ((epochs, self.steps_per_epoch), (1, rest)) if all(part)]
+        total = sum(count for count, _ in parts)
+        for count, steps in parts:
+            total -= count  # epochs that come after this part
+            looks = [n for n in range(1, count + 1) if (count + total - n) % validation_freq == 0]
+            with self._averages_put_in(last and not total):
                 self.model.fit(
                     self.stream(self.step),
                     epochs=count,
@@ -295,6 +304,19 @@ class Trainer:
                     validation_freq=looks or 1,
                     verbose=0,
                 )
+        if last and not parts:
+            self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+
+    @contextlib.contextmanager
+    def _averages_put_in(self, wanted: bool) -> Iterator[None]:
+        """Keras puts averages of the weights in their place at each end of a ``fit``."""
+        optimizer = self.model.optimizer
+        if not wanted:
+            vars(optimizer)["finalize_variable_values"] = lambda variables: None
+        try:
+            yield
+        finally:
+            vars(optimizer).pop("finalize_variable_values", None)
 
     def evaluate(self, data: tf.data.Dataset) -> dict[str, float]:
         """Loss and accuracy of the model as it stands."""

@@ -23,6 +23,7 @@ from lottery_tf.graph import check_graph, named_layers, named_variables, unwrapp
 from lottery_tf.keras import keras
 from lottery_tf.log import log, some
 from lottery_tf.masks import Masks
+from lottery_tf.optimizers import renewal
 from lottery_tf.prunable import (
     KINDS,
     PrunableSettings,
@@ -265,7 +266,8 @@ def set_masks(
     """Sets the masks of a wrapped model and makes the pruned weights exactly 0.
 
     Variables are assigned, nothing is traced anew. So that momentum cannot move a weight that has
-    just been pruned, the optimizer's slots of pruned weights are set to 0 too.
+    just been pruned, what the optimizer remembers of it is as in a new optimizer; so is what it
+    remembers of a weight that these masks bring back.
 
     Args:
       model: what ``wrap`` returned.
@@ -273,37 +275,18 @@ def set_masks(
       optimizer: default: the one that the model is compiled with, if any.
 
     Raises:
-      UsageError: if names or shapes are not the model's; nothing is changed then.
+      UsageError: if names or shapes are not the model's, or the optimizer cannot be made anew from
+        its config; nothing is changed then.
     """
     variables = _masked_variables(model)
     _check_shapes({name: tuple(w.shape) for name, (w, _) in variables.items()}, masks, model.name)
     optimizer = optimizer or getattr(model, "optimizer", None)
+    renew = renewal(optimizer, model, [weight for weight, _ in variables.values()])
+    new = [~masks[name] | (mask.numpy() == 0) for name, (_, mask) in variables.items()]
     for name, (weight, mask) in variables.items():
         mask.assign(masks[name].astype(np.float32))
-        for variable in (weight, *optimizer_slots(optimizer, weight)):
-            variable.assign(tf.where(masks[name], variable, tf.zeros_like(variable)))
-
-
-def optimizer_slots(optimizer, weight: tf.Variable) -> list[tf.Variable]:
-    """The optimizer's variables of the weight's shape that belong to ``weight``, if it has any."""
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    if isinstance(optimizer, keras.optimizers.legacy.Optimizer):
-        with contextlib.suppress(KeyError):  # nothing was trained yet
-            return [optimizer.get_slot(weight, name) for name in optimizer.get_slot_names()]
-        return []
-    index = getattr(optimizer, "_index_dict", {})
-    if not index:
-        return []
-    place = index.get(optimizer._var_key(weight))
-    # Keras optimizers keep each kind of slot in a list, an entry a trainable variable.
-    groups = (v for v in vars(optimizer).values() if isinstance(v, list) and len(v) == len(index))
-    return [
-        slots[place]
-        for slots in groups
-        if place is not None
-        and isinstance(slots[place], tf.Variable)
-        and slots[place].shape == weight.shape
-    ]
+        weight.assign(tf.where(masks[name], weight, tf.zeros_like(weight)))
+    renew(new)
 
 
 def _wrappers(model: keras.Model) -> dict[str, PruneLowMagnitude]:

@@ -11,8 +11,8 @@ import tensorflow as tf
 import lottery_tf as lt
 from lottery_tf.graph import named_variables
 from lottery_tf.keras import keras
+from lottery_tf.optimizers import slots as slots_of
 from lottery_tf.prunable import KINDS, PrunableSettings, prunable_weights
-from lottery_tf.wrapper import optimizer_slots
 
 layers = keras.layers
 EVERYTHING = PrunableSettings(prune_layers=tuple(KINDS), keep_dense=())
@@ -90,7 +90,7 @@ def assert_zeros(model, masks, optimizer=None, slots=None):
     """
     variables = named_variables(model)
     for name, mask in masks.items():
-        held = optimizer_slots(optimizer, variables[name])
+        held = slots_of(optimizer, variables[name]).values()
         assert slots is None or len(held) == slots, (name, len(held))
         for variable in (variables[name], *held):
             assert not variable.numpy()[~mask].any(), (name, variable.name)

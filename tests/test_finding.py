@@ -7,7 +7,6 @@ import pytest
 import tensorflow as tf
 
 import lottery_tf as lt
-from lottery_tf import finding
 from lottery_tf.errors import UsageError
 from lottery_tf.finding_settings import FindingSettings
 from lottery_tf.graph import named_variables
@@ -250,15 +249,3 @@ def test_a_model_that_is_pruned_already_is_refused(data):
     model = lt.prune(network(), "omp", 0.5).build()
     with pytest.raises(UsageError, match="a dense model to draw tickets from"):
         draw(model, data, rounds=1)
-
-
-def test_what_no_optimizers_config_says_is_copied(data):
-    optimizer = keras.optimizers.AdamW(0.1, weight_decay=0.5)
-    optimizer.exclude_from_weight_decay(var_names=["bias"])
-    copy = finding._copied(optimizer)
-    kernel, bias = tf.Variable(1.0, name="kernel"), tf.Variable(1.0, name="bias")
-    copy.apply_gradients([(tf.constant(0.0), kernel), (tf.constant(0.0), bias)])
-    assert (kernel.numpy(), bias.numpy()) == (pytest.approx(1 - 0.1 * 0.5), 1)
-    optimizer.exclude_from_weight_decay(var_list=[kernel])
-    with pytest.raises(UsageError, match="by their names"):
-        lt.find_ticket(network(), data, optimizer=optimizer, epochs=1, rounds=0)

@@ -129,7 +129,7 @@ def test_a_step_too_large_for_float16_is_left_out():
         assert trainer.step == 10 and trainer.learning_rate == pytest.approx(0.1)
         assert float(trainer.model.optimizer.loss_scale) == 2**14
     assert float(trainer.model.get_weights()[0][0, 0]) == pytest.approx(2 - 2 * 0.6, rel=1e-3)
-    state = trainer.optimizer_values()
+    state = trainer.optimizer_state()
     trainer.reset(0)
-    trainer.set_optimizer(state)
+    trainer.set_optimizer_state(state)
     assert trainer.step == 10 and float(trainer.model.optimizer.loss_scale) == 2**14

@@ -19,8 +19,8 @@ from networks import (
 import lottery_tf as lt
 from lottery_tf.graph import named_variables
 from lottery_tf.keras import keras
+from lottery_tf.optimizers import slots as slots_of
 from lottery_tf.training import SGD, Adam
-from lottery_tf.wrapper import optimizer_slots
 
 optimizers = keras.optimizers
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -193,7 +193,7 @@ def test_live_weights_go_the_way_they_would_go_alone(pair, name):
                 variable.numpy()[tuple(where.T)], live, rtol=1e-6, atol=1e-6 * np.abs(live).max()
             )
             for slot, slot_alone in zip(
-                optimizer_slots(ours, variable), optimizer_slots(theirs, live), strict=True
+                slots_of(ours, variable).values(), slots_of(theirs, live).values(), strict=True
             ):
                 largest = np.abs(slot_alone).max()
                 np.testing.assert_allclose(

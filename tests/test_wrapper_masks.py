@@ -20,7 +20,7 @@ import lottery_tf as lt
 from lottery_tf.errors import UsageError
 from lottery_tf.graph import named_variables
 from lottery_tf.keras import keras
-from lottery_tf.wrapper import optimizer_slots
+from lottery_tf.optimizers import slots as slots_of
 
 optimizers = keras.optimizers
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -46,7 +46,7 @@ def test_momentum_does_not_move_a_weight_pruned_in_the_middle_of_training(name):
     model, optimizer = lt.wrap(model, outer), MEMORIES[name]()
     for _ in range(3):
         tape_step(model, x, y, CROSS_ENTROPY, optimizer)
-    slots = {n: optimizer_slots(optimizer, named_variables(model)[n]) for n in inner}
+    slots = {n: slots_of(optimizer, named_variables(model)[n]).values() for n in inner}
     newly = {n: outer[n] & ~inner[n] for n in inner}
     assert any(slot.numpy()[newly[n]].any() for n in inner for slot in slots[n]), "nothing to lose"
     lt.set_masks(model, inner, optimizer)

@@ -1,0 +1,292 @@
+"""What an optimizer remembers: a copy that remembers nothing yet, and how one begins anew.
+
+What it begins with is never guessed to be 0: an average of the weights begins at the weights,
+Ftrl's and Adagrad's sums above 0. It is what a new optimizer of the same settings has that is built
+for the weights as they are now.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from textwrap import shorten
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from lottery_tf.errors import UsageError
+from lottery_tf.keras import keras
+from lottery_tf.log import some
+
+_Schedule = keras.optimizers.schedules.LearningRateSchedule
+_Trackable = tf.__internal__.tracking.Trackable
+# What is no memory: TensorFlow's own accounts of what is tracked, devices, and the rate of a
+# schedule, which each step computes anew.
+_NO_MEMORY = ("_self_", "_coalesced_", "_distribution_strategy", "_mesh", "_current_learning_rate")
+_MARK = 0.0123456789  # stands for a schedule in a config
+
+
+@keras.saving.register_keras_serializable("lottery_tf")
+class From(_Schedule):
+    """``schedule`` from a later step on: at step t of the optimizer the rate is its rate at k + t.
+
+    A rewound training has the learning rate of step k, and an optimizer that counts from 0: Adam
+    corrects its moments by that count for having begun at 0.
+
+    Args:
+      schedule: a Keras schedule.
+      first: k; kept in a variable, so that it may change without a new trace.
+    """
+
+    def __init__(self, schedule: _Schedule, first: int = 0):
+        self.schedule = schedule
+        self.first = tf.Variable(
+            first,
+            dtype=tf.int64,
+            trainable=False,
+            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+        )
+
+    def __call__(self, step):
+        return self.schedule(tf.cast(step, tf.int64) + self.first)
+
+    def get_config(self):
+        schedule = keras.optimizers.schedules.serialize(self.schedule)
+        return {"schedule": schedule, "first": int(self.first.numpy())}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.optimizers.schedules.deserialize(config["schedule"]), config["first"])
+
+
+def schedule_of(optimizer: keras.optimizers.Optimizer) -> _Schedule | None:
+    """The schedule of the learning rate, if it has one."""
+    rate = vars(getattr(optimizer, "inner_optimizer", optimizer)).get("_learning_rate")
+    return rate if isinstance(rate, _Schedule) else None
+
+
+def first_step(optimizer: keras.optimizers.Optimizer) -> tf.Variable:
+    """Has the schedule of the learning rate go by ``From``; returns its k, to be set. int64 []."""
+    schedule = From(schedule_of(optimizer))
+    if schedule.schedule is not None:
+        optimizer.learning_rate = schedule
+    return schedule.first
+
+
+def copied(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """A new optimizer of the same settings, those too that its config lacks; it is not built.
+
+    A schedule of the learning rate is one object in both, and need not be registered.
+
+    Raises:
+      UsageError: if the optimizer cannot be made anew from its config, or its schedule has
+        variables, which would go on from where they are.
+    """
+    if isinstance(optimizer, keras.mixed_precision.LossScaleOptimizer):
+        scale = optimizer.dynamic, optimizer.initial_scale, optimizer.dynamic_growth_steps
+        return keras.mixed_precision.LossScaleOptimizer(copied(optimizer.inner_optimizer), *scale)
+    kind, schedule = type(optimizer).__name__, schedule_of(optimizer)
+    if schedule is not None and not isinstance(schedule, From) and dict(_held(vars(schedule))):
+        raise UsageError(
+            f"Expected a learning rate that is a function of the step; {type(schedule).__name__} "
+            "has variables of its own, which a training that begins anew would go on with: give "
+            "another schedule."
+        )
+    try:
+        copy = type(optimizer).from_config(_config(optimizer, schedule))
+    except Exception as error:  # whatever the user's own class leads to
+        raise UsageError(
+            f"Expected an optimizer that can be made anew from its config; {kind} cannot "
+            f"({shorten(str(error), 120, placeholder=' …').rstrip('.')}): give it a get_config "
+            "with all that its constructor takes."
+        ) from error
+    if schedule_of(copy) is not schedule:
+        raise UsageError(
+            f"Expected an optimizer that passes its learning_rate on; {kind} has a schedule, and "
+            "its copy by get_config has not: have get_config and from_config keep it."
+        )
+    if names := getattr(optimizer, "_exclude_from_weight_decay_names", None):
+        copy.exclude_from_weight_decay(var_names=names)
+    return copy
+
+
+def _config(optimizer, schedule: _Schedule | None) -> dict[str, Any]:
+    """The optimizer's config, with the schedule itself in the place of its description."""
+    if schedule is None:
+        return optimizer.get_config()
+    described = None
+    try:
+        config = optimizer.get_config()
+        described = keras.optimizers.schedules.serialize(schedule)["class_name"]
+    except NotImplementedError:  # the schedule has no get_config
+        vars(optimizer)["_learning_rate"] = _MARK
+        try:
+            config = optimizer.get_config()
+        finally:
+            vars(optimizer)["_learning_rate"] = schedule
+
+    def is_schedule(value):
+        if described is None:
+            return value == _MARK
+        return isinstance(value, dict) and value.get("class_name") == described
+
+    return {name: schedule if is_schedule(value) else value for name, value in config.items()}
+
+
+def state(optimizer: keras.optimizers.Optimizer, model: keras.Model) -> dict[str, tf.Variable]:
+    """All variables that a built optimizer holds but ``model``'s own: where it has each → it.
+
+    Keras' ``variables`` are not all: Nadam keeps a product beside them, mixed precision the scale
+    of the loss.
+    """
+    weights = {id(variable) for variable in model.variables}
+    return {path: each for path, each in _held(vars(optimizer)) if id(each) not in weights}
+
+
+def begin_anew(
+    optimizer: keras.optimizers.Optimizer, model: keras.Model, new: keras.optimizers.Optimizer
+) -> None:
+    """Makes a built optimizer as ``new`` would be, built for the model's present weights.
+
+    Args:
+      optimizer: that of the training.
+      model: whose weights it trains.
+      new: a copy from before the training.
+
+    Raises:
+      UsageError: as ``copied``, and if it has variables that its ``build`` does not make.
+    """
+    with model.distribute_strategy.scope():
+        new = copied(new)
+        new.build(model.trainable_variables)
+    mine, theirs = state(optimizer, model), state(new, model)
+    if mine.keys() != theirs.keys():
+        raise UsageError(
+            f"Expected an optimizer whose build makes all of its variables; "
+            f"{type(optimizer).__name__} also has {some(sorted(mine.keys() ^ theirs.keys()))}: "
+            "make them in build, so that a training can begin anew."
+        )
+    for path, variable in mine.items():
+        variable.assign(theirs[path].numpy())
+    # Nadam counts in Python what it traces.
+    mine, theirs = (vars(getattr(each, "inner_optimizer", each)) for each in (optimizer, new))
+    mine.update({name: value for name, value in theirs.items() if type(value) in (int, float)})
+
+
+def slots(optimizer: Any, weight: tf.Variable) -> dict[str, tf.Variable]:
+    """Name of a slot → the optimizer's variable of the weight's shape that belongs to ``weight``.
+
+    None where nothing is built yet, or the optimizer does not train that weight.
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if isinstance(optimizer, keras.optimizers.legacy.Optimizer):
+        try:
+            return {name: optimizer.get_slot(weight, name) for name in optimizer.get_slot_names()}
+        except KeyError:  # nothing was trained yet
+            return {}
+    index = getattr(optimizer, "_index_dict", None)
+    place = index and index.get(optimizer._var_key(weight))
+    if place is None:
+        return {}
+    return {
+        path: group[place]
+        for path, group in _groups(optimizer)
+        if isinstance(group[place], tf.Variable) and group[place].shape == weight.shape
+    }
+
+
+def renewal(
+    optimizer: Any, model: keras.Model, weights: Sequence[tf.Variable]
+) -> Callable[[Sequence[np.ndarray]], None]:
+    """A function that makes what the optimizer remembers of some of the weights' entries as new.
+
+    It takes a boolean array for each weight, true where that is wanted. What can be wrong with the
+    optimizer is found before it is called.
+
+    Args:
+      optimizer: of Keras, a legacy one too; None for none.
+      model: whose weights they are.
+      weights: those of which entries are to be made as new.
+
+    Raises:
+      UsageError: if the optimizer cannot be made anew from its config, or keeps something of a
+        weight's shape of which it is not known which weight it belongs to.
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    held = [slots(optimizer, weight) for weight in weights]
+    _check_known(optimizer, model, weights)
+    if not any(held):
+        return lambda where: None
+    new = copied(optimizer)
+
+    def renew(where):
+        with model.distribute_strategy.scope():
+            build = getattr(new, "build", None) or new._create_all_weights  # of a legacy one
+            build(list(weights))
+        for weight, mine, entries in zip(weights, held, where, strict=True):
+            theirs = slots(new, weight)
+            for name, variable in mine.items():
+                variable.assign(tf.where(entries, theirs[name], variable))
+
+    return renew
+
+
+def _check_known(optimizer: Any, model: keras.Model, weights: Sequence[tf.Variable]) -> None:
+    """Raises UsageError if it cannot be told which of the weights a variable belongs to."""
+    if not getattr(optimizer, "_index_dict", None):
+        return
+    shapes = [weight.shape for weight in weights]
+    known = {id(variable) for _, group in _groups(optimizer) for variable in group}
+    for variable in state(optimizer, model).values():
+        if variable.shape in shapes and id(variable) not in known:
+            raise UsageError(
+                "Expected an optimizer that keeps what it remembers of the weights in lists, an "
+                "entry a trainable variable, as Keras' own do; "
+                f"of which weight {type(optimizer).__name__} keeps "
+                f"{variable.name.partition(':')[0]} is not known."
+            )
+
+
+def _groups(optimizer) -> Iterator[tuple[str, list]]:
+    """What the optimizer holds with an entry a trainable variable, in their order."""
+    count = len(optimizer._index_dict)
+    for path, group in _parts(vars(optimizer)):
+        if isinstance(group, tf.Variable) or len(group) != count or path == "_variables":
+            continue
+        if not isinstance(group, Mapping):
+            yield path, list(group)
+        elif path != "_index_dict" and group.keys() == optimizer._index_dict.keys():
+            yield path, [group[key] for key in optimizer._index_dict]
+
+
+def _held(thing: Any) -> Iterator[tuple[str, tf.Variable]]:
+    """The variables in an object's attributes and whatever these hold, each once."""
+    return ((path, each) for path, each in _parts(thing) if isinstance(each, tf.Variable))
+
+
+def _parts(thing: Any, prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
+    """Path → part, for the containers and variables in a container or an object's attributes."""
+    seen = set() if seen is None else seen
+    pairs = thing.items() if isinstance(thing, Mapping) else enumerate(thing)
+    for name, part in list(pairs):
+        if id(part) in seen or str(name).startswith(_NO_MEMORY):
+            continue
+        path = f"{prefix}{name}"
+        if isinstance(part, tf.Variable):
+            seen.add(id(part))
+            yield path, part
+        elif isinstance(part, Mapping | list | tuple):
+            seen.add(id(part))
+            yield path, part
+            yield from _parts(part, f"{path}/", seen)
+        elif _is_open(part):
+            seen.add(id(part))
+            yield from _parts(vars(part), f"{path}/", seen)
+
+
+def _is_open(part: Any) -> bool:
+    """Whether variables are looked for in an object: it is tracked, or of the user's own class."""
+    closed = keras.layers.Layer | FunctionType | type | tf.types.experimental.PolymorphicFunction
+    if not hasattr(part, "__dict__") or isinstance(part, closed):
+        return False
+    package = type(part).__module__.partition(".")[0]
+    return isinstance(part, _Trackable) or package not in ("tensorflow", "tf_keras", "keras")
