@@ -19,7 +19,7 @@ from lottery_tf.devices import check_same, from_chief
 from lottery_tf.errors import UsageError
 from lottery_tf.finding_settings import FROM_TRAINED, IMPORTED, FindingSettings
 from lottery_tf.gradual import prune_gradually
-from lottery_tf.graph import assign, check_graph, values
+from lottery_tf.graph import assign, check_finished, check_graph, values
 from lottery_tf.keras import keras
 from lottery_tf.log import log
 from lottery_tf.masks import Masks
@@ -204,6 +204,7 @@ def find_tickets(
     if finding.method == IMPORTED:
         raise UsageError("Expected a method that finds a mask; lt.Ticket.from_pruned takes one.")
     check_graph(model)
+    check_finished(model)
     if any(not mask.all() for mask in get_masks(model).values()):
         raise UsageError(
             f"Expected a dense model to draw tickets from; '{model.name}' has pruned weights, "

@@ -44,6 +44,20 @@ def check_graph(model: keras.Model) -> None:
         )
 
 
+def check_finished(model: keras.Model) -> None:
+    """Raises UsageError if layers are in ``model`` that a tweak's ``finish`` takes off."""
+    if names := sorted(fading(model)):
+        raise UsageError(
+            f"Expected a finished model; '{model.name}' still has {' and '.join(names)} in it: "
+            f'call finish of its recipe, lt.Recipe("{",".join(names)}").finish(model) or your own.'
+        )
+
+
+def fading(model: keras.Model) -> set[str]:
+    """Names of the tweaks that have fading layers in ``model``, inside other layers too."""
+    return {layer.fading_tweak for layer in model.submodules if hasattr(layer, "fading_tweak")}
+
+
 def _nested(model: keras.Model, seen: set[int] | None = None) -> Iterator[keras.Model]:
     """The model and the models that are layers of it, at any depth, each once."""
     seen = set() if seen is None else seen

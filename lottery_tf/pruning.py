@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from lottery_tf.allocate import check_reachable, check_sparsity, prune_to
 from lottery_tf.errors import UsageError
-from lottery_tf.graph import check_graph
+from lottery_tf.graph import check_finished, check_graph
 from lottery_tf.keras import keras
 from lottery_tf.log import log, some
 from lottery_tf.masks import Masks
@@ -60,6 +60,7 @@ def prune(
       RuntimeError: if scores are not finite.
     """
     check_graph(model)
+    check_finished(model)
     masks = get_masks(model)
     if masks:
         log_left_dense(model, masks)

@@ -11,7 +11,6 @@ from lottery_tf.errors import UsageError
 from lottery_tf.keras import keras
 from lottery_tf.settings import describe, nearest, one_of, restore
 from lottery_tf.tweaks import TWEAKS, Tweak
-from lottery_tf.tweaks.fade import FadingLayer
 from lottery_tf.tweaks.soft_labels import default_loss
 from lottery_tf.tweaks.tweak import put_on, taken_off
 from lottery_tf.wrapper import strip
@@ -153,14 +152,7 @@ class Recipe:
           UsageError: if a tweak has still an effect, or the model has fading layers of tweaks that
             are not in this recipe.
         """
-        model = taken_off(self.tweaks, model)
-        layers = [each for each in model.submodules if isinstance(each, FadingLayer)]
-        if left := sorted({type(layer).__name__ for layer in layers}):
-            raise UsageError(
-                f"Expected the recipe that has prepared '{model.name}'; this one, {self.name}, "
-                f"leaves {one_of(left)} in it."
-            )
-        return strip(model)
+        return strip(taken_off(self.tweaks, model))
 
 
 @functools.cache

@@ -19,7 +19,7 @@ from tensorflow_model_optimization.python.core.sparsity.keras.pruning_wrapper im
 )
 
 from lottery_tf.errors import UsageError
-from lottery_tf.graph import check_graph, named_layers, named_variables, unwrapped
+from lottery_tf.graph import check_finished, check_graph, named_layers, named_variables, unwrapped
 from lottery_tf.keras import keras
 from lottery_tf.log import log, some
 from lottery_tf.masks import Masks
@@ -163,7 +163,7 @@ def wrap(model: keras.Model, masks: Masks | None = None) -> keras.Model:
     if masks is None:
         masks = Masks.ones(prunable_weights(model))
         log_left_dense(model, masks)
-    plain = strip(model) if _wrappers(model) else model
+    plain = without_wrappers(model) if _wrappers(model) else model
     check_masks(plain, masks)
     attributes = _attributes_of(plain, masks)
     by_layer = {id(layer): attributes.get(path) for path, layer in named_layers(plain).items()}
@@ -244,8 +244,17 @@ def strip(model: keras.Model) -> keras.Model:
     """A copy of ``model`` with plain layers only, its pruned weights exactly 0; not compiled.
 
     tfmot's own wrappers are taken off too, their masks applied.
+
+    Raises:
+      UsageError: if the model has no graph of layers, or a recipe's tweaks are still in it.
     """
     check_graph(model)
+    check_finished(model)
+    return without_wrappers(model)
+
+
+def without_wrappers(model: keras.Model) -> keras.Model:
+    """``strip``, but for a model that is trained with tweaks, which stay on."""
     stripped = rebuild(model, lambda layer: copy_layer(unwrapped(layer)))
     variables = named_variables(stripped)
     for name, (_, mask) in _masked_variables(model).items():

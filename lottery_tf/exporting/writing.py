@@ -11,7 +11,7 @@ from lottery_tf.exporting import proof, sizes
 from lottery_tf.exporting.formats import FORMATS
 from lottery_tf.exporting.saved_model import signature_name
 from lottery_tf.files import whole_folder, write_json
-from lottery_tf.graph import check_graph
+from lottery_tf.graph import check_finished, check_graph
 from lottery_tf.keras import keras
 from lottery_tf.settings import nearest, one_of
 from lottery_tf.wrapper import get_masks, strip
@@ -53,6 +53,7 @@ def export(model: keras.Model, path: str | os.PathLike, images=None) -> dict:
     """
     path = _free(path, _SAVED_MODEL, marker="saved_model.pb", what="a SavedModel")
     check_graph(model)
+    check_finished(model)
     inputs = None if images is None else proof.named_inputs(model, images)
     with whole_folder(path) as folder:
         return _write(model, {"saved_model": folder}, inputs)["saved_model"]
@@ -111,6 +112,7 @@ def write_exports(
     ours = {REPORT, *(each.file for each in FORMATS.values())}
     out = _free(out, ours, marker=REPORT, what="an export")
     check_graph(model)
+    check_finished(model)
     inputs = proof.named_inputs(model, images)
     if labels is not None:
         labels = _classes(labels, len(next(iter(inputs.values()))))

@@ -12,7 +12,7 @@ from lottery_tf.graph import named_variables
 from lottery_tf.keras import keras
 from lottery_tf.rebuilding import copy_layer, has_losses, rebuild, reconnected
 from lottery_tf.scores.network import Network
-from lottery_tf.wrapper import strip
+from lottery_tf.wrapper import without_wrappers
 
 _layers = keras.layers
 _ACTIVATIONS = (
@@ -50,7 +50,7 @@ class _Flow:
                     f" of the model '{network.model.name}' has {tuple(tensor.shape)}: build it "
                     "with that shape."
                 )
-        self.model = rebuild(strip(network.model), _linear, _with_wide_inputs)
+        self.model = rebuild(without_wrappers(network.model), _linear, _with_wide_inputs)
         variables = named_variables(self.model)
         for name, variable in variables.items():
             variable.assign(tf.zeros_like(variable) if is_offset(name) else tf.abs(variable))

@@ -13,7 +13,6 @@ from lottery_tf.settings import setting
 from lottery_tf.tweaks import teacher as teachers
 from lottery_tf.tweaks.soft_labels import (
     changed,
-    plain_evaluation,
     taught_by,
     warn_of_another_loss,
 )
@@ -75,7 +74,6 @@ class Distillation(Tweak):
         return model
 
     def attach(self, model):
-        plain_evaluation(model)
         if self.weight:
             warn_of_another_loss(model, "distillation_weight", "distillation")
         train_step = model.train_step

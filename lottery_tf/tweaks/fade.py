@@ -3,13 +3,17 @@
 import dataclasses
 import functools
 import math
+import weakref
 from typing import ClassVar
 
 import tensorflow as tf
 
 from lottery_tf.errors import UsageError
+from lottery_tf.graph import fading
 from lottery_tf.keras import keras
+from lottery_tf.log import log
 from lottery_tf.settings import check_choices, setting
+from lottery_tf.tweaks.evaluating import evaluated_model
 from lottery_tf.tweaks.tweak import Attach, Tweak
 
 CURVES = ("linear", "cosine", "exponential")
@@ -62,7 +66,12 @@ class FadingLayer(keras.layers.Layer):
     Args:
       start, end, curve: of the schedule.
       **kwargs: as any Keras layer.
+
+    Attributes:
+      fading_tweak: the name of the tweak whose ``finish`` takes the layer off.
     """
+
+    fading_tweak: ClassVar[str] = "a fade"
 
     def __init__(self, start: float, end: float, curve: str, **kwargs):
         super().__init__(**kwargs)
@@ -96,10 +105,28 @@ class FadingLayer(keras.layers.Layer):
 
     def value(self) -> tf.Tensor:
         """The schedule's value at the present step. float32 []."""
+        model = evaluated_model("test_step", "predict_step")
+        if model is not None and type(self) not in getattr(model.train_step, "counted", ()):
+            _tell_of(model)
         return self.schedule.at(self.progress())
 
     def get_config(self):
         return {**super().get_config(), **dataclasses.asdict(self.schedule)}
+
+
+_told: weakref.WeakSet[keras.Model] = weakref.WeakSet()
+
+
+def _tell_of(model: keras.Model) -> None:
+    """Logs a line, once for each model, of one that no recipe of this process trains."""
+    if model not in _told:
+        _told.add(model)
+        names = sorted(fading(model))
+        log.warning(
+            "%s: it is as it was saved in training, with %s still in it; once that has faded, "
+            'lt.Recipe("%s").finish(model) gives the finished model.',
+            *(model.name, " and ".join(names), ",".join(names)),
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -45,6 +45,8 @@ class GhostSkip(FadingLayer):
         [batch, …, channels in].
     """
 
+    fading_tweak = "ghost_skips"
+
     def __init__(
         self,
         shortcut: str,

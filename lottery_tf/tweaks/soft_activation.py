@@ -44,6 +44,8 @@ class SoftReLU(FadingLayer):
       **kwargs: as any Keras layer.
     """
 
+    fading_tweak = "soft_activation"
+
     def __init__(
         self,
         unit: str = "pswish",

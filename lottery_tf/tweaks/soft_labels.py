@@ -3,7 +3,6 @@
 import contextlib
 import contextvars
 import dataclasses
-import functools
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -14,11 +13,10 @@ from lottery_tf.keras import keras
 from lottery_tf.log import log
 from lottery_tf.settings import setting
 from lottery_tf.tweaks.divergence import at_least_float32, divergence, logits_of
+from lottery_tf.tweaks.evaluating import evaluated_model
 from lottery_tf.tweaks.tweak import Tweak
 
-# Set while Keras traces or runs a test step, in the thread that does so.
-_evaluating = contextvars.ContextVar("evaluating", default=False)
-# The teacher's logits of the batch that is trained on, likewise.
+# The teacher's logits of the batch that is trained on, in the thread that traces or runs the step.
 _taught = contextvars.ContextVar("taught", default=None)
 
 _LINEAR = keras.activations.linear
@@ -39,7 +37,8 @@ class CrossEntropy(keras.losses.Loss):
         (1−λ)·CE(y, z) + λ·τ²·KL(softmax(z_t/τ) ‖ softmax(z/τ))
 
     The divergence is computed in float32, or in float64 where the outputs are that. Smoothing
-    and teacher are left out while a model that ``plain_evaluation`` has seen is evaluated.
+    and teacher are left out while Keras evaluates a model, whichever it is: by ``evaluate``,
+    ``test_on_batch`` and the validation of ``fit``.
 
     Args:
       from_logits: whether the model's outputs are logits; else probabilities.
@@ -74,7 +73,7 @@ class CrossEntropy(keras.losses.Loss):
     def call(self, y_true, y_pred):
         y_pred = tf.convert_to_tensor(y_pred)
         hard = self._hard(y_true, y_pred)
-        if not self.distillation_weight or _evaluating.get():
+        if not self.distillation_weight or evaluated_model():
             return hard
         if _taught.get() is None:
             raise UsageError(
@@ -94,7 +93,7 @@ class CrossEntropy(keras.losses.Loss):
     def _hard(self, y_true, y_pred):
         """The cross-entropy with the labels, smoothed in training. [batch]."""
         classes = y_pred.shape[-1]
-        smoothing = 0.0 if _evaluating.get() else self.label_smoothing
+        smoothing = 0.0 if evaluated_model() else self.label_smoothing
         y_true = tf.convert_to_tensor(y_true)
         same_rank = y_true.shape.rank == y_pred.shape.rank
         one_hot = same_rank and y_true.shape[-1] == classes
@@ -219,28 +218,6 @@ def is_softmax(call: Call) -> bool:
     )
 
 
-def plain_evaluation(model: keras.Model) -> None:
-    """Makes ``model.evaluate`` and the validation of ``fit`` use the plain loss.
-
-    Keras compiles one loss for both. The step that evaluates says so to the losses of this
-    module when it is traced, which costs nothing when it runs.
-    """
-    test_step = model.test_step
-    if getattr(test_step, "plain", False):
-        return
-
-    @functools.wraps(test_step)
-    def plain_test_step(data):
-        token = _evaluating.set(True)
-        try:
-            return test_step(data)
-        finally:
-            _evaluating.reset(token)
-
-    plain_test_step.plain = True
-    model.test_step = plain_test_step
-
-
 def warn_of_another_loss(model: keras.Model, parameter: str, what: str) -> None:
     """Logs a line if ``model`` is compiled and no loss of it is a cross-entropy with a
     ``parameter``, so that nothing comes of ``what``."""
@@ -271,7 +248,6 @@ class LabelSmoothing(Tweak):
             )
 
     def attach(self, model):
-        plain_evaluation(model)
         if self.epsilon:
             warn_of_another_loss(model, "label_smoothing", "label_smoothing")
 

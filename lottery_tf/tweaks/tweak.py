@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from lottery_tf.errors import UsageError
 from lottery_tf.graph import check_graph
 from lottery_tf.keras import keras
-from lottery_tf.wrapper import masked_by_us, strip
+from lottery_tf.wrapper import masked_by_us, without_wrappers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +107,7 @@ def put_on(tweaks: Sequence[Tweak], model: keras.Model, data=None) -> keras.Mode
         prepared = tweak.change(prepared, data)
     if prepared is model:
         # Else the copy at the end would be the first to fail, with all the training spent.
-        strip(model)
+        without_wrappers(model)
     for tweak in tweaks:
         tweak.attach(prepared)
     return prepared

@@ -1,5 +1,7 @@
 """Fades: exact to the step however fit runs the steps, in every checkpoint, over before the end."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,6 +11,7 @@ from networks import assert_same, chain, examples, layers, on_two_devices, rando
 
 import lottery_tf as lt
 from lottery_tf.errors import UsageError
+from lottery_tf.exporting import write_exports
 from lottery_tf.keras import keras
 from lottery_tf.training import Trainer
 from lottery_tf.tweaks.fade import CURVES, Schedule
@@ -299,8 +302,71 @@ def test_another_recipe_does_not_finish_it():
     recipe, model = _prepared()
     _fit(model, recipe.callbacks())
     for name in ("vanilla", "label_smoothing"):
-        with pytest.raises(UsageError, match=f"this one, {name}, leaves GhostSkip or SoftReLU in"):
+        with pytest.raises(UsageError, match="still has ghost_skips and soft_activation in it"):
             lt.Recipe(name).finish(model)
+
+
+def _pruned():
+    keras.utils.set_random_seed(0)
+    convolution = layers.Conv2D(2, 3, activation="relu", name="conv")
+    plain = chain(convolution, layers.Flatten(), layers.Dense(3, name="head"), shape=(6, 6, 2))
+    return lt.wrap(plain, random_masks(plain))
+
+
+UNFINISHED = {
+    "strip": lambda model, path: lt.strip(model),
+    "export": lambda model, path: lt.export(model, path),
+    "write_exports": lambda model, path: write_exports(model, path, images=X),
+    "Ticket.of": lambda model, path: lt.Ticket.of(model, lt.get_masks(model)),
+    "from_pruned": lambda model, path: lt.Ticket.from_pruned(model),
+    "rewind_to": lambda model, path: lt.Ticket.from_pruned(lt.strip(_pruned()), model),
+    "prune": lambda model, path: lt.prune(model, "omp", 0.9),
+    "find_tickets": lambda model, path: lt.find_ticket(
+        *(model, tf.data.Dataset.from_tensors((X, Y))),
+        **{"optimizer": keras.optimizers.SGD(), "epochs": 1, "rounds": 0},
+    ),
+}
+
+
+@pytest.mark.parametrize("way", UNFINISHED)
+@pytest.mark.parametrize("tweak", [lt.SoftActivation(), lt.GhostSkips()])
+@pytest.mark.parametrize("share", [0.5, 0.0], ids=["fading", "faded"])
+def test_a_prepared_model_is_not_a_finished_one(tmp_path, way, tweak, share):
+    tweak = dataclasses.replace(tweak, share=share)
+    model = tweak.prepare(_pruned())
+    keras.callbacks.CallbackList(tweak.callbacks(steps=4), model=model).on_train_begin()
+    name = lt.Recipe([tweak]).name
+    words = rf"still has {name} in it: call finish of its recipe, lt.Recipe\(\"{name}\"\)"
+    with pytest.raises(UsageError, match=words):
+        UNFINISHED[way](model, tmp_path / "export")
+    assert not any(tmp_path.iterdir())
+
+
+def test_tweaks_that_have_no_layers_of_their_own_leave_a_model_that_can_be_stripped():
+    recipe = lt.Recipe([lt.LabelSmoothing(), lt.Distillation(_pruned())])
+    assert_same(values(lt.strip(recipe.prepare(_pruned()))), values(_pruned()))
+
+
+@pytest.mark.parametrize("run", ["evaluate", "predict"])
+def test_a_loaded_checkpoint_tells_how_to_finish_it(tmp_path, lines, run):
+    def look(model):
+        return model.evaluate(X, Y, verbose=0) if run == "evaluate" else model.predict(X, verbose=0)
+
+    recipe = lt.Recipe([lt.SoftActivation(share=0.0), lt.GhostSkips(share=0.0)])
+    model = recipe.prepare(_pruned())
+    keras.callbacks.CallbackList(recipe.callbacks(steps=4), model=model).on_train_begin()
+    model.compile("sgd", recipe.loss())
+    del lines[:]
+    look(model)
+    assert not lines  # its recipe trains it
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for _ in range(2):
+        look(loaded)
+    (line,) = lines
+    names = "ghost_skips,soft_activation"
+    assert f'lt.Recipe("{names}").finish(model)' in line
+    np.testing.assert_allclose(lt.Recipe(names).finish(loaded)(X), model(X), atol=1e-6)
 
 
 def test_a_tweak_that_never_began_is_not_finished():

@@ -12,7 +12,6 @@ from lottery_tf.tweaks.soft_labels import (
     CrossEntropy,
     as_cross_entropy,
     default_loss,
-    plain_evaluation,
 )
 
 losses = keras.losses
@@ -116,8 +115,6 @@ def test_training_is_smoothed_and_evaluation_is_not(way):
     """TRAP 12: in ``fit``'s validation, in ``evaluate``, and in training after either."""
     x, y = examples(8, classes=4)
     model = chain(layers.Dense(4))
-    plain_evaluation(model)
-    plain_evaluation(model)
     smoothed = CrossEntropy(label_smoothing=0.4)
     model.compile(keras.optimizers.SGD(0.0), smoothed, **way)
     logits = model(x)
@@ -134,10 +131,58 @@ def test_training_is_smoothed_and_evaluation_is_not(way):
     np.testing.assert_allclose(smoothed(y, logits), soft, rtol=1e-5)
 
 
+class OwnStep(keras.Model):
+    """A model of a class of the user's own."""
+
+    def test_step(self, data):
+        x, y = data
+        return {"loss": self.compiled_loss(y, self(x, training=False))}
+
+
+def of_own_class(model, tmp_path):
+    return OwnStep(model.input, model.output)
+
+
+def from_file(suffix):
+    def loaded(model, tmp_path):
+        path = tmp_path / f"model{suffix}"
+        model.save(path, save_format=None if suffix else "tf")
+        return keras.models.load_model(path)
+
+    return loaded
+
+
+def mirrored(model, tmp_path):
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        return keras.models.clone_model(model)
+
+
+@pytest.mark.parametrize(
+    "another",
+    [
+        *(from_file(suffix) for suffix in (".keras", ".h5", "")),
+        *(of_own_class, mirrored, lambda model, _: lt.LabelSmoothing().finish(model)),
+    ],
+    ids=[".keras", ".h5", "SavedModel", "own class", "mirrored", "finished"],
+)
+@pytest.mark.parametrize("weight", [0.0, 0.5], ids=["smoothing", "distillation"])
+def test_any_model_is_evaluated_by_the_plain_loss(tmp_path, another, weight):
+    """A checkpoint that is loaded by itself, or a loss that is compiled elsewhere."""
+    x, y = examples(8, classes=4)
+    model = chain(layers.Dense(4))
+    smoothed = CrossEntropy(label_smoothing=0.4, distillation_weight=weight)
+    model.compile("sgd", smoothed)
+    plain = CrossEntropy()(y, model(x))
+    other = another(model, tmp_path)
+    other.set_weights(model.get_weights())
+    if other.optimizer is None:
+        other.compile("sgd", smoothed)
+    np.testing.assert_allclose(other.evaluate(x, y, verbose=0), plain, rtol=1e-5)
+
+
 def test_an_evaluation_that_fails_does_not_leave_the_training_plain():
     x, y = examples(4, classes=4)
     model = chain(layers.Dense(4))
-    plain_evaluation(model)
     smoothed = CrossEntropy(label_smoothing=0.4)
     model.compile(loss=smoothed, run_eagerly=True)
     with pytest.raises(ValueError, match="incompatible"):
