@@ -29,6 +29,7 @@ from lottery_tf.pruning import draw_masks, highest_without_collapse, warn_of_col
 from lottery_tf.recipe import Recipe
 from lottery_tf.ticket import Ticket
 from lottery_tf.training import Trainer, check_finite
+from lottery_tf.tweaks.soft_labels import checked_labels
 from lottery_tf.wrapper import all_kept, get_masks, set_masks
 
 
@@ -198,7 +199,8 @@ def find_tickets(
       other than imp have one round more.
 
     Raises:
-      UsageError: for settings out of range, or data of unknown length.
+      UsageError: for settings out of range, data of unknown length, and labels that are no classes
+        of the model.
     """
     finding = FindingSettings(**settings)
     if finding.method == IMPORTED:
@@ -224,12 +226,16 @@ def find_tickets(
     masks = all_kept(model, PrunableSettings(tuple(prune_layers), tuple(keep_dense)))
     initial = Ticket.of(model, masks)
     recipe = Recipe("vanilla")
+    prepared, loss = recipe.prepare(initial.build()), recipe.loss(loss)
+    train_data = checked_labels(train_data, prepared, loss)
+    if dev_data is not None:
+        dev_data = checked_labels(dev_data, prepared, loss)
     trainer = Trainer(
-        recipe.prepare(initial.build()),
+        prepared,
         lambda start: train_data.repeat().skip(start),
         steps_per_epoch,
         _copied(optimizer),
-        recipe.loss(loss),
+        loss,
         jit_compile,
         steps_per_execution,
         metrics,

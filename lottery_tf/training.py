@@ -10,6 +10,7 @@ import tensorflow as tf
 from tensorflow.python.eager import context
 
 from lottery_tf import optimizers
+from lottery_tf.asserting import told
 from lottery_tf.errors import UsageError
 from lottery_tf.graph import named_layers, unwrapped
 from lottery_tf.keras import keras
@@ -287,6 +288,9 @@ class Trainer:
         from it, in every ``validation_freq``-th, so that a resumed training looks where it would
         have looked. An optimizer that averages the weights (``use_ema``) puts the averages in their
         place at the end; with ``last=False``, where the training is to go on, it does not yet.
+
+        Raises:
+          UsageError: for labels that are no classes of the model.
         """
         epochs, rest = divmod(stop - self.step, self.steps_per_epoch)
         parts = [part for part in ((epochs, self.steps_per_epoch), (1, rest)) if all(part)]
@@ -294,7 +298,7 @@ class Trainer:
         for count, steps in parts:
             total -= count  # epochs that come after this part
             looks = [n for n in range(1, count + 1) if (count + total - n) % validation_freq == 0]
-            with self._averages_put_in(last and not total):
+            with self._averages_put_in(last and not total), told():
                 self.model.fit(
                     self.stream(self.step),
                     epochs=count,
@@ -325,7 +329,8 @@ class Trainer:
 
 def evaluate(model: keras.Model, data: tf.data.Dataset) -> dict[str, float]:
     """The compiled model's loss and metrics on ``data``: ``loss``, ``accuracy``."""
-    results = model.evaluate(data, verbose=0, return_dict=True)
+    with told():
+        results = model.evaluate(data, verbose=0, return_dict=True)
     return {name: float(np.asarray(value)) for name, value in results.items()}
 
 

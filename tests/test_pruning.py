@@ -156,7 +156,7 @@ def test_on_two_devices():
         (("snip", 0.5, data().take(0)), "not an empty one"),
         (("snip", 0.5, data().map(lambda x, y: (x, y, y))), "without sample weights"),
         (("snip", 0.5, data(shape=(5,))), "that fit the model 'model.*incompatible with"),
-        (("grasp", 0.5, data(classes=9)), "that fit the model 'model.*label value of [3-8]"),
+        (("grasp", 0.5, data(classes=9)), "whole numbers from 0 to 2; .*labels from 0 to [3-8]"),
         (("snip", 0.5, data().map(lambda x, y: (x, {"tail": y}))), "that fit the model .*head"),
     ],
 )

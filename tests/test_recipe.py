@@ -115,58 +115,26 @@ def test_a_layer_that_cannot_be_copied_is_refused_before_the_training(name):
             each.prepare(model, data)
 
 
-def softmax_function():
-    inputs = keras.Input((4,))
-    return keras.Model(inputs, tf.nn.softmax(layers.Dense(3)(inputs)))
+def test_the_loss_knows_logits_from_probabilities():
+    """What is known is in test_outputs."""
+    for last, from_logits in ((layers.Dense(3), True), (layers.Dense(3, "softmax"), False)):
+        for name, smoothing in (("vanilla", 0), ("label_smoothing", 0.1)):
+            recipe = lt.Recipe(name)
+            recipe.prepare(chain(last))
+            loss = recipe.loss()
+            assert type(loss) is CrossEntropy
+            assert (loss.from_logits, loss.label_smoothing) == (from_logits, smoothing)
 
 
-def cast():
-    inputs = keras.Input((4,))
-    return keras.Model(inputs, tf.cast(layers.Dense(3, "softmax")(inputs), tf.float64))
-
-
-PROBABILITIES = {
-    "fused": lambda: chain(layers.Dense(3, activation="softmax")),
-    "TensorFlow's": lambda: chain(layers.Dense(3, activation=tf.nn.softmax)),
-    "Activation": lambda: chain(layers.Dense(3), layers.Activation("softmax", dtype="float32")),
-    "Softmax": lambda: chain(layers.Dense(3), layers.Softmax()),
-    "function": softmax_function,
-    "then float32": lambda: chain(
-        layers.Dense(3, activation="softmax"), layers.Activation("linear", dtype="float32")
-    ),
-    "cast": cast,
-    "nested": lambda: chain(keras.Sequential([layers.Dense(3, activation="softmax")])),
-    "two": lambda: keras.Model(
-        inputs := keras.Input((4,)), [layers.Dense(3, "softmax")(inputs) for _ in range(2)]
-    ),
-}
-LOGITS = {
-    "linear": lambda: chain(layers.Dense(3)),
-    "then float32": lambda: chain(layers.Dense(3), layers.Activation("linear", dtype="float32")),
-    "softmax inside": lambda: chain(layers.Dense(3, activation="softmax"), layers.Dense(3)),
-    "ReLU": lambda: chain(layers.Dense(3), layers.ReLU()),
-    "BatchNorm": lambda: chain(layers.Dense(3, "softmax"), layers.BatchNormalization()),
-    "two": lambda: keras.Model(
-        inputs := keras.Input((4,)), [layers.Dense(n)(inputs) for n in (3, 5)]
-    ),
-    "nothing": lambda: chain(layers.Activation("linear")),
-}
-
-
-@pytest.mark.parametrize(
-    ("build", "from_logits"),
-    [(build, False) for build in PROBABILITIES.values()]
-    + [(build, True) for build in LOGITS.values()],
-    ids=[f"probabilities, {name}" for name in PROBABILITIES] + [f"logits, {n}" for n in LOGITS],
-)
-def test_the_loss_knows_logits_from_probabilities(build, from_logits):
-    model = build()
-    for each in (model, lt.wrap(model, random_masks(model))):
-        recipe = lt.Recipe("vanilla")
-        recipe.prepare(each)
-        loss = recipe.loss()
-        assert type(loss) is CrossEntropy
-        assert (loss.from_logits, loss.label_smoothing) == (from_logits, 0)
+@pytest.mark.parametrize("name", ["vanilla", "label_smoothing", "distillation"])
+def test_outputs_of_neither_kind_need_a_loss(name):
+    model = chain(layers.Dense(3, "sigmoid", name="head"))
+    recipe = lt.Recipe(name, {"distillation_teacher": chain(layers.Dense(3))})
+    recipe.prepare(model)
+    with pytest.raises(UsageError, match="what head of the model .* gives .*: pass the loss"):
+        recipe.loss()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    assert recipe.loss(loss).get_config()["from_logits"]
 
 
 def test_outputs_of_both_kinds_need_a_loss():

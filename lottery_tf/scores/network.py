@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import numpy as np
 import tensorflow as tf
 
+from lottery_tf.asserting import told
 from lottery_tf.derivatives import batches_of, differentiable, losses_of, mean_loss, reason
 from lottery_tf.errors import UsageError
 from lottery_tf.graph import named_variables
@@ -128,7 +129,8 @@ class _Derivatives:
         try:
             for batch in self.batches:
                 size = int(tf.nest.flatten(batch)[0].shape[0])
-                found = compute(batch, *args)
+                with told():
+                    found = compute(batch, *args)
                 parts = (size * part.numpy().astype(np.float64) for part in found)
                 sums = [total + part for total, part in zip(sums, parts, strict=True)]
                 examples += size

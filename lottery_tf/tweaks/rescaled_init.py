@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
+from lottery_tf.asserting import told
 from lottery_tf.derivatives import batches_of, differentiable, is_offset, losses_of, reason
 from lottery_tf.devices import from_chief
 from lottery_tf.errors import UsageError
@@ -166,15 +167,15 @@ def find_scales(
     check_graph(model)
     settings = (settings or RescaledInit()).for_training_by("sgd")
     stream = batches_of(data, "rescaled_init, as in recipe.prepare(model, data)")
-    loss = losses_of(loss or settings.criterion) or _default_loss(model)
     model = differentiable(masked_by_us(model))
+    loss = losses_of(loss or settings.criterion) or _default_loss(model)
     trainable = {variable.ref() for variable in model.trainable_variables}
     named = {n: each for n, each in named_variables(model).items() if each.ref() in trainable}
     if not named:
         raise UsageError(f"Expected trainable weights to rescale; '{model.name}' has none.")
     try:
         # A replica's own variables can be differentiated by and assigned from outside of it.
-        with model.distribute_strategy.scope():
+        with model.distribute_strategy.scope(), told():
             local = model.distribute_strategy.experimental_local_results
             weights = [local(variable)[0] for variable in named.values()]
             sgd = settings.optimizer == "sgd"
@@ -183,6 +184,8 @@ def find_scales(
             )
             lowest = [0.0 if is_offset(name) else settings.min_scale for name in named]
             c, *found = _search(objective, stream, np.array(lowest), settings)
+    except UsageError:
+        raise
     except (KeyError, ValueError, tf.errors.InvalidArgumentError) as error:
         raise UsageError(
             f"Expected batches (inputs, labels) that fit the model '{model.name}' and the loss; "

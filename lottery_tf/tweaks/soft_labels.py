@@ -4,13 +4,15 @@ import contextlib
 import contextvars
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import tensorflow as tf
 
+from lottery_tf.asserting import asserted
 from lottery_tf.errors import UsageError
-from lottery_tf.graph import Call, calls
 from lottery_tf.keras import keras
-from lottery_tf.log import log
+from lottery_tf.log import log, some
+from lottery_tf.outputs import Outputs, outputs_of
 from lottery_tf.settings import setting
 from lottery_tf.tweaks.divergence import at_least_float32, divergence, logits_of
 from lottery_tf.tweaks.evaluating import evaluated_model
@@ -18,9 +20,6 @@ from lottery_tf.tweaks.tweak import Tweak
 
 # The teacher's logits of the batch that is trained on, in the thread that traces or runs the step.
 _taught = contextvars.ContextVar("taught", default=None)
-
-_LINEAR = keras.activations.linear
-_SOFTMAX = (keras.activations.softmax, tf.nn.softmax)
 
 
 @keras.saving.register_keras_serializable("lottery_tf")
@@ -53,6 +52,8 @@ class CrossEntropy(keras.losses.Loss):
 
     Raises:
       UsageError: if λ > 0 and there are no logits of a teacher.
+      tf.errors.InvalidArgumentError: for integer labels outside 0 … C − 1; compiled with XLA, which
+        cannot raise, the loss is NaN.
     """
 
     def __init__(
@@ -103,12 +104,16 @@ class CrossEntropy(keras.losses.Loss):
             return tf.reshape(y_true, tf.shape(y_pred)[:-1])
 
         def as_one_hot():
-            return tf.one_hot(tf.cast(integers(), tf.int32), classes, dtype=y_pred.dtype)
+            found = integers()
+            one_hot = tf.one_hot(tf.cast(found, tf.int32), classes, dtype=y_pred.dtype)
+            return check_classes(one_hot, found, classes)
 
         if not (one_hot or unknown or smoothing):
-            return keras.losses.sparse_categorical_crossentropy(
-                integers(), y_pred, from_logits=self.from_logits
+            found = integers()
+            each = keras.losses.sparse_categorical_crossentropy(
+                tf.clip_by_value(found, 0, classes - 1), y_pred, from_logits=self.from_logits
             )
+            return check_classes(each, found, classes)
         if unknown:
             rows = tf.shape(y_true)[-1] == classes
             target = tf.cond(rows, lambda: tf.cast(y_true, y_pred.dtype), as_one_hot)
@@ -127,6 +132,70 @@ class CrossEntropy(keras.losses.Loss):
             "distillation_weight": self.distillation_weight,
             "temperature": self.temperature,
         }
+
+
+def check_classes(value: tf.Tensor, labels: tf.Tensor, classes: int) -> tf.Tensor:
+    """``value``, unless one of the integer ``labels`` of any dtype is none of the classes.
+
+    Then the step ends in a sentence, as ``asserted`` has it.
+    """
+    whole = labels == tf.round(labels) if labels.dtype.is_floating else True
+    good = (labels >= 0) & (labels < tf.cast(classes, labels.dtype)) & whole
+    return asserted(
+        value,
+        good,
+        f"Expected labels that are classes of the model, whole numbers from 0 to {classes - 1}; "
+        "number them so, or give the model more outputs. The batch has labels from",
+        *(tf.reduce_min(labels), "to", tf.reduce_max(labels)),
+    )
+
+
+def checked_labels(data: tf.data.Dataset, model: keras.Model, loss: Any) -> tf.data.Dataset:
+    """``data``, whose labels are checked before the step that is to see them, under XLA too.
+
+    Args:
+      data: batches (inputs, labels, …).
+      model: which they are to train.
+      loss: a loss, or a list or dictionary of one for each output. Of those that take integer
+        classes the labels are checked.
+    """
+
+    def checked(loss, labels, output):
+        rows = labels.shape.rank == output.shape.rank and labels.shape[-1] in (
+            None,
+            *output.shape[-1:],
+        )
+        if rows or not _takes_classes(loss):
+            return labels
+        return check_classes(labels, labels, output.shape[-1])
+
+    def of_batch(x, y, *rest):
+        if isinstance(y, dict):
+            outputs = dict(zip(model.output_names, model.outputs, strict=True))
+            losses = loss if isinstance(loss, dict) else dict.fromkeys(outputs, loss)
+            y = {
+                n: checked(losses.get(n), v, outputs[n]) if n in outputs else v
+                for n, v in y.items()
+            }
+        elif isinstance(y, tuple) and isinstance(loss, list | tuple):
+            y = tuple(map(checked, loss, y, model.outputs))
+        elif not isinstance(y, tuple):
+            y = checked(loss, y, model.outputs[0])
+        return (x, y, *rest)
+
+    pairs = isinstance(data.element_spec, tuple) and len(data.element_spec) > 1
+    return data.map(of_batch) if pairs else data
+
+
+def _takes_classes(loss: Any) -> bool:
+    """Whether a loss takes integer classes, and none that it is to ignore."""
+    try:
+        loss = keras.losses.get(loss)
+    except ValueError:
+        return False  # compile says what is wrong with it
+    if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
+        return loss.get_config().get("ignore_class") is None
+    return isinstance(loss, CrossEntropy) or loss is keras.losses.sparse_categorical_crossentropy
 
 
 @contextlib.contextmanager
@@ -187,35 +256,27 @@ def default_loss(model: keras.Model) -> CrossEntropy:
     """The cross-entropy for ``model``, on logits or on probabilities as its outputs are.
 
     Raises:
-      UsageError: if some outputs are logits and others probabilities, or one has a single unit.
+      UsageError: if that is not known of an output, if some are logits and others probabilities, or
+        one has a single unit.
     """
     if any(output.shape[-1] == 1 for output in model.outputs):
         raise UsageError(
             "Expected outputs of several classes for the cross-entropy; the model has one "
             "of a single unit: pass the loss to start from."
         )
-    from_logits = {not is_softmax(call) for call in calls(model)[1]}
-    if len(from_logits) > 1:
+    found = outputs_of(model)
+    if unknown := [name for name, kind in found.items() if kind is Outputs.UNKNOWN]:
+        raise UsageError(
+            f"Expected outputs that are logits or come from a softmax; what {some(unknown)} of the "
+            f"model '{model.name}' gives is {Outputs.UNKNOWN.value}: pass the loss to start from, "
+            "such as keras.losses.SparseCategoricalCrossentropy(from_logits=…)."
+        )
+    if len(set(found.values())) > 1:
         raise UsageError(
             "Expected outputs that are all logits or all probabilities; the model has "
             "both: pass the loss to start from."
         )
-    return CrossEntropy(from_logits.pop())
-
-
-def is_softmax(call: Call) -> bool:
-    """Whether a layer's call gives probabilities."""
-    layer = call.layer
-    while isinstance(layer, keras.layers.Wrapper):  # a pruning wrapper, TimeDistributed
-        layer = layer.layer
-    activation, symbol = getattr(layer, "activation", None), getattr(layer, "symbol", None)
-    # Under mixed precision a cast of the outputs to float32 often comes last.
-    same = isinstance(layer, keras.layers.Reshape) or symbol == "cast"
-    if same or (type(layer) is keras.layers.Activation and activation is _LINEAR):
-        return bool(call.before) and all(map(is_softmax, call.before))
-    return (
-        isinstance(layer, keras.layers.Softmax) or activation in _SOFTMAX or symbol == "nn.softmax"
-    )
+    return CrossEntropy(Outputs.LOGITS in found.values())
 
 
 def warn_of_another_loss(model: keras.Model, parameter: str, what: str) -> None:

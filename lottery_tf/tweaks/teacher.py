@@ -11,12 +11,13 @@ from typing import Any
 
 import tensorflow as tf
 
+from lottery_tf.asserting import asserted
 from lottery_tf.errors import UsageError
 from lottery_tf.files import sha256
-from lottery_tf.graph import calls, check_graph
+from lottery_tf.graph import check_graph
 from lottery_tf.keras import existing_model, keras, load_model
+from lottery_tf.outputs import Outputs, outputs_of
 from lottery_tf.tweaks.divergence import at_least_float32, logits_of
-from lottery_tf.tweaks.soft_labels import is_softmax
 
 _DESCRIBED = re.compile(r"model '.*', weights sha256 [0-9a-f]{12}")
 
@@ -78,27 +79,34 @@ class Teacher:
       name: for messages.
       outputs: inputs, as the model that is trained takes them → outputs.
       inputs: its inputs, or their specs, with the batch in front; None if they are not known.
-      probabilities: True where the outputs are known to be probabilities. Otherwise they count as
-        such if each row of the batch is non-negative with a sum of 1 ± 1e-3.
+      kind: what the outputs are. Where that is not known they count as probabilities if each row
+        of the batch is non-negative with a sum of 1 ± 1e-3; if not, but all are in [0, 1], they
+        are refused, as those of sigmoids.
     """
 
     name: str
     outputs: Callable[[Any], Any]
     inputs: Sequence | None
-    probabilities: bool = False
+    kind: Outputs = Outputs.UNKNOWN
 
     def logits(self, x) -> tf.Tensor:
         """Logits [batch, C] of the inputs ``x``, float32 or wider, without gradient."""
         (outputs,) = tf.nest.flatten(self.outputs(x))
         # Behind what float16 can say of a probability there is nothing to take the logarithm of.
         smallest = 6e-8 if outputs.dtype == tf.float16 else 1.2e-38
-        logits = logits_of(outputs, smallest)
-        logits = tf.cast(logits, at_least_float32(logits.dtype))
-        if not self.probabilities:
-            plain = tf.cast(outputs, logits.dtype)
+        wide = at_least_float32(outputs.dtype)
+        logits, plain = tf.cast(logits_of(outputs, smallest), wide), tf.cast(outputs, wide)
+        if self.kind is Outputs.LOGITS:
+            logits = plain
+        elif self.kind is Outputs.UNKNOWN:
             off = tf.abs(tf.reduce_sum(plain, axis=-1) - 1)
             normed = tf.reduce_all(plain >= 0) & tf.reduce_all(off <= 1e-3)
-            logits = tf.where(normed, logits, plain)
+            logits = asserted(
+                tf.where(normed, logits, plain),
+                normed | tf.reduce_any(plain < 0) | tf.reduce_any(plain > 1),
+                f"Expected a teacher that gives logits or a softmax; the outputs of {self.name} "
+                "are in [0, 1] and do not add up to 1: give a teacher of its layer before.",
+            )
         return tf.stop_gradient(logits)
 
     def check_fits(self, model: keras.Model) -> None:
@@ -160,11 +168,12 @@ def _existing(source: str) -> Path:
 
 
 def _of_keras(model: keras.Model, name: str) -> Teacher:
-    inputs, probabilities = None, False
+    inputs, kinds = None, {Outputs.UNKNOWN}
     with contextlib.suppress(UsageError):  # for a subclassed model, or one within
         check_graph(model)
-        inputs, probabilities = model.inputs, all(map(is_softmax, calls(model)[1]))
-    return Teacher(name, lambda x: model(x, training=False), inputs, probabilities)
+        inputs, kinds = model.inputs, set(outputs_of(model).values())
+    kind = kinds.pop() if len(kinds) == 1 else Outputs.UNKNOWN
+    return Teacher(name, lambda x: model(x, training=False), inputs, kind)
 
 
 def _of_signature(path: Path) -> Teacher:

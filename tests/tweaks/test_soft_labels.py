@@ -8,11 +8,7 @@ from networks import chain, examples, layers
 import lottery_tf as lt
 from lottery_tf.errors import UsageError
 from lottery_tf.keras import keras
-from lottery_tf.tweaks.soft_labels import (
-    CrossEntropy,
-    as_cross_entropy,
-    default_loss,
-)
+from lottery_tf.tweaks.soft_labels import CrossEntropy, as_cross_entropy
 
 losses = keras.losses
 LOGITS = np.log(np.array([[1, 2, 1, 4], [4, 1, 2, 1]], np.float32))  # softmax: eighths
@@ -59,17 +55,43 @@ def test_labels_in_any_form(labels, from_logits, epsilon):
         np.testing.assert_allclose(call(labels, outputs), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "last",
-    [
-        [layers.TimeDistributed(layers.Dense(4, activation="softmax"))],
-        [layers.SpectralNormalization(layers.Dense(4, activation="softmax"))],
-        [layers.Dense(8), layers.Softmax(), layers.Reshape((-1, 4))],
-    ],
-    ids=["time_distributed", "spectral_normalization", "reshape"],
-)
-def test_probabilities_behind_a_wrapper_or_a_reshape(last):
-    assert not default_loss(chain(layers.Reshape((2, 2), name="in"), *last)).from_logits
+BAD_LABELS = {
+    "from 1": [1, 2, 3, 4],
+    "negative": [0, -1, 2, 3],
+    "fractions": [0.0, 0.5, 1.0, 3.0],
+    "unsigned": np.array([0, 255, 1, 2], np.uint8),
+    "column": [[0], [1], [2], [4]],
+}
+FORMS = {
+    "plain": CrossEntropy(),
+    "smoothed": CrossEntropy(label_smoothing=0.1),
+    "probabilities": CrossEntropy(from_logits=False),
+}
+
+
+@pytest.mark.parametrize("labels", BAD_LABELS)
+@pytest.mark.parametrize("form", FORMS)
+def test_labels_that_are_no_classes_are_one_sentence(labels, form):
+    loss, y, outputs = FORMS[form], tf.constant(BAD_LABELS[labels]), tf.fill([4, 4], 0.25)
+    words = r"Expected labels .* whole numbers from 0 to 3; .* has labels from\W"
+    with pytest.raises(UsageError, match=words):
+        loss(y, outputs)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=words):
+        tf.function(loss)(y, outputs)
+    with tf.GradientTape() as tape:  # XLA leaves assertions out
+        tape.watch(outputs)
+        value = tf.function(loss, jit_compile=True)(y, outputs)
+    assert np.isnan(value) and np.isnan(tape.gradient(value, outputs)).all()
+
+
+def test_labels_of_an_unknown_form_are_looked_at_too():
+    unknown = tf.function(CrossEntropy()).get_concrete_function(
+        tf.TensorSpec((None, None), tf.int64), tf.TensorSpec((None, 4))
+    )
+    outputs = tf.fill([2, 4], 0.25)
+    np.testing.assert_allclose(unknown(tf.constant([[0], [3]], tf.int64), outputs), np.log(4))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"labels from\W+0\W+to\W+4"):
+        unknown(tf.constant([[0], [4]], tf.int64), outputs)
 
 
 @pytest.mark.parametrize("recipe", ["label_smoothing", "distillation"])

@@ -8,6 +8,7 @@ from networks import assert_same, chain, examples, layers, mlp, values
 import lottery_tf as lt
 from lottery_tf.errors import UsageError
 from lottery_tf.keras import keras
+from lottery_tf.outputs import Outputs
 from lottery_tf.tweaks import teacher as teachers
 from lottery_tf.tweaks.distillation import Distillation
 
@@ -141,11 +142,19 @@ def test_probabilities_are_seen_by_their_rows(kind, head, tmp_path):
 
 
 def test_rows_that_only_look_like_probabilities():
-    """Logits of which one row of the batch is negative, or does not add up to one, are logits."""
+    """Logits of which one row of the batch is negative, or does not add up to one, are logits.
+
+    Not where all are in [0, 1]: sigmoids are neither. What is known to be logits may be.
+    """
     rows = np.array([[0.2, 0.8, 0.0], [0.5, 0.5, 0.1]], np.float32)
-    for outputs in (rows, rows - 0.1, np.zeros((2, 3), np.float32), -rows):
-        teacher = teachers.Teacher("a", lambda x: x, None)
+    teacher = teachers.Teacher("a", lambda x: x, None)
+    for outputs in (rows * 1.5, rows - 0.1, -rows):
         np.testing.assert_array_equal(teacher.logits(tf.constant(outputs)), outputs)
+    for outputs in (rows, np.zeros((2, 3), np.float32)):
+        with pytest.raises(UsageError, match=r"of a are in \[0, 1\] and do not add up to 1"):
+            teacher.logits(tf.constant(outputs))
+        known = teachers.Teacher("a", lambda x: x, None, Outputs.LOGITS)
+        np.testing.assert_array_equal(known.logits(tf.constant(outputs)), outputs)
     probabilities = np.array([[0.2, 0.8, 0.0], [0.5, 0.4995, 0.0]], np.float32)
     found = teacher.logits(tf.constant(probabilities)).numpy()
     np.testing.assert_allclose(found[:, :2], np.log(probabilities[:, :2]), rtol=1e-6)
@@ -153,7 +162,7 @@ def test_rows_that_only_look_like_probabilities():
     with tf.GradientTape() as tape:
         x = tf.constant(rows)
         tape.watch(x)
-        found = teacher.logits(x)
+        found = teacher.logits(x * 2)
     assert tape.gradient(found, x) is None
 
 
