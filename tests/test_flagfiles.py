@@ -78,13 +78,14 @@ def test_the_grid_is_trained_by_the_paper_s_protocol(name):
 
 @pytest.mark.parametrize("name", FLAGFILES)
 def test_two_steps_on_images_of_the_true_shape(name, monkeypatch):
-    experiment = experiment_of(name, "--batch_size=2", "--train_examples=4", "--dev_share=0.5")
-    shape, classes, _ = SHAPES[experiment.data.dataset]
+    shape, classes, _ = SHAPES[experiment_of(name).data.dataset]
+    kept = "--dev_share=0", f"--train_examples={classes}"  # an image a class
+    experiment = experiment_of(name, "--batch_size=2", *kept)
     random = np.random.default_rng(0)
 
     def read(data_dir):
-        images = random.integers(0, 256, (2 * classes, *shape), np.uint8)
-        examples = Split(images, np.tile(np.arange(classes, dtype=np.int32), 2))
+        images = random.integers(0, 256, (classes, *shape), np.uint8)
+        examples = Split(images, np.arange(classes, dtype=np.int32))
         return Source(examples, examples, classes)
 
     monkeypatch.setitem(data.READERS, experiment.data.dataset, read)
@@ -92,7 +93,8 @@ def test_two_steps_on_images_of_the_true_shape(name, monkeypatch):
     dataset = experiment.load_data()
     model = experiment.create_model(dataset)
     ticket = lt.Ticket.of(model, lt.wrapper.all_kept(model, experiment.prunable))
-    assert settings.rewind_step(dataset.steps_per_epoch, experiment.training.steps(2)) >= 0
+    last = experiment.training.steps(dataset.steps_per_epoch)
+    assert settings.rewind_step(dataset.steps_per_epoch, last) >= 0
     recipe = lt.Recipe("vanilla")
     built = recipe.prepare(ticket.build())
     before = [np.array(variable) for variable in built.trainable_variables]

@@ -49,7 +49,7 @@ def _measure(settings: EvaluateSettings, flags: Parsed) -> None:
     found_in = read_config(settings.run) if settings.run else {}
     folder = Path(settings.run, "model") if settings.run else Path(settings.model)
     model = load_saved_model(folder)
-    data = as_exported(load(flags.settings(DataSettings, **found_in)), folder)
+    data = as_exported(load(flags.settings(DataSettings, **found_in), training=False), folder)
     check_data(model, data, f"one in {folder}")
     examples = data.batches(settings.split)
     if not len(getattr(data, settings.split)):

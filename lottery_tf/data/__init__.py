@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lottery_tf.data import catalogue, digits, glyphs, idx, image_folder
+from lottery_tf.data import catalogue, classes, digits, glyphs, idx, image_folder
 from lottery_tf.data.dataset import Dataset, Source, Split, channel_moments
 from lottery_tf.errors import UsageError
 from lottery_tf.settings import check_choices, setting
@@ -94,7 +94,7 @@ class DataSettings:
                 )
 
 
-def load(settings: DataSettings) -> Dataset:
+def load(settings: DataSettings, training: bool = True) -> Dataset:
     """Reads the dataset and splits it.
 
     The dev split is the first examples of one permutation, drawn with ``data_seed``, or the first
@@ -104,12 +104,18 @@ def load(settings: DataSettings) -> Dataset:
     is the same for any ``train_examples``, and a smaller training split lies within a larger one.
     Both keep the order of the source. Mean and standard deviation are those of the training split.
 
+    Args:
+      settings: which data, and how they are split.
+      training: whether a model is to be trained on it, and not only measured, which a class without
+        training images does not spoil.
+
     Raises:
-      UsageError: the data are not where they should be, too few, or sorted by class where the
-        first are to be held out.
+      UsageError: the data are not where they should be, too few, labelled otherwise than by the
+        classes, or, in ``training``, a class has no training images.
       RuntimeError: a download failed.
     """
     source = READERS[settings.dataset](settings.data_dir)
+    classes.check_labels(settings.dataset, source)
     drawn = _drawn(source, np.random.default_rng(settings.data_seed))
     order = drawn if settings.dev_split == "random" else source.published_order()
     dev = order[: round(settings.dev_share * len(order))]
@@ -121,19 +127,14 @@ def load(settings: DataSettings) -> Dataset:
             f"--dev_share={settings.dev_share} leaves none of the {len(order)} examples of "
             f"{settings.dataset} to train on; give a smaller share."
         )
-    labels = source.train.labels
-    lost = np.setdiff1d(labels, labels[rest])
-    if settings.dev_split == "first" and len(lost):
-        raise UsageError(
-            f"--dev_split=first expects examples in a mixed order, and holds out all those of "
-            f"class {lost[0]} of {settings.dataset}; give --dev_split=random."
-        )
     wanted = settings.train_examples
     if wanted is not None and wanted > len(rest):
         raise UsageError(
             f"--train_examples expects at most the {len(rest)} examples that {settings.dataset} "
             f"has for training, not {wanted}; give fewer, or a smaller --dev_share."
         )
+    if training:
+        classes.check_trained(settings, source, rest)
     train = source.train.take(np.sort(rest[:wanted]))
     mean, std = channel_moments(train.images)
     habit = settings.dataset in AUGMENTED

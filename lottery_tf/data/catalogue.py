@@ -118,7 +118,8 @@ def _source(builder, test: str) -> Source:
     """What a prepared builder holds, its split ``test`` as the test examples."""
     (train, ids), (test, _) = (_in_memory(_examples(builder, split)) for split in ("train", test))
     order = None if ids is None else np.argsort(ids)  # "train_00000", "train_00001", …
-    return Source(train, test, builder.info.features["label"].num_classes, order)
+    label = builder.info.features["label"]
+    return Source(train, test, label.num_classes, order, names=label.names)
 
 
 def _examples(builder, split: str):

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -42,6 +42,7 @@ class Source(NamedTuple):
         None where that is the order of ``train``, or not known.
       groups: int ``[N]``, which training examples belong together, so that none of a group is in
         the dev split where others are trained on; None for none.
+      names: of the classes, for messages; None where they have none but their numbers.
     """
 
     train: Split
@@ -49,6 +50,7 @@ class Source(NamedTuple):
     num_classes: int
     order: np.ndarray | None = None
     groups: np.ndarray | None = None
+    names: Sequence[str] | None = None
 
     def published_order(self) -> np.ndarray:
         """``order``, or 0 .. N - 1."""

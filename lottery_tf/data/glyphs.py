@@ -89,6 +89,7 @@ def read(data_dir: str) -> Source:
         _split(images[testing]),
         len(CHARACTERS),
         groups=np.repeat(groups, len(CHARACTERS)),
+        names=CHARACTERS,
     )
 
 

@@ -60,7 +60,8 @@ def export_run(
             return facts
     model = load_saved_model(run / "model")
     of_run = Experiment.restore(settings).data
-    data = load(dataclasses.replace(of_run, data_dir=data_dir) if data_dir else of_run)
+    where = {"data_dir": data_dir} if data_dir else {}
+    data = load(dataclasses.replace(of_run, **where), training=False)
     check_data(model, data, f"one of {run}")
     _check_same(data, model, read_json(run / "result.json"))
     preprocessing = {

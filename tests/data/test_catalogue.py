@@ -21,9 +21,19 @@ tfds = pytest.importorskip("tensorflow_datasets")
     ],
 )
 def test_the_catalogue_is_read_into_memory(tmp_path, name, shape, classes, augment):
-    with tfds.testing.mock_data(num_examples=20, data_dir=str(tmp_path)):
-        dataset = load(DataSettings(dataset=name, data_dir=str(tmp_path), batch_size=4))
-    assert (len(dataset.train), len(dataset.dev), len(dataset.test)) == (18, 2, 20)
+    def stored(builder, *_, **__):
+        labels = np.arange(2 * classes) % classes
+        images = np.zeros((len(labels), *shape), np.uint8)
+        return tf.data.Dataset.from_tensor_slices({"image": images, "label": labels})
+
+    with tfds.testing.mock_data(as_dataset_fn=stored, data_dir=str(tmp_path)):
+        dataset = load(
+            DataSettings(dataset=name, data_dir=str(tmp_path), batch_size=4, dev_share=1 / classes)
+        )
+    assert (len(dataset.train), len(dataset.dev), len(dataset.test)) == (
+        *(2 * classes - 2, 2),
+        2 * classes,
+    )
     assert (dataset.input_shape, dataset.num_classes) == (shape, classes)
     assert dataset.augment is augment
     assert dataset.flip is (name not in ("mnist", "svhn_cropped"))
@@ -34,24 +44,25 @@ def test_the_catalogue_is_read_into_memory(tmp_path, name, shape, classes, augme
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_the_first_of_cifar_are_the_first_by_their_ids(tmp_path, name):
-    """tensorflow-datasets stores them mixed: here in the order 7, 14, 1, 8, … of 20."""
+    """tensorflow-datasets stores them mixed: here in the order 7, 14, 21, … of 200."""
+    classes = int(name.removeprefix("cifar"))
 
     def stored(builder, *_, **__):
-        order = np.arange(1, 21) * 7 % 20
+        order = np.arange(1, 201) * 7 % 200
         examples = {
             "id": [f"train_{i:05d}" for i in order],
-            "image": np.broadcast_to(order[:, None, None, None], (20, 32, 32, 3)).astype(np.uint8),
-            "label": order % 2,
+            "image": np.broadcast_to(order[:, None, None, None], (200, 32, 32, 3)).astype(np.uint8),
+            "label": order % classes,
         }
         return tf.data.Dataset.from_tensor_slices(examples)
 
     with tfds.testing.mock_data(as_dataset_fn=stored, data_dir=str(tmp_path)):
         dataset = load(
-            DataSettings(dataset=name, data_dir=str(tmp_path), dev_split="first", dev_share=0.2)
+            DataSettings(dataset=name, data_dir=str(tmp_path), dev_split="first", dev_share=0.1)
         )
-    assert sorted(dataset.dev.images[:, 0, 0, 0]) == [0, 1, 2, 3]
-    assert dataset.train.images[:4, 31, 31, 2].tolist() == [7, 14, 8, 15]
-    assert dataset.train.labels[:4].tolist() == [1, 0, 0, 1]
+    assert sorted(dataset.dev.images[:, 0, 0, 0]) == [*range(20)]
+    assert dataset.train.images[:3, 31, 31, 2].tolist() == [21, 28, 35]
+    assert dataset.train.labels[:3].tolist() == [21 % classes, 28 % classes, 35 % classes]
 
 
 def test_no_other_process_prepares_meanwhile(tmp_path, monkeypatch):
