@@ -1,31 +1,112 @@
-"""A folder of images, one folder a class: ``train/cat/1.png``, ``test/cat/7.jpg``, ….
+"""A folder of images, one folder a class: ``train/cat/1.png``, ``test/cat/7.jpg``, …."""
 
-Read by tensorflow-datasets' ``ImageFolder``, which mixes the images of a split, the same way every
-time.
-"""
-
-import itertools
+import contextlib
+import os
+import random
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 
 from lottery_tf.data.dataset import Source, Split
+from lottery_tf.data.pictures import read_all
 from lottery_tf.errors import UsageError
+from lottery_tf.log import counted, log, some
+
+_ENDINGS = (".jpeg", ".jpg", ".png")
+_OF_THE_SYSTEM = ("desktop.ini", "thumbs.db")
+
+
+class _Found:
+    """What lies in ``train`` and in the folder for testing.
+
+    Attributes:
+      classes: the names of the class folders in each.
+      files: the images in each, ``(path, name of the class)``, in the order of training.
+      left_out: why → the paths that are not read.
+    """
+
+    def __init__(self, folder: Path, splits: tuple[str, str]):
+        """Looks into the folders ``splits`` of ``folder``; UsageError where it may not."""
+        self.folder = folder
+        self.classes: dict[str, list[str]] = {split: [] for split in splits}
+        self.files: dict[str, list[tuple[Path, str]]] = {split: [] for split in splits}
+        self.left_out: dict[str, list[Path]] = defaultdict(list)
+        try:
+            others = [path for path in folder.iterdir() if path.name not in splits]
+            self.left_out["split"] = [p for p in others if p.is_dir() and not _hidden(p)]
+            for split in splits:
+                self._look_into(split)
+        except OSError as error:
+            raise UsageError(
+                f"--dataset=image_folder expects to read the folders in {folder}, and cannot read "
+                f"{error.filename} ({error.strerror}); mend or remove it."
+            ) from error
+
+    def _look_into(self, split: str) -> None:
+        for path in sorted(self.folder.joinpath(split).iterdir()):
+            if _hidden(path):
+                self._leave_hidden(path)
+            elif path.is_dir():
+                self.classes[split].append(path.name)
+                self._look_into_class(split, path)
+            else:
+                self.left_out["beside"].append(path)
+        # As tensorflow-datasets' ImageFolder does, so that runs of when it read them are repeated.
+        random.Random(split).shuffle(self.files[split])
+
+    def _look_into_class(self, split: str, folder: Path) -> None:
+        for path in sorted(folder.iterdir()):
+            if _hidden(path):
+                self._leave_hidden(path)
+            elif path.is_dir():
+                self.left_out["nested"].append(path)
+            elif path.name.lower().endswith(_ENDINGS):
+                self.files[split].append((path, folder.name))
+            else:
+                self.left_out["ending"].append(path)
+
+    def _leave_hidden(self, path: Path) -> None:
+        if path.name.lower().endswith(_ENDINGS) or path.is_dir():
+            self.left_out["hidden"].append(path)
+
+    def say_what_is_left_out(self) -> None:
+        """One line, if anything is."""
+
+        def named(paths):
+            return some(sorted({path.relative_to(self.folder).as_posix() for path in paths}))
+
+        said, left = [], self.left_out
+        if paths := left["ending"]:
+            endings = some(sorted({path.suffix.lower() or "none" for path in paths}))
+            where = named(path.parent for path in paths)
+            said.append(f"{counted(len(paths), 'file')} with other endings ({endings}) in {where}")
+        if paths := left["nested"]:
+            files = sum(len(names) for path in paths for _, _, names in os.walk(path))
+            said.append(f"{counted(files, 'file')} in folders within a class ({named(paths)})")
+        if paths := left["beside"]:
+            said.append(f"{counted(len(paths), 'file')} beside the classes ({named(paths)})")
+        if paths := left["hidden"]:
+            said.append(f"what is hidden ({named(paths)})")
+        if paths := left["split"]:
+            said.append(f"folders beside {' and '.join(self.files)} ({named(paths)})")
+        if said:
+            log.warning("image_folder: reads *.png, *.jpg, *.jpeg; left out: %s", "; ".join(said))
 
 
 def read(data_dir: str) -> Source:
     """Reads PNG and JPEG files in ``train``, and in ``test`` or, where there is none, ``val``.
 
+    What it leaves out it says in a line. The images of a split are mixed, the same way every time.
+
     Returns:
-      images uint8 ``[N, H, W, 3]``, grey ones as RGB; classes are numbered by their names in
-      alphabetical order.
+      images uint8 ``[N, H, W, 3]`` as ``pictures.read_all`` has them; the classes are the folders
+      in either split, numbered by their names in alphabetical order, with images or without.
 
     Raises:
-      UsageError: a folder is missing or has no images, a class has none to train on, an image is
-        damaged, or not all are of one shape.
+      UsageError: a folder is missing or has no images, an image is damaged or not what a viewer
+        shows, or not all are of one shape.
     """
-    import tensorflow_datasets as tfds  # takes seconds, which other datasets need not pay
-
     folder = Path(data_dir).expanduser()
     test = next((name for name in ("test", "val") if (folder / name).is_dir()), "test")
     for name in ("train", test):
@@ -34,63 +115,42 @@ def read(data_dir: str) -> Source:
                 f"--dataset=image_folder expects a folder {name} in {folder}, and there is none; "
                 "give a folder with train and test, and a folder a class in each, as --data_dir."
             )
-    builder = tfds.folder_dataset.ImageFolder(str(folder))
-    for name in ("train", test):
-        if name not in builder.info.splits or not builder.info.splits[name].num_examples:
+    found = _Found(folder, ("train", test))
+    found.say_what_is_left_out()
+    for name, files in found.files.items():
+        if not files:
             raise UsageError(
                 f"--dataset=image_folder expects images, *.png, *.jpg or *.jpeg, in a folder a "
                 f"class in {folder / name}, and there are none; put them there."
             )
-    train, test = (_in_memory(builder, name) for name in ("train", test))
-    # The builder's are the folders in all folders beside these two as well, as in .git.
-    classes = np.union1d(train.labels, test.labels)
-    lost = np.setdiff1d(classes, train.labels)
-    if len(lost):
-        name = builder.info.features["label"].names[lost[0]]
+    classes = sorted({name for names in found.classes.values() for name in names})
+    splits = [_in_memory(files, classes) for files in found.files.values()]
+    shapes = [split.images.shape[1:] for split in splits]
+    if shapes[0] != shapes[1]:
         raise UsageError(
-            f"--dataset=image_folder expects every class in {folder / 'train'}, and there are no "
-            f"images of {name!r}; put them there, or remove the class."
+            f"The training images in {folder} have the shape {shapes[0]} and those "
+            f"for testing {shapes[1]}; give images of one shape."
         )
-    if train.images.shape[1:] != test.images.shape[1:]:
-        raise UsageError(
-            f"The training images in {folder} have the shape {train.images.shape[1:]} and those "
-            f"for testing {test.images.shape[1:]}; give images of one shape."
-        )
-    train, test = (
-        Split(each.images, np.searchsorted(classes, each.labels).astype(np.int32))
-        for each in (train, test)
-    )
-    return Source(train, test, len(classes))
+    return Source(*splits, len(classes), names=classes)
 
 
-def _in_memory(builder, split: str) -> Split:
-    """The images of a split; UsageError names the one that is damaged or of another shape."""
-    import tensorflow as tf
-    import tensorflow_datasets as tfds
+def _hidden(path: Path) -> bool:
+    return path.name.startswith(".") or path.name.lower() in _OF_THE_SYSTEM
 
-    def read(**how):
-        config = tfds.ReadConfig(try_autocache=False)
-        return builder.as_dataset(split=split, read_config=config, **how).as_numpy_iterator()
 
-    count, first, images = builder.info.splits[split].num_examples, None, None
-    labels, done = np.empty(count, np.int32), 0
-    try:
-        for example in read():
-            image, path = example["image"], example["image/filename"].decode()
+def _in_memory(files: list[tuple[Path, str]], classes: list[str]) -> Split:
+    """The images of ``files``; UsageError names the one that is of another shape."""
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels = np.array([numbers[name] for _, name in files], np.int32)
+    paths, images = [path for path, _ in files], None
+    with contextlib.closing(read_all(paths)) as pictures:  # the first mistake ends the reading
+        for done, (path, image) in enumerate(zip(paths, pictures, strict=True)):
             if images is None:
-                images, first = np.empty((count, *image.shape), np.uint8), path
+                images = np.empty((len(paths), *image.shape), np.uint8)
             if image.shape != images.shape[1:]:
                 raise UsageError(
-                    f"--dataset=image_folder expects images of one shape, and {first} has "
+                    f"--dataset=image_folder expects images of one shape, and {paths[0]} has "
                     f"{images.shape[1:]} and {path} {image.shape}; bring them to one size."
                 )
-            images[done], labels[done] = image, example["label"]
-            done += 1
-    except tf.errors.InvalidArgumentError as error:
-        undecoded = read(decoders={"image": tfds.decode.SkipDecoding()})
-        path = next(itertools.islice(undecoded, done, None))["image/filename"].decode()
-        raise UsageError(
-            f"--dataset=image_folder expects PNG and JPEG images, and {path} cannot be read as "
-            "one; mend or remove it."
-        ) from error
+            images[done] = image
     return Split(images, labels)

@@ -1,22 +1,20 @@
-"""Image folders: one written by hand, and each way to go wrong."""
+"""Image folders: one written by hand, what is left out of it, and each way to go wrong."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
+from PIL import Image
 
 from lottery_tf.data import DataSettings, image_folder, load
 from lottery_tf.errors import UsageError
-
-pytest.importorskip("tensorflow_datasets")
 
 
 def write(path: Path, value: int, shape: tuple = (4, 5, 3)) -> None:
     """An image of one colour, in the format of its name: exact as JPEG too."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    encode = tf.io.encode_png if path.suffix == ".png" else tf.io.encode_jpeg
-    path.write_bytes(encode(np.full(shape, value, np.uint8)).numpy())
+    Image.fromarray(np.full(shape, value, np.uint8).squeeze()).save(path)
 
 
 @pytest.fixture
@@ -29,7 +27,6 @@ def folder(tmp_path):
     write(tmp_path / "test/cat/1.png", 12)
     write(tmp_path / "test/dog/1.png", 22)
     write(tmp_path / "test/dog/2.png", 23)
-    (tmp_path / "train/dog/notes.txt").write_text("no image")
     return tmp_path
 
 
@@ -73,15 +70,138 @@ def test_test_goes_before_val(folder):
     assert found(image_folder.read(str(folder)).test) == {12: 0, 22: 1, 23: 1}
 
 
-def test_folders_beside_train_and_test_are_no_classes(folder):
-    """As tensorflow-datasets takes them for."""
-    write(folder / "val/ant/1.png", 99)
-    for name in (".git/branches", "annotations/xmls", "train/bird"):
-        (folder / name).mkdir(parents=True)
+def test_the_order_is_that_of_tensorflow_datasets(folder):
+    """By which they were read once: a run that is repeated has its dev split and batches again."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+    for number in range(30):
+        name = ("cat", "dog", "Ant", "é [x]")[number % 4]
+        write(folder / "train" / name / f"{number * 7 % 10}{number}.png", 30 + number)
+        write(folder / "test" / name / f"{number}.PNG", 70 + number)
+    (folder / "train/cat/linked.png").symlink_to(folder / "test/cat/1.png")
+    builder, source = tfds.folder_dataset.ImageFolder(str(folder)), image_folder.read(str(folder))
+    for name, split in (("train", source.train), ("test", source.test)):
+        examples = [*builder.as_dataset(split=name).as_numpy_iterator()]
+        assert split.labels.tolist() == [example["label"] for example in examples]
+        np.testing.assert_array_equal(split.images, [example["image"] for example in examples])
+    assert source.names == builder.info.features["label"].names
+
+
+def test_nothing_is_said_of_a_folder_that_is_read_wholly(folder, lines):
+    for path in (".git/x", "train/.DS_Store", "train/dog/Thumbs.db", "train/dog/.gitkeep"):
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).touch()
+    load(DataSettings("image_folder", str(folder), dev_share=0))
+    assert lines == []
+
+
+def several(folder: Path) -> None:
+    """More folders than a line should name."""
+    for number in range(9):
+        write(folder / f"train/dog/{number}/x.png", 1)
+
+
+LEFT_OUT = {
+    "other endings": (
+        lambda f: [write(f / path, 1) for path in ("train/dog/c.bmp", "test/cat/c.WEBP")],
+        "2 files with other endings (.bmp, .webp) in test/cat, train/dog",
+    ),
+    "no ending": (
+        lambda f: (f / "train/dog/notes").touch(),
+        "1 file with other endings (none) in train/dog",
+    ),
+    "a folder in a class": (
+        lambda f: [write(f / f"train/dog/2024/{path}", 1) for path in ("a.png", "b/c.png")],
+        "2 files in folders within a class (train/dog/2024)",
+    ),
+    "a folder by the name of an image": (
+        lambda f: (f / "test/dog/x.png").mkdir(),
+        "0 files in folders within a class (test/dog/x.png)",
+    ),
+    "many folders": (
+        several,
+        "9 files in folders within a class (train/dog/0, train/dog/1, train/dog/2, train/dog/3, "
+        "train/dog/4, train/dog/5 and 3 more)",
+    ),
+    "beside the classes": (
+        lambda f: [write(f / "train/x.png", 1), (f / "test/labels.csv").touch()],
+        "2 files beside the classes (test/labels.csv, train/x.png)",
+    ),
+    "hidden images": (
+        lambda f: [write(f / path, 1) for path in ("train/cat/.x.png", "train/.old/1.png")],
+        "what is hidden (train/.old, train/cat/.x.png)",
+    ),
+    "what a Mac puts beside an image": (
+        lambda f: (f / "train/cat/._z.png").write_bytes(b"no image"),
+        "what is hidden (train/cat/._z.png)",
+    ),
+    "another split": (
+        lambda f: [write(f / "val/ant/1.png", 1), (f / "annotations").mkdir()],
+        "folders beside train and test (annotations, val)",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LEFT_OUT)
+def test_what_is_left_out_is_said_in_a_line(folder, lines, kind):
+    change, message = LEFT_OUT[kind]
+    change(folder)
+    dataset = load(DataSettings("image_folder", str(folder), dev_share=0))
+    assert lines == [f"image_folder: reads *.png, *.jpg, *.jpeg; left out: {message}"]
+    assert found(dataset.train) == {10: 0, 11: 0, 20: 1, 21: 1}
+    assert found(dataset.test) == {12: 0, 22: 1, 23: 1}
+
+
+def test_all_that_is_left_out_is_one_line(folder, lines):
+    for change, _ in LEFT_OUT.values():
+        change(folder)
+    image_folder.read(str(folder))
+    assert len(lines) == 1 and lines[0].count("; ") == 5
+
+
+def emptied(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def as_bmp(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.rename(path.with_suffix(".bmp"))
+
+
+def nested(folder: Path) -> None:
+    folder.rename(folder.parent / "moved")
+    folder.mkdir()
+    (folder.parent / "moved").rename(folder / "2024")
+
+
+@pytest.mark.parametrize("lose", [emptied, as_bmp, nested, shutil.rmtree])
+@pytest.mark.parametrize("name", ["cat", "dog"])
+def test_a_class_is_not_lost(folder, lines, name, lose):
+    settings = DataSettings("image_folder", str(folder), dev_share=0)
+    number = ["cat", "dog"].index(name)
+    lose(folder / "test" / name)
+    assert load(settings).num_classes == 2
+    assert f"no test images of class {number} ({name}), of which a test accuracy" in lines[-1]
+    write(folder / "test" / name / "1.png", 12 + 10 * number)
+    lose(folder / "train" / name)
+    with pytest.raises(
+        UsageError, match=rf"every class, 0 to 1, .*none of class {number} \({name}"
+    ):
+        load(settings)
+    # What is measured is right: the class keeps its number.
+    assert 12 + 10 * number in found(load(settings, training=False).test)
+
+
+def test_names_of_classes_may_be_odd(folder):
+    names = ["[x]", "a b", "émeu", "日本", "x.png", "%2F{0}"]
+    for number, name in enumerate(names):
+        for split in ("train", "test"):
+            write(folder / split / name / "1 [é].PNG", 100 + number)
     source = image_folder.read(str(folder))
-    assert source.num_classes == 2
-    assert found(source.train) == {10: 0, 11: 0, 20: 1, 21: 1}
-    assert found(source.test) == {12: 0, 22: 1, 23: 1}
+    assert source.names == sorted([*names, "cat", "dog"])
+    for split in (source.train, source.test):
+        of = found(split)
+        assert [source.names[of[100 + number]] for number in range(6)] == names
 
 
 def remove(folder: Path) -> None:
@@ -96,17 +216,34 @@ def remove(folder: Path) -> None:
         (lambda f: (f / "test").rename(f / "testing"), "a folder test in .*there is none"),
         (lambda f: remove(f / "train"), r"images, \*.png, .*/train, and there are none"),
         (lambda f: remove(f / "test"), r"images, \*.png, .*/test, and there are none"),
-        (lambda f: remove(f / "train/cat"), "every class in .*/train, .* no images of 'cat'"),
-        (lambda f: write(f / "test/cow/1.png", 1), "every class in .*/train, .* images of 'cow'"),
+        (lambda f: write(f / "test/cow/1.png", 1), r"every class, .* none of class 1 \(cow\)"),
+        (
+            lambda f: [shutil.rmtree(f / "train/cat"), shutil.rmtree(f / "test/cat")],
+            r"two classes or more, and there is only class 0 \(dog\)",
+        ),
         (lambda f: write(f / "train/cat/y.jpeg", 1, (5, 5, 3)), r"one shape, .*\(5, 5, 3\)"),
         (lambda f: [write(p, 1, (4, 4, 3)) for p in f.glob("test/*/*")], r"5, 3\) .*ing \(4, 4, 3"),
         (lambda f: (f / "train/cat/z.png").write_bytes(b"PNG"), "/train/cat/z.png cannot be read"),
         (lambda f: (f / "train/dog/b.JPG").write_bytes(b""), "/train/dog/b.JPG cannot be read"),
+        (lambda f: (f / "test/cat/x.jpg").symlink_to("no"), "/test/cat/x.jpg leads nowhere"),
     ],
 )
 def test_folders_that_are_not_what_they_should_be(folder, change, message):
     change(folder)
     with pytest.raises(UsageError, match=message):
+        load(DataSettings("image_folder", str(folder), dev_share=0))
+
+
+def test_a_folder_that_may_not_be_read(folder, monkeypatch):
+    list_ = Path.iterdir
+
+    def refuse(path):
+        if path.name == "dog":
+            raise PermissionError(13, "Permission denied", str(path))
+        return list_(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(UsageError, match=r"cannot read .*/train/dog \(Permission denied\); mend"):
         image_folder.read(str(folder))
 
 

@@ -1,0 +1,98 @@
+"""Pictures of files as a viewer shows them, or a sentence that names the file that is none.
+
+Pillow decodes them: it tells what a file holds beside its pixels, as how the camera was held, and
+takes JPEG's exact transform, where TensorFlow takes the fast one.
+"""
+
+import io
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from lottery_tf.errors import UsageError
+
+_FORMATS = ("PNG", "JPEG", "BMP")  # by content, whatever the name: TensorFlow read these
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")  # Pillow's names of grey and RGB
+_THREADS = min(16, os.cpu_count() or 1)
+
+
+class _Unfit(Exception):
+    """What a whole file has that would be lost, and what to do: the end of a sentence."""
+
+
+def read_all(paths: Sequence[Path]) -> Iterator[np.ndarray]:
+    """The picture of each file, uint8 ``[H, W, 3]``, turned as its EXIF orientation says.
+
+    Grey and palette pictures become RGB. Colour profiles and gamma are not applied.
+
+    Raises:
+      UsageError: a file cannot be read, is damaged, or would have to lose something: it has 16
+        bits a channel, transparent parts, several frames, or other colours than grey and RGB.
+    """
+    with warnings.catch_warnings(), ThreadPoolExecutor(_THREADS) as pool:
+        # Of EXIF data that are cut short Pillow warns and goes on, perhaps without the orientation.
+        warnings.filterwarnings("error", category=UserWarning, module="PIL")
+        warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+        # A photo whose preview an editor has thrown away.
+        warnings.filterwarnings("ignore", ".*malformed MPO", UserWarning)
+        yield from pool.map(_read, paths)
+
+
+def _read(path: Path) -> np.ndarray:
+    expects = "--dataset=image_folder expects PNG and JPEG images"
+    try:
+        if not path.is_file():
+            raise UsageError(
+                f"{expects}, and {path} leads nowhere or is no file; mend or remove it."
+            )
+        content = path.read_bytes()
+    except OSError as error:
+        raise UsageError(
+            f"{expects}, and {path} cannot be read ({error.strerror}); mend or remove it."
+        ) from error
+    try:
+        return _decoded(content)
+    except _Unfit as error:
+        raise UsageError(
+            f"{expects} that are opaque, grey or RGB, of 8 bits a channel, and {path} {error}."
+        ) from None
+    except Exception as error:  # a damaged file raises all sorts of them
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = "it is none" if content else "it is empty"
+        raise UsageError(
+            f"{expects}, and {path} cannot be read as one ({reason}); mend or remove it."
+        ) from error
+
+
+def _decoded(content: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+        if image.format == "PNG":
+            try:
+                # Pillow overlooks wrong sums and fills missing rows with black; libpng does not.
+                tf.io.decode_png(content)
+            except tf.errors.InvalidArgumentError:
+                raise ValueError("it is damaged") from None
+            # Of 16 bits Pillow keeps the upper 8 of RGB, and calls that RGB; IHDR comes first.
+            if content[24] == 16:
+                raise _Unfit("has 16; convert it to 8")
+            if image.is_animated:
+                raise _Unfit("is animated; save one frame of it")
+        if image.mode not in _MODES:
+            raise _Unfit(f"has the colours {image.mode}; convert it to RGB")
+        if image.mode == "P":
+            colours = len(image.getpalette() or ()) // 3
+            if image.getextrema()[1] >= colours:  # which would be black
+                raise ValueError(f"it uses more than the {colours} colours of its palette")
+        seen = ImageOps.exif_transpose(image)
+        if seen.has_transparency_data:
+            seen = seen.convert("RGBA")
+            if seen.getextrema()[3] != (255, 255):
+                raise _Unfit("has transparent parts; lay it on a background")
+        return np.asarray(seen.convert("RGB"))

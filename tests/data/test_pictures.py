@@ -1,0 +1,253 @@
+"""Pictures as a viewer shows them: every kind of PNG and JPEG, and each way to be none."""
+
+import contextlib
+import io
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from lottery_tf.data.pictures import read_all
+from lottery_tf.errors import UsageError
+
+# 4 rows of 6 pixels, no two alike, and dim enough for the palettes and greys below.
+PIXELS = np.arange(72, dtype=np.uint8).reshape(4, 6, 3)
+PICTURE = Image.fromarray(PIXELS)
+GREY = PICTURE.convert("L")
+ORIENTATION = 0x0112
+
+
+def file(image: Image.Image, form: str = "PNG", **how) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, form, **how)
+    return stream.getvalue()
+
+
+def jpeg(image: Image.Image = PICTURE, **how) -> bytes:
+    return file(image, "JPEG", quality=100, **how)
+
+
+def png(*chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG of these chunks, with their true sums."""
+    written = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in (*chunks, (b"IEND", b""))
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(written)
+
+
+def header(width: int, height: int, depth: int, colours: int) -> tuple[bytes, bytes]:
+    """colours: 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGB and alpha."""
+    return b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colours, 0, 0, 0)
+
+
+def rows(*lines: bytes) -> tuple[bytes, bytes]:
+    return b"IDAT", zlib.compress(b"".join(b"\0" + line for line in lines))
+
+
+def read(folder: Path, content: bytes, name: str = "x.png") -> np.ndarray:
+    (folder / name).write_bytes(content)
+    with contextlib.closing(read_all([folder / name])) as pictures:
+        (pixels,) = pictures
+    assert pixels.dtype == np.uint8 and pixels.shape[2] == 3
+    return pixels
+
+
+def rgb(grey) -> np.ndarray:
+    return np.repeat(np.asarray(grey, np.uint8)[..., None], 3, -1)
+
+
+def with_alpha(image: Image.Image, alpha: int = 255) -> Image.Image:
+    image = image.copy()
+    image.putalpha(255)
+    image.putpixel((0, 0), (*image.getpixel((0, 0))[:-1], alpha))
+    return image
+
+
+PALETTE = GREY.convert("P")
+BIT = Image.fromarray(np.tile([[False, True]], (4, 3)))
+WHOLE = {
+    "RGB": (file(PICTURE), PIXELS),
+    "grey": (file(GREY), rgb(GREY)),
+    "1 bit": (file(BIT), rgb(np.tile([[0, 255]], (4, 3)))),
+    "2 bits": (png(header(4, 1, 2, 0), rows(b"\x1b")), rgb([[0, 85, 170, 255]])),
+    "4 bits": (png(header(4, 1, 4, 0), rows(b"\x01\xef")), rgb([[0, 17, 238, 255]])),
+    "palette": (file(PALETTE), rgb(GREY)),
+    "palette of 1 bit": (
+        png(header(2, 1, 1, 3), (b"PLTE", bytes([1, 2, 3, 4, 5, 6])), rows(b"\x40")),
+        np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8),
+    ),
+    "opaque RGBA": (file(with_alpha(PICTURE)), PIXELS),
+    "opaque grey and alpha": (file(with_alpha(GREY)), rgb(GREY)),
+    "a transparent colour that does not occur": (file(GREY, transparency=250), rgb(GREY)),
+    "a transparent palette entry that does not occur": (file(PALETTE, transparency=250), rgb(GREY)),
+    "interlaced": (  # Adam7: of two pixels, pass 1 has the first and pass 6 the second
+        png(
+            (b"IHDR", struct.pack(">IIBBBBB", 2, 1, 8, 0, 0, 0, 1)),
+            (b"IDAT", zlib.compress(b"\0\x07\0\x09")),
+        ),
+        rgb([[7, 9]]),
+    ),
+    "a BMP by the name of a PNG": (file(PICTURE, "BMP"), PIXELS),
+    "bytes after the end": (file(PICTURE) + b"more", PIXELS),
+}
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_pngs_are_exact(tmp_path, kind):
+    content, pixels = WHOLE[kind]
+    np.testing.assert_array_equal(read(tmp_path, content), pixels)
+
+
+@pytest.mark.parametrize(
+    ("content", "pixels"),
+    [
+        (jpeg(), PIXELS),
+        (jpeg(progressive=True), PIXELS),
+        (jpeg(GREY), rgb(GREY)),
+        (file(PICTURE, "MPO", quality=100, save_all=True, append_images=[BIT]), PIXELS),
+    ],
+    ids=["RGB", "progressive", "grey", "with a preview beside it"],
+)
+def test_jpegs_are_as_near_as_jpeg_is(tmp_path, content, pixels):
+    assert np.abs(read(tmp_path, content).astype(int) - pixels).max() <= 4
+
+
+# As the EXIF standard describes where row 0 and column 0 are.
+SHOWN = {
+    1: PIXELS,
+    2: PIXELS[:, ::-1],
+    3: PIXELS[::-1, ::-1],
+    4: PIXELS[::-1],
+    5: PIXELS.transpose(1, 0, 2),
+    6: np.rot90(PIXELS, -1),
+    7: PIXELS[::-1, ::-1].transpose(1, 0, 2),
+    8: np.rot90(PIXELS),
+}
+
+
+@pytest.mark.parametrize("orientation", SHOWN)
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+def test_the_orientation_is_followed(tmp_path, form, orientation):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    how = {"quality": 100, "subsampling": 0} if form == "JPEG" else {}
+    pixels = read(tmp_path, file(PICTURE, form, exif=exif, **how))
+    assert pixels.shape == SHOWN[orientation].shape
+    assert np.abs(pixels.astype(int) - SHOWN[orientation]).max() <= (3 if how else 0)
+
+
+@pytest.mark.parametrize("orientation", [0, 9])
+def test_an_orientation_that_is_none_turns_nothing(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    np.testing.assert_array_equal(read(tmp_path, file(PICTURE, exif=exif)), PIXELS)
+
+
+def sixteen(colours: int, channels: int) -> bytes:
+    return png(header(2, 1, 16, colours), rows(bytes(range(4 * channels))))
+
+
+def animated() -> bytes:
+    return file(PICTURE, save_all=True, append_images=[ImageOps.invert(PICTURE)])
+
+
+def cut_exif() -> bytes:
+    """Its orientation comes after the place where it is cut."""
+    exif = Image.Exif()
+    exif[0x010F], exif[ORIENTATION] = "the maker's name", 6
+    return jpeg(exif=exif.tobytes()[:20])
+
+
+def flipped(content: bytes, place: int) -> bytes:
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+LOSING = {
+    "16-bit grey": (sixteen(0, 1), "has 16; convert it to 8"),
+    "16-bit RGB": (sixteen(2, 3), "has 16; convert it to 8"),
+    "16-bit grey and alpha": (sixteen(4, 2), "has 16; convert it to 8"),
+    "16-bit RGBA": (sixteen(6, 4), "has 16; convert it to 8"),
+    "animated": (animated(), "is animated; save one frame"),
+    "RGBA": (file(with_alpha(PICTURE, 254)), "has transparent parts; lay it"),
+    "grey and alpha": (file(with_alpha(GREY, 0)), "has transparent parts"),
+    "a transparent grey": (file(GREY, transparency=GREY.getpixel((0, 0))), "transparent parts"),
+    "a transparent colour": (file(PICTURE, transparency=(0, 1, 2)), "transparent parts"),
+    "a transparent palette entry": (
+        file(PALETTE, transparency=PALETTE.getpixel((0, 0))),
+        "transparent parts",
+    ),
+    "a transparent bit": (file(BIT, transparency=0), "transparent parts"),
+    "CMYK": (jpeg(PICTURE.convert("CMYK")), "has the colours CMYK; convert it to RGB"),
+}
+DAMAGED = {
+    "empty": (b"", r"\(it is empty\)"),
+    "text": (b"PNG", r"\(it is none\)"),
+    "another format": (file(PICTURE, "GIF"), r"\(it is none\)"),
+    "a PNG cut short": (file(PICTURE)[:-20], "it is damaged"),
+    "a PNG without an end": (file(PICTURE)[:-12], "it is damaged"),
+    "a bit of a PNG's pixels": (flipped(file(PICTURE), -20), "it is damaged"),
+    "a bit of a PNG's header": (flipped(file(PICTURE), 19), r"\(it is none\)"),
+    "no header": (png((b"tEXt", b"a\0b"), header(1, 1, 8, 0), rows(b"\0")), "it is damaged"),
+    "too few rows": (png(header(1, 2, 8, 0), rows(b"\0")), "it is damaged"),
+    "no palette": (png(header(1, 1, 8, 3), rows(b"\0")), "it is damaged"),
+    "beyond the palette": (
+        png(header(2, 1, 8, 3), (b"PLTE", bytes(6)), rows(b"\x01\x02")),
+        "more than the 2 colours",
+    ),
+    "a JPEG cut short": (jpeg()[:-30], "truncated"),
+    "EXIF data cut short": (cut_exif(), "Corrupt EXIF data"),
+    "a bomb": (png(header(10**5, 10**5, 8, 2), rows(b"")), r"10000000000 pixels\) exceeds"),
+    "a small bomb": (png(header(10**4, 10**4, 8, 2), rows(b"")), r"100000000 pixels\) exceeds"),
+}
+
+
+@pytest.mark.parametrize("kind", LOSING)
+def test_what_would_lose_something_is_refused(tmp_path, kind):
+    content, message = LOSING[kind]
+    with pytest.raises(UsageError, match=f"of 8 bits a channel, and .*/x.png .*{message}"):
+        read(tmp_path, content)
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_what_is_damaged_is_refused(tmp_path, kind):
+    content, message = DAMAGED[kind]
+    with pytest.raises(
+        UsageError, match=f"(?i)/x.png cannot be read as one .*{message}.*; mend or"
+    ):
+        read(tmp_path, content)
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)  # reading it would wait for ever
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda p: p.symlink_to("nowhere"), lambda p: p.symlink_to(p), lambda p: p.mkdir(), pipe],
+    ids=["a link to nowhere", "a link to itself", "a folder", "a pipe"],
+)
+def test_what_is_no_file_is_refused(tmp_path, make):
+    make(tmp_path / "x.png")
+    with pytest.raises(UsageError, match="/x.png leads nowhere or is no file; mend or remove it"):
+        next(read_all([tmp_path / "x.png"]))
+
+
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(UsageError, match=r"/x.png cannot be read \(Permission denied\); mend"):
+        read(tmp_path, file(PICTURE))
+
+
+def test_many_come_in_their_order(tmp_path):
+    paths = [tmp_path / f"{number}.png" for number in range(50)]
+    for number, path in enumerate(paths):
+        path.write_bytes(file(Image.new("L", (1, 1), number)))
+    assert [int(pixels[0, 0, 0]) for pixels in read_all(paths)] == [*range(50)]
