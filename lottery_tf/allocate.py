@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from lottery_tf.errors import UsageError
+from lottery_tf.log import some
 from lottery_tf.masks import Masks
 from lottery_tf.settings import one_of
 
@@ -150,6 +151,12 @@ def _keep_largest(scores, masks: Masks, count: int) -> dict[str, np.ndarray]:
         return dict(masks)
     if count == 0:
         return {name: np.zeros_like(mask) for name, mask in masks.items()}
+    if not any(values.any() for values in survivors.values()):
+        raise UsageError(
+            f"Expected scores that tell weights apart; those of {some(list(masks))} are all 0, so "
+            "that which stay would hang on their order alone: the weights are 0, or no gradient "
+            "reaches them (a last layer that starts at 0?)."
+        )
 
     ranked = np.concatenate(list(survivors.values()))
     ranked.partition(ranked.size - count)

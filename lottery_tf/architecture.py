@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tensorflow.python.util.tf_export import get_symbol_from_name
+from tf_keras.src.engine import functional
 
 from lottery_tf.errors import UsageError
-from lottery_tf.graph import layer_paths
+from lottery_tf.graph import layer_paths, models_in
 from lottery_tf.keras import keras
-from lottery_tf.rebuilding import with_paths
+from lottery_tf.log import some
+from lottery_tf.rebuilding import is_own, own_methods, set_on, with_paths
 
 # A description may name what is here and what is registered. For anything else Keras would import
 # the module that the file names, or call the function that it names with arguments of the file's
@@ -41,9 +43,31 @@ def to_json(model: keras.Model) -> str:
     """The architecture of a plain Sequential or functional model, as Keras writes it.
 
     With ``layer_paths`` beside: the config of a user's own layer need not hold its name, and a
-    layer that a nested model shares with the one around it is written twice.
+    layer that a nested model shares with the one around it is written twice. With ``own_classes``
+    where models of the user's own class have what no description holds: what was set on them, or
+    methods of Keras' beside an ``__init__`` of their own.
     """
-    return json.dumps({**json.loads(model.to_json()), "layer_paths": layer_paths(model)})
+    lost, plain = {}, []
+    for part in models_in(model):
+        kind = type(part)
+        if not is_own(kind):
+            continue
+        names = sorted(set_on(part))
+        if not functional.has_functional_like_constructor(kind):
+            plain.append((part, kind))
+            names += own_methods(kind)
+        if names:
+            lost[part.name] = f"{kind.__name__} with {some(names)}"
+    try:
+        for part, kind in plain:  # Keras knows how to describe its own
+            sequential = issubclass(kind, keras.Sequential)
+            part.__class__ = keras.Sequential if sequential else functional.Functional
+        described = json.loads(model.to_json())
+    finally:
+        for part, kind in plain:
+            part.__class__ = kind
+    beside = {"layer_paths": layer_paths(model), **({"own_classes": lost} if lost else {})}
+    return json.dumps({**described, **beside})
 
 
 def from_json(text: str, custom_objects: Mapping[str, type] | None = None) -> keras.Model:
@@ -67,6 +91,11 @@ def from_json(text: str, custom_objects: Mapping[str, type] | None = None) -> ke
         raise UsageError(
             f"Expected a model description in JSON; it is damaged ({error})."
         ) from None
+    if own := description.get("own_classes") if isinstance(description, dict) else None:
+        raise UsageError(
+            f"Expected a model of Keras' own classes; '{min(own)}' is a {own[min(own)]}, which a "
+            "file does not hold: pass the model itself, ticket.build(model=…)."
+        )
     try:
         for part in _objects(description):
             _check(part, custom_objects)

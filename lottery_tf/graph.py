@@ -29,7 +29,7 @@ def check_graph(model: keras.Model) -> None:
         raise UsageError(
             f"Expected a tf_keras model, got a {type(model).__module__}.{type(model).__name__}."
         )
-    for part in _nested(model):
+    for part in models_in(model):
         if part._is_graph_network:
             continue
         if isinstance(part, keras.Sequential):
@@ -58,7 +58,7 @@ def fading(model: keras.Model) -> set[str]:
     return {layer.fading_tweak for layer in model.submodules if hasattr(layer, "fading_tweak")}
 
 
-def _nested(model: keras.Model, seen: set[int] | None = None) -> Iterator[keras.Model]:
+def models_in(model: keras.Model, seen: set[int] | None = None) -> Iterator[keras.Model]:
     """The model and the models that are layers of it, at any depth, each once."""
     seen = set() if seen is None else seen
     if id(model) not in seen:
@@ -66,7 +66,7 @@ def _nested(model: keras.Model, seen: set[int] | None = None) -> Iterator[keras.
         yield model
         for layer in model.layers:
             if isinstance(layer, keras.Model):
-                yield from _nested(layer, seen)
+                yield from models_in(layer, seen)
 
 
 def unwrapped(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -129,7 +129,7 @@ def values(model: keras.Model) -> dict[str, np.ndarray]:
 
 def nodes(model: keras.Model) -> Iterator[tuple[keras.Model, Any]]:
     """Each call of a layer in a model and in those nested in it, as (the model, Keras' node)."""
-    for part in _nested(model):
+    for part in models_in(model):
         yield from ((part, node) for node in calls_in(part))
 
 
@@ -137,6 +137,16 @@ def calls_in(part: keras.Model) -> Iterator[Any]:
     """Keras' nodes of one model in the order of computation, without the inputs'."""
     for depth in sorted(part._nodes_by_depth, reverse=True):
         yield from (node for node in part._nodes_by_depth[depth] if not node.is_input)
+
+
+class Held(list):
+    """A tensor, in the form in which a Keras node asks for its inputs: however often it pops."""
+
+    def __init__(self, tensor):
+        super().__init__([tensor])
+
+    def pop(self):
+        return self[0]
 
 
 def layer_paths(model: keras.Model) -> list[str]:

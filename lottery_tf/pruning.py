@@ -55,8 +55,8 @@ def prune(
       prune_layers, keep_dense: which weights may be pruned, as in ``PrunableSettings``.
 
     Raises:
-      UsageError: for settings out of range, a method that trains, or data that are missing or do
-        not fit.
+      UsageError: for settings out of range, a method that trains, data that are missing or do not
+        fit, and scores that are all 0.
       RuntimeError: if scores are not finite.
     """
     check_graph(model)
@@ -123,6 +123,13 @@ def draw_masks(
         if safe is None:
             safe = highest_without_collapse(scores, before, masks, scope)
         set_masks(network.model, masks)
+    zeros = sum(int(np.count_nonzero(scores[name][mask] == 0)) for name, mask in masks.items())
+    if zeros and masks.kept < masks.total:
+        log.warning(
+            "%s: %s of the %s weights that stay have a score of 0; which of those stay hangs on "
+            "their order alone.",
+            *(method, f"{zeros:,}", f"{masks.kept:,}"),
+        )
     warn_of_collapse(masks, safe)
     return masks
 

@@ -1,22 +1,20 @@
 """Copies of a model in which some layers, or some calls of layers, are other ones."""
 
 import contextlib
-import weakref
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from textwrap import shorten
 from types import FunctionType
 from typing import Any
 
 import tensorflow as tf
-from tf_keras.src.engine.functional import has_functional_like_constructor
 from tf_keras.src.layers.preprocessing.index_lookup import IndexLookup
 
 from lottery_tf.errors import UsageError
-from lottery_tf.graph import calls_in, finalize, own_variables, places, unwrapped
+from lottery_tf.graph import Held, calls_in, finalize, own_variables, places, unwrapped
 from lottery_tf.keras import keras
-from lottery_tf.log import log, some
+from lottery_tf.sharing import check_untied
 
 
 @contextlib.contextmanager
@@ -90,6 +88,7 @@ def rebuild(
         new layer of an old one; returns the copy of that model, for instance by ``reconnected``,
         or None for a copy whose layers are connected as they were.
     """
+    check_untied(model)
     made: dict[int, keras.layers.Layer] = {}
     pairs: list[tuple[keras.layers.Layer, keras.layers.Layer]] = []
 
@@ -101,7 +100,7 @@ def rebuild(
         if copy is None:
             with _copying(f"the model '{part.name}'"):
                 copy = keras.models.clone_model(part, clone_function=once)
-        _tell_what_is_lost(part, copy)
+        _carry_over(part, copy, made)
         return copy
 
     def once(layer):
@@ -127,27 +126,82 @@ def rebuild(
     return copy
 
 
-_told: weakref.WeakSet[keras.Model] = weakref.WeakSet()
+# What Keras keeps on a model, and what tweaks put there; they come again on the copy.
+_KEPT_BY_KERAS = {
+    *("built", "compiled_loss", "compiled_metrics", "history", "input_names", "inputs", "loss"),
+    *("optimizer", "output_names", "outputs", "predict_function", "stop_training"),
+    *("test_function", "train_function", "train_tf_function"),
+}
 
 
-def _tell_what_is_lost(model: keras.Model, copy: keras.Model) -> None:
-    """Logs, once for each model, which methods of its class a plain copy of it has not."""
-    own = set(type(model).__mro__) - set(keras.Sequential.__mro__)
-    names = {name for kind in own for name in vars(kind) if name[0] != "_"}
-    lost = sorted(names & set(dir(keras.Model)) - {"get_config", "from_config"})
-    if lost and type(copy) is not type(model) and model not in _told:
-        _told.add(model)
-        log.warning(
-            "%s: its copies are of class %s, without what %s has in %s",
-            *(model.name, type(copy).__name__, type(model).__name__, some(lost)),
-        )
+def _carry_over(model: keras.Model, copy: keras.Model, made: dict[int, keras.layers.Layer]) -> None:
+    """Makes a plain copy of ``model`` one of its class, with what was set on it.
+
+    Raises:
+      UsageError: for what has a state that the two would share, or a method of Keras' that was set
+        on the model itself.
+    """
+    if is_own(type(model)):
+        if isinstance(copy, keras.Sequential) != isinstance(model, keras.Sequential):
+            raise UsageError(
+                f"Expected a functional model, to add connections to; '{model.name}' is a "
+                f"Sequential of a class of its own, {type(model).__name__}: build it as "
+                f"{type(model).__name__}(inputs, outputs) from keras.Model."
+            )
+        copy.__class__ = type(model)
+    for name, value in set_on(model).items():
+        if callable(value) and hasattr(keras.Model, name):
+            raise UsageError(
+                f"Expected a model whose {name} is that of its class; on '{model.name}' another "
+                "was set, which copies of it would not have: put it into a subclass."
+            )
+
+        def of_copy(part, name=name):
+            if id(part) in made:
+                return made[id(part)]
+            if isinstance(part, tf.__internal__.tracking.Trackable):
+                raise UsageError(
+                    f"Expected a model whose weights and state are in the layers of its graph; "
+                    f"'{model.name}' also has {name} ({type(part).__name__}), which copies of it "
+                    "would share: put it into a layer, a metric of compile or a callback."
+                )
+            return part
+
+        setattr(copy, name, tf.nest.map_structure(of_copy, value))
 
 
-class _Held(list):
-    """One tensor, in the form in which a Keras node asks for it: however often it pops."""
+def is_own(kind: type) -> bool:
+    """Whether a class of models is not Keras' own."""
+    return not kind.__module__.startswith("tf_keras.")
 
-    def pop(self):
-        return self[0]
+
+def own_methods(kind: type) -> list[str]:
+    """Names of Keras' public methods that a class of models has its own of, but the config's."""
+    own = [each for each in kind.__mro__ if is_own(each) and issubclass(each, keras.Model)]
+    names = {name for each in own for name in vars(each) if name[0] != "_"}
+    return sorted(names & set(dir(keras.Model)) - {"get_config", "from_config"})
+
+
+def set_on(model: keras.Model) -> dict[str, Any]:
+    """What was set on a model beside what Keras, and a tweak's training step, keep there."""
+    usual = _KEPT_BY_KERAS | _private_names()
+    return {
+        name: value
+        for name, value in vars(model).items()
+        if name not in usual
+        and (is_own(type(model)) or name[0] != "_")
+        and not (hasattr(value, "counted") or hasattr(value, "teacher"))
+    }
+
+
+@functools.cache
+def _private_names() -> set[str]:
+    """The names with an underscore that Keras itself sets on models."""
+    inputs, own = keras.Input((1,)), type("Own", (keras.Model,), {})
+    models = own(inputs, inputs), keras.Sequential([keras.Input((1,))])
+    for model in models:
+        model.compile("sgd", "mse", metrics=["mse"])
+    return {name for model in models for name in vars(model) if name[0] == "_"}
 
 
 def has_losses(part: keras.Model) -> bool:
@@ -184,7 +238,7 @@ def reconnected(
         layers = part._input_layers
         inputs = [keras.layers.InputLayer(**layer.get_config()).output for layer in layers]
     pairs = zip(part.inputs, inputs, strict=True)
-    held = {str(id(old)): _Held([new]) for old, new in pairs}
+    held = {str(id(old)): Held(new) for old, new in pairs}
 
     def tensor(old):
         return held[str(id(old))][0]
@@ -196,13 +250,15 @@ def reconnected(
             return layer(*args, **kwargs)
 
     for node in calls_in(part):
-        outputs = calls[id(node)](partial(run, node), tensor) if id(node) in calls else run(node)
+        outputs = (
+            calls[id(node)](functools.partial(run, node), tensor)
+            if id(node) in calls
+            else run(node)
+        )
         pairs = zip(tf.nest.flatten(node.outputs), tf.nest.flatten(outputs), strict=True)
-        held.update({str(id(old)): _Held([new]) for old, new in pairs})
+        held.update({str(id(old)): Held(new) for old, new in pairs})
     ends = (tf.nest.map_structure(tensor, each) for each in (part.input, part.output))
-    # As Keras' own clone_model: a subclass with an __init__ of its own comes back plain.
-    kind = type(part) if has_functional_like_constructor(type(part)) else keras.Model
-    return kind(*ends, name=part.name)
+    return keras.Model(*ends, name=part.name)
 
 
 def with_paths(model: keras.Model, paths: list[str], new_seeds: bool = False) -> keras.Model:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -226,9 +227,10 @@ class Trainer:
                 optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
             self._first = optimizers.first_step(optimizer)
             self._new_optimizer = optimizers.copied(optimizer)
-            model.compile(
-                optimizer,
-                loss,
+            _compile(
+                model,
+                optimizer=optimizer,
+                loss=loss,
                 metrics=list(metrics),
                 jit_compile=jit_compile,
                 steps_per_execution=min(steps_per_execution, steps_per_epoch),
@@ -325,6 +327,18 @@ class Trainer:
     def evaluate(self, data: tf.data.Dataset) -> dict[str, float]:
         """Loss and accuracy of the model as it stands."""
         return evaluate(self.model, data)
+
+
+def _compile(model: keras.Model, **arguments: Any) -> None:
+    """``model.compile``; a UsageError if that of the user's own class takes others."""
+    try:
+        inspect.signature(model.compile).bind(**arguments)
+    except TypeError as error:
+        raise UsageError(
+            f"Expected a model whose compile takes what keras.Model's takes; that of "
+            f"{type(model).__name__} does not ({error}): give its other arguments defaults."
+        ) from None
+    model.compile(**arguments)
 
 
 def evaluate(model: keras.Model, data: tf.data.Dataset) -> dict[str, float]:

@@ -8,11 +8,18 @@ from lottery_tf.allocate import SCOPES, erk_budgets, prune_fraction, prune_to
 from lottery_tf.errors import UsageError
 from lottery_tf.masks import Masks
 
-# Few distinct scores, so that ties are the rule.
+
+def not_all_zero(scores):
+    scores.flat[0] = 4.0
+    return scores
+
+
+# Few distinct scores, so that ties are the rule; some are 0, not all.
+few = st.integers(0, 3).map(float)
 scores_of_two = st.fixed_dictionaries(
     {
-        "a": arrays(np.float32, st.integers(1, 30), elements=st.integers(0, 3).map(float)),
-        "b": arrays(np.float32, (3, 4), elements=st.integers(0, 3).map(float)),
+        "a": arrays(np.float32, st.integers(1, 30), elements=few).map(not_all_zero),
+        "b": arrays(np.float32, (3, 4), elements=few).map(not_all_zero),
     }
 )
 scopes = pytest.mark.parametrize("scope", SCOPES)
@@ -41,6 +48,24 @@ def test_a_layer_full_of_zeros_keeps_its_exact_count():
     """A threshold of 0 and ``>=`` would keep all (tfmot), ``>`` none."""
     scores = {"a": np.array([0.0, 0, 0, 0, 0, 0, 0, 0, 5, 6])}
     assert prune_to(scores, ones(scores), 0.5)["a"].sum() == 5
+
+
+@pytest.mark.parametrize(
+    ("a", "refused"), [([0.0, 0.0, 0.0], {"layerwise", "erk"}), ([9.0, 0.0, 0.0], SCOPES)]
+)
+@scopes
+def test_scores_that_are_all_0_are_refused_where_they_are_ranked(scope, a, refused):
+    """The mask would be one by index. A pruned weight's score, 9, has no part in it."""
+    b = [0.0, 0.0, 0.0] if a[0] else [1.0, 0.0, 0.0]
+    scores = {"a": np.array(a), "b": np.array(b)}
+    masks = Masks({"a": [not a[0], True, True], "b": [True, True, True]})
+    if scope in refused:
+        with pytest.raises(UsageError, match="those of [ab].* are all 0"):
+            prune_to(scores, masks, 0.5, scope)
+    else:
+        assert prune_to(scores, masks, 0.5, scope).kept == 3
+    everything = prune_to(scores, masks, 1 - masks.kept / 6, "global")
+    assert everything == masks  # nothing is ranked
 
 
 def test_already_pruned_weights_stay_pruned_whatever_their_score():

@@ -11,8 +11,9 @@ from lottery_tf.architecture import from_json, to_json
 from lottery_tf.errors import UsageError
 from lottery_tf.graph import layer_paths, named_layers, named_variables
 from lottery_tf.keras import keras
+from lottery_tf.wrapper import PruneByMask
 
-REGISTERED = "lottery_tf>PruneByMask"
+REGISTERED = keras.saving.get_registered_name(PruneByMask)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -247,3 +248,40 @@ def test_lambdas_are_refused_in_any_place():
 def test_damaged_text(text):
     with pytest.raises(UsageError, match="Expected a model description|Expected layers"):
         from_json(text)
+
+
+class OwnStep(keras.Model):
+    def train_step(self, data):
+        return super().train_step(data)
+
+
+class OwnInit(OwnStep):
+    def __init__(self, *args, factor=1.0, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.factor = factor
+
+
+def with_factor(kind):
+    inputs = keras.Input((4,))
+    model = kind(inputs, layers.Dense(2)(inputs), name="own")
+    model.factor = 0.5
+    return model
+
+
+@pytest.mark.parametrize("kind", [OwnStep, OwnInit, keras.Model])
+def test_what_no_description_holds_of_a_model_is_not_lost_without_a_word(kind):
+    model = with_factor(kind)
+    for each in (model, keras.Sequential([keras.Input((4,)), model])):
+        text, custom = to_json(each), {kind.__name__: kind}
+        assert isinstance(model, kind)
+        if kind is keras.Model:
+            from_json(text, custom)  # a mere note
+            continue
+        with pytest.raises(UsageError, match=rf"'own' is a {kind.__name__} with factor.*model=…"):
+            from_json(text, custom)
+
+
+def test_a_class_of_the_users_own_with_nothing_set_on_it_comes_back():
+    inputs = keras.Input((4,))
+    model = OwnStep(inputs, layers.Dense(2)(inputs))
+    assert type(from_json(to_json(model), {"OwnStep": OwnStep})) is OwnStep

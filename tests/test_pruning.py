@@ -310,3 +310,41 @@ def test_no_figure_where_a_layer_was_empty_before(lines):
     (line,) = warnings(lines)
     assert line.endswith("Nothing is left of narrow/kernel at a sparsity of 90.12 %: no signal "
                          "passes there.")  # fmt: skip
+
+
+# Scores of 0
+
+
+def zero_head():
+    """As in many recipes of transfer: no gradient comes through the last layer."""
+    return chain(
+        layers.Dense(6, "relu", name="first"),
+        layers.Dense(3, name="head", kernel_initializer="zeros"),
+    )
+
+
+def zeros():
+    return chain(layers.Dense(6, kernel_initializer="zeros", name="first"), layers.Dense(3))
+
+
+@pytest.mark.parametrize(
+    ("method", "model"),
+    [
+        *((method, zero_head) for method in ("snip", "iterative_snip", "grasp", "synflow")),
+        *((method, zeros) for method in ("omp", "snip", "grasp", "synflow")),
+    ],
+)
+def test_scores_that_are_all_0_make_no_mask(method, model):
+    with pytest.raises(UsageError, match="scores .*those of first/kernel are all 0"):
+        prune(model(), method, 0.5)
+    assert prune(model(), "random", 0.5).masks.kept == 12
+
+
+def test_weights_that_stay_with_a_score_of_0_are_counted(lines):
+    model = zeros()
+    model.layers[1].kernel.assign(np.eye(4, 6))
+    assert prune(model, "omp", 0.5).masks.kept == 12
+    assert "omp: 8 of the 12 weights that stay have a score of 0" in "".join(lines)
+    del lines[:]
+    prune(model, "omp", 0.9)
+    assert "score of 0" not in "".join(lines)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from layer_cases import CASES
-from networks import Opaque, assert_same, chain, examples, layers, values
+from networks import Opaque, assert_same, chain, examples, layers, mlp, random_masks, values
 
 import lottery_tf as lt
 from lottery_tf.errors import UsageError
@@ -65,23 +65,82 @@ class OwnGraph(OwnStep, keras.Model):
 
 
 class OwnBuilt(OwnGraph):
-    def __init__(self, width):
+    def __init__(self, width, factor=1.0):
         inputs = keras.Input((4,))
-        super().__init__(inputs, layers.Dense(width)(inputs), name="built")
+        super().__init__(inputs, layers.Dense(width, name="one")(inputs), name="built")
+        self.factor, self.parts = factor, {"one": [self.get_layer("one")]}
 
 
-def test_what_a_plain_copy_has_not_is_said_once(lines):
-    chained = OwnChain([keras.Input((4,)), layers.Dense(2)], name="chained")
-    built = OwnBuilt(2)
-    for recipe in ("label_smoothing", "soft_activation"):
-        for model in (chained, built):
-            lt.Recipe(recipe).prepare(model)
-    whole = OwnGraph(built.inputs, built.outputs)
-    assert type(rebuild(whole, copy_layer)) is OwnGraph
-    assert [line for line in lines if "soft" not in line] == [
-        "chained: its copies are of class Sequential, without what OwnChain has in train_step",
-        "built: its copies are of class Functional, without what OwnBuilt has in train_step",
-    ]
+def chained():
+    return OwnChain([keras.Input((4,)), layers.Dense(2)], name="chained")
+
+
+def graph():
+    inputs = keras.Input((4,))
+    return OwnGraph(inputs, layers.Dense(2)(inputs))
+
+
+@pytest.mark.parametrize("make", [chained, graph, lambda: OwnBuilt(2, 3.0)])
+def test_a_class_of_the_users_own_and_what_was_set_on_it_come_along(make):
+    model = make()
+    model.scale, model._shift, model.names = 0.5, -1, ("a", ["b"])
+    for copy in (
+        rebuild(model, copy_layer),
+        lt.wrap(model, random_masks(model)),
+        lt.strip(lt.wrap(model, random_masks(model))),
+        lt.SoftActivation().prepare(model),
+        lt.Ticket.of(model, random_masks(model)).build(),
+    ):
+        assert type(copy) is type(model)
+        assert (copy.scale, copy._shift, tuple(copy.names)) == (0.5, -1, ("a", ["b"]))
+        copy.compile("sgd", "mse")
+        assert copy.train_step(tuple(map(tf.constant, examples(3, classes=2))))
+        assert copy.helper() == 0
+        if type(model) is OwnBuilt:
+            (one,) = copy.parts["one"]
+            assert copy.factor == 3 and one is copy.get_layer("one")
+            assert copy is model or one is not model.get_layer("one")
+
+
+def with_step(model):
+    model.train_step = lambda data: {}
+
+
+STATE = {
+    "variable": lambda model: setattr(model, "seen", tf.Variable(0)),
+    "layer": lambda model: setattr(model, "extra", layers.Dense(2)),
+    "metric": lambda model: setattr(model, "tracker", [keras.metrics.Mean()]),
+    "model": lambda model: setattr(model, "critic", {"one": mlp()}),
+    "step": with_step,
+}
+
+
+@pytest.mark.parametrize("what", STATE)
+@pytest.mark.parametrize("make", [chained, graph, mlp], ids=["chained", "graph", "plain"])
+def test_state_that_copies_would_share_is_refused(make, what):
+    model = make()
+    STATE[what](model)
+    words = (
+        "whose train_step is that of its class" if what == "step" else "are in the layers of its"
+    )
+    with pytest.raises(UsageError, match=words):
+        rebuild(model, copy_layer)
+
+
+def test_what_tweaks_and_trainings_leave_on_a_model_is_no_state_of_it():
+    model = mlp()
+    recipe = lt.Recipe([lt.LabelSmoothing(), lt.Distillation(mlp())])
+    model = recipe.prepare(model)
+    model.compile("adam", recipe.loss(), metrics=["accuracy"])
+    model.fit(*examples(), validation_data=examples(), callbacks=recipe.callbacks(), verbose=0)
+    assert_same(values(rebuild(model, copy_layer)), values(model))
+
+
+def test_connections_are_not_added_to_a_sequential_of_the_users_own():
+    stack = layers.Conv2D(2, 3, padding="same"), layers.ReLU(), layers.Flatten(), layers.Dense(3)
+    model = OwnChain([keras.Input((4, 4, 1)), *stack])
+    with pytest.raises(UsageError, match="a Sequential of a class of its own, OwnChain"):
+        lt.GhostSkips().prepare(model)
 
 
 def times(factor):
