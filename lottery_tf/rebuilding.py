@@ -126,11 +126,14 @@ def rebuild(
     return copy
 
 
-# What Keras keeps on a model, and what tweaks put there; they come again on the copy.
+# What Keras keeps on a model.
 _KEPT_BY_KERAS = {
     *("built", "compiled_loss", "compiled_metrics", "history", "input_names", "inputs", "loss"),
     *("optimizer", "output_names", "outputs", "predict_function", "stop_training"),
     *("test_function", "train_function", "train_tf_function"),
+    # of one that was loaded from a SavedModel
+    *("asset_paths", "graph_debug_info", "signatures", "_serialized_attributes"),
+    *("tensorflow_git_version", "tensorflow_version"),
 }
 
 

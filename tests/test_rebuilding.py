@@ -10,7 +10,7 @@ import lottery_tf as lt
 from lottery_tf.errors import UsageError
 from lottery_tf.graph import layer_paths, named_layers, named_variables
 from lottery_tf.keras import keras
-from lottery_tf.rebuilding import copy_layer, rebuild, with_paths
+from lottery_tf.rebuilding import copy_layer, rebuild, set_on, with_paths
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -134,6 +134,18 @@ def test_what_tweaks_and_trainings_leave_on_a_model_is_no_state_of_it():
     model.compile("adam", recipe.loss(), metrics=["accuracy"])
     model.fit(*examples(), validation_data=examples(), callbacks=recipe.callbacks(), verbose=0)
     assert_same(values(rebuild(model, copy_layer)), values(model))
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5", ""])
+@pytest.mark.parametrize("make", [graph, mlp], ids=["own", "plain"])
+def test_what_loading_leaves_on_a_model_is_no_state_of_it(tmp_path, make, suffix):
+    model = make()
+    model.compile("sgd", "mse", metrics=["mae"])
+    model.save(tmp_path / f"model{suffix}", save_format=None if suffix else "tf")
+    with keras.saving.custom_object_scope({"OwnGraph": OwnGraph}):
+        loaded = keras.models.load_model(tmp_path / f"model{suffix}")
+    assert set_on(loaded) == {}
+    assert_same(values(rebuild(loaded, copy_layer)), values(model))
 
 
 def test_connections_are_not_added_to_a_sequential_of_the_users_own():
