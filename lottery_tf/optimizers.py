@@ -184,9 +184,9 @@ def slots(optimizer: Any, weight: tf.Variable) -> dict[str, tf.Variable]:
         except KeyError:  # nothing was trained yet
             return {}
     index = getattr(optimizer, "_index_dict", None)
-    place = index and index.get(optimizer._var_key(weight))
-    if place is None:
+    if not index or optimizer._var_key(weight) not in index:
         return {}
+    place = index[optimizer._var_key(weight)]
     return {
         path: group[place]
         for path, group in _groups(optimizer)
@@ -208,10 +208,17 @@ def renewal(
       weights: those of which entries are to be made as new.
 
     Raises:
-      UsageError: if the optimizer cannot be made anew from its config, or keeps something of a
-        weight's shape of which it is not known which weight it belongs to.
+      UsageError: if the optimizer is none of Keras', cannot be made anew from its config, or keeps
+        something of a weight's shape of which it is not known which weight it belongs to.
     """
+    if optimizer is None:
+        return lambda where: None
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if not isinstance(optimizer, keras.optimizers.Optimizer | keras.optimizers.legacy.Optimizer):
+        raise UsageError(
+            f"Expected a tf_keras optimizer, whose memory of pruned weights is known; got a "
+            f"{type(optimizer).__module__}.{type(optimizer).__name__}."
+        )
     held = [slots(optimizer, weight) for weight in weights]
     _check_known(optimizer, model, weights)
     if not any(held):

@@ -379,6 +379,8 @@ def test_masks_change_nothing_where_the_optimizer_is_refused(eagerly):
         lt.set_masks(model, masks_of(model))
     assert_same(values(model), before)
     assert lt.get_masks(model) == masks
+    with pytest.raises(UsageError, match="a tf_keras optimizer, .* got a builtins.object"):
+        lt.set_masks(model, masks_of(model), object())
     model.optimizer = None
     lt.set_masks(model, masks_of(model))
     assert_zeros(model, masks_of(model))
