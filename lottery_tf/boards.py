@@ -1,7 +1,6 @@
 """TensorBoard's view of a run: scalars by step or round, and the settings as hyperparameters."""
 
 import dataclasses
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,14 @@ import tensorflow as tf
 
 from lottery_tf.errors import UsageError
 from lottery_tf.masks import Masks
+from lottery_tf.ours import Kind, check_ours, head_has, remove_ours
 from lottery_tf.settings import setting
 
 FOLDER = "tensorboard"
+
+
+# TensorFlow's writers begin with their version.
+BOARD = Kind("a run's events", {"events.out.tfevents.*.v2": head_has(b"brain.Event:2")})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +45,15 @@ class Board:
       run: the run's folder.
       step: the name of the row's number that is the step.
       anew: whether what is there goes, since an interrupted run writes all of it again.
+
+    Raises:
+      UsageError: if something else than events would go.
     """
 
     def __init__(self, run: Path, step: str, anew: bool = True):
         if anew:
-            shutil.rmtree(run / FOLDER, ignore_errors=True)
+            check_ours(run / FOLDER, BOARD)
+            remove_ours(run / FOLDER, BOARD)
         self._writer = tf.summary.create_file_writer(str(run / FOLDER))
         self._run, self._step, self._written = str(run.resolve()), step, 0
 

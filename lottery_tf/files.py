@@ -1,6 +1,7 @@
 """Files that appear whole or not at all: written beside their place, then renamed.
 
-What stands at the place beforehand stays whole too until it is replaced. A process that is killed
+What stands at the place beforehand stays whole too until it is replaced; ``ours`` says whether it
+may be. A process that is killed
 may leave a hidden file or folder beside the place (``.NAME.`` and eight digits), which nobody
 reads; between the two renames that replace a folder, that is where the old one is.
 """
@@ -20,21 +21,26 @@ from typing import Any
 import numpy as np
 
 from lottery_tf.errors import UsageError
+from lottery_tf.ours import Kind, check_ours
 
 
 @contextlib.contextmanager
-def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
+def whole_folder(path: str | os.PathLike, kind: Kind) -> Iterator[Path]:
     """Yields a temporary folder beside ``path`` that becomes ``path`` if the block succeeds.
 
-    A folder that stands at ``path`` is replaced; where ``path`` is a link, the folder it leads to.
-    If the block raises, what stood at ``path`` stays and nothing else is left behind.
+    An empty folder at ``path`` is replaced, and one of the same kind; where ``path`` is a link, the
+    folder it leads to. If the block raises, what stood at ``path`` stays and nothing else is left
+    behind.
+
+    Args:
+      path: the folder.
+      kind: what the block makes.
 
     Raises:
-      NotADirectoryError: if ``path`` is a file.
+      UsageError: if there is anything else at ``path``.
     """
+    check_ours(path, kind)
     path = Path(os.path.realpath(path))
-    if path.exists() and not path.is_dir():
-        raise NotADirectoryError(f"Expected a folder or nothing at {path}, found a file.")
     path.parent.mkdir(parents=True, exist_ok=True)
     new, old = _beside(path), _beside(path)
     try:
@@ -43,6 +49,7 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
         for file in new.rglob("*"):
             if file.is_file():
                 _to_disk(file)
+        check_ours(path, kind)  # again: the block may have taken hours
         # Two renames: to delete the old folder first would leave half of it after a crash.
         if path.exists():
             os.rename(path, old)
@@ -56,8 +63,12 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
-    """Writes ``content`` to ``path``, whole or not at all; the folder is made if it is missing."""
-    path = Path(path)
+    """Writes ``content`` to ``path``, whole or not at all; the folder is made if it is missing.
+
+    Whatever file is there is replaced, and where a link is, the file it leads to: where it may be
+    another's, ``check_ours`` comes first.
+    """
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     new = _beside(path)
     try:

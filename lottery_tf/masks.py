@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from lottery_tf.errors import UsageError
+from lottery_tf.ours import Kind, check_ours
 
 
 class Masks(Mapping[str, np.ndarray]):
@@ -88,7 +89,14 @@ class Masks(Mapping[str, np.ndarray]):
         return cls({name: np.ones(shape, bool) for name, shape in shapes.items()})
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes an ``.npz`` file with a boolean array a weight."""
+        """Writes an ``.npz`` file with a boolean array a weight; older masks there are replaced.
+
+        Raises:
+          UsageError: if ``path`` is anything else, which is never replaced.
+        """
+        path = os.fspath(path)
+        path = path if path.endswith(".npz") else f"{path}.npz"
+        check_ours(path, _MASKS)
         np.savez_compressed(path, **self._arrays)
 
     @classmethod
@@ -116,6 +124,14 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
         raise UsageError(
             f"Expected arrays in {path}; it is damaged or no .npz file ({error}). Make it anew."
         ) from error
+
+
+def _are_masks(file: Path) -> bool:
+    with np.load(file, allow_pickle=False) as arrays:
+        return all(arrays[name].dtype == bool for name in arrays.files)
+
+
+_MASKS = Kind("masks", {".": _are_masks})
 
 
 def _boolean(name: str, array: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from lottery_tf.files import whole_folder, write_json
 from lottery_tf.graph import assign, named_variables, values
 from lottery_tf.keras import keras
 from lottery_tf.masks import read_arrays
+from lottery_tf.ours import Kind, has_arrays, has_keys
 from lottery_tf.precision import Precision
 from lottery_tf.recipe import Recipe
 from lottery_tf.ticket import Ticket
@@ -25,6 +26,17 @@ from lottery_tf.training import Trainer, TrainingSettings, evaluate
 from lottery_tf.tweaks.distillation import Distillation
 from lottery_tf.tweaks.rescaled_init import RescaledInit
 from lottery_tf.tweaks.soft_labels import default_loss
+
+CHECKPOINT = Kind(
+    "a checkpoint",
+    {
+        "state.json": has_keys("rows", "best", "seconds"),
+        "weights.npz": has_arrays("*/*"),
+        "best.npz": has_arrays("*/*"),
+        "optimizer.npz": has_arrays("arr_*"),
+    },
+    marker="state.json",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,7 +221,7 @@ class _Watch(keras.callbacks.Callback):
             self.saved = time.perf_counter()
 
     def save(self, path: Path) -> None:
-        with whole_folder(path) as folder:
+        with whole_folder(path, CHECKPOINT) as folder:
             np.savez(folder / "weights.npz", **values(self.trainer.model))
             np.savez(folder / "best.npz", **self.best_values)
             np.savez(folder / "optimizer.npz", **self.trainer.optimizer_state())

@@ -60,11 +60,8 @@ class Run:
                     f"{'; '.join(differing[:4])}{' …' if differing[4:] else ''}. Choose another "
                     "--out."
                 )
-        elif self.out.is_file() or (self.out.is_dir() and _visible(self.out)):
-            raise UsageError(
-                f"Expected --out to be new, empty or this run's folder; {self.out} holds other "
-                "files. Choose another --out."
-            )
+        else:
+            check_run_or_new(self.out)
 
     def begin(self) -> None:
         """Checks the folder and writes its ``config.json``, once all that was asked for is known
@@ -89,6 +86,17 @@ class Run:
             ) from None
 
 
+def check_run_or_new(out: Path) -> None:
+    """Raises UsageError if a folder is no run's and has files, or cannot be one."""
+    if (out / "config.json").is_file():
+        return
+    if any(each.is_file() for each in (out, *out.parents)) or (out.is_dir() and _visible(out)):
+        raise UsageError(
+            f"Expected --out to be new, empty or this run's folder; {out} holds other files. "
+            "Choose another --out."
+        )
+
+
 def _visible(folder: Path) -> bool:
     """Whether there is more in a folder than what a killed process may have left of config.json."""
     return any(not file.name.startswith(".config.json.") for file in folder.iterdir())
@@ -103,7 +111,10 @@ def read_config(run: str | os.PathLike) -> dict[str, Any]:
     path = Path(run) / "config.json"
     if not path.is_file():
         raise UsageError(f"Expected a run's folder (with config.json) at {run}; there is none.")
-    return dict(read_json(path))
+    config = read_json(path)
+    if not isinstance(config, dict):
+        raise UsageError(f"Expected a run's settings in {path}; it holds something else.")
+    return config
 
 
 def load_saved_model(folder: str | os.PathLike) -> keras.Model:

@@ -24,12 +24,28 @@ from lottery_tf.graph import (
 from lottery_tf.keras import keras
 from lottery_tf.log import some
 from lottery_tf.masks import Masks, read_arrays
+from lottery_tf.ours import Kind, has_keys
 from lottery_tf.prunable import KINDS, PrunableSettings, prunable_weights
 from lottery_tf.rebuilding import with_paths
 from lottery_tf.wrapper import check_masks, get_masks, log_left_dense, strip, wrap
 
 FORMAT_VERSION = 1
 _PARTS = ("masks.npz", "weights.npz", "model.json")
+
+
+def _has_its_sum(part: Path) -> bool:
+    record = json.loads(part.with_name("ticket.json").read_text())
+    return sha256(part) == record["sha256"][part.name]
+
+
+TICKET = Kind(
+    "a ticket",
+    {
+        "ticket.json": has_keys("format_version", "sparsity", "sha256"),
+        **dict.fromkeys(_PARTS, _has_its_sum),
+    },
+    marker="ticket.json",
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -176,13 +192,9 @@ class Ticket:
         """Writes the ticket's folder, whole or not at all; an older ticket there is replaced.
 
         Raises:
-          UsageError: if ``path`` holds something else than a ticket.
+          UsageError: if ``path`` holds anything else than a ticket, which is never deleted.
         """
-        path = Path(path)
-        empty = path.is_dir() and not any(path.iterdir())
-        if path.exists() and not empty and not (path / "ticket.json").exists():
-            raise UsageError(f"Expected {path} to be new or a ticket; it holds something else.")
-        with whole_folder(path) as folder:
+        with whole_folder(path, TICKET) as folder:
             self.masks.save(folder / "masks.npz")
             np.savez_compressed(folder / "weights.npz", **self.weights)
             (folder / "model.json").write_text(self.architecture)

@@ -10,16 +10,23 @@ import numpy as np
 import pytest
 
 from lottery_tf import files
+from lottery_tf.errors import UsageError
 from lottery_tf.files import (
     read_json_lines,
     sha256,
-    whole_folder,
     write_json,
     write_json_lines,
     write_text,
 )
+from lottery_tf.ours import Kind, any_content
 
 ROOT = Path(files.__file__).parents[1]
+
+ANY = Kind("a folder of these tests", {"*": any_content, "sub/*": any_content})
+
+
+def whole_folder(path):
+    return files.whole_folder(path, ANY)
 
 
 def contents(folder):
@@ -86,6 +93,7 @@ def test_a_rename_that_fails_leaves_the_folder_before_it(tmp_path, monkeypatch):
 KILLED = """
 import os, pathlib, shutil, sys
 from lottery_tf.files import whole_folder
+from lottery_tf.ours import Kind, any_content
 moment, path = int(sys.argv[1]), pathlib.Path(sys.argv[2])
 
 def dies(function):
@@ -99,7 +107,7 @@ def dies(function):
 
 for name in ("unlink", "rmdir", "rename", "fsync"):
     setattr(os, name, dies(getattr(os, name)))
-with whole_folder(path) as folder:
+with whole_folder(path, Kind("a folder", {"?": any_content})) as folder:
     for name in "abc":
         (folder / name).write_text("new")
 """
@@ -144,7 +152,7 @@ def test_a_link_is_followed(tmp_path):
 
 def test_a_file_in_the_way_is_not_replaced_by_a_folder(tmp_path):
     (tmp_path / "model").write_text("mine")
-    with pytest.raises(NotADirectoryError, match="Expected a folder"):
+    with pytest.raises(UsageError, match="a folder of these tests; it holds something else, wh"):
         whole_folder(tmp_path / "model").__enter__()
     assert contents(tmp_path) == {"model": "mine"}
 
@@ -168,6 +176,12 @@ def test_a_text_is_written_into_a_folder_that_is_made(tmp_path):
     write_text(tmp_path / "a" / "b.txt", "Žluť\n")
     assert (tmp_path / "a" / "b.txt").read_text(encoding="utf-8") == "Žluť\n"
     assert os.listdir(tmp_path / "a") == ["b.txt"]
+
+
+def test_a_link_to_a_file_is_followed(tmp_path):
+    (tmp_path / "latest").symlink_to(tmp_path / "first")
+    write_text(tmp_path / "latest", "1")
+    assert (tmp_path / "latest").is_symlink() and (tmp_path / "first").read_text() == "1"
 
 
 def test_a_text_that_fails_leaves_the_one_before_it(tmp_path, monkeypatch):

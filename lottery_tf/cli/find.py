@@ -10,14 +10,14 @@ from lottery_tf.cli.terminal import Countdown, EpochStatus, at_work
 from lottery_tf.devices import DeviceSettings, own_folder
 from lottery_tf.errors import UsageError
 from lottery_tf.experiment import Experiment
-from lottery_tf.files import read_json_lines
 from lottery_tf.finding_settings import IMPORTED, FindingSettings
 from lottery_tf.log import log
 from lottery_tf.models import ModelSettings
 from lottery_tf.prunable import PrunableSettings
+from lottery_tf.runs import check_run_or_new
 from lottery_tf.scores import METHODS
 from lottery_tf.settings import setting
-from lottery_tf.stages.find import find
+from lottery_tf.stages.find import find, finished_rounds
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ def run_find(
     out: Path, experiment: Experiment, finding: FindingSettings, tensorboard: bool = False
 ) -> list[dict]:
     """Runs the stage and prints a line a round; returns the rows."""
-    finished = len(read_json_lines(out / "metrics.jsonl"))
+    check_run_or_new(out)
+    finished = len(finished_rounds(out))
     last = finding.last_round
     countdown = Countdown(finding.tickets, finished)
     with console.status("reading data, building the model") as status:

@@ -10,8 +10,9 @@ from lottery_tf.cli.console import console, percent
 from lottery_tf.cli.flags import Parsed
 from lottery_tf.errors import UsageError
 from lottery_tf.files import write_json
-from lottery_tf.inspecting import SUFFIXES, TicketFacts, WeightFacts, draw, inspect
+from lottery_tf.inspecting import PICTURE, SUFFIXES, TicketFacts, WeightFacts, draw, inspect
 from lottery_tf.log import some
+from lottery_tf.ours import Kind, check_ours, has_keys
 from lottery_tf.settings import one_of, setting
 from lottery_tf.ticket import Ticket
 
@@ -34,6 +35,10 @@ class InspectSettings:
 POSITIONAL = "TICKET"
 SETTINGS = (InspectSettings,)
 UNKNOWN = "–"
+_FACTS = Kind(
+    "the numbers of a ticket",
+    {".": has_keys("weights", "sparsity", "flops_dense", "trainable_parameters")},
+)
 
 
 def run(flags: Parsed) -> None:
@@ -45,6 +50,9 @@ def run(flags: Parsed) -> None:
             f"--compare); got {len(flags.positional)}."
         )
     (path,) = flags.positional
+    for file, kind in ((settings.json, _FACTS), (settings.plot, PICTURE)):
+        if file:
+            check_ours(file, kind)
     ticket = Ticket.load(path)
     other = Ticket.load(settings.compare) if settings.compare else None
     facts = inspect(ticket, other)

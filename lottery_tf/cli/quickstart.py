@@ -1,6 +1,7 @@
 """lottery-tf quickstart: tickets drawn, retrained by three recipes and exported, on digits."""
 
 import dataclasses
+import itertools
 import statistics
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,17 @@ from lottery_tf.cli.terminal import Countdown
 from lottery_tf.data import DataSettings
 from lottery_tf.errors import UsageError
 from lottery_tf.experiment import Experiment
-from lottery_tf.files import write_json, write_text
+from lottery_tf.exporting import EXPORT
+from lottery_tf.files import read_json, write_json, write_text
 from lottery_tf.finding_settings import FindingSettings
 from lottery_tf.models import ModelSettings
+from lottery_tf.ours import Kind, begins_with, check_all_ours
 from lottery_tf.recipe import Recipe
 from lottery_tf.runs import Run
 from lottery_tf.settings import setting
 from lottery_tf.stages.export import export_run
-from lottery_tf.stages.find import round_folder
-from lottery_tf.stages.retrain import retrain_ticket
+from lottery_tf.stages.find import check_find_places, round_folder
+from lottery_tf.stages.retrain import check_retrain_places, retrain_ticket
 from lottery_tf.training import TrainingSettings
 
 # 91.41 and 97.19 % of the weights are gone in these rounds of 20 %.
@@ -50,13 +53,38 @@ class QuickstartSettings:
 
 
 SETTINGS = (QuickstartSettings,)
+_HEAD = ["sparsity", "recipe", "test accuracy", "gain over vanilla"]
+
+
+def _is_summary(file: Path) -> bool:
+    return all({"sparsity", "recipe", "gain"} <= row.keys() for row in read_json(file))
+
+
+_WRITES = {
+    "summary.json": Kind("a summary", {".": _is_summary}),
+    "summary.md": Kind("a summary", {".": begins_with(f"| {' | '.join(_HEAD)} |")}),
+    "export": EXPORT,
+}
+
+
+def _run_folder(folder: Path, number: int, recipe: str) -> Path:
+    """Where a seed's folder has the retraining of a round."""
+    return folder / f"round_{number:02}_{recipe}"
 
 
 def run(flags: Parsed) -> None:
     """Finds, retrains, exports, and prints the table that it writes."""
     settings = flags.settings(QuickstartSettings)
     out = Path(settings.out)
-    Run(out, "quickstart", {"seeds": list(settings.seeds)}).begin()
+    finding = FindingSettings(rounds=RETRAINED_ROUNDS[-1])
+    run = Run(out, "quickstart", {"seeds": list(settings.seeds)})
+    run.check()
+    check_all_ours(out, _WRITES)
+    for folder in (out / f"seed_{seed}" for seed in settings.seeds):
+        check_find_places(folder / "find", finding)
+        for number, name in itertools.product(RETRAINED_ROUNDS, RECIPES):
+            check_retrain_places(_run_folder(folder, number, name))
+    run.begin()
     results = []
     for seed in settings.seeds:
         folder = out / f"seed_{seed}"
@@ -70,7 +98,7 @@ def run(flags: Parsed) -> None:
                     train_for="25ep", optimizer="adam", learning_rate=1.2e-3, seed=int(seed)
                 ),
             ),
-            FindingSettings(rounds=RETRAINED_ROUNDS[-1]),
+            finding,
         )
         countdown = Countdown(len(RETRAINED_ROUNDS) * len(RECIPES))
         with console.status("retraining") as status:
@@ -78,7 +106,7 @@ def run(flags: Parsed) -> None:
                 for name in RECIPES:
                     status.update(f"retraining round {number} by {name}")
                     ticket = round_folder(folder / "find", number)
-                    run_folder = folder / f"round_{number:02}_{name}"
+                    run_folder = _run_folder(folder, number, name)
                     result = retrain_ticket(run_folder, ticket, Recipe(name))
                     results.append({**result, "round": number, "seed": seed})
                     console.print(
@@ -89,7 +117,7 @@ def run(flags: Parsed) -> None:
     write_json(out / "summary.json", rows)
     write_text(out / "summary.md", markdown(rows))
 
-    last = out / f"seed_{settings.seeds[-1]}" / f"round_{RETRAINED_ROUNDS[-1]:02}_{RECIPES[-1]}"
+    last = _run_folder(out / f"seed_{settings.seeds[-1]}", RETRAINED_ROUNDS[-1], RECIPES[-1])
     with console.status("exporting, and proving it in a fresh process"):
         # Outputs reach 24, where float32 steps by 2e-6 and LiteRT rounds by the processor.
         facts = export_run(last, out / "export", ("saved_model", "tflite"), tolerance=1e-4)
@@ -138,9 +166,6 @@ def _cells(row: dict[str, Any]) -> list[str]:
         accuracy += f" ± {100 * row['test_accuracy_sem']:.2f}"
         gain += f" ± {100 * row['gain_sem']:.2f}"
     return [percent(row["sparsity"]), row["recipe"], accuracy, gain]
-
-
-_HEAD = ["sparsity", "recipe", "test accuracy", "gain over vanilla"]
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:

@@ -69,7 +69,7 @@ def run(flags: Parsed) -> None:
         *(flags.settings(owner, **found_in.describe()) for owner in _OWNERS), found_in.prunable
     )
     result = out / "result.json"
-    finished = result.exists() and is_tested(read_json(result))
+    finished = result.is_file() and is_tested(read_json(result))
     with (
         at_work(flags.settings(DeviceSettings)),
         own_folder(out) as folder,

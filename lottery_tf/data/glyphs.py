@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -19,12 +20,27 @@ from lottery_tf.data.dataset import Source, Split
 from lottery_tf.errors import UsageError
 from lottery_tf.files import write_arrays
 from lottery_tf.log import counted, log
+from lottery_tf.ours import Kind, stranger
 
 CHARACTERS = "".join(map(chr, range(33, 127)))
 SIDE, EM, BASELINE = 28, 20, 21  # pixels
 KEPT = "glyphs.npz"
 _SUFFIXES = (".ttf", ".otf")
 _ONE_IN = 8  # families is for testing
+
+
+def _may_be_kept(file: Path) -> bool:
+    """Whether a file, whole or cut off, has been kept here."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = set(archive.namelist())
+        return "images.npy" in names and bool(names & {"families.npy", "fonts.npy"})
+    except zipfile.BadZipFile:  # its list of names is at its end
+        head = file.read_bytes()[:64]
+        return head.startswith(b"PK\3\4") and head[30:].startswith(b"images.npy")
+
+
+_KEPT = Kind("glyphs that were kept", {".": _may_be_kept})
 
 
 class Face(NamedTuple):
@@ -45,9 +61,9 @@ def read(data_dir: str) -> Source:
     A family is for testing if the hash of its name says so, one in eight, whatever other fonts
     there are. Left out are faces that lack a character, draw nothing for one, draw two alike (all
     of them capitals) or draw what another face draws. What was drawn is kept there, in
-    ``glyphs.npz``, if that can be written, and read until the fonts or the release of Pillow are
-    others; where no fonts lie beside it, it is the dataset. The sum of the images is logged: it
-    hangs on the fonts and on the release of Pillow.
+    ``glyphs.npz``, if that can be written and nothing else has the name, and read until the fonts
+    or the release of Pillow are others; where no fonts lie beside it, it is the dataset. The sum of
+    the images is logged: it hangs on the fonts and on the release of Pillow.
 
     Returns:
       images uint8 ``[N, 28, 28, 1]``, face by face; ``groups`` are the families.
@@ -127,7 +143,7 @@ def _kept(file: Path, origin: dict[str, str], fonts: bool) -> tuple[np.ndarray, 
 
     Where there are no ``fonts`` to draw, any origin will do; where no library, any library.
     """
-    if not file.is_file():
+    if not file.is_file() or (fonts and stranger(file, _KEPT)):
         return None
     try:
         with np.load(file) as arrays:
@@ -172,6 +188,13 @@ def _draw(paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _keep(file: Path, **arrays) -> None:
+    if stranger(file, _KEPT):
+        log.warning(
+            "glyphs: drawn again by each run; %s is another program's and is not replaced: move it "
+            "away",
+            file,
+        )
+        return
     try:
         # Whole or not at all: of several processes that draw at once, each writes the same.
         write_arrays(file, arrays)

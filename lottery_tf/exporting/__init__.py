@@ -5,6 +5,16 @@ A new format is one function that writes it and one entry of ``FORMATS``.
 
 from lottery_tf.exporting.formats import FORMATS, Format
 from lottery_tf.exporting.proof import MAX_DIFFERENCE
-from lottery_tf.exporting.writing import REPORT, export, write_exports
+from lottery_tf.exporting.saved_model import SAVED_MODEL
+from lottery_tf.exporting.writing import EXPORT, REPORT, export, write_exports
 
-__all__ = ["FORMATS", "MAX_DIFFERENCE", "REPORT", "Format", "export", "write_exports"]
+__all__ = [
+    "EXPORT",
+    "FORMATS",
+    "MAX_DIFFERENCE",
+    "REPORT",
+    "SAVED_MODEL",
+    "Format",
+    "export",
+    "write_exports",
+]

@@ -1,11 +1,12 @@
 """The table of formats that a finished model can be exported to."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from lottery_tf.exporting import saved_model, tflite
 from lottery_tf.keras import keras
+from lottery_tf.ours import Recognise
 
 
 class Format(NamedTuple):
@@ -15,15 +16,20 @@ class Format(NamedTuple):
       file: name of the file or folder in an export's folder.
       write: ``write(model, path)`` writes the plain, uncompiled tf_keras ``model`` to ``path``,
         which is missing or an empty folder.
+      ours: the places of the files that this makes, below the export's folder → whether a file
+        there is one of them.
     """
 
     file: str
     write: Callable[[keras.Model, Path], None]
+    ours: Mapping[str, Recognise]
 
 
 FORMATS: dict[str, Format] = {
-    "saved_model": Format("saved_model", saved_model.write),
+    "saved_model": Format(
+        "saved_model", saved_model.write, saved_model.SAVED_MODEL.below("saved_model")
+    ),
     # LiteRT's kernels add in another order than TensorFlow's and fold BatchNorm into the kernels.
     # That comes to at most 1e-6 of the largest output: 6e-5 where logits reach 106.
-    "tflite": Format("model.tflite", tflite.write),
+    "tflite": Format("model.tflite", tflite.write, {"model.tflite": tflite.is_flatbuffer}),
 }

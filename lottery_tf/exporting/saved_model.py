@@ -23,9 +23,38 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from lottery_tf.exporting.quiet import quiet
 from lottery_tf.keras import keras
+from lottery_tf.ours import Kind, any_content
+
+
+def _is_written_here(file: Path) -> bool:
+    """Whether ``write`` has made a saved_model.pb: a model of Keras without its traces
+    (``keras_api``) and yet with the attributes that are added here."""
+    saved = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+    root = saved.meta_graphs[0].object_graph_def.nodes[0]
+    names = {child.local_name for child in root.children}
+    return (
+        root.user_object.identifier.startswith("_tf_keras_")
+        and {"__call__", "variables", "signatures"} <= names
+        and "keras_api" not in names
+    )
+
+
+SAVED_MODEL = Kind(
+    "a SavedModel of lottery_tf",
+    {
+        "saved_model.pb": _is_written_here,
+        "keras_metadata.pb": any_content,
+        "fingerprint.pb": any_content,
+        "variables/variables.index": any_content,
+        "variables/variables.data-?????-of-?????": any_content,
+        "assets/*": any_content,
+    },
+    marker="saved_model.pb",
+)
 
 
 def signature_name(name: str) -> str:

@@ -37,6 +37,12 @@ def write(model: keras.Model, path: Path) -> None:
     path.write_bytes(min(dense, sparse, key=len))
 
 
+def is_flatbuffer(file: Path) -> bool:
+    """Whether a file is LiteRT's."""
+    with open(file, "rb") as opened:
+        return opened.read(8)[4:] == b"TFL3"
+
+
 def _convert(folder: str, sparse: bool = False) -> bytes:
     converter = tf.lite.TFLiteConverter.from_saved_model(folder)
     if sparse:

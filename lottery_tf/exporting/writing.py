@@ -9,24 +9,31 @@ import numpy as np
 from lottery_tf.errors import UsageError
 from lottery_tf.exporting import proof, sizes
 from lottery_tf.exporting.formats import FORMATS
-from lottery_tf.exporting.saved_model import signature_name
-from lottery_tf.files import whole_folder, write_json
+from lottery_tf.exporting.saved_model import SAVED_MODEL, signature_name
+from lottery_tf.files import read_json, whole_folder, write_json
 from lottery_tf.graph import check_finished, check_graph
 from lottery_tf.keras import keras
+from lottery_tf.ours import Kind, check_ours
 from lottery_tf.settings import nearest, one_of
 from lottery_tf.wrapper import get_masks, strip
 
 REPORT = "export.json"
 
-# What TensorFlow and Keras write into a SavedModel's folder.
-_SAVED_MODEL = {
-    "assets",
-    "assets.extra",
-    "fingerprint.pb",
-    "keras_metadata.pb",
-    "saved_model.pb",
-    "variables",
-}
+
+def _is_report(file: Path) -> bool:
+    facts = read_json(file)
+    told = {"max_abs_difference", "bytes", "file"}
+    return bool(facts) and all(name in FORMATS and told <= facts[name].keys() for name in facts)
+
+
+EXPORT = Kind(
+    "an export",
+    {
+        REPORT: _is_report,
+        **{place: ours for each in FORMATS.values() for place, ours in each.ours.items()},
+    },
+    marker=REPORT,
+)
 
 
 def export(model: keras.Model, path: str | os.PathLike, images=None) -> dict:
@@ -37,7 +44,7 @@ def export(model: keras.Model, path: str | os.PathLike, images=None) -> dict:
 
     Args:
       model: a built Sequential or functional tf_keras model. Pruning wrappers are taken off.
-      path: a folder, missing, empty, or an older SavedModel, which is replaced.
+      path: a folder, missing, empty, or an older export of this kind, which is replaced.
       images: the model's input, float32 [N, …] (for several inputs a dict, name → array). If
         given, a fresh process reloads the SavedModel and runs them, a few seconds.
 
@@ -46,16 +53,16 @@ def export(model: keras.Model, path: str | os.PathLike, images=None) -> dict:
       computes are None.
 
     Raises:
-      UsageError: if ``path`` is anything else, which is never deleted, or the model has no graph
-        of layers, or the images do not fit it.
+      UsageError: if ``path`` holds anything else, be it a SavedModel of another program, which is
+        never deleted, or the model has no graph of layers, or the images do not fit it.
       RuntimeError: if an output of the reloaded model differs by more than 1e-5. Nothing is left
         at ``path`` then but what was there before.
     """
-    path = _free(path, _SAVED_MODEL, marker="saved_model.pb", what="a SavedModel")
+    check_ours(path, SAVED_MODEL)
     check_graph(model)
     check_finished(model)
     inputs = None if images is None else proof.named_inputs(model, images)
-    with whole_folder(path) as folder:
+    with whole_folder(path, SAVED_MODEL) as folder:
         return _write(model, {"saved_model": folder}, inputs)["saved_model"]
 
 
@@ -96,7 +103,7 @@ def write_exports(
       ``source``.
 
     Raises:
-      UsageError: if ``out`` is anything else, which is never deleted, a format is unknown, the
+      UsageError: if ``out`` holds anything else, which is never deleted, a format is unknown, the
         model has no graph of layers, or the images or labels do not fit it.
       RuntimeError: if an export does not compute what ``model`` computes: max |Δ| > ``tolerance``,
         or another accuracy. Nothing is
@@ -109,14 +116,13 @@ def write_exports(
             )
     if not formats:
         raise UsageError(f"Expected at least one format of {one_of(FORMATS)}, got none.")
-    ours = {REPORT, *(each.file for each in FORMATS.values())}
-    out = _free(out, ours, marker=REPORT, what="an export")
+    check_ours(out, EXPORT)
     check_graph(model)
     check_finished(model)
     inputs = proof.named_inputs(model, images)
     if labels is not None:
         labels = _classes(labels, len(next(iter(inputs.values()))))
-    with whole_folder(out) as folder:
+    with whole_folder(out, EXPORT) as folder:
         paths = {name: folder / FORMATS[name].file for name in formats}
         facts = _write(model, paths, inputs, labels, tolerance)
         for each in facts.values():
@@ -182,18 +188,3 @@ def _shapes(names: Iterable[str], tensors: Sequence) -> dict[str, list[int | Non
     # The batch is free in an export, also where the model's input has a fixed one.
     pairs = zip(names, tensors, strict=True)
     return {name: [None, *tensor.shape[1:].as_list()] for name, tensor in pairs}
-
-
-def _free(path: str | os.PathLike, ours: set[str], marker: str, what: str) -> Path:
-    """``path`` without links, if writing there deletes nothing but what an export wrote."""
-    path = Path(path).resolve()
-    if not path.exists():
-        return path
-    if path.is_dir():
-        found = {each.name for each in path.iterdir()}
-        if not found or (marker in found and found <= ours):
-            return path
-    raise UsageError(
-        f"{path} exists and is not {what}, so that it is not replaced: name another folder, or "
-        "delete it yourself."
-    )

@@ -10,9 +10,11 @@ from lottery_tf.errors import UsageError
 from lottery_tf.files import write_bytes
 from lottery_tf.inspecting.facts import TicketFacts
 from lottery_tf.log import some
+from lottery_tf.ours import PICTURE_MARKS, Kind, check_ours, is_picture
 from lottery_tf.settings import one_of
 
 SUFFIXES = (".png", ".svg")
+PICTURE = Kind("a picture that lottery_tf has drawn", {".": is_picture})
 # Colours that colour-blind readers can tell, also by their lightness.
 _BLUE, _ORANGE, _GREY = "#0072b2", "#e69f00", "#c8c8c8"
 
@@ -24,15 +26,17 @@ def draw(
 
     Args:
       facts: what ``inspect`` returned.
-      path: the file, .png or .svg; it appears whole or not at all.
+      path: the file, .png or .svg; it appears whole or not at all, in the place of an older one.
       names: of the ticket and of the one it is compared with, for the title.
 
     Raises:
-      UsageError: for another kind of file, or where matplotlib (the extra [plot]) is missing.
+      UsageError: for another kind of file, if anything else is at ``path``, or where matplotlib
+        (the extra [plot]) is missing.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise UsageError(f"Expected a picture {one_of(SUFFIXES)}, got {path}.")
+    check_ours(path, PICTURE)
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -64,7 +68,7 @@ def draw(
     every[0].set_yticks(range(count), [weight.name for weight in facts.weights], fontsize=size)
     every[0].set_ylim(count - 0.4, -0.6)
     content = io.BytesIO()
-    figure.savefig(content, format=suffix[1:], dpi=150)
+    figure.savefig(content, format=suffix[1:], dpi=150, metadata=PICTURE_MARKS[suffix])
     write_bytes(path, content.getvalue())
 
 

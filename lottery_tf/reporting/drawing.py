@@ -6,6 +6,7 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
+from lottery_tf.ours import PICTURE_MARKS
 from lottery_tf.reporting.charts import Chart, HeatMap, Panel, Series
 
 
@@ -60,7 +61,8 @@ def draw(figure: Chart | HeatMap, title: str) -> dict[str, bytes]:
     files = {}
     for suffix in (".png", ".svg"):
         content = io.BytesIO()
-        drawn.savefig(content, format=suffix[1:], dpi=150)
+        marks = PICTURE_MARKS[suffix]
+        drawn.savefig(content, format=suffix[1:], dpi=150, metadata=marks)
         files[suffix] = content.getvalue()
     return files
 

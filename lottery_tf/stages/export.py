@@ -7,9 +7,10 @@ from pathlib import Path
 from lottery_tf.data import Dataset, load
 from lottery_tf.errors import UsageError
 from lottery_tf.experiment import Experiment, check_data
-from lottery_tf.exporting import MAX_DIFFERENCE, REPORT, sizes, write_exports
+from lottery_tf.exporting import EXPORT, MAX_DIFFERENCE, REPORT, sizes, write_exports
 from lottery_tf.files import read_json, sha256
 from lottery_tf.keras import keras
+from lottery_tf.ours import Kind, check_ours
 from lottery_tf.retraining import compiled_for_evaluation, measured
 from lottery_tf.runs import load_saved_model, read_config
 from lottery_tf.stages import Row
@@ -38,7 +39,8 @@ def export_run(
       What ``export.json`` holds.
 
     Raises:
-      UsageError: if ``run`` is no finished retrain run, or the test images are not its own.
+      UsageError: if ``run`` is no finished retrain run, the test images are not its own, or
+        ``out`` holds anything else than an export.
       RuntimeError: if an export does not compute what the model computes; nothing is left then.
     """
     settings = read_config(run)
@@ -49,6 +51,7 @@ def export_run(
         )
     source = {"run": str(run), "result_sha256": sha256(run / "result.json")}
     if (out / REPORT).is_file():
+        check_ours(out / REPORT, Kind("an export's", {".": EXPORT.files[REPORT]}))
         facts = read_json(out / REPORT)
         theirs = {each.get("source", {}).get("result_sha256") for each in facts.values()}
         if facts.keys() != set(formats) or theirs != {source["result_sha256"]}:
@@ -58,6 +61,7 @@ def export_run(
             )
         if all(_is_whole(out / each["file"], each, tolerance) for each in facts.values()):
             return facts
+    check_ours(out, EXPORT)
     model = load_saved_model(run / "model")
     of_run = Experiment.restore(settings).data
     where = {"data_dir": data_dir} if data_dir else {}

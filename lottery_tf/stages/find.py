@@ -1,31 +1,35 @@
 """Drawing tickets into a run's folder."""
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lottery_tf.batch_norm import SharedStatistics
-from lottery_tf.boards import Board
+from lottery_tf.boards import BOARD, FOLDER, Board
 from lottery_tf.errors import UsageError
 from lottery_tf.experiment import Experiment, check_data
-from lottery_tf.exporting import export
+from lottery_tf.exporting import SAVED_MODEL, export
 from lottery_tf.files import read_json, read_json_lines, sha256, write_json_lines
 from lottery_tf.finding import first_ticket, rounds
 from lottery_tf.finding_settings import IMPORTED, FindingSettings
 from lottery_tf.keras import existing_model, keras
 from lottery_tf.masks import Masks
+from lottery_tf.ours import Kind, check_all_ours, check_ours, lines_have_keys
 from lottery_tf.precision import Precision
 from lottery_tf.pruning import warn_of_collapse
 from lottery_tf.recipe import Recipe
 from lottery_tf.retraining import measured
-from lottery_tf.runs import Run, load_pruned
+from lottery_tf.runs import Run, check_run_or_new, load_pruned
 from lottery_tf.settings import defaults, describe
 from lottery_tf.stages import Row
-from lottery_tf.ticket import Ticket
+from lottery_tf.ticket import TICKET, Ticket
 from lottery_tf.training import Trainer
 from lottery_tf.tweaks.soft_labels import default_loss
 from lottery_tf.wrapper import all_kept, strip
+
+_ROUNDS = Kind("the rounds of a find run", {".": lines_have_keys("round", "sparsity")})
 
 
 def find(
@@ -53,15 +57,19 @@ def find(
 
     Returns:
       The rows of ``metrics.jsonl``, one a round.
+
+    Raises:
+      UsageError: if ``out`` holds another run, or anything else where this one would write.
     """
     if finding.method == IMPORTED:
         return _find_in_file(out, experiment, finding, on_round)
     run = find_run(out, experiment, finding)
     run.check()
     metrics = out / "metrics.jsonl"
-    rows = read_json_lines(metrics)
+    rows = finished_rounds(out)
     if len(rows) >= finding.tickets:
         return rows[: finding.tickets]
+    check_find_places(out, finding, tensorboard)
 
     data = experiment.load_data()
     last_step = experiment.training.steps(data.steps_per_epoch)
@@ -89,7 +97,7 @@ def find(
         )
     run.begin()
     if goes_on:
-        following.rename(unfinished)
+        following.rename(os.path.realpath(unfinished))  # which may be a link that leads nowhere
     if unfinished.exists():
         ticket = Ticket.load(unfinished)
         if ticket.architecture != initial.architecture:
@@ -150,6 +158,30 @@ def find_run(out: Path, experiment: Experiment, finding: FindingSettings) -> Run
     return Run(out, "find", settings, defaults(*Experiment.owners(), FindingSettings))
 
 
+def finished_rounds(out: Path) -> list[Row]:
+    """The rows of a run's ``metrics.jsonl``; none where there is no such file.
+
+    Raises:
+      UsageError: if they are no rounds.
+    """
+    check_ours(out / "metrics.jsonl", _ROUNDS)
+    return read_json_lines(out / "metrics.jsonl")
+
+
+def check_find_places(out: Path, finding: FindingSettings, tensorboard: bool = False) -> None:
+    """Raises UsageError if anything else is in ``out`` where the rounds to come would write."""
+    check_run_or_new(out)
+    first = len(finished_rounds(out))
+    if first >= finding.tickets:
+        return
+    numbers = [1] if finding.method == IMPORTED else range(first, finding.last_round + 1)
+    kinds = {str(round_folder("", number)): TICKET for number in numbers}
+    kinds["next_ticket"] = TICKET
+    if finding.train_tickets and first == 0 and finding.method != IMPORTED:
+        kinds[dense_folder("").name] = SAVED_MODEL
+    check_all_ours(out, kinds | ({FOLDER: BOARD} if tensorboard else {}))
+
+
 def round_folder(run: Path, number: int) -> Path:
     """Where a run of ``find`` has the ticket of a round."""
     return Path(run) / "tickets" / f"round_{number:02}"
@@ -185,7 +217,8 @@ def _find_in_file(
     run.check()
     metrics = out / "metrics.jsonl"
     if metrics.exists():
-        return read_json_lines(metrics)
+        return finished_rounds(out)
+    check_find_places(out, finding)
     start = time.perf_counter()
     data = experiment.load_data()
     last_step = experiment.training.steps(data.steps_per_epoch)

@@ -1,15 +1,14 @@
 """Retraining a ticket with a recipe, in a run's folder."""
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lottery_tf.boards import Board
+from lottery_tf.boards import BOARD, FOLDER, Board
 from lottery_tf.errors import UsageError
 from lottery_tf.experiment import Experiment, check_data, check_fit, experiment_of
-from lottery_tf.exporting import export
+from lottery_tf.exporting import SAVED_MODEL, export
 from lottery_tf.files import (
     read_json,
     read_json_lines,
@@ -21,10 +20,24 @@ from lottery_tf.files import (
 from lottery_tf.finding_settings import FindingSettings
 from lottery_tf.keras import keras
 from lottery_tf.masks import read_arrays
+from lottery_tf.ours import (
+    Kind,
+    check_all_ours,
+    check_ours,
+    has_arrays,
+    has_keys,
+    lines_have_keys,
+    remove_ours,
+)
 from lottery_tf.pruning import warn_of_collapse
 from lottery_tf.recipe import Recipe
-from lottery_tf.retraining import compiled_for_evaluation, measured_on_test, retrain
-from lottery_tf.runs import Run, load_saved_model
+from lottery_tf.retraining import (
+    CHECKPOINT,
+    compiled_for_evaluation,
+    measured_on_test,
+    retrain,
+)
+from lottery_tf.runs import Run, check_run_or_new, load_saved_model
 from lottery_tf.settings import defaults
 from lottery_tf.stages import Row
 from lottery_tf.stages.find import dense_folder
@@ -33,7 +46,15 @@ from lottery_tf.tweaks import TWEAKS
 from lottery_tf.tweaks.distillation import Distillation
 from lottery_tf.tweaks.rescaled_init import RescaledInit
 
-_BEST = "best.npz"
+_BEST, _CHECKPOINT = "best.npz", "checkpoint"
+# What a run writes beside its config.json.
+_WRITES = {
+    "metrics.jsonl": Kind("the epochs of a retrain run", {".": lines_have_keys("epoch", "step")}),
+    "result.json": Kind("the result of a retrain run", {".": has_keys("recipe", "sparsity")}),
+    _BEST: Kind("the weights of a retrain run", {".": has_arrays("*/*")}),
+    "model": SAVED_MODEL,
+    _CHECKPOINT: CHECKPOINT,
+}
 
 
 def retrain_ticket(
@@ -67,7 +88,8 @@ def retrain_ticket(
 
     Raises:
       UsageError: if the ticket says nothing of its experiment and none is given, or belongs to
-        another model or data than the experiment's; if there is no teacher to distil from.
+        another model or data than the experiment's; if there is no teacher to distil from; if
+        anything else is in ``out`` where the run would write.
     """
     ticket = Ticket.load(ticket_path)
     experiment = experiment or experiment_of(ticket, ticket_path)
@@ -76,13 +98,15 @@ def retrain_ticket(
     run = retrain_run(out, ticket_path, recipe, experiment, reinit)
     run.check()
     if (out / "result.json").exists():
+        check_ours(out / "result.json", _WRITES["result.json"])
         result = read_json(out / "result.json")
         if not test:
             return result
         if not is_tested(result):
             result = _test_finished(out, result, experiment, tensorboard)
-        (out / _BEST).unlink(missing_ok=True)
+        remove_ours(out / _BEST, _WRITES[_BEST])
         return result
+    check_retrain_places(out, tensorboard)
     data = experiment.load_data()
     last_step = experiment.training.steps(data.steps_per_epoch)
     if ticket.info.get("rewind_step", 0) >= last_step:
@@ -117,7 +141,7 @@ def retrain_ticket(
 
     # The folder is taken when the recipe has proved to fit the model and the data.
     retrained = retrain(
-        *(ticket, recipe, data, experiment.training, out / "checkpoint", on_epoch_end, begin, test)
+        *(ticket, recipe, data, experiment.training, out / _CHECKPOINT, on_epoch_end, begin, test)
     )
     export(retrained.model, out / "model")
     if not test:
@@ -127,13 +151,20 @@ def retrain_ticket(
     if board:
         show(read_json_lines(out / "metrics.jsonl"))  # where no epoch was left
         board.result(result, last_step)
-    shutil.rmtree(out / "checkpoint", ignore_errors=True)
+    remove_ours(out / _CHECKPOINT, CHECKPOINT)
     return result
+
+
+def check_retrain_places(out: Path, tensorboard: bool = False) -> None:
+    """Raises UsageError if anything else is in ``out`` where a run of ``retrain`` would write."""
+    check_run_or_new(out)
+    if not (out / "result.json").exists():
+        check_all_ours(out, _WRITES | ({FOLDER: BOARD} if tensorboard else {}))
 
 
 def is_tested(result: Row) -> bool:
     """Whether a run's ``result.json`` says what the test images say."""
-    return "test_accuracy" in result
+    return isinstance(result, dict) and "test_accuracy" in result
 
 
 def _test_finished(out: Path, result: Row, experiment: Experiment, tensorboard: bool) -> Row:

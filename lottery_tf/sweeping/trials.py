@@ -14,14 +14,26 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lottery_tf.experiment import Experiment
-from lottery_tf.files import read_json, read_json_lines
+from lottery_tf.files import read_json
 from lottery_tf.finding_settings import FindingSettings
 from lottery_tf.log import counted
 from lottery_tf.masks import Masks
 from lottery_tf.recipe import Recipe
 from lottery_tf.settings import defaults, describe
-from lottery_tf.stages.find import dense_folder, find, find_run, round_folder
-from lottery_tf.stages.retrain import is_tested, retrain_run, retrain_ticket
+from lottery_tf.stages.find import (
+    check_find_places,
+    dense_folder,
+    find,
+    find_run,
+    finished_rounds,
+    round_folder,
+)
+from lottery_tf.stages.retrain import (
+    check_retrain_places,
+    is_tested,
+    retrain_run,
+    retrain_ticket,
+)
 from lottery_tf.tweaks import TWEAKS
 from lottery_tf.tweaks.distillation import Distillation
 
@@ -58,9 +70,11 @@ class FindTrial:
         return _label(at, self)
 
     def finished(self, out: Path) -> bool:
-        """Whether it is there, whole; a UsageError if the folder holds another run."""
+        """Whether it is there, whole; a UsageError if the folder holds another run, or anything
+        else where this one would write."""
         folder = out / self.folder
-        if len(read_json_lines(folder / "metrics.jsonl")) < self.finding.tickets:
+        if len(finished_rounds(folder)) < self.finding.tickets:
+            check_find_places(folder, self.finding)
             return False
         if _are_there(self.finding.model_path, self.finding.rewind_path):
             find_run(folder, self.experiment, self.finding).check()
@@ -147,7 +161,9 @@ class RetrainTrial:
 
     def finished(self, out: Path) -> bool:
         """Whether it is there, whole; a UsageError if the folder holds another run, of another
-        teacher at the same path or of a release with other defaults."""
+        teacher at the same path or of a release with other defaults, or anything else where this
+        one would write."""
+        check_retrain_places(out / self.folder)
         result = out / self.folder / "result.json"
         if not result.is_file() or (self.test and not is_tested(read_json(result))):
             return False

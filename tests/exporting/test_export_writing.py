@@ -131,7 +131,8 @@ def test_a_wrong_export_is_found_and_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_an_export_that_does_not_load_leaves_the_older_one(tmp_path, monkeypatch):
-    older = {"export.json": "{}", "model.tflite": "older"}
+    facts = {"tflite": {"max_abs_difference": 0, "bytes": 13, "file": "model.tflite"}}
+    older = {"export.json": json.dumps(facts), "model.tflite": "    TFL3older"}
     for name, text in older.items():
         (tmp_path / "export").mkdir(exist_ok=True)
         (tmp_path / "export" / name).write_text(text)
@@ -165,9 +166,9 @@ def test_what_is_not_ours_is_never_replaced(name, tmp_path):
     (tmp_path / "notes" / "mine.txt").parent.mkdir(exist_ok=True)
     (tmp_path / "notes" / "mine.txt").write_text("mine")
     target = path if name == "notes.txt" else path.parent
-    with pytest.raises(UsageError, match="is not a SavedModel, so that it is not replaced"):
+    with pytest.raises(UsageError, match="a SavedModel of lottery_tf; it holds something else"):
         export(small_net(), target)
-    with pytest.raises(UsageError, match="is not an export, so that it is not replaced"):
+    with pytest.raises(UsageError, match="new or an export; it holds something else"):
         write_exports(small_net(), target, images=np.ones((1, 4)))
     assert path.read_text() == "mine"
 
