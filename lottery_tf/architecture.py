@@ -21,6 +21,8 @@ _PUBLIC = (
     *("keras", "keras.layers", "keras.layers.experimental"),
     *("keras.layers.experimental.preprocessing", "keras.initializers", "keras.regularizers"),
     *("keras.constraints", "keras.mixed_precision"),
+    # Of a model within another that has been compiled.
+    *("keras.optimizers", "keras.optimizers.schedules", "keras.losses", "keras.metrics"),
 )
 _NOT_PUBLIC = {
     "Functional": "tf_keras.src.engine.functional",
@@ -37,6 +39,18 @@ _TENSOR_FUNCTIONS = re.compile(
     r"_ops|confusion_matrix|image_ops_impl|nn_impl|tensor_getitem_override|"
     r"(linalg|ragged|signal)\..*))"
 )
+
+
+class HoldsCode(UsageError):
+    """A description of a model names code that is not read from a file.
+
+    Attributes:
+      what: it is, to stand behind "it has".
+    """
+
+    def __init__(self, message: str, what: str):
+        super().__init__(message)
+        self.what = what
 
 
 def to_json(model: keras.Model) -> str:
@@ -97,8 +111,8 @@ def from_json(text: str, custom_objects: Mapping[str, type] | None = None) -> ke
             "file does not hold: pass the model itself, ticket.build(model=…)."
         )
     try:
-        for part in _objects(description):
-            _check(part, custom_objects)
+        for part in objects(description):
+            check_object(part, custom_objects)
         model = keras.models.model_from_json(text, custom_objects=custom_objects)
         paths = description.get("layer_paths", layer_paths(model))
         return model if paths == layer_paths(model) else with_paths(model, paths)
@@ -111,27 +125,31 @@ def from_json(text: str, custom_objects: Mapping[str, type] | None = None) -> ke
         ) from error
 
 
-def _objects(value: Any) -> Iterator[dict]:
+def objects(value: Any) -> Iterator[dict]:
     """Every JSON object in ``value`` that describes a Keras object."""
     if isinstance(value, dict):
         if "class_name" in value:
             yield value
         for inner in value.values():
-            yield from _objects(inner)
+            yield from objects(inner)
     elif isinstance(value, list):
         for inner in value:
-            yield from _objects(inner)
+            yield from objects(inner)
 
 
-def _check(part: Mapping[str, Any], custom_objects: Mapping[str, type]) -> None:
+def check_object(part: Mapping[str, Any], custom_objects: Mapping[str, type]) -> None:
+    """Raises HoldsCode unless a JSON object that describes a Keras object names Keras' own or a
+    registered one, or one of ``custom_objects``."""
     kind, module, config = str(part["class_name"]), part.get("module"), part.get("config")
     inner = config.values() if isinstance(config, dict) else ()
     if kind in ("Lambda", "__lambda__") or any(
         isinstance(value, dict) and value.keys() == {"value"} for value in inner
     ):
-        raise UsageError(
-            "Expected layers that are data; the model has a Lambda layer or a lambda function, "
-            "whose code is not read from a file: pass the model itself, ticket.build(model=…)."
+        what = "a Lambda layer or a lambda function"
+        raise HoldsCode(
+            f"Expected layers that are data; the model has {what}, whose code is not read from a "
+            "file: pass the model itself, ticket.build(model=…).",
+            what,
         )
     # The name under which Keras looks for a registered object.
     name = part.get("registered_name", kind) if "module" in part else kind
@@ -144,17 +162,19 @@ def _check(part: Mapping[str, Any], custom_objects: Mapping[str, type]) -> None:
         return
     if not _is_of_keras(kind, module, config):
         name = name or kind
-        raise UsageError(
+        raise HoldsCode(
             f"Expected layers of Keras or registered ones; the model has '{name}' of {module}: "
             f"import the module that registers it, or pass custom_objects={{'{name}': "
-            f"{str(name).rpartition('>')[2]}}}."
+            f"{str(name).rpartition('>')[2]}}}.",
+            f"'{name}' of {module}, which is not registered",
         )
     if kind in ("TFOpLambda", "SlicingOpLambda"):
         function = get_symbol_from_name(config["function"])
         if not _TENSOR_FUNCTIONS.fullmatch(getattr(function, "__module__", "")):
-            raise UsageError(
+            raise HoldsCode(
                 f"Expected a model of layers and mathematics; it calls tf.{config['function']}, "
-                "which is not read from a file: pass the model itself, ticket.build(model=…)."
+                "which is not read from a file: pass the model itself, ticket.build(model=…).",
+                f"a call of tf.{config['function']}",
             )
 
 

@@ -14,11 +14,17 @@ import tensorflow_model_optimization as tfmot
 
 from lottery_tf.errors import UsageError
 from lottery_tf.files import read_json, write_json
-from lottery_tf.keras import existing_model, keras, load_model
+from lottery_tf.keras import keras
+from lottery_tf.model_files import existing_model, load_model
 
 # What a run is does not hang on these: it may go on on other devices and with more rounds, and
 # tickets, teachers and models are known by their sums, wherever they lie.
 _NOT_COMPARED = {"versions", "devices", "ticket", "teacher", "model_path", "rewind_path", "rounds"}
+# Of tfmot's wrappers, which know them by name.
+_SCHEDULES = {
+    kind.__name__: kind
+    for kind in (tfmot.sparsity.keras.ConstantSparsity, tfmot.sparsity.keras.PolynomialDecay)
+}
 _PACKAGES = ("lottery_tf", "tensorflow", "tf_keras", "tensorflow_model_optimization", "numpy")
 
 
@@ -117,25 +123,26 @@ def read_config(run: str | os.PathLike) -> dict[str, Any]:
     return config
 
 
-def load_saved_model(folder: str | os.PathLike) -> keras.Model:
+def load_saved_model(folder: str | os.PathLike, allow_code: bool = False) -> keras.Model:
     """The Keras model of a SavedModel's folder, not compiled.
 
     Raises:
-      UsageError: if there is none, or it was not written by Keras.
+      UsageError: if there is none, it was not written by Keras, or it holds code that is not
+        allowed.
     """
     if not Path(folder, "saved_model.pb").is_file():
         raise UsageError(
             f"Expected a SavedModel (a folder with saved_model.pb) at {folder}; there is none."
         )
-    return load_model(folder)
+    return load_model(folder, allow_code)
 
 
-def load_pruned(path: str | os.PathLike) -> keras.Model:
+def load_pruned(path: str | os.PathLike, allow_code: bool = False) -> keras.Model:
     """The Keras model in a SavedModel's folder, a .keras or an .h5 file; it may be tfmot's.
 
     Raises:
-      UsageError: if there is none, or none that Keras loads.
+      UsageError: if there is none, none that Keras loads, or it holds code that is not allowed.
     """
     existing_model(path)
     with tfmot.sparsity.keras.prune_scope():
-        return load_model(path)
+        return load_model(path, allow_code, _SCHEDULES)

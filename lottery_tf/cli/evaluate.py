@@ -15,6 +15,7 @@ from lottery_tf.errors import UsageError
 from lottery_tf.experiment import check_data
 from lottery_tf.exporting import REPORT
 from lottery_tf.files import read_json
+from lottery_tf.model_files import CodeSettings
 from lottery_tf.retraining import compiled_for_evaluation
 from lottery_tf.runs import load_saved_model, read_config
 from lottery_tf.settings import setting
@@ -30,7 +31,7 @@ class EvaluateSettings:
     split: str = setting("test", "examples to measure on", choices=("train", "dev", "test"))
 
 
-SETTINGS = (EvaluateSettings, DataSettings, DeviceSettings)
+SETTINGS = (EvaluateSettings, DataSettings, CodeSettings, DeviceSettings)
 
 
 def run(flags: Parsed) -> None:
@@ -48,7 +49,7 @@ def run(flags: Parsed) -> None:
 def _measure(settings: EvaluateSettings, flags: Parsed) -> None:
     found_in = read_config(settings.run) if settings.run else {}
     folder = Path(settings.run, "model") if settings.run else Path(settings.model)
-    model = load_saved_model(folder)
+    model = load_saved_model(folder, flags.settings(CodeSettings).allow_code)
     data = as_exported(load(flags.settings(DataSettings, **found_in), training=False), folder)
     check_data(model, data, f"one in {folder}")
     examples = data.batches(settings.split)

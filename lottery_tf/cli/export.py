@@ -11,6 +11,7 @@ from lottery_tf.cli.find import OutSettings
 from lottery_tf.cli.flags import Parsed
 from lottery_tf.errors import UsageError
 from lottery_tf.exporting import FORMATS, MAX_DIFFERENCE
+from lottery_tf.model_files import CodeSettings
 from lottery_tf.settings import one_of, setting
 from lottery_tf.stages.export import export_run
 
@@ -31,7 +32,7 @@ class ExportSettings:
     )
 
 
-SETTINGS = (ExportSettings, OutSettings)
+SETTINGS = (ExportSettings, CodeSettings, OutSettings)
 
 
 def run(flags: Parsed) -> None:
@@ -41,7 +42,8 @@ def run(flags: Parsed) -> None:
         raise UsageError("Expected --run=DIR, the retrain run to export; none was given.")
     with console.status("writing and proving in a fresh process"):
         facts = export_run(
-            *(Path(settings.run), out, settings.formats, settings.tolerance, settings.data_dir)
+            *(Path(settings.run), out, settings.formats, settings.tolerance, settings.data_dir),
+            allow_code=flags.settings(CodeSettings).allow_code,
         )
     print_export(out, facts)
 

@@ -12,6 +12,7 @@ from lottery_tf.errors import UsageError
 from lottery_tf.experiment import Experiment
 from lottery_tf.finding_settings import IMPORTED, FindingSettings
 from lottery_tf.log import log
+from lottery_tf.model_files import CodeSettings
 from lottery_tf.models import ModelSettings
 from lottery_tf.prunable import PrunableSettings
 from lottery_tf.runs import check_run_or_new
@@ -36,7 +37,7 @@ class OutSettings:
 
 SETTINGS = (
     *(*Experiment.owners(), FindingSettings, DeviceSettings),
-    *(BoardSettings, OutSettings),
+    *(CodeSettings, BoardSettings, OutSettings),
 )
 
 
@@ -48,7 +49,8 @@ def run(flags: Parsed) -> None:
     if unused := sorted(_unused(finding.method) & flags.given):
         log.info("not used by %s: %s", finding.method, ", ".join(f"--{name}" for name in unused))
     with at_work(flags.settings(DeviceSettings)), own_folder(out) as folder:
-        run_find(folder, experiment, finding, flags.settings(BoardSettings).tensorboard)
+        tensorboard = flags.settings(BoardSettings).tensorboard
+        run_find(folder, experiment, finding, tensorboard, flags.settings(CodeSettings).allow_code)
     console.print(f"Tickets: {out / 'tickets'}")
 
 
@@ -73,7 +75,11 @@ def _unused(method: str) -> set[str]:
 
 
 def run_find(
-    out: Path, experiment: Experiment, finding: FindingSettings, tensorboard: bool = False
+    out: Path,
+    experiment: Experiment,
+    finding: FindingSettings,
+    tensorboard: bool = False,
+    allow_code: bool = False,
 ) -> list[dict]:
     """Runs the stage and prints a line a round; returns the rows."""
     check_run_or_new(out)
@@ -91,7 +97,7 @@ def run_find(
             )
             watch.label = f"round {row['round'] + 1} of {last}"
 
-        rows = find(out, experiment, finding, show, [watch], tensorboard)
+        rows = find(out, experiment, finding, show, [watch], tensorboard, allow_code)
     if finished >= finding.tickets:
         console.print(f"{out} is finished; nothing to do.")
     return rows

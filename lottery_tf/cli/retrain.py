@@ -13,6 +13,7 @@ from lottery_tf.devices import DeviceSettings, own_folder
 from lottery_tf.errors import UsageError
 from lottery_tf.experiment import Experiment, experiment_of
 from lottery_tf.files import read_json
+from lottery_tf.model_files import CodeSettings
 from lottery_tf.models import ModelSettings
 from lottery_tf.prunable import PrunableSettings
 from lottery_tf.recipe import RECIPES, Recipe, tweak_settings
@@ -45,7 +46,7 @@ TweakSettings = tweak_settings()
 _OWNERS = tuple(owner for owner in Experiment.owners() if owner is not PrunableSettings)
 SETTINGS = (
     *(RetrainSettings, ControlSettings, TweakSettings),
-    *(*_OWNERS, DeviceSettings, BoardSettings, OutSettings),
+    *(*_OWNERS, CodeSettings, DeviceSettings, BoardSettings, OutSettings),
 )
 
 
@@ -86,6 +87,7 @@ def run(flags: Parsed) -> None:
             flags.settings(ControlSettings).reinit,
             show,
             flags.settings(BoardSettings).tensorboard,
+            allow_code=flags.settings(CodeSettings).allow_code,
         )
     if finished:
         console.print(f"{out} is finished; nothing to do.")

@@ -17,6 +17,7 @@ from lottery_tf.cli.report import library, whole_numbers
 from lottery_tf.devices import DeviceSettings
 from lottery_tf.errors import UsageError, WorkFailed
 from lottery_tf.log import counted, log, some
+from lottery_tf.model_files import CodeSettings
 from lottery_tf.settings import check_choices, setting
 from lottery_tf.sweeping.attempt import attempt, log_of
 from lottery_tf.sweeping.cluster import RayEngine
@@ -67,7 +68,10 @@ class SweepSettings:
         return RayEngine(self.ray_address, self.cpus_per_trial, self.gpus_per_trial)
 
 
-SETTINGS = (GridSettings, SweepSettings, *OWNERS, DeviceSettings, BoardSettings, OutSettings)
+SETTINGS = (
+    *(GridSettings, SweepSettings, *OWNERS, CodeSettings, DeviceSettings, BoardSettings),
+    OutSettings,
+)
 
 
 def run(flags: Parsed) -> None:
@@ -77,6 +81,7 @@ def run(flags: Parsed) -> None:
     if devices.strategy == "multi_worker":
         raise UsageError("Expected --strategy=none or mirrored: a trial runs on one machine.")
     tensorboard = flags.settings(BoardSettings).tensorboard
+    allow_code = flags.settings(CodeSettings).allow_code
     trials, names, choosing = trials_of(flags), tuned(flags), tuning_seeds(flags)
     seeds = whole_numbers(choosing)
     reporting = library() if names and settings.measure else None
@@ -105,7 +110,7 @@ def run(flags: Parsed) -> None:
                 live.console.print(_line(trial, outcome, out), markup=False)
 
         def submit(trial):
-            return engine.submit(attempt, trial, out, devices, tensorboard)
+            return engine.submit(attempt, trial, out, devices, tensorboard, allow_code)
 
         at_once = [trial for trial in trials if not _waits(trial, seeds)]
         later = {trial.experiment.training.seed for trial in trials if _waits(trial, seeds)}

@@ -25,6 +25,7 @@ def export_run(
     formats: Sequence[str] = ("saved_model",),
     tolerance: float = MAX_DIFFERENCE,
     data_dir: str | None = None,
+    allow_code: bool = False,
 ) -> Row:
     """Exports the finished model of a retrain run and proves it on the run's test images.
 
@@ -34,6 +35,7 @@ def export_run(
       formats: names in ``lottery_tf.exporting.FORMATS``.
       tolerance: the largest difference to the model's outputs that is allowed.
       data_dir: where the run's dataset lies now; default: where it lay.
+      allow_code: whether code that the model holds may run.
 
     Returns:
       What ``export.json`` holds.
@@ -62,7 +64,7 @@ def export_run(
         if all(_is_whole(out / each["file"], each, tolerance) for each in facts.values()):
             return facts
     check_ours(out, EXPORT)
-    model = load_saved_model(run / "model")
+    model = load_saved_model(run / "model", allow_code)
     of_run = Experiment.restore(settings).data
     where = {"data_dir": data_dir} if data_dir else {}
     data = load(dataclasses.replace(of_run, **where), training=False)

@@ -14,8 +14,9 @@ from lottery_tf.exporting import SAVED_MODEL, export
 from lottery_tf.files import read_json, read_json_lines, sha256, write_json_lines
 from lottery_tf.finding import first_ticket, rounds
 from lottery_tf.finding_settings import IMPORTED, FindingSettings
-from lottery_tf.keras import existing_model, keras
+from lottery_tf.keras import keras
 from lottery_tf.masks import Masks
+from lottery_tf.model_files import existing_model
 from lottery_tf.ours import Kind, check_all_ours, check_ours, lines_have_keys
 from lottery_tf.precision import Precision
 from lottery_tf.pruning import warn_of_collapse
@@ -29,6 +30,7 @@ from lottery_tf.training import Trainer
 from lottery_tf.tweaks.soft_labels import default_loss
 from lottery_tf.wrapper import all_kept, strip
 
+DENSE_SUM = "dense_model_sha256"  # in the row of round 0
 _ROUNDS = Kind("the rounds of a find run", {".": lines_have_keys("round", "sparsity")})
 
 
@@ -39,10 +41,12 @@ def find(
     on_round: Callable[[Row], None] = lambda row: None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     tensorboard: bool = False,
+    allow_code: bool = False,
 ) -> list[Row]:
     """Draws the tickets of ``experiment`` into ``out/tickets/round_NN``.
 
-    The network that round 0 has trained is kept in ``out/dense_model``, a teacher for the tickets.
+    The network that round 0 has trained is kept in ``out/dense_model``, a teacher for the tickets,
+    and its sum in the row of round 0.
     A run of imp that is finished goes on when more rounds are asked for, from ``out/next_ticket``.
     Of the zeros of a model's file (method from_model) there is one ticket, ``round_01``, and a row
     of that model as it is.
@@ -54,6 +58,7 @@ def find(
       on_round: called with the row of each round as it is finished.
       callbacks: Keras callbacks for the training of every round.
       tensorboard: write TensorBoard's events too, by round; not for from_model.
+      allow_code: whether code that a model's file holds may run; of from_model.
 
     Returns:
       The rows of ``metrics.jsonl``, one a round.
@@ -62,7 +67,7 @@ def find(
       UsageError: if ``out`` holds another run, or anything else where this one would write.
     """
     if finding.method == IMPORTED:
-        return _find_in_file(out, experiment, finding, on_round)
+        return _find_in_file(out, experiment, finding, on_round, allow_code)
     run = find_run(out, experiment, finding)
     run.check()
     metrics = out / "metrics.jsonl"
@@ -122,9 +127,12 @@ def find(
         if each.next_ticket is not None:
             last = each.number == finding.last_round
             each.next_ticket.save(following if last else round_folder(out, each.number + 1))
+        found = {}
         if each.number == 0 and finding.train_tickets:
             export(recipe.finish(trainer.model), dense_folder(out))
-        found = measured(trainer.model, data, "dev", "test") if finding.train_tickets else {}
+            found[DENSE_SUM] = sha256(dense_folder(out))
+        if finding.train_tickets:
+            found |= measured(trainer.model, data, "dev", "test")
         row = _row(each.ticket, found, start)
         start = time.perf_counter()
         rows.append(row)
@@ -210,7 +218,11 @@ def _row(ticket: Ticket, found: Row, start: float) -> Row:
 
 
 def _find_in_file(
-    out: Path, experiment: Experiment, finding: FindingSettings, on_round: Callable[[Row], None]
+    out: Path,
+    experiment: Experiment,
+    finding: FindingSettings,
+    on_round: Callable[[Row], None],
+    allow_code: bool,
 ) -> list[Row]:
     """The ticket of a pruned model's file: its zeros, and the weights that are to be rewound to."""
     run = find_run(out, experiment, finding)
@@ -223,11 +235,12 @@ def _find_in_file(
     data = experiment.load_data()
     last_step = experiment.training.steps(data.steps_per_epoch)
     rewind_step = finding.rewind_step(data.steps_per_epoch, last_step)
-    model = load_pruned(finding.model_path)
+    model = load_pruned(finding.model_path, allow_code)
     check_data(model, data, f"one in {finding.model_path}")
-    ticket = Ticket.from_pruned(
-        model, None if finding.rewind_path is None else load_pruned(finding.rewind_path)
-    )
+    rewind_to = None
+    if finding.rewind_path is not None:
+        rewind_to = load_pruned(finding.rewind_path, allow_code)
+    ticket = Ticket.from_pruned(model, rewind_to)
     info = {
         **ticket.info,
         "dataset": experiment.data.dataset,

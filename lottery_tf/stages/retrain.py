@@ -40,7 +40,7 @@ from lottery_tf.retraining import (
 from lottery_tf.runs import Run, check_run_or_new, load_saved_model
 from lottery_tf.settings import defaults
 from lottery_tf.stages import Row
-from lottery_tf.stages.find import dense_folder
+from lottery_tf.stages.find import DENSE_SUM, dense_folder, finished_rounds
 from lottery_tf.ticket import Ticket
 from lottery_tf.tweaks import TWEAKS
 from lottery_tf.tweaks.distillation import Distillation
@@ -66,6 +66,7 @@ def retrain_ticket(
     on_epoch: Callable[[list[Row]], None] = lambda rows: None,
     tensorboard: bool = False,
     test: bool = True,
+    allow_code: bool = False,
 ) -> Row:
     """Retrains a ticket with a recipe; writes ``result.json`` and the finished ``model/``.
 
@@ -82,18 +83,20 @@ def retrain_ticket(
       tensorboard: write TensorBoard's events too, by step.
       test: measure on the test images. Otherwise ``result.json`` says nothing of them, and
         ``best.npz`` keeps the weights that were best on dev.
+      allow_code: whether code that the teacher's file or the finished model holds may run.
 
     Returns:
       What ``result.json`` holds.
 
     Raises:
       UsageError: if the ticket says nothing of its experiment and none is given, or belongs to
-        another model or data than the experiment's; if there is no teacher to distil from; if
-        anything else is in ``out`` where the run would write.
+        another model or data than the experiment's; if there is no teacher to distil from, or
+        none without code; if anything else is in ``out`` where the run would write.
     """
     ticket = Ticket.load(ticket_path)
     experiment = experiment or experiment_of(ticket, ticket_path)
-    recipe = _settled(recipe, ticket_path, experiment)
+    by_itself = any(isinstance(t, Distillation) and t.teacher is None for t in recipe.tweaks)
+    recipe = _settled(recipe, ticket_path, experiment, allow_code)
     check_fit(ticket, experiment)
     run = retrain_run(out, ticket_path, recipe, experiment, reinit)
     run.check()
@@ -103,10 +106,12 @@ def retrain_ticket(
         if not test:
             return result
         if not is_tested(result):
-            result = _test_finished(out, result, experiment, tensorboard)
+            result = _test_finished(out, result, experiment, tensorboard, allow_code)
         remove_ours(out / _BEST, _WRITES[_BEST])
         return result
     check_retrain_places(out, tensorboard)
+    if by_itself:
+        _check_dense_model(ticket_path)
     data = experiment.load_data()
     last_step = experiment.training.steps(data.steps_per_epoch)
     if ticket.info.get("rewind_step", 0) >= last_step:
@@ -167,9 +172,11 @@ def is_tested(result: Row) -> bool:
     return isinstance(result, dict) and "test_accuracy" in result
 
 
-def _test_finished(out: Path, result: Row, experiment: Experiment, tensorboard: bool) -> Row:
+def _test_finished(
+    out: Path, result: Row, experiment: Experiment, tensorboard: bool, allow_code: bool
+) -> Row:
     """A finished run's result with what the test images say."""
-    model = compiled_for_evaluation(load_saved_model(out / "model"))
+    model = compiled_for_evaluation(load_saved_model(out / "model", allow_code))
     best = read_arrays(out / _BEST)
     measured = measured_on_test(model, best, experiment.load_data())
     result = {**result, **measured}
@@ -209,15 +216,20 @@ def _hyperparameters(ticket: Ticket, recipe: Recipe, settings: Mapping[str, Any]
     return {"recipe": recipe.name, **finding, **own, **parameters}
 
 
-def _settled(recipe: Recipe, ticket_path: Path, experiment: Experiment) -> Recipe:
+def _settled(
+    recipe: Recipe, ticket_path: Path, experiment: Experiment, allow_code: bool = False
+) -> Recipe:
     """``recipe`` with what its tweaks take from the training and from the ticket's own run: the
-    optimizer of ``RescaledInit``, the teacher of ``Distillation``, unless they have their own."""
+    optimizer of ``RescaledInit``, the teacher of ``Distillation``, unless they have their own; and
+    with the leave to run a teacher's code."""
 
     def settled(tweak):
         if isinstance(tweak, RescaledInit):
             return tweak.for_training_by(experiment.training.optimizer)
-        if isinstance(tweak, Distillation) and tweak.teacher is None:
-            return dataclasses.replace(tweak, teacher=_dense_model_of(ticket_path))
+        if isinstance(tweak, Distillation) and (tweak.teacher is None or allow_code):
+            teacher = tweak.teacher or _dense_model_of(ticket_path)
+            allowed = allow_code or tweak.allow_code
+            return dataclasses.replace(tweak, teacher=teacher, allow_code=allowed)
         return tweak
 
     return Recipe([settled(tweak) for tweak in recipe.tweaks])
@@ -234,6 +246,25 @@ def _dense_model_of(ticket_path: Path) -> str:
             "with --distillation_teacher."
         )
     return str(dense)
+
+
+def _check_dense_model(ticket_path: Path) -> None:
+    """Raises UsageError unless the dense model beside a ticket is the one that its run has made:
+    nobody has named it."""
+    dense = Path(_dense_model_of(ticket_path))
+    rows = finished_rounds(dense.parent)
+    stated = rows[0].get(DENSE_SUM) if rows else None
+    if stated is None:
+        raise UsageError(
+            f"Expected metrics.jsonl beside {dense} to have its sum ({DENSE_SUM}), as this release "
+            f"writes it; it has none: name the teacher, --distillation_teacher={dense}, if it is "
+            "the right one."
+        )
+    if stated != sha256(dense):
+        raise UsageError(
+            f"Expected {dense} to have the sum that metrics.jsonl beside it gives; it is damaged "
+            "or changed: copy it again, or name a teacher with --distillation_teacher."
+        )
 
 
 def _tweaks(recipe: Recipe) -> dict[str, Any]:

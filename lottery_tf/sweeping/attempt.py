@@ -29,7 +29,9 @@ class Outcome:
     hopeless: bool = False
 
 
-def attempt(trial, out: Path, devices, tensorboard: bool = False) -> Outcome:
+def attempt(
+    trial, out: Path, devices, tensorboard: bool = False, allow_code: bool = False
+) -> Outcome:
     """Runs ``trial`` on ``devices`` (``DeviceSettings``); what it says goes to its log."""
     # Here and not above: an engine sets the environment of TensorFlow first.
     from lottery_tf.keras import keras
@@ -39,7 +41,7 @@ def attempt(trial, out: Path, devices, tensorboard: bool = False) -> Outcome:
         try:
             keras.backend.clear_session()  # of the trial before: its graphs, its layers' names
             with devices.scope():
-                accuracy = trial.run(out, tensorboard)
+                accuracy = trial.run(out, tensorboard, allow_code)
             return Outcome(time.perf_counter() - start, accuracy)
         except UsageError as error:
             with contextlib.suppress(OSError):  # a full disk, whose log cannot say so

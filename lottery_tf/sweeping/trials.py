@@ -80,9 +80,10 @@ class FindTrial:
             find_run(folder, self.experiment, self.finding).check()
         return True
 
-    def run(self, out: Path, tensorboard: bool = False) -> float | None:
+    def run(self, out: Path, tensorboard: bool = False, allow_code: bool = False) -> float | None:
         """Runs it, or goes on with it; returns the last ticket's dev accuracy if it has one."""
-        rows = find(out / self.folder, self.experiment, self.finding, tensorboard=tensorboard)
+        options = {"tensorboard": tensorboard, "allow_code": allow_code}
+        rows = find(out / self.folder, self.experiment, self.finding, **options)
         return rows[-1].get("dev_accuracy")
 
     def collapsed(self, out: Path) -> list[str]:
@@ -174,12 +175,11 @@ class RetrainTrial:
             retrain_run(out / self.folder, *work).check()
         return True
 
-    def run(self, out: Path, tensorboard: bool = False) -> float | None:
+    def run(self, out: Path, tensorboard: bool = False, allow_code: bool = False) -> float | None:
         """Runs it, or goes on with it; returns the dev accuracy of the finished model if there are
         dev images."""
-        result = retrain_ticket(
-            out / self.folder, *self._work(out), tensorboard=tensorboard, test=self.test
-        )
+        options = {"tensorboard": tensorboard, "test": self.test, "allow_code": allow_code}
+        result = retrain_ticket(out / self.folder, *self._work(out), **options)
         return result.get("dev_accuracy")
 
     def _work(self, out: Path) -> tuple[Path, Recipe, Experiment, bool]:

@@ -34,12 +34,13 @@ class Distillation(Tweak):
     it is.
 
     In a program ``teacher`` may also be a built tf_keras model, subclassed ones too; the field
-    then holds a text with its name and the sum of its weights. A file that Keras loads can run
-    code of its author's: take teachers from where you trust.
+    then holds a text with its name and the sum of its weights. A file that holds code, such as a
+    Lambda layer, is refused unless ``allow_code`` says that it may run, which is no part of what
+    the tweak is.
 
     Raises:
       UsageError: for λ or τ out of range; in ``prepare``, without a teacher, for one that is not
-        there or does not fit the model, and for a model of several outputs.
+        there, holds code or does not fit the model, and for a model of several outputs.
     """
 
     teacher: str | None = setting(
@@ -49,8 +50,10 @@ class Distillation(Tweak):
     )
     temperature: float = setting(4.0, "τ: what both models' logits are divided by, above 0")
     weight: float = setting(0.7, "λ: share of the teacher in the loss, in [0, 1]")
+    allow_code: dataclasses.InitVar[bool] = False
 
-    def __post_init__(self):
+    def __post_init__(self, allow_code: bool):
+        object.__setattr__(self, "allow_code", allow_code)
         object.__setattr__(self, "teacher", teachers.source_of(self.teacher))
         if not 0 < self.temperature < float("inf"):
             raise UsageError(
@@ -151,7 +154,7 @@ class Distillation(Tweak):
         """The teacher, loaded once for each strategy that it is used in."""
         strategy = tf.distribute.get_strategy()
         if strategy not in self._teachers:
-            self._teachers[strategy] = teachers.load(self._given())
+            self._teachers[strategy] = teachers.load(self._given(), self.allow_code)
         return self._teachers[strategy]
 
     @functools.cached_property

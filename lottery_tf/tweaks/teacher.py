@@ -15,7 +15,8 @@ from lottery_tf.asserting import asserted
 from lottery_tf.errors import UsageError
 from lottery_tf.files import sha256
 from lottery_tf.graph import check_graph
-from lottery_tf.keras import existing_model, keras, load_model
+from lottery_tf.keras import keras
+from lottery_tf.model_files import check_code, existing_model, load_model
 from lottery_tf.outputs import Outputs, outputs_of
 from lottery_tf.tweaks.divergence import at_least_float32, logits_of
 
@@ -144,18 +145,22 @@ class Teacher:
             )
 
 
-def load(source: str) -> Teacher:
+def load(source: str, allow_code: bool = False) -> Teacher:
     """The teacher that ``source_of`` has described, its variables in the present strategy's scope.
 
+    Args:
+      source: what ``source_of`` returned.
+      allow_code: whether code in a file may run; a model that is there needs no leave.
+
     Raises:
-      UsageError: if there is none, or nothing that can be run.
+      UsageError: if there is none, nothing that can be run, or it holds code that is not allowed.
     """
     if isinstance(source, ModelName):
         return _of_keras(source.model, source)
     path = _existing(source)
     if path.is_dir() and not (path / "keras_metadata.pb").is_file():
-        return _of_signature(path)
-    return _of_keras(load_model(path), f"the model in {path}")
+        return _of_signature(path, allow_code)
+    return _of_keras(load_model(path, allow_code), f"the model in {path}")
 
 
 def _existing(source: str) -> Path:
@@ -176,8 +181,10 @@ def _of_keras(model: keras.Model, name: str) -> Teacher:
     return Teacher(name, lambda x: model(x, training=False), inputs, kind)
 
 
-def _of_signature(path: Path) -> Teacher:
+def _of_signature(path: Path, allow_code: bool) -> Teacher:
     """The teacher of a SavedModel that Keras has not written."""
+    if not allow_code:
+        check_code(path)
     try:
         loaded = tf.saved_model.load(path)
     except Exception as error:

@@ -81,6 +81,7 @@ def check_run(out, method):
     for number, row in enumerate(rows):
         measured = {f"{split}_{m}" for split in ("dev", "test") for m in ("loss", "accuracy")}
         names = {"round", "sparsity", "sparsity_total", "seconds", *(measured if trained else ())}
+        names |= {"dense_model_sha256"} if trained and number == 0 else set()
         assert row.keys() == names
         folder = out / "tickets" / f"round_{number:02}"
         assert {file.name for file in folder.iterdir()} == TICKET
