@@ -171,7 +171,7 @@ def _without_unknown(value: Any) -> Any:
 
 
 def _is_known(name: Any) -> bool:
-    """Whether Keras could find something by this name alone."""
+    """Whether Keras could find something by this name alone: it looks through its own modules."""
     serialization.populate_deserializable_objects()
     places = (activations, constraints, initializers, losses, metrics, regularizers)
     return (
