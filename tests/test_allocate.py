@@ -168,6 +168,18 @@ def test_infinite_scores_rank():
     assert kept(prune_to(scores, ones(scores), 0.5)) == {"a": [1, 0, 0, 1]}
 
 
+def test_scores_are_ranked_in_their_own_precision():
+    """float32 ends at 3e38, and 1 + 1e-9 is 1 in it."""
+    for scores in ([1e60, 1e63, 1e61, 1e62], [1, 1 + 3e-9, 1 + 1e-9, 1 + 2e-9]):
+        scores = {"a": np.array(scores)}
+        assert kept(prune_to(scores, ones(scores), 0.5)) == {"a": [0, 1, 0, 1]}
+
+
+def test_the_score_of_a_pruned_weight_may_be_no_number():
+    scores, masks = {"a": np.array([np.nan, 1.0, 2.0, 3.0])}, Masks({"a": [0, 1, 1, 1]})
+    assert kept(prune_to(scores, masks, 0.5)) == {"a": [0, 0, 1, 1]}
+
+
 @pytest.mark.parametrize("sparsity", [-0.1, 1, 1.5, float("nan")])
 def test_a_sparsity_outside_zero_to_one_is_refused(sparsity):
     scores = {"a": np.ones(4)}

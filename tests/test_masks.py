@@ -33,6 +33,13 @@ def test_nesting():
     assert not inner.nested_in(Masks({"a": [[1, 1, 0]]}))
 
 
+def test_masks_are_equal_if_all_of_them_are():
+    both = Masks({"a": [1, 0], "b": [1]})
+    assert both == Masks({"b": [True], "a": [True, False]})
+    for other in ({"a": [1, 0]}, {"a": [1, 0], "c": [1]}, {"a": [1, 1], "b": [1]}):
+        assert both != Masks(other) and Masks(other) != both
+
+
 @given(some_masks)
 def test_file_round_trip(tmp_path_factory, arrays):
     path = tmp_path_factory.mktemp("masks") / "masks.npz"
