@@ -72,6 +72,33 @@ def test_coupled_l2_of_adam_goes_through_the_moments():
     assert float(variable) == pytest.approx(1.9, abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("settings", "gradients", "after"),
+    [
+        # v ← 0.9v + g: of two steps 1 and 1.9.
+        ({}, [1, 1], 2 - 0.1 - 0.19),
+        ({"momentum": 0.5}, [1, 1], 2 - 0.1 - 0.15),
+        # g + 0.5v in the place of v.
+        ({"momentum": 0.5, "nesterov": True}, [1, 1], 2 - 0.15 - 0.175),
+        # 1 + 0.5·2, then 1 + 0.5·1.8.
+        ({"momentum": 0.0, "weight_decay": 0.5}, [1, 1], 2 - 0.2 - 0.19),
+        # The sign of the gradient, of -1 + 1·2 with the decay.
+        ({"optimizer": "adam"}, [-1], 2 + 0.1),
+        ({"optimizer": "adam", "weight_decay": 1.0}, [-1], 2 - 0.1),
+        # Beside the sign 0.1·0.5·2.
+        ({"optimizer": "adamw"}, [1], 2 - 0.1),
+        ({"optimizer": "adamw", "weight_decay": 0.5}, [1], 2 - 0.1 - 0.1),
+    ],
+    ids=str,
+)
+def test_settings_go_to_the_optimizer(settings, gradients, after):
+    weight = tf.Variable(2.0, name="kernel")
+    optimizer = TrainingSettings(**settings).make_optimizer(steps_per_epoch=1)
+    for gradient in gradients:
+        optimizer.apply_gradients([(tf.constant(float(gradient)), weight)])
+    assert float(weight) == pytest.approx(after, abs=1e-5)
+
+
 @pytest.mark.parametrize("kind", [SGD, Adam])
 def test_optimizer_round_trip(kind):
     assert kind.from_config(kind(0.1, l2=0.25).get_config()).l2 == 0.25
