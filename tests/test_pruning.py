@@ -1,5 +1,6 @@
 """Masks without training: what holds for every method, the user's mistakes, and collapse."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -107,6 +108,19 @@ def test_random_is_uniform():
     model = chain(layers.Dense(100, name="one"), layers.Dense(2), shape=(100,))
     mask = lt.prune(model, "random", 0.5).masks["one/kernel"]
     assert abs(int(mask[:50].sum()) - 2500) < 180 and abs(int(mask[:, :50].sum()) - 2500) < 180
+
+
+@every_method
+def test_how_often_weights_are_scored_by_default(method, monkeypatch):
+    scored, magnitude = [], METHODS["omp"].score
+
+    def score(network):
+        scored.append(network)
+        return magnitude(network)
+
+    monkeypatch.setitem(METHODS, method, dataclasses.replace(METHODS[method], score=score))
+    prune(mlp(), method, 0.5)
+    assert len(scored) == (100 if method in ("iterative_snip", "synflow") else 1)
 
 
 def test_omp_keeps_the_largest_magnitudes():

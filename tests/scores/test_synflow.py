@@ -176,6 +176,29 @@ def test_a_residual_network():
     assert 0 < sums["inner"] < 0.99 * total
 
 
+def test_a_recurrent_layer_keeps_its_activation():
+    """h ← tanh(x |W| + h |U|) twice; its own kernels are none of the prunable."""
+    model = chain(
+        layers.Dense(3, activation="relu", name="one"),
+        layers.SimpleRNN(2, bias_initializer="ones", name="recurrent"),
+        layers.Dense(2, name="head"),
+        shape=(2, 3),
+    )
+    inner, recurrent = (np.abs(each.numpy()) for each in model.get_layer("recurrent").weights[:2])
+
+    def flow(w):
+        x, h = np.ones(3) @ w["one/kernel"], np.zeros(2)
+        for _ in range(2):
+            h = np.tanh(x @ inner + h @ recurrent)
+        return (h @ w["head/kernel"]).sum()
+
+    found = scores_of(model)
+    _, expected = by_hand(flow, {name: kernels(model)[name] for name in found})
+    assert list(found) == ["one/kernel", "head/kernel"]
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-12)
+
+
 FUNCTIONS = {
     "softmax": tf.nn.softmax,
     "sigmoid": tf.sigmoid,
