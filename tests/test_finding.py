@@ -5,12 +5,15 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
+from networks import assert_same, values
 
 import lottery_tf as lt
 from lottery_tf.errors import UsageError
 from lottery_tf.finding_settings import FindingSettings
 from lottery_tf.graph import named_variables
 from lottery_tf.keras import keras
+from lottery_tf.prunable import prunable_weights
+from lottery_tf.training import Trainer
 
 STEPS_PER_EPOCH, EPOCHS = 4, 3
 
@@ -122,6 +125,29 @@ def test_every_variable_is_rewound_and_zeros_are_exact(data):
         for name, value in ticket.weights.items():
             mask = ticket.masks.get(name, np.ones(value.shape, bool))
             np.testing.assert_array_equal(value, np.where(mask, first.weights[name], 0))
+
+
+def test_every_training_begins_with_the_ticket(data):
+    """To the bit, BatchNorm's moving statistics too, and with a fresh optimizer at step k."""
+    begun = []
+
+    class Begun(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            begun.append((values(self.model), int(self.model.optimizer.iterations)))
+
+    model = network()
+    initial = lt.Ticket.of(model, lt.Masks.ones(prunable_weights(model)))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    trainer = Trainer(
+        *(initial.build(), lambda start: data.repeat().skip(start), STEPS_PER_EPOCH),
+        *(keras.optimizers.SGD(0.5), loss, False),
+    )
+    first = finding.first_ticket(initial, trainer, 4, {})
+    for each in finding.rounds(first, trainer, FindingSettings(rounds=2), 12, [Begun()]):
+        ((weights, step),) = begun
+        assert_same(weights, dict(each.ticket.weights))
+        assert step == 4
+        begun.clear()
 
 
 def test_round_numbers_counts_and_nesting(data):
