@@ -196,10 +196,11 @@ def test_without_regrowth_it_does_not():
 
 def test_what_was_pruned_before_never_returns():
     """It is none of those that regrow, though the others fall to 0: the last returns, at 1."""
-    masks, trainer = four_weights([0, 0, 0, 0], mask=(1, 0, 1, 1))
+    masks, trainer = four_weights([0, 0, 0, 0], mask=(0, 1, 1, 1))
     steps, mask, _ = run(masks, trainer, [(0, 0.5), (1, 0.5)], regrow=True)
     assert steps == [[0, 0, 0, 0]]
-    assert mask == [1, 0, 0, 1]
+    # Of the two others at 0 the earlier; the first of all is at 0 too.
+    assert mask == [0, 1, 0, 1]
 
 
 @pytest.mark.parametrize("regrow", [False, True])
@@ -229,7 +230,9 @@ def test_a_layer_is_named_at_the_update_that_empties_it(regrow, lines):
     ]
 
 
-def test_a_training_that_diverges():
-    masks, trainer = four_weights([np.nan] * 4)
-    with pytest.raises(RuntimeError, match="to step 2 of gradual pruning diverged"):
-        prune_gradually(trainer, masks, [(0, 0.0), (2, 0.5)])
+@pytest.mark.parametrize("target", [np.nan, np.inf, -np.inf])
+def test_a_training_that_diverges(target):
+    """In one step; a second would make NaN of the infinite weight."""
+    masks, trainer = four_weights([4, 3, target, 1])
+    with pytest.raises(RuntimeError, match="to step 1 of gradual pruning diverged"):
+        prune_gradually(trainer, masks, [(0, 0.0), (1, 0.5)])
