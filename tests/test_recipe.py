@@ -137,6 +137,15 @@ def test_outputs_of_neither_kind_need_a_loss(name):
     assert recipe.loss(loss).get_config()["from_logits"]
 
 
+@pytest.mark.parametrize("name", ["label_smoothing", "distillation", "soft_activation"])
+def test_with_tweaks_it_knows_them_too(name):
+    for build, from_logits in ((PROBABILITIES["fused"], False), (LOGITS["linear"], True)):
+        model = build()
+        recipe = lt.Recipe(name, {"distillation_teacher": model})
+        recipe.prepare(model)
+        assert recipe.loss().from_logits is from_logits
+
+
 def test_outputs_of_both_kinds_need_a_loss():
     inputs = keras.Input((4,))
     recipe = lt.Recipe("vanilla")

@@ -75,6 +75,18 @@ def test_a_layer_that_pads_is_within_the_ghost(padding):
     np.testing.assert_allclose(final(x), model(x), atol=1e-5)
 
 
+def test_a_layer_that_pads_for_a_dilated_convolution_is_within_too():
+    """All on one side, so that the middle of what is padded is not the input."""
+    conv = layers.Conv2D(3, 3, dilation_rate=2, name="conv")
+    model = lt.GhostSkips(alpha=1.0, convolutions="same").prepare(
+        chain(layers.ZeroPadding2D(((4, 0), (0, 4))), conv, layers.ReLU(), shape=(5, 6, 3))
+    )
+    x = np.random.default_rng(0).standard_normal((2, 5, 6, 3)).astype(np.float32)
+    parts = [model.get_layer("conv").output, model.get_layer("conv_ghost").output]
+    y, sum_ = keras.Model(model.input, parts)(x)
+    np.testing.assert_allclose(sum_, y + x, atol=1e-5)
+
+
 def test_a_layer_that_pads_for_more_than_the_convolution_is_outside():
     conv = layers.Conv2D(3, 3, name="conv")
     model = lt.GhostSkips(alpha=1.0).prepare(
@@ -132,6 +144,8 @@ def test_the_convolutional_shortcut_by_hand():
     np.testing.assert_allclose(ghost([y, x]), y + 0.25 * fresh, atol=1e-5)
     batch = (skip - skip.mean((0, 1, 2))) / np.sqrt(skip.var((0, 1, 2)) + 1e-5)
     np.testing.assert_allclose(ghost([y, x], training=True), y + 0.25 * batch, atol=1e-4)
+    # A tenth of the way from 0, as the reference's momentum has it.
+    np.testing.assert_allclose(ghost.norm.moving_mean, 0.1 * skip.mean((0, 1, 2)), atol=1e-6)
 
 
 def _network():

@@ -651,6 +651,13 @@ def test_a_search_that_diverges():
         find_scales(mlp(), data, RescaledInit(max_norm=9.0))
 
 
+def test_a_search_that_diverges_in_its_last_iteration():
+    """No gradient comes after it that would tell."""
+    settings = dataclasses.replace(SETTINGS, iterations=1, learning_rate=1e308)
+    with pytest.raises(RuntimeError, match="diverged in its last iteration"):
+        find_scales(four_weights(), three_batches(), settings)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

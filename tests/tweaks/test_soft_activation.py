@@ -89,6 +89,7 @@ def every_relu():
     x = tf.maximum(Own(name="own")(x), 0.0)
     x = layers.Dense(4, _rectified, name="function")(x)
     x = layers.Activation("leaky_relu", name="leaky_activation")(x)
+    x = layers.ReLU(threshold=1.0, name="from_1")(x)
     x = layers.LeakyReLU(name="leaky")(layers.ReLU(negative_slope=0.1, name="sloped")(x))
     x = layers.Dense(4, "elu", name="elu")(Opaque(name="opaque")(x))
     y = layers.Dense(4, "tanh", name="tanh")(x)
@@ -101,8 +102,7 @@ def test_every_relu_is_found_and_comes_back(lines):
     model = tweak.prepare(lt.wrap(plain, random_masks(plain)))
     assert lines[-1].endswith(
         "11 ReLUs made soft; not looked into: tf.math.maximum (TFOpLambda), function (_rectified), "
-        "leaky_activation (leaky_relu), sloped (ReLU), leaky (LeakyReLU), opaque (Opaque) and 1 "
-        "more"
+        "leaky_activation (leaky_relu), from_1 (ReLU), sloped (ReLU), leaky (LeakyReLU) and 2 more"
     )
     assert len(tweak.layers(model)) == 11
     assert type(model.get_layer("inside")) is keras.Sequential
