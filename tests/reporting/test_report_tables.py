@@ -511,6 +511,30 @@ def test_one_seed_and_equal_differences_have_no_test(tmp_path):
     assert "2 rows of one run, without error, interval and p." in said
 
 
+def test_differences_that_rounding_alone_makes_have_no_test(tmp_path):
+    """30 points each; as floating-point numbers they are 5e-17 apart."""
+    for seed in range(3):
+        ticket = write_ticket(tmp_path / f"ticket_{seed}", seed)
+        for recipe, test in (("vanilla", 0.1), ("tost", 0.4)):
+            write_run(tmp_path / f"{recipe}_{seed}", ticket, recipe, test + seed / 10, seed=seed)
+    (table,) = report([tmp_path]).tables
+    assert cells(table)[1][5:] == ["50.00 ± 5.77", "+30.00 ± 0.00", "–", "–", "–"]
+    assert any("all differences to vanilla are equal" in line for line in table.about)
+
+
+@pytest.mark.parametrize("name", ["seed", "data_seed", "learning_rate"])
+def test_a_partner_differs_in_the_recipe_alone(tmp_path, name):
+    ticket = write_ticket(tmp_path / "ticket", 0)
+    for value in (1, 2):
+        write_run(tmp_path / f"vanilla_{value}", ticket, test=value / 10, **{name: value})
+    for value in (2, 3):
+        write_run(tmp_path / f"tost_{value}", ticket, "tost", 0.9, **{name: value})
+    (table,) = report([tmp_path], tune=()).tables
+    tost = table.frame[table.frame.recipe == "tost"]
+    assert (tost.pairs.sum(), tost.gain.mean()) == (1, pytest.approx(0.7))
+    assert any("1 run without a vanilla partner" in line for line in table.about)
+
+
 def test_runs_that_moved_and_tickets_that_are_gone(tmp_path):
     runs = write_study(tmp_path / "before")
     runs.rename(tmp_path / "after")
