@@ -149,6 +149,26 @@ def test_streamed_images_are_normalised_and_belong_to_their_labels():
         np.testing.assert_array_equal(images[:, 0, 0, 1], (labels - 5) * 2)
 
 
+def test_augmented_images_are_padded_with_black():
+    """Which becomes (0 - 4) / 2 and (0 - 5) · 2; the mean would become 0."""
+    for images, labels in take(dataset(augment=True, side=6).stream(), 3):
+        own = np.stack([(labels - 4) / 2, (labels - 5) * 2], 1)[:, None, None, :]
+        black = (images == [-2.0, -10.0]).all(-1)
+        assert ((images == own).all(-1) | black).all() and black.any()
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_images_are_mirrored_where_they_may_be(flip):
+    """The columns of each image are 1 to 6: mirrored they fall."""
+    columns = np.broadcast_to(np.arange(1, 7, dtype=np.uint8)[:, None], (10, 6, 6, 2))
+    data = dataset(batch_size=10, augment=True, side=6)
+    data = dataclasses.replace(data, train=Split(columns, data.train.labels), flip=flip)
+    ((images, _),) = take(data.stream(), 1)
+    steps = np.diff(images[:, :, 1:-1, 0], axis=2)  # beside the padding 1/2 or -1/2
+    mirrored = (steps == -0.5).any((1, 2))
+    assert mirrored.any() == flip and not mirrored.all()
+
+
 def test_normalise_agrees_with_the_batches_and_has_mean_0_and_deviation_1():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (40, 5, 5, 3), np.uint8)

@@ -73,6 +73,14 @@ def test_images_that_do_not_fit(images, words):
         proof.named_inputs(model, images)
 
 
+def test_as_many_examples_for_each_input():
+    a, b = (keras.Input((4,), name=name) for name in "ab")
+    model = keras.Model([a, b], keras.layers.Add()([a, b]))
+    images = {"a": np.zeros((3, 4)), "b": np.zeros((2, 4))}
+    with pytest.raises(UsageError, match="as many examples for each input, got 3 for a, 2 for b"):
+        proof.named_inputs(model, images)
+
+
 def test_sizes(tmp_path):
     for name, content in {"b": b"x" * 1000, "a/c": b"y" * 2000}.items():
         path = tmp_path / "export" / name
