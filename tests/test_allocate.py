@@ -154,6 +154,18 @@ def test_erk_prunes_within_each_layer():
     assert masks["b"].ravel().nonzero()[0].tolist() == list(range(47, 60))
 
 
+def test_erk_shares_what_survives():
+    """Equal shapes have equal shares: of 5 weights 2.5, of 4 two, where each has so many left."""
+    assert erk_budgets(Masks({"a": [1] * 4, "b": [1] * 4}), 5) == {"a": 3, "b": 2}
+    assert erk_budgets(Masks({"a": [1, 0, 0, 0], "b": [1] * 4}), 4) == {"a": 1, "b": 3}
+
+
+def test_layerwise_what_is_sparser_stays():
+    scores, masks = {"a": np.ones(6), "b": np.arange(2.0)}, Masks({"a": [1] + [0] * 5, "b": [1, 1]})
+    found = kept(prune_to(scores, masks, 0.5, "layerwise"))
+    assert found == {"a": [1, 0, 0, 0, 0, 0], "b": [0, 1]}
+
+
 @given(scores=scores_of_two, sparsity=st.floats(0, 0.99))
 def test_no_pruned_weight_has_a_higher_score_than_a_survivor(scores, sparsity):
     masks = prune_to(scores, ones(scores), sparsity)

@@ -23,6 +23,7 @@ def test_four_weights():
 
 def test_no_masks_mean_no_sparsity():
     assert Masks({}).sparsity == Masks({}).sparsity_total(0) == 0
+    assert Masks({"a": np.zeros((0, 3), bool)}).collapsed == []
 
 
 def test_nesting():
@@ -30,6 +31,7 @@ def test_nesting():
     assert inner.nested_in(outer) and outer.nested_in(outer)
     assert not outer.nested_in(inner)
     assert not inner.nested_in(Masks({"b": [1, 1, 0]}))
+    assert not inner.nested_in(Masks({"a": [1, 1, 0], "b": [1]}))
     assert not inner.nested_in(Masks({"a": [[1, 1, 0]]}))
 
 
