@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ def test_counts_are_exact_and_weights_the_models_own(method, sparsity, scope):
     masks, shapes = ticket.masks, {"first/kernel": (4, 6), "second/kernel": (6, 5)}
     assert {name: mask.shape for name, mask in masks.items()} == shapes
     kept = {name: int(mask.sum()) for name, mask in masks.items()}
-    if METHODS[method].scope == "erk" or scope == "erk":
+    if "erk" in (method, scope):
         assert kept == erk_budgets(lt.Masks.ones(shapes), 54 - round(54 * sparsity))
     elif scope == "layerwise":
         assert kept == {"first/kernel": 12, "second/kernel": 15}
@@ -108,6 +109,14 @@ def test_random_is_uniform():
     model = chain(layers.Dense(100, name="one"), layers.Dense(2), shape=(100,))
     mask = lt.prune(model, "random", 0.5).masks["one/kernel"]
     assert abs(int(mask[:50].sum()) - 2500) < 180 and abs(int(mask[:, :50].sum()) - 2500) < 180
+
+
+@every_method
+def test_data_are_for_what_looks_at_them(method):
+    needed = method in ("snip", "iterative_snip", "grasp")
+    assert METHODS[method].looks_at_data == needed
+    with pytest.raises(UsageError, match="training data") if needed else nullcontext():
+        lt.prune(mlp(), method, 0.5, rounds=1)
 
 
 @every_method

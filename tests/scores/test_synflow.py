@@ -225,6 +225,27 @@ def test_functions_of_tensorflow(function):
     np.testing.assert_allclose(found["one/kernel"].sum(), expected.sum(), rtol=1e-12)
 
 
+ACTIVATIONS = [
+    *(layers.ReLU(0.1), layers.LeakyReLU(), layers.ELU(), layers.ThresholdedReLU(9.0)),
+    *(layers.Softmax(), layers.Activation("softmax"), layers.Activation(tf.nn.relu6)),
+    *(tf.nn.elu, tf.nn.gelu, tf.nn.leaky_relu, tf.nn.log_softmax, tf.nn.relu, tf.nn.relu6),
+    *(tf.nn.selu, tf.nn.sigmoid, tf.nn.silu, tf.nn.softmax, tf.nn.softplus, tf.nn.softsign),
+    *(tf.nn.tanh, tf.math.log_sigmoid),
+]
+
+
+def test_every_activation_lets_everything_pass():
+    inputs = keras.Input((4,))
+    x = layers.Dense(3, name="one")(inputs)
+    for activation in ACTIVATIONS:
+        x = activation(x)
+    model = scramble(keras.Model(inputs, layers.Dense(2, name="two")(x)))
+    one, two = (np.abs(value).astype(float) for value in kernels(model).values())
+    expected = {"one/kernel": one * two.sum(1), "two/kernel": one.sum(0)[:, None] * two}
+    for name, value in scores_of(model).items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-12)
+
+
 def test_several_inputs_and_outputs_nested_and_shared():
     """Of a layer that is called twice R is a polynomial in the weights."""
     small, large = keras.Input((2,), name="small"), keras.Input((3,), name="large")
