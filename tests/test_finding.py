@@ -127,9 +127,17 @@ def test_every_variable_is_rewound_and_zeros_are_exact(data):
             np.testing.assert_array_equal(value, np.where(mask, first.weights[name], 0))
 
 
-def test_every_training_begins_with_the_ticket(data):
-    """To the bit, BatchNorm's moving statistics too, and with a fresh optimizer at step k."""
-    begun = []
+@pytest.mark.parametrize(
+    ("settings", "starts"),
+    [
+        ({"rounds": 2}, [[4], [4], [4]]),
+        # Its mask comes of a training of its own to steps 8 and 9, then round 0 is trained.
+        ({"method": "gmp", "sparsity": 0.5, "gmp_begin": "8it"}, [[4, 8, 4], [4]]),
+    ],
+)
+def test_every_training_begins_with_the_ticket(data, settings, starts):
+    """To the bit, BatchNorm's moving statistics too, and at step k."""
+    begun, streams = [], []
 
     class Begun(keras.callbacks.Callback):
         def on_train_begin(self, logs=None):
@@ -138,16 +146,22 @@ def test_every_training_begins_with_the_ticket(data):
     model = network()
     initial = lt.Ticket.of(model, lt.Masks.ones(prunable_weights(model)))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    trainer = Trainer(
-        *(initial.build(), lambda start: data.repeat().skip(start), STEPS_PER_EPOCH),
-        *(keras.optimizers.SGD(0.5), loss, False),
-    )
+    optimizer = keras.optimizers.SGD(0.5)
+
+    def stream(start):
+        streams.append(start)
+        return data.repeat().skip(start)
+
+    trainer = Trainer(initial.build(), stream, STEPS_PER_EPOCH, optimizer, loss, False)
+    trainer.reset(3)  # as it stands after another training
     first = finding.first_ticket(initial, trainer, 4, {})
-    for each in finding.rounds(first, trainer, FindingSettings(rounds=2), 12, [Begun()]):
-        ((weights, step),) = begun
-        assert_same(weights, dict(each.ticket.weights))
-        assert step == 4
+    found = finding.rounds(first, trainer, FindingSettings(**settings), 12, [Begun()])
+    for each, steps in zip(found, starts, strict=True):
+        assert [step for _, step in begun] == steps
+        for weights in (weights for weights, step in begun if step == 4):
+            assert_same(weights, dict(each.ticket.weights))
         begun.clear()
+    assert streams == [0, *(step for steps in starts for step in steps)]
 
 
 def test_round_numbers_counts_and_nesting(data):
@@ -174,6 +188,17 @@ def test_the_last_round_ends_on_the_sparsity_asked_for(data):
     tickets = draw(network(), data, sparsity=0.5)
     assert [round(t.sparsity, 2) for t in tickets] == [0, 0.2, 0.36, 0.49, 0.5]
     assert tickets[-1].masks.kept == 44
+
+
+def test_what_is_pruned_can_be_chosen(data):
+    options = {"method": "random", "sparsity": 0.5, "train_tickets": False}
+    (_, ticket) = draw(network(), data, keep_dense=("first",), **options)
+    assert {name: mask.shape for name, mask in ticket.masks.items()} == {
+        "second/kernel": (8, 5),
+        "head/kernel": (5, 3),
+    }
+    with pytest.raises(UsageError, match="it has none in layers of the kinds conv"):
+        draw(network(), data, prune_layers=("conv",), **options)
 
 
 def test_layerwise(data):

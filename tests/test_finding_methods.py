@@ -56,7 +56,7 @@ def test_scores_are_those_of_lt_prune_at_the_rewind_point(method, model):
     """With the batches from step k on; the seed is the random methods'."""
     dense, ticket = draw(
         model, method=method, sparsity=0.6, train_tickets=False, seed=3, score_rounds=2,
-        score_batches=4,
+        score_batches=4, scope="layerwise",
     )  # fmt: skip
     assert dense.sparsity == 0 and ticket.masks.kept == 54 - round(0.6 * 54)
     assert [each.info["round"] for each in (dense, ticket)] == [0, 1]
@@ -64,9 +64,17 @@ def test_scores_are_those_of_lt_prune_at_the_rewind_point(method, model):
     assert (dense.weights["first/kernel"] != values(model)["first/kernel"]).any()  # 3 steps on
     at_k = lt.strip(dense.build())
     found = lt.prune(
-        at_k, method, 0.6, data().repeat().skip(3), rounds=2, batches=4, seed=3
+        at_k, method, 0.6, data().repeat().skip(3), rounds=2, batches=4, seed=3, scope="layerwise"
     )  # fmt: skip
     assert_same_ticket(ticket, found)
+
+
+def test_scores_are_those_of_the_loss_that_trains(model):
+    hot = data().map(lambda x, y: (x, tf.one_hot(y, 3)))
+    options = {"method": "snip", "sparsity": 0.6, "train_tickets": False}
+    found = lt.find_ticket(model, hot, optimizer=optimizer(), loss="mse", epochs=1, **options)
+    masks = [lt.prune(model, "snip", 0.6, hot.repeat(), loss=loss).masks for loss in ("mse", None)]
+    assert found.masks == masks[0] != masks[1]
 
 
 def test_training_the_tickets_changes_no_mask(model, trained):
@@ -107,8 +115,11 @@ def test_omp_is_one_round_of_imp(model, rewind):
         assert_same_ticket(one, other)
 
 
-@pytest.mark.parametrize("rewind", ["weights", "learning_rate"])
-def test_gmp(model, rewind):
+@pytest.mark.parametrize(
+    ("rewind", "scope", "regrow"),
+    [("weights", "global", False), ("learning_rate", "layerwise", True)],
+)
+def test_gmp(model, rewind, scope, regrow):
     """Its mask comes of a training from the rewind point on; of learning_rate so do its weights.
 
     Round 0 is the training of the dense ticket, whatever was trained before it.
@@ -116,13 +127,14 @@ def test_gmp(model, rewind):
     dense, ticket = draw(
         model, method="gmp", sparsity=0.8, gmp_begin="1it", gmp_end="2ep", gmp_frequency="4it",
         gmp_initial_sparsity=0.2, rewind=rewind, steps_per_execution=3, dev_data=data(),
+        scope=scope, regrow=regrow,
     )  # fmt: skip
     updates = schedule(0.2, 0.8, begin=1, end=10, frequency=4)
     assert [step for step, _ in updates] == [1, 5, 9, 10]  # the first lies before step 3
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     trainer = trainer_of(dense.build(), loss)
     trainer.reset(3)
-    masks = prune_gradually(trainer, dense.masks, updates[1:])
+    masks = prune_gradually(trainer, dense.masks, updates[1:], scope, regrow)
     assert masks.kept == 54 - round(0.8 * 54)
     assert ticket.masks == masks and dense.sparsity == 0
     assert_measured(dense)
