@@ -17,7 +17,8 @@ def rates(settings, steps_per_epoch, steps):
 
 
 def test_constant_rate():
-    settings = TrainingSettings(train_for="3ep", learning_rate=0.5)
+    """Whatever the milestones of another schedule are."""
+    settings = TrainingSettings(train_for="3ep", learning_rate=0.5, milestones=("1ep",))
     assert rates(settings, 10, range(30)) == [0.5] * 30
 
 
@@ -115,8 +116,12 @@ def test_optimizer_round_trip(kind):
         ({"optimizer": "adm"}, "adam"),
         ({"learning_rate": 0.0}, "above 0"),
         ({"momentum": 1.0}, r"\[0, 1\)"),
+        ({"momentum": -0.1}, r"\[0, 1\)"),
+        ({"decay": 0.0}, r"\(0, 1\]"),
+        ({"decay": 1.1}, r"\(0, 1\]"),
         ({"weight_decay": -1.0}, "0 or more"),
         ({"seed": -1}, "--seed"),
+        ({"seed": 2**32}, "--seed"),
         ({"steps_per_execution": 0}, "1 or more"),
         ({"validation_freq": 0}, "1 or more"),
     ],
@@ -124,6 +129,13 @@ def test_optimizer_round_trip(kind):
 def test_settings_out_of_range(flags, message):
     with pytest.raises(UsageError, match=message):
         TrainingSettings(**flags)
+
+
+@pytest.mark.parametrize("milestones", [("2ep", "1ep"), ("1ep", "10it")])
+def test_milestones_that_do_not_rise_are_refused(milestones):
+    settings = TrainingSettings(schedule="step", milestones=milestones)
+    with pytest.raises(UsageError, match=f"one after the other, not {','.join(milestones)}"):
+        settings.learning_rate_schedule(10)
 
 
 def test_no_steps_at_all_are_refused():
