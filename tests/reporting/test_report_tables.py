@@ -512,14 +512,61 @@ def test_one_seed_and_equal_differences_have_no_test(tmp_path):
 
 
 def test_differences_that_rounding_alone_makes_have_no_test(tmp_path):
-    """30 points each; as floating-point numbers they are 5e-17 apart."""
+    """30 points each, as floating-point numbers 5e-17 apart; an image of 10,000 is no rounding."""
     for seed in range(3):
         ticket = write_ticket(tmp_path / f"ticket_{seed}", seed)
-        for recipe, test in (("vanilla", 0.1), ("tost", 0.4)):
+        for recipe, test in (("vanilla", 0.1), ("by_30", 0.4), ("by_more", 0.4 + seed / 10_000)):
             write_run(tmp_path / f"{recipe}_{seed}", ticket, recipe, test + seed / 10, seed=seed)
     (table,) = report([tmp_path]).tables
     assert cells(table)[1][5:] == ["50.00 ± 5.77", "+30.00 ± 0.00", "–", "–", "–"]
-    assert any("all differences to vanilla are equal" in line for line in table.about)
+    assert cells(table)[2][6:] == ["+30.01 ± 0.01", "+29.99 to +30.03", "<0.001", "<0.001"]
+    (told,) = (line for line in table.about if "all differences to vanilla are equal" in line)
+    assert told.startswith("1 row ")
+
+
+def test_a_mean_is_of_all_runs_or_none(tmp_path):
+    """As where older releases have measured less."""
+    for seed, dev in enumerate((0.5, None)):
+        ticket = write_ticket(tmp_path / f"ticket_{seed}", seed)
+        run = write_run(tmp_path / f"run_{seed}", ticket, seed=seed, dev_accuracy=dev)
+        if seed:
+            result = json.loads((run / "result.json").read_text()) | {"nonzero_parameters": 9}
+            (run / "result.json").write_text(json.dumps(result))
+    ((_, row),) = report([tmp_path]).tables[0].frame.iterrows()
+    assert row.seeds == 2 and row.test_accuracy == pytest.approx(0.8)
+    assert row[["dev_accuracy", "dev_accuracy_sem", "nonzero_parameters"]].isna().all()
+
+
+def test_rows_are_in_order(tmp_path):
+    """Of sparsity, method, recipe (a single tweak before several), and numbers by their size."""
+    expected = [
+        *((0.75, "imp", "vanilla", 4), (0.75, "imp", "tost", 4)),
+        *((0.75, "imp", "ghost_skips,label_smoothing", 4), (0.75, "snip", "vanilla", 4)),
+        *((0.9, "erk", "vanilla", 8), (0.9, "erk", "vanilla", 16)),
+    ]
+    for number, (sparsity, method, recipe, width) in enumerate(expected[::-1]):
+        ticket = write_ticket(tmp_path / f"ticket_{number}", 0, sparsity, method)
+        write_run(tmp_path / f"run_{number}", ticket, recipe, width=width)
+    (table,) = report([tmp_path]).tables
+    assert rows(table, "sparsity", "method", "recipe", "width") == expected
+
+
+def test_a_partner_that_was_not_tested_is_none(tmp_path):
+    ticket = write_ticket(tmp_path / "ticket", 0)
+    write_run(tmp_path / "vanilla", ticket, test_accuracy=None)
+    write_run(tmp_path / "tost", ticket, "tost")
+    (table,) = report([tmp_path]).tables
+    assert table.frame.pairs[1] == 0
+    assert any("1 run without a vanilla partner" in line for line in table.about)
+
+
+def test_of_unknown_tickets_it_is_not_said_that_they_are_one(tmp_path):
+    for seed in range(2):
+        ticket = write_ticket(tmp_path / f"ticket_{seed}", seed)
+        write_run(tmp_path / f"run_{seed}", ticket, seed=seed, ticket_sha256=None)
+    (table,) = report([tmp_path]).tables
+    assert list(table.frame.seeds) == [2]
+    assert "more runs than tickets" not in " ".join(table.about)
 
 
 @pytest.mark.parametrize("name", ["seed", "data_seed", "learning_rate"])
