@@ -157,6 +157,19 @@ def test_augmented_images_are_padded_with_black():
         assert ((images == own).all(-1) | black).all() and black.any()
 
 
+def test_the_crops_are_those_of_the_seed_and_the_step():
+    """Of the 9 · 9 · 2 of one image."""
+    image = np.random.default_rng(0).integers(1, 256, (1, 6, 6, 2), np.uint8)
+
+    def crops(data_seed):
+        data = dataset(batch_size=1, augment=True, side=6, data_seed=data_seed)
+        data = dataclasses.replace(data, train=Split(image, data.train.labels[:1]))
+        return [images.tobytes() for images, _ in take(data.stream(), 20)]
+
+    assert len(set(crops(0))) > 10
+    assert crops(0) == crops(0) != crops(1)
+
+
 @pytest.mark.parametrize("flip", [False, True])
 def test_images_are_mirrored_where_they_may_be(flip):
     """The columns of each image are 1 to 6: mirrored they fall."""
