@@ -161,6 +161,8 @@ def test_every_training_begins_with_the_ticket(data, settings, starts):
         for weights in (weights for weights, step in begun if step == 4):
             assert_same(weights, dict(each.ticket.weights))
         begun.clear()
+    # Only of imp there may be more rounds.
+    assert (each.next_ticket is None) == ("method" in settings)
     assert streams == [0, *(step for steps in starts for step in steps)]
 
 
@@ -199,6 +201,20 @@ def test_what_is_pruned_can_be_chosen(data):
     }
     with pytest.raises(UsageError, match="it has none in layers of the kinds conv"):
         draw(network(), data, prune_layers=("conv",), **options)
+
+
+def test_a_training_that_diverges(data, lines):
+    """It is told if it is the last, since no other one is lost."""
+    broken = data.map(lambda x, y: (x / 0, y))
+    with pytest.raises(RuntimeError, match="The training of round 0 diverged"):
+        draw(network(), broken, rounds=1, jit_compile=False)
+    assert len(draw(network(), broken, rounds=0, jit_compile=False)) == 1
+    assert "of round 0 diverged" in lines[-1] and "No more rounds can follow it" in lines[-1]
+
+
+def test_what_is_measured_can_be_chosen(data):
+    (ticket,) = draw(network(), data, rounds=0, dev_data=data, metrics=(), jit_compile=False)
+    assert {name for name in ticket.info if name.startswith("dev_")} == {"dev_loss"}
 
 
 def test_layerwise(data):

@@ -150,7 +150,7 @@ def test_gmp(model, rewind, scope, regrow):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"method": "omp", "sparsity": 0.5},
+        {"method": "omp", "sparsity": 0.98, "scope": "layerwise"},  # 24 of 24, 29 of 30
         {"method": "imp", "rounds": 2, "prune_fraction": 0.3},  # 16 of 54 go, then 11 of 38
         {"method": "gmp", "sparsity": 0.5, "gmp_end": "3ep", "gmp_frequency": "5it"},
         {"method": "erk", "sparsity": 0.99},
@@ -168,7 +168,8 @@ def test_a_layer_that_collapses_is_told_once(settings, lines):
     assert found[-1].masks.collapsed == ["first/kernel"]
     safe = float(re.search(r"Up to ([\d.]+) % each layer keeps a weight\.$", line)[1]) / 100
     if settings["method"] != "erk":
-        assert 23.5 / 54 - 2e-4 < safe <= 23.5 / 54
+        highest = 23.5 / (24 if "scope" in settings else 54)
+        assert highest - 2e-4 < safe <= highest
 
 
 def test_a_softmax_at_the_end_is_looked_through(model):

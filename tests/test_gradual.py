@@ -203,12 +203,8 @@ def test_what_was_pruned_before_never_returns():
     assert mask == [0, 1, 0, 1]
 
 
-@pytest.mark.parametrize("regrow", [False, True])
-def test_a_layer_is_named_at_the_update_that_empties_it(regrow, lines):
-    """Once. Of 8 weights the first layer has the smallest two: 1 may go, up to 1.5 / 8.
-
-    When the second goes, pruned weights that regrow could all be ranked anew, others not.
-    """
+def eight_weights():
+    """1 and 2, 3 to 6, 7 and 8 in three layers."""
     options = {"use_bias": False}
     model = chain(
         layers.Dense(2, name="one", **options),
@@ -219,7 +215,16 @@ def test_a_layer_is_named_at_the_update_that_empties_it(regrow, lines):
     weights = {"one": [[1, 2]], "two": [[3, 4], [5, 6]], "three": [[7], [8]]}
     assign(model, {f"{name}/kernel": np.float32(each) for name, each in weights.items()})
     masks = lt.Masks.ones({name: each.shape for name, each in values(model).items()})
-    trainer = trainer_of(model, masks, jit_compile=False)
+    return masks, trainer_of(model, masks, jit_compile=False)
+
+
+@pytest.mark.parametrize("regrow", [False, True])
+def test_a_layer_is_named_at_the_update_that_empties_it(regrow, lines):
+    """Once. Of 8 weights the first layer has the smallest two: 1 may go, up to 1.5 / 8.
+
+    When the second goes, pruned weights that regrow could all be ranked anew, others not.
+    """
+    masks, trainer = eight_weights()
     updates = [(0, share / 8) for share in range(8)]
     assert prune_gradually(trainer, masks, updates, regrow=regrow).kept == 1
     assert lines == [
@@ -227,6 +232,16 @@ def test_a_layer_is_named_at_the_update_that_empties_it(regrow, lines):
         "Up to 18.74 % each layer keeps a weight.",
         "Nothing is left of one/kernel, two/kernel at a sparsity of 75.00 %: no signal passes "
         "there." + " Up to 18.74 % each layer keeps a weight." * regrow,
+    ]
+
+
+def test_layerwise_each_is_named_by_its_own_share(lines):
+    """1.5 of two weights is two, and of four three."""
+    masks, trainer = eight_weights()
+    prune_gradually(trainer, masks, [(0, 0.75)], "layerwise")
+    assert lines == [
+        "Nothing is left of one/kernel, three/kernel at a sparsity of 87.50 %: no signal passes "
+        "there. Up to 74.99 % each layer keeps a weight."
     ]
 
 
