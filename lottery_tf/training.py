@@ -272,8 +272,7 @@ class Trainer:
         schedule = optimizers.schedule_of(self.model.optimizer)
         if schedule is None:
             return float(self.model.optimizer.learning_rate.numpy())
-        done = int(self.model.optimizer.iterations.numpy())
-        return float(schedule(max(done - 1, 0)))
+        return float(schedule.schedule(max(self.step - 1, 0)))
 
     def fit(
         self,

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.eager import context
 
+import lottery_tf as lt
 from lottery_tf.errors import UsageError
 from lottery_tf.keras import keras
 from lottery_tf.training import SGD, Adam, Trainer, TrainingSettings, WarmUp, make_deterministic
@@ -217,10 +218,22 @@ def test_training_in_two_parts_is_training_in_one():
     np.testing.assert_array_equal(whole.model.get_weights(), parts.model.get_weights())
 
 
+def test_the_learning_rate_is_that_of_the_last_step():
+    """Steps 0 to 4 have 0.5."""
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([4], [0.5, 0.25])
+    trainer, _ = small_trainer(optimizer=SGD(schedule))
+    for step, rate in ((0, 0.5), (5, 0.5), (6, 0.25)):
+        trainer.reset(step)
+        assert trainer.learning_rate == rate
+
+
 def test_xla_is_for_models_without_convolutions():
-    dense = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
-    conv = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(2, 3)])
-    for model, expected in ((dense, True), (conv, False)):
+    dense = keras.Sequential([keras.Input((4,)), *(keras.layers.Dense(2) for _ in range(2))])
+    conv = keras.Sequential(
+        [keras.Input((4, 4, 1)), *(keras.layers.Conv2D(2, 2) for _ in range(2))]
+    )
+    pairs = [(dense, True), (conv, False)]
+    for model, expected in [*pairs, *((lt.wrap(each), is_dense) for each, is_dense in pairs)]:
         Trainer(model, lambda start: None, 1, SGD(0.1), "mse")
         assert bool(model._jit_compile) is expected
 
