@@ -23,6 +23,11 @@ def test_facts_of_a_faithful_export():
     }
 
 
+def test_the_largest_output_is_that_of_any_output_and_sign():
+    outputs = {"first": LOGITS, "second": -3 * LOGITS}
+    assert proof.compare("x", outputs, outputs)["max_abs_output"] == 9
+
+
 @pytest.mark.parametrize("change", [2e-5, np.nan, np.inf])
 def test_one_wrong_number_is_refused(change):
     got = LOGITS.copy()
@@ -79,6 +84,17 @@ def test_as_many_examples_for_each_input():
     images = {"a": np.zeros((3, 4)), "b": np.zeros((2, 4))}
     with pytest.raises(UsageError, match="as many examples for each input, got 3 for a, 2 for b"):
         proof.named_inputs(model, images)
+
+
+def test_the_models_outputs_are_those_of_inference(monkeypatch):
+    """Of inputs by name, in batches of two and one."""
+    monkeypatch.setattr(proof, "BATCH", 2)
+    a, b = (keras.Input((1,), name=name) for name in "ab")
+    y = keras.layers.Dropout(0.5, name="y")(keras.layers.Subtract()([a, b]))
+    model = keras.Model([a, b], y)
+    inputs = proof.named_inputs(model, {"b": [[10], [20], [30]], "a": [[1], [2], [3]]})
+    outputs = proof.model_outputs(model, inputs)
+    assert list(outputs) == ["y"] and outputs["y"].tolist() == [[-9], [-18], [-27]]
 
 
 def test_sizes(tmp_path):
