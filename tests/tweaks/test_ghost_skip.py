@@ -87,15 +87,21 @@ def test_a_layer_that_pads_for_a_dilated_convolution_is_within_too():
     np.testing.assert_allclose(sum_, y + x, atol=1e-5)
 
 
-def test_a_layer_that_pads_for_more_than_the_convolution_is_outside():
-    conv = layers.Conv2D(3, 3, name="conv")
+@pytest.mark.parametrize(
+    ("pad", "padding", "added"),
+    [(3, "valid", (2, 2)), ((1, 3), "valid", (0, 2)), (1, "same", (1, 1))],
+)
+def test_a_layer_that_pads_for_more_than_the_convolution_is_outside(pad, padding, added):
+    """What the convolution leaves of it is in the skip; one in one direction is enough."""
+    conv = layers.Conv2D(3, 3, padding=padding, name="conv")
     model = lt.GhostSkips(alpha=1.0).prepare(
-        chain(layers.ZeroPadding2D(3, name="pad"), conv, layers.ReLU(), shape=(4, 4, 3))
+        chain(layers.ZeroPadding2D(pad, name="pad"), conv, layers.ReLU(), shape=(4, 4, 3))
     )
     x = np.random.default_rng(0).standard_normal((2, 4, 4, 3)).astype(np.float32)
     parts = [model.get_layer("conv").output, model.get_layer("conv_ghost").output]
     y, sum_ = map(np.array, keras.Model(model.input, parts)(x))
-    np.testing.assert_allclose(sum_, y + np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0))), atol=1e-5)
+    rows, columns = ((each, each) for each in added)
+    np.testing.assert_allclose(sum_, y + np.pad(x, ((0, 0), rows, columns, (0, 0))), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -251,6 +257,21 @@ def test_which_convolutions():
     assert lt.GhostSkips(convolutions="same") == lt.GhostSkips(convolutions=("same",))
     with pytest.raises(UsageError, match="kernel larger than 1, not 'widr'; nearest: wider"):
         names("widr")
+
+
+def test_the_convolutional_shortcut_starts_as_he_et_al_have_it():
+    """Var w = 2/64; of 4,096 the deviation is known to 1.1 %."""
+    ghost = GhostSkip("conv", (1, 1))
+    ghost.build([(None, 4, 4, 64), (None, 4, 4, 64)])
+    assert np.std(ghost.conv.kernel) == pytest.approx((2 / 64) ** 0.5, rel=0.06)
+
+
+def test_the_skip_computes_in_the_precision_of_its_convolution():
+    conv = layers.Conv2D(3, 3, dtype="mixed_bfloat16", name="conv")
+    model = lt.GhostSkips(shortcut="conv").prepare(chain(conv, layers.Flatten(), shape=(4, 4, 3)))
+    ghost = model.get_layer("conv_ghost")
+    parts = (ghost, ghost.conv, ghost.norm)
+    assert [(each.compute_dtype, each.dtype) for each in parts] == [("bfloat16", "float32")] * 3
 
 
 def test_losses_on_tensors_are_refused():

@@ -503,7 +503,7 @@ def test_losses_by_name_and_by_object():
     few = {"iterations": 3, "max_norm": 1e9}
     by_name = find_scales(model, data, RescaledInit(criterion="mean_squared_error", **few))
     loss = keras.losses.MeanSquaredError()
-    assert find_scales(model, data, RescaledInit(**few), loss) == by_name
+    assert find_scales(model, data, RescaledInit(criterion="mae", **few), loss) == by_name
     column = data.map(lambda x, y: (x, y[:, None]))
     assert find_scales(model, column, RescaledInit(criterion="mse", **few)) == by_name
 
@@ -599,6 +599,13 @@ def test_a_training_by_another_optimizer_is_told(lines, given, trains, told):
     assert sum("a step of SGD, and Adam trains" in line for line in lines) == told
 
 
+def test_what_scales_the_loss_is_not_the_optimizer_that_trains(lines):
+    model = mlp()
+    model.compile(keras.mixed_precision.LossScaleOptimizer(keras.optimizers.SGD()), "mse")
+    RescaledInit().attach(model)
+    assert lines == []
+
+
 # The user's mistakes
 
 
@@ -665,9 +672,11 @@ def test_a_search_that_diverges_in_its_last_iteration():
         ({"step_size": 0}, "step_size of RescaledInit above 0, not 0"),
         ({"max_norm": math.nan}, "max_norm .* not nan"),
         ({"learning_rate": -1.0}, "learning_rate .* not -1"),
+        ({"step_size": math.inf}, "step_size .* not inf"),
         ({"iterations": 0}, "iterations .* not 0"),
         ({"clip": 0.0}, "clip .* not 0"),
         ({"min_scale": 1.5}, r"min_scale of RescaledInit in \[0, 1\].* not 1.5"),
+        ({"min_scale": -0.1}, r"min_scale of RescaledInit in \[0, 1\].* not -0.1"),
         ({"criterion": "mena_squared_error"}, "mean_squared_error, not 'mena_squared_error'"),
     ],
 )

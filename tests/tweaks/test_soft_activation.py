@@ -47,6 +47,41 @@ def test_relu6_is_capped():
     np.testing.assert_array_equal(_unit(4, cap=6.0), [0, 0, 0, 1, 6])
 
 
+def test_the_largest_value_is_that_of_the_relu():
+    for relu, largest in (
+        *((layers.ReLU(), 100), (layers.ReLU(max_value=3.0), 3), (layers.ReLU(6), 6)),
+        *((layers.Activation("relu6"), 6), (layers.Activation(tf.nn.relu6), 6), (tf.nn.relu6, 6)),
+    ):
+        inputs = keras.Input((1,))
+        soft = lt.SoftActivation().prepare(keras.Model(inputs, relu(inputs)))
+        assert np.array(soft(np.array([[100.0]]))) == largest
+
+
+def test_the_curve_is_that_of_the_tweak():
+    tweak = lt.SoftActivation(curve="exponential", beta_start=1.0, beta_end=25.0)
+    (unit,) = tweak.layers(tweak.prepare(chain(layers.ReLU())))
+    assert unit.schedule.at(0.5) == pytest.approx(5)
+
+
+def test_what_is_masked_stays_so():
+    """A sentence of the word 1 and padding has the mean of that word."""
+    model = chain(
+        layers.Embedding(2, 3, mask_zero=True, name="words"),
+        layers.ReLU(),
+        layers.GlobalAveragePooling1D(),
+        shape=(2,),
+    )
+    soft = lt.SoftActivation().prepare(model)
+    word = model.get_layer("words").embeddings.numpy()[1]
+    np.testing.assert_allclose(soft(np.array([[1, 0]])), [word * _sigmoid(word)], rtol=1e-6)
+
+
+def test_recurrent_layers_are_not_looked_into(lines):
+    model = chain(layers.SimpleRNN(2, activation="relu", name="recurrent"), shape=(3, 2))
+    lt.SoftActivation().prepare(model)
+    assert lines[-1].endswith("0 ReLUs made soft; not looked into: recurrent (SimpleRNN)")
+
+
 class Own(layers.Layer):
     """A layer of a user's own with a fused activation, and one that has none to be found."""
 
