@@ -203,11 +203,9 @@ def test_what_is_pruned_can_be_chosen(data):
         draw(network(), data, prune_layers=("conv",), **options)
 
 
-def test_a_training_that_diverges(data, lines):
-    """It is told if it is the last, since no other one is lost."""
+def test_a_last_training_that_diverges_is_told(data, lines):
+    """And its ticket is kept: no other one is lost."""
     broken = data.map(lambda x, y: (x / 0, y))
-    with pytest.raises(RuntimeError, match="The training of round 0 diverged"):
-        draw(network(), broken, rounds=1, jit_compile=False)
     assert len(draw(network(), broken, rounds=0, jit_compile=False)) == 1
     assert "of round 0 diverged" in lines[-1] and "No more rounds can follow it" in lines[-1]
 

@@ -117,7 +117,7 @@ def test_omp_is_one_round_of_imp(model, rewind):
 
 @pytest.mark.parametrize(
     ("rewind", "scope", "regrow"),
-    [("weights", "global", False), ("learning_rate", "layerwise", True)],
+    [("weights", "layerwise", False), ("learning_rate", "global", True)],
 )
 def test_gmp(model, rewind, scope, regrow):
     """Its mask comes of a training from the rewind point on; of learning_rate so do its weights.
@@ -126,10 +126,10 @@ def test_gmp(model, rewind, scope, regrow):
     """
     dense, ticket = draw(
         model, method="gmp", sparsity=0.8, gmp_begin="1it", gmp_end="2ep", gmp_frequency="4it",
-        gmp_initial_sparsity=0.2, rewind=rewind, steps_per_execution=3, dev_data=data(),
+        gmp_initial_sparsity=0.75, rewind=rewind, steps_per_execution=3, dev_data=data(),
         scope=scope, regrow=regrow,
     )  # fmt: skip
-    updates = schedule(0.2, 0.8, begin=1, end=10, frequency=4)
+    updates = schedule(0.75, 0.8, begin=1, end=10, frequency=4)
     assert [step for step, _ in updates] == [1, 5, 9, 10]  # the first lies before step 3
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     trainer = trainer_of(dense.build(), loss)
