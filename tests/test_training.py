@@ -55,10 +55,10 @@ def test_warm_up_round_trip():
     assert [float(again(s)) for s in range(9)] == [float(schedule(s)) for s in range(9)]
 
 
-def test_coupled_l2_is_seen_by_momentum():
+@pytest.mark.parametrize("w", [2.0, -3.0])
+def test_coupled_l2_is_seen_by_momentum(w):
     """Two steps by hand: g = 1 + λw, v ← 0.9v + g, w ← w − 0.1v (PyTorch's weight_decay)."""
-    w, velocity = 2.0, 0.0
-    variable = tf.Variable(2.0)
+    velocity, variable = 0.0, tf.Variable(w)
     optimizer = SGD(0.1, 0.9, l2=0.5)
     for _ in range(2):
         velocity = 0.9 * velocity + (1 + 0.5 * w)
@@ -228,9 +228,10 @@ def test_the_learning_rate_is_that_of_the_last_step():
 
 
 def test_xla_is_for_models_without_convolutions():
-    dense = keras.Sequential([keras.Input((4,)), *(keras.layers.Dense(2) for _ in range(2))])
+    layers = keras.layers
+    dense = keras.Sequential([keras.Input((4,)), layers.Dense(2), layers.Dense(2)])
     conv = keras.Sequential(
-        [keras.Input((4, 4, 1)), *(keras.layers.Conv2D(2, 2) for _ in range(2))]
+        [keras.Input((4, 4, 1)), layers.Conv2D(2, 3), layers.Flatten(), layers.Dense(2)]
     )
     pairs = [(dense, True), (conv, False)]
     for model, expected in [*pairs, *((lt.wrap(each), is_dense) for each, is_dense in pairs)]:

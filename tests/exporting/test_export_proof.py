@@ -93,7 +93,7 @@ def test_the_models_outputs_are_those_of_inference(monkeypatch):
     y = keras.layers.Dropout(0.5, name="y")(keras.layers.Subtract()([a, b]))
     model = keras.Model([a, b], y)
     inputs = proof.named_inputs(model, {"b": [[10], [20], [30]], "a": [[1], [2], [3]]})
-    outputs = proof.model_outputs(model, inputs)
+    outputs = proof.model_outputs(model, dict(reversed(inputs.items())))
     assert list(outputs) == ["y"] and outputs["y"].tolist() == [[-9], [-18], [-27]]
 
 
