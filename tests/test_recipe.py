@@ -23,6 +23,7 @@ def test_names():
     one = lt.Recipe("label_smoothing")
     assert one.tweaks == (lt.LabelSmoothing(0.1),) and one.name == "label_smoothing"
     assert lt.Recipe(" vanilla , label_smoothing").tweaks == one.tweaks
+    assert lt.Recipe("distillation,tost").name == "tost,distillation"
     assert lt.Recipe([lt.LabelSmoothing(0.3)]).describe() == {"label_smoothing": {"epsilon": 0.3}}
 
 
@@ -139,10 +140,10 @@ def test_outputs_of_neither_kind_need_a_loss(name):
 
 @pytest.mark.parametrize("name", ["label_smoothing", "distillation", "soft_activation"])
 def test_with_tweaks_it_knows_them_too(name):
+    """Of the model that was prepared last."""
+    recipe = lt.Recipe(name, {"distillation_teacher": LOGITS["linear"]()})
     for build, from_logits in ((PROBABILITIES["fused"], False), (LOGITS["linear"], True)):
-        model = build()
-        recipe = lt.Recipe(name, {"distillation_teacher": model})
-        recipe.prepare(model)
+        recipe.prepare(build())
         assert recipe.loss().from_logits is from_logits
 
 
@@ -170,7 +171,7 @@ def test_vanilla_changes_nothing():
     model = lt.wrap(mlp(), random_masks(mlp()))
     recipe = lt.Recipe("vanilla")
     assert recipe.prepare(model) is model
-    assert recipe.callbacks() == []
+    assert recipe.callbacks() == [] and recipe.progress(model) == 1
     finished = recipe.finish(model)
     assert_same(values(finished), values(model))
     assert [type(layer) for layer in finished.layers] == [type(layer) for layer in mlp().layers]
