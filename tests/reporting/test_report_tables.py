@@ -526,14 +526,14 @@ def test_differences_that_rounding_alone_makes_have_no_test(tmp_path):
 
 def test_a_mean_is_of_all_runs_or_none(tmp_path):
     """As where older releases have measured less."""
-    for seed, dev in enumerate((0.5, None)):
+    for seed, dev in enumerate((0.5, 0.6, None)):
         ticket = write_ticket(tmp_path / f"ticket_{seed}", seed)
         run = write_run(tmp_path / f"run_{seed}", ticket, seed=seed, dev_accuracy=dev)
         if seed:
             result = json.loads((run / "result.json").read_text()) | {"nonzero_parameters": 9}
             (run / "result.json").write_text(json.dumps(result))
     ((_, row),) = report([tmp_path]).tables[0].frame.iterrows()
-    assert row.seeds == 2 and row.test_accuracy == pytest.approx(0.8)
+    assert row.seeds == 3 and row.test_accuracy == pytest.approx(0.8)
     assert row[["dev_accuracy", "dev_accuracy_sem", "nonzero_parameters"]].isna().all()
 
 
