@@ -172,10 +172,11 @@ def test_the_crops_are_those_of_the_seed_and_the_step():
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_images_are_mirrored_where_they_may_be(flip):
-    """The columns of each image are 1 to 6: mirrored they fall."""
+    """As they may by default. The columns of each image are 1 to 6: mirrored they fall."""
     columns = np.broadcast_to(np.arange(1, 7, dtype=np.uint8)[:, None], (10, 6, 6, 2))
     data = dataset(batch_size=10, augment=True, side=6)
-    data = dataclasses.replace(data, train=Split(columns, data.train.labels), flip=flip)
+    changes = {} if flip else {"flip": False}
+    data = dataclasses.replace(data, train=Split(columns, data.train.labels), **changes)
     ((images, _),) = take(data.stream(), 1)
     steps = np.diff(images[:, :, 1:-1, 0], axis=2)  # beside the padding 1/2 or -1/2
     mirrored = (steps == -0.5).any((1, 2))
@@ -214,6 +215,11 @@ def test_batches_of_an_empty_dev_split_are_none():
     data = dataset()
     data = dataclasses.replace(data, dev=data.train.take(np.arange(0)))
     assert list(data.batches("dev")) == []
+
+
+def test_examples_are_taken_in_the_order_of_the_index():
+    found = dataset().train.take(np.array([3, 0, 7]))
+    assert found.labels.tolist() == found.images[:, 0, 0, 0].tolist() == [3, 0, 7]
 
 
 def test_a_split_that_is_none_is_refused():
