@@ -8,6 +8,7 @@ import tensorflow as tf
 from networks import assert_same, values
 
 import lottery_tf as lt
+from lottery_tf import finding
 from lottery_tf.errors import UsageError
 from lottery_tf.finding_settings import FindingSettings
 from lottery_tf.graph import named_variables
@@ -141,7 +142,7 @@ def test_every_training_begins_with_the_ticket(data, settings, starts):
 
     class Begun(keras.callbacks.Callback):
         def on_train_begin(self, logs=None):
-            begun.append((values(self.model), int(self.model.optimizer.iterations)))
+            begun.append((values(self.model), trainer.step))
 
     model = network()
     initial = lt.Ticket.of(model, lt.Masks.ones(prunable_weights(model)))
