@@ -233,7 +233,7 @@ def test_all_rounds_are_traced_once(data):
             traces.append(bool(training))
             return inputs
 
-    model = keras.Sequential([keras.Input((6,)), *network().layers, Counting()])
+    model = keras.Sequential([keras.Input((6,)), Counting(), *network().layers])
     del traces[:]
     schedule = keras.optimizers.schedules.CosineDecay(0.1, 12)
     tickets = lt.find_tickets(

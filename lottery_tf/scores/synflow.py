@@ -8,8 +8,9 @@ from tf_keras.src.layers.core.tf_op_layer import TFOpLambda
 
 from lottery_tf.derivatives import is_offset
 from lottery_tf.errors import UsageError
-from lottery_tf.graph import named_variables
+from lottery_tf.graph import named_variables, nodes, unwrapped
 from lottery_tf.keras import keras
+from lottery_tf.log import log, some
 from lottery_tf.rebuilding import copy_layer, has_losses, rebuild, reconnected
 from lottery_tf.scores.network import Network
 from lottery_tf.wrapper import without_wrappers
@@ -23,7 +24,14 @@ _ACTIVATIONS = (
 _FUNCTIONS = {
     *("elu", "gelu", "hard_sigmoid", "leaky_relu", "log_sigmoid", "log_softmax", "mish", "relu"),
     *("relu6", "selu", "sigmoid", "silu", "softmax", "softplus", "softsign", "swish", "tanh"),
+    "clip_by_value",
 }
+# What multiplies activations with each other, which no linear network does.
+_PRODUCTS = (
+    *(_layers.Multiply, _layers.Dot, _layers.Attention, _layers.AdditiveAttention),
+    _layers.MultiHeadAttention,
+)
+_PRODUCT_FUNCTIONS = ("math.multiply", "linalg.matmul", "einsum", "tensordot")
 
 
 def score(network: Network) -> dict[str, np.ndarray]:
@@ -33,7 +41,8 @@ def score(network: Network) -> dict[str, np.ndarray]:
     mode, and what is added (biases, β, moving means; all 0 at initialisation) is left out. Then
     the scores of all weights that a cut through the network passes, such as a layer of a network
     without skips, sum to R. Other normalisations and products of activations (attention) break
-    this law. It is computed in float64: R grows with the depth as a power.
+    this law; of the latter a line is logged. It is computed in float64: R grows with the depth as a
+    power.
     """
     flow = network.once(_Flow)
     return flow.scores(network.values())
@@ -50,6 +59,13 @@ class _Flow:
                     f" of the model '{network.model.name}' has {tuple(tensor.shape)}: build it "
                     "with that shape."
                 )
+        products = {node.layer.name: 0 for _, node in nodes(network.model) if _multiplies(node)}
+        if products:
+            log.warning(
+                "synflow: what flows is multiplied in %s of '%s', so that its scores do not add up "
+                "there as in a linear network.",
+                *(some(list(products)), network.model.name),
+            )
         self.model = rebuild(without_wrappers(network.model), _linear, _with_wide_inputs)
         variables = named_variables(self.model)
         for name, variable in variables.items():
@@ -75,6 +91,14 @@ class _Flow:
             weight.assign(np.abs(values[name]).astype(np.float64))
         _, scores = self.compute()
         return {name: each.numpy() for name, each in zip(self.weights, scores, strict=True)}
+
+
+def _multiplies(node) -> bool:
+    """Whether a call multiplies two tensors of the model."""
+    layer = unwrapped(node.layer)
+    if getattr(layer, "symbol", None) in _PRODUCT_FUNCTIONS:
+        return len(node.keras_inputs) > 1
+    return isinstance(layer, _PRODUCTS)
 
 
 def _with_wide_inputs(part: keras.Model, once) -> keras.Model:

@@ -322,3 +322,28 @@ def test_no_layer_of_vgg_16_collapses():
     model = lt.models.create("vgg16", (32, 32, 3), 10, width=16)
     assert not lt.prune(model, "synflow", 0.99).masks.collapsed
     assert lt.prune(model, "synflow", 0.99, rounds=1).masks.collapsed
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        (keras.activations.mish, ["tf.math.multiply"]),  # x · tanh(softplus(x))
+        (lambda x: layers.Multiply(name="gate")([x, x]), ["gate"]),
+        (lambda x: 2 * x, []),
+        (lambda x: tf.clip_by_value(x, 0.0, 1e-3), []),
+    ],
+    ids=["mish", "gate", "scaled", "clipped"],
+)
+def test_products_of_activations_are_told(lines, function, told):
+    inputs = keras.Input((4,))
+    hidden = function(layers.Dense(5, name="one")(inputs))
+    model = keras.Model(inputs, layers.Dense(2)(hidden))
+    found = scores_of(model)
+    assert [line for line in lines if "multiplied" in line] == [
+        f"synflow: what flows is multiplied in {name} of '{model.name}', so that its scores do not "
+        "add up there as in a linear network."
+        for name in told
+    ]
+    if not told:
+        sums = [each.sum() for each in found.values()]
+        np.testing.assert_allclose(sums, sums[0], rtol=1e-12)
