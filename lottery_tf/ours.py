@@ -162,12 +162,15 @@ def lines_have_keys(*keys: str) -> Recognise:
     return ours
 
 
-def has_arrays(names: str) -> Recognise:
+def has_arrays(*names: str) -> Recognise:
     """Whether a file is an ``.npz`` with arrays alone, of names like these: ``*/*``, variables'."""
 
     def ours(file):
         with zipfile.ZipFile(file) as archive:
-            return all(fnmatch.fnmatchcase(name, f"{names}.npy") for name in archive.namelist())
+            return all(
+                any(fnmatch.fnmatchcase(name, f"{each}.npy") for each in names)
+                for name in archive.namelist()
+            )
 
     return ours
 

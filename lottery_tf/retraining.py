@@ -33,7 +33,8 @@ CHECKPOINT = Kind(
         "state.json": has_keys("rows", "best", "seconds"),
         "weights.npz": has_arrays("*/*"),
         "best.npz": has_arrays("*/*"),
-        "optimizer.npz": has_arrays("arr_*"),
+        # arr_ in a release without names
+        "optimizer.npz": has_arrays("first_step", "_*", "arr_*"),
     },
     marker="state.json",
 )

@@ -169,6 +169,7 @@ def test_what_it_remembers_is_that_of_a_new_one(eagerly, name):
     new = OPTIMIZERS[name]()
     new.build(trainer.model.trainable_variables)
     expected = {n: v.numpy() for n, v in optimizers.state(new, trainer.model).items()}
+    expected["first_step"] = 7
     assert any((expected[n] != v).any() for n, v in trainer.optimizer_state().items())
     trainer.reset(7)
     assert_same(trainer.optimizer_state(), expected)

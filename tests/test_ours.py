@@ -76,7 +76,7 @@ def made(tmp_path_factory):
     with whole_folder(folder / "checkpoint", CHECKPOINT) as inside:
         for name in ("weights.npz", "best.npz"):
             np.savez(inside / name, **{"a/kernel": np.zeros(3)})
-        np.savez(inside / "optimizer.npz", np.zeros(3))
+        np.savez(inside / "optimizer.npz", **{"first_step": 0, "_variables/0": 1})
         write_json(inside / "state.json", {"rows": [], "best": 0, "seconds": 1})
     Board(folder, "step").rows([{"step": 1, "loss": 0.5}])
     np.savez(folder / "best.npz", **{"a/kernel": np.zeros(3)})

@@ -9,6 +9,7 @@ import lottery_tf as lt
 from lottery_tf.graph import named_layers
 from lottery_tf.keras import keras
 from lottery_tf.tweaks.soft_activation import SoftReLU
+from lottery_tf.tweaks.soft_labels import CrossEntropy
 
 X = np.array([-2.0, -0.5, 0.0, 1.0, 8.0])
 
@@ -226,7 +227,7 @@ def test_a_fused_relu_under_a_ghost_is_soft_in_either_order(first):
     b = model.get_layer("linear")(a) + a
     b = b * tf.sigmoid(b)
     np.testing.assert_allclose(model(x), tf.reduce_mean(b, (1, 2)), atol=1e-5)
-    model.compile("sgd", recipe.loss())
+    model.compile("sgd", recipe.loss(CrossEntropy()))
     model.fit(x, y, batch_size=4, callbacks=recipe.callbacks(), verbose=0)
     final = recipe.finish(model)
     assert final.get_layer("fused").get_config()["activation"] == "relu"
