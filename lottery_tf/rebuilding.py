@@ -14,7 +14,7 @@ from tf_keras.src.layers.preprocessing.index_lookup import IndexLookup
 from lottery_tf.errors import UsageError
 from lottery_tf.graph import Held, calls_in, finalize, own_variables, places, unwrapped
 from lottery_tf.keras import keras
-from lottery_tf.sharing import check_untied
+from lottery_tf.sharing import check_untied, pass_on
 
 
 @contextlib.contextmanager
@@ -88,7 +88,7 @@ def rebuild(
         new layer of an old one; returns the copy of that model, for instance by ``reconnected``,
         or None for a copy whose layers are connected as they were.
     """
-    check_untied(model)
+    check_untied(model, copy_layer)
     made: dict[int, keras.layers.Layer] = {}
     pairs: list[tuple[keras.layers.Layer, keras.layers.Layer]] = []
 
@@ -111,6 +111,7 @@ def rebuild(
                 made[id(layer)] = new = change(layer)
                 # The config of a user's own layer need not hold its name.
                 new._name = unwrapped(new)._name = unwrapped(layer).name
+                pass_on(layer, new)
                 pairs.append((layer, new))
         return made[id(layer)]
 

@@ -4,7 +4,9 @@ A copy is made layer by layer. A weight that two layers hold would become two, a
 uses without holding it would go on being that of the model given.
 """
 
-from collections.abc import Iterator
+import contextlib
+import weakref
+from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
@@ -14,14 +16,22 @@ from lottery_tf.errors import UsageError
 from lottery_tf.graph import Held, named_layers, nodes, unwrapped
 from lottery_tf.keras import keras
 
-_KNOWN = ("tf_keras.", "keras.", "tensorflow.", "lottery_tf.")
+_Layer = keras.layers.Layer
+_KNOWN = ("tf_keras", "keras", "tensorflow", "lottery_tf", "numpy", "builtins", "collections")
+_KNOWN += ("_thread", "threading", "weakref", "functools", "inspect")
+# Layers that use no weights but their own, so that copies of copies need no second look.
+_passed: weakref.WeakSet[_Layer] = weakref.WeakSet()
 
 
-def check_untied(model: keras.Model) -> None:
+def check_untied(model: keras.Model, copy: Callable[[_Layer], _Layer]) -> None:
     """Raises UsageError if two layers hold one weight, or one uses a weight that it does not hold.
 
     The latter is looked for in what may do so: Lambda layers, layers and functions of the user's
     own, and operations on the model's tensors.
+
+    Args:
+      model: a Sequential or functional model; it is left as it is.
+      copy: layer → a new one of the same configuration, which is called in its place.
     """
     holders: dict[int, str] = {}
     for path, layer in named_layers(model).items():
@@ -31,14 +41,23 @@ def check_untied(model: keras.Model) -> None:
                 _refuse(model, path, variable, f"which '{other}' holds too")
         holders |= dict.fromkeys(_ids(layer), path)
     for _, node in nodes(model):
-        if isinstance(node.layer, keras.Model):
+        layer = unwrapped(node.layer)
+        if isinstance(layer, keras.Model):
             continue  # its own calls are among the nodes
-        own, path = _ids(node.layer), unwrapped(node.layer).name
-        for variable in _used(node):
-            if id(variable) not in own:
-                owner = holders.get(id(variable))
+        own = _ids(layer)
+        for variable in (*_given(node), *_read(node, copy)):
+            owner = holders.get(id(variable))
+            # What none holds and nothing trains, as a generator's state, may be shared.
+            if id(variable) not in own and (owner or variable.trainable):
                 whose = f"which '{owner}' holds" if owner else "which no layer of it holds"
-                _refuse(model, path, variable, whose)
+                _refuse(model, layer.name, variable, whose)
+        _passed.add(layer)
+
+
+def pass_on(layer: _Layer, copy: _Layer) -> None:
+    """A copy of a layer that has passed ``check_untied`` passes too."""
+    if unwrapped(layer) in _passed:
+        _passed.add(unwrapped(copy))
 
 
 def _refuse(model: keras.Model, path: str, variable: tf.Variable, whose: str) -> None:
@@ -49,49 +68,74 @@ def _refuse(model: keras.Model, path: str, variable: tf.Variable, whose: str) ->
     )
 
 
-def _weights(layer: keras.layers.Layer) -> list[tf.Variable]:
+def _weights(layer: _Layer) -> list[tf.Variable]:
     return [each for each in layer.weights if isinstance(each, tf.Variable)]
 
 
-def _ids(layer: keras.layers.Layer) -> set[int]:
+def _ids(layer: _Layer) -> set[int]:
     """Of the layer's variables and of what these are made of on several devices or in 16 bits."""
     found, rest = set(), _weights(layer)
     while rest:
         variable = rest.pop()
         found.add(id(variable))
-        rest += [*getattr(variable, "values", ()), *_inner(variable)]
+        inner = vars(variable).get("_variable")
+        rest += [*getattr(variable, "values", ())]
+        rest += [inner] if isinstance(inner, tf.Variable) else []
     return found
 
 
-def _inner(variable: tf.Variable) -> list[tf.Variable]:
-    inner = vars(variable).get("_variable")
-    return [inner] if isinstance(inner, tf.Variable) else []
-
-
-def _used(node: Any) -> Iterator[tf.Variable]:
-    """The variables that one call of a layer takes or, where it is not known, reads."""
+def _given(node: Any) -> list[tf.Variable]:
+    """The variables among the arguments of one call of a layer."""
     arguments = tf.nest.flatten((node.call_args, node.call_kwargs))
-    yield from (each for each in arguments if isinstance(each, tf.Variable))
-    if not _is_opaque(unwrapped(node.layer)):
-        return
+    return [each for each in arguments if isinstance(each, tf.Variable)]
 
-    def call(*tensors):
+
+def _read(node: Any, copy: Callable[[_Layer], _Layer]) -> list[tf.Variable]:
+    """The variables that are not its own and that a copy of the layer reads in this call."""
+    layer = unwrapped(node.layer)
+    if layer in _passed or layer.dynamic or not _is_opaque(layer):
+        return []
+    created = set()
+
+    def creator(make, **kwargs):
+        variable = make(**kwargs)
+        created.add(id(variable))
+        return variable
+
+    def call(training, *tensors):
         pairs = zip(node.keras_inputs, tensors, strict=True)
-        held = {str(id(old)): Held(new) for old, new in pairs}
-        args, kwargs = node.map_arguments(held)
-        return node.layer(*args, **kwargs)
+        args, kwargs = node.map_arguments({str(id(old)): Held(new) for old, new in pairs})
+        if training and new._call_spec.expects_training_arg:
+            kwargs["training"] = True
+        outputs = new(*args, **kwargs), new.losses
+        for weight in new.trainable_weights:
+            if weight.constraint is not None:
+                weight.constraint(weight)
+        return outputs
 
     specs = [tensor.type_spec for tensor in node.keras_inputs]
-    yield from tf.function(call, autograph=False).get_concrete_function(*specs).graph.variables
+    found: list[tf.Variable] = []
+    with tf.variable_creator_scope(creator):
+        new = copy(layer)
+        for training in (False, True):
+            # Whatever the layer's own code leads to is said where the copy itself is called.
+            with contextlib.suppress(Exception):
+                traced = tf.function(call, autograph=False).get_concrete_function(training, *specs)
+                found += traced.graph.variables
+    return [variable for variable in found if id(variable) not in created | _ids(new)]
 
 
-def _is_opaque(layer: keras.layers.Layer) -> bool:
+def _is_opaque(layer: _Layer) -> bool:
     """Whether a layer runs code that is not Keras' own."""
-    for part in layer._flatten_layers():
-        functions = [each for each in vars(part).values() if isinstance(each, FunctionType)]
-        modules = [type(part).__module__, *(str(each.__module__) for each in functions)]
-        if isinstance(part, keras.layers.Lambda) or not all(
-            f"{module}.".startswith(_KNOWN) for module in modules
-        ):
-            return True
-    return False
+    return any(map(_has_own_code, layer._flatten_layers()))
+
+
+def _has_own_code(part: _Layer) -> bool:
+    if isinstance(part, keras.layers.Lambda):
+        return True
+    return any(_is_foreign(each) for each in (part, *vars(part).values()))
+
+
+def _is_foreign(thing: Any) -> bool:
+    kind = thing if isinstance(thing, FunctionType) else type(thing)
+    return str(kind.__module__).partition(".")[0] not in _KNOWN

@@ -4,12 +4,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from layer_cases import CASES
-from networks import chain, layers, mlp
+from networks import chain, layers, mlp, random_masks
 
 import lottery_tf as lt
 from lottery_tf.errors import UsageError
 from lottery_tf.keras import keras
+from lottery_tf.rebuilding import copy_layer
 from lottery_tf.sharing import check_untied
+
+
+def check_untied_of(model):
+    check_untied(model, copy_layer)
 
 
 class Head(layers.Layer):
@@ -18,14 +23,14 @@ class Head(layers.Layer):
     def __init__(self, other, held=True, **kwargs):
         super().__init__(**kwargs)
         self.other = other if held else (lambda: other)
-        self.held = held
+        self.held, self.given = held, lambda: other
 
     def call(self, x):
         other = self.other if self.held else self.other()
         return tf.matmul(x, other.kernel, transpose_b=True)
 
     def get_config(self):
-        return {**super().get_config(), "other": self.other, "held": self.held}
+        return {**super().get_config(), "other": self.given(), "held": self.held}
 
 
 def autoencoder(last):
@@ -62,14 +67,35 @@ def free_variable(code, hidden):
     return layers.Lambda(lambda x: x * free)(code)
 
 
+class InTraining(layers.Dense):
+    """Uses another layer's weights while it trains."""
+
+    def __init__(self, other, **kwargs):
+        super().__init__(4, **kwargs)
+        self.other = lambda: other
+
+    def call(self, x, training=None):
+        outputs = super().call(x)
+        return outputs * tf.reduce_sum(self.other().kernel) if training else outputs
+
+    def get_config(self):
+        return {"other": self.other()}
+
+
+def regularized(code, hidden):
+    def distance(kernel):
+        return tf.reduce_sum((kernel - tf.transpose(hidden.kernel)) ** 2)
+
+    return layers.Dense(4, kernel_regularizer=distance)(code)
+
+
 TIED = {
+    "in training": lambda code, hidden: InTraining(hidden)(code),
+    "regularizer": regularized,
     "held by a layer": lambda code, hidden: Head(hidden)(code),
     "used by a layer": lambda code, hidden: Head(hidden, held=False)(code),
     "Lambda": lambda code, hidden: layers.Lambda(transposed(hidden))(code),
     "Lambda's argument": default_argument,
-    "over time": lambda code, hidden: layers.TimeDistributed(layers.Lambda(transposed(hidden)))(
-        layers.Reshape((1, 3))(code)
-    ),
     "operation": lambda code, hidden: transposed(hidden)(code),
     "activation": in_activation,
     "one variable": one_weight,
@@ -92,9 +118,9 @@ def test_tied_weights_are_refused(name):
         else "kernel, which '(model.*/)?hidden' holds"
     )
     with pytest.raises(UsageError, match=words):
-        check_untied(model)
+        check_untied_of(model)
     with pytest.raises(UsageError, match=words):
-        check_untied(keras.Sequential([keras.Input((4,)), model]))
+        check_untied_of(keras.Sequential([keras.Input((4,)), model]))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -110,13 +136,68 @@ def test_every_copy_refuses_them_and_leaves_the_model(way):
 @pytest.mark.parametrize("name", CASES)
 def test_layers_that_share_nothing_pass(name):
     model = CASES[name].build()
-    check_untied(model)
-    check_untied(lt.wrap(model))
+    check_untied_of(model)
+    check_untied_of(lt.wrap(model))
+
+
+class Leaves(layers.Layer):
+    """Leaves things on itself, and has state that nothing trains."""
+
+    def __init__(self):
+        super().__init__(name="leaves")
+        self.flip = layers.RandomFlip(seed=1)
+        self.generator = tf.random.Generator.from_seed(1)
+        self.mean = keras.metrics.Mean()
+
+    def call(self, x, training=None):
+        self.last = x
+        self.add_loss(0.1 * tf.reduce_mean(x**2))
+        self.mean.update_state(x)
+        return x + 0 * self.generator.normal(tf.shape(x))
+
+
+class Python(layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(dynamic=True, **kwargs)
+
+    def call(self, x):
+        return x + float(tf.reduce_sum(x).numpy())
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+def test_looking_leaves_the_model_as_it_is_and_lets_state_pass():
+    model = chain(Leaves(), layers.Dense(3))
+    x = np.ones((2, 4), np.float32)
+    model(x)
+    last, losses = model.layers[1].last, [float(each) for each in model.losses]
+    assert losses == [pytest.approx(0.1)]
+    wrapped = lt.wrap(model, random_masks(model, 1.0))
+    assert model.layers[1].last is last and [float(each) for each in model.losses] == losses
+    wrapped(x)
+    assert [float(each) for each in wrapped.losses] == losses
+    lt.strip(lt.wrap(chain(layers.Dense(4), Python(), layers.Dense(3))))
+
+
+def test_a_tied_function_that_cannot_be_copied_is_refused_for_that():
+    """Keras describes a function inside a wrapper with what it refers to."""
+    model = autoencoder(
+        lambda code, hidden: layers.TimeDistributed(layers.Lambda(transposed(hidden)))(
+            layers.Reshape((1, 3))(code)
+        )
+    )
+    with pytest.raises(UsageError, match="Keras can make anew .* the layer 'time_distributed'"):
+        lt.wrap(model)
+
+
+def doubled(x):
+    return 2 * x
 
 
 def test_a_layer_that_is_called_twice_is_one():
-    inputs, shared = keras.Input((4,)), layers.Dense(4, activation=lambda x: 2 * x)
-    check_untied(keras.Model(inputs, shared(shared(inputs))))
+    inputs, shared = keras.Input((4,)), layers.Dense(4, activation=doubled)
+    check_untied_of(keras.Model(inputs, shared(shared(inputs))))
 
 
 def test_functions_that_read_their_own_layer_pass():
@@ -129,8 +210,8 @@ def test_functions_that_read_their_own_layer_pass():
             return self.gain * self.inner(x)
 
     model = chain(Own(), layers.Lambda(lambda x: x + 1), layers.Dense(3))
-    check_untied(model)
-    check_untied(keras.Model(model.input, mlp_on(model.output)))
+    check_untied_of(model)
+    check_untied_of(keras.Model(model.input, mlp_on(model.output)))
 
 
 def mlp_on(x):
@@ -144,7 +225,7 @@ class Own(layers.Dense):
 
 def test_in_16_bits_and_on_a_mirrored_device():
     """The variables that are read there are others than the layer's own."""
-    check_untied(chain(Own(3, dtype="mixed_bfloat16")))
+    check_untied_of(chain(Own(3, dtype="mixed_bfloat16")))
     with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
         model = chain(Own(3))
-    check_untied(model)
+    check_untied_of(model)
