@@ -12,7 +12,8 @@ from lottery_tf.errors import UsageError
 from lottery_tf.graph import layer_paths, models_in
 from lottery_tf.keras import keras
 from lottery_tf.log import some
-from lottery_tf.rebuilding import is_own, own_methods, set_on, with_paths
+from lottery_tf.own_classes import is_own, own_methods, set_on
+from lottery_tf.rebuilding import with_paths
 
 # A description may name what is here and what is registered. For anything else Keras would import
 # the module that the file names, or call the function that it names with arguments of the file's

@@ -14,6 +14,7 @@ from tf_keras.src.layers.preprocessing.index_lookup import IndexLookup
 from lottery_tf.errors import UsageError
 from lottery_tf.graph import Held, calls_in, finalize, own_variables, places, unwrapped
 from lottery_tf.keras import keras
+from lottery_tf.own_classes import carry_over
 from lottery_tf.sharing import check_untied, pass_on
 
 
@@ -100,7 +101,7 @@ def rebuild(
         if copy is None:
             with _copying(f"the model '{part.name}'"):
                 copy = keras.models.clone_model(part, clone_function=once)
-        _carry_over(part, copy, made)
+        carry_over(part, copy, made)
         return copy
 
     def once(layer):
@@ -125,87 +126,6 @@ def rebuild(
                     variable.assign(tf.cast(theirs[name], variable.dtype))
             finalize(new)
     return copy
-
-
-# What Keras keeps on a model.
-_KEPT_BY_KERAS = {
-    *("built", "compiled_loss", "compiled_metrics", "history", "input_names", "inputs", "loss"),
-    *("optimizer", "output_names", "outputs", "predict_function", "stop_training"),
-    *("test_function", "train_function", "train_tf_function"),
-    # of one that was loaded from a SavedModel
-    *("asset_paths", "graph_debug_info", "signatures", "_serialized_attributes"),
-    *("tensorflow_git_version", "tensorflow_version"),
-}
-
-
-def _carry_over(model: keras.Model, copy: keras.Model, made: dict[int, keras.layers.Layer]) -> None:
-    """Makes a plain copy of ``model`` one of its class, with what was set on it.
-
-    Raises:
-      UsageError: for what has a state that the two would share, or a method of Keras' that was set
-        on the model itself.
-    """
-    if is_own(type(model)):
-        if isinstance(copy, keras.Sequential) != isinstance(model, keras.Sequential):
-            raise UsageError(
-                f"Expected a functional model, to add connections to; '{model.name}' is a "
-                f"Sequential of a class of its own, {type(model).__name__}: build it as "
-                f"{type(model).__name__}(inputs, outputs) from keras.Model."
-            )
-        copy.__class__ = type(model)
-    for name, value in set_on(model).items():
-        if callable(value) and hasattr(keras.Model, name):
-            raise UsageError(
-                f"Expected a model whose {name} is that of its class; on '{model.name}' another "
-                "was set, which copies of it would not have: put it into a subclass."
-            )
-
-        def of_copy(part, name=name):
-            if id(part) in made:
-                return made[id(part)]
-            if isinstance(part, tf.__internal__.tracking.Trackable):
-                raise UsageError(
-                    f"Expected a model whose weights and state are in the layers of its graph; "
-                    f"'{model.name}' also has {name} ({type(part).__name__}), which copies of it "
-                    "would share: put it into a layer, a metric of compile or a callback."
-                )
-            return part
-
-        setattr(copy, name, tf.nest.map_structure(of_copy, value))
-
-
-def is_own(kind: type) -> bool:
-    """Whether a class of models is not Keras' own."""
-    return not kind.__module__.startswith("tf_keras.")
-
-
-def own_methods(kind: type) -> list[str]:
-    """Names of Keras' public methods that a class of models has its own of, but the config's."""
-    own = [each for each in kind.__mro__ if is_own(each) and issubclass(each, keras.Model)]
-    names = {name for each in own for name in vars(each) if name[0] != "_"}
-    return sorted(names & set(dir(keras.Model)) - {"get_config", "from_config"})
-
-
-def set_on(model: keras.Model) -> dict[str, Any]:
-    """What was set on a model beside what Keras, and a tweak's training step, keep there."""
-    usual = _KEPT_BY_KERAS | _private_names()
-    return {
-        name: value
-        for name, value in vars(model).items()
-        if name not in usual
-        and (is_own(type(model)) or name[0] != "_")
-        and not (hasattr(value, "counted") or hasattr(value, "teacher"))
-    }
-
-
-@functools.cache
-def _private_names() -> set[str]:
-    """The names with an underscore that Keras itself sets on models."""
-    inputs, own = keras.Input((1,)), type("Own", (keras.Model,), {})
-    models = own(inputs, inputs), keras.Sequential([keras.Input((1,))])
-    for model in models:
-        model.compile("sgd", "mse", metrics=["mse"])
-    return {name for model in models for name in vars(model) if name[0] == "_"}
 
 
 def has_losses(part: keras.Model) -> bool:

@@ -1,5 +1,7 @@
 """Copies of a model in which some layers are other ones."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,7 +12,8 @@ import lottery_tf as lt
 from lottery_tf.errors import UsageError
 from lottery_tf.graph import layer_paths, named_layers, named_variables
 from lottery_tf.keras import keras
-from lottery_tf.rebuilding import copy_layer, rebuild, set_on, with_paths
+from lottery_tf.own_classes import set_on
+from lottery_tf.rebuilding import copy_layer, rebuild, with_paths
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -102,29 +105,52 @@ def test_a_class_of_the_users_own_and_what_was_set_on_it_come_along(make):
             assert copy is model or one is not model.get_layer("one")
 
 
-def with_step(model):
-    model.train_step = lambda data: {}
+class Holds:
+    def __init__(self, thing):
+        self.thing = {"one": [thing]}
 
 
 STATE = {
-    "variable": lambda model: setattr(model, "seen", tf.Variable(0)),
-    "layer": lambda model: setattr(model, "extra", layers.Dense(2)),
-    "metric": lambda model: setattr(model, "tracker", [keras.metrics.Mean()]),
-    "model": lambda model: setattr(model, "critic", {"one": mlp()}),
-    "step": with_step,
+    "variable": lambda model: tf.Variable(0),
+    "layer": lambda model: layers.Dense(2),
+    "model": lambda model: {"one": [mlp()]},
+    "optimizer": lambda model: keras.optimizers.SGD(),
+    "function of it": lambda model: lambda: model.layers[-1],
+    "partial of a weight": lambda model: functools.partial(print, model.layers[-1].kernel),
+    "object with it": Holds,
+    "method of such": lambda model: Holds(model).__init__,
 }
 
 
 @pytest.mark.parametrize("what", STATE)
 @pytest.mark.parametrize("make", [chained, graph, mlp], ids=["chained", "graph", "plain"])
 def test_state_that_copies_would_share_is_refused(make, what):
+    """Where the class can read it; a plain model is one that something was hung on."""
     model = make()
-    STATE[what](model)
-    words = (
-        "whose train_step is that of its class" if what == "step" else "are in the layers of its"
-    )
-    with pytest.raises(UsageError, match=words):
+    model.note = STATE[what](model)
+    if make is mlp:
+        assert not hasattr(rebuild(model, copy_layer), "note")
+        return
+    with pytest.raises(UsageError, match="are in the layers of its graph; .* also has note"):
         rebuild(model, copy_layer)
+
+
+@pytest.mark.parametrize("make", [chained, graph, mlp], ids=["chained", "graph", "plain"])
+def test_a_step_that_was_set_on_the_model_itself_is_refused(make):
+    model = make()
+    model.train_step = lambda data: {}
+    with pytest.raises(UsageError, match="whose train_step is that of its class"):
+        rebuild(model, copy_layer)
+
+
+def test_methods_become_the_copys_and_metrics_new_ones():
+    model = graph()
+    model.help, model.table = model.helper, {"a": "b", "c": ("d", 1)}
+    model.tracker = [keras.metrics.Mean(name="mean")]
+    model.tracker[0].update_state(3.0)
+    copy = rebuild(model, copy_layer)
+    assert copy.help.__self__ is copy and copy.table == {"a": "b", "c": ("d", 1)}
+    assert copy.tracker[0].name == "mean" and float(copy.tracker[0].result()) == 0
 
 
 def test_what_tweaks_and_trainings_leave_on_a_model_is_no_state_of_it():
