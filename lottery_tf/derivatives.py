@@ -9,6 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from lottery_tf.asserting import told
 from lottery_tf.errors import UsageError
 from lottery_tf.keras import keras
 from lottery_tf.rebuilding import copy_layer
@@ -184,7 +185,8 @@ def batches_of(data: Any, who: str, again: bool = True) -> Iterator[tuple[Any, A
             "to pairs, without sample weights."
         )
     stream = iter(data.repeat() if again else data)
-    first = next(stream, None)
+    with told():
+        first = next(stream, None)
     if first is None:
         raise UsageError("Expected a dataset of batches (inputs, labels), not an empty one.")
     return itertools.chain([first], stream)

@@ -96,7 +96,8 @@ class _Derivatives:
         self.model, self.weights = network.model, network.weights
         data, count = network._data, network._count
         stream = batches_of(data, "the scores of the weights", again=False)
-        self.batches = list(itertools.islice(stream, count))
+        with told():
+            self.batches = list(itertools.islice(stream, count))
         self.loss = losses_of(network._loss) or default_loss(self.model)
         scalar = tf.TensorSpec([], tf.float32)
         vector = [tf.TensorSpec(weight.shape, weight.dtype) for weight in self.weights.values()]

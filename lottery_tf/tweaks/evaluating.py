@@ -18,7 +18,8 @@ def evaluated_model(*steps: str) -> keras.Model | None:
       *steps: names of methods of a ``keras.Model``; default: ``test_step``, that of ``evaluate``
         and of the validation of ``fit``.
     """
-    names = steps or ("test_step",)
+    # AutoGraph puts tf__ in front, as where a class of the user's own has a tf.function for a step.
+    names = {name for step in steps or ("test_step",) for name in (step, f"tf__{step}")}
     frame = sys._getframe(1)
     while frame is not None:
         code = frame.f_code

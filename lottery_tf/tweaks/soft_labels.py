@@ -100,8 +100,15 @@ class CrossEntropy(keras.losses.Loss):
         one_hot = same_rank and y_true.shape[-1] == classes
         unknown = same_rank and y_true.shape[-1] is None  # as a Python generator's labels
 
+        if same_rank and y_true.shape[-1] not in (None, 1, classes):
+            raise UsageError(
+                f"Expected labels as whole numbers or as rows of {classes}, the model's classes; "
+                f"got rows of {y_true.shape[-1]}: give the model as many outputs."
+            )
+
         def integers():
-            return tf.reshape(y_true, tf.shape(y_pred)[:-1])
+            found = tf.reshape(y_true, tf.shape(y_pred)[:-1])
+            return found if found.dtype.is_floating else tf.cast(found, tf.int64)
 
         def as_one_hot():
             found = integers()
@@ -135,15 +142,16 @@ class CrossEntropy(keras.losses.Loss):
 
 
 def check_classes(value: tf.Tensor, labels: tf.Tensor, classes: int) -> tf.Tensor:
-    """``value``, unless one of the integer ``labels`` of any dtype is none of the classes.
+    """``value``, unless one of the ``labels``, numbers of any dtype, is none of the classes.
 
     Then the step ends in a sentence, as ``asserted`` has it.
     """
+    # Of few bits a dtype need not have the number of the classes itself.
+    labels = tf.cast(labels, tf.float64 if labels.dtype.is_floating else tf.int64)
     whole = labels == tf.round(labels) if labels.dtype.is_floating else True
-    good = (labels >= 0) & (labels < tf.cast(classes, labels.dtype)) & whole
     return asserted(
         value,
-        good,
+        (labels >= 0) & (labels < tf.cast(classes, labels.dtype)) & whole,
         f"Expected labels that are classes of the model, whole numbers from 0 to {classes - 1}; "
         "number them so, or give the model more outputs. The batch has labels from",
         *(tf.reduce_min(labels), "to", tf.reduce_max(labels)),
@@ -159,28 +167,30 @@ def checked_labels(data: tf.data.Dataset, model: keras.Model, loss: Any) -> tf.d
       loss: a loss, or a list or dictionary of one for each output. Of those that take integer
         classes the labels are checked.
     """
+    by_key = isinstance(model.output, dict)
+    names = sorted(model.output) if by_key else model.output_names
+    outputs = dict(zip(names, model.outputs, strict=True))
+    if isinstance(loss, dict):
+        losses = loss
+    elif isinstance(loss, list | tuple):
+        losses = dict(zip(names, loss, strict=False))
+    else:
+        losses = dict.fromkeys(names, loss)
 
-    def checked(loss, labels, output):
-        rows = labels.shape.rank == output.shape.rank and labels.shape[-1] in (
-            None,
-            *output.shape[-1:],
-        )
-        if rows or not _takes_classes(loss):
+    def checked(name, labels):
+        output, loss = outputs.get(name), losses.get(name)
+        if output is None or not _takes_classes(loss) or not isinstance(labels, tf.Tensor):
             return labels
+        same_rank = labels.shape.rank == output.shape.rank
+        if same_rank and labels.shape[-1] in (None, output.shape[-1]):
+            return labels  # one-hot, or not known
         return check_classes(labels, labels, output.shape[-1])
 
     def of_batch(x, y, *rest):
         if isinstance(y, dict):
-            outputs = dict(zip(model.output_names, model.outputs, strict=True))
-            losses = loss if isinstance(loss, dict) else dict.fromkeys(outputs, loss)
-            y = {
-                n: checked(losses.get(n), v, outputs[n]) if n in outputs else v
-                for n, v in y.items()
-            }
-        elif isinstance(y, tuple) and isinstance(loss, list | tuple):
-            y = tuple(map(checked, loss, y, model.outputs))
-        elif not isinstance(y, tuple):
-            y = checked(loss, y, model.outputs[0])
+            y = {name: checked(name, labels) for name, labels in y.items()}
+        elif len(parts := tf.nest.flatten(y)) == len(names):
+            y = tf.nest.pack_sequence_as(y, list(map(checked, names, parts)))
         return (x, y, *rest)
 
     pairs = isinstance(data.element_spec, tuple) and len(data.element_spec) > 1

@@ -8,7 +8,7 @@ from networks import chain, examples, layers
 import lottery_tf as lt
 from lottery_tf.errors import UsageError
 from lottery_tf.keras import keras
-from lottery_tf.tweaks.soft_labels import CrossEntropy, as_cross_entropy
+from lottery_tf.tweaks.soft_labels import CrossEntropy, as_cross_entropy, checked_labels
 
 losses = keras.losses
 LOGITS = np.log(np.array([[1, 2, 1, 4], [4, 1, 2, 1]], np.float32))  # softmax: eighths
@@ -84,6 +84,65 @@ def test_labels_that_are_no_classes_are_one_sentence(labels, form):
     assert np.isnan(value) and np.isnan(tape.gradient(value, outputs)).all()
 
 
+@pytest.mark.parametrize(
+    ("dtype", "classes"),
+    [("uint8", 256), ("int8", 128), ("bool", 2), ("int8", 200), ("float16", 5)],
+)
+@pytest.mark.parametrize("form", ["plain", "smoothed"])
+def test_labels_of_any_dtype_may_be_any_class(dtype, classes, form):
+    """A dtype of few bits need not have the number of the classes."""
+    last = min(classes, 128 if dtype == "int8" else classes) - 1
+    y = tf.cast([0, last], dtype)
+    for call in (FORMS[form], tf.function(FORMS[form])):
+        assert np.isfinite(call(y, tf.random.normal([2, classes])))
+    data = tf.data.Dataset.from_tensors((tf.ones([2, 4]), y))
+    assert len(list(checked_labels(data, chain(layers.Dense(classes)), FORMS[form]))) == 1
+
+
+def test_rows_of_another_width_are_refused():
+    with pytest.raises(UsageError, match="as rows of 4, the model's classes; got rows of 5"):
+        CrossEntropy()(tf.eye(5), tf.ones([5, 4]))
+
+
+SPARSE = "sparse_categorical_crossentropy"
+
+
+@pytest.mark.parametrize(
+    ("form", "loss"),
+    [
+        *((form, loss) for form in ("tuple", "dict") for loss in (SPARSE, CrossEntropy())),
+        *((form, [SPARSE, CrossEntropy()]) for form in ("tuple", "dict")),
+        *((form, {"b": SPARSE, "a": "mse"}) for form in ("tuple", "dict")),
+    ],
+)
+def test_the_labels_of_each_output_are_checked(form, loss):
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, [layers.Dense(3, name=n)(inputs) for n in ("a", "b")])
+    for wrong in (0, 1):
+        y = [tf.constant([0, 2]), tf.constant([1, 2])]
+        y[1] += wrong
+        y = tuple(y) if form == "tuple" else dict(zip("ab", y, strict=True))
+        data = checked_labels(tf.data.Dataset.from_tensors((tf.ones([2, 4]), y)), model, loss)
+        if wrong:
+            with pytest.raises(tf.errors.InvalidArgumentError, match=r"from 0 to 2.*from\W+2"):
+                next(iter(data))
+        else:
+            next(iter(data))
+
+
+@pytest.mark.parametrize("method", ["imp", "gmp", "snip", "grasp"])
+def test_every_method_says_it_of_labels_in_one_sentence(method):
+    x, y = examples(12)
+    data = tf.data.Dataset.from_tensor_slices((x, y + 1)).batch(6)
+    with pytest.raises(UsageError, match="from 0 to 2; .* labels from 1 to 3"):
+        lt.find_ticket(
+            *(chain(layers.Dense(5), layers.Dense(3)), data),
+            **{"optimizer": keras.optimizers.SGD(), "epochs": 1, "sparsity": 0.2},
+            **{"method": method, "train_tickets": method in ("imp", "gmp")},
+            **({"gmp_frequency": "1it", "gmp_end": "1it"} if method == "gmp" else {}),
+        )
+
+
 def test_labels_of_an_unknown_form_are_looked_at_too():
     unknown = tf.function(CrossEntropy()).get_concrete_function(
         tf.TensorSpec((None, None), tf.int64), tf.TensorSpec((None, 4))
@@ -156,6 +215,7 @@ def test_training_is_smoothed_and_evaluation_is_not(way):
 class OwnStep(keras.Model):
     """A model of a class of the user's own."""
 
+    @tf.function
     def test_step(self, data):
         x, y = data
         return {"loss": self.compiled_loss(y, self(x, training=False))}
