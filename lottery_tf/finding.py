@@ -30,7 +30,7 @@ from lottery_tf.recipe import Recipe
 from lottery_tf.ticket import Ticket
 from lottery_tf.training import Trainer, check_finite
 from lottery_tf.tweaks.soft_labels import checked_labels
-from lottery_tf.wrapper import all_kept, get_masks, set_masks
+from lottery_tf.wrapper import all_kept, assign_masks, get_masks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,8 +125,8 @@ def rounds(
 def _start(trainer: Trainer, ticket: Ticket) -> None:
     """The trainer's model as the ticket has it, at the rewind step."""
     assign(trainer.model, ticket.weights)
+    assign_masks(trainer.model, ticket.masks)
     trainer.reset(ticket.info["rewind_step"])
-    set_masks(trainer.model, ticket.masks)
 
 
 def _draw(ticket, trainer, settings, last_step, callbacks) -> tuple[Masks, dict[str, np.ndarray]]:

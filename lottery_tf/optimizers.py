@@ -72,6 +72,18 @@ def first_step(optimizer: keras.optimizers.Optimizer) -> tf.Variable:
     return schedule.first
 
 
+def check_schedules(optimizer: keras.optimizers.Optimizer) -> None:
+    """Raises UsageError if it has a schedule beside that of its learning rate, which ``From`` has
+    not: it would begin at its first step after a rewinding to a later one."""
+    for path, part in _parts(vars(getattr(optimizer, "inner_optimizer", optimizer))):
+        if isinstance(part, _Schedule) and path.partition("/")[0] != "_learning_rate":
+            raise UsageError(
+                f"Expected a schedule as the optimizer's own learning_rate, to go on from the step "
+                f"that is rewound to; {type(optimizer).__name__} has a "
+                f"{type(part).__name__} in {path}: rewind to step 0, or give it to the optimizer."
+            )
+
+
 def copied(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
     """A new optimizer of the same settings, those too that its config lacks; it is not built.
 
@@ -175,7 +187,7 @@ def begin_anew(
 def slots(optimizer: Any, weight: tf.Variable) -> dict[str, tf.Variable]:
     """Name of a slot → the optimizer's variable of the weight's shape that belongs to ``weight``.
 
-    None where nothing is built yet, or the optimizer does not train that weight.
+    Nothing where nothing is built yet, or the optimizer does not train that weight.
     """
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     if isinstance(optimizer, keras.optimizers.legacy.Optimizer):
@@ -241,13 +253,19 @@ def _check_known(optimizer: Any, model: keras.Model, weights: Sequence[tf.Variab
     """Raises UsageError if it cannot be told which of the weights a variable belongs to."""
     if not getattr(optimizer, "_index_dict", None):
         return
-    shapes = [weight.shape for weight in weights]
     known = {id(variable) for _, group in _groups(optimizer) for variable in group}
+    shapes = [weight.shape for weight in weights]
+    own = not type(optimizer).__module__.startswith(("tf_keras.", "lottery_tf."))
+    if own:  # Keras' Adafactor alone keeps more than slots, sums over rows and columns
+        known = {
+            id(v) for each in model.trainable_variables for v in slots(optimizer, each).values()
+        }
     for variable in state(optimizer, model).values():
-        if variable.shape in shapes and id(variable) not in known:
+        suspect = variable.shape.rank if own else variable.shape in shapes
+        if suspect and id(variable) not in known:
             raise UsageError(
                 "Expected an optimizer that keeps what it remembers of the weights in lists, an "
-                "entry a trainable variable, as Keras' own do; "
+                "entry of its shape a trainable variable, as Keras' own do; "
                 f"of which weight {type(optimizer).__name__} keeps "
                 f"{variable.name.partition(':')[0]} is not known."
             )
@@ -257,7 +275,9 @@ def _groups(optimizer) -> Iterator[tuple[str, list]]:
     """What the optimizer holds with an entry a trainable variable, in their order."""
     count = len(optimizer._index_dict)
     for path, group in _parts(vars(optimizer)):
-        if isinstance(group, tf.Variable) or len(group) != count or path == "_variables":
+        if not isinstance(group, Mapping | list | tuple) or path == "_variables":
+            continue
+        if len(group) != count:
             continue
         if not isinstance(group, Mapping):
             yield path, list(group)
@@ -271,7 +291,8 @@ def _held(thing: Any) -> Iterator[tuple[str, tf.Variable]]:
 
 
 def _parts(thing: Any, prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
-    """Path → part, for the containers and variables in a container or an object's attributes."""
+    """Path → part, for the containers, variables and schedules in a container or an object's
+    attributes, and in what these hold."""
     seen = set() if seen is None else seen
     pairs = thing.items() if isinstance(thing, Mapping) else enumerate(thing)
     for name, part in list(pairs):
@@ -285,8 +306,10 @@ def _parts(thing: Any, prefix: str = "", seen: set[int] | None = None) -> Iterat
             seen.add(id(part))
             yield path, part
             yield from _parts(part, f"{path}/", seen)
-        elif _is_open(part):
+        elif isinstance(part, _Schedule) or _is_open(part):
             seen.add(id(part))
+            if isinstance(part, _Schedule):
+                yield path, part
             yield from _parts(vars(part), f"{path}/", seen)
 
 

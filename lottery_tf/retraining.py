@@ -251,6 +251,7 @@ def _of_older_release(saved: Mapping[str, np.ndarray], trainer: Trainer) -> dict
     ``trainer`` stands at the rewind step, where the training began.
     """
     state = trainer.optimizer_state()
+    # In the order of optimizer.variables, whose first is the count, and of what scales the loss.
     names = [name for name in state if "_variables/" in name or "_loss_scale/" in name]
     state |= dict(zip(names, saved.values(), strict=True))
     state[names[0]] = state[names[0]] - trainer.step

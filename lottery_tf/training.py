@@ -257,7 +257,13 @@ class Trainer:
         }
 
     def reset(self, step: int = 0) -> None:
-        """A new optimizer for the model's present weights, its learning rate that of ``step``."""
+        """A new optimizer for the model's present weights, its learning rate that of ``step``.
+
+        Raises:
+          UsageError: if the optimizer cannot begin anew, or at that step.
+        """
+        if step:
+            optimizers.check_schedules(self.model.optimizer)
         self._first.assign(step)
         optimizers.begin_anew(self.model.optimizer, self.model, self._new_optimizer)
 

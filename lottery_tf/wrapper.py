@@ -292,10 +292,17 @@ def set_masks(
     optimizer = optimizer or getattr(model, "optimizer", None)
     renew = renewal(optimizer, model, [weight for weight, _ in variables.values()])
     new = [~masks[name] | (mask.numpy() == 0) for name, (_, mask) in variables.items()]
+    assign_masks(model, masks)
+    renew(new)
+
+
+def assign_masks(model: keras.Model, masks: Masks) -> None:
+    """``set_masks`` where the optimizer is to begin anew as a whole; it is left as it is."""
+    variables = _masked_variables(model)
+    _check_shapes({name: tuple(w.shape) for name, (w, _) in variables.items()}, masks, model.name)
     for name, (weight, mask) in variables.items():
         mask.assign(masks[name].astype(np.float32))
         weight.assign(tf.where(masks[name], weight, tf.zeros_like(weight)))
-    renew(new)
 
 
 def _wrappers(model: keras.Model) -> dict[str, PruneLowMagnitude]:

@@ -356,9 +356,38 @@ class Heap(kept.SGD):
         super().build(variables)
 
 
+@keras.saving.register_keras_serializable("test_optimizers")
+class Stacked(kept.SGD):
+    """Two moments of a weight in one variable."""
+
+    def build(self, variables):
+        if not hasattr(self, "moments"):
+            self.moments = [self.add_variable([2, *each.shape]) for each in variables]
+        super().build(variables)
+
+
+@keras.saving.register_keras_serializable("test_optimizers")
+class Around(kept.Optimizer):
+    """Has another optimizer do the work, by a schedule of its own."""
+
+    def __init__(self):
+        super().__init__(name="around")
+        self.base = kept.SGD(Undescribed())
+
+    def build(self, variables):
+        super().build(variables)
+        self.base.build(variables)
+        self._built = True
+
+    def update_step(self, gradient, variable):
+        self.base.update_step(gradient, variable)
+
+
 @pytest.mark.parametrize(
     ("optimizer", "words"),
     [
+        (Stacked(0.1), "an entry of its shape .* which weight Stacked keeps .* is not known"),
+        (Around(), "optimizer's own learning_rate, .* Around has a Undescribed in base/_learning_"),
         (NoConfig(2), "made anew from its config; NoConfig cannot .*get_config"),
         (LosesSchedule(Undescribed()), "LosesSchedule has a schedule, and its copy"),
         (kept.SGD(Stateful()), "a function of the step; Stateful has variables of its own"),
@@ -368,7 +397,14 @@ class Heap(kept.SGD):
 )
 def test_optimizers_that_cannot_begin_anew_are_refused(eagerly, optimizer, words):
     with pytest.raises(UsageError, match=words):
-        lt.find_ticket(network(), batches(), optimizer=optimizer, epochs=1, rounds=1)
+        ticket = lt.find_ticket(
+            *(network(), batches()),
+            **{"optimizer": optimizer, "epochs": 2, "rounds": 1, "rewind_to": "1it"},
+        )
+        model = ticket.build()
+        model.compile(optimizer, CROSS_ENTROPY)
+        model.fit(batches(), verbose=0)
+        lt.set_masks(model, masks_of(model))
 
 
 def test_masks_change_nothing_where_the_optimizer_is_refused(eagerly):
