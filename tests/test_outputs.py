@@ -44,6 +44,10 @@ PROBABILITIES = {
     "over time": lambda: chain(layers.TimeDistributed(softmax()), shape=(2, 4)),
     "spectral": lambda: chain(layers.SpectralNormalization(softmax())),
     "reshaped": lambda: chain(softmax(), layers.Reshape((1, 3)), shape=(4,)),
+    "one place": lambda: behind(lambda p, _: p[:, 0], head=softmax(), shape=(2, 4)),
+    "a model over time": lambda: chain(
+        layers.TimeDistributed(keras.Sequential([softmax()])), shape=(2, 4)
+    ),
 }
 LOGITS = {
     "linear": lambda: chain(layers.Dense(3)),
@@ -60,12 +64,26 @@ LOGITS = {
     "log-softmax fused": lambda: chain(layers.Dense(3, tf.nn.log_softmax)),
     "a product": lambda: behind(lambda z, _: tf.matmul(z, tf.ones((3, 5)))),
     "dropped": lambda: chain(layers.Dense(3), layers.Dropout(0.5)),
+    "noisy": lambda: chain(layers.Dense(3), layers.GaussianNoise(0.5)),
+    "rescaled": lambda: chain(layers.Dense(3), layers.Rescaling(0.5)),
+    "highest": lambda: chain(layers.Conv1D(3, 1), layers.GlobalMaxPooling1D(), shape=(5, 4)),
+    "one place": lambda: behind(lambda z, _: z[:, 0], shape=(2, 4)),
+    "mean": lambda: behind(lambda z, _: tf.reduce_mean(z, 1), shape=(2, 4)),
+    "transposed": lambda: behind(lambda z, _: tf.transpose(z, (0, 2, 1)), shape=(2, 4)),
+    "a model over time": lambda: chain(
+        layers.TimeDistributed(keras.Sequential([layers.Dense(3)])), shape=(2, 4)
+    ),
+    "clipped": lambda: behind(lambda z, _: tf.clip_by_value(z, -9.0, 9.0)),
+    "gated": lambda: behind(lambda z, x: layers.Multiply()([z, layers.Dense(3, "sigmoid")(x)])),
 }
-UNKNOWN = {
+SIGMOIDS = {
     "sigmoid": lambda: chain(layers.Dense(3, "sigmoid")),
     "hard sigmoid": lambda: chain(layers.Dense(3, "hard_sigmoid")),
     "Activation": lambda: chain(layers.Dense(3), layers.Activation("sigmoid")),
     "function": lambda: behind(lambda z, _: tf.sigmoid(z)),
+    "dropped": lambda: chain(layers.Dense(3, tf.sigmoid), layers.Dropout(0.5)),
+}
+UNKNOWN = {
     "tanh": lambda: chain(layers.Dense(3, "tanh")),
     "ReLU": lambda: chain(layers.Dense(3), layers.ReLU()),
     "softplus": lambda: chain(layers.Dense(3, "softplus")),
@@ -73,6 +91,19 @@ UNKNOWN = {
     "Lambda": lambda: chain(layers.Dense(3), layers.Lambda(tf.nn.softmax)),
     "own layer": lambda: chain(OwnDense(3)),
     "recurrent": lambda: chain(layers.LSTM(3), shape=(2, 4)),
+    "experts": lambda: behind(
+        lambda gate, x: tf.einsum(
+            "be,bec->bc", gate, tf.stack([layers.Dense(5, "softmax")(x) for _ in range(3)], 1)
+        ),
+        head=softmax(),
+    ),
+    "gated": lambda: behind(
+        lambda p, x: layers.Multiply()([p, layers.Dense(3)(x)]), head=softmax()
+    ),
+    "clipped": lambda: behind(lambda z, _: tf.clip_by_value(z, 0.0, 1.0)),
+    "function of another axis": lambda: behind(lambda z, _: tf.nn.softmax(z, axis=1), shape=(3, 4)),
+    "mapped": lambda: behind(lambda p, _: tf.matmul(p, tf.eye(3)), head=softmax()),
+    "part": lambda: behind(lambda p, _: p[:, :2], head=softmax()),
     "the inputs": lambda: chain(layers.Activation("linear")),
     "another axis": lambda: chain(layers.Dense(3), layers.Softmax(axis=1), shape=(2, 4)),
     "split": lambda: chain(layers.Dense(6, "softmax"), layers.Reshape((2, 3))),
@@ -80,7 +111,10 @@ UNKNOWN = {
     "joined": lambda: behind(lambda p, x: layers.Concatenate()([p, softmax()(x)]), head=softmax()),
     "mixed": lambda: behind(lambda p, x: layers.Average()([p, layers.Dense(3)(x)]), head=softmax()),
 }
-KNOWN = {Outputs.LOGITS: LOGITS, Outputs.PROBABILITIES: PROBABILITIES, Outputs.UNKNOWN: UNKNOWN}
+KNOWN = {
+    **{Outputs.LOGITS: LOGITS, Outputs.PROBABILITIES: PROBABILITIES},
+    **{Outputs.SIGMOIDS: SIGMOIDS, Outputs.UNKNOWN: UNKNOWN},
+}
 
 
 @pytest.mark.parametrize(
@@ -109,7 +143,8 @@ def test_of_several_outputs_each():
 @pytest.mark.parametrize("name", ["sigmoid", "Lambda", "own layer"])
 def test_no_search_and_no_score_guesses_a_loss(name):
     inputs = keras.Input((4,))
-    model = keras.Model(inputs, UNKNOWN[name]()(layers.Dense(4)(inputs)))
+    build = {**SIGMOIDS, **UNKNOWN}[name]
+    model = keras.Model(inputs, build()(layers.Dense(4)(inputs)))
     data = tf.data.Dataset.from_tensors((np.ones((6, 4), np.float32), np.arange(6) % 3))
     for run in (
         lambda: lt.prune(model, "snip", 0.5, data),

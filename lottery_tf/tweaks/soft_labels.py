@@ -275,11 +275,12 @@ def default_loss(model: keras.Model) -> CrossEntropy:
             "of a single unit: pass the loss to start from."
         )
     found = outputs_of(model)
-    if unknown := [name for name, kind in found.items() if kind is Outputs.UNKNOWN]:
+    known = {Outputs.LOGITS, Outputs.PROBABILITIES}
+    if unknown := [name for name, kind in found.items() if kind not in known]:
         raise UsageError(
             f"Expected outputs that are logits or come from a softmax; what {some(unknown)} of the "
-            f"model '{model.name}' gives is {Outputs.UNKNOWN.value}: pass the loss to start from, "
-            "such as keras.losses.SparseCategoricalCrossentropy(from_logits=…)."
+            f"model '{model.name}' gives is {found[unknown[0]].value}: pass the loss to start "
+            "from, such as keras.losses.SparseCategoricalCrossentropy(from_logits=…)."
         )
     if len(set(found.values())) > 1:
         raise UsageError(

@@ -81,8 +81,8 @@ class Teacher:
       outputs: inputs, as the model that is trained takes them → outputs.
       inputs: its inputs, or their specs, with the batch in front; None if they are not known.
       kind: what the outputs are. Where that is not known they count as probabilities if each row
-        of the batch is non-negative with a sum of 1 ± 1e-3; if not, but all are in [0, 1], they
-        are refused, as those of sigmoids.
+        of the batch is non-negative with a sum of 1 ± 1e-3; if not, but all of a good many are in
+        [0, 1], they are refused, as those of sigmoids.
     """
 
     name: str
@@ -104,7 +104,8 @@ class Teacher:
             normed = tf.reduce_all(plain >= 0) & tf.reduce_all(off <= 1e-3)
             logits = asserted(
                 tf.where(normed, logits, plain),
-                normed | tf.reduce_any(plain < 0) | tf.reduce_any(plain > 1),
+                # Few logits may lie there by chance.
+                normed | (tf.size(plain) < 64) | tf.reduce_any((plain < 0) | (plain > 1)),
                 f"Expected a teacher that gives logits or a softmax; the outputs of {self.name} "
                 "are in [0, 1] and do not add up to 1: give a teacher of its layer before.",
             )
@@ -112,6 +113,11 @@ class Teacher:
 
     def check_fits(self, model: keras.Model) -> None:
         """Raises UsageError unless the teacher takes ``model``'s inputs and has its classes."""
+        if self.kind is Outputs.SIGMOIDS:
+            raise UsageError(
+                f"Expected a teacher that gives logits or a softmax; {self.name} gives "
+                f"{self.kind.value}: give a teacher without its last sigmoid."
+            )
         wanted = f"{_told(model.inputs)}, as the model '{model.name}' takes them"
         if self.inputs is not None and not (
             len(self.inputs) == len(model.inputs)

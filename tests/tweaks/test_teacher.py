@@ -146,11 +146,12 @@ def test_rows_that_only_look_like_probabilities():
 
     Not where all are in [0, 1]: sigmoids are neither. What is known to be logits may be.
     """
-    rows = np.array([[0.2, 0.8, 0.0], [0.5, 0.5, 0.1]], np.float32)
+    rows = np.array([[0.2, 0.8, 0.0], [0.5, 0.5, 0.1]] * 11, np.float32)
     teacher = teachers.Teacher("a", lambda x: x, None)
+    np.testing.assert_array_equal(teacher.logits(tf.constant(rows[:2])), rows[:2])  # too few
     for outputs in (rows * 1.5, rows - 0.1, -rows):
         np.testing.assert_array_equal(teacher.logits(tf.constant(outputs)), outputs)
-    for outputs in (rows, np.zeros((2, 3), np.float32)):
+    for outputs in (rows, np.zeros((22, 3), np.float32)):
         with pytest.raises(UsageError, match=r"of a are in \[0, 1\] and do not add up to 1"):
             teacher.logits(tf.constant(outputs))
         known = teachers.Teacher("a", lambda x: x, None, Outputs.LOGITS)
@@ -164,6 +165,28 @@ def test_rows_that_only_look_like_probabilities():
         tape.watch(x)
         found = teacher.logits(x * 2)
     assert tape.gradient(found, x) is None
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        *(layers.Dense(3, each, name="last") for each in ("sigmoid", "hard_sigmoid")),
+        layers.Lambda(tf.sigmoid),
+    ],
+)
+def test_sigmoids_do_not_teach(last):
+    """Those that are known are refused before the training, others by a batch."""
+    teacher = chain(layers.Dense(3), last)
+    student = chain(layers.Dense(3))
+    recipe = lt.Recipe([lt.Distillation(teacher)])
+    with pytest.raises(
+        (UsageError, tf.errors.InvalidArgumentError), match="that gives logits or a softmax"
+    ) as error:
+        model = recipe.prepare(student)
+        model.compile("sgd", recipe.loss())
+        x, y = examples(32)
+        model.fit(x, y, batch_size=32, verbose=0, callbacks=recipe.callbacks())
+    assert (error.type is UsageError) != isinstance(last, layers.Lambda)
 
 
 def test_a_teacher_of_half_precision():
