@@ -129,11 +129,6 @@ def _below(folder: Path) -> Iterator[Path]:
         yield from (Path(top, name) for name in sorted([*names, *folders]))
 
 
-def any_content(file: Path) -> bool:
-    """Of a file that its place and its neighbours tell enough of."""
-    return True
-
-
 def head_has(*marks: bytes) -> Recognise:
     """Whether one of these is in the first 2 KiB of a file."""
     return lambda file: any(mark in _head(file) for mark in marks)

@@ -26,11 +26,12 @@ from lottery_tf.data import DataSettings
 from lottery_tf.errors import UsageError
 from lottery_tf.experiment import Experiment
 from lottery_tf.exporting import write_exports
+from lottery_tf.exporting.saved_model import SAVED_MODEL
 from lottery_tf.files import sha256, whole_folder, write_json, write_json_lines, write_text
 from lottery_tf.finding_settings import FindingSettings
 from lottery_tf.keras import keras
 from lottery_tf.models import ModelSettings
-from lottery_tf.ours import Kind, any_content, stranger
+from lottery_tf.ours import Kind, stranger
 from lottery_tf.recipe import Recipe
 from lottery_tf.reporting import writing
 from lottery_tf.retraining import CHECKPOINT
@@ -47,6 +48,10 @@ FINDING = FindingSettings(rounds=1)
 
 class Reached(Exception):
     """The work would begin."""
+
+
+def any_content(file):
+    return True
 
 
 def reached(*_, **__):
@@ -313,6 +318,51 @@ def test_nor_in_the_folders_of_a_saved_model(writer, inside, made, tmp_path, mon
     below = tmp_path / place / ("saved_model" if own == "export" else "") / inside
     thesis(below)
     refused(write, tmp_path, tmp_path / place, made, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "assets/mine.txt",
+        "variables/variables.data-00000-of-00009",
+        "variables/variables.data-00001-of-00001",
+        "variables/variables.index",
+        "keras_metadata.pb",
+        "fingerprint.pb",
+    ],
+)
+def test_nor_a_file_that_its_name_alone_would_make_one_of_it(name, made, tmp_path):
+    lay(made, "model", tmp_path / "place")
+    (tmp_path / "place" / name).write_text("years of work")
+    refused(lt.export, tmp_path, net(), tmp_path / "place")
+
+
+def test_the_assets_of_a_saved_model_are_its_own(tmp_path):
+    place, words = tmp_path / "place", tmp_path / "words.txt"
+    words.write_text("a\nb\n")
+    text = keras.Input((1,), dtype=tf.string)
+    lookup = keras.layers.StringLookup(vocabulary=str(words), output_mode="multi_hot")
+    model = keras.Model(text, keras.layers.Dense(2)(lookup(text)))
+    lt.export(model, place)
+    assert os.listdir(place / "assets") == ["words.txt"]
+    lt.export(net(), place)
+    assert os.listdir(place / "assets") == []
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_variables_may_be_in_several_files(count, tmp_path):
+    """As the saves of several devices have them. One file more is another's."""
+    place = tmp_path / "place"
+    (place / "variables").mkdir(parents=True)
+    index = b"\0\0\2\x08" + bytes([count])  # an empty key, a value of 2 bytes, its field 1
+    (place / "variables" / "variables.index").write_bytes(index)
+    for number in range(count):
+        (place / "variables" / f"variables.data-{number:05}-of-{count:05}").touch()
+    kind = Kind("variables", SAVED_MODEL.files)
+    assert stranger(place, kind) is None
+    other = place / "variables" / f"variables.data-{count:05}-of-{count:05}"
+    other.touch()
+    assert stranger(place, kind) == other
 
 
 @pytest.mark.parametrize("writer", FOLDERS)

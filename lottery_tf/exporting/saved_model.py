@@ -23,18 +23,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import tensorflow as tf
-from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.core.protobuf import fingerprint_pb2, saved_model_pb2, tensor_bundle_pb2
+from tf_keras.protobuf import saved_metadata_pb2
 
 from lottery_tf.exporting.quiet import quiet
 from lottery_tf.keras import keras
-from lottery_tf.ours import Kind, any_content
+from lottery_tf.ours import Kind
+
+
+def _graph(file: Path):
+    return saved_model_pb2.SavedModel.FromString(file.read_bytes()).meta_graphs[0]
 
 
 def _is_written_here(file: Path) -> bool:
     """Whether ``write`` has made a saved_model.pb: a model of Keras without its traces
     (``keras_api``) and yet with the attributes that are added here."""
-    saved = saved_model_pb2.SavedModel.FromString(file.read_bytes())
-    root = saved.meta_graphs[0].object_graph_def.nodes[0]
+    root = _graph(file).object_graph_def.nodes[0]
     names = {child.local_name for child in root.children}
     return (
         root.user_object.identifier.startswith("_tf_keras_")
@@ -43,15 +47,48 @@ def _is_written_here(file: Path) -> bool:
     )
 
 
+def _is_metadata(file: Path) -> bool:
+    return bool(saved_metadata_pb2.SavedMetadata.FromString(file.read_bytes()).nodes)
+
+
+def _is_fingerprint(file: Path) -> bool:
+    found = fingerprint_pb2.FingerprintDef.FromString(file.read_bytes())
+    return found.saved_model_checksum != 0
+
+
+def _shards(index: Path) -> int:
+    """Among how many files the variables are, by their index, a table of LevelDB's form: the key
+    of the first entry, after three lengths, is empty, and its value a header."""
+    content = index.read_bytes()
+    if content[:2] != b"\0\0":
+        raise ValueError(f"{index} is no index of variables")
+    header = content[3 : 3 + content[2]]
+    return tensor_bundle_pb2.BundleHeaderProto.FromString(header).num_shards
+
+
+def _is_index(file: Path) -> bool:
+    return _shards(file) > 0
+
+
+def _is_shard(file: Path) -> bool:
+    count = _shards(file.with_name("variables.index"))
+    return any(file.name == f"variables.data-{n:05}-of-{count:05}" for n in range(count))
+
+
+def _is_asset(file: Path) -> bool:
+    graph = _graph(file.parents[1] / "saved_model.pb")
+    return any(file.name == asset.filename for asset in graph.asset_file_def)
+
+
 SAVED_MODEL = Kind(
     "a SavedModel of lottery_tf",
     {
         "saved_model.pb": _is_written_here,
-        "keras_metadata.pb": any_content,
-        "fingerprint.pb": any_content,
-        "variables/variables.index": any_content,
-        "variables/variables.data-?????-of-?????": any_content,
-        "assets/*": any_content,
+        "keras_metadata.pb": _is_metadata,
+        "fingerprint.pb": _is_fingerprint,
+        "variables/variables.index": _is_index,
+        "variables/variables.data-?????-of-?????": _is_shard,
+        "assets/*": _is_asset,
     },
     marker="saved_model.pb",
 )
