@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from lottery_tf.errors import UsageError
-from lottery_tf.ours import Kind, check_ours
+from lottery_tf.ours import Kind, check_ours, has_arrays
 
 
 class Masks(Mapping[str, np.ndarray]):
@@ -89,7 +89,10 @@ class Masks(Mapping[str, np.ndarray]):
         return cls({name: np.ones(shape, bool) for name, shape in shapes.items()})
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes an ``.npz`` file with a boolean array a weight; older masks there are replaced.
+        """Writes an ``.npz`` file with a boolean array a weight.
+
+        Older masks there are replaced: boolean arrays, one at least, each with a weight's name,
+        ``layer/variable``.
 
         Raises:
           UsageError: if ``path`` is anything else, which is never replaced.
@@ -128,9 +131,10 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 def _are_masks(file: Path) -> bool:
     with np.load(file, allow_pickle=False) as arrays:
-        return all(arrays[name].dtype == bool for name in arrays.files)
+        return _named_as_weights(file) and all(arrays[name].dtype == bool for name in arrays.files)
 
 
+_named_as_weights = has_arrays("*/*")
 _MASKS = Kind("masks", {".": _are_masks})
 
 

@@ -158,14 +158,15 @@ def lines_have_keys(*keys: str) -> Recognise:
 
 
 def has_arrays(*names: str) -> Recognise:
-    """Whether a file is an ``.npz`` with arrays alone, of names like these: ``*/*``, variables'."""
+    """Whether a file is an ``.npz`` with arrays alone, one at least, of names like these: ``*/*``,
+    variables'."""
 
     def ours(file):
         with zipfile.ZipFile(file) as archive:
-            return all(
-                any(fnmatch.fnmatchcase(name, f"{each}.npy") for each in names)
-                for name in archive.namelist()
-            )
+            found = archive.namelist()
+        return bool(found) and all(
+            any(fnmatch.fnmatchcase(name, f"{each}.npy") for each in names) for name in found
+        )
 
     return ours
 

@@ -380,9 +380,9 @@ def _file(path, content):
     path.write_bytes(content)
 
 
-def _archive():
+def _archive(**arrays):
     content = io.BytesIO()
-    np.savez(content, data=np.zeros(3))
+    np.savez(content, **arrays)
     return content.getvalue()
 
 
@@ -396,7 +396,9 @@ FOREIGN_FILES = {
     "a text": lambda place, _: _file(place, b"years of work"),
     "JSON": lambda place, _: _file(place, b'{"id": 1}\n'),
     "a picture": lambda place, _: _file(place, b"\x89PNG\r\n\x1a\ntEXtSoftware\0Matplotlib"),
-    "arrays": lambda place, _: _file(place, _archive()),
+    "arrays": lambda place, _: _file(place, _archive(data=np.zeros(3))),
+    "boolean arrays": lambda place, _: _file(place, _archive(data=np.ones(3, bool))),
+    "no arrays": lambda place, _: _file(place, _archive()),
     "a link": _linked,
     "a folder": lambda place, _: (place.unlink(), thesis(place)),
 }
