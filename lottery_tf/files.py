@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from lottery_tf.errors import UsageError
-from lottery_tf.ours import Kind, check_ours
+from lottery_tf.ours import Kind, check_ours, of_file_manager
 
 
 @contextlib.contextmanager
@@ -131,12 +131,13 @@ def sha256(path: str | os.PathLike) -> str:
     """The SHA-256 of a file, or of the names and sums of a folder's files, in hexadecimal.
 
     A SavedModel that is made again has the same: its fingerprint.pb, which TensorFlow gives a new
-    random number each time, does not count. A file of any size is read a mebibyte at a time.
+    random number each time, does not count. Nor does what a file manager leaves in a folder. A file
+    of any size is read a mebibyte at a time.
     """
     digest, path = hashlib.sha256(), Path(path)
     if path.is_dir():
-        files = (f for f in path.rglob("*") if f.is_file() and f.name != "fingerprint.pb")
-        for file in sorted(files):
+        files = [f for f in path.rglob("*") if f.is_file() and f.name != "fingerprint.pb"]
+        for file in sorted(file for file in files if not of_file_manager(file)):
             digest.update(f"{sha256(file)}  {file.relative_to(path).as_posix()}\n".encode())
         return digest.hexdigest()
     with open(path, "rb") as file:

@@ -3,7 +3,8 @@
 A writer says of what kind its work is. ``check_ours`` looks whether what stands at a place is all
 of that kind; one file, folder or link more, or a file of a known name with another's content, and
 it is refused, and nothing is changed. Links within a folder are never ours; a link at the place
-itself stands for what it leads to.
+itself stands for what it leads to. What a file manager leaves in every folder that somebody looks
+at is passed over, and goes with the folder.
 """
 
 import contextlib
@@ -21,6 +22,8 @@ from lottery_tf.errors import UsageError
 
 Recognise = Callable[[Path], bool]
 
+# In lower case: macOS' and Windows' notes on how a folder is shown.
+OF_FILE_MANAGERS = frozenset({".ds_store", "desktop.ini", "thumbs.db"})
 # What matplotlib writes into a picture's head for us, by the file's suffix.
 PICTURE_MARKS = {".png": {"Software": "lottery_tf"}, ".svg": {"Creator": "lottery_tf"}}
 _MARKS = (b"Software\0lottery_tf", b"<dc:title>lottery_tf</dc:title>")
@@ -122,11 +125,17 @@ def stranger(path: str | os.PathLike, kind: Kind) -> Path | None:
     return None
 
 
+def of_file_manager(path: Path) -> bool:
+    """Whether a file is one that a file manager leaves in any folder."""
+    return path.name.lower() in OF_FILE_MANAGERS and path.is_file() and not path.is_symlink()
+
+
 def _below(folder: Path) -> Iterator[Path]:
-    """Everything below a folder, links not followed."""
+    """Everything below a folder but what file managers leave, links not followed."""
     for top, folders, names in os.walk(folder):
         folders.sort()
-        yield from (Path(top, name) for name in sorted([*names, *folders]))
+        found = (Path(top, name) for name in sorted([*names, *folders]))
+        yield from (path for path in found if not of_file_manager(path))
 
 
 def head_has(*marks: bytes) -> Recognise:

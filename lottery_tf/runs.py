@@ -16,6 +16,7 @@ from lottery_tf.errors import UsageError
 from lottery_tf.files import read_json, write_json
 from lottery_tf.keras import keras
 from lottery_tf.model_files import existing_model, load_model
+from lottery_tf.ours import of_file_manager
 
 # What a run is does not hang on these: it may go on on other devices and with more rounds, and
 # tickets, teachers and models are known by their sums, wherever they lie.
@@ -104,8 +105,12 @@ def check_run_or_new(out: Path) -> None:
 
 
 def _visible(folder: Path) -> bool:
-    """Whether there is more in a folder than what a killed process may have left of config.json."""
-    return any(not file.name.startswith(".config.json.") for file in folder.iterdir())
+    """Whether there is more in a folder than what a file manager may have left, and a killed
+    process of config.json."""
+    return any(
+        not (file.name.startswith(".config.json.") or of_file_manager(file))
+        for file in folder.iterdir()
+    )
 
 
 def read_config(run: str | os.PathLike) -> dict[str, Any]:

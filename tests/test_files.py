@@ -256,6 +256,16 @@ def test_sha256(tmp_path, size):
     assert sha256(tmp_path / "weights") == hashlib.sha256(data).hexdigest()
 
 
+def test_what_file_managers_leave_is_not_in_a_folders_sha256(tmp_path):
+    write_text(tmp_path / "sub" / "weights", "1")
+    before = sha256(tmp_path)
+    for name in (".DS_Store", "sub/Thumbs.db", "sub/desktop.ini"):
+        (tmp_path / name).touch()
+    assert sha256(tmp_path) == before
+    (tmp_path / "sub" / "notes").touch()
+    assert sha256(tmp_path) != before
+
+
 def test_sha256_of_abc(tmp_path):
     """The example of FIPS 180-2."""
     (tmp_path / "abc").write_bytes(b"abc")

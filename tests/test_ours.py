@@ -269,6 +269,10 @@ FOREIGN = {
     "a file of the marker's name": lambda place, _: _marker(place, '{"id": 1}'),
     "a list of the marker's name": lambda place, _: _marker(place, "[1]"),
     "a link to a folder": lambda place, others: link_to(place, others),
+    "a link by a file manager's name": lambda place, others: (
+        others.write_text("mine"),
+        (place / ".DS_Store").symlink_to(others),
+    ),
     "a link within": lambda place, others: (
         thesis(others),
         (place / "mine").symlink_to(others),
@@ -371,6 +375,27 @@ def test_what_is_the_writers_own_is_no_hindrance(writer, made, tmp_path, monkeyp
     begun(place, write, tmp_path, made, monkeypatch)
     shutil.rmtree(tmp_path / place, ignore_errors=True)
     lay(made, own, tmp_path / place)
+    with pytest.raises(Reached):
+        write(tmp_path / place, made, monkeypatch)
+
+
+def viewed(folder):
+    """As file managers leave it and the folders in it."""
+    for each in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+        for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+            (each / name).write_text("how the folder is shown")
+
+
+@pytest.mark.parametrize("writer", FOLDERS)
+def test_nor_is_what_file_managers_leave_in_it(writer, made, tmp_path, monkeypatch):
+    place, own, write = FOLDERS[writer]
+    if place.startswith("run/"):
+        (tmp_path / "run").mkdir()
+        viewed(tmp_path)
+    begun(place, write, tmp_path, made, monkeypatch)
+    shutil.rmtree(tmp_path / place, ignore_errors=True)
+    lay(made, own, tmp_path / place)
+    viewed(tmp_path)
     with pytest.raises(Reached):
         write(tmp_path / place, made, monkeypatch)
 
@@ -493,6 +518,11 @@ def test_a_finished_run_deletes_nothing(made, tmp_path):
         (("a.txt", "sub/a.txt"), "sub/a.txt"),
         (("a.txt", "sub/sub/b1.txt"), "sub/sub"),
         (("sub/b1.txt",), "sub"),
+        ((".DS_Store",), None),
+        (("a.txt", "Desktop.ini", "sub/Thumbs.db"), None),
+        (("a.txt", "DS_Store"), "DS_Store"),
+        (("a.txt", "notes/.DS_Store"), "notes"),
+        (("a.txt", ".DS_Store/notes.txt"), ".DS_Store"),
     ],
 )
 def test_places_are_those_of_the_kind(names, foreign, tmp_path):

@@ -12,9 +12,9 @@ from lottery_tf.data.dataset import Source, Split
 from lottery_tf.data.pictures import read_all
 from lottery_tf.errors import UsageError
 from lottery_tf.log import counted, log, some
+from lottery_tf.ours import OF_FILE_MANAGERS
 
 _ENDINGS = (".jpeg", ".jpg", ".png")
-_OF_THE_SYSTEM = ("desktop.ini", "thumbs.db")
 
 
 class _Found:
@@ -135,7 +135,7 @@ def read(data_dir: str) -> Source:
 
 
 def _hidden(path: Path) -> bool:
-    return path.name.startswith(".") or path.name.lower() in _OF_THE_SYSTEM
+    return path.name.startswith(".") or path.name.lower() in OF_FILE_MANAGERS
 
 
 def _in_memory(files: list[tuple[Path, str]], classes: list[str]) -> Split:

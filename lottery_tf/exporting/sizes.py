@@ -5,9 +5,11 @@ import io
 import tarfile
 from pathlib import Path
 
+from lottery_tf.ours import of_file_manager
+
 
 def size(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
+    """Bytes of a file, or of all files in a folder but what a file manager has left there."""
     return sum(file.stat().st_size for file in _files(path))
 
 
@@ -33,4 +35,5 @@ def gzip_size(path: Path) -> int:
 def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
-    return sorted(file for file in path.rglob("*") if file.is_file())
+    files = (file for file in path.rglob("*") if file.is_file())
+    return sorted(file for file in files if not of_file_manager(file))

@@ -103,6 +103,7 @@ def test_sizes(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     (tmp_path / "file").write_bytes(b"x" * 1000)
+    (tmp_path / "export" / ".DS_Store").write_text("how the folder is shown")
     assert sizes.size(tmp_path / "export") == 3000
     assert sizes.size(tmp_path / "file") == 1000
     assert sizes.gzip_size(tmp_path / "file") == len(gzip.compress(b"x" * 1000, mtime=0))
