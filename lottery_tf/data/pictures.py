@@ -6,6 +6,7 @@ takes JPEG's exact transform, where TensorFlow takes the fast one.
 
 import io
 import os
+import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from lottery_tf.errors import UsageError
 
 _FORMATS = ("PNG", "JPEG", "BMP")  # by content, whatever the name: TensorFlow read these
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")  # Pillow's names of grey and RGB
+_EXIF, _ORIENTATION = b"Exif\0\0", ExifTags.Base.Orientation
 _THREADS = min(16, os.cpu_count() or 1)
 
 
@@ -29,15 +31,17 @@ class _Unfit(Exception):
 def read_all(paths: Sequence[Path]) -> Iterator[np.ndarray]:
     """The picture of each file, uint8 ``[H, W, 3]``, turned as its EXIF orientation says.
 
-    Grey and palette pictures become RGB. Colour profiles and gamma are not applied.
+    Grey and palette pictures become RGB. Colour profiles and gamma are not applied. Of EXIF data
+    that are cut short the orientation is taken if it is there.
 
     Raises:
       UsageError: a file cannot be read, is damaged, or would have to lose something: it has 16
         bits a channel, transparent parts, several frames, or other colours than grey and RGB.
     """
     with warnings.catch_warnings(), ThreadPoolExecutor(_THREADS) as pool:
-        # Of EXIF data that are cut short Pillow warns and goes on, perhaps without the orientation.
         warnings.filterwarnings("error", category=UserWarning, module="PIL")
+        # Of EXIF data that are cut short, of which we want the orientation alone.
+        warnings.filterwarnings("ignore", category=UserWarning, module="PIL.TiffImagePlugin")
         warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
         # A photo whose preview an editor has thrown away.
         warnings.filterwarnings("ignore", ".*malformed MPO", UserWarning)
@@ -90,9 +94,48 @@ def _decoded(content: bytes) -> np.ndarray:
             colours = len(image.getpalette() or ()) // 3
             if image.getextrema()[1] >= colours:  # which would be black
                 raise ValueError(f"it uses more than the {colours} colours of its palette")
+        image.load()  # a PNG's EXIF data may come after its pixels
+        _keep_orientation(image)
         seen = ImageOps.exif_transpose(image)
         if seen.has_transparency_data:
             seen = seen.convert("RGBA")
             if seen.getextrema()[3] != (255, 255):
                 raise _Unfit("has transparent parts; lay it on a background")
         return np.asarray(seen.convert("RGB"))
+
+
+def _keep_orientation(image: Image.Image) -> None:
+    """Sets the orientation where Pillow does not see it: a value that is cut off ends its reading.
+
+    Raises:
+      ValueError: if the data end before the orientation could be found.
+    """
+    data, read = image.info.get("exif", b""), Image.Exif()
+    if not data and "Raw profile type exif" in image.info:  # ImageMagick's, in a PNG's text
+        data = bytes.fromhex("".join(image.info["Raw profile type exif"].split("\n")[3:]))
+    read.load(data)
+    if data and _ORIENTATION not in read:
+        read.load(_of_orientation(data.removeprefix(_EXIF).removeprefix(_EXIF)))
+        if _ORIENTATION in read:
+            image.getexif()[_ORIENTATION] = read[_ORIENTATION]
+
+
+def _of_orientation(tiff: bytes) -> bytes:
+    """EXIF data with the orientation alone; nothing where there is none.
+
+    ``tiff`` begins with the order of its bytes, 42, and the place of its tags: their number, and 12
+    bytes of each, which begin with what tag it is. They stand in rising order.
+    """
+    order, beyond = "<" if tiff.startswith(b"II") else ">", False
+    try:
+        (place,) = struct.unpack_from(f"{order}L", tiff, 4)
+        (count,) = struct.unpack_from(f"{order}H", tiff, place)
+        for number in range(count):
+            tag, rest = struct.unpack_from(f"{order}H10s", tiff, place + 2 + 12 * number)
+            if tag == _ORIENTATION:
+                return tiff[:4] + struct.pack(f"{order}LHH10sL", 8, 1, tag, rest, 0)
+            beyond = beyond or tag > _ORIENTATION
+    except struct.error:
+        if not beyond:
+            raise ValueError("its EXIF data end before the orientation") from None
+    return b""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from lottery_tf.data.pictures import read_all
 from lottery_tf.errors import UsageError
@@ -148,19 +148,55 @@ def test_an_orientation_that_is_none_turns_nothing(tmp_path, orientation):
     np.testing.assert_array_equal(read(tmp_path, file(PICTURE, exif=exif)), PIXELS)
 
 
+def cut_exif(tags: dict[int, int | str], end: int | None) -> bytes:
+    """EXIF data with ``end`` bytes: 6 of its name, 8 of a head, 2 of a count, 12 a tag, 4, values.
+
+    Tags are in rising order: 0x010F the maker's name, 0x0112 the orientation, 0x011A a resolution.
+    """
+    exif = Image.Exif()
+    exif.update(tags)
+    return exif.tobytes()[:end]
+
+
+def profile(exif: bytes) -> PngImagePlugin.PngInfo:
+    """EXIF data as ImageMagick puts them into a PNG."""
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Raw profile type exif", f"\nexif\n{len(exif):8}\n{exif.hex()}\n")
+    return info
+
+
+MAKER = {0x010F: "the maker's name"}
+CUT_EXIF = {
+    "no value of the tag before": (MAKER | {ORIENTATION: 6}, 44, 6),
+    "nothing after the tags": (MAKER | {ORIENTATION: 6}, 40, 6),
+    "no tag after": ({ORIENTATION: 6, 0x011A: 72.0}, 28, 6),
+    "half a tag after": ({ORIENTATION: 8, 0x011A: 72.0}, 34, 8),
+    "none, and no value": (MAKER, 32, 1),
+    "none, nor a tag after the next": ({0x011A: 72.0, 0x0131: "a program"}, 30, 1),
+    "whole, without one": (MAKER, None, 1),
+}
+
+
+@pytest.mark.parametrize("kind", CUT_EXIF)
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "a PNG's text"])
+def test_of_exif_data_cut_short_the_orientation_is_taken(tmp_path, form, kind):
+    tags, end, orientation = CUT_EXIF[kind]
+    exif = cut_exif(tags, end)
+    if form == "JPEG":
+        content = jpeg(exif=exif, subsampling=0)
+    else:
+        how = {"pnginfo": profile(exif)} if form == "a PNG's text" else {"exif": exif}
+        content = file(PICTURE, **how)
+    pixels = read(tmp_path, content)
+    assert np.abs(pixels.astype(int) - SHOWN[orientation]).max() <= (3 if form == "JPEG" else 0)
+
+
 def sixteen(colours: int, channels: int) -> bytes:
     return png(header(2, 1, 16, colours), rows(bytes(range(4 * channels))))
 
 
 def animated() -> bytes:
     return file(PICTURE, save_all=True, append_images=[ImageOps.invert(PICTURE)])
-
-
-def cut_exif() -> bytes:
-    """Its orientation comes after the place where it is cut."""
-    exif = Image.Exif()
-    exif[0x010F], exif[ORIENTATION] = "the maker's name", 6
-    return jpeg(exif=exif.tobytes()[:20])
 
 
 def flipped(content: bytes, place: int) -> bytes:
@@ -200,7 +236,18 @@ DAMAGED = {
         "more than the 2 colours",
     ),
     "a JPEG cut short": (jpeg()[:-30], "truncated"),
-    "EXIF data cut short": (cut_exif(), "Corrupt EXIF data"),
+    **{
+        f"EXIF data of {end} bytes": (
+            jpeg(exif=cut_exif(MAKER | {ORIENTATION: 6}, end)),
+            "its EXIF data end before the orientation",
+        )
+        for end in (14, 20, 28, 38)
+    },
+    "a PNG's text of EXIF data cut short": (
+        file(PICTURE, pnginfo=profile(cut_exif(MAKER | {ORIENTATION: 6}, 30))),
+        "its EXIF data end before the orientation",
+    ),
+    "EXIF data that are none": (jpeg(exif=b"Exif\0\0years of work"), "not a TIFF file"),
     "a bomb": (png(header(10**5, 10**5, 8, 2), rows(b"")), r"10000000000 pixels\) exceeds"),
     "a small bomb": (png(header(10**4, 10**4, 8, 2), rows(b"")), r"100000000 pixels\) exceeds"),
 }
