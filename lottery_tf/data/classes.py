@@ -15,6 +15,10 @@ from lottery_tf.log import log, some
 if TYPE_CHECKING:
     from lottery_tf.data import DataSettings
 
+# What to do about classes without training images, where these are folders and where not.
+_OF_FOLDERS = "put images into train/NAME, or remove every folder NAME"
+_OF_NUMBERS = "add some, or take the class out and number the others without a gap"
+
 
 def check_labels(dataset: str, source: Source) -> None:
     """Raises UsageError where a label is none of 0 .. num_classes - 1; says which have no test."""
@@ -51,8 +55,8 @@ def check_trained(settings: "DataSettings", source: Source, rest: np.ndarray) ->
     if len(lost):
         raise UsageError(
             f"--dataset={dataset} expects training images of every class, 0 to "
-            f"{source.num_classes - 1}, and there are none of {_named(source, lost)}; add some, or "
-            "take the class out and number the others without a gap."
+            f"{source.num_classes - 1}, and there are none of {_named(source, lost)}; "
+            f"{_OF_FOLDERS if dataset == 'image_folder' else _OF_NUMBERS}."
         )
     lost = _without(source, labels[rest])
     if len(lost) and settings.dev_split == "first":

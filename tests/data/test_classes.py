@@ -57,7 +57,8 @@ def test_labels_that_are_no_classes(given, train, test, what, training):
 )
 def test_a_class_without_training_images(given, train, names, lost):
     message = f"={given.name} expects training images of every class, 0 to 2, and there are none of"
-    with pytest.raises(UsageError, match=re.escape(f"{message} {lost}; add some, or take")):
+    do = "put images into train/NAME" if given.name == "image_folder" else "add some, or take the"
+    with pytest.raises(UsageError, match=re.escape(f"{message} {lost}; {do}")):
         given(train, (0, 1, 2), names=names)
     # Measuring needs none.
     assert len(given(train, (0, 1, 2), names=names, training=False).test) == 3
