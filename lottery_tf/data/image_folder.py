@@ -14,6 +14,8 @@ from lottery_tf.errors import UsageError
 from lottery_tf.log import counted, log, some
 from lottery_tf.ours import OF_FILE_MANAGERS
 
+# __MACOSX is what macOS puts into an archive beside the folders that are packed.
+_OF_THE_SYSTEM = OF_FILE_MANAGERS | {"__macosx"}
 _ENDINGS = (".jpeg", ".jpg", ".png")
 
 
@@ -67,6 +69,8 @@ class _Found:
                 self.left_out["ending"].append(path)
 
     def _leave_hidden(self, path: Path) -> None:
+        if path.name.lower() in _OF_THE_SYSTEM:
+            return
         if path.name.lower().endswith(_ENDINGS) or path.is_dir():
             self.left_out["hidden"].append(path)
 
@@ -135,7 +139,7 @@ def read(data_dir: str) -> Source:
 
 
 def _hidden(path: Path) -> bool:
-    return path.name.startswith(".") or path.name.lower() in OF_FILE_MANAGERS
+    return path.name.startswith(".") or path.name.lower() in _OF_THE_SYSTEM
 
 
 def _in_memory(files: list[tuple[Path, str]], classes: list[str]) -> Split:

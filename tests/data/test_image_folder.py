@@ -87,10 +87,13 @@ def test_the_order_is_that_of_tensorflow_datasets(folder):
 
 
 def test_nothing_is_said_of_a_folder_that_is_read_wholly(folder, lines):
-    for path in (".git/x", "train/.DS_Store", "train/dog/Thumbs.db", "train/dog/.gitkeep"):
-        (folder / path).parent.mkdir(exist_ok=True)
+    for path in (
+        *(".git/x", "train/.DS_Store", "train/dog/Thumbs.db", "train/dog/.gitkeep"),
+        *("__MACOSX/train/._dog", "train/__MACOSX/dog/._a.png", "test/dog/__MACOSX/._1.png"),
+    ):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).touch()
-    load(DataSettings("image_folder", str(folder), dev_share=0))
+    assert load(DataSettings("image_folder", str(folder), dev_share=0)).num_classes == 2
     assert lines == []
 
 
@@ -216,7 +219,11 @@ def remove(folder: Path) -> None:
         (lambda f: (f / "test").rename(f / "testing"), "a folder test in .*there is none"),
         (lambda f: remove(f / "train"), r"images, \*.png, .*/train, and there are none"),
         (lambda f: remove(f / "test"), r"images, \*.png, .*/test, and there are none"),
-        (lambda f: write(f / "test/cow/1.png", 1), r"every class, .* none of class 1 \(cow\)"),
+        (
+            lambda f: write(f / "test/cow/1.png", 1),
+            r"every class, .* none of class 1 \(cow\); put images into train/NAME, or remove "
+            "every folder NAME",
+        ),
         (
             lambda f: [shutil.rmtree(f / "train/cat"), shutil.rmtree(f / "test/cat")],
             r"two classes or more, and there is only class 0 \(dog\)",
