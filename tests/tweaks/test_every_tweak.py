@@ -9,6 +9,7 @@ import tensorflow as tf
 from networks import EachBatch, assert_same, assert_zeros, examples, layers, random_masks, values
 
 import lottery_tf as lt
+from lottery_tf.errors import UsageError
 from lottery_tf.graph import named_layers, named_variables
 from lottery_tf.keras import keras
 from lottery_tf.models import create
@@ -194,3 +195,18 @@ def test_a_deep_residual_network_begins_no_worse(name):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     plain, ours = (loss(y, each(x, training=True)).numpy() for each in (ticket.build(), model))
     assert ours < 1.1 * plain
+
+
+@pytest.mark.parametrize("name", ["vanilla", *dict.fromkeys(RECIPES)])
+def test_labels_that_are_no_classes_are_one_sentence(name):
+    """Before the first step: nothing has moved."""
+    recipe, (x, y) = lt.Recipe(name, settings()), examples(6, (8, 8, 1))
+    good = tf.data.Dataset.from_tensors((x, y)).repeat()
+    model = recipe.prepare(network(), good)
+    model.compile(keras.optimizers.SGD(0.1), recipe.loss(), run_eagerly=True)
+    before = values(model)
+    for wrong in (y + 1, y - 3, y + 0.5):
+        with pytest.raises(UsageError, match="whole numbers from 0 to 2; .* has labels from"):
+            model.train_on_batch(x, wrong)
+    trainable = {name: v for name, v in values(model).items() if "moving" not in name}
+    assert_same(trainable, {name: before[name] for name in trainable})
