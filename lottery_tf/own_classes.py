@@ -1,5 +1,6 @@
 """Models of the user's own class: what a copy takes from its model beside the graph of layers."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from types import FunctionType, MethodType
@@ -46,7 +47,8 @@ def carry_over(model: keras.Model, copy: keras.Model, made: dict[int, keras.laye
                 f"{type(model).__name__}(inputs, outputs) from keras.Model."
             )
         copy.__class__ = type(model)
-    model_itself = {id(each) for each in (model, *made_from(model, made), *model.variables)}
+    layers = (layer for layer in model._flatten_layers() if id(layer) in made)
+    model_itself = {id(each) for each in (model, *layers, *model.variables)}
     for name, value in set_on(model).items():
         if callable(value) and hasattr(keras.Model, name):
             raise UsageError(
@@ -78,11 +80,6 @@ def _of_copy(model, copy, made, model_itself, part) -> Any:
     return _STATE if isinstance(part, _Trackable) or _refers(part, model_itself) else part
 
 
-def made_from(model: keras.Model, made: dict[int, keras.layers.Layer]) -> list:
-    """The layers of a model that have a copy, at any depth."""
-    return [layer for layer in model._flatten_layers() if id(layer) in made]
-
-
 def _refers(thing: Any, things: set[int], depth: int = 4) -> bool:
     """Whether a function, or an object of the user's own, holds one of ``things`` (by id)."""
     if id(thing) in things:
@@ -96,8 +93,9 @@ def _held_by(thing: Any) -> Iterator[Any]:
     elif isinstance(thing, MethodType):
         yield thing.__self__
     elif isinstance(thing, FunctionType):
-        cells = (cell for cell in thing.__closure__ or ())
-        yield from (cell.cell_contents for cell in cells if cell.cell_contents is not None)
+        for cell in thing.__closure__ or ():
+            with contextlib.suppress(ValueError):  # nothing is in it yet
+                yield cell.cell_contents
         yield from (*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values())
     elif isinstance(thing, dict):
         yield from thing.values()
