@@ -620,7 +620,10 @@ def test_what_scales_the_loss_is_not_the_optimizer_that_trains(lines):
         (lambda: batches(shape=(5,)), "that fit the model 'model.*incompatible with the layer"),
         (lambda: batches(classes=9), "whole numbers from 0 to 2; .*labels from 0 to [3-8]"),
         (lambda: batches().map(lambda x, y: (x, (y, y))), "labels for 2 of 1 outputs"),
-        (lambda: batches().map(lambda x, y: (x, tf.one_hot(y, 4))), "that fit .*reshape"),
+        (
+            lambda: batches().map(lambda x, y: (x, tf.one_hot(y, 4))),
+            "as rows of 3, the model.s classes; got rows of 4",
+        ),
         (lambda: batches().map(lambda x, y: (x, {"tail": y})), "labels for tail of head"),
     ],
 )
