@@ -157,7 +157,7 @@ def test_what_tweaks_and_trainings_leave_on_a_model_is_no_state_of_it():
     model = mlp()
     recipe = lt.Recipe([lt.LabelSmoothing(), lt.Distillation(mlp())])
     model = recipe.prepare(model)
-    model.compile("adam", recipe.loss(), metrics=["accuracy"])
+    model.compile("adam", recipe.loss(), metrics=["accuracy"], run_eagerly=True)
     model.fit(*examples(), validation_data=examples(), callbacks=recipe.callbacks(), verbose=0)
     assert_same(values(rebuild(model, copy_layer)), values(model))
 
