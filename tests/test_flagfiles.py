@@ -79,7 +79,9 @@ def test_the_grid_is_trained_by_the_paper_s_protocol(name):
 @pytest.mark.parametrize("name", FLAGFILES)
 def test_two_steps_on_images_of_the_true_shape(name, monkeypatch):
     shape, classes, _ = SHAPES[experiment_of(name).data.dataset]
-    kept = "--dev_share=0", f"--train_examples={classes}"  # an image a class
+    kept = ["--dev_share=0", f"--train_examples={classes}"]  # an image a class
+    if name in GRID and name != "cifar10_resnet18":
+        kept.append("--width=4")  # one at full width tells as much of the others
     experiment = experiment_of(name, "--batch_size=2", *kept)
     random = np.random.default_rng(0)
 

@@ -128,12 +128,15 @@ def test_scores_and_batchnorm_on_two_devices(method, tmp_path):
     network = ("--model=resnet8_half", "--width=4", "--optimizer=sgd", "--learning_rate=0.05")
     words = (*FIND[:-3], *network, "--train_for=12it", "--rewind_to=2it", "--sparsity=0.5")
     words = (*words, f"--method={method}")
+    trained = method == "synflow"  # what is trained then hangs on no method
+    if not trained:
+        words = (*words, "--notrain_tickets")
     assert main([*words, f"--out={tmp_path / 'one'}"]) == 0
     codes, said = on_two_devices([*words, f"--out={tmp_path / 'two'}"])
     assert codes == [0], said
     one, two = (lt.Ticket.load(ticket_of(tmp_path / each)) for each in ("one", "two"))
     assert one.masks == two.masks
-    for folder in ("one", "two"):
+    for folder in ("one", "two") if trained else ():
         dense = load_saved_model(tmp_path / folder / "dense_model")
         assert not any(getattr(layer, "synchronized", False) for layer in dense.layers)
     # Keras' fused kernel, for one device only, divides a variance by N - 1, and others by N; the
@@ -141,6 +144,8 @@ def test_scores_and_batchnorm_on_two_devices(method, tmp_path):
     for name, value in two.weights.items():
         close = {"rtol": 1 / 63} if name.endswith("moving_variance") else CLOSE
         np.testing.assert_allclose(value, one.weights[name], **close, err_msg=name)
+    if not trained:
+        return
     dense = (load_saved_model(tmp_path / each / "dense_model") for each in ("one", "two"))
     for ours, theirs in zip(*(model.trainable_variables for model in dense), strict=True):
         np.testing.assert_allclose(ours, theirs, **CLOSE)

@@ -85,11 +85,10 @@ def test_the_best_epoch_on_dev_is_one_after_the_fades(spent):
     assert read_json(spent / "result.json")["best_dev_accuracy"] == pytest.approx(best)
 
 
-@pytest.mark.parametrize(("freq", "looks"), [(2, [2, 4]), (9, [4])])
-def test_looking_less_often_at_dev_images_trains_the_same(ticket, spent, tmp_path, freq, looks):
-    assert retrain(ticket, tmp_path, f"--validation_freq={freq}") == 0
+def test_looking_less_often_at_dev_images_trains_the_same(ticket, spent, tmp_path):
+    assert retrain(ticket, tmp_path, "--validation_freq=2") == 0
     rows, all_rows = (read_json_lines(run / "metrics.jsonl") for run in (tmp_path, spent))
-    assert [row["epoch"] for row in rows if "dev_accuracy" in row] == looks
+    assert [row["epoch"] for row in rows if "dev_accuracy" in row] == [2, 4]
     assert [row["loss"] for row in rows] == [row["loss"] for row in all_rows]
     result, every = (read_json(run / "result.json") for run in (tmp_path, spent))
     # The fades end in epoch 3: of the epochs that looked only the last may be the best.

@@ -180,9 +180,10 @@ def test_on_a_dense_model_of_probabilities(name):
     assert final.count_params() == plain.count_params()
 
 
-@every_recipe
+# The others leave what the network computes as it is, or search for a lower loss.
+@pytest.mark.parametrize("name", ["ghost_skips", "soft_activation"])
 def test_a_deep_residual_network_begins_no_worse(name):
-    """With each tweak's defaults the first training batch costs no more than plain, but for noise.
+    """With the tweak's defaults the first training batch costs no more than plain, but for noise.
 
     Ghost skips of α = 1 around every convolution of a residual network double its signal a block.
     """
