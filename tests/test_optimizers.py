@@ -43,8 +43,7 @@ class Lookahead(kept.SGD):
 
 OPTIMIZERS = {
     "SGD": lambda: kept.SGD(0.1),
-    "momentum": lambda: kept.SGD(0.1, 0.9),
-    "nesterov": lambda: kept.SGD(0.1, 0.9, nesterov=True),
+    "momentum": lambda: kept.SGD(0.1, 0.9, nesterov=True),
     "Adam": lambda: kept.Adam(0.01),
     "amsgrad": lambda: kept.Adam(0.01, amsgrad=True),
     "AdamW": lambda: kept.AdamW(0.01),

@@ -319,7 +319,7 @@ def test_an_input_of_unknown_size():
 def test_no_layer_of_vgg_16_collapses():
     """TRAP 23: at 99 % every layer keeps weights; scored in one round they would not."""
     keras.utils.set_random_seed(0)
-    model = lt.models.create("vgg16", (16, 16, 3), 10, width=16)
+    model = lt.models.create("vgg16", (16, 16, 3), 10, width=8)
     assert not lt.prune(model, "synflow", 0.99).masks.collapsed
     assert lt.prune(model, "synflow", 0.99, rounds=1).masks.collapsed
 
