@@ -1,9 +1,9 @@
 """Copies of a model in which some layers, or some calls of layers, are other ones."""
 
 import contextlib
-import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from textwrap import shorten
 from types import FunctionType
 from typing import Any
@@ -174,11 +174,7 @@ def reconnected(
             return layer(*args, **kwargs)
 
     for node in calls_in(part):
-        outputs = (
-            calls[id(node)](functools.partial(run, node), tensor)
-            if id(node) in calls
-            else run(node)
-        )
+        outputs = calls[id(node)](partial(run, node), tensor) if id(node) in calls else run(node)
         pairs = zip(tf.nest.flatten(node.outputs), tf.nest.flatten(outputs), strict=True)
         held.update({str(id(old)): Held(new) for old, new in pairs})
     ends = (tf.nest.map_structure(tensor, each) for each in (part.input, part.output))

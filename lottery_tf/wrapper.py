@@ -287,19 +287,27 @@ def set_masks(
       UsageError: if names or shapes are not the model's, or the optimizer cannot be made anew from
         its config; nothing is changed then.
     """
-    variables = _masked_variables(model)
-    _check_shapes({name: tuple(w.shape) for name, (w, _) in variables.items()}, masks, model.name)
+    variables = _variables_for(model, masks)
     optimizer = optimizer or getattr(model, "optimizer", None)
     renew = renewal(optimizer, model, [weight for weight, _ in variables.values()])
     new = [~masks[name] | (mask.numpy() == 0) for name, (_, mask) in variables.items()]
-    assign_masks(model, masks)
+    _assign(variables, masks)
     renew(new)
 
 
 def assign_masks(model: keras.Model, masks: Masks) -> None:
     """``set_masks`` where the optimizer is to begin anew as a whole; it is left as it is."""
+    _assign(_variables_for(model, masks), masks)
+
+
+def _variables_for(model: keras.Model, masks: Masks) -> dict[str, tuple[tf.Variable, tf.Variable]]:
+    """``_masked_variables``; a UsageError unless they have the names and shapes of ``masks``."""
     variables = _masked_variables(model)
     _check_shapes({name: tuple(w.shape) for name, (w, _) in variables.items()}, masks, model.name)
+    return variables
+
+
+def _assign(variables: Mapping[str, tuple[tf.Variable, tf.Variable]], masks: Masks) -> None:
     for name, (weight, mask) in variables.items():
         mask.assign(masks[name].astype(np.float32))
         weight.assign(tf.where(masks[name], weight, tf.zeros_like(weight)))

@@ -97,13 +97,13 @@ def scheduled(optimizer, first=0):
     return optimizer
 
 
-def rounds_are_plain_fits(make, plain, **how):
+def assert_rounds_are_plain_fits(optimizer, plain):
     """Round 1 of ``find_tickets``, two epochs rewound to the end of the first, is a fit."""
     ticket = lt.find_ticket(
         *(network(), batches()),
-        **{"optimizer": make, "epochs": 2, "rounds": 1, "prune_fraction": 0.3},
+        **{"optimizer": optimizer, "epochs": 2, "rounds": 1, "prune_fraction": 0.3},
         **{"rewind_to": "1ep", "rewind": "learning_rate", "dev_data": batches()},
-        **{"jit_compile": False, **how},
+        jit_compile=False,
     )
     model = ticket.build()
     model.compile(plain(), CROSS_ENTROPY)
@@ -114,18 +114,18 @@ def rounds_are_plain_fits(make, plain, **how):
 
 @every_optimizer
 def test_every_round_is_a_plain_fit_from_its_ticket(eagerly, name):
-    rounds_are_plain_fits(OPTIMIZERS[name](), OPTIMIZERS[name])
+    assert_rounds_are_plain_fits(OPTIMIZERS[name](), OPTIMIZERS[name])
 
 
 @pytest.mark.parametrize("name", ["Adam", "averaged"])
 def test_only_the_learning_rate_goes_on_from_step_k(eagerly, name):
     make = OPTIMIZERS[name]
-    rounds_are_plain_fits(scheduled(make()), lambda: scheduled(make(), first=2))
+    assert_rounds_are_plain_fits(scheduled(make()), lambda: scheduled(make(), first=2))
 
 
 @pytest.mark.parametrize("name", ["Nadam"])
 def test_every_round_is_a_plain_fit_when_it_is_compiled(name):
-    rounds_are_plain_fits(OPTIMIZERS[name](), OPTIMIZERS[name])
+    assert_rounds_are_plain_fits(OPTIMIZERS[name](), OPTIMIZERS[name])
 
 
 def trainer_of(optimizer, model=None):
