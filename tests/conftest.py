@@ -1,7 +1,10 @@
 """What every test gets: quiet TensorFlow, fixed seeds and names."""
 
+import functools
+import gc
 import logging
 import os
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # A third of a small training's time is XLA's compiler seeking speed that no test needs.
@@ -16,11 +19,24 @@ def same_start():
 
     So does the count in the names that Keras gives to layers.
     """
-    import sys
-
     if "tf_keras" in sys.modules:
+        _light()
         sys.modules["tf_keras"].utils.set_random_seed(0)
         sys.modules["tf_keras"].backend.reset_uids()
+
+
+@functools.cache
+def _light() -> None:
+    """Leaves out what pays off in long trainings only; once, when TensorFlow is there.
+
+    Grappler rewrites graphs that run a few steps here, and Python's collector walks through all of
+    TensorFlow again and again: a fifth of the time. Commands in processes of their own have both.
+    """
+    sys.modules["tensorflow"].config.optimizer.set_experimental_options(
+        {"disable_meta_optimizer": True}
+    )
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture
