@@ -40,6 +40,18 @@ def _light() -> None:
 
 
 @pytest.fixture
+def proved_here(monkeypatch):
+    """Exports are proved in this process: a fresh one spends seconds on importing TensorFlow."""
+    from lottery_tf.exporting import proof, reload
+
+    def outputs(artefacts, inputs):
+        named = {proof.signature_name(name): array for name, array in inputs.items()}
+        return [reload.run(str(artefact), named) for artefact in artefacts]
+
+    monkeypatch.setattr(proof, "reloaded_outputs", outputs)
+
+
+@pytest.fixture
 def lines():
     """The lines that the library logs while the test runs."""
     found = []

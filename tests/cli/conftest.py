@@ -1,8 +1,11 @@
 """Runs of the commands on digits, small enough for every test to look at."""
 
 import contextlib
+import os
+import shutil
 
 import pytest
+from filelock import FileLock
 
 from lottery_tf import retraining
 from lottery_tf.cli.main import main
@@ -14,25 +17,46 @@ TINY = (
     "--optimizer=adam",
     "--learning_rate=0.002",
     "--width=30",
+    "--nojit_compile",  # XLA compiles for longer than these train
 )
 
 
 @pytest.fixture(scope="session")
-def found(tmp_path_factory):
-    """The folder of a finished run of find with two rounds of pruning."""
-    out = tmp_path_factory.mktemp("runs") / "find"
-    assert main(["find", *TINY, "--rounds=2", "--rewind_to=5it", f"--out={out}"]) == 0
-    return out
+def once(tmp_path_factory):
+    """(name, words) → the folder of a finished run that pytest's processes make once for all.
+
+    None may write to it: others read it at the same time.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    shared = folder / "shared"
+    shared.mkdir(exist_ok=True)
+
+    def run(name, *words):
+        out, whole = shared / name, shared / f"{name} is whole"
+        with FileLock(shared / f"{name}.lock"):
+            if not whole.exists():
+                shutil.rmtree(out, ignore_errors=True)
+                assert main([*words, f"--out={out}"]) == 0
+                whole.touch()
+        return out
+
+    return run
 
 
 @pytest.fixture(scope="session")
-def retrained(found):
+def found(once):
+    """The folder of a finished run of find with two rounds of pruning."""
+    return once("find", "find", *TINY, "--rounds=2", "--rewind_to=5it")
+
+
+@pytest.fixture(scope="session")
+def retrained(once, found):
     """The folder of a finished run of retrain."""
-    out = found.parent / "retrained"
     ticket = found / "tickets" / "round_02"
     words = [f"--ticket={ticket}", "--recipe=label_smoothing", "--label_smoothing_epsilon=0.2"]
-    assert main(["retrain", *words, f"--out={out}"]) == 0
-    return out
+    return once("retrained", "retrain", *words)
 
 
 @pytest.fixture

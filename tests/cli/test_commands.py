@@ -20,9 +20,14 @@ from lottery_tf.runs import Run, load_saved_model
 from lottery_tf.stages import find as stage
 
 
-def tree(folder):
-    """Every file below ``folder`` with its checksum."""
-    return {p.relative_to(folder): sha256(p) for p in folder.rglob("*") if p.is_file()}
+def tree(*folders):
+    """Every file below the ``folders`` with its checksum."""
+    return {
+        p.relative_to(folder.parent): sha256(p)
+        for folder in folders
+        for p in folder.rglob("*")
+        if p.is_file()
+    }
 
 
 def test_find_writes_what_others_read(found):
@@ -89,17 +94,17 @@ def test_export_and_evaluate_agree(retrained, tmp_path, capsys):
 
 
 def test_a_finished_run_is_left_alone(found, retrained, capsys):
-    before = tree(found.parent)
+    before = tree(found, retrained)
     assert main(["find", *TINY, "--rounds=2", "--rewind_to=5it", f"--out={found}"]) == 0
     ticket = found / "tickets" / "round_02"
     words = [f"--ticket={ticket}", "--recipe=label_smoothing", "--label_smoothing_epsilon=0.2"]
     assert main(["retrain", *words, f"--out={retrained}"]) == 0
     assert capsys.readouterr().out.count("is finished") == 2
-    assert tree(found.parent) == before
+    assert tree(found, retrained) == before
 
 
-def same_tickets(one, other, count=3):
-    for number in range(count):
+def same_tickets(one, other):
+    for number in range(3):
         a, b = (lt.Ticket.load(run / "tickets" / f"round_{number:02}") for run in (one, other))
         assert a.masks == b.masks
         for name, value in a.weights.items():
@@ -138,35 +143,39 @@ def test_an_interrupted_find_goes_on_at_the_next_round(found, tmp_path, monkeypa
 
 def test_more_rounds_go_on_where_a_find_ended(found, tmp_path, capsys):
     """As if they had been asked for at once; fewer are there already."""
-    out, whole = shutil.copytree(found, tmp_path / "find"), tmp_path / "whole"
+    out = tmp_path / "find"
     words = ["find", *TINY, "--rewind_to=5it"]
-    assert main([*words, "--rounds=4", f"--out={out}"]) == 0
-    assert "round  2 of" not in capsys.readouterr().out
-    assert main([*words, "--rounds=4", f"--out={whole}"]) == 0
-    same_tickets(out, whole, 5)
-    one, other = (json.loads((run / "config.json").read_text()) for run in (out, whole))
+    assert main([*words, "--rounds=1", f"--out={out}"]) == 0
+    capsys.readouterr()
+    assert main([*words, "--rounds=2", f"--out={out}"]) == 0
+    said = capsys.readouterr().out
+    assert "round  1 of" not in said and "round  2 of" in said
+    same_tickets(out, found)
+    one, other = (json.loads((run / "config.json").read_text()) for run in (out, found))
     assert one == other
-    one, other = (read_json_lines(run / "metrics.jsonl") for run in (out, whole))
+    one, other = (read_json_lines(run / "metrics.jsonl") for run in (out, found))
     assert [row["test_accuracy"] for row in one] == [row["test_accuracy"] for row in other]
     before = tree(out)
-    capsys.readouterr()
     assert main([*words, "--rounds=1", f"--out={out}"]) == 0
     assert "is finished" in capsys.readouterr().out and tree(out) == before
 
 
-def test_an_interrupted_retraining_goes_on_at_its_checkpoint(found, tmp_path, broken_off):
-    ticket = found / "tickets" / "round_01"
-    words = ["retrain", f"--ticket={ticket}", "--train_for=4ep"]
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert main([*words, f"--out={whole}"]) == 0
-    with broken_off(3, Stopped):
-        assert main([*words, f"--out={parts}"]) == 1
-    assert not (parts / "result.json").exists()
-    assert main([*words, f"--out={parts}"]) == 0
+def test_an_interrupted_retraining_goes_on_at_its_checkpoint(
+    found, retrained, tmp_path, broken_off
+):
+    ticket, parts = found / "tickets" / "round_02", tmp_path / "parts"
+    words = ["retrain", f"--ticket={ticket}", "--recipe=label_smoothing"]
+    words += ["--label_smoothing_epsilon=0.2", f"--out={parts}"]
+    with broken_off(1, Stopped):
+        assert main(words) == 1
+    assert (parts / "checkpoint").exists() and not (parts / "result.json").exists()
+    assert main(words) == 0
     for name in ("test_accuracy", "test_loss", "best_dev_test_accuracy", "epochs"):
-        one, other = (json.loads((run / "result.json").read_text())[name] for run in (whole, parts))
+        one, other = (
+            json.loads((run / "result.json").read_text())[name] for run in (retrained, parts)
+        )
         assert one == pytest.approx(other, rel=1e-6)
-    one, other = (read_json_lines(run / "metrics.jsonl") for run in (whole, parts))
+    one, other = (read_json_lines(run / "metrics.jsonl") for run in (retrained, parts))
     assert [row["step"] for row in one] == [row["step"] for row in other]
     assert [row["dev_loss"] for row in one] == pytest.approx([row["dev_loss"] for row in other])
 
@@ -225,7 +234,7 @@ MISTAKES = {
 def test_mistakes_are_one_sentence_and_leave_nothing(mistake, found, retrained, tmp_path, capfd):
     words, told = MISTAKES[mistake]
     places = {"--ticket=T": f"--ticket={found}/tickets/round_01", "--run=R": f"--run={retrained}"}
-    before = tree(found.parent)
+    before = tree(found, retrained)
     out = tmp_path / "out"
     capfd.readouterr()
     assert main([*(places.get(word, word) for word in words), f"--out={out}"]) == 2
@@ -233,7 +242,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing(mistake, found, retrained, 
     assert message.startswith(f"lottery-tf {words[0]}: ") and told in message
     assert "Traceback" not in message
     assert not out.exists()
-    assert tree(found.parent) == before
+    assert tree(found, retrained) == before
 
 
 @pytest.mark.parametrize("words", [
@@ -289,9 +298,9 @@ def test_a_damaged_ticket_is_refused(part, found, tmp_path, capfd):
 
 
 def test_without_a_dev_split_the_last_epoch_counts(tmp_path):
-    words = [*TINY, "--dev_share=0", "--rounds=1"]
+    words = [*TINY, "--train_for=1ep", "--dev_share=0", "--rounds=0"]
     assert main(["find", *words, f"--out={tmp_path / 'find'}"]) == 0
-    ticket = tmp_path / "find" / "tickets" / "round_01"
+    ticket = tmp_path / "find" / "tickets" / "round_00"
     out = tmp_path / "retrained"
     assert main(["retrain", f"--ticket={ticket}", f"--out={out}"]) == 0
     result = json.loads((out / "result.json").read_text())
@@ -300,7 +309,7 @@ def test_without_a_dev_split_the_last_epoch_counts(tmp_path):
     assert not (out / "checkpoint").exists()
 
 
-def test_an_export_is_not_replaced_by_another(retrained, tmp_path, capfd):
+def test_an_export_is_not_replaced_by_another(retrained, tmp_path, capfd, proved_here):
     out = tmp_path / "export"
     assert main(["export", f"--run={retrained}", f"--out={out}"]) == 0
     before = tree(out)
@@ -313,7 +322,9 @@ def test_an_export_is_not_replaced_by_another(retrained, tmp_path, capfd):
     assert tree(out) == before
 
 
-def test_an_export_is_made_again_where_it_is_not_what_is_asked_for(retrained, tmp_path):
+def test_an_export_is_made_again_where_it_is_not_what_is_asked_for(
+    retrained, tmp_path, proved_here
+):
     out, report = tmp_path / "export", tmp_path / "export" / "export.json"
     words = ["export", f"--run={retrained}", f"--out={out}"]
     assert main(words) == 0
@@ -342,7 +353,7 @@ def test_an_export_is_proved_on_the_images_of_its_run(retrained, tmp_path, capfd
     assert not (tmp_path / "export").exists()
 
 
-def test_an_export_of_images_that_have_moved_since_the_run(retrained, tmp_path, capfd):
+def test_an_export_of_images_that_have_moved_since_the_run(retrained, tmp_path, capfd, proved_here):
     """The digits as an idx folder: the same images, so the same split and the same model."""
     run, moved = shutil.copytree(retrained, tmp_path / "run"), tmp_path / "moved"
     moved.mkdir()
@@ -371,7 +382,7 @@ def test_a_model_of_images_of_any_size_is_evaluated(tmp_path, capsys):
     assert "digits test  accuracy" in capsys.readouterr().out
 
 
-def test_an_export_that_says_nothing_of_its_input(retrained, tmp_path, capsys):
+def test_an_export_that_says_nothing_of_its_input(retrained, tmp_path, capsys, proved_here):
     """By a program: the dataset's own normalisation is taken."""
     model, images = load_saved_model(retrained / "model"), digits.read().test.images
     write_exports(model, tmp_path / "export", images=images)
@@ -403,7 +414,8 @@ def test_what_a_killed_process_left_is_no_other_file(tmp_path):
     out = tmp_path / "find"
     out.mkdir()
     (out / ".config.json.0a1b2c3d").touch()
-    assert main(["find", *TINY, "--rounds=0", f"--out={out}"]) == 0
+    words = [*TINY, "--method=erk", "--sparsity=0.5", "--notrain_tickets"]
+    assert main(["find", *words, f"--out={out}"]) == 0
 
 
 @pytest.mark.parametrize("file", ["result.json", "config.json"])
@@ -420,6 +432,28 @@ def test_an_out_that_cannot_be_is_one_sentence(found, tmp_path, capfd):
     (tmp_path / "file").touch()
     assert main(["find", *TINY, "--rounds=0", f"--out={tmp_path / 'file' / 'run'}"]) == 2
     assert "--out" in capfd.readouterr().err
+
+
+@pytest.mark.e2e
+def test_with_xla_as_without(found, retrained, tmp_path):
+    """XLA, which other tests leave out, is the default; it adds in another order."""
+    find, out = tmp_path / "find", tmp_path / "retrained"
+    words = [*TINY, "--jit_compile", "--rounds=1", "--rewind_to=5it"]
+    assert main(["find", *words, f"--out={find}"]) == 0
+    words = [f"--ticket={find}/tickets/round_01", f"--out={out}"]
+    assert main(["retrain", *words]) == 0
+    for run in (find, out):
+        assert json.loads((run / "config.json").read_text())["jit_compile"] is True
+    one, other = (lt.Ticket.load(run / "tickets" / "round_01") for run in (find, found))
+    assert one.masks == other.masks
+    for name, value in one.weights.items():
+        np.testing.assert_allclose(value, other.weights[name], rtol=1e-5, atol=1e-6)
+    for mine, theirs in zip(
+        *(read_json_lines(run / "metrics.jsonl")[:2] for run in (find, found)), strict=True
+    ):
+        assert mine["test_loss"] == pytest.approx(theirs["test_loss"], rel=1e-4)
+    result = json.loads((out / "result.json").read_text())
+    assert result["sparsity"] == one.sparsity and result["test_accuracy"] > 0.5
 
 
 def test_a_training_that_diverges_failed(tmp_path, capfd):

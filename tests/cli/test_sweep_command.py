@@ -1,12 +1,15 @@
-"""lottery-tf sweep on digits, in processes of its own."""
+"""lottery-tf sweep on digits: in this process, and (e2e) in processes of its own."""
 
+import contextlib
 import io
 import json
 import os
 import re
 import shutil
+from concurrent.futures import Future
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -15,23 +18,94 @@ from lottery_tf.cli import sweep
 from lottery_tf.cli.flags import parse
 from lottery_tf.cli.grid import trials_of
 from lottery_tf.cli.main import main
+from lottery_tf.files import write_json
+from lottery_tf.log import log
+from lottery_tf.stages.retrain import retrain_run
 from lottery_tf.sweeping import attempt as attempts
+from lottery_tf.sweeping import trials as sweeping_trials
 from lottery_tf.sweeping.attempt import attempt
+from lottery_tf.sweeping.local import LocalEngine
 from lottery_tf.sweeping.scheduling import Progress
+from lottery_tf.ticket import Ticket
 
-# One process where a test is not about two: each spends seconds on importing TensorFlow.
 WORDS = (
     *("--train_for=1ep", "--batch_size=64", "--width=30", "--learning_rate=0.1", "--rounds=2"),
     *("--recipes=vanilla,label_smoothing", "--sparsities=0.36", "--processes=1"),
+    "--nojit_compile",
 )
 FILES = ("config", "result")
+
+
+class Here:
+    """An engine that calls at once, in this process: each of its own would import TensorFlow."""
+
+    def __init__(self, *_):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def submit(self, function, *args):
+        future, handler = Future(), log.handlers[0]
+        # To where the trial's log is; else it would go where pytest looks.
+        with open(1, "w", closefd=False) as out, open(2, "w", closefd=False) as err:
+            before = handler.setStream(err)
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                future.set_result(function(*args))
+            handler.setStream(before)
+        return future
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch):
+    """Sweeps run in this process but where processes are what a test is about."""
+    monkeypatch.setattr(sweep, "LocalEngine", Here)
+
+
+@pytest.fixture
+def processes(here, monkeypatch):
+    monkeypatch.setattr(sweep, "LocalEngine", LocalEngine)
+
+
+@pytest.fixture(params=["alone", pytest.param("trained", marks=pytest.mark.e2e)])
+def files(request, monkeypatch):
+    """Whether retrainings train, or write what a sweep reads alone: 0.1 is the better rate."""
+
+    def write(out, ticket, recipe, experiment, reinit, tensorboard, test, allow_code):
+        run = retrain_run(out, ticket, recipe, experiment, reinit)
+        run.check()
+        run.begin()
+        seed, rate = experiment.training.seed, experiment.training.learning_rate
+        dev = 0.8 + seed / 100 if rate == 0.1 else 0.2
+        result = {"recipe": recipe.name, "tweaks": recipe.describe(), "seed": seed}
+        result |= {"dev_accuracy": dev, "ticket": str(ticket), "reinit": reinit}
+        of, times = Ticket.load(ticket), {"seconds": 1.0, "epochs": 1}
+        result |= {"sparsity": of.sparsity, "sparsity_total": of.sparsity_total, **times}
+        (out / "best.npz").unlink(missing_ok=True)
+        if test:
+            result["test_accuracy"] = dev - 0.1
+        else:
+            np.savez(out / "best.npz", **{"a/kernel": np.ones(1)})
+        if tensorboard:
+            (out / "tensorboard").mkdir(exist_ok=True)
+        write_json(out / "result.json", result)
+        return result
+
+    if request.param == "alone":
+        monkeypatch.setattr(sweeping_trials, "retrain_ticket", write)
+    return request.param
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
     """The folder of a finished sweep: one run of find, two of retrain."""
     out = tmp_path_factory.mktemp("runs") / "sweep"
-    assert main(["sweep", *WORDS, f"--out={out}"]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "LocalEngine", Here)
+        assert main(["sweep", *WORDS, f"--out={out}"]) == 0
     return out
 
 
@@ -44,8 +118,7 @@ def test_the_runs_are_those_of_find_and_retrain(swept, tmp_path):
     label_smoothing, vanilla = sorted((swept / "retrain").iterdir())
     assert label_smoothing.name.startswith("label_smoothing_")
     assert vanilla.name.startswith("vanilla_")
-    words = [word for word in WORDS[:5] if not word.startswith("--rounds")]
-    assert main(["find", *words, "--rounds=2", f"--out={tmp_path / 'find'}"]) == 0
+    assert main(["find", *WORDS[:5], "--nojit_compile", f"--out={tmp_path / 'find'}"]) == 0
     ticket = tmp_path / "find" / "tickets" / "round_02"
     assert main(["retrain", f"--ticket={ticket}", f"--out={tmp_path / 'run'}"]) == 0
     for there, here in ((find, tmp_path / "find"), (vanilla, tmp_path / "run")):
@@ -57,6 +130,24 @@ def test_the_runs_are_those_of_find_and_retrain(swept, tmp_path):
     assert one["sparsity"] == other["sparsity"]
 
 
+@pytest.mark.e2e
+def test_in_a_process_of_its_own_it_computes_the_same(swept, processes, tmp_path):
+    assert main(["sweep", *WORDS, f"--out={tmp_path}"]) == 0
+    assert {path.relative_to(swept) for path in contents(swept)} == {
+        path.relative_to(tmp_path) for path in contents(tmp_path)
+    }
+    for path in tmp_path.glob("retrain/*/result.json"):
+        mine, here = (
+            json.loads((out / path.relative_to(tmp_path)).read_text()) for out in (tmp_path, swept)
+        )
+        for name in ("seconds", "ticket"):
+            mine.pop(name), here.pop(name)
+        assert [mine.pop(name) for name in ("tweaks", "recipe")] == [
+            here.pop(name) for name in ("tweaks", "recipe")
+        ]
+        assert mine == pytest.approx(here, rel=1e-5)
+
+
 def test_the_same_command_again_runs_nothing(swept, capfd):
     before = contents(swept)
     assert main(["sweep", *WORDS, f"--out={swept}"]) == 0
@@ -65,15 +156,16 @@ def test_the_same_command_again_runs_nothing(swept, capfd):
     assert "Finished." in said and re.search("retrain +│ +2 │ +0 │ +0 │", said)
 
 
-def test_more_of_the_grid_runs_only_what_is_missing(swept, capfd):
-    before = contents(swept)
+def test_more_of_the_grid_runs_only_what_is_missing(files, swept, tmp_path, capfd):
+    out = shutil.copytree(swept, tmp_path / "sweep")
+    before = contents(out)
     words = [word.replace("label_smoothing", "label_smoothing,soft_activation") for word in WORDS]
-    assert main(["sweep", *words, f"--out={swept}"]) == 0
-    after = contents(swept)
+    assert main(["sweep", *words, f"--out={out}"]) == 0
+    after = contents(out)
     assert {path: after[path] for path in before} == before
     said = capfd.readouterr().out
     assert said.count("retrain/") == said.count("retrain/soft_activation_") == 1
-    assert len(list((swept / "find").iterdir())) == 1
+    assert len(list((out / "find").iterdir())) == 1
 
 
 def trial_of(kind, *words):
@@ -206,7 +298,8 @@ def test_mistakes(tmp_path, capfd, word, expected):
     assert not (tmp_path / "out").exists()
 
 
-def test_an_interrupted_sweep_ends_its_processes(tmp_path, monkeypatch, capfd):
+@pytest.mark.e2e
+def test_an_interrupted_sweep_ends_its_processes(processes, tmp_path, monkeypatch, capfd):
     """While a trial is at work and another is done."""
     pids = []
     took = sweep.Progress.took
@@ -225,18 +318,20 @@ def test_an_interrupted_sweep_ends_its_processes(tmp_path, monkeypatch, capfd):
 
     monkeypatch.setattr(sweep.LocalEngine, "close", closed)
     out = tmp_path / "sweep"
-    words = [*WORDS, "--recipes=vanilla", "--seeds=0,1", "--processes=2"]
+    words = [*WORDS, "--recipes=vanilla", "--seeds=0,1", "--rounds=1", "--sparsities=0.2"]
+    words += ["--processes=2"]
     assert main(["sweep", *words, f"--out={out}"]) == 130
     assert len(pids) == 2
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
     monkeypatch.undo()
+    monkeypatch.setattr(sweep, "LocalEngine", Here)
     assert main(["sweep", *words, f"--out={out}"]) == 0
     assert len(list((out / "retrain").iterdir())) == 2
 
 
-def test_more_rounds_go_on_with_the_same_run(swept, tmp_path, capfd):
+def test_more_rounds_go_on_with_the_same_run(files, swept, tmp_path, capfd):
     """IMP to a higher sparsity: tickets and retrainings that are there stay."""
     out = tmp_path / "sweep"
     shutil.copytree(swept, out)
@@ -257,7 +352,7 @@ def test_more_rounds_go_on_with_the_same_run(swept, tmp_path, capfd):
     assert len(list((find / "tickets").iterdir())) == 4
 
 
-def test_only_what_dev_images_chose_is_measured_on_the_test_images(swept, tmp_path, capfd):
+def test_only_what_dev_images_chose_is_measured_on_the_test_images(files, swept, tmp_path, capfd):
     out = tmp_path / "sweep"
     shutil.copytree(swept / "find", out / "find")
     words = [*WORDS, "--seeds=0,1", "--tune=learning_rate:0.0001,0.1", f"--out={out}"]
@@ -295,12 +390,12 @@ def test_only_what_dev_images_chose_is_measured_on_the_test_images(swept, tmp_pa
         (recipe, 0.1, 1) for recipe in ("vanilla", "label_smoothing")
     }
     assert {rate for (_, rate, _), each in after.items() if "test_accuracy" in each} == {0.1}
-    # As if they had never been tuned.
-    (vanilla,) = (path for path in (swept / "retrain").iterdir() if "vanilla" in path.name)
-    direct = json.loads((vanilla / "result.json").read_text())
-    for name in ("seconds", "ticket", "tweaks"):
-        direct.pop(name)
-    assert {name: after["vanilla", 0.1, 0][name] for name in direct} == pytest.approx(direct)
+    if files == "trained":  # as if they had never been tuned
+        (vanilla,) = (path for path in (swept / "retrain").iterdir() if "vanilla" in path.name)
+        direct = json.loads((vanilla / "result.json").read_text())
+        for name in ("seconds", "ticket", "tweaks"):
+            direct.pop(name)
+        assert {name: after["vanilla", 0.1, 0][name] for name in direct} == pytest.approx(direct)
     again = contents(out)
     assert main(["sweep", *words]) == 0
     assert contents(out) == again
@@ -313,10 +408,10 @@ def test_only_what_dev_images_chose_is_measured_on_the_test_images(swept, tmp_pa
     assert "0.1*" in said and "0.0001" not in said and "chosen by 1 of 2 seeds" in said
 
 
-def test_what_another_part_of_the_grid_has_as_it_is_can_be_chosen(swept, tmp_path):
+def test_what_another_part_of_the_grid_has_as_it_is_can_be_chosen(files, swept, tmp_path):
     """It has been measured by then, and is better; so the other one is not."""
     out, file = tmp_path / "sweep", tmp_path / "grid.yaml"
-    shutil.copytree(swept, out, ignore=shutil.ignore_patterns("soft_activation_*"))
+    shutil.copytree(swept, out)
     file.write_text("cells:\n  plain: {}\n  tuned: {tune: {learning_rate: [0.0001, 0.1]}}\n")
     assert main(["sweep", *WORDS, f"--grid={file}", "--tensorboard", f"--out={out}"]) == 0
     tested = {}
@@ -341,12 +436,17 @@ def test_a_run_of_other_settings_in_its_folder_is_not_taken(swept, tmp_path, cap
     assert contents(out) == before
 
 
-def test_a_file_with_zeros(swept, tmp_path, capfd):
+def test_a_file_with_zeros(files, swept, tmp_path, capfd):
     """from_model, whose network has no name of ours, retrained and distilled."""
     (vanilla,) = (path for path in (swept / "retrain").iterdir() if "vanilla" in path.name)
     (dense,) = swept.glob("find/*/dense_model")
     out = tmp_path / "sweep"
-    words = [*WORDS[:2], "--methods=from_model", f"--model_path={vanilla / 'model'}"]
+    words = [
+        *WORDS[:2],
+        "--nojit_compile",
+        "--methods=from_model",
+        f"--model_path={vanilla / 'model'}",
+    ]
     words += ["--recipes=vanilla,distillation", "--processes=1"]
     assert main(["sweep", *words, f"--out={out}"]) == 2
     assert "--distillation_teacher with distillation" in capfd.readouterr().err

@@ -15,7 +15,7 @@ from lottery_tf.stages.retrain import retrain_run
 from lottery_tf.ticket import Ticket
 from lottery_tf.tweaks import rescaled_init
 
-NETWORK = ("--model=resnet8_half", "--width=2", "--train_for=4ep", "--batch_size=256")
+NETWORK = ("--model=conv4", "--width=2", "--train_for=4ep", "--batch_size=256")
 FLAGS = (
     "--recipe=tost",
     "--rescaled_init_iterations=2",
@@ -125,7 +125,7 @@ def test_a_break_in_the_middle_of_the_fade_changes_nothing(
     [
         (["--recipe=tosst"], "nearest: tost"),
         (["--recipe=tost,label_smoothing"], "LabelSmoothing came twice"),
-        (["--recipe=tost", "--ghost_skips_convolutions=stem"], "not 'stem'; nearest: stem_conv"),
+        (["--recipe=tost", "--ghost_skips_convolutions=stem"], "not 'stem'; nearest: stage1_conv1"),
         (["--recipe=soft_activation", "--soft_activation_share=2"], r"in \[0, 1\]"),
         (["--ghost_skips_share=0.1"], "ghost_skips, which is not in --recipe=vanilla: add it"),
         (
