@@ -78,7 +78,8 @@ def test_the_commands_write_what_their_files_say(tmp_path, monkeypatch):
     from lottery_tf.cli.main import main
 
     find, retrain = tmp_path / "find", tmp_path / "retrain"
-    words = ("--train_for=2ep", "--batch_size=64", "--width=30", "--rounds=1", "--tensorboard")
+    words = ("--train_for=2ep", "--batch_size=64", "--width=30", "--nojit_compile", "--rounds=1")
+    words = (*words, "--tensorboard")
     assert main(["find", *words, f"--out={find}"]) == 0
     rows = [json.loads(line) for line in (find / "metrics.jsonl").read_text().splitlines()]
     scalars, _ = events(find)

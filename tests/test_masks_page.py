@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pytest
 import tensorflow as tf
 from networks import examples, mlp, random_masks
 
@@ -14,6 +15,7 @@ from lottery_tf.settings import describe
 PAGE = (Path(__file__).parents[1] / "docs" / "masks.md").read_text()
 
 
+@pytest.mark.e2e
 def test_the_program_runs():
     (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     model = mlp()

@@ -55,6 +55,7 @@ def test_every_page_shows_its_picture(name):
     assert (PAGES / f"{name}.svg").is_file()
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", BLOCKS)
 def test_the_example_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

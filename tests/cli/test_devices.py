@@ -99,6 +99,7 @@ def on_two_devices(*commands):
     return json.loads(done.stdout.splitlines()[-1]), done.stdout + done.stderr
 
 
+@pytest.mark.e2e
 def test_two_devices_do_as_one_does(one, tmp_path, broken_off):
     """What was begun on one goes on on two; what was found on two is read as any other."""
     found, parts = tmp_path / "find", tmp_path / "retrain"
@@ -122,6 +123,7 @@ def test_two_devices_do_as_one_does(one, tmp_path, broken_off):
     assert read_json(parts / "config.json")["devices"] == 1
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("method", ["synflow", "grasp"])
 def test_scores_and_batchnorm_on_two_devices(method, tmp_path):
     """A network with BatchNorm, whose statistics are those of the whole batch on any number."""
@@ -151,6 +153,7 @@ def test_scores_and_batchnorm_on_two_devices(method, tmp_path):
         np.testing.assert_allclose(ours, theirs, **CLOSE)
 
 
+@pytest.mark.e2e
 def test_two_workers_do_as_one_device_does(one, tmp_path):
     """The chief alone writes and speaks, once."""
     launcher = Path(__file__).parents[2] / "launch" / "workers.py"
@@ -203,6 +206,7 @@ def test_a_run_from_before_there_were_precisions_goes_on(one, tmp_path, capsys):
     assert "precision is 'float32' there and 'mixed_float16' here" in capsys.readouterr().err
 
 
+@pytest.mark.e2e
 def test_a_ticket_of_one_precision_is_retrained_in_another(tmp_path, capsys):
     """Tickets and finished models are plain float32, and export as any other."""
     found = tmp_path / "find"

@@ -240,6 +240,7 @@ def test_the_last_words_before_an_abort_are_seen(tmp_path):
     assert "this binary needs AVX" in done.stderr
 
 
+@pytest.mark.e2e
 @pytest.mark.skipif(os.name != "posix", reason="process groups")
 def test_ctrl_c_at_the_start_is_one_line_too(tmp_path):
     """A terminal sends it to all processes of the command, so to the one that filters too."""
@@ -266,6 +267,7 @@ def test_an_error_at_import_is_seen(tmp_path):
     assert done.stderr.endswith("RuntimeError: no flour\n")
 
 
+@pytest.mark.e2e
 def test_tensorflow_starts_without_a_word(tmp_path):
     """And the command still sees its GPUs, if any, and may set up devices as it likes."""
     text = """

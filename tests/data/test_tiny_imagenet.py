@@ -120,6 +120,7 @@ print(len(catalogue.read_tiny_imagenet(str(folder)).train))
 """
 
 
+@pytest.mark.e2e
 def test_of_two_processes_one_prepares_and_the_other_waits(folder):
     root = folder.parent
 

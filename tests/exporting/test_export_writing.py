@@ -1,4 +1,4 @@
-"""Whole exports, proved in fresh processes (a few seconds each, so there are four)."""
+"""Whole exports, proved in this process, or (e2e) in fresh ones of a few seconds each."""
 
 import json
 
@@ -14,6 +14,13 @@ from lottery_tf.masks import Masks
 from lottery_tf.wrapper import get_masks, set_masks, wrap
 
 layers = keras.layers
+
+
+@pytest.fixture(params=["here", pytest.param("in a process", marks=pytest.mark.e2e)])
+def proved(request):
+    """Where exports are proved."""
+    if request.param == "here":
+        request.getfixturevalue("proved_here")
 
 
 def small_net():
@@ -49,7 +56,7 @@ def ticket(digits):
     return model
 
 
-def test_a_trained_ticket_in_both_formats(ticket, digits, tmp_path):
+def test_a_trained_ticket_in_both_formats(proved, ticket, digits, tmp_path):
     images, labels = digits[0][1400:], digits[1][1400:]
     out = tmp_path / "export"
     facts = write_exports(
@@ -88,7 +95,7 @@ def test_a_trained_ticket_in_both_formats(ticket, digits, tmp_path):
         np.testing.assert_array_equal(kernel, named_variables(ticket)[name] * mask)
 
 
-def test_several_inputs_and_outputs(tmp_path):
+def test_several_inputs_and_outputs(proved, tmp_path):
     image, angle = keras.Input((4, 4, 1), name="image"), keras.Input((2,), name="angle")
     both = layers.Concatenate()([layers.Flatten()(image), angle])
     hidden = layers.Dense(8, "tanh")(both)
@@ -114,7 +121,7 @@ def test_several_inputs_and_outputs(tmp_path):
     ]
 
 
-def test_a_wrong_export_is_found_and_leaves_nothing(tmp_path, monkeypatch):
+def test_a_wrong_export_is_found_and_leaves_nothing(proved, tmp_path, monkeypatch):
     """Also if the writer has changed the model itself on its way."""
     right = FORMATS["saved_model"]
 
@@ -130,6 +137,7 @@ def test_a_wrong_export_is_found_and_leaves_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.e2e
 def test_an_export_that_does_not_load_leaves_the_older_one(tmp_path, monkeypatch):
     facts = {"tflite": {"max_abs_difference": 0, "bytes": 13, "file": "model.tflite"}}
     older = {"export.json": json.dumps(facts), "model.tflite": "    TFL3older"}

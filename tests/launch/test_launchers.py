@@ -113,6 +113,7 @@ def test_workers():
     assert "--workers of 2 or more" in launched("workers.py", "--workers=1", "--", PYTHON).stderr
 
 
+@pytest.mark.e2e
 def test_the_tasks_of_a_slurm_step():
     """SLURM gives node2 the tasks 0 and 1 and node10 the task 2."""
     step = {"SLURM_STEP_NODELIST": "node[2,10]", "SLURM_STEP_TASKS_PER_NODE": "2,1"}
@@ -155,6 +156,7 @@ def assert_none_left(folder):
             assert state == "Z" or group not in groups
 
 
+@pytest.mark.e2e
 def test_the_chief_speaks_and_the_others_errors_are_shown(tmp_path):
     done = launched(*words_of(tmp_path, ""))
     assert (done.returncode, done.stdout) == (0, "out 0\n")
@@ -162,6 +164,7 @@ def test_the_chief_speaks_and_the_others_errors_are_shown(tmp_path):
     assert_none_left(tmp_path)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("ending", "code", "message"),
     [
@@ -185,6 +188,7 @@ def test_a_worker_that_fails_takes_the_others_down(tmp_path, ending, code, messa
     assert_none_left(tmp_path)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_launcher_that_is_stopped_stops_its_workers(tmp_path, number):
     words = words_of(tmp_path, "time.sleep(60)")
@@ -217,6 +221,7 @@ with DeviceSettings(strategy="multi_worker").scope():
 """
 
 
+@pytest.mark.e2e
 def test_what_differs_between_workers_is_an_error(tmp_path):
     (tmp_path / "begun").write_text("so far")
     words = ("--grace=1", "--", PYTHON, "-c", SAME, str(tmp_path))

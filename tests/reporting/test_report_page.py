@@ -108,6 +108,7 @@ def test_the_page_asks_no_network(written):
     assert len(own) < 100_000 and "://" not in own
 
 
+@pytest.mark.e2e
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium here (.ci/run installs it)")
 @pytest.mark.parametrize("size", ["1280,900", "500,900"])
 def test_a_reader_in_a_browser(written, size):
@@ -128,6 +129,7 @@ def test_a_reader_in_a_browser(written, size):
     assert not seen["wide"]
 
 
+@pytest.mark.e2e
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium here (.ci/run installs it)")
 def test_a_reader_who_prefers_dark(written):
     seen, _ = opened(written[0] / "page.html", "--blink-settings=preferredColorScheme=0")
@@ -206,6 +208,7 @@ def test_what_was_tried_is_shown(tmp_path, two_rates):
     assert (tmp_path / "page" / "tuning_75.00_pruned.svg").exists()
 
 
+@pytest.mark.e2e
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium here (.ci/run installs it)")
 def test_what_was_tried_in_a_browser(tmp_path, two_rates):
     found = report([two_rates], ("learning_rate", "soft_activation_share"))
@@ -271,6 +274,7 @@ def test_gains_of_several_recipes_are_a_map(tmp_path, two_methods):
     assert "<!-- +5.0 -->" in (tmp_path / "page" / "gain_map.svg").read_text()
 
 
+@pytest.mark.e2e
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium here (.ci/run installs it)")
 def test_the_map_in_a_browser(tmp_path, two_methods):
     write(two_methods, tmp_path / "page.html", flops=False)
@@ -279,6 +283,7 @@ def test_the_map_in_a_browser(tmp_path, two_methods):
     assert seen["drawn"][2] == 1 and seen["maps"][0] == ["(+0.0)", "+5.0", "(+0.0)"]
 
 
+@pytest.mark.e2e
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium here (.ci/run installs it)")
 @pytest.mark.parametrize(("width", "lines"), [(1280, 1), (500, 2)])
 def test_the_maps_cells_have_room_where_the_page_is_narrow(tmp_path, two_methods, width, lines):

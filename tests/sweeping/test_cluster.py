@@ -40,6 +40,7 @@ def cluster(monkeypatch):
     found.shutdown()
 
 
+@pytest.mark.e2e
 def test_a_node_is_lost_in_the_middle(cluster, tmp_path, capfd):
     """All runs are there, each once, and each says what it was."""
     out = tmp_path / "sweep"
@@ -66,6 +67,7 @@ def test_a_node_is_lost_in_the_middle(cluster, tmp_path, capfd):
     assert len([line for line in finished if "failed" not in line]) == 4
 
 
+@pytest.mark.e2e
 def test_a_cluster_of_this_machine(tmp_path):
     """Errors say what they are in it, and only the sweep tries again what dies."""
     pytest.importorskip("ray", reason="needs the extra [ray]")
