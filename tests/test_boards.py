@@ -1,6 +1,5 @@
 """What TensorBoard is given."""
 
-import json
 import shutil
 
 import pytest
@@ -9,7 +8,9 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from lottery_tf import boards, retraining
 from lottery_tf.boards import Board, BoardSettings
+from lottery_tf.cli.main import main
 from lottery_tf.errors import UsageError
+from lottery_tf.files import read_json, read_json_lines
 from lottery_tf.masks import Masks
 from lottery_tf.recipe import Recipe
 from lottery_tf.stages import retrain as stage
@@ -74,64 +75,82 @@ def test_without_tensorboard(monkeypatch):
         BoardSettings(tensorboard=True)
 
 
-def test_the_commands_write_what_their_files_say(tmp_path, monkeypatch):
-    from lottery_tf.cli.main import main
+WORDS = ("--train_for=2ep", "--batch_size=64", "--width=30", "--nojit_compile", "--tensorboard")
+RECIPE = ("--recipe=soft_activation,ghost_skips", "--learning_rate=0.05", "--tensorboard")
 
-    find, retrain = tmp_path / "find", tmp_path / "retrain"
-    words = ("--train_for=2ep", "--batch_size=64", "--width=30", "--nojit_compile", "--rounds=1")
-    words = (*words, "--tensorboard")
-    assert main(["find", *words, f"--out={find}"]) == 0
-    rows = [json.loads(line) for line in (find / "metrics.jsonl").read_text().splitlines()]
-    scalars, _ = events(find)
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Finished runs of find, and of retrain on its last ticket."""
+    folder = tmp_path_factory.mktemp("runs")
+    assert main(["find", *WORDS, "--rounds=1", f"--out={folder / 'find'}"]) == 0
+    ticket = folder / "find" / "tickets" / "round_01"
+    assert main(["retrain", f"--ticket={ticket}", *RECIPE, f"--out={folder / 'retrain'}"]) == 0
+    return folder
+
+
+def test_find_writes_what_its_files_say(runs):
+    rows = read_json_lines(runs / "find" / "metrics.jsonl")
+    scalars, _ = events(runs / "find")
     assert scalars["dev_accuracy"] == [(row["round"], row["dev_accuracy"]) for row in rows]
     assert scalars["sparsity"] == [(0, 0), (1, rows[1]["sparsity"])]
     layers = {tag for tag in scalars if tag.startswith("sparsity/")}
     assert layers and all(scalars[tag][0] == (0, 0) for tag in layers)
-    # More rounds, and the first ticket thrown away.
-    more = tmp_path / "more"
-    shutil.copytree(find, more)
+
+
+def test_more_rounds_and_the_first_ticket_thrown_away(runs, tmp_path):
+    more = shutil.copytree(runs / "find", tmp_path / "more")
+    layers = {tag for tag in events(more)[0] if tag.startswith("sparsity/")}
     shutil.rmtree(more / "tickets" / "round_00")
-    assert main(["find", *words, "--rounds=2", f"--out={more}"]) == 0
+    assert main(["find", *WORDS, "--rounds=2", f"--out={more}"]) == 0
     scalars, _ = events(more)
     for tag in ("sparsity", *layers):
         assert [step for step, _ in scalars[tag]] == [0, 1, 2][tag != "sparsity" :]
 
-    words = ("--recipe=soft_activation,ghost_skips", "--learning_rate=0.05", "--tensorboard")
-    ticket = find / "tickets" / "round_01"
-    assert main(["retrain", f"--ticket={ticket}", *words, f"--out={retrain}"]) == 0
-    rows = [json.loads(line) for line in (retrain / "metrics.jsonl").read_text().splitlines()]
-    result = json.loads((retrain / "result.json").read_text())
+
+def test_retrain_writes_what_its_files_say(runs):
+    retrain = runs / "retrain"
+    rows = read_json_lines(retrain / "metrics.jsonl")
+    result = read_json(retrain / "result.json")
     scalars, hyperparameters = events(retrain)
     for name in ("dev_accuracy", "learning_rate", "soft_activation_beta", "loss"):
         assert scalars[name] == [(row["step"], row[name]) for row in rows]
     assert scalars["result/test_accuracy"] == [(rows[-1]["step"], result["test_accuracy"])]
+    layers = {tag for tag in events(runs / "find")[0] if tag.startswith("sparsity/")}
     assert {tag for tag in scalars if tag.startswith("sparsity/")} == layers
     assert hyperparameters["learning_rate"] == 0.05
     assert hyperparameters["recipe"] == "soft_activation,ghost_skips"
     assert hyperparameters["sparsity"] == round(result["sparsity"], 4)
     assert hyperparameters["ticket_rewind"] == "weights" and hyperparameters["reinit"] is False
 
-    # Broken off behind its last epoch: nothing is left to train.
+
+@pytest.mark.e2e
+def test_a_run_that_was_broken_off_behind_its_last_epoch(runs, tmp_path, monkeypatch):
+    """Nothing is left to train."""
+
     def breaks_off(*_):
         raise KeyboardInterrupt
 
-    again = ["retrain", f"--ticket={ticket}", *words, f"--out={tmp_path / 'again'}"]
+    ticket = runs / "find" / "tickets" / "round_01"
+    again = ["retrain", f"--ticket={ticket}", *RECIPE, f"--out={tmp_path}"]
     with monkeypatch.context() as patch:
         patch.setattr(retraining._Watch, "seconds_between_checkpoints", 0)
         patch.setattr(stage, "export", breaks_off)
         assert main(again) == 130
     assert main(again) == 0
-    found, _ = events(tmp_path / "again")
+    (found, _), (scalars, _) = events(tmp_path), events(runs / "retrain")
     assert {tag: [step for step, _ in found[tag]] for tag in found} == {
         tag: [step for step, _ in scalars[tag]] for tag in scalars
     }
 
-    # One that is measured on the test images later, as what sweep --tune chooses.
-    tuned, rest = tmp_path / "tuned", (ticket, Recipe("vanilla"))
-    retrain_ticket(tuned, *rest, tensorboard=True, test=False)
-    before, _ = events(tuned)
-    result = retrain_ticket(tuned, *rest, tensorboard=True)
-    after, _ = events(tuned)
+
+def test_what_is_measured_on_the_test_images_later(runs, tmp_path):
+    """As what sweep --tune chooses."""
+    rest = (runs / "find" / "tickets" / "round_01", Recipe("vanilla"))
+    retrain_ticket(tmp_path, *rest, tensorboard=True, test=False)
+    before, _ = events(tmp_path)
+    result = retrain_ticket(tmp_path, *rest, tensorboard=True)
+    after, _ = events(tmp_path)
     added = {f"result/{name}": result[name] for name in ("test_accuracy", "best_dev_test_accuracy")}
     last = before["result/sparsity"][0][0]
     assert after == before | {name: [(last, value)] for name, value in added.items()}

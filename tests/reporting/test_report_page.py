@@ -70,6 +70,12 @@ def opened(page, *flags):
     return json.loads(html.unescape(seen)), console
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """No figures beside the page, which take most of the time."""
+    monkeypatch.setattr("lottery_tf.reporting.writing.draw", lambda figure, title: {})
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """The page of two recipes at two sparsities."""
@@ -136,7 +142,7 @@ def test_a_reader_who_prefers_dark(written):
     assert seen["themes"][:2] == ["rgb(20, 22, 26)", "rgb(255, 255, 255)"]
 
 
-def test_words_of_runs_are_no_html(tmp_path):
+def test_words_of_runs_are_no_html(undrawn, tmp_path):
     ticket = write_ticket(tmp_path / "runs" / "ticket", 0)
     write_run(tmp_path / "runs" / "a", ticket, "</script><b>")
     write(report([tmp_path / "runs"]), tmp_path / "page.html", flops=False)
@@ -144,7 +150,7 @@ def test_words_of_runs_are_no_html(tmp_path):
     assert "</script><b>" not in text and "&lt;/script&gt;&lt;b&gt;" in text
 
 
-def test_files_that_are_missing_are_in_no_figure(tmp_path, lines):
+def test_files_that_are_missing_are_in_no_figure(undrawn, tmp_path, lines):
     runs = write_study(tmp_path / "runs")
     (runs / "seed_0" / "0_tost" / "metrics.jsonl").write_text("{")
     (runs / "seed_1" / "find" / "tickets" / "round_00" / "masks.npz").unlink()
@@ -210,7 +216,7 @@ def test_what_was_tried_is_shown(tmp_path, two_rates):
 
 @pytest.mark.e2e
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium here (.ci/run installs it)")
-def test_what_was_tried_in_a_browser(tmp_path, two_rates):
+def test_what_was_tried_in_a_browser(undrawn, tmp_path, two_rates):
     found = report([two_rates], ("learning_rate", "soft_activation_share"))
     write(found, tmp_path / "page.html", flops=False)
     seen, console = opened(tmp_path / "page.html")
@@ -276,19 +282,13 @@ def test_gains_of_several_recipes_are_a_map(tmp_path, two_methods):
 
 @pytest.mark.e2e
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium here (.ci/run installs it)")
-def test_the_map_in_a_browser(tmp_path, two_methods):
+@pytest.mark.parametrize(("width", "lines"), [(1280, 1), (500, 2)])
+def test_the_map_in_a_browser(undrawn, tmp_path, two_methods, width, lines):
+    """Its cells have room where the page is narrow."""
     write(two_methods, tmp_path / "page.html", flops=False)
-    seen, console = opened(tmp_path / "page.html")
+    seen, console = opened(tmp_path / "page.html", f"--window-size={width},900")
     assert not console and "error" not in seen
     assert seen["drawn"][2] == 1 and seen["maps"][0] == ["(+0.0)", "+5.0", "(+0.0)"]
-
-
-@pytest.mark.e2e
-@pytest.mark.skipif(not CHROMIUM, reason="no chromium here (.ci/run installs it)")
-@pytest.mark.parametrize(("width", "lines"), [(1280, 1), (500, 2)])
-def test_the_maps_cells_have_room_where_the_page_is_narrow(tmp_path, two_methods, width, lines):
-    write(two_methods, tmp_path / "page.html", flops=False)
-    seen, _ = opened(tmp_path / "page.html", f"--window-size={width},900")
     assert seen["rows"] == [lines, lines] and not seen["wide"]
     assert seen["upright"] == [lines == 2] * 2
 

@@ -16,6 +16,12 @@ from lottery_tf.reporting import cells, gather, head, markdown, report, tuned, w
 from lottery_tf.reporting.differing import FOLDER_IS_DATASET, settings_of
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """No figures beside the page, which take most of the time."""
+    monkeypatch.setattr("lottery_tf.reporting.writing.draw", lambda figure, title: {})
+
+
 def rows(table, *columns):
     return [tuple(row[name] for name in columns) for _, row in table.frame.iterrows()]
 
@@ -67,7 +73,7 @@ def write_gains(runs, *gains):
     return runs
 
 
-def test_small_p_have_three_decimals(tmp_path):
+def test_small_p_have_three_decimals(undrawn, tmp_path):
     found = report([write_gains(tmp_path / "runs", 1, 4, 6, 20)])
     shown = {row[2]: row[-2:] for row in cells(found.tables[0])[1:]}
     assert shown == {
@@ -122,7 +128,7 @@ def test_a_baseline_of_several_parameters_is_none(tmp_path):
     assert best.frame.gain.dropna().tolist() == pytest.approx([0.9 - 0.7])
 
 
-def test_the_rate_is_chosen_on_dev(tmp_path):
+def test_the_rate_is_chosen_on_dev(undrawn, tmp_path):
     for seed in range(2):
         ticket = write_ticket(tmp_path / f"ticket_{seed}", seed)
         for recipe, rate, dev, test in [
