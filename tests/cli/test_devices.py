@@ -14,6 +14,7 @@ from conftest import TINY
 import lottery_tf as lt
 from lottery_tf.cli.main import main
 from lottery_tf.files import read_json, read_json_lines, write_json
+from lottery_tf.models import BUILDERS
 from lottery_tf.runs import load_saved_model
 
 FIND = ("find", *TINY, "--rounds=1", "--rewind_to=5it", "--nojit_compile")
@@ -78,7 +79,29 @@ def assert_same_model(ours, theirs):
     return ours
 
 
-def on_two_devices(*commands):
+# In the place of the zoo's, of which a process on two devices traces for half a minute.
+SMALL = """
+from lottery_tf.keras import keras
+from lottery_tf.models import BUILDERS
+
+def small(shape, classes, width):
+    layers = keras.layers
+
+    def block(x, strides, name):
+        x = layers.Conv2D(width, 3, strides, "same", use_bias=False, name=f"{name}_conv")(x)
+        return layers.BatchNormalization(name=f"{name}_bn")(x)
+
+    images = keras.Input(shape)
+    x = layers.ReLU()(block(images, 2, "stem"))
+    x = layers.ReLU()(layers.Add()([x, block(x, 1, "residual")]))
+    x = layers.GlobalAveragePooling2D()(layers.ReLU()(block(x, 4, "last")))
+    return keras.Model(images, layers.Dense(classes, name="head")(x))
+
+BUILDERS["resnet8_half"] = small
+"""
+
+
+def on_two_devices(*commands, first=""):
     """Runs command lines in a process with two logical CPUs; returns its exit codes."""
     script = (
         "import tensorflow as tf, json, sys\n"
@@ -87,6 +110,7 @@ def on_two_devices(*commands):
         "tf.config.set_logical_device_configuration(cpu, two)\n"
         # Rewrites of graphs that run a few steps here take longer than these.
         'tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})\n'
+        f"{first}\n"
         "from lottery_tf.cli.main import main\n"
         "print(json.dumps([main(words) for words in json.loads(sys.argv[1])]))\n"
     )
@@ -127,24 +151,26 @@ def test_two_devices_do_as_one_does(one, tmp_path, broken_off):
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("method", ["synflow", "grasp"])
-def test_scores_and_batchnorm_on_two_devices(method, tmp_path):
+def test_scores_and_batchnorm_on_two_devices(method, tmp_path, monkeypatch):
     """A network with BatchNorm, whose statistics are those of the whole batch on any number."""
     network = ("--model=resnet8_half", "--width=4", "--optimizer=sgd", "--learning_rate=0.05")
     words = (*FIND[:-3], *network, "--train_for=12it", "--rewind_to=2it", "--sparsity=0.5")
-    words = (*words, f"--method={method}")
+    words = (*words, f"--method={method}", *(["--score_rounds=5"] * (method == "synflow")))
+    monkeypatch.setitem(BUILDERS, "resnet8_half", None)  # is put back at the end
+    exec(SMALL, {})
     trained = method == "synflow"  # what is trained then hangs on no method
     if not trained:
         words = (*words, "--notrain_tickets")
     assert main([*words, f"--out={tmp_path / 'one'}"]) == 0
-    codes, said = on_two_devices([*words, f"--out={tmp_path / 'two'}"])
+    codes, said = on_two_devices([*words, f"--out={tmp_path / 'two'}"], first=SMALL)
     assert codes == [0], said
     one, two = (lt.Ticket.load(ticket_of(tmp_path / each)) for each in ("one", "two"))
-    assert one.masks == two.masks
+    assert one.masks == two.masks and "last_conv/kernel" in one.masks
     for folder in ("one", "two") if trained else ():
         dense = load_saved_model(tmp_path / folder / "dense_model")
         assert not any(getattr(layer, "synchronized", False) for layer in dense.layers)
     # Keras' fused kernel, for one device only, divides a variance by N - 1, and others by N; the
-    # last stage has N = 64 values a channel in a batch.
+    # last block has N = 64 values a channel in a batch.
     for name, value in two.weights.items():
         close = {"rtol": 1 / 63} if name.endswith("moving_variance") else CLOSE
         np.testing.assert_allclose(value, one.weights[name], **close, err_msg=name)
@@ -210,7 +236,7 @@ def test_a_run_from_before_there_were_precisions_goes_on(found, tmp_path, capsys
 
 
 @pytest.mark.e2e
-def test_a_ticket_of_one_precision_is_retrained_in_another(tmp_path, capsys):
+def test_a_ticket_of_one_precision_is_retrained_in_another(tmp_path, proved_here):
     """Tickets and finished models are plain float32, and export as any other."""
     found = tmp_path / "find"
     assert main([*FIND, "--precision=mixed_float16", f"--out={found}"]) == 0

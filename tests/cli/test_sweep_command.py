@@ -70,9 +70,9 @@ def processes(here, monkeypatch):
     monkeypatch.setattr(sweep, "LocalEngine", LocalEngine)
 
 
-@pytest.fixture(params=["alone", pytest.param("trained", marks=pytest.mark.e2e)])
-def files(request, monkeypatch):
-    """Whether retrainings train, or write what a sweep reads alone: 0.1 is the better rate."""
+@pytest.fixture
+def files_alone(monkeypatch):
+    """Retrainings that write what a sweep reads, and do not train: 0.1 is the better rate."""
 
     def write(out, ticket, recipe, experiment, reinit, tensorboard, test, allow_code):
         run = retrain_run(out, ticket, recipe, experiment, reinit)
@@ -94,8 +94,14 @@ def files(request, monkeypatch):
         write_json(out / "result.json", result)
         return result
 
+    monkeypatch.setattr(sweeping_trials, "retrain_ticket", write)
+
+
+@pytest.fixture(params=["alone", pytest.param("trained", marks=pytest.mark.e2e)])
+def files(request):
+    """Likewise, or those that train."""
     if request.param == "alone":
-        monkeypatch.setattr(sweeping_trials, "retrain_ticket", write)
+        request.getfixturevalue("files_alone")
     return request.param
 
 
@@ -156,7 +162,7 @@ def test_the_same_command_again_runs_nothing(swept, capfd):
     assert "Finished." in said and re.search("retrain +│ +2 │ +0 │ +0 │", said)
 
 
-def test_more_of_the_grid_runs_only_what_is_missing(files, swept, tmp_path, capfd):
+def test_more_of_the_grid_runs_only_what_is_missing(files_alone, swept, tmp_path, capfd):
     out = shutil.copytree(swept, tmp_path / "sweep")
     before = contents(out)
     words = [word.replace("label_smoothing", "label_smoothing,soft_activation") for word in WORDS]
@@ -331,7 +337,7 @@ def test_an_interrupted_sweep_ends_its_processes(processes, tmp_path, monkeypatc
     assert len(list((out / "retrain").iterdir())) == 2
 
 
-def test_more_rounds_go_on_with_the_same_run(files, swept, tmp_path, capfd):
+def test_more_rounds_go_on_with_the_same_run(files_alone, swept, tmp_path, capfd):
     """IMP to a higher sparsity: tickets and retrainings that are there stay."""
     out = tmp_path / "sweep"
     shutil.copytree(swept, out)
