@@ -166,7 +166,7 @@ def test_an_interrupted_retraining_goes_on_at_its_checkpoint(
     ticket, parts = found / "tickets" / "round_02", tmp_path / "parts"
     words = ["retrain", f"--ticket={ticket}", "--recipe=label_smoothing"]
     words += ["--label_smoothing_epsilon=0.2", f"--out={parts}"]
-    with broken_off(1, Stopped):
+    with broken_off(2, Stopped):
         assert main(words) == 1
     assert (parts / "checkpoint").exists() and not (parts / "result.json").exists()
     assert main(words) == 0

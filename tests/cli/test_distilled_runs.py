@@ -112,6 +112,7 @@ def test_a_link_to_the_ticket_finds_the_run(ticket, taught, tmp_path):
     assert retrain(taught[0], tmp_path / "link") == taught[1]
 
 
+@pytest.mark.e2e
 def test_an_interrupted_run_goes_on_to_the_same_bits(ticket, taught, tmp_path, broken_off):
     out = tmp_path / "parts"
     with broken_off(2), pytest.raises(KeyboardInterrupt):
@@ -122,6 +123,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(ticket, taught, tmp_path, b
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.e2e
 def test_new_initial_weights_are_taught_too(ticket, tmp_path):
     result = retrain(tmp_path, ticket, reinit=True)
     assert result["reinit"] and result["test_accuracy"] > 0.2

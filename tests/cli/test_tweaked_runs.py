@@ -100,6 +100,7 @@ def test_the_best_epoch_on_dev_is_one_after_the_fades(spent):
     assert read_json(spent / "result.json")["best_dev_accuracy"] == pytest.approx(best)
 
 
+@pytest.mark.e2e
 def test_looking_less_often_at_dev_images_trains_the_same(ticket, spent, tmp_path):
     assert retrain(ticket, tmp_path, "--validation_freq=2") == 0
     rows, all_rows = (read_json_lines(run / "metrics.jsonl") for run in (tmp_path, spent))
@@ -141,7 +142,7 @@ def test_a_break_in_the_middle_of_the_fade_changes_nothing(
     [
         (["--recipe=tosst"], "nearest: tost"),
         (["--recipe=tost,label_smoothing"], "LabelSmoothing came twice"),
-        (["--recipe=tost", "--ghost_skips_convolutions=stem"], "not 'stem'; nearest: stem_conv"),
+        (["--recipe=ghost_skips", "--ghost_skips_convolutions=stem"], "not 'stem'; nearest: stem_conv"),
         (["--recipe=soft_activation", "--soft_activation_share=2"], r"in \[0, 1\]"),
         (["--ghost_skips_share=0.1"], "ghost_skips, which is not in --recipe=vanilla: add it"),
         (
