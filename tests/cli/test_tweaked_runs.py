@@ -142,7 +142,10 @@ def test_a_break_in_the_middle_of_the_fade_changes_nothing(
     [
         (["--recipe=tosst"], "nearest: tost"),
         (["--recipe=tost,label_smoothing"], "LabelSmoothing came twice"),
-        (["--recipe=ghost_skips", "--ghost_skips_convolutions=stem"], "not 'stem'; nearest: stem_conv"),
+        (
+            ["--recipe=ghost_skips", "--ghost_skips_convolutions=stem"],
+            "not 'stem'; nearest: stem_conv",
+        ),
         (["--recipe=soft_activation", "--soft_activation_share=2"], r"in \[0, 1\]"),
         (["--ghost_skips_share=0.1"], "ghost_skips, which is not in --recipe=vanilla: add it"),
         (
