@@ -121,7 +121,7 @@ def test_several_inputs_and_outputs(proved, tmp_path):
     ]
 
 
-def test_a_wrong_export_is_found_and_leaves_nothing(proved, tmp_path, monkeypatch):
+def test_a_wrong_export_is_found_and_leaves_nothing(proved_here, tmp_path, monkeypatch):
     """Also if the writer has changed the model itself on its way."""
     right = FORMATS["saved_model"]
 

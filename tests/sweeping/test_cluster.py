@@ -14,7 +14,7 @@ from lottery_tf.sweeping.scheduling import run_trials
 
 WORDS = (
     *("--train_for=2ep", "--batch_size=64", "--width=30", "--rounds=1", "--seeds=0,1"),
-    *("--recipes=vanilla,label_smoothing", "--retries=2", "--engine=ray"),
+    *("--recipes=vanilla,label_smoothing", "--retries=2", "--engine=ray", "--nojit_compile"),
 )
 
 
