@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from networks import assert_same, assert_zeros, chain, examples, layers, random_masks, values
+from networks import (
+    assert_same,
+    assert_zeros,
+    chain,
+    eagerly,
+    examples,
+    layers,
+    random_masks,
+    values,
+)
 
 import lottery_tf as lt
 from lottery_tf import optimizers
@@ -63,12 +72,11 @@ OPTIMIZERS = {
 every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 
 
-@pytest.fixture
-def eagerly():
+@pytest.fixture(name="eagerly")
+def untraced():
     """Nothing is traced, so that many optimizers are tried in little time."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+    with eagerly():
+        yield
 
 
 def network():

@@ -251,7 +251,7 @@ def straight():
     ("cached", "way"),
     [
         *((False, way) for way in ("eager", "3 steps", "one loop")),
-        *((True, way) for way in ("jit", "one loop")),
+        (True, "jit"),
     ],
 )
 def test_every_way_trains_the_same(straight, cached, way):
@@ -336,6 +336,7 @@ print("both")
 """
 
 
+@pytest.mark.e2e
 def test_two_replicas_learn_what_one_does(tmp_path):
     done = on_two_devices(REPLICAS.replace("FOLDER", str(tmp_path)))
     assert done.stdout.strip().endswith("both"), done.stderr[-3000:]
