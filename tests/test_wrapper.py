@@ -80,6 +80,7 @@ def test_the_gradient_norm_counts_live_weights_only_by_hand():
 
 WAYS = {
     "fit": {},
+    "fit_eagerly": {"run_eagerly": True},
     "fit_jit": {"jit_compile": True},
     "fit_3_steps": {"steps_per_execution": 3},
     "fit_jit_3_steps": {"jit_compile": True, "steps_per_execution": 3},
@@ -92,7 +93,8 @@ IN_FIT = [name for name in OPTIMIZERS if "coupled" not in name and name != "lion
 @pytest.mark.parametrize(
     ("name", "way"),
     [
-        *((name, "fit") for name in IN_FIT),
+        *((name, "fit_eagerly") for name in IN_FIT),
+        ("rmsprop", "fit"),
         ("momentum", "fit_jit"),
         ("adamw", "fit_3_steps"),
         ("adam", "fit_jit_3_steps"),

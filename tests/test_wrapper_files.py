@@ -203,6 +203,7 @@ print("trained")
 """
 
 
+@pytest.mark.e2e
 def test_training_on_two_devices():
     run = on_two_devices(MIRRORED)
     assert run.stdout.endswith("trained\n"), run.stderr[-2000:]
