@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
-from networks import assert_same, values
+from networks import assert_same, eagerly, values
 
 import lottery_tf as lt
 from lottery_tf import finding
@@ -126,6 +126,7 @@ def test_three_rounds_by_hand(data, rewind_to, step, rewind, jit_compile):
             np.testing.assert_allclose(ticket.weights[name], value, rtol=1e-4, atol=1e-5)
 
 
+@eagerly()
 def test_every_variable_is_rewound_and_zeros_are_exact(data):
     tickets = draw(network(), data, rounds=3, rewind_to="2it")
     first = tickets[0]
@@ -176,8 +177,7 @@ def test_every_training_begins_with_the_ticket(data, settings, starts):
 
 
 def test_round_numbers_counts_and_nesting(data):
-    """Compiled as by default."""
-    tickets = draw(network(), data, rounds=3, dev_data=data, jit_compile=None)
+    tickets = draw(network(), data, rounds=3, dev_data=data)
     assert [ticket.info["round"] for ticket in tickets] == [0, 1, 2, 3]
     kept = 6 * 8 + 8 * 5
     for before, after in itertools.pairwise(tickets):
@@ -188,6 +188,7 @@ def test_round_numbers_counts_and_nesting(data):
     assert all(0 <= ticket.info["dev_accuracy"] <= 1 for ticket in tickets)
 
 
+@eagerly()
 def test_the_model_is_left_as_it_was(data):
     model = network()
     before = [weight.copy() for weight in model.get_weights()]
@@ -213,6 +214,7 @@ def test_what_is_pruned_can_be_chosen(data):
         draw(network(), data, prune_layers=("conv",), **options)
 
 
+@eagerly()
 def test_a_last_training_that_diverges_is_told(data, lines):
     """And its ticket is kept: no other one is lost."""
     broken = data.map(lambda x, y: (x / 0, y))
@@ -220,11 +222,13 @@ def test_a_last_training_that_diverges_is_told(data, lines):
     assert "of round 0 diverged" in lines[-1] and "No more rounds can follow it" in lines[-1]
 
 
+@eagerly()
 def test_what_is_measured_can_be_chosen(data):
     (ticket,) = draw(network(), data, rounds=0, dev_data=data, metrics=())
     assert {name for name in ticket.info if name.startswith("dev_")} == {"dev_loss"}
 
 
+@eagerly()
 def test_layerwise(data):
     ticket = draw(network(), data, rounds=1, prune_fraction=0.25, scope="layerwise")[-1]
     assert {name: int(mask.sum()) for name, mask in ticket.masks.items()} == {

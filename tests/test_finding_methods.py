@@ -197,6 +197,7 @@ def test_a_schedule_that_cannot_be_is_told_before_anything_is_trained(model, mon
         draw(model, method="gmp", sparsity=0.5, gmp_begin="9it", gmp_end="8it")
 
 
+@eagerly()
 def test_weights_that_diverge_in_gradual_pruning(model):
     with pytest.raises(RuntimeError, match="of gradual pruning diverged"):
         list(

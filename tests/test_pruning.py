@@ -83,12 +83,14 @@ def test_a_masked_model_is_pruned_further(method):
     masks = random_masks(plain, 0.6)  # the head too
     model = lt.wrap(plain, masks)
     before = every_variable(model)
-    ticket = prune(model, method, 0.8)
+    with eagerly(not method.startswith(("iterative", "synflow"))):
+        ticket = prune(model, method, 0.8)
+        again = prune(model, method, 0.8)
     assert ticket.masks.nested_in(masks)
     assert ticket.masks.kept == masks.total - round(0.8 * masks.total)
     for name, mask in ticket.masks.items():
         np.testing.assert_array_equal(ticket.weights[name], values(plain)[name] * mask)
-    assert prune(model, method, 0.8).masks == ticket.masks
+    assert again.masks == ticket.masks
     assert_same(every_variable(model), before)
 
 

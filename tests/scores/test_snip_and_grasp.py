@@ -232,6 +232,7 @@ def test_float32(variant, masks, by_hand):
     )
 
 
+@eagerly()
 def test_data_are_read_once(masks):
     """Where there are two batches a third is not the first once more."""
     model, data = network("float64"), two_batches("float64")
@@ -306,6 +307,7 @@ def test_iterative_snip_by_hand():
 # Derivatives of the library's own gradient
 
 
+@eagerly()
 def test_the_hessian_product_is_the_derivative_of_the_gradient(masks):
     """By central differences, for any vector; what is pruned has neither."""
     random = np.random.default_rng(2)
@@ -359,6 +361,7 @@ def test_other_normalisations_have_the_right_hessian(norm):
     np.testing.assert_allclose(product, (ends[0] - ends[1]) / 2e-5, rtol=1e-6, atol=1e-8)
 
 
+@eagerly()
 def test_what_grasp_means(masks):
     """Taking a share ε of a weight away changes ‖g‖² by −2ε·score, to first order.
 
