@@ -193,7 +193,6 @@ def test_on_two_devices():
         (("snip", 0.5, data().map(lambda x, y: (x, {"tail": y}))), "that fit the model .*head"),
     ],
 )
-@eagerly()
 def test_mistakes(arguments, message):
     with pytest.raises(UsageError, match=message):
         lt.prune(mlp(), *arguments)

@@ -40,7 +40,6 @@ OPTIMIZERS = {
     "lion": (lambda: optimizers.Lion(0.01), 1),
     "legacy_momentum": (lambda: optimizers.legacy.SGD(0.1, momentum=0.9), 1),
 }
-every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 
 
 def four_weights(optimizer):
@@ -171,9 +170,14 @@ def conv_pair():
     return model, apply, examples(shape=(6, 6, 2))
 
 
-@pytest.mark.parametrize("pair", [dense_pair, conv_pair])
-@every_optimizer
-def test_live_weights_go_the_way_they_would_go_alone(pair, name):
+@pytest.mark.parametrize(
+    ("name", "pair"),
+    [
+        *((name, dense_pair) for name in OPTIMIZERS),
+        *((name, conv_pair) for name in ("adamw", "rmsprop", "global_clipnorm", "coupled_l2")),
+    ],
+)
+def test_live_weights_go_the_way_they_would_go_alone(name, pair):
     """Against variables that hold the live weights and nothing else, same optimizer.
 
     Elementwise updates are the same numbers; the sums of a gradient's norm and of a shorter

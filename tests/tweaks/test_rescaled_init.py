@@ -642,13 +642,11 @@ def test_what_scales_the_loss_is_not_the_optimizer_that_trains(lines):
         (lambda: batches().map(lambda x, y: (x, {"tail": y})), "labels for tail of head"),
     ],
 )
-@eagerly()
 def test_data_that_do_not_fit(data, message):
     with pytest.raises(UsageError, match=message):
         RescaledInit(iterations=2).change(mlp(), data())
 
 
-@eagerly()
 def test_operations_without_a_second_derivative():
     model = chain(
         layers.Reshape((2, 2, 1)), layers.UpSampling2D(), layers.Flatten(), layers.Dense(3)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from networks import chain, eagerly, examples, layers
+from networks import chain, examples, layers
 
 import lottery_tf as lt
 from lottery_tf.errors import UsageError
@@ -139,14 +139,10 @@ def test_the_labels_of_each_output_are_checked(form, loss):
 def test_every_method_says_it_of_labels_in_one_sentence(method):
     x, y = examples(12)
     data = tf.data.Dataset.from_tensor_slices((x, y + 1)).batch(6)
-    with (
-        eagerly(method == "gmp"),
-        pytest.raises(UsageError, match="from 0 to 2; .* labels from 1 to 3"),
-    ):
+    with pytest.raises(UsageError, match="from 0 to 2; .* labels from 1 to 3"):
         lt.find_ticket(
             *(chain(layers.Dense(5), layers.Dense(3)), data),
             **{"optimizer": keras.optimizers.SGD(), "epochs": 1, "sparsity": 0.2},
-            jit_compile=None if method == "imp" else False,
             **{"method": method, "train_tickets": method in ("imp", "gmp")},
             **({"gmp_frequency": "1it", "gmp_end": "1it"} if method == "gmp" else {}),
         )
