@@ -102,7 +102,7 @@ def draw(model, data, jit_compile=False, **settings):
     ("rewind_to", "step", "rewind", "jit_compile"),
     [
         ("0it", 0, "weights", False),
-        ("0it", 0, "learning_rate", False),
+        pytest.param("0it", 0, "learning_rate", False, marks=pytest.mark.e2e),
         ("1ep", 4, "learning_rate", True),
         ("3it", 3, "weights", False),
     ],

@@ -108,7 +108,9 @@ def trainer_of(model, loss):
     )
 
 
-@pytest.mark.parametrize("rewind", ["weights", "learning_rate"])
+@pytest.mark.parametrize(
+    "rewind", [pytest.param("weights", marks=pytest.mark.e2e), "learning_rate"]
+)
 @eagerly()
 def test_omp_is_one_round_of_imp(model, rewind):
     omp = draw(model, method="omp", sparsity=0.6, rewind=rewind)

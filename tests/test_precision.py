@@ -75,7 +75,8 @@ def test_layers_of_float64_stay():
 
 
 @pytest.mark.parametrize(
-    ("precision", "graph"), [("mixed_bfloat16", False), ("mixed_float16", True)]
+    ("precision", "graph"),
+    [pytest.param("mixed_bfloat16", False, marks=pytest.mark.e2e), ("mixed_float16", True)],
 )
 @pytest.mark.parametrize(
     "recipe",

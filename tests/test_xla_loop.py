@@ -56,7 +56,9 @@ def trained(in_one_loop, drop_remainder):
     return [variable.numpy() for variable in variables], logs
 
 
-@pytest.mark.parametrize("drop_remainder", [True, False], ids=["static", "dynamic"])
+@pytest.mark.parametrize(
+    "drop_remainder", [True, pytest.param(False, marks=pytest.mark.e2e)], ids=["static", "dynamic"]
+)
 def test_weights_state_and_logs_are_those_of_keras(drop_remainder):
     one, one_logs = trained(True, drop_remainder)
     other, other_logs = trained(False, drop_remainder)

@@ -46,6 +46,8 @@ def test_an_exponential_curve_needs_values_above_0():
         Schedule(1.0, 0.0, "exponential")
 
 
+e2e = pytest.mark.e2e
+
 STEPS, EPOCHS = 4, 3  # 12 steps
 
 
@@ -231,7 +233,9 @@ def test_the_history_has_the_values():
     np.testing.assert_allclose(history["ghost_skips_alpha"], [0.5, 0, 0, 0])
 
 
-@pytest.mark.parametrize("file", ["model.keras", "model", "model.h5"])
+@pytest.mark.parametrize(
+    "file", ["model.keras", *(pytest.param(each, marks=e2e) for each in ("model", "model.h5"))]
+)
 def test_a_saved_model_goes_on_in_the_middle_of_the_fade(tmp_path, file):
     """ModelCheckpoint after the first of four epochs, loaded anew.
 
@@ -276,7 +280,9 @@ class Interrupted(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize(("backup_first", "eager"), [(True, False), (False, True)])
+@pytest.mark.parametrize(
+    ("backup_first", "eager"), [(True, False), pytest.param(False, True, marks=e2e)]
+)
 def test_backup_and_restore_goes_on_in_the_middle(tmp_path, backup_first, eager):
     recipe, model = _prepared(eager)
 
@@ -386,7 +392,13 @@ def test_a_tweak_that_never_began_is_not_finished():
         recipe.finish(model)
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "mixed_float16",
+        *(pytest.param(each, marks=e2e) for each in ("mixed_bfloat16", "float64")),
+    ],
+)
 def test_in_other_precisions(policy):
     keras.mixed_precision.set_global_policy(policy)
     try:
@@ -414,7 +426,7 @@ print("both")
 """
 
 
-@pytest.mark.e2e
+@e2e
 def test_two_replicas_fade_together():
     done = on_two_devices(REPLICAS)
     assert done.stdout.strip().endswith("both"), done.stderr[-3000:]
