@@ -70,6 +70,12 @@ OPTIMIZERS = {
     "of a user": lambda: Lookahead(0.1, 0.9),
 }
 every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
+# Those that do more than sum up gradients; what each remembers is looked at below.
+UNLIKE = ("momentum", "Nadam", "Ftrl", "averaged", "averaged at times", "loss scaled", "of a user")
+unlike_ones = pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in UNLIKE else pytest.mark.e2e) for n in OPTIMIZERS],
+)
 
 
 @pytest.fixture(name="eagerly")
@@ -120,21 +126,7 @@ def assert_rounds_are_plain_fits(optimizer, plain):
     assert ticket.info["dev_loss"] == pytest.approx(loss, rel=1e-6)
 
 
-# What each remembers is looked at below; these do more than sum up gradients.
-UNLIKE = (
-    "momentum",
-    "Nadam",
-    "averaged",
-    "averaged at times",
-    "loss scaled",
-    "of a user",
-)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=() if name in UNLIKE else pytest.mark.e2e) for name in OPTIMIZERS],
-)
+@unlike_ones
 def test_every_round_is_a_plain_fit_from_its_ticket(eagerly, name):
     assert_rounds_are_plain_fits(OPTIMIZERS[name](), OPTIMIZERS[name])
 
@@ -186,7 +178,7 @@ def test_what_it_remembers_is_that_of_a_new_one(eagerly, name):
     assert trainer.step == 7
 
 
-@every_optimizer
+@unlike_ones
 def test_masks_in_the_middle_of_training_leave_zeros_and_finite_weights(eagerly, name):
     """What is remembered of a pruned weight is as in a new optimizer, which need not be 0."""
     model, make = lt.wrap(network()), OPTIMIZERS[name]

@@ -202,7 +202,7 @@ def test_training_starts_and_stops_at_any_step(steps_per_execution, jit_compile)
 @eagerly()
 def test_epochs_that_look_at_dev_images_are_counted_from_the_last(stop, freq, looks):
     dev = tf.data.Dataset.from_tensors((np.ones((1, 1)), np.ones((1, 1))))
-    for resumed_at in (0, 5, 15):
+    for resumed_at in (0, 5, 15) if freq == 2 else (0,):
         trainer, _ = small_trainer()
         steps = Steps(trainer)
         trainer.reset(resumed_at)

@@ -44,7 +44,9 @@ def with_zeros_after_each_batch(model, masks):
 
 
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
-@pytest.mark.parametrize("kind", ["saved_model", "model.keras", "model.h5"])
+@pytest.mark.parametrize(
+    "kind", ["saved_model", "model.keras", pytest.param("model.h5", marks=pytest.mark.e2e)]
+)
 def test_a_saved_model_is_sparse_and_goes_on_training(tmp_path, kind):
     """TRAPS 2 and 14: no prune_scope, exact zeros, the masks come back."""
     x, y = examples()
