@@ -1,8 +1,10 @@
 """Small networks, masks for them, and what must hold of a masked one."""
 
+import contextlib
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +123,22 @@ def tape_step(model, x, y, loss, optimizer):
         value = loss(y, model(x, training=True)) + sum(model.losses)
     variables = model.trainable_variables
     optimizer.apply_gradients(zip(tape.gradient(value, variables), variables, strict=True))
+
+
+@contextlib.contextmanager
+def eagerly(yes=True):
+    """Runs what a graph would be made of, unless ``yes`` is false; a decorator too.
+
+    Tracing costs more than a few steps, and proves nothing where the graph is not the subject.
+    """
+    tf.config.run_functions_eagerly(yes)
+    try:
+        with warnings.catch_warnings():
+            # That what tf.data maps is a graph all the same.
+            warnings.filterwarnings("ignore", "Even though the .*run_functions_eagerly")
+            yield
+    finally:
+        tf.config.run_functions_eagerly(False)
 
 
 _TWO_DEVICES = """

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
-from networks import assert_same, examples, mlp, values
+from networks import assert_same, eagerly, examples, mlp, values
 
 import lottery_tf as lt
 from lottery_tf.errors import UsageError
@@ -52,6 +52,7 @@ def assert_same_ticket(one, other):
 
 
 @pytest.mark.parametrize("method", SCORES)
+@eagerly()
 def test_scores_are_those_of_lt_prune_at_the_rewind_point(method, model):
     """With the batches from step k on; the seed is the random methods'."""
     dense, ticket = draw(
@@ -69,6 +70,7 @@ def test_scores_are_those_of_lt_prune_at_the_rewind_point(method, model):
     assert_same_ticket(ticket, found)
 
 
+@eagerly()
 def test_scores_are_those_of_the_loss_that_trains(model):
     hot = data().map(lambda x, y: (x, tf.one_hot(y, 3)))
     options = {"method": "snip", "sparsity": 0.6, "train_tickets": False}
@@ -106,7 +108,10 @@ def trainer_of(model, loss):
     )
 
 
-@pytest.mark.parametrize("rewind", ["weights", "learning_rate"])
+@pytest.mark.parametrize(
+    "rewind", [pytest.param("weights", marks=pytest.mark.e2e), "learning_rate"]
+)
+@eagerly()
 def test_omp_is_one_round_of_imp(model, rewind):
     omp = draw(model, method="omp", sparsity=0.6, rewind=rewind)
     imp = draw(model, rounds=1, prune_fraction=0.6, rewind=rewind)
@@ -152,17 +157,22 @@ def test_gmp(model, rewind, scope, regrow):
     [
         {"method": "omp", "sparsity": 0.98, "scope": "layerwise"},  # 24 of 24, 29 of 30
         {"method": "imp", "rounds": 2, "prune_fraction": 0.3},  # 16 of 54 go, then 11 of 38
-        {"method": "gmp", "sparsity": 0.5, "gmp_end": "3ep", "gmp_frequency": "5it"},
+        {"method": "gmp", "sparsity": 0.5, "gmp_end": "2ep", "gmp_frequency": "5it"},
         {"method": "erk", "sparsity": 0.99},
     ],
 )
+@eagerly()
 def test_a_layer_that_collapses_is_told_once(settings, lines):
     """With the sparsity that would do: of 54 weights the first layer has the smallest 24."""
     model = mlp()
     small = np.linspace(0.001, 0.002, 24, dtype=np.float32).reshape(4, 6)
     assign(model, {**values(model), "first/kernel": small, "second/kernel": np.ones((6, 5))})
     found = list(
-        lt.find_tickets(model, data(), optimizer=keras.optimizers.SGD(1e-9), epochs=3, **settings)
+        lt.find_tickets(
+            *(model, data()),
+            **{"optimizer": keras.optimizers.SGD(1e-9), "epochs": 2, "jit_compile": False},
+            **settings,
+        )
     )
     (line,) = [line for line in lines if line.startswith("Nothing is left of ")]
     assert found[-1].masks.collapsed == ["first/kernel"]
@@ -172,6 +182,7 @@ def test_a_layer_that_collapses_is_told_once(settings, lines):
         assert highest - 2e-4 < safe <= highest
 
 
+@eagerly()
 def test_a_softmax_at_the_end_is_looked_through(model):
     """GraSP divides the logits by 200, of the default loss and of one that is named."""
     soft = keras.Sequential([*lt.strip(model).layers, keras.layers.Softmax()])
@@ -188,6 +199,7 @@ def test_a_schedule_that_cannot_be_is_told_before_anything_is_trained(model, mon
         draw(model, method="gmp", sparsity=0.5, gmp_begin="9it", gmp_end="8it")
 
 
+@eagerly()
 def test_weights_that_diverge_in_gradual_pruning(model):
     with pytest.raises(RuntimeError, match="of gradual pruning diverged"):
         list(

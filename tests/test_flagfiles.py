@@ -76,13 +76,11 @@ def test_the_grid_is_trained_by_the_paper_s_protocol(name):
     np.testing.assert_allclose(ends, [0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", FLAGFILES)
-def test_two_steps_on_images_of_the_true_shape(name, monkeypatch):
+def prepared(name, monkeypatch, *more):
+    """The experiment, a data set of an image a class for it, and its model."""
     shape, classes, _ = SHAPES[experiment_of(name).data.dataset]
-    kept = ["--dev_share=0", f"--train_examples={classes}"]  # an image a class
-    if name in GRID and name != "cifar10_resnet18":
-        kept.append("--width=4")  # one at full width tells as much of the others
-    experiment = experiment_of(name, "--batch_size=2", *kept)
+    kept = ["--dev_share=0", f"--train_examples={classes}", "--batch_size=2"]
+    experiment = experiment_of(name, *kept, *more)
     random = np.random.default_rng(0)
 
     def read(data_dir):
@@ -93,10 +91,38 @@ def test_two_steps_on_images_of_the_true_shape(name, monkeypatch):
     monkeypatch.setitem(data.READERS, experiment.data.dataset, read)
     settings = flags_of(name).settings(FindingSettings)
     dataset = experiment.load_data()
-    model = experiment.create_model(dataset)
-    ticket = lt.Ticket.of(model, lt.wrapper.all_kept(model, experiment.prunable))
     last = experiment.training.steps(dataset.steps_per_epoch)
     assert settings.rewind_step(dataset.steps_per_epoch, last) >= 0
+    model = experiment.create_model(dataset)
+    assert (model.input_shape, model.output_shape) == ((None, *shape), (None, classes))
+    return experiment, dataset, model
+
+
+# What a network does with images of one data set it does with those of the others.
+TRAINED = [
+    *((name, ()) for name in FLAGFILES if name not in (*GRID, "fashion_mnist_resnet20")),
+    *((f"cifar10_{net}", ("--width=4",)) for net in ("resnet18", "vgg16", "mobilenet")),
+]
+AT_LENGTH = [
+    *((name, ()) for name in ("fashion_mnist_resnet20", "cifar10_resnet18")),
+    ("tiny_imagenet_resnet34", ("--width=4",)),
+]
+
+
+@pytest.mark.parametrize("name", sorted({*FLAGFILES} - {name for name, _ in TRAINED}))
+def test_a_model_of_images_of_the_true_shape(name, monkeypatch):
+    experiment, dataset, model = prepared(name, monkeypatch, "--width=2")
+    assert prunable_weights(model, experiment.prunable)
+    experiment.training.make_optimizer(dataset.steps_per_epoch).build(model.trainable_variables)
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [*TRAINED, *(pytest.param(*case, marks=pytest.mark.e2e) for case in AT_LENGTH)],
+)
+def test_two_steps_on_images_of_the_true_shape(name, more, monkeypatch):
+    experiment, dataset, model = prepared(name, monkeypatch, *more)
+    ticket = lt.Ticket.of(model, lt.wrapper.all_kept(model, experiment.prunable))
     recipe = lt.Recipe("vanilla")
     built = recipe.prepare(ticket.build())
     before = [np.array(variable) for variable in built.trainable_variables]
@@ -109,7 +135,13 @@ def test_two_steps_on_images_of_the_true_shape(name, monkeypatch):
         assert np.isfinite(variable).all() and not np.array_equal(variable, value), variable.name
 
 
-@pytest.mark.parametrize("name", GRID)
+# Each data set once; the others, too, take a network of full size.
+COSTED = ("cifar10_resnet18", "cifar100_vgg16", "tiny_imagenet_mobilenet")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in COSTED else pytest.mark.e2e) for n in GRID]
+)
 def test_the_page_and_the_head_say_what_the_network_costs(name):
     experiment = experiment_of(name)
     shape, classes, examples = SHAPES[experiment.data.dataset]

@@ -168,10 +168,10 @@ def counted_by_tensorflow(model):
     "build",
     [
         lambda: lt.models.create("lenet_300_100", (28, 28, 1), 10),
-        lambda: lt.models.create("resnet20", (32, 32, 3), 10),
+        lambda: lt.models.create("resnet8_half", (32, 32, 3), 10),
         mobilenet,
     ],
-    ids=["lenet", "resnet20", "mobilenet"],
+    ids=["lenet", "resnet8_half", "mobilenet"],
 )
 def test_tensorflow_counts_the_same(build):
     model = build()

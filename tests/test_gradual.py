@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
-from networks import EachBatch, assert_zeros, chain, examples, layers, mlp, values
+from networks import EachBatch, assert_zeros, chain, eagerly, examples, layers, mlp, values
 
 import lottery_tf as lt
 from lottery_tf.gradual import prune_gradually, schedule
@@ -107,7 +107,14 @@ def gmp_by_hand(model, updates, regrow):
     return made, values(model)
 
 
-@pytest.mark.parametrize(("regrow", "jit_compile"), [(False, False), (True, True)])
+@pytest.mark.parametrize(
+    ("regrow", "jit_compile"),
+    [
+        (False, False),
+        (True, False),
+        pytest.param(True, True, marks=pytest.mark.e2e),
+    ],
+)
 def test_a_tiny_run_by_hand(regrow, jit_compile):
     """Updates after 2, 6, 10, 14 and 17 steps, three steps an execution, five an epoch.
 
@@ -128,7 +135,8 @@ def test_a_tiny_run_by_hand(regrow, jit_compile):
             seen.append(masks)
 
     each = EachBatch(check)
-    found = prune_gradually(trainer, start, updates, regrow=regrow, callbacks=[each])
+    with eagerly(not regrow):
+        found = prune_gradually(trainer, start, updates, regrow=regrow, callbacks=[each])
     assert each.calls and trainer.step == 17
     assert [*seen, found] == [start, *expected]
     assert lt.get_masks(trainer.model) == found
@@ -141,6 +149,7 @@ def test_a_tiny_run_by_hand(regrow, jit_compile):
 
 
 @pytest.mark.parametrize("scope", ["layerwise", "erk"])
+@eagerly()
 def test_other_scopes(scope):
     start = lt.Masks.ones({"first/kernel": (4, 6), "second/kernel": (6, 5)})
     trainer = trainer_of(mlp(), start, jit_compile=False)
@@ -219,6 +228,7 @@ def eight_weights():
 
 
 @pytest.mark.parametrize("regrow", [False, True])
+@eagerly()
 def test_a_layer_is_named_at_the_update_that_empties_it(regrow, lines):
     """Once. Of 8 weights the first layer has the smallest two: 1 may go, up to 1.5 / 8.
 
@@ -246,6 +256,7 @@ def test_layerwise_each_is_named_by_its_own_share(lines):
 
 
 @pytest.mark.parametrize("target", [np.nan, np.inf, -np.inf])
+@eagerly()
 def test_a_training_that_diverges(target):
     """In one step; a second would make NaN of the infinite weight."""
     masks, trainer = four_weights([4, 3, target, 1])

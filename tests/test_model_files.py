@@ -290,9 +290,14 @@ def test_no_code_runs_without_leave(way, code, form, models, ticket, mark, tmp_p
 
 # From .h5 files and SavedModels Keras imports no module.
 RUNS = [case for case in WAYS if case[1] != "module" or case[2] == "keras"]
+# Each way, and each code in each form, once.
+FEW = [case for case in RUNS if case[0] is teacher or case[1:] == ("lambda", "saved_model")]
 
 
-@pytest.mark.parametrize(("way", "code", "form"), RUNS)
+@pytest.mark.parametrize(
+    ("way", "code", "form"),
+    [pytest.param(*case, marks=() if case in FEW else pytest.mark.e2e) for case in RUNS],
+)
 def test_with_leave_it_runs(way, code, form, models, ticket, mark, tmp_path, short, capfd):
     words = way(path_of(models, code, form), tmp_path, ticket, "--allow_code")
     mark.unlink(missing_ok=True)

@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from networks import assert_same, assert_zeros, chain, examples, layers, random_masks, values
+from networks import (
+    assert_same,
+    assert_zeros,
+    chain,
+    eagerly,
+    examples,
+    layers,
+    random_masks,
+    values,
+)
 
 import lottery_tf as lt
 from lottery_tf import optimizers
@@ -61,14 +70,19 @@ OPTIMIZERS = {
     "of a user": lambda: Lookahead(0.1, 0.9),
 }
 every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
+# Those that do more than sum up gradients; what each remembers is looked at below.
+UNLIKE = ("momentum", "Nadam", "Ftrl", "averaged", "averaged at times", "loss scaled", "of a user")
+unlike_ones = pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in UNLIKE else pytest.mark.e2e) for n in OPTIMIZERS],
+)
 
 
-@pytest.fixture
-def eagerly():
+@pytest.fixture(name="eagerly")
+def untraced():
     """Nothing is traced, so that many optimizers are tried in little time."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+    with eagerly():
+        yield
 
 
 def network():
@@ -112,7 +126,7 @@ def assert_rounds_are_plain_fits(optimizer, plain):
     assert ticket.info["dev_loss"] == pytest.approx(loss, rel=1e-6)
 
 
-@every_optimizer
+@unlike_ones
 def test_every_round_is_a_plain_fit_from_its_ticket(eagerly, name):
     assert_rounds_are_plain_fits(OPTIMIZERS[name](), OPTIMIZERS[name])
 
@@ -164,7 +178,7 @@ def test_what_it_remembers_is_that_of_a_new_one(eagerly, name):
     assert trainer.step == 7
 
 
-@every_optimizer
+@unlike_ones
 def test_masks_in_the_middle_of_training_leave_zeros_and_finite_weights(eagerly, name):
     """What is remembered of a pruned weight is as in a new optimizer, which need not be 0."""
     model, make = lt.wrap(network()), OPTIMIZERS[name]

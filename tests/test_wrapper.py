@@ -40,7 +40,6 @@ OPTIMIZERS = {
     "lion": (lambda: optimizers.Lion(0.01), 1),
     "legacy_momentum": (lambda: optimizers.legacy.SGD(0.1, momentum=0.9), 1),
 }
-every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 
 
 def four_weights(optimizer):
@@ -80,6 +79,7 @@ def test_the_gradient_norm_counts_live_weights_only_by_hand():
 
 WAYS = {
     "fit": {},
+    "fit_eagerly": {"run_eagerly": True},
     "fit_jit": {"jit_compile": True},
     "fit_3_steps": {"steps_per_execution": 3},
     "fit_jit_3_steps": {"jit_compile": True, "steps_per_execution": 3},
@@ -92,7 +92,8 @@ IN_FIT = [name for name in OPTIMIZERS if "coupled" not in name and name != "lion
 @pytest.mark.parametrize(
     ("name", "way"),
     [
-        *((name, "fit") for name in IN_FIT),
+        *((name, "fit_eagerly") for name in IN_FIT),
+        ("rmsprop", "fit"),
         ("momentum", "fit_jit"),
         ("adamw", "fit_3_steps"),
         ("adam", "fit_jit_3_steps"),
@@ -169,9 +170,14 @@ def conv_pair():
     return model, apply, examples(shape=(6, 6, 2))
 
 
-@pytest.mark.parametrize("pair", [dense_pair, conv_pair])
-@every_optimizer
-def test_live_weights_go_the_way_they_would_go_alone(pair, name):
+@pytest.mark.parametrize(
+    ("name", "pair"),
+    [
+        *((name, dense_pair) for name in OPTIMIZERS),
+        *((name, conv_pair) for name in ("adamw", "rmsprop", "global_clipnorm", "coupled_l2")),
+    ],
+)
+def test_live_weights_go_the_way_they_would_go_alone(name, pair):
     """Against variables that hold the live weights and nothing else, same optimizer.
 
     Elementwise updates are the same numbers; the sums of a gradient's norm and of a shorter

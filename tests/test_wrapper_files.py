@@ -29,13 +29,13 @@ sparsity = tfmot.sparsity.keras
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-def compiled(seed=0):
+def compiled(seed=0, eager=False):
     """A wrapped model, compiled; masks and weights by the seed."""
     keras.utils.set_random_seed(seed)
     model = mlp()
     masks = random_masks(model, seed=seed)
     model = lt.wrap(model, masks)
-    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), CROSS_ENTROPY)
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), CROSS_ENTROPY, run_eagerly=eager)
     return model, masks
 
 
@@ -44,7 +44,9 @@ def with_zeros_after_each_batch(model, masks):
 
 
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
-@pytest.mark.parametrize("kind", ["saved_model", "model.keras", "model.h5"])
+@pytest.mark.parametrize(
+    "kind", ["saved_model", "model.keras", pytest.param("model.h5", marks=pytest.mark.e2e)]
+)
 def test_a_saved_model_is_sparse_and_goes_on_training(tmp_path, kind):
     """TRAPS 2 and 14: no prune_scope, exact zeros, the masks come back."""
     x, y = examples()
@@ -78,7 +80,7 @@ def test_saved_weights_bring_their_masks(tmp_path, kind):
 def test_checkpoints_in_the_middle_of_training_hold_exact_zeros(tmp_path):
     """TRAP 2, tfmot #206: the callback sees and saves sparse weights after any batch."""
     x, y = examples()
-    model, masks = compiled()
+    model, masks = compiled(eager=True)
     save = keras.callbacks.ModelCheckpoint(str(tmp_path / "{batch}.keras"), save_freq=1)
     model.fit(x, y, batch_size=4, callbacks=[save], verbose=0)
     files = sorted(tmp_path.iterdir())
@@ -104,7 +106,7 @@ def test_tfmot_knows_the_wrapper_and_strips_it_to_exact_zeros():
 
 def test_tfmots_callback_is_harmless():
     x, y = examples()
-    (with_it, masks), (without, _) = compiled(), compiled()
+    (with_it, masks), (without, _) = compiled(eager=True), compiled(eager=True)
     callbacks = [sparsity.UpdatePruningStep(), with_zeros_after_each_batch(with_it, masks)]
     keras.utils.set_random_seed(0)
     with_it.fit(x, y, batch_size=6, epochs=2, callbacks=callbacks, verbose=0)
@@ -203,6 +205,7 @@ print("trained")
 """
 
 
+@pytest.mark.e2e
 def test_training_on_two_devices():
     run = on_two_devices(MIRRORED)
     assert run.stdout.endswith("trained\n"), run.stderr[-2000:]

@@ -16,14 +16,15 @@ def batches(drop_remainder):
 
 
 def trained(in_one_loop, drop_remainder):
-    """Weights, optimizer state and every log of two epochs of 21 steps, 8 an execution."""
+    """Weights, optimizer state and every log of two epochs of 21 steps, 8 an execution.
+
+    Of a small network, for nearly all the time is XLA's compiler's.
+    """
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
         [
             keras.Input((8,)),
-            keras.layers.Dense(16),
             keras.layers.BatchNormalization(),
-            keras.layers.ReLU(),
             keras.layers.Dense(3),
         ]
     )
@@ -48,14 +49,16 @@ def trained(in_one_loop, drop_remainder):
         epochs=2,
         steps_per_epoch=21,
         callbacks=[watch],
-        validation_data=batches(False),
+        validation_data=batches(drop_remainder),
         verbose=0,
     )
     variables = [*model.variables, *model.optimizer.variables, model._train_counter]
     return [variable.numpy() for variable in variables], logs
 
 
-@pytest.mark.parametrize("drop_remainder", [True, False], ids=["static", "dynamic"])
+@pytest.mark.parametrize(
+    "drop_remainder", [True, pytest.param(False, marks=pytest.mark.e2e)], ids=["static", "dynamic"]
+)
 def test_weights_state_and_logs_are_those_of_keras(drop_remainder):
     one, one_logs = trained(True, drop_remainder)
     other, other_logs = trained(False, drop_remainder)

@@ -22,7 +22,17 @@ SMALL = {
 
 
 # One of each family, where a test builds twice.
-FAMILIES = ["lenet_300_100", "conv4", "resnet20", "vgg16", "mobilenet"]
+FAMILIES = ["lenet_300_100", "conv4", "resnet8_half", "vgg16", "mobilenet"]
+# Of these families those that take seconds to build.
+DEEP = ["resnet44", "resnet56", "resnet104", "resnet110", "plain44", "plain56", "resnet34"]
+
+
+def _deep_ones_apart(names, deep=DEEP):
+    """``names``, of which those of ``deep`` are tested with the whole runs."""
+    return [pytest.param(name, marks=pytest.mark.e2e if name in deep else ()) for name in names]
+
+
+every_model = pytest.mark.parametrize("name", _deep_ones_apart(BUILDERS))
 
 
 SHAPE = collections.defaultdict(lambda: (9, 8, 3), vgg16=(17, 16, 3), mobilenet=(17, 16, 3))
@@ -33,11 +43,17 @@ def small(name: str) -> keras.Model:
     return create(name, input_shape=SHAPE[name], num_classes=5, width=SMALL[name])
 
 
+@functools.cache
+def full(name: str) -> keras.Model:
+    """At its own width, for CIFAR-10."""
+    return create(name, (32, 32, 3), 10)
+
+
 def trainable(model: keras.Model) -> int:
     return sum(int(np.prod(v.shape)) for v in model.trainable_variables)
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@every_model
 def test_a_model_is_functional_uncompiled_and_ends_in_logits(name):
     model = small(name)
     assert model.name == name
@@ -53,7 +69,7 @@ def test_a_model_is_functional_uncompiled_and_ends_in_logits(name):
     assert model.layers[-1].get_config()["activation"] == "linear"
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@every_model
 def test_layer_names_are_unique(name):
     names = [layer.name for layer in small(name).layers]
     assert len(set(names)) == len(names)
@@ -66,7 +82,7 @@ def test_layer_names_are_the_same_each_time(name):
     assert [layer.name for layer in again.layers] == [layer.name for layer in small(name).layers]
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@every_model
 def test_the_only_activations_are_relu_layers(name):
     model = small(name)
     activations = [getattr(layer, "activation", None) for layer in model.layers]
@@ -146,7 +162,7 @@ def test_resnet20_counts_272474():
     # The paper's 0.27M: 269,722 with its parameter-free shortcuts (option A), and option B's two
     # 1×1 convolutions with BatchNorm, 16·32 + 2·32 and 32·64 + 2·64.
     assert resnet_count(3, 16, 3, 10) == 269_722 + 576 + 2_176 == 272_474
-    model = create("resnet20", (32, 32, 3), 10)
+    model = full("resnet20")
     assert trainable(model) == 272_474
     # The moving mean and variance of each BatchNorm: as many as its γ and β. 7 of width 16, and
     # 7 each of width 32 and 64, the shortcuts' among them.
@@ -162,7 +178,7 @@ def test_resnet8_half_is_a_resnet8_on_half_the_image():
 
 
 def test_a_plain_network_is_a_resnet_without_its_shortcuts():
-    plain, residual = (create(f"{kind}20", (32, 32, 3), 10) for kind in ("plain", "resnet"))
+    plain, residual = full("plain20"), full("resnet20")
     assert trainable(plain) == 269_722  # the paper's, as option A's shortcuts have no parameters
     names = [layer.name for layer in residual.layers]
     gone = [name for name in names if "shortcut" in name or name.endswith("_add")]
@@ -191,9 +207,9 @@ COUNTS = {
 }
 
 
-@pytest.mark.parametrize(("name", "counts"), COUNTS.items())
-def test_models_count_as_the_reference(name, counts):
-    model = create(name, (32, 32, 3), 10)
+@pytest.mark.parametrize("name", _deep_ones_apart(COUNTS, [*DEEP, "resnet32"]))
+def test_models_count_as_the_reference(name):
+    model, counts = full(name), COUNTS[name]
     assert trainable(model) == counts[0]
     # Only the head knows the classes: a row and a bias each.
     head = model.get_layer("head").kernel.shape[0] + 1
@@ -222,9 +238,9 @@ def with_known_weights(model: keras.Model) -> np.ndarray:
     return rng.normal(size=(1, 32, 32, 3)).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", REFERENCE)
+@pytest.mark.parametrize("name", _deep_ones_apart(REFERENCE, [*DEEP, "resnet32"]))
 def test_models_compute_what_the_reference_computes(name):
-    model = create(name, (32, 32, 3), 10)
+    model = full(name)
     image = with_known_weights(model)
     (logits,) = model(image, training=False).numpy()
     np.testing.assert_allclose(logits, REFERENCE[name], rtol=1e-4, atol=1e-5)
@@ -236,10 +252,11 @@ def test_models_take_the_images_of_tiny_imagenet(name):
     assert model.output_shape == (None, 200)
 
 
-def test_depth_is_the_number_of_layers_with_weights_on_the_longest_path():
-    for name in ("resnet56", "plain56"):
-        weights = [variable.name for variable in small(name).trainable_variables]
-        assert sum("kernel" in each and "shortcut" not in each for each in weights) == 56
+@pytest.mark.parametrize("depth", [20, pytest.param(56, marks=pytest.mark.e2e)])
+def test_depth_is_the_number_of_layers_with_weights_on_the_longest_path(depth):
+    for kind in ("resnet", "plain"):
+        weights = [variable.name for variable in small(f"{kind}{depth}").trainable_variables]
+        assert sum("kernel" in each and "shortcut" not in each for each in weights) == depth
 
 
 def test_resnet_halves_the_image_at_its_second_and_third_stage():

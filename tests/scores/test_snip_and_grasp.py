@@ -7,6 +7,7 @@ from networks import (
     EVERYTHING,
     assert_same,
     chain,
+    eagerly,
     every_variable,
     examples,
     layers,
@@ -221,7 +222,8 @@ def test_float32(variant, masks, by_hand):
     model = network(**VARIANTS[variant])
     model.compile("adam", "sparse_categorical_crossentropy")
     before = every_variable(model)
-    found = both_scores(model, masks, data=two_batches(), batches=2)
+    with eagerly(variant != "mixed_float16"):
+        found = both_scores(model, masks, data=two_batches(), batches=2)
     assert_close(found[0], by_hand[0], rtol=1e-3, atol=1e-5)
     assert_close(found[1], by_hand[1], rtol=1e-2, atol=1e-4)
     assert_same(every_variable(model), before)
@@ -230,6 +232,7 @@ def test_float32(variant, masks, by_hand):
     )
 
 
+@eagerly()
 def test_data_are_read_once(masks):
     """Where there are two batches a third is not the first once more."""
     model, data = network("float64"), two_batches("float64")
@@ -239,6 +242,7 @@ def test_data_are_read_once(masks):
     assert_close(found[1], expected[1], rtol=1e-6, atol=1e-7)
 
 
+@eagerly()
 def test_the_loss_is_the_one_that_is_given(masks):
     """Label smoothing (ours: ε/(C−1)) is part of L; a loss that has no logits is not divided."""
     model, data = network("float64"), two_batches("float64")
@@ -303,6 +307,7 @@ def test_iterative_snip_by_hand():
 # Derivatives of the library's own gradient
 
 
+@eagerly()
 def test_the_hessian_product_is_the_derivative_of_the_gradient(masks):
     """By central differences, for any vector; what is pruned has neither."""
     random = np.random.default_rng(2)
@@ -328,6 +333,7 @@ def test_the_hessian_product_is_the_derivative_of_the_gradient(masks):
         layers.GroupNormalization(2, dtype="float64"),
     ],
 )
+@eagerly()
 def test_other_normalisations_have_the_right_hessian(norm):
     """LayerNormalization's own moments, those of ``tf.nn.moments``, have not."""
     kind = {"dtype": "float64"}
@@ -355,6 +361,7 @@ def test_other_normalisations_have_the_right_hessian(norm):
     np.testing.assert_allclose(product, (ends[0] - ends[1]) / 2e-5, rtol=1e-6, atol=1e-8)
 
 
+@eagerly()
 def test_what_grasp_means(masks):
     """Taking a share ε of a weight away changes ‖g‖² by −2ε·score, to first order.
 

@@ -1,5 +1,7 @@
 """Fades: exact to the step however fit runs the steps, in every checkpoint, over before the end."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -43,6 +45,8 @@ def test_an_exponential_curve_needs_values_above_0():
     with pytest.raises(UsageError, match="above 0 for an exponential curve, not 1 to 0"):
         Schedule(1.0, 0.0, "exponential")
 
+
+e2e = pytest.mark.e2e
 
 STEPS, EPOCHS = 4, 3  # 12 steps
 
@@ -91,19 +95,20 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-@pytest.mark.parametrize("share", [0.5, 0.0, 1.0])
+@pytest.mark.parametrize(
+    ("way", "share"), [*((way, 0.5) for way in WAYS), ("graph", 0.0), ("graph", 1.0)]
+)
 def test_each_step_has_its_own_value_by_hand(way, share):
     """Six of twelve steps are soft, then the unit is ReLU: w < 0 does not move any more."""
     tweak = lt.SoftActivation(share=share, beta_start=1.0, beta_end=4.0)
     model = tweak.prepare(_one_weight())
-    model.compile(keras.optimizers.SGD(0.5), _mean, **way)
+    model.compile(keras.optimizers.SGD(0.5), _mean, **WAYS[way])
     x, watch = np.ones((STEPS, 1), np.float32), Weights()
     history = model.fit(
         x, x, batch_size=1, epochs=EPOCHS, callbacks=[*tweak.callbacks(), watch], verbose=0
     ).history
     expected = _by_hand(1.0, 4.0, round(12 * share), 12)
-    if "steps_per_execution" in way:  # 3 steps and 1
+    if way == "3 steps":  # 3 steps and 1
         expected = expected[[2, 3, 6, 7, 10, 11]]
     np.testing.assert_allclose(watch.found, expected, rtol=1e-5)
     betas = {0.5: [3, 4, 4], 0.0: [4, 4, 4], 1.0: [2, 3, 4]}[share]
@@ -154,11 +159,11 @@ def test_the_length_of_the_training_can_be_said():
 def _convolutional():
     """Everything that fades: soft units, fused and not, and skips with variables of their own."""
     return chain(
-        layers.Conv2D(4, 3, padding="same", activation="relu", name="one"),
-        layers.Conv2D(6, 3, strides=2, name="two"),
+        layers.Conv2D(4, 3, strides=2, name="conv"),
         layers.BatchNormalization(momentum=0.5, name="norm"),
         layers.ReLU(name="relu"),
         layers.Flatten(),
+        layers.Dense(6, activation="relu", name="hidden"),
         layers.Dense(3, name="head"),
         shape=(6, 6, 2),
     )
@@ -169,15 +174,19 @@ RECIPE = [
     lt.GhostSkips(share=0.5, alpha=1.0, shortcut="conv"),
     lt.LabelSmoothing(),
 ]
-X, Y = examples(16, (6, 6, 2))
+X, Y = examples(8, (6, 6, 2))  # two steps an epoch, eight in all
 
 
-def _prepared():
+def _prepared(eager=False):
+    """``eager`` is faster where the graph of a step is not the subject."""
     keras.utils.set_random_seed(0)
     plain = _convolutional()
     recipe = lt.Recipe(RECIPE)
     model = recipe.prepare(lt.wrap(plain, random_masks(plain)))
-    model.compile(keras.optimizers.SGD(0.05, momentum=0.9), recipe.loss(), metrics=["accuracy"])
+    model.compile(
+        *(keras.optimizers.SGD(0.05, momentum=0.9), recipe.loss()),
+        **{"metrics": ["accuracy"], "run_eagerly": eager},
+    )
     return recipe, model
 
 
@@ -194,9 +203,10 @@ def _fit(model, callbacks, first=0, last=4):
     ).history
 
 
-@pytest.fixture(scope="module")
-def straight():
-    recipe, model = _prepared()
+@functools.cache
+def _straight(eager=False):
+    """A whole training without a break: what comes of it and its history."""
+    recipe, model = _prepared(eager)
     history = _fit(model, recipe.callbacks())
     return values(model), history
 
@@ -204,12 +214,12 @@ def straight():
 def test_nothing_is_traced_anew():
     """The first step may be traced twice, for Keras makes variables in it; those after are not."""
     recipe, model = _prepared()
-    _fit(model, recipe.callbacks(16), last=1)
+    _fit(model, recipe.callbacks(8), last=1)
     counts = [
         function.experimental_get_tracing_count()
         for function in (model.train_function, model.test_function)
     ]
-    _fit(model, recipe.callbacks(16), first=1)
+    _fit(model, recipe.callbacks(8), first=1)
     assert recipe.progress(model) == 1.0
     assert counts == [
         function.experimental_get_tracing_count()
@@ -217,29 +227,33 @@ def test_nothing_is_traced_anew():
     ]
 
 
-def test_the_history_has_the_values(straight):
-    _, history = straight
+def test_the_history_has_the_values():
+    _, history = _straight()
     np.testing.assert_allclose(history["soft_activation_blend"], [0.5, 1, 1, 1])
     np.testing.assert_allclose(history["ghost_skips_alpha"], [0.5, 0, 0, 0])
 
 
-@pytest.mark.parametrize("file", ["model.keras", "model", "model.h5"])
-def test_a_saved_model_goes_on_in_the_middle_of_the_fade(straight, tmp_path, file):
+@pytest.mark.parametrize(
+    "file", ["model.keras", *(pytest.param(each, marks=e2e) for each in ("model", "model.h5"))]
+)
+def test_a_saved_model_goes_on_in_the_middle_of_the_fade(tmp_path, file):
     """ModelCheckpoint after the first of four epochs, loaded anew.
 
     A .keras file keeps the optimizer as it is, so that the training is the same to the bit.
     """
-    recipe, model = _prepared()
+    exact = file == "model.keras"
+    recipe, model = _prepared(eager=not exact)
     path = str(tmp_path / file)
     save = keras.callbacks.ModelCheckpoint(path)
-    model.fit(X, Y, batch_size=4, shuffle=False, callbacks=[*recipe.callbacks(16), save], verbose=0)
+    model.fit(X, Y, batch_size=4, shuffle=False, callbacks=[*recipe.callbacks(8), save], verbose=0)
     loaded = keras.models.load_model(path)
+    loaded.run_eagerly = not exact
     assert recipe.progress(loaded) == 0.5
     with pytest.raises(UsageError, match="SoftActivation, which has gone 50 % of its way"):
         recipe.finish(loaded)
     history = _fit(loaded, recipe.callbacks(), first=1)
-    expected, whole = straight
-    if file == "model.keras":
+    if exact:
+        expected, whole = _straight()
         assert_same(values(loaded), expected)
         np.testing.assert_allclose(history["val_loss"], whole["val_loss"][1:], rtol=1e-6)
     np.testing.assert_allclose(history["ghost_skips_alpha"], [0, 0, 0])
@@ -249,10 +263,10 @@ def test_a_saved_model_goes_on_in_the_middle_of_the_fade(straight, tmp_path, fil
 
 @pytest.mark.parametrize("file", ["some.weights.h5", "checkpoint"])
 def test_saved_weights_hold_the_fade(tmp_path, file):
-    recipe, model = _prepared()
-    _fit(model, recipe.callbacks(16), last=1)
+    recipe, model = _prepared(eager=True)
+    _fit(model, recipe.callbacks(8), last=1)
     model.save_weights(tmp_path / file)
-    _, other = _prepared()
+    _, other = _prepared(eager=True)
     other.load_weights(tmp_path / file)
     assert_same(values(other), values(model))
     assert recipe.progress(other) == 0.5
@@ -266,9 +280,11 @@ class Interrupted(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("backup_first", [True, False])
-def test_backup_and_restore_goes_on_in_the_middle(straight, tmp_path, backup_first):
-    recipe, model = _prepared()
+@pytest.mark.parametrize(
+    ("backup_first", "eager"), [(True, False), pytest.param(False, True, marks=e2e)]
+)
+def test_backup_and_restore_goes_on_in_the_middle(tmp_path, backup_first, eager):
+    recipe, model = _prepared(eager)
 
     def callbacks(*more):
         backup = keras.callbacks.BackupAndRestore(tmp_path)
@@ -277,13 +293,13 @@ def test_backup_and_restore_goes_on_in_the_middle(straight, tmp_path, backup_fir
 
     with pytest.raises(KeyboardInterrupt):
         _fit(model, callbacks(Interrupted()))
-    _, again = _prepared()
+    _, again = _prepared(eager)
     history = _fit(again, callbacks())
     assert len(history["loss"]) in (2, 3)
-    assert_same(values(again), straight[0])
+    assert_same(values(again), _straight(eager)[0])
 
 
-def test_functions_that_were_compiled_without_the_tweaks_are_not_kept(straight, tmp_path):
+def test_functions_that_were_compiled_without_the_tweaks_are_not_kept(tmp_path):
     """Evaluating a loaded model has Keras compile its plain step, once for all."""
     recipe, model = _prepared()
     model.save(tmp_path / "model.keras")
@@ -291,13 +307,13 @@ def test_functions_that_were_compiled_without_the_tweaks_are_not_kept(straight, 
     loaded.evaluate(X, Y, verbose=0)
     loaded.make_train_function()
     history = _fit(loaded, recipe.callbacks())
-    expected, whole = straight
+    expected, whole = _straight()
     assert_same(values(loaded), expected)
     np.testing.assert_allclose(history["val_loss"], whole["val_loss"], rtol=1e-6)
 
 
 def test_another_recipe_does_not_finish_it():
-    recipe, model = _prepared()
+    recipe, model = _prepared(eager=True)
     _fit(model, recipe.callbacks())
     for name in ("vanilla", "label_smoothing"):
         with pytest.raises(UsageError, match="still has ghost_skips and soft_activation in it"):
@@ -370,18 +386,24 @@ def test_a_loaded_checkpoint_tells_how_to_finish_it(tmp_path, lines, run):
 
 
 def test_a_tweak_that_never_began_is_not_finished():
-    recipe, model = _prepared()
-    _fit(model, [])
+    recipe, model = _prepared(eager=True)
+    _fit(model, [], last=1)
     with pytest.raises(UsageError, match=r"has not begun.* fit\(callbacks=recipe.callbacks\(\)\)"):
         recipe.finish(model)
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "mixed_float16",
+        *(pytest.param(each, marks=e2e) for each in ("mixed_bfloat16", "float64")),
+    ],
+)
 def test_in_other_precisions(policy):
     keras.mixed_precision.set_global_policy(policy)
     try:
-        recipe, model = _prepared()
-        _fit(model, recipe.callbacks())
+        recipe, model = _prepared(eager=policy != "mixed_float16")
+        _fit(model, recipe.callbacks(), last=2)
         final = recipe.finish(model)
     finally:
         keras.mixed_precision.set_global_policy("float32")
@@ -397,13 +419,14 @@ history = test_fade._fit(model, recipe.callbacks())
 assert model.distribute_strategy.num_replicas_in_sync == 2
 np.testing.assert_allclose(history["ghost_skips_alpha"], [0.5, 0, 0, 0])
 for layer in test_fade.RECIPE[0].layers(model):
-    assert [int(each.numpy()) for each in layer.step.values] == [16, 16]
+    assert [int(each.numpy()) for each in layer.step.values] == [8, 8]
 final = recipe.finish(model)
 np.testing.assert_allclose(final(test_fade.X), model(test_fade.X), atol=1e-5)
 print("both")
 """
 
 
+@e2e
 def test_two_replicas_fade_together():
     done = on_two_devices(REPLICAS)
     assert done.stdout.strip().endswith("both"), done.stderr[-3000:]
@@ -433,7 +456,7 @@ def test_parameters_out_of_range(make, message):
 
 def test_tensorboard_writes_the_values(tmp_path):
     """Where it comes after the recipe's callbacks."""
-    recipe, model = _prepared()
+    recipe, model = _prepared(eager=True)
     board = keras.callbacks.TensorBoard(tmp_path, write_graph=False)
     _fit(model, [*recipe.callbacks(), board])
     found = {}

@@ -143,7 +143,7 @@ def test_every_relu_is_found_and_comes_back(lines):
     assert len(tweak.layers(model)) == 11
     assert type(model.get_layer("inside")) is keras.Sequential
     x, y = examples(8)
-    model.compile("sgd", ["sparse_categorical_crossentropy", None])
+    model.compile("sgd", ["sparse_categorical_crossentropy", None], run_eagerly=True)
     model.fit(x, y, callbacks=tweak.callbacks(), verbose=0)
     final = lt.strip(tweak.finish(model))
     theirs, ours = named_layers(plain), named_layers(final)
@@ -227,7 +227,7 @@ def test_a_fused_relu_under_a_ghost_is_soft_in_either_order(first):
     b = model.get_layer("linear")(a) + a
     b = b * tf.sigmoid(b)
     np.testing.assert_allclose(model(x), tf.reduce_mean(b, (1, 2)), atol=1e-5)
-    model.compile("sgd", recipe.loss(CrossEntropy()))
+    model.compile("sgd", recipe.loss(CrossEntropy()), run_eagerly=True)
     model.fit(x, y, batch_size=4, callbacks=recipe.callbacks(), verbose=0)
     final = recipe.finish(model)
     assert final.get_layer("fused").get_config()["activation"] == "relu"

@@ -135,8 +135,10 @@ def test_probabilities_are_seen_in_the_graph(head, tmp_path):
     check("functional", head, tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["subclassed", "another's SavedModel"])
-@pytest.mark.parametrize("head", ["tf.nn.softmax", "of its own"])
+@pytest.mark.parametrize(
+    ("kind", "head"),
+    [("subclassed", "of its own"), ("another's SavedModel", "tf.nn.softmax")],
+)
 def test_probabilities_are_seen_by_their_rows(kind, head, tmp_path):
     check(kind, head, tmp_path)
 
@@ -208,7 +210,7 @@ def test_several_inputs():
 
     recipe = lt.Recipe([Distillation(two(), weight=1.0)])
     model = recipe.prepare(two())
-    model.compile("sgd", recipe.loss())
+    model.compile("sgd", recipe.loss(), run_eagerly=True)
     x = {"a": X, "b": X[:, :2]}
     assert (
         model.fit(x, np.zeros(16), callbacks=recipe.callbacks(), verbose=0).history["loss"][0] > 0
@@ -224,7 +226,7 @@ def test_a_teacher_is_left_as_it_is():
     before = values(teacher)
     recipe = lt.Recipe([Distillation(teacher)])
     model = recipe.prepare(mlp())
-    model.compile("sgd", recipe.loss())
+    model.compile("sgd", recipe.loss(), run_eagerly=True)
     model.fit(X, np.zeros(16), callbacks=recipe.callbacks(), verbose=0)
     assert_same(values(teacher), before)
     assert [layer.trainable for layer in teacher.layers] == [True, False, True, True, True]
@@ -269,7 +271,7 @@ def test_it_is_loaded_once(tmp_path, monkeypatch):
     assert not loads
     for _ in range(2):
         model = recipe.prepare(mlp())
-        model.compile("sgd", recipe.loss())
+        model.compile("sgd", recipe.loss(), run_eagerly=True)
         model.fit(X, np.zeros(16), callbacks=recipe.callbacks(), verbose=0)
     assert len(loads) == 1
 
