@@ -57,13 +57,13 @@ def dense(data_dir: str, sparsity: float) -> Contender:
 
 
 def _trainer(data_dir: str, sparsity: float | None) -> Contender:
-    from lottery_tf.allocate import prune_to
-    from lottery_tf.graph import named_variables
-    from lottery_tf.masks import Masks
-    from lottery_tf.prunable import prunable_weights
-    from lottery_tf.recipe import Recipe
-    from lottery_tf.ticket import Ticket
-    from lottery_tf.training import Trainer, TrainingSettings
+    from lottery_tf.graph.layers import named_variables
+    from lottery_tf.masks.allocate import prune_to
+    from lottery_tf.masks.masks import Masks
+    from lottery_tf.masks.prunable import prunable_weights
+    from lottery_tf.tickets.ticket import Ticket
+    from lottery_tf.training.trainer import Trainer, TrainingSettings
+    from lottery_tf.tweaks.recipe import Recipe
 
     data, model = _data_and_model(data_dir)
     settings = TrainingSettings(optimizer="adam", learning_rate=LEARNING_RATE)
@@ -116,7 +116,7 @@ def tfmot_tuned(data_dir: str, sparsity: float) -> Contender:
 def _tfmot(data_dir: str, sparsity: float, stream: bool, **settings: Any) -> Contender:
     import tensorflow_model_optimization as stock
 
-    from lottery_tf.keras import keras
+    from lottery_tf.graph.compat import keras
 
     sparsity_api = stock.sparsity.keras
     data, model = _data_and_model(data_dir)
@@ -270,7 +270,7 @@ def _data_and_model(data_dir):
     """The images and a new network, as the flagfile's experiment has them."""
     from lottery_tf import models
     from lottery_tf.data import DataSettings, load
-    from lottery_tf.keras import keras
+    from lottery_tf.graph.compat import keras
 
     data = load(DataSettings(dataset="idx", data_dir=data_dir, batch_size=BATCH_SIZE))
     if data.steps_per_epoch != STEPS_PER_EPOCH:
@@ -295,7 +295,7 @@ def _zeros(kernels) -> float:
 def _quiet_start(name):
     if name in TORCH:
         return contextlib.nullcontext()
-    from lottery_tf.cli.quiet import quiet_start
+    from lottery_tf.common.stderr import quiet_start
 
     return quiet_start()
 

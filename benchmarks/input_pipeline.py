@@ -22,8 +22,8 @@ from tweak_overhead import machine
 
 import lottery_tf as lt
 from lottery_tf.data import Dataset, Split
-from lottery_tf.keras import keras
-from lottery_tf.training import Trainer, TrainingSettings
+from lottery_tf.graph.compat import keras
+from lottery_tf.training.trainer import Trainer, TrainingSettings
 
 HERE = Path(__file__).parent
 SIZES = {32: (45_000, 10), 64: (90_000, 200)}  # side of an image → training images, classes

@@ -24,7 +24,7 @@ ROUNDS = {"iterative_snip": 10}
 
 
 def main() -> None:
-    from lottery_tf.scores import METHODS
+    from lottery_tf.finding.scores import METHODS
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
@@ -58,7 +58,7 @@ def measure(network: str, method: str) -> dict:
     import tensorflow as tf
 
     import lottery_tf as lt
-    from lottery_tf.keras import keras
+    from lottery_tf.graph.compat import keras
 
     keras.utils.set_random_seed(0)
     model = lt.models.create(network, (32, 32, 3), 10)

@@ -22,9 +22,9 @@ from tweak_overhead import machine
 
 import lottery_tf as lt
 from lottery_tf.data import Dataset, DataSettings, load
-from lottery_tf.keras import keras
-from lottery_tf.precision import Precision
-from lottery_tf.training import Trainer, TrainingSettings
+from lottery_tf.graph.compat import keras
+from lottery_tf.training.precision import Precision
+from lottery_tf.training.trainer import Trainer, TrainingSettings
 
 HERE = Path(__file__).parent
 PRECISIONS = ("float32", "mixed_bfloat16")

@@ -41,7 +41,7 @@ def seconds(name: str, width: int) -> float:
     import tensorflow as tf
 
     import lottery_tf as lt
-    from lottery_tf.keras import keras
+    from lottery_tf.graph.compat import keras
 
     keras.backend.clear_session()
     keras.utils.set_random_seed(0)

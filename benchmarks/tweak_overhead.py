@@ -21,9 +21,9 @@ import numpy as np
 import tensorflow as tf
 
 import lottery_tf as lt
-from lottery_tf.keras import keras
-from lottery_tf.prunable import prunable_weights
-from lottery_tf.training import Trainer, TrainingSettings
+from lottery_tf.graph.compat import keras
+from lottery_tf.masks.prunable import prunable_weights
+from lottery_tf.training.trainer import Trainer, TrainingSettings
 
 HERE = Path(__file__).parent
 NETWORKS = {  # name → width, batch size, steps a repeat

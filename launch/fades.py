@@ -50,7 +50,7 @@ def main() -> None:
     )
     rows = study.run(cells)
 
-    from lottery_tf.files import write_json, write_text
+    from lottery_tf.common.files import write_json, write_text
 
     kept = ("name", "recipe", "settings", "seed", "round", "sparsity", "dev_accuracy", "dev_loss")
     write_json(given.out / "results.json", [{key: row[key] for key in kept} for row in rows])

@@ -18,13 +18,13 @@ import matplotlib.pyplot as plt
 
 from lottery_tf.cli import find
 from lottery_tf.cli.flags import parse
-from lottery_tf.experiment import Experiment
-from lottery_tf.files import write_json, write_text
-from lottery_tf.finding_settings import FindingSettings
-from lottery_tf.recipe import Recipe
-from lottery_tf.runs import read_config
-from lottery_tf.stages.find import round_folder
-from lottery_tf.stages.retrain import retrain_ticket
+from lottery_tf.common.files import write_json, write_text
+from lottery_tf.finding.settings import FindingSettings
+from lottery_tf.runs.experiment import Experiment
+from lottery_tf.runs.find import round_folder
+from lottery_tf.runs.folder import read_config
+from lottery_tf.runs.retrain import retrain_ticket
+from lottery_tf.tweaks.recipe import Recipe
 
 FLAGFILE = Path(__file__).parents[1] / "flags" / "fashion_mnist_lenet_300_100.cfg"
 SEEDS = (0, 1, 2)

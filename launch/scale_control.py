@@ -14,13 +14,13 @@ import dataclasses
 import statistics
 from pathlib import Path
 
-from lottery_tf.cli.quiet import quiet_start
-from lottery_tf.experiment import experiment_of
-from lottery_tf.files import write_json
-from lottery_tf.recipe import Recipe
-from lottery_tf.stages.find import round_folder
-from lottery_tf.stages.retrain import retrain_ticket
-from lottery_tf.ticket import Ticket
+from lottery_tf.common.files import write_json
+from lottery_tf.common.stderr import quiet_start
+from lottery_tf.runs.experiment import experiment_of
+from lottery_tf.runs.find import round_folder
+from lottery_tf.runs.retrain import retrain_ticket
+from lottery_tf.tickets.ticket import Ticket
+from lottery_tf.tweaks.recipe import Recipe
 
 RATES = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 CHOOSING = (20, 21)

@@ -69,8 +69,8 @@ class Study:
 
     def _experiment(self, seed: int):
         from lottery_tf.cli.flags import parse
-        from lottery_tf.experiment import Experiment
-        from lottery_tf.finding_settings import FindingSettings
+        from lottery_tf.finding.settings import FindingSettings
+        from lottery_tf.runs.experiment import Experiment
 
         words = [f"--flagfile={FLAGS / self.flagfile}"]
         words += [f"--seed={seed}", f"--data_seed={seed}", f"--rounds={self.rounds}"]
@@ -83,15 +83,15 @@ class Study:
         return self.runs / f"seed_{seed}"
 
     def _find(self, seed: int) -> None:
-        from lottery_tf.stages.find import find
+        from lottery_tf.runs.find import find
 
         find(self._folder(seed) / "find", *self._experiment(seed))
         print(f"seed {seed}: tickets found", flush=True)
 
     def _retrain(self, cell: Cell) -> dict[str, Any]:
-        from lottery_tf.recipe import Recipe
-        from lottery_tf.stages.find import round_folder
-        from lottery_tf.stages.retrain import retrain_ticket
+        from lottery_tf.runs.find import round_folder
+        from lottery_tf.runs.retrain import retrain_ticket
+        from lottery_tf.tweaks.recipe import Recipe
 
         folder = self._folder(cell.seed)
         experiment, _ = self._experiment(cell.seed)

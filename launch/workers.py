@@ -92,7 +92,7 @@ def slurm_workers(variables, port: int) -> tuple[list[str], int]:
     """
     step = [variables[f"SLURM_STEP_{name}"] for name in ("NODELIST", "TASKS_PER_NODE")]
     index = int(variables["SLURM_PROCID"])
-    from lottery_tf.cli.quiet import quiet_start
+    from lottery_tf.common.stderr import quiet_start
 
     with quiet_start():
         from tensorflow.python.distribute.cluster_resolver import slurm_cluster_resolver as slurm

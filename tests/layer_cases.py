@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from networks import chain, examples, layers
 
-from lottery_tf.keras import keras
+from lottery_tf.graph.compat import keras
 
 
 @dataclasses.dataclass(frozen=True)

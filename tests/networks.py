@@ -11,10 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 import lottery_tf as lt
-from lottery_tf.graph import named_variables
-from lottery_tf.keras import keras
-from lottery_tf.optimizers import slots as slots_of
-from lottery_tf.prunable import KINDS, PrunableSettings, prunable_weights
+from lottery_tf.graph.compat import keras
+from lottery_tf.graph.layers import named_variables
+from lottery_tf.graph.optimizers import slots as slots_of
+from lottery_tf.masks.prunable import KINDS, PrunableSettings, prunable_weights
 
 layers = keras.layers
 EVERYTHING = PrunableSettings(prune_layers=tuple(KINDS), keep_dense=())

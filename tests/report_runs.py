@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lottery_tf.files import sha256
+from lottery_tf.common.files import sha256
 
 SETTINGS = {"dataset": "digits", "model": "lenet", "width": None, "learning_rate": 0.1}
 FADES = {"soft_activation": {"share": 0.5}}

@@ -13,10 +13,11 @@ from lottery_tf import data
 from lottery_tf.cli import find
 from lottery_tf.cli.flags import parse
 from lottery_tf.data import DataSettings, Source, Split
-from lottery_tf.experiment import Experiment
-from lottery_tf.finding_settings import FindingSettings
-from lottery_tf.prunable import PrunableSettings, prunable_weights
-from lottery_tf.training import Trainer, TrainingSettings
+from lottery_tf.finding.settings import FindingSettings
+from lottery_tf.masks.prunable import PrunableSettings, prunable_weights
+from lottery_tf.masks.wrapper import all_kept
+from lottery_tf.runs.experiment import Experiment
+from lottery_tf.training.trainer import Trainer, TrainingSettings
 
 ROOT = Path(__file__).parents[1]
 FLAGFILES = sorted(path.stem for path in (ROOT / "flags").glob("*.cfg"))
@@ -122,7 +123,7 @@ def test_a_model_of_images_of_the_true_shape(name, monkeypatch):
 )
 def test_two_steps_on_images_of_the_true_shape(name, more, monkeypatch):
     experiment, dataset, model = prepared(name, monkeypatch, *more)
-    ticket = lt.Ticket.of(model, lt.wrapper.all_kept(model, experiment.prunable))
+    ticket = lt.Ticket.of(model, all_kept(model, experiment.prunable))
     recipe = lt.Recipe("vanilla")
     built = recipe.prepare(ticket.build())
     before = [np.array(variable) for variable in built.trainable_variables]

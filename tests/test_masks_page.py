@@ -8,9 +8,9 @@ import tensorflow as tf
 from networks import examples, mlp, random_masks
 
 import lottery_tf as lt
-from lottery_tf.finding_settings import FindingSettings
-from lottery_tf.keras import keras
-from lottery_tf.settings import describe
+from lottery_tf.common.settings import describe
+from lottery_tf.finding.settings import FindingSettings
+from lottery_tf.graph.compat import keras
 
 PAGE = (Path(__file__).parents[1] / "docs" / "masks.md").read_text()
 

@@ -1,0 +1,1 @@
+"""The commands, a module each: flags, what is shown, exit codes."""

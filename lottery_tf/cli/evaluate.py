@@ -9,17 +9,17 @@ import numpy as np
 from lottery_tf.cli.console import console, percent
 from lottery_tf.cli.flags import Parsed
 from lottery_tf.cli.terminal import at_work
+from lottery_tf.common.devices import DeviceSettings
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.files import read_json
+from lottery_tf.common.settings import setting
 from lottery_tf.data import Dataset, DataSettings, load
-from lottery_tf.devices import DeviceSettings
-from lottery_tf.errors import UsageError
-from lottery_tf.experiment import check_data
 from lottery_tf.exporting import REPORT
-from lottery_tf.files import read_json
-from lottery_tf.model_files import CodeSettings
-from lottery_tf.retraining import compiled_for_evaluation
-from lottery_tf.runs import load_saved_model, read_config
-from lottery_tf.settings import setting
-from lottery_tf.training import evaluate
+from lottery_tf.graph.model_files import CodeSettings
+from lottery_tf.runs.experiment import check_data
+from lottery_tf.runs.folder import load_saved_model, read_config
+from lottery_tf.training.retraining import compiled_for_evaluation
+from lottery_tf.training.trainer import evaluate
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,11 +9,11 @@ from rich.table import Table
 from lottery_tf.cli.console import console, percent
 from lottery_tf.cli.find import OutSettings
 from lottery_tf.cli.flags import Parsed
-from lottery_tf.errors import UsageError
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.settings import one_of, setting
 from lottery_tf.exporting import FORMATS, MAX_DIFFERENCE
-from lottery_tf.model_files import CodeSettings
-from lottery_tf.settings import one_of, setting
-from lottery_tf.stages.export import export_run
+from lottery_tf.graph.model_files import CodeSettings
+from lottery_tf.runs.export import export_run
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,22 +3,22 @@
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from lottery_tf.boards import BoardSettings
 from lottery_tf.cli.console import console, duration, percent
 from lottery_tf.cli.flags import Parsed
 from lottery_tf.cli.terminal import Countdown, EpochStatus, at_work
-from lottery_tf.devices import DeviceSettings, own_folder
-from lottery_tf.errors import UsageError
-from lottery_tf.experiment import Experiment
-from lottery_tf.finding_settings import IMPORTED, FindingSettings
-from lottery_tf.log import log
-from lottery_tf.model_files import CodeSettings
+from lottery_tf.common.devices import DeviceSettings, own_folder
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.log import log
+from lottery_tf.common.settings import setting
+from lottery_tf.finding.scores import METHODS
+from lottery_tf.finding.settings import IMPORTED, FindingSettings
+from lottery_tf.graph.model_files import CodeSettings
+from lottery_tf.masks.prunable import PrunableSettings
 from lottery_tf.models import ModelSettings
-from lottery_tf.prunable import PrunableSettings
-from lottery_tf.runs import check_run_or_new
-from lottery_tf.scores import METHODS
-from lottery_tf.settings import setting
-from lottery_tf.stages.find import find, finished_rounds
+from lottery_tf.runs.experiment import Experiment
+from lottery_tf.runs.find import find, finished_rounds
+from lottery_tf.runs.folder import check_run_or_new
+from lottery_tf.runs.tensorboard import BoardSettings
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ absl reads the command line (``--name=value``, ``--name value``, ``--noname``, `
 into flags of our own, apart from those that TensorFlow and other libraries define for themselves.
 
 >>> import dataclasses
->>> from lottery_tf.settings import setting
+>>> from lottery_tf.common.settings import setting
 >>> @dataclasses.dataclass(frozen=True)
 ... class Oven:
 ...     '''How it bakes.'''
@@ -29,8 +29,15 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from lottery_tf.errors import UsageError
-from lottery_tf.settings import check_choice, check_choices, nearest, one_of, restore, value_type
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.settings import (
+    check_choice,
+    check_choices,
+    nearest,
+    one_of,
+    restore,
+    value_type,
+)
 
 
 class _Kind(NamedTuple):

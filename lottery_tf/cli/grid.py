@@ -11,15 +11,15 @@ import yaml
 
 from lottery_tf.cli.flags import Parsed, parse
 from lottery_tf.cli.retrain import ControlSettings, TweakSettings
-from lottery_tf.errors import UsageError
-from lottery_tf.experiment import Experiment
-from lottery_tf.finding_settings import FROM_TRAINED, IMPORTED, FindingSettings
-from lottery_tf.log import some
-from lottery_tf.recipe import Recipe
-from lottery_tf.settings import nearest, restore, setting, value_type
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.log import some
+from lottery_tf.common.settings import nearest, restore, setting, value_type
+from lottery_tf.finding.settings import FROM_TRAINED, IMPORTED, FindingSettings
+from lottery_tf.runs.experiment import Experiment
 from lottery_tf.sweeping.trials import FindTrial, RetrainTrial, Trial
-from lottery_tf.training import TrainingSettings
+from lottery_tf.training.trainer import TrainingSettings
 from lottery_tf.tweaks.distillation import Distillation
+from lottery_tf.tweaks.recipe import Recipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,7 @@ def trials_of(flags: Parsed) -> list[Trial]:
         for trial in _trials_of_cell(cell):
             for each in (*_before(trial), trial):
                 known = found.get(each.folder)
-                found[each.folder] = _both(each, known) if known else each
+                found[each.folder] = _merged(each, known) if known else each
     return sorted(found.values(), key=lambda trial: trial.kind != FindTrial.kind)
 
 
@@ -114,7 +114,7 @@ def _before(trial: Trial) -> list[FindTrial]:
     return [trial.found, *([trial.teacher] if trial.teacher else [])]
 
 
-def _both(one: Trial, other: Trial) -> Trial:
+def _merged(one: Trial, other: Trial) -> Trial:
     """Of two trials with the same folder that which does what either does."""
     if isinstance(one, FindTrial):
         return max(other, one, key=lambda trial: trial.finding.tickets)

@@ -8,13 +8,13 @@ from rich.table import Table
 
 from lottery_tf.cli.console import console, percent
 from lottery_tf.cli.flags import Parsed
-from lottery_tf.errors import UsageError
-from lottery_tf.files import write_json
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.files import write_json
+from lottery_tf.common.log import some
+from lottery_tf.common.ownership import Kind, check_ours, has_keys
+from lottery_tf.common.settings import one_of, setting
 from lottery_tf.inspecting import PICTURE, SUFFIXES, TicketFacts, WeightFacts, draw, inspect
-from lottery_tf.log import some
-from lottery_tf.ours import Kind, check_ours, has_keys
-from lottery_tf.settings import one_of, setting
-from lottery_tf.ticket import Ticket
+from lottery_tf.tickets.ticket import Ticket
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from lottery_tf.cli.flags import help_text, parse
-from lottery_tf.cli.quiet import quiet_start
-from lottery_tf.errors import UsageError, WorkFailed
-from lottery_tf.settings import nearest
+from lottery_tf.common.errors import UsageError, WorkFailed
+from lottery_tf.common.settings import nearest
+from lottery_tf.common.stderr import quiet_start
 
 # Name → module and what the command does.
 COMMANDS = {

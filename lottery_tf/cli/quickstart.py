@@ -13,21 +13,21 @@ from lottery_tf.cli.export import print_export
 from lottery_tf.cli.find import run_find
 from lottery_tf.cli.flags import Parsed
 from lottery_tf.cli.terminal import Countdown
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.files import read_json, write_json, write_text
+from lottery_tf.common.ownership import Kind, begins_with, check_all_ours
+from lottery_tf.common.settings import setting
 from lottery_tf.data import DataSettings
-from lottery_tf.errors import UsageError
-from lottery_tf.experiment import Experiment
 from lottery_tf.exporting import EXPORT
-from lottery_tf.files import read_json, write_json, write_text
-from lottery_tf.finding_settings import FindingSettings
+from lottery_tf.finding.settings import FindingSettings
 from lottery_tf.models import ModelSettings
-from lottery_tf.ours import Kind, begins_with, check_all_ours
-from lottery_tf.recipe import Recipe
-from lottery_tf.runs import Run
-from lottery_tf.settings import setting
-from lottery_tf.stages.export import export_run
-from lottery_tf.stages.find import check_find_places, round_folder
-from lottery_tf.stages.retrain import check_retrain_places, retrain_ticket
-from lottery_tf.training import TrainingSettings
+from lottery_tf.runs.experiment import Experiment
+from lottery_tf.runs.export import export_run
+from lottery_tf.runs.find import check_find_places, round_folder
+from lottery_tf.runs.folder import Run
+from lottery_tf.runs.retrain import check_retrain_places, retrain_ticket
+from lottery_tf.training.trainer import TrainingSettings
+from lottery_tf.tweaks.recipe import Recipe
 
 # 91.41 and 97.19 % of the weights are gone in these rounds of 20 %.
 RETRAINED_ROUNDS = (11, 16)

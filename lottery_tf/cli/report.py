@@ -9,10 +9,10 @@ from rich.table import Table
 
 from lottery_tf.cli.console import console
 from lottery_tf.cli.flags import Parsed
-from lottery_tf.cli.quiet import quiet_start
-from lottery_tf.errors import UsageError
-from lottery_tf.log import counted, log
-from lottery_tf.settings import setting
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.log import counted, log
+from lottery_tf.common.settings import setting
+from lottery_tf.common.stderr import quiet_start
 
 
 @dataclasses.dataclass(frozen=True)

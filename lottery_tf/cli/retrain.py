@@ -3,25 +3,25 @@
 import dataclasses
 from pathlib import Path
 
-from lottery_tf.boards import BoardSettings
 from lottery_tf.cli.console import console, duration, percent
 from lottery_tf.cli.find import OutSettings
 from lottery_tf.cli.flags import Parsed
 from lottery_tf.cli.terminal import at_work
+from lottery_tf.common.devices import DeviceSettings, own_folder
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.files import read_json
+from lottery_tf.common.settings import one_of, setting
 from lottery_tf.data import DataSettings
-from lottery_tf.devices import DeviceSettings, own_folder
-from lottery_tf.errors import UsageError
-from lottery_tf.experiment import Experiment, experiment_of
-from lottery_tf.files import read_json
-from lottery_tf.model_files import CodeSettings
+from lottery_tf.graph.model_files import CodeSettings
+from lottery_tf.masks.prunable import PrunableSettings
 from lottery_tf.models import ModelSettings
-from lottery_tf.prunable import PrunableSettings
-from lottery_tf.recipe import RECIPES, Recipe, tweak_settings
-from lottery_tf.settings import one_of, setting
-from lottery_tf.stages.retrain import is_tested, retrain_ticket
-from lottery_tf.ticket import Ticket
-from lottery_tf.training import TrainingSettings
+from lottery_tf.runs.experiment import Experiment, experiment_of
+from lottery_tf.runs.retrain import is_tested, retrain_ticket
+from lottery_tf.runs.tensorboard import BoardSettings
+from lottery_tf.tickets.ticket import Ticket
+from lottery_tf.training.trainer import TrainingSettings
 from lottery_tf.tweaks import TWEAKS
+from lottery_tf.tweaks.recipe import RECIPES, Recipe, tweak_settings
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,17 +8,17 @@ from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 
-from lottery_tf.boards import BoardSettings
 from lottery_tf.cli.console import console, duration, percent
 from lottery_tf.cli.find import OutSettings
 from lottery_tf.cli.flags import Parsed
 from lottery_tf.cli.grid import OWNERS, GridSettings, trials_of, tuned, tuning_seeds
 from lottery_tf.cli.report import library, whole_numbers
-from lottery_tf.devices import DeviceSettings
-from lottery_tf.errors import UsageError, WorkFailed
-from lottery_tf.log import counted, log, some
-from lottery_tf.model_files import CodeSettings
-from lottery_tf.settings import check_choices, setting
+from lottery_tf.common.devices import DeviceSettings
+from lottery_tf.common.errors import UsageError, WorkFailed
+from lottery_tf.common.log import counted, log, some
+from lottery_tf.common.settings import check_choices, setting
+from lottery_tf.graph.model_files import CodeSettings
+from lottery_tf.runs.tensorboard import BoardSettings
 from lottery_tf.sweeping.attempt import attempt, log_of
 from lottery_tf.sweeping.cluster import RayEngine
 from lottery_tf.sweeping.local import LocalEngine

@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator
 
 from lottery_tf.cli.console import console, duration, percent
-from lottery_tf.devices import DeviceSettings, is_chief
-from lottery_tf.keras import keras
-from lottery_tf.log import log
+from lottery_tf.common.devices import DeviceSettings, is_chief
+from lottery_tf.common.log import log
+from lottery_tf.graph.compat import keras
 
 
 @contextlib.contextmanager

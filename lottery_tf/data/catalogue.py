@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.log import log
 from lottery_tf.data.dataset import Source, Split
-from lottery_tf.errors import UsageError
-from lottery_tf.log import log
 
 NAMES = ("cifar10", "cifar100", "fashion_mnist", "mnist", "svhn_cropped")
 KEYS = ("id", "image", "label")  # what is read of an example; "id" only the CIFARs have

@@ -4,16 +4,12 @@ A label that is no class trains to NaN or is passed over; a class without images
 is never right. Neither would be seen in an accuracy.
 """
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.log import log, some
 from lottery_tf.data.dataset import Source
-from lottery_tf.errors import UsageError
-from lottery_tf.log import log, some
-
-if TYPE_CHECKING:
-    from lottery_tf.data import DataSettings
+from lottery_tf.data.settings import DataSettings
 
 # What to do about classes without training images, where these are folders and where not.
 _OF_FOLDERS = "put images into train/NAME, or remove every folder NAME"
@@ -38,7 +34,7 @@ def check_labels(dataset: str, source: Source) -> None:
         )
 
 
-def check_trained(settings: "DataSettings", source: Source, rest: np.ndarray) -> None:
+def check_trained(settings: DataSettings, source: Source, rest: np.ndarray) -> None:
     """Raises UsageError where a class has no images to train on.
 
     Args:

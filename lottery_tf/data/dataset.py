@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from lottery_tf.common.errors import UsageError
 from lottery_tf.data.augment import crop_and_flip
-from lottery_tf.errors import UsageError
 
 _CORES = min(16, os.cpu_count() or 1)  # a GPU takes what more than two cores prepare
 

@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.files import write_arrays
+from lottery_tf.common.log import counted, log
+from lottery_tf.common.ownership import Kind, stranger
 from lottery_tf.data.dataset import Source, Split
-from lottery_tf.errors import UsageError
-from lottery_tf.files import write_arrays
-from lottery_tf.log import counted, log
-from lottery_tf.ours import Kind, stranger
 
 CHARACTERS = "".join(map(chr, range(33, 127)))
 SIDE, EM, BASELINE = 28, 20, 21  # pixels

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lottery_tf.common.errors import UsageError
 from lottery_tf.data.dataset import Source, Split
-from lottery_tf.errors import UsageError
 
 FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),

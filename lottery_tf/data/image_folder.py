@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.log import counted, log, some
+from lottery_tf.common.ownership import OF_FILE_MANAGERS
 from lottery_tf.data.dataset import Source, Split
 from lottery_tf.data.pictures import read_all
-from lottery_tf.errors import UsageError
-from lottery_tf.log import counted, log, some
-from lottery_tf.ours import OF_FILE_MANAGERS
 
 # __MACOSX is what macOS puts into an archive beside the folders that are packed.
 _OF_THE_SYSTEM = OF_FILE_MANAGERS | {"__macosx"}

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from lottery_tf.errors import UsageError
+from lottery_tf.common.errors import UsageError
 
 _FORMATS = ("PNG", "JPEG", "BMP")  # by content, whatever the name: TensorFlow read these
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")  # Pillow's names of grey and RGB

@@ -10,7 +10,7 @@ from pathlib import Path
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from lottery_tf.errors import UsageError
+from lottery_tf.common.errors import UsageError
 
 CLASSES, TRAIN, VALIDATION = 200, 100_000, 10_000
 SHAPE = (64, 64, 3)

@@ -3,10 +3,10 @@
 A new format is one function that writes it and one entry of ``FORMATS``.
 """
 
+from lottery_tf.exporting.exports import EXPORT, REPORT, export, write_exports
 from lottery_tf.exporting.formats import FORMATS, Format
 from lottery_tf.exporting.proof import MAX_DIFFERENCE
 from lottery_tf.exporting.saved_model import SAVED_MODEL
-from lottery_tf.exporting.writing import EXPORT, REPORT, export, write_exports
 
 __all__ = [
     "EXPORT",

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from lottery_tf.common.ownership import Recognise
 from lottery_tf.exporting import saved_model, tflite
-from lottery_tf.keras import keras
-from lottery_tf.ours import Recognise
+from lottery_tf.graph.compat import keras
 
 
 class Format(NamedTuple):

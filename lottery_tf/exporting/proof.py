@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from lottery_tf.errors import UsageError
+from lottery_tf.common.errors import UsageError
 from lottery_tf.exporting.saved_model import signature_name
-from lottery_tf.keras import keras
+from lottery_tf.graph.compat import keras
 
 # The largest |Δ| of an output that is allowed between the model and its export.
 MAX_DIFFERENCE = 1e-5

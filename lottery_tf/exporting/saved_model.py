@@ -17,18 +17,21 @@ needed only to load custom layers without their code; without them Keras leaves 
 ``__call__`` and ``variables`` too.
 """
 
-import contextlib
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import tensorflow as tf
-from tensorflow.core.protobuf import fingerprint_pb2, saved_model_pb2, tensor_bundle_pb2
-from tf_keras.protobuf import saved_metadata_pb2
 
-from lottery_tf.exporting.quiet import quiet
-from lottery_tf.keras import keras
-from lottery_tf.ours import Kind
+from lottery_tf.common.ownership import Kind
+from lottery_tf.common.stderr import quiet
+from lottery_tf.graph.compat import (
+    fingerprint_pb2,
+    keras,
+    saved_metadata_pb2,
+    saved_model_pb2,
+    saved_with,
+    tensor_bundle_pb2,
+)
 
 
 def _graph(file: Path):
@@ -130,7 +133,7 @@ def write(model: keras.Model, path: Path) -> None:
     # A list that TensorFlow can save: an attribute of something that it tracks.
     holder = tf.Module()
     holder.variables_list = list(model.variables)
-    with quiet(), _saved_with(model, {"__call__": call, "variables": holder.variables_list}):
+    with quiet(), saved_with(model, {"__call__": call, "variables": holder.variables_list}):
         model.save(
             path,
             save_format="tf",
@@ -138,21 +141,3 @@ def write(model: keras.Model, path: Path) -> None:
             save_traces=False,
             signatures=serve,
         )
-
-
-@contextlib.contextmanager
-def _saved_with(model: keras.Model, attributes: dict) -> Iterator[None]:
-    """Within the block a SavedModel of ``model`` has these attributes too.
-
-    Keras adds them in the same place, if it saves traces; there is no public one.
-    """
-    own = model._trackable_children
-
-    def children(save_type="checkpoint", **kwargs):
-        return {**own(save_type, **kwargs), **(attributes if save_type == "savedmodel" else {})}
-
-    vars(model)["_trackable_children"] = children
-    try:
-        yield
-    finally:
-        del vars(model)["_trackable_children"]

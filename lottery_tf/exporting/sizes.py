@@ -5,7 +5,7 @@ import io
 import tarfile
 from pathlib import Path
 
-from lottery_tf.ours import of_file_manager
+from lottery_tf.common.ownership import of_file_manager
 
 
 def size(path: Path) -> int:

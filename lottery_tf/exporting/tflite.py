@@ -13,9 +13,9 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from lottery_tf.common.stderr import quiet
 from lottery_tf.exporting import saved_model
-from lottery_tf.exporting.quiet import quiet
-from lottery_tf.keras import keras
+from lottery_tf.graph.compat import keras
 
 
 def write(model: keras.Model, path: Path) -> None:

@@ -4,14 +4,14 @@ import dataclasses
 
 import numpy as np
 
-from lottery_tf.errors import UsageError
-from lottery_tf.flops import TRANSPOSED, count_flops
-from lottery_tf.graph import named_layers, named_variables, unwrapped
-from lottery_tf.keras import keras
-from lottery_tf.masks import Masks
-from lottery_tf.overlap import overlap
-from lottery_tf.prunable import kernel_attributes, left_dense
-from lottery_tf.ticket import Ticket
+from lottery_tf.common.errors import UsageError
+from lottery_tf.graph.compat import keras
+from lottery_tf.graph.layers import named_layers, named_variables, unwrapped
+from lottery_tf.masks.flops import TRANSPOSED, count_flops
+from lottery_tf.masks.masks import Masks
+from lottery_tf.masks.overlap import overlap
+from lottery_tf.masks.prunable import kernel_attributes, left_dense
+from lottery_tf.tickets.ticket import Ticket
 
 
 @dataclasses.dataclass(frozen=True)

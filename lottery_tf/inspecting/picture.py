@@ -6,12 +6,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from lottery_tf.errors import UsageError
-from lottery_tf.files import write_bytes
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.files import write_bytes
+from lottery_tf.common.log import some
+from lottery_tf.common.ownership import PICTURE_MARKS, Kind, check_ours, is_picture
+from lottery_tf.common.settings import one_of
 from lottery_tf.inspecting.facts import TicketFacts
-from lottery_tf.log import some
-from lottery_tf.ours import PICTURE_MARKS, Kind, check_ours, is_picture
-from lottery_tf.settings import one_of
 
 SUFFIXES = (".png", ".svg")
 PICTURE = Kind("a picture that lottery_tf has drawn", {".": is_picture})

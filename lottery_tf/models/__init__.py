@@ -13,10 +13,10 @@ import functools
 import numbers
 from collections.abc import Callable, Sequence
 
-from lottery_tf.errors import UsageError
-from lottery_tf.keras import keras
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.settings import check_choices, nearest, one_of, setting
+from lottery_tf.graph.compat import keras
 from lottery_tf.models import conv4, lenet, mobilenet, resnet, vgg
-from lottery_tf.settings import check_choices, nearest, one_of, setting
 
 __all__ = ["BUILDERS", "ModelSettings", "create"]
 

@@ -5,7 +5,7 @@ Frankle and Carbin, https://arxiv.org/abs/1803.03635, figure 2; after LeCun et a
 
 from collections.abc import Sequence
 
-from lottery_tf.keras import keras
+from lottery_tf.graph.compat import keras
 
 
 def lenet_300_100(

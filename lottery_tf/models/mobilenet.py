@@ -7,7 +7,7 @@ drawn as PyTorch draws them where nobody says how.
 
 from collections.abc import Sequence
 
-from lottery_tf.keras import keras
+from lottery_tf.graph.compat import keras
 from lottery_tf.models.pytorch import (
     batch_norm,
     convolution,

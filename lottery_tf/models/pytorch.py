@@ -7,7 +7,7 @@ at two standard deviations.
 
 from typing import Any
 
-from lottery_tf.keras import keras
+from lottery_tf.graph.compat import keras
 
 _layers, _initializers = keras.layers, keras.initializers
 

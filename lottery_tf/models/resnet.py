@@ -11,7 +11,7 @@ pruning_techniques/models).
 import functools
 from collections.abc import Sequence
 
-from lottery_tf.keras import keras
+from lottery_tf.graph.compat import keras
 from lottery_tf.models.pytorch import batch_norm, convolution, he_normal, linear
 from lottery_tf.models.shapes import check_halvings
 

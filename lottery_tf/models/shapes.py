@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lottery_tf.errors import UsageError
+from lottery_tf.common.errors import UsageError
 
 
 def check_halvings(model: str, input_shape: Sequence[int], halvings: int) -> None:

@@ -7,7 +7,7 @@ the reference prunes it (https://github.com/VITA-Group/ToST, pruning_techniques/
 
 from collections.abc import Sequence
 
-from lottery_tf.keras import keras
+from lottery_tf.graph.compat import keras
 from lottery_tf.models.pytorch import batch_norm, convolution, he_normal
 from lottery_tf.models.shapes import check_halvings
 

@@ -1,9 +1,9 @@
 """What retrain runs come to: tables with statistics, figures, and a page that shows both."""
 
-from lottery_tf.reporting.gathering import gather
+from lottery_tf.reporting.reports import write
+from lottery_tf.reporting.runs import gather
 from lottery_tf.reporting.tables import Report, Table, cells, head, markdown, report
 from lottery_tf.reporting.tuning import Tuned, tuned
-from lottery_tf.reporting.writing import write
 
 __all__ = [
     "Report",

@@ -14,8 +14,8 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from lottery_tf.log import counted, some
-from lottery_tf.reporting.gathering import KIND, VANILLA, key
+from lottery_tf.common.log import counted, some
+from lottery_tf.reporting.runs import KIND, VANILLA, key
 
 CONFIDENCE = 0.95
 PAIR = ("ticket_sha256", "seed", "data_seed")

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from lottery_tf.ours import PICTURE_MARKS
+from lottery_tf.common.ownership import PICTURE_MARKS
 from lottery_tf.reporting.charts import Chart, HeatMap, Panel, Series
 
 

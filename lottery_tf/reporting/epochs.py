@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from lottery_tf.errors import UsageError
-from lottery_tf.files import read_json_lines
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.files import read_json_lines
 
 # What an epoch of metrics.jsonl has → what it is called, and by what it is multiplied for that.
 CURVES = {

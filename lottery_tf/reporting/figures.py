@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 
-from lottery_tf.log import counted, some
+from lottery_tf.common.log import counted, some
 from lottery_tf.reporting.charts import (
     Chart,
     HeatMap,
@@ -19,7 +19,7 @@ from lottery_tf.reporting.charts import (
 )
 from lottery_tf.reporting.comparing import groups, is_number, recipe_order
 from lottery_tf.reporting.epochs import CURVES, mean_epochs
-from lottery_tf.reporting.gathering import KIND, VANILLA, key
+from lottery_tf.reporting.runs import KIND, VANILLA, key
 from lottery_tf.reporting.tables import Report, Table, shown
 from lottery_tf.reporting.tickets import dense_accuracies, mean_kept_shares
 

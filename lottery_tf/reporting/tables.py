@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lottery_tf.errors import UsageError
-from lottery_tf.log import counted
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.log import counted
+from lottery_tf.common.settings import nearest
 from lottery_tf.reporting.comparing import CONFIDENCE, compare
-from lottery_tf.reporting.gathering import VANILLA, Gathered, gather
+from lottery_tf.reporting.runs import VANILLA, Gathered, gather
 from lottery_tf.reporting.tickets import dense_accuracies
 from lottery_tf.reporting.tuning import tuned
-from lottery_tf.settings import nearest
 
 UNKNOWN = "–"
 _TEST = ("95 % interval", "p", "p (Holm)")

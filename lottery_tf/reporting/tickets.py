@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from lottery_tf.errors import UsageError
-from lottery_tf.files import read_json, read_json_lines, sha256
-from lottery_tf.masks import Masks
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.files import read_json, read_json_lines, sha256
+from lottery_tf.masks.masks import Masks
 
 
 class Origin(NamedTuple):
@@ -131,8 +131,8 @@ def ticket_flops(tickets: Sequence[str]) -> dict[str, int]:
     Each architecture is built once. Tickets whose FLOPs are unknown are left out.
     """
     # The only part that needs TensorFlow.
-    from lottery_tf.architecture import from_json
-    from lottery_tf.flops import count_flops
+    from lottery_tf.graph.architecture import from_json
+    from lottery_tf.masks.flops import count_flops
 
     dense: dict[str, dict[str, int]] = {}
     found = {}

@@ -6,9 +6,9 @@ from collections.abc import Collection, Sequence
 
 import pandas as pd
 
-from lottery_tf.log import counted, some
+from lottery_tf.common.log import counted, some
 from lottery_tf.reporting.comparing import PAIR, groups, is_number, order
-from lottery_tf.reporting.gathering import KIND, Gathered, key
+from lottery_tf.reporting.runs import KIND, Gathered, key
 
 
 @dataclasses.dataclass(frozen=True)

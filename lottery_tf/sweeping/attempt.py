@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from lottery_tf.errors import UsageError
+from lottery_tf.common.errors import UsageError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ def attempt(
 ) -> Outcome:
     """Runs ``trial`` on ``devices`` (``DeviceSettings``); what it says goes to its log."""
     # Here and not above: an engine sets the environment of TensorFlow first.
-    from lottery_tf.keras import keras
+    from lottery_tf.graph.compat import keras
 
     start = time.perf_counter()
     with _said_to(log_of(out, trial.folder)):

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from lottery_tf.errors import UsageError
-from lottery_tf.log import log
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.log import log
 from lottery_tf.sweeping.process import MOST_CALLS, environment
 
 

@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from types import MappingProxyType
 
-from lottery_tf.errors import UsageError
+from lottery_tf.common.errors import UsageError
 from lottery_tf.sweeping.attempt import Outcome, first_line
 from lottery_tf.sweeping.trials import Trial
 

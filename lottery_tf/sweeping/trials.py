@@ -13,14 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lottery_tf.experiment import Experiment
-from lottery_tf.files import read_json
-from lottery_tf.finding_settings import FindingSettings
-from lottery_tf.log import counted
-from lottery_tf.masks import Masks
-from lottery_tf.recipe import Recipe
-from lottery_tf.settings import defaults, describe
-from lottery_tf.stages.find import (
+from lottery_tf.common.files import read_json
+from lottery_tf.common.log import counted
+from lottery_tf.common.settings import defaults, describe
+from lottery_tf.finding.settings import FindingSettings
+from lottery_tf.masks.masks import Masks
+from lottery_tf.runs.experiment import Experiment
+from lottery_tf.runs.find import (
     check_find_places,
     dense_folder,
     find,
@@ -28,14 +27,10 @@ from lottery_tf.stages.find import (
     finished_rounds,
     round_folder,
 )
-from lottery_tf.stages.retrain import (
-    check_retrain_places,
-    is_tested,
-    retrain_run,
-    retrain_ticket,
-)
+from lottery_tf.runs.retrain import check_retrain_places, is_tested, retrain_run, retrain_ticket
 from lottery_tf.tweaks import TWEAKS
 from lottery_tf.tweaks.distillation import Distillation
+from lottery_tf.tweaks.recipe import Recipe
 
 _DIGITS = 10
 

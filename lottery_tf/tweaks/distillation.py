@@ -7,15 +7,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from lottery_tf.errors import UsageError
-from lottery_tf.keras import keras
-from lottery_tf.settings import setting
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.settings import setting
+from lottery_tf.graph.compat import keras
+from lottery_tf.losses.cross_entropy import changed, taught_by
 from lottery_tf.tweaks import teacher as teachers
-from lottery_tf.tweaks.soft_labels import (
-    changed,
-    taught_by,
-    warn_of_another_loss,
-)
+from lottery_tf.tweaks.soft_labels import warn_of_another_loss
 from lottery_tf.tweaks.tweak import Tweak
 
 

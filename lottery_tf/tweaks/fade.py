@@ -8,12 +8,12 @@ from typing import ClassVar
 
 import tensorflow as tf
 
-from lottery_tf.errors import UsageError
-from lottery_tf.graph import fading
-from lottery_tf.keras import keras
-from lottery_tf.log import log
-from lottery_tf.settings import check_choices, setting
-from lottery_tf.tweaks.evaluating import evaluated_model
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.log import log
+from lottery_tf.common.settings import check_choices, setting
+from lottery_tf.graph.compat import keras
+from lottery_tf.graph.layers import fading
+from lottery_tf.losses.evaluating import evaluated_model
 from lottery_tf.tweaks.tweak import Attach, Tweak
 
 CURVES = ("linear", "cosine", "exponential")
@@ -114,13 +114,13 @@ class FadingLayer(keras.layers.Layer):
         return {**super().get_config(), **dataclasses.asdict(self.schedule)}
 
 
-_told: weakref.WeakSet[keras.Model] = weakref.WeakSet()
+_warned: weakref.WeakSet[keras.Model] = weakref.WeakSet()
 
 
 def _tell_of(model: keras.Model) -> None:
     """Logs a line, once for each model, of one that no recipe of this process trains."""
-    if model not in _told:
-        _told.add(model)
+    if model not in _warned:
+        _warned.add(model)
         names = sorted(fading(model))
         log.warning(
             "%s: it is as it was saved in training, with %s still in it; once that has faded, "

@@ -5,14 +5,14 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from lottery_tf.errors import UsageError
-from lottery_tf.graph import named_layers, nodes, unwrapped
-from lottery_tf.keras import keras
-from lottery_tf.log import counted, log, some
-from lottery_tf.rebuilding import copy_layer, reconnected
-from lottery_tf.settings import nearest, setting
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.log import counted, log, some
+from lottery_tf.common.settings import nearest, setting
+from lottery_tf.graph.compat import call_of, input_layers, keras, producer_of
+from lottery_tf.graph.copies import copy_layer, reconnected
+from lottery_tf.graph.layers import named_layers, nodes, unwrapped
+from lottery_tf.masks.wrapper import remake
 from lottery_tf.tweaks.fade import CURVE_HELP, SHARE_HELP, FadingLayer, FadingTweak
-from lottery_tf.wrapper import remake
 
 _layers = keras.layers
 _CONVOLUTIONS = (
@@ -190,7 +190,7 @@ class GhostSkips(FadingTweak):
         skips = {}
         taken = {layer.name for part, _ in nodes(model) for layer in part.layers}
 
-        def connect(part, once):
+        def connect(part, copy_of):
             here = {id(node): source for owner, node, source in places if owner is part}
             if not here:
                 return None
@@ -210,7 +210,7 @@ class GhostSkips(FadingTweak):
                 return call
 
             calls = {node: with_skip(source) for node, source in here.items()}
-            return reconnected(part, once, calls)
+            return reconnected(part, copy_of, calls)
 
         around = {id(unwrapped(source.layer)) for _, _, source in places}
 
@@ -233,24 +233,24 @@ class GhostSkips(FadingTweak):
             return model
         # id of a convolution → the skip whose activation comes back into it
         fused = {
-            id(unwrapped(node.keras_inputs[0]._keras_history.layer)): node.layer
+            id(unwrapped(producer_of(node.keras_inputs[0]))): node.layer
             for _, node in ghosts
             if not _is_linear(node.layer)
         }
         moved = []
 
-        def connect(part, once):
+        def connect(part, copy_of):
             here = [node for owner, node in ghosts if owner is part]
             if not here:
                 return None
             if here[0].layer.sequential:
-                first = _layers.InputLayer(**part._input_layers[0].get_config())
-                rest = [once(layer) for layer in part.layers[1:] if type(layer) is not GhostSkip]
+                first = _layers.InputLayer(**input_layers(part)[0].get_config())
+                rest = [copy_of(layer) for layer in part.layers[1:] if type(layer) is not GhostSkip]
                 return keras.Sequential([first, *rest], name=part.name)
             drop = {
                 id(node): lambda run, tensor, y=node.keras_inputs[0]: tensor(y) for node in here
             }
-            return reconnected(part, once, drop)
+            return reconnected(part, copy_of, drop)
 
         def change(layer):
             if id(layer) not in fused:
@@ -343,11 +343,11 @@ def _input_of(node):
     """What a convolution reads; where a layer pads it to "same" or less, what that layer reads."""
     (tensor,) = node.keras_inputs
     conv = unwrapped(node.layer)
-    layer, number, _ = tensor._keras_history
+    layer = producer_of(tensor)
     if isinstance(layer, _PADDINGS) and conv.padding == "valid":
         added = np.reshape(layer.padding, (-1, 2)).sum(axis=1)
         if (added <= np.multiply(conv.dilation_rate, np.subtract(conv.kernel_size, 1))).all():
-            return layer._inbound_nodes[number].keras_inputs[0]
+            return call_of(tensor).keras_inputs[0]
     return tensor
 
 

@@ -9,19 +9,19 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 
-from lottery_tf.asserting import told
-from lottery_tf.derivatives import batches_of, differentiable, is_offset, losses_of, reason
-from lottery_tf.devices import from_chief
-from lottery_tf.errors import UsageError
-from lottery_tf.graph import check_graph, named_variables
-from lottery_tf.keras import keras
-from lottery_tf.log import log
-from lottery_tf.rebuilding import copy_layer
-from lottery_tf.settings import check_choices, setting
-from lottery_tf.tweaks.soft_labels import default_loss
+from lottery_tf.common.devices import from_chief
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.log import log
+from lottery_tf.common.settings import check_choices, setting
+from lottery_tf.graph.compat import keras
+from lottery_tf.graph.copies import copy_layer
+from lottery_tf.graph.layers import check_graph, named_variables
+from lottery_tf.graph.step_checks import step_checks
+from lottery_tf.losses.cross_entropy import default_loss
+from lottery_tf.losses.derivatives import batches_of, differentiable, is_offset, losses_of, reason
+from lottery_tf.masks.wrapper import masked_by_us, remake
 from lottery_tf.tweaks.tweak import Tweak
 from lottery_tf.tweaks.virtual_step import objective_of
-from lottery_tf.wrapper import masked_by_us, remake
 
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8  # of the Adam that learns the scales
 _STEP_SIZES = {"sgd": 0.1, "adam": 0.001}
@@ -147,7 +147,7 @@ def find_scales(
     """Searches scales for ``model``'s weights in a copy of it, and logs a line of what it found.
 
     The same model and the same batches give the same scales; to the last bit after
-    ``lottery_tf.training.make_deterministic()``.
+    ``lottery_tf.training.trainer.make_deterministic()``.
 
     Args:
       model: a built Sequential or functional model, masked or dense; it is left as it is.
@@ -175,7 +175,7 @@ def find_scales(
         raise UsageError(f"Expected trainable weights to rescale; '{model.name}' has none.")
     try:
         # A replica's own variables can be differentiated by and assigned from outside of it.
-        with model.distribute_strategy.scope(), told():
+        with model.distribute_strategy.scope(), step_checks():
             local = model.distribute_strategy.experimental_local_results
             weights = [local(variable)[0] for variable in named.values()]
             sgd = settings.optimizer == "sgd"

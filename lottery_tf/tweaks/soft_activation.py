@@ -5,13 +5,13 @@ import math
 
 import tensorflow as tf
 
-from lottery_tf.errors import UsageError
-from lottery_tf.keras import keras
-from lottery_tf.log import counted, log, some
-from lottery_tf.rebuilding import copy_layer
-from lottery_tf.settings import setting
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.log import counted, log, some
+from lottery_tf.common.settings import setting
+from lottery_tf.graph.compat import keras
+from lottery_tf.graph.copies import copy_layer
+from lottery_tf.masks.wrapper import remake
 from lottery_tf.tweaks.fade import FadingLayer, FadingTweak
-from lottery_tf.wrapper import remake
 
 _layers = keras.layers
 _RELU = (keras.activations.relu, tf.nn.relu)

@@ -11,14 +11,14 @@ from typing import Any
 
 import tensorflow as tf
 
-from lottery_tf.asserting import asserted
-from lottery_tf.errors import UsageError
-from lottery_tf.files import sha256
-from lottery_tf.graph import check_graph
-from lottery_tf.keras import keras
-from lottery_tf.model_files import check_code, existing_model, load_model
-from lottery_tf.outputs import Outputs, outputs_of
-from lottery_tf.tweaks.divergence import at_least_float32, logits_of
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.files import sha256
+from lottery_tf.graph.compat import keras
+from lottery_tf.graph.layers import check_graph
+from lottery_tf.graph.model_files import check_code, existing_model, load_model
+from lottery_tf.graph.step_checks import check_in_step
+from lottery_tf.losses.divergence import at_least_float32, logits_of
+from lottery_tf.losses.outputs import Outputs, outputs_of
 
 _DESCRIBED = re.compile(r"model '.*', weights sha256 [0-9a-f]{12}")
 
@@ -102,7 +102,7 @@ class Teacher:
         elif self.kind is Outputs.UNKNOWN:
             off = tf.abs(tf.reduce_sum(plain, axis=-1) - 1)
             normed = tf.reduce_all(plain >= 0) & tf.reduce_all(off <= 1e-3)
-            logits = asserted(
+            logits = check_in_step(
                 tf.where(normed, logits, plain),
                 # Few logits may lie there by chance.
                 normed | (tf.size(plain) < 64) | tf.reduce_any((plain < 0) | (plain > 1)),
@@ -118,14 +118,14 @@ class Teacher:
                 f"Expected a teacher that gives logits or a softmax; {self.name} gives "
                 f"{self.kind.value}: give a teacher without its last sigmoid."
             )
-        wanted = f"{_told(model.inputs)}, as the model '{model.name}' takes them"
+        wanted = f"{_shapes(model.inputs)}, as the model '{model.name}' takes them"
         if self.inputs is not None and not (
             len(self.inputs) == len(model.inputs)
             and all(map(_same_kind, self.inputs, model.inputs))
         ):
             raise UsageError(
-                f"Expected a teacher for inputs {wanted}; {self.name} takes {_told(self.inputs)}: "
-                "give another teacher."
+                f"Expected a teacher for inputs {wanted}; {self.name} takes "
+                f"{_shapes(self.inputs)}: give another teacher."
             )
         spec = tf.nest.map_structure(
             lambda tensor: tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype), model.input
@@ -146,8 +146,8 @@ class Teacher:
         if not outputs[0].shape[1:].is_compatible_with(own):
             raise UsageError(
                 f"Expected a teacher of {own[-1]} classes, as the outputs of the "
-                f"model '{model.name}', {_told(model.outputs)}; those of {self.name} are "
-                f"{_told(outputs)}: give a teacher that was trained for the same classes."
+                f"model '{model.name}', {_shapes(model.outputs)}; those of {self.name} are "
+                f"{_shapes(outputs)}: give a teacher that was trained for the same classes."
             )
 
 
@@ -217,6 +217,6 @@ def _same_kind(one, other) -> bool:
     return shapes and one.dtype.is_floating == other.dtype.is_floating
 
 
-def _told(tensors: Sequence) -> str:
+def _shapes(tensors: Sequence) -> str:
     """Shapes without the batch and dtypes."""
     return " and ".join(f"{tuple(each.shape[1:])} {each.dtype.name}" for each in tensors)

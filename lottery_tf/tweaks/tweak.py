@@ -4,19 +4,19 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from lottery_tf.errors import UsageError
-from lottery_tf.graph import check_graph
-from lottery_tf.keras import keras
-from lottery_tf.wrapper import masked_by_us, without_wrappers
+from lottery_tf.common.errors import UsageError
+from lottery_tf.graph.compat import keras
+from lottery_tf.graph.layers import check_graph
+from lottery_tf.masks.wrapper import masked_by_us, without_wrappers
 
 
 @dataclasses.dataclass(frozen=True)
 class Tweak:
     """Changes how a ticket is retrained; usable alone, with others, and on any model.
 
-    A subclass is a frozen dataclass; its fields, made by ``lottery_tf.settings.setting``, are its
-    parameters and its flags. It overrides those that it needs of ``change``, ``attach``, ``loss``,
-    ``callbacks``, ``progress`` and ``restore``. The order of use is ``prepare``,
+    A subclass is a frozen dataclass; its fields, made by ``common.settings.setting``, are
+    its parameters and its flags. It overrides those that it needs of ``change``, ``attach``,
+    ``loss``, ``callbacks``, ``progress`` and ``restore``. The order of use is ``prepare``,
     ``compile(loss=tweak.loss(loss))``, ``fit(callbacks=tweak.callbacks())``, ``finish``.
     """
 

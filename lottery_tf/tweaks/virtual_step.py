@@ -4,7 +4,7 @@ import math
 
 import tensorflow as tf
 
-from lottery_tf.derivatives import mean_loss
+from lottery_tf.losses.derivatives import mean_loss
 
 
 def objective_of(model, weights, loss, spec, sgd: bool, step_size: float):

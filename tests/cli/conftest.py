@@ -7,9 +7,9 @@ import shutil
 import pytest
 from filelock import FileLock
 
-from lottery_tf import retraining
 from lottery_tf.cli.main import main
-from lottery_tf.stages import retrain as stage
+from lottery_tf.runs import retrain as stage
+from lottery_tf.training import retraining
 
 TINY = (
     "--train_for=2ep",
@@ -22,7 +22,7 @@ TINY = (
 
 
 @pytest.fixture(scope="session")
-def once(tmp_path_factory):
+def shared_run(tmp_path_factory):
     """(name, words) → the folder of a finished run that pytest's processes make once for all.
 
     None may write to it: others read it at the same time.
@@ -46,17 +46,17 @@ def once(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def found(once):
+def found(shared_run):
     """The folder of a finished run of find with two rounds of pruning."""
-    return once("find", "find", *TINY, "--rounds=2", "--rewind_to=5it")
+    return shared_run("find", "find", *TINY, "--rounds=2", "--rewind_to=5it")
 
 
 @pytest.fixture(scope="session")
-def retrained(once, found):
+def retrained(shared_run, found):
     """The folder of a finished run of retrain."""
     ticket = found / "tickets" / "round_02"
     words = [f"--ticket={ticket}", "--recipe=label_smoothing", "--label_smoothing_epsilon=0.2"]
-    return once("retrained", "retrain", *words)
+    return shared_run("retrained", "retrain", *words)
 
 
 @pytest.fixture

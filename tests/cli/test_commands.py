@@ -9,15 +9,15 @@ import pytest
 from conftest import TINY
 
 import lottery_tf as lt
-from lottery_tf import finding
 from lottery_tf.cli.main import main
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.files import read_json_lines, sha256
 from lottery_tf.data import digits
-from lottery_tf.errors import UsageError
 from lottery_tf.exporting import write_exports
-from lottery_tf.files import read_json_lines, sha256
-from lottery_tf.keras import keras
-from lottery_tf.runs import Run, load_saved_model
-from lottery_tf.stages import find as stage
+from lottery_tf.finding import find as finding
+from lottery_tf.graph.compat import keras
+from lottery_tf.runs import find as stage
+from lottery_tf.runs.folder import Run, load_saved_model
 
 
 def tree(*folders):

@@ -6,7 +6,7 @@ import sys
 import pytest
 from conftest import TINY
 
-from lottery_tf.files import read_json_lines, sha256
+from lottery_tf.common.files import read_json_lines, sha256
 
 
 @pytest.mark.e2e

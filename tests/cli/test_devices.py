@@ -13,9 +13,9 @@ from conftest import TINY
 
 import lottery_tf as lt
 from lottery_tf.cli.main import main
-from lottery_tf.files import read_json, read_json_lines, write_json
+from lottery_tf.common.files import read_json, read_json_lines, write_json
 from lottery_tf.models import BUILDERS
-from lottery_tf.runs import load_saved_model
+from lottery_tf.runs.folder import load_saved_model
 
 FIND = ("find", *TINY, "--rounds=1", "--rewind_to=5it", "--nojit_compile")
 RETRAIN = (

@@ -9,12 +9,13 @@ import pytest
 from conftest import TINY
 
 import lottery_tf as lt
-from lottery_tf import experiment, retraining
 from lottery_tf.cli.main import main
-from lottery_tf.errors import UsageError
-from lottery_tf.files import read_json, read_json_lines, sha256
-from lottery_tf.runs import load_saved_model
-from lottery_tf.stages.retrain import retrain_ticket
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.files import read_json, read_json_lines, sha256
+from lottery_tf.runs import experiment
+from lottery_tf.runs.folder import load_saved_model
+from lottery_tf.runs.retrain import retrain_ticket
+from lottery_tf.training import retraining
 from lottery_tf.tweaks.distillation import Distillation
 
 TAUGHT = lt.Recipe([Distillation()])

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from lottery_tf.cli import flags
 from lottery_tf.cli.flags import command_line, help_text, parse
-from lottery_tf.errors import UsageError
-from lottery_tf.settings import setting
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.settings import setting
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 from lottery_tf.cli import grid
 from lottery_tf.cli.flags import parse
 from lottery_tf.cli.sweep import SETTINGS
-from lottery_tf.errors import UsageError
+from lottery_tf.common.errors import UsageError
 from lottery_tf.sweeping import trials
 from lottery_tf.tweaks.soft_labels import LabelSmoothing
 

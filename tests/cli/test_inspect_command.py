@@ -7,7 +7,7 @@ import pytest
 
 import lottery_tf as lt
 from lottery_tf.cli.main import main
-from lottery_tf.keras import keras
+from lottery_tf.graph.compat import keras
 
 
 @pytest.fixture

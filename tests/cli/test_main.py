@@ -9,8 +9,8 @@ import pytest
 
 from lottery_tf.cli import main as main_module
 from lottery_tf.cli.main import COMMANDS, main
-from lottery_tf.errors import UsageError
-from lottery_tf.settings import setting
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.settings import setting
 
 ROOT = Path(main_module.__file__).parents[2]
 

@@ -12,16 +12,16 @@ from networks import assert_same, chain, layers, random_masks, values
 
 import lottery_tf as lt
 from lottery_tf.cli.main import main
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.files import read_json, read_json_lines
 from lottery_tf.data import DataSettings
-from lottery_tf.errors import UsageError
-from lottery_tf.experiment import Experiment
-from lottery_tf.files import read_json, read_json_lines
-from lottery_tf.finding_settings import FindingSettings
+from lottery_tf.finding.scores import METHODS
+from lottery_tf.finding.settings import FindingSettings
 from lottery_tf.models import ModelSettings
-from lottery_tf.runs import load_pruned, load_saved_model
-from lottery_tf.scores import METHODS
-from lottery_tf.stages import find as stage
-from lottery_tf.training import TrainingSettings
+from lottery_tf.runs import find as stage
+from lottery_tf.runs.experiment import Experiment
+from lottery_tf.runs.folder import load_pruned, load_saved_model
+from lottery_tf.training.trainer import TrainingSettings
 
 QUICK = (*TINY, "--train_for=1ep", "--nojit_compile", "--rewind_to=2it")
 # Not a step: those of SNIP below go to step 2 as all that are trained do.

@@ -12,7 +12,7 @@ from lottery_tf.cli.main import main
 
 
 def test_the_table_is_shown_and_written(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("lottery_tf.reporting.writing.draw", lambda figure, title: {})
+    monkeypatch.setattr("lottery_tf.reporting.reports.draw", lambda figure, title: {})
     runs = write_study(tmp_path / "runs")
     assert main(["report", str(runs), "--noflops", f"--out={tmp_path / 'out' / 'a.html'}"]) == 0
     out = capsys.readouterr().out

@@ -18,15 +18,15 @@ from lottery_tf.cli import sweep
 from lottery_tf.cli.flags import parse
 from lottery_tf.cli.grid import trials_of
 from lottery_tf.cli.main import main
-from lottery_tf.files import write_json
-from lottery_tf.log import log
-from lottery_tf.stages.retrain import retrain_run
+from lottery_tf.common.files import write_json
+from lottery_tf.common.log import log
+from lottery_tf.runs.retrain import retrain_run
 from lottery_tf.sweeping import attempt as attempts
 from lottery_tf.sweeping import trials as sweeping_trials
 from lottery_tf.sweeping.attempt import attempt
 from lottery_tf.sweeping.local import LocalEngine
 from lottery_tf.sweeping.scheduling import Progress
-from lottery_tf.ticket import Ticket
+from lottery_tf.tickets.ticket import Ticket
 
 WORDS = (
     *("--train_for=1ep", "--batch_size=64", "--width=30", "--learning_rate=0.1", "--rounds=2"),

@@ -9,13 +9,13 @@ from networks import chain, layers, random_masks
 
 import lottery_tf as lt
 from lottery_tf.cli.main import main
-from lottery_tf.experiment import experiment_of
-from lottery_tf.files import read_json, read_json_lines
-from lottery_tf.recipe import Recipe
-from lottery_tf.runs import load_saved_model
-from lottery_tf.stages.retrain import retrain_run
-from lottery_tf.ticket import Ticket
+from lottery_tf.common.files import read_json, read_json_lines
+from lottery_tf.runs.experiment import experiment_of
+from lottery_tf.runs.folder import load_saved_model
+from lottery_tf.runs.retrain import retrain_run
+from lottery_tf.tickets.ticket import Ticket
 from lottery_tf.tweaks import rescaled_init
+from lottery_tf.tweaks.recipe import Recipe
 
 FLAGS = (
     "--recipe=tost",

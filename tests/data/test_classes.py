@@ -9,8 +9,8 @@ import tf_keras as keras
 
 from lottery_tf import data
 from lottery_tf.cli.main import main
+from lottery_tf.common.errors import UsageError
 from lottery_tf.data import DataSettings, Source, Split, load
-from lottery_tf.errors import UsageError
 
 
 def split(*labels: int) -> Split:

@@ -9,8 +9,8 @@ import matplotlib
 import numpy as np
 import pytest
 
+from lottery_tf.common.errors import UsageError
 from lottery_tf.data import DataSettings, glyphs, load
-from lottery_tf.errors import UsageError
 
 FONTS = Path(matplotlib.get_data_path(), "fonts", "ttf")
 SHARED = ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSansMono.ttf", "DejaVuSerif.ttf")

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lottery_tf.common.errors import UsageError
 from lottery_tf.data import DataSettings, idx, load
-from lottery_tf.errors import UsageError
 
 NAMES = [name for pair in idx.FILES.values() for name in pair]
 # Three images of 2×3 pixels, and their labels, byte by byte.

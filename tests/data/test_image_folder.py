@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lottery_tf.common.errors import UsageError
 from lottery_tf.data import DataSettings, image_folder, load
-from lottery_tf.errors import UsageError
 
 
 def write(path: Path, value: int, shape: tuple = (4, 5, 3)) -> None:

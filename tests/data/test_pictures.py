@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
+from lottery_tf.common.errors import UsageError
 from lottery_tf.data.pictures import read_all
-from lottery_tf.errors import UsageError
 
 # 4 rows of 6 pixels, no two alike, and dim enough for the palettes and greys below.
 PIXELS = np.arange(72, dtype=np.uint8).reshape(4, 6, 3)

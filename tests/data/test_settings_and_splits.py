@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from lottery_tf import data
+from lottery_tf.common.errors import UsageError
 from lottery_tf.data import DataSettings, Source, Split, load
 from lottery_tf.data.dataset import channel_moments
-from lottery_tf.errors import UsageError
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from lottery_tf.common.errors import UsageError
 from lottery_tf.data import DataSettings, catalogue, load
-from lottery_tf.errors import UsageError
 
 pytest.importorskip("tensorflow_datasets")
 from lottery_tf.data import tiny_imagenet

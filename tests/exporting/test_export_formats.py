@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from lottery_tf.exporting import reload, saved_model, tflite
-from lottery_tf.keras import keras
+from lottery_tf.graph.compat import keras
 
 layers = keras.layers
 

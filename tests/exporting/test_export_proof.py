@@ -5,9 +5,9 @@ import gzip
 import numpy as np
 import pytest
 
-from lottery_tf.errors import UsageError
+from lottery_tf.common.errors import UsageError
 from lottery_tf.exporting import proof, sizes
-from lottery_tf.keras import keras
+from lottery_tf.graph.compat import keras
 
 LOGITS = np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]])
 

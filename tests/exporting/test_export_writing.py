@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from lottery_tf.errors import UsageError
+from lottery_tf.common.errors import UsageError
 from lottery_tf.exporting import FORMATS, export, write_exports
-from lottery_tf.graph import named_variables
-from lottery_tf.keras import keras
-from lottery_tf.masks import Masks
-from lottery_tf.wrapper import get_masks, set_masks, wrap
+from lottery_tf.graph.compat import keras
+from lottery_tf.graph.layers import named_variables
+from lottery_tf.masks.masks import Masks
+from lottery_tf.masks.wrapper import get_masks, set_masks, wrap
 
 layers = keras.layers
 

@@ -8,9 +8,9 @@ from layer_cases import CASES
 from networks import EVERYTHING, chain, layers, mlp, random_masks
 
 import lottery_tf as lt
-from lottery_tf.errors import UsageError
-from lottery_tf.keras import keras
-from lottery_tf.prunable import prunable_weights
+from lottery_tf.common.errors import UsageError
+from lottery_tf.graph.compat import keras
+from lottery_tf.masks.prunable import prunable_weights
 
 
 def ticket_of(model, **masks):

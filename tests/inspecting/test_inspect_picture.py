@@ -6,7 +6,7 @@ import pytest
 from networks import mlp, random_masks
 
 import lottery_tf as lt
-from lottery_tf.errors import UsageError
+from lottery_tf.common.errors import UsageError
 from lottery_tf.inspecting import draw
 
 

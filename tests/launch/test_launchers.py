@@ -16,8 +16,8 @@ import pytest
 from networks import chain, layers
 
 import lottery_tf as lt
-from lottery_tf.graph import assign
-from lottery_tf.masks import Masks
+from lottery_tf.graph.layers import assign
+from lottery_tf.masks.masks import Masks
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 PYTHON = sys.executable

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lottery_tf.errors import UsageError
-from lottery_tf.keras import keras
+from lottery_tf.common.errors import UsageError
+from lottery_tf.graph.compat import keras
 from lottery_tf.models import BUILDERS, ModelSettings, create
 from lottery_tf.models.pytorch import convolution
 

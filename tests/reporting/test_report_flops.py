@@ -3,7 +3,7 @@
 import numpy as np
 
 import lottery_tf as lt
-from lottery_tf.keras import keras
+from lottery_tf.graph.compat import keras
 from lottery_tf.reporting.tickets import ticket_flops
 
 

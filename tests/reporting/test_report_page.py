@@ -73,7 +73,7 @@ def opened(page, *flags):
 @pytest.fixture
 def undrawn(monkeypatch):
     """No figures beside the page, which take most of the time."""
-    monkeypatch.setattr("lottery_tf.reporting.writing.draw", lambda figure, title: {})
+    monkeypatch.setattr("lottery_tf.reporting.reports.draw", lambda figure, title: {})
 
 
 @pytest.fixture(scope="module")

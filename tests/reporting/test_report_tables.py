@@ -11,15 +11,15 @@ import pytest
 from report_runs import FADES, SETTINGS, write_run, write_study, write_ticket
 from scipy import stats
 
-from lottery_tf.errors import UsageError
+from lottery_tf.common.errors import UsageError
 from lottery_tf.reporting import cells, gather, head, markdown, report, tuned, write
-from lottery_tf.reporting.differing import FOLDER_IS_DATASET, settings_of
+from lottery_tf.reporting.differences import FOLDER_IS_DATASET, settings_of
 
 
 @pytest.fixture
 def undrawn(monkeypatch):
     """No figures beside the page, which take most of the time."""
-    monkeypatch.setattr("lottery_tf.reporting.writing.draw", lambda figure, title: {})
+    monkeypatch.setattr("lottery_tf.reporting.reports.draw", lambda figure, title: {})
 
 
 def rows(table, *columns):
@@ -321,7 +321,7 @@ def test_settings_that_differ_are_columns(tmp_path):
 
 
 def test_a_folder_that_is_the_dataset_is_a_setting():
-    from lottery_tf.data import FOLDERS
+    from lottery_tf.data.readers import FOLDERS
 
     assert {*FOLDER_IS_DATASET, "tiny_imagenet"} == {*FOLDERS}
     for dataset in FOLDER_IS_DATASET:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lottery_tf.errors import UsageError
+from lottery_tf.common.errors import UsageError
 from lottery_tf.sweeping.local import LocalEngine
 
 

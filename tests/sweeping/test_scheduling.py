@@ -5,7 +5,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from lottery_tf.errors import UsageError
+from lottery_tf.common.errors import UsageError
 from lottery_tf.sweeping.attempt import Outcome
 from lottery_tf.sweeping.scheduling import Progress, run_trials
 

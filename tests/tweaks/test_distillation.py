@@ -8,12 +8,12 @@ import tensorflow as tf
 from networks import assert_same, chain, examples, layers, mlp, on_two_devices, random_masks, values
 
 import lottery_tf as lt
-from lottery_tf.errors import UsageError
-from lottery_tf.keras import keras
-from lottery_tf.training import Trainer
+from lottery_tf.common.errors import UsageError
+from lottery_tf.graph.compat import keras
+from lottery_tf.losses.cross_entropy import CrossEntropy, taught_by
+from lottery_tf.losses.divergence import divergence
+from lottery_tf.training.trainer import Trainer
 from lottery_tf.tweaks.distillation import Distillation
-from lottery_tf.tweaks.divergence import divergence
-from lottery_tf.tweaks.soft_labels import CrossEntropy, taught_by
 
 Z = np.array([[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]])
 TAUGHT = np.array([[0.5, 0.2, -3.0], [2.0, -1.0, 1.0]])

@@ -18,13 +18,13 @@ from networks import (
 )
 
 import lottery_tf as lt
-from lottery_tf.errors import UsageError
-from lottery_tf.graph import named_layers, named_variables
-from lottery_tf.keras import keras
+from lottery_tf.common.errors import UsageError
+from lottery_tf.graph.compat import keras
+from lottery_tf.graph.layers import named_layers, named_variables
+from lottery_tf.masks.wrapper import PruneByMask
 from lottery_tf.models import create
-from lottery_tf.recipe import tweak_settings
 from lottery_tf.tweaks import TWEAKS, Tweak
-from lottery_tf.wrapper import PruneByMask
+from lottery_tf.tweaks.recipe import tweak_settings
 
 BATCH, EPOCHS = 8, 2  # two steps an epoch, of which the first two fade
 

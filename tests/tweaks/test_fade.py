@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from networks import assert_same, chain, examples, layers, on_two_devices, random_masks, values
 
 import lottery_tf as lt
-from lottery_tf.errors import UsageError
+from lottery_tf.common.errors import UsageError
 from lottery_tf.exporting import write_exports
-from lottery_tf.keras import keras
-from lottery_tf.training import Trainer
+from lottery_tf.graph.compat import keras
+from lottery_tf.training.trainer import Trainer
 from lottery_tf.tweaks.fade import CURVES, Schedule
 
 

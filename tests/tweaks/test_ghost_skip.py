@@ -6,9 +6,9 @@ import tensorflow as tf
 from networks import chain, examples, layers, random_masks
 
 import lottery_tf as lt
-from lottery_tf.errors import UsageError
-from lottery_tf.graph import named_layers
-from lottery_tf.keras import keras
+from lottery_tf.common.errors import UsageError
+from lottery_tf.graph.compat import keras
+from lottery_tf.graph.layers import named_layers
 from lottery_tf.tweaks.ghost_skip import GhostSkip
 
 

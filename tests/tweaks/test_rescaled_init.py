@@ -21,14 +21,14 @@ from networks import (
 )
 
 import lottery_tf as lt
-from lottery_tf.derivatives import differentiable
-from lottery_tf.errors import UsageError
-from lottery_tf.graph import assign
-from lottery_tf.keras import keras
+from lottery_tf.common.errors import UsageError
+from lottery_tf.graph.compat import keras
+from lottery_tf.graph.layers import assign
+from lottery_tf.losses.derivatives import differentiable
+from lottery_tf.masks.wrapper import masked_by_us
 from lottery_tf.tweaks import rescaled_init
 from lottery_tf.tweaks.rescaled_init import RescaledInit, Scales, find_scales
 from lottery_tf.tweaks.virtual_step import objective_of
-from lottery_tf.wrapper import masked_by_us
 
 both_optimizers = pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 

@@ -6,10 +6,10 @@ import tensorflow as tf
 from networks import chain, examples, layers, random_masks, values
 
 import lottery_tf as lt
-from lottery_tf.graph import named_layers
-from lottery_tf.keras import keras
+from lottery_tf.graph.compat import keras
+from lottery_tf.graph.layers import named_layers
+from lottery_tf.losses.cross_entropy import CrossEntropy
 from lottery_tf.tweaks.soft_activation import SoftReLU
-from lottery_tf.tweaks.soft_labels import CrossEntropy
 
 X = np.array([-2.0, -0.5, 0.0, 1.0, 8.0])
 

@@ -6,9 +6,9 @@ import tensorflow as tf
 from networks import chain, examples, layers
 
 import lottery_tf as lt
-from lottery_tf.errors import UsageError
-from lottery_tf.keras import keras
-from lottery_tf.tweaks.soft_labels import CrossEntropy, as_cross_entropy, checked_labels
+from lottery_tf.common.errors import UsageError
+from lottery_tf.graph.compat import keras
+from lottery_tf.losses.cross_entropy import CrossEntropy, as_cross_entropy, checked_labels
 
 losses = keras.losses
 LOGITS = np.log(np.array([[1, 2, 1, 4], [4, 1, 2, 1]], np.float32))  # softmax: eighths

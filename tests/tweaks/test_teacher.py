@@ -6,9 +6,9 @@ import tensorflow as tf
 from networks import assert_same, chain, examples, layers, mlp, values
 
 import lottery_tf as lt
-from lottery_tf.errors import UsageError
-from lottery_tf.keras import keras
-from lottery_tf.outputs import Outputs
+from lottery_tf.common.errors import UsageError
+from lottery_tf.graph.compat import keras
+from lottery_tf.losses.outputs import Outputs
 from lottery_tf.tweaks import teacher as teachers
 from lottery_tf.tweaks.distillation import Distillation
 

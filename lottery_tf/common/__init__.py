@@ -1,0 +1,1 @@
+"""What every package uses: errors, the log, settings, files, steps and devices."""

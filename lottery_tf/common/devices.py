@@ -1,0 +1,157 @@
+"""Devices: what a run runs on. What it computes stays the same but for the order of its sums."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.settings import check_choices, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceSettings:
+    """What it runs on."""
+
+    strategy: str = setting(
+        "none",
+        "how many devices share each batch: one, all GPUs of this machine, or those of the workers "
+        "that TF_CONFIG names (launch/workers.py starts them)",
+        choices=("none", "mirrored", "multi_worker"),
+    )
+    memory_growth: bool = setting(
+        False, "take a GPU's memory as it is needed; else TensorFlow takes all of it at once"
+    )
+
+    def __post_init__(self):
+        check_choices(self)
+
+    @contextlib.contextmanager
+    def scope(self) -> Iterator[None]:
+        """Within the block models are made for these devices. Comes before anything is computed.
+
+        Raises:
+          UsageError: without TF_CONFIG for several workers, without a GPU for all GPUs.
+        """
+        if self.memory_growth:
+            for gpu in tf.config.list_physical_devices("GPU"):
+                tf.config.experimental.set_memory_growth(gpu, True)
+        with self._strategy().scope():
+            yield
+            meet()  # The chief holds the connection: it goes last.
+
+    def _strategy(self) -> tf.distribute.Strategy:
+        if self.strategy == "multi_worker":
+            try:
+                json.loads(os.environ.get("TF_CONFIG", ""))
+            except ValueError as error:
+                raise UsageError(
+                    "Expected TF_CONFIG, a JSON text which says who the workers are, with "
+                    "--strategy=multi_worker; there is none: start them with launch/workers.py."
+                ) from error
+            return tf.distribute.MultiWorkerMirroredStrategy()
+        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        if self.strategy == "mirrored":
+            if len(devices) > 1:
+                return tf.distribute.MirroredStrategy()
+            if devices[0].device_type == "CPU":
+                raise UsageError(
+                    "Expected GPUs with --strategy=mirrored, and TensorFlow sees none: install "
+                    "lottery_tf with its extra [cuda] where there are any, or leave the flag out."
+                )
+        return tf.distribute.get_strategy()
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raises UsageError unless the present strategy's replicas have equal shares of a batch."""
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    if batch_size % replicas:
+        raise UsageError(
+            f"Expected a --batch_size that the {replicas} devices can share equally, not "
+            f"{batch_size}: give a multiple of {replicas}."
+        )
+
+
+def is_chief() -> bool:
+    """Whether this process is the only one or the first of several workers."""
+    return tf.distribute.get_strategy().extended.should_checkpoint
+
+
+def from_chief(array: np.ndarray) -> np.ndarray:
+    """What the chief among the workers has given; all of them have to call it.
+
+    Args:
+      array: floats, bytes or booleans, of one shape and dtype on all workers.
+    """
+    strategy = tf.distribute.get_strategy()
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return array
+
+    @tf.function
+    def share(given):
+        replica = tf.distribute.get_replica_context()
+        # Added to zeros: exact.
+        mine = tf.where(replica.replica_id_in_sync_group == 0, given, tf.zeros_like(given))
+        return replica.all_reduce(tf.distribute.ReduceOp.SUM, mine)
+
+    sent = array if array.dtype.kind == "f" else array.astype(np.float32)
+    shared = strategy.run(share, args=(tf.constant(sent),))
+    return strategy.experimental_local_results(shared)[0].numpy().astype(array.dtype)
+
+
+def meet() -> None:
+    """Waits until all workers have come here."""
+    from_chief(np.zeros(1))
+
+
+def check_same(what: str, arrays: Iterable[np.ndarray]) -> None:
+    """Raises RuntimeError where ``arrays``, ``what`` they are, are not bit for bit the chief's."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    mine = np.frombuffer(digest.digest(), np.uint8)
+    if (from_chief(mine) != mine).any():
+        raise RuntimeError(
+            f"Expected {what} to be the same on all workers; here they are not the chief's. Do all "
+            "have the same data and the same versions?"
+        )
+
+
+@contextlib.contextmanager
+def chief_first() -> Iterator[None]:
+    """The chief among the workers runs the block before the others do."""
+    try:
+        if not is_chief():
+            meet()
+        yield
+    finally:
+        if is_chief():
+            meet()
+
+
+@contextlib.contextmanager
+def own_folder(out: Path) -> Iterator[Path]:
+    """Where this process writes what belongs to ``out``.
+
+    The chief writes to ``out`` itself. Any other worker has a copy of it, with all that decides
+    what is left to do, and throws it away: the same code runs on all of them, and reading a
+    model's variables, in which all have to take part, needs no thought of who writes.
+    """
+    if is_chief():
+        meet()  # until the others have their copies
+        yield out
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, "run")
+        if out.exists():
+            shutil.copytree(out, copy)
+        meet()
+        yield copy

@@ -1,0 +1,101 @@
+"""Settings: frozen dataclasses, each field written once with its default, help and choices.
+
+Command-line flags, their help, ``config.json`` and the defaults that a ticket hands on to its
+retraining all come from these fields. A field's type is one of ``int``, ``float``, ``bool``,
+``str``, ``tuple[str, ...]`` (on the command line separated by commas), or one of them
+``| None``.
+
+>>> import dataclasses
+>>> @dataclasses.dataclass(frozen=True)
+... class Oven:
+...     heat: int = setting(180, "degrees Celsius")
+...     mode: str = setting("fan", "how it heats", choices=("fan", "grill"))
+>>> describe(Oven(heat=200))
+{'heat': 200, 'mode': 'fan'}
+>>> restore(Oven, {"heat": 200, "light": True})
+Oven(heat=200, mode='fan')
+>>> check_choices(Oven(mode="gril"))
+Traceback (most recent call last):
+lottery_tf.common.errors.UsageError: --mode takes fan or grill, not 'gril'; nearest: grill.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from lottery_tf.common.errors import UsageError
+
+
+def setting(default: Any, help: str, choices: Collection[str] = ()) -> Any:
+    """A dataclass field that is also a flag.
+
+    Args:
+      default: the value when none is given; ``None`` for none.
+      help: one line for ``--help``, with units.
+      choices: the valid values of a ``str`` field, or of each part of a ``tuple[str, ...]``;
+        empty for any.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "choices": tuple(choices)})
+
+
+def value_type(field: dataclasses.Field, owner: type) -> tuple[type, bool]:
+    """``(type, optional)`` of a settings field: ``int | None`` gives ``(int, True)``."""
+    hint = typing.get_type_hints(owner)[field.name]
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        (hint,) = (t for t in typing.get_args(hint) if t is not type(None))
+        return typing.get_origin(hint) or hint, True
+    return typing.get_origin(hint) or hint, False
+
+
+def check_choices(settings: Any) -> None:
+    """Raises UsageError where a field of ``settings`` is not one of its choices."""
+    for field in dataclasses.fields(settings):
+        check_choice(field, getattr(settings, field.name))
+
+
+def check_choice(field: dataclasses.Field, value: Any) -> None:
+    """Raises UsageError where ``value``, or a part of it, is not one of the field's choices."""
+    choices = field.metadata.get("choices")
+    for part in value if isinstance(value, tuple) else (value,):
+        if choices and part is not None and part not in choices:
+            raise UsageError(
+                f"--{field.name} takes {one_of(choices)}, not '{part}'{nearest(part, choices)}."
+            )
+
+
+def one_of(names: Collection[str]) -> str:
+    """``a, b or c``."""
+    *most, last = names
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def nearest(word: str, names: Collection[str]) -> str:
+    """``; nearest: a, b or c``, to end a sentence with; nothing where no name is near."""
+    near = difflib.get_close_matches(str(word), names, n=3, cutoff=0.5)
+    return f"; nearest: {one_of(near)}" if near else ""
+
+
+def describe(settings: Any) -> dict[str, Any]:
+    """The settings as JSON knows them (tuples as lists)."""
+    return _as_json(dataclasses.asdict(settings))
+
+
+def defaults(*owners: type) -> dict[str, Any]:
+    """The defaults of all fields of the ``owners`` dataclasses, in the same form."""
+    fields = (field for owner in owners for field in dataclasses.fields(owner))
+    return _as_json({field.name: field.default for field in fields})
+
+
+def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+def restore(owner: type, values: Mapping[str, Any]) -> Any:
+    """The ``owner`` dataclass from ``values``, as ``describe`` writes them; others are left out."""
+    known = {f.name for f in dataclasses.fields(owner)}
+    return owner(
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known}
+    )

@@ -1,0 +1,75 @@
+"""TensorFlow without the notes that it writes to stderr whatever TF_CPP_MIN_LOG_LEVEL says.
+
+Its C++ writes them to the file descriptor before it reads any setting, so that no Python logger and
+no variable reaches them.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+# Lines that hold one of these are left out. Code 303 only says that there is no GPU driver.
+NOTES = (
+    b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
+    b"I0000 ",
+    b"To enable the following instructions:",
+    b"failed call to cuInit: INTERNAL: CUDA error: Failed call to cuInit: UNKNOWN ERROR (303)",
+)
+
+# Ctrl-C reaches this process too, which has to pass on what TensorFlow says until its end.
+_FILTER = f"""
+import signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+for line in sys.stdin.buffer:
+    if not any(note in line for note in {NOTES}):
+        sys.stderr.buffer.write(line)
+        sys.stderr.buffer.flush()
+"""
+
+
+@contextlib.contextmanager
+def quiet_start() -> Iterator[None]:
+    """Leaves TensorFlow's start-up notes out of what the block writes to stderr.
+
+    All else is passed on at once, by a process of its own: should TensorFlow abort, its last words
+    are seen. Sets ``TF_CPP_MIN_LOG_LEVEL`` to 2 (errors only) unless the user has set it; leaves
+    nothing out where it is 0 or 1.
+    """
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") in ("0", "1"):
+        yield
+        return
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    python = [sys.executable, "-I", "-S", "-c", _FILTER]
+    with subprocess.Popen(python, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as passing_on:
+        os.dup2(passing_on.stdin.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Drops what the block writes to stderr; exceptions come through.
+
+    The converter writes from C++ past Python's loggers, about settings that are its own.
+    """
+    logger = sys.modules["tensorflow"].get_logger()
+    level = logger.level
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        logger.setLevel("ERROR")
+        yield
+    finally:
+        logger.setLevel(level)
+        sys.stderr.flush()
+        os.dup2(stderr, 2)
+        os.close(stderr)

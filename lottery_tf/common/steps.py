@@ -1,0 +1,31 @@
+"""Lengths of training, written ``500it`` (steps) or ``2ep`` (epochs)."""
+
+import re
+
+from lottery_tf.common.errors import UsageError
+
+_FORM = re.compile(r"(\d+)it|(\d+(?:\.\d+)?)ep")
+
+
+def parse_steps(text: str, steps_per_epoch: int) -> int:
+    """The number of training steps that ``text`` stands for.
+
+    >>> parse_steps("500it", steps_per_epoch=100), parse_steps("1.5ep", steps_per_epoch=100)
+    (500, 150)
+
+    Args:
+      text: a whole number of steps (``500it``) or a number of epochs (``2ep``, ``0.5ep``).
+      steps_per_epoch: steps in an epoch.
+
+    Raises:
+      UsageError: if ``text`` has another form.
+    """
+    check_steps(text)
+    steps, epochs = _FORM.fullmatch(text).groups()
+    return int(steps) if steps else round(float(epochs) * steps_per_epoch)
+
+
+def check_steps(text: str, name: str = "a number of steps") -> None:
+    """Raises UsageError if ``text`` is no length of training; ``name`` is what it was given for."""
+    if not _FORM.fullmatch(text):
+        raise UsageError(f"Expected steps (500it) or epochs (2ep) for {name}, not '{text}'.")

@@ -1,0 +1,28 @@
+"""The datasets by name, and what is known of each beside its images."""
+
+import functools
+from collections.abc import Callable
+
+from lottery_tf.data import catalogue, digits, glyphs, idx, image_folder
+from lottery_tf.data.dataset import Source
+
+READERS: dict[str, Callable[[str | None], Source]] = {
+    "digits": digits.read,
+    "idx": idx.read,
+    **{name: functools.partial(catalogue.read, name) for name in catalogue.NAMES},
+    "image_folder": image_folder.read,
+    "glyphs": glyphs.read,
+    "tiny_imagenet": catalogue.read_tiny_imagenet,
+}
+
+# What --data_dir has to name, of those that have no other place.
+FOLDERS = {
+    "idx": "a folder of IDX files",
+    "image_folder": "a folder of the folders train and test, with a folder a class in each",
+    "glyphs": "a folder with fonts below it",
+    "tiny_imagenet": "the unpacked folder tiny-imagenet-200",
+}
+
+# Augmented where --augment is not given; and never mirrored: a digit in a mirror is none.
+AUGMENTED = ("cifar10", "cifar100", "tiny_imagenet")
+NOT_FLIPPED = ("digits", "mnist", "svhn_cropped", "glyphs")

@@ -1,0 +1,190 @@
+"""Writes exports: the artefacts, whole or not at all, each proved in a fresh process."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.files import read_json, whole_folder, write_json
+from lottery_tf.common.ownership import Kind, check_ours
+from lottery_tf.common.settings import nearest, one_of
+from lottery_tf.exporting import proof, sizes
+from lottery_tf.exporting.formats import FORMATS
+from lottery_tf.exporting.saved_model import SAVED_MODEL, signature_name
+from lottery_tf.graph.compat import keras
+from lottery_tf.graph.layers import check_finished, check_graph
+from lottery_tf.masks.wrapper import get_masks, strip
+
+REPORT = "export.json"
+
+
+def _is_report(file: Path) -> bool:
+    facts = read_json(file)
+    told = {"max_abs_difference", "bytes", "file"}
+    return bool(facts) and all(name in FORMATS and told <= facts[name].keys() for name in facts)
+
+
+EXPORT = Kind(
+    "an export",
+    {
+        REPORT: _is_report,
+        **{place: ours for each in FORMATS.values() for place, ours in each.ours.items()},
+    },
+    marker=REPORT,
+)
+
+
+def export(model: keras.Model, path: str | os.PathLike, images=None) -> dict:
+    """Writes ``model`` as one SavedModel, the folder ``path``.
+
+    ``tf.saved_model.load`` and ``tf_keras.models.load_model`` read it without lottery_tf; pruned
+    weights are exact zeros in it.
+
+    Args:
+      model: a built Sequential or functional tf_keras model. Pruning wrappers are taken off.
+      path: a folder, missing, empty, or an older export of this kind, which is replaced.
+      images: the model's input, float32 [N, …] (for several inputs a dict, name → array). If
+        given, a fresh process reloads the SavedModel and runs them, a few seconds.
+
+    Returns:
+      The facts that ``write_exports`` tells of a format; without ``images`` those about what it
+      computes are None.
+
+    Raises:
+      UsageError: if ``path`` holds anything else, be it a SavedModel of another program, which is
+        never deleted, or the model has no graph of layers, or the images do not fit it.
+      RuntimeError: if an output of the reloaded model differs by more than 1e-5. Nothing is left
+        at ``path`` then but what was there before.
+    """
+    check_ours(path, SAVED_MODEL)
+    check_graph(model)
+    check_finished(model)
+    inputs = None if images is None else proof.named_inputs(model, images)
+    with whole_folder(path, SAVED_MODEL) as folder:
+        return _write(model, {"saved_model": folder}, inputs)["saved_model"]
+
+
+def write_exports(
+    model: keras.Model,
+    out: str | os.PathLike,
+    formats: Sequence[str] = ("saved_model",),
+    *,
+    images,
+    labels=None,
+    preprocessing: Mapping | None = None,
+    source: Mapping | None = None,
+    tolerance: float = proof.MAX_DIFFERENCE,
+) -> dict[str, dict]:
+    """Writes ``model`` in several formats to the folder ``out``, with ``out/export.json``.
+
+    One fresh process reloads all of them and runs the images.
+
+    Args:
+      model: a built Sequential or functional tf_keras model. Pruning wrappers are taken off.
+      out: a folder, missing, empty, or an older export, which is replaced.
+      formats: names in ``FORMATS``.
+      images: the test images as the model takes them, float32 [N, …] (for several inputs a dict,
+        name → array).
+      labels: their classes, int [N].
+      preprocessing: how images are made into the model's input, as JSON knows it; goes into
+        ``export.json``.
+      tolerance: the largest difference of an output that is allowed.
+      source: where the model comes from, as JSON knows it; goes into ``export.json`` too.
+
+    Returns:
+      What is in ``export.json``, name of a format → its facts:
+      ``max_abs_difference`` between its outputs and the model's; ``test_accuracy``, None without
+      labels; ``bytes``, of a folder the sum over its files; ``bytes_gzip``, of a folder its
+      tar.gz; ``file``, its name in ``out``; ``tolerance``, the difference that was allowed;
+      ``max_abs_output``; ``images``, their number; ``inputs`` and ``outputs``, name → shape;
+      ``parameters`` and ``nonzero_parameters``, of all the model's variables; ``preprocessing``;
+      ``source``.
+
+    Raises:
+      UsageError: if ``out`` holds anything else, which is never deleted, a format is unknown, the
+        model has no graph of layers, or the images or labels do not fit it.
+      RuntimeError: if an export does not compute what ``model`` computes: max |Δ| > ``tolerance``,
+        or another accuracy. Nothing is
+        left at ``out`` then but what was there before.
+    """
+    for name in formats:
+        if name not in FORMATS:
+            raise UsageError(
+                f"A format is one of {one_of(FORMATS)}, not '{name}'{nearest(name, FORMATS)}."
+            )
+    if not formats:
+        raise UsageError(f"Expected at least one format of {one_of(FORMATS)}, got none.")
+    check_ours(out, EXPORT)
+    check_graph(model)
+    check_finished(model)
+    inputs = proof.named_inputs(model, images)
+    if labels is not None:
+        labels = _classes(labels, len(next(iter(inputs.values()))))
+    with whole_folder(out, EXPORT) as folder:
+        paths = {name: folder / FORMATS[name].file for name in formats}
+        facts = _write(model, paths, inputs, labels, tolerance)
+        for each in facts.values():
+            each["preprocessing"] = dict(preprocessing or {})
+            each["source"] = dict(source or {})
+        write_json(folder / REPORT, facts)
+    return facts
+
+
+def _write(
+    model: keras.Model,
+    paths: Mapping[str, Path],
+    inputs: Mapping[str, np.ndarray] | None,
+    labels: np.ndarray | None = None,
+    tolerance: float = proof.MAX_DIFFERENCE,
+) -> dict[str, dict]:
+    """Writes each format to its path and, given inputs, proves it; returns format → facts."""
+    # Of the model as it was given, so that the taking off of wrappers is proved too.
+    expected = None if inputs is None else proof.model_outputs(model, inputs)
+    plain = _plain(model)
+    for name, path in paths.items():
+        FORMATS[name].write(plain, path)
+    proofs = dict.fromkeys(paths, proof.NONE)
+    if inputs is not None:
+        reloaded = proof.reloaded_outputs(list(paths.values()), inputs)
+        for name, got in zip(paths, reloaded, strict=True):
+            proofs[name] = proof.compare(name, expected, got, labels, tolerance)
+    weights = plain.get_weights()
+    return {
+        name: {
+            **proofs[name],
+            "bytes": sizes.size(path),
+            "bytes_gzip": sizes.gzip_size(path),
+            "file": FORMATS[name].file,
+            "inputs": _shapes(map(signature_name, plain.input_names), plain.inputs),
+            "outputs": _shapes(plain.output_names, plain.outputs),
+            "parameters": int(sum(w.size for w in weights)),
+            "nonzero_parameters": int(sum(np.count_nonzero(w) for w in weights)),
+        }
+        for name, path in paths.items()
+    }
+
+
+def _plain(model: keras.Model) -> keras.Model:
+    """The model without wrappers and without what ``compile`` added to it."""
+    if get_masks(model):
+        return strip(model)
+    # The same layers: a custom loss or metric would have to be known wherever it is loaded.
+    return keras.Model(model.input, model.output, name=model.name)
+
+
+def _classes(labels, count: int) -> np.ndarray:
+    labels = np.asarray(labels)
+    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
+        raise UsageError(
+            f"Expected labels as {count} integer classes, one an image, got {labels.dtype} of "
+            f"shape {labels.shape}."
+        )
+    return labels
+
+
+def _shapes(names: Iterable[str], tensors: Sequence) -> dict[str, list[int | None]]:
+    # The batch is free in an export, also where the model's input has a fixed one.
+    pairs = zip(names, tensors, strict=True)
+    return {name: [None, *tensor.shape[1:].as_list()] for name, tensor in pairs}

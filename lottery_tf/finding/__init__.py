@@ -1,0 +1,1 @@
+"""Finding tickets: by iterative, gradual or one-shot pruning."""

@@ -1,0 +1,266 @@
+"""Drawing tickets: by iterative magnitude pruning with rewinding, or by any other method.
+
+IMP: train to step T, prune the smallest of the surviving weights, rewind the rest to step k,
+repeat: Frankle & Carbin 2019 (arXiv 1803.03635) with k = 0; Frankle et al. 2020 (arXiv 1912.05671)
+with k > 0; learning-rate rewinding is Renda et al. 2020 (arXiv 2003.02389). The other methods have
+one round after the dense one, whose mask comes from the dense network that was trained (omp), from
+a training of its own (gmp), or from the weights at step k (those of ``scores``).
+"""
+
+import collections
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from lottery_tf.common.devices import check_same, from_chief
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.log import log
+from lottery_tf.finding.gmp import prune_gradually
+from lottery_tf.finding.one_shot import draw_masks, highest_without_collapse, warn_of_collapse
+from lottery_tf.finding.settings import FROM_TRAINED, IMPORTED, FindingSettings
+from lottery_tf.graph.compat import keras, undecayed
+from lottery_tf.graph.layers import assign, check_finished, check_graph, values
+from lottery_tf.graph.optimizers import copied
+from lottery_tf.losses.cross_entropy import checked_labels
+from lottery_tf.masks.masks import Masks
+from lottery_tf.masks.prunable import PrunableSettings
+from lottery_tf.masks.wrapper import all_kept, assign_masks, get_masks
+from lottery_tf.tickets.ticket import Ticket
+from lottery_tf.training.trainer import Trainer, check_finite
+from lottery_tf.tweaks.recipe import Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Round:
+    """A finished round: the ticket that was trained, what came of it, and the next ticket.
+
+    Attributes:
+      ticket: the ticket of this round.
+      trainer: holds the trained model, until the next round begins.
+      next_ticket: the ticket of the next round; after the last one that to go on from with more
+        ``rounds``; None where there can be no more, or the last training diverged.
+    """
+
+    ticket: Ticket
+    trainer: Trainer
+    next_ticket: Ticket | None
+
+    @property
+    def number(self) -> int:
+        """Rounds of pruning before this one; 0 is the dense network."""
+        return self.ticket.info["round"]
+
+
+def first_ticket(
+    initial: Ticket, trainer: Trainer, rewind_step: int, info: Mapping[str, Any]
+) -> Ticket:
+    """The dense ticket of round 0: the network after ``rewind_step`` steps.
+
+    Args:
+      initial: the ticket of the initial weights, whose masks keep all that is prunable.
+      trainer: trains the model that was built of it, from step 0.
+      rewind_step: k.
+      info: what the tickets say about their origin, ``method`` among it.
+    """
+    trainer.reset(0)
+    trainer.fit(rewind_step, last=False)
+    info = {**info, "rewind_step": rewind_step, "round": 0}
+    return initial.with_weights(values(trainer.model), **info)
+
+
+def rounds(
+    ticket: Ticket,
+    trainer: Trainer,
+    settings: FindingSettings,
+    last_step: int,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> Iterator[Round]:
+    """Trains ``ticket``, prunes, rewinds, and so on to the last round.
+
+    Args:
+      ticket: the ticket to go on with: that of round 0, or of the first round not finished.
+      trainer: its model is of the ticket's architecture; what it holds is overwritten.
+      settings: what to prune and to rewind.
+      last_step: T, where the training of each round ends.
+      callbacks: for the training of every round.
+    """
+    while True:
+        number = ticket.info["round"]
+        last, masks = number >= settings.last_round, None
+        _start(trainer, ticket)
+        if not last and settings.method not in FROM_TRAINED:
+            masks, trained = _draw(ticket, trainer, settings, last_step, callbacks)
+            _start(trainer, ticket)
+        if settings.train_tickets:
+            trainer.fit(last_step, callbacks)
+        following = None
+        if masks is None and (not last or settings.extendable):
+            trained = values(trainer.model)
+            try:
+                check_finite([trained[name] for name in ticket.masks], f"of round {number}")
+            except RuntimeError as error:
+                if not last:
+                    raise
+                log.warning("%s No more rounds can follow it.", error)
+            else:
+                masks = settings.next_masks(ticket.masks, trained, number + 1)
+                if not last:
+                    scores = {name: np.abs(trained[name]) for name in masks}
+                    safe = highest_without_collapse(scores, ticket.masks, masks, settings.scope)
+                    warn_of_collapse(masks, safe)
+        if masks is not None:
+            source = ticket if settings.rewind == "weights" else ticket.with_weights(trained)
+            following = source.with_masks(masks, round=number + 1)
+            arrays = (*masks.values(), *following.weights.values())
+            check_same(f"masks and weights of round {number + 1}", arrays)
+        yield Round(ticket, trainer, following)
+        if last:
+            return
+        ticket = following
+
+
+def _start(trainer: Trainer, ticket: Ticket) -> None:
+    """The trainer's model as the ticket has it, at the rewind step."""
+    assign(trainer.model, ticket.weights)
+    assign_masks(trainer.model, ticket.masks)
+    trainer.reset(ticket.info["rewind_step"])
+
+
+def _draw(ticket, trainer, settings, last_step, callbacks) -> tuple[Masks, dict[str, np.ndarray]]:
+    """The masks of a method that does not rank the ticket's trained weights, and gmp's weights."""
+    rewind_step = ticket.info["rewind_step"]
+    if settings.method == "gmp":
+        updates = settings.gmp_updates(trainer.steps_per_epoch, rewind_step, last_step)
+        masks = prune_gradually(
+            trainer, ticket.masks, updates, settings.scope, settings.regrow, callbacks
+        )
+        if settings.rewind == "learning_rate":
+            trainer.fit(last_step, callbacks)
+    else:
+        masks = draw_masks(
+            trainer.model,
+            ticket.masks,
+            settings.method,
+            settings.sparsity,
+            trainer.stream(rewind_step),
+            trainer.model.loss,
+            settings.scope,
+            settings.score_rounds,
+            settings.score_batches,
+            ticket.info.get("seed", 0),
+        )
+        # Sums on several machines need not agree in the last bit, nor then what ranks them.
+        masks = Masks({name: from_chief(mask) for name, mask in masks.items()})
+    return masks, values(trainer.model)
+
+
+def find_tickets(
+    model: keras.Model,
+    train_data: tf.data.Dataset,
+    *,
+    optimizer: keras.optimizers.Optimizer,
+    loss: Any = None,
+    epochs: int,
+    dev_data: tf.data.Dataset | None = None,
+    prune_layers: tuple[str, ...] = PrunableSettings.prune_layers,
+    keep_dense: tuple[str, ...] = PrunableSettings.keep_dense,
+    metrics: Sequence[Any] = ("accuracy",),
+    jit_compile: bool | None = None,
+    steps_per_execution: int = 1,
+    seed: int = 0,
+    **settings: Any,
+) -> Iterator[Ticket]:
+    """Draws tickets from a model of the user's own; yields that of each round when it is trained.
+
+    Args:
+      model: a built Sequential or functional tf_keras model; it is left as it is.
+      train_data: batches (inputs, labels) of known number, an epoch; seed its shuffling and make
+        its batches equally large for speed.
+      optimizer: a Keras optimizer; it is copied. Each round begins with a new one; only a schedule
+        of its ``learning_rate`` goes on from the step that is rewound to.
+      loss: as ``compile`` takes it; default: cross-entropy, on logits or probabilities as the
+        model gives them.
+      epochs: length of the training of each round.
+      dev_data: if given, each ticket's ``info`` has the trained round's ``dev_loss``,
+        ``dev_accuracy``, … on it.
+      prune_layers, keep_dense: which weights are pruned, as in ``PrunableSettings``.
+      metrics: what is measured on ``dev_data`` besides the loss.
+      jit_compile: whether XLA compiles the step; default: if the model has no convolution.
+      steps_per_execution: steps a call of the compiled function runs.
+      seed: of the masks of ``method="random"`` and ``"erk"``.
+      **settings: fields of ``FindingSettings``: ``method``, ``rounds`` or ``sparsity``,
+        ``rewind_to``, ``prune_fraction``, ``scope``, ``rewind``, ….
+
+    Yields:
+      The ``Ticket`` of each round from 0 (dense) on, when that round has been trained; the methods
+      other than imp have one round more.
+
+    Raises:
+      UsageError: for settings out of range, data of unknown length, and labels that are no classes
+        of the model.
+    """
+    finding = FindingSettings(**settings)
+    if finding.method == IMPORTED:
+        raise UsageError("Expected a method that finds a mask; lt.Ticket.from_pruned takes one.")
+    check_graph(model)
+    check_finished(model)
+    if any(not mask.all() for mask in get_masks(model).values()):
+        raise UsageError(
+            f"Expected a dense model to draw tickets from; '{model.name}' has pruned weights, "
+            "which round 0 would train: pass lt.strip(model), or the model before it was pruned."
+        )
+    steps_per_epoch = int(train_data.cardinality())
+    if steps_per_epoch < 1:
+        raise UsageError(
+            "Expected train_data of a known number of batches; its cardinality is not known: say "
+            "it with train_data.apply(tf.data.experimental.assert_cardinality(n))."
+        )
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        raise UsageError(
+            f"Expected a tf_keras optimizer such as keras.optimizers.Adam(), got {optimizer!r}; "
+            "those of keras.optimizers.legacy and names are not taken."
+        )
+    masks = all_kept(model, PrunableSettings(tuple(prune_layers), tuple(keep_dense)))
+    initial = Ticket.of(model, masks)
+    recipe = Recipe("vanilla")
+    prepared, loss = recipe.prepare(initial.build()), recipe.loss(loss)
+    train_data = checked_labels(train_data, prepared, loss)
+    if dev_data is not None:
+        dev_data = checked_labels(dev_data, prepared, loss)
+    trainer = Trainer(
+        prepared,
+        lambda start: train_data.repeat().skip(start),
+        steps_per_epoch,
+        _copied(optimizer),
+        loss,
+        jit_compile,
+        steps_per_execution,
+        metrics,
+    )
+    last_step = epochs * steps_per_epoch
+    rewind_step = finding.rewind_step(steps_per_epoch, last_step)
+    info = {"method": finding.method, "model": model.name, "seed": seed}
+    start = first_ticket(initial, trainer, rewind_step, info)
+    for each in rounds(start, trainer, finding, last_step):
+        measured = dev_data is not None and finding.train_tickets
+        found = trainer.evaluate(dev_data) if measured else {}
+        extra = {f"dev_{name}": value for name, value in found.items()}
+        yield dataclasses.replace(each.ticket, info={**each.ticket.info, **extra})
+
+
+def _copied(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """A new one with the same settings, for the model's copy."""
+    if undecayed(optimizer)[0]:
+        raise UsageError(
+            "Expected an optimizer that excludes weights from weight decay by their names, which "
+            "the model's copy has too: exclude_from_weight_decay(var_names=[…]), not var_list."
+        )
+    return copied(optimizer)
+
+
+def find_ticket(*args: Any, **kwargs: Any) -> Ticket:
+    """The last ticket of ``find_tickets``, with the same arguments."""
+    return collections.deque(find_tickets(*args, **kwargs), maxlen=1).pop()

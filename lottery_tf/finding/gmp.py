@@ -1,0 +1,89 @@
+"""Gradual magnitude pruning (Zhu & Gupta 2017, arXiv 1710.01878): the mask grows in training."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import tensorflow_model_optimization as tfmot
+
+from lottery_tf.finding.one_shot import highest_without_collapse, warn_of_collapse
+from lottery_tf.graph.compat import keras
+from lottery_tf.graph.layers import named_variables
+from lottery_tf.masks.allocate import prune_to
+from lottery_tf.masks.masks import Masks
+from lottery_tf.masks.wrapper import set_masks
+from lottery_tf.training.trainer import Trainer, check_finite
+
+
+def schedule(
+    initial: float, final: float, begin: int, end: int, frequency: int
+) -> list[tuple[int, float]]:
+    """When the mask is made anew, and how sparse: s_f + (s_i − s_f)·(1 − (t − t_0)/(t_1 − t_0))³.
+
+    The schedule is tfmot's PolynomialDecay, with two differences: the last update is at the end,
+    and to the final sparsity, where the frequency does not divide the distance too; and none is
+    to more than that.
+
+    >>> schedule(0.0, 0.875, begin=0, end=20, frequency=10)
+    [(0, 0.0), (10, 0.765625), (20, 0.875)]
+
+    Args:
+      initial, final: sparsities at the first and the last update, in [0, 1).
+      begin, end: their steps, t_0 < t_1.
+      frequency: steps between two updates.
+    """
+    decay = tfmot.sparsity.keras.PolynomialDecay(initial, final, begin, end, frequency=frequency)
+    steps = range(begin, end, frequency)
+    # Of tfmot's float32 the last ones may lie above the final sparsity, and no weight comes back.
+    return [*((step, min(float(decay(step)[1]), final)) for step in steps), (end, final)]
+
+
+def prune_gradually(
+    trainer: Trainer,
+    masks: Masks,
+    updates: Iterable[tuple[int, float]],
+    scope: str = "global",
+    regrow: bool = False,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> Masks:
+    """Trains on from where ``trainer`` stands, and prunes by magnitude at each update.
+
+    A layer of which an update leaves nothing is named then, once.
+
+    Args:
+      trainer: its model is wrapped; it stands at the first update's step or before, and at the
+        last one's afterwards.
+      masks: those that the model has.
+      updates: (step, sparsity), rising.
+      scope: as in ``prune_to``.
+      regrow: whether a pruned weight may return, as in the paper: it keeps the magnitude that it
+        was pruned with in the ranking, and comes back with that value when it is among the largest.
+        It is exactly 0 in between. Otherwise each mask is nested in the one before.
+      callbacks: for the training.
+
+    Returns:
+      The masks of the last update, which the model has then.
+
+    Raises:
+      RuntimeError: if the training diverges.
+    """
+    start, told = masks, set()
+    held = {name: np.zeros(mask.shape, np.float32) for name, mask in masks.items()}
+    for step, sparsity in updates:
+        trainer.fit(step, callbacks, last=False)
+        variables = named_variables(trainer.model)
+        for name, mask in masks.items():
+            held[name] = np.where(mask, variables[name].numpy(), held[name])
+        check_finite(held.values(), f"to step {step} of gradual pruning")
+        scores = {name: np.abs(value) for name, value in held.items()}
+        before, rankable = masks, start if regrow else masks
+        masks = prune_to(scores, rankable, sparsity, scope)
+        if not told.issuperset(masks.collapsed):
+            told.update(masks.collapsed)
+            warn_of_collapse(masks, highest_without_collapse(scores, rankable, masks, scope))
+        for name, mask in masks.items():
+            returned = mask & ~before[name]
+            if returned.any():
+                value = np.where(returned, held[name], variables[name].numpy())
+                variables[name].assign(value)
+        set_masks(trainer.model, masks)
+    return masks

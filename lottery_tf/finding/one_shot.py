@@ -1,0 +1,183 @@
+"""Masks without training: score the weights, keep the largest, in one round or several."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.log import log, some
+from lottery_tf.common.settings import nearest, one_of
+from lottery_tf.finding.scores import METHODS, Network
+from lottery_tf.graph.compat import keras
+from lottery_tf.graph.layers import check_finished, check_graph
+from lottery_tf.masks.allocate import check_reachable, check_sparsity, prune_to
+from lottery_tf.masks.masks import Masks
+from lottery_tf.masks.prunable import PrunableSettings
+from lottery_tf.masks.wrapper import all_kept, get_masks, log_left_dense, set_masks, wrap
+from lottery_tf.tickets.ticket import Ticket
+
+BATCHES = 8
+TRAINED = ("imp", "gmp")  # the methods that train on the way to the mask
+
+
+def prune(
+    model: keras.Model,
+    method: str,
+    sparsity: float,
+    data: tf.data.Dataset | None = None,
+    *,
+    loss: keras.losses.Loss | str | None = None,
+    scope: str = "global",
+    rounds: int | None = None,
+    batches: int = BATCHES,
+    seed: int = 0,
+    prune_layers: tuple[str, ...] = PrunableSettings.prune_layers,
+    keep_dense: tuple[str, ...] = PrunableSettings.keep_dense,
+) -> Ticket:
+    """A ticket of ``model``'s present weights, pruned by their scores.
+
+    Args:
+      model: a built Sequential or functional tf_keras model; it is left as it is. One that is
+        masked already is pruned further, where it is masked.
+      method: a name of ``lottery_tf.finding.scores.METHODS``: omp, snip, iterative_snip, grasp,
+        synflow, random or erk.
+      sparsity: share of the prunable weights that is pruned afterwards, in [0, 1); exact.
+      data: batches (inputs, labels), for snip, iterative_snip and grasp.
+      loss: of those; its mean over the batches is L. Default: cross-entropy.
+      scope: rank all weights together ("global"), in each layer ("layerwise"), or in each layer
+        with budgets of its own ("erk").
+      rounds: of scoring and pruning, whose densities fall as a power; default: 100 for synflow and
+        iterative_snip, else 1.
+      batches: how many batches of ``data`` are read, if there are so many.
+      seed: of the random methods.
+      prune_layers, keep_dense: which weights may be pruned, as in ``PrunableSettings``.
+
+    Raises:
+      UsageError: for settings out of range, a method that trains, data that are missing or do not
+        fit, and scores that are all 0.
+      RuntimeError: if scores are not finite.
+    """
+    check_graph(model)
+    check_finished(model)
+    masks = get_masks(model)
+    if masks:
+        log_left_dense(model, masks)
+    else:
+        masks = all_kept(model, PrunableSettings(prune_layers, keep_dense))
+    masks = draw_masks(
+        model, masks, method, sparsity, data, loss, scope, rounds, batches=batches, seed=seed
+    )
+    return Ticket.of(model, masks, {"method": method, "model": model.name})
+
+
+def draw_masks(
+    model: keras.Model,
+    masks: Masks,
+    method: str,
+    sparsity: float,
+    data: tf.data.Dataset | None = None,
+    loss: keras.losses.Loss | str | None = None,
+    scope: str = "global",
+    rounds: int | None = None,
+    batches: int = BATCHES,
+    seed: int = 0,
+) -> Masks:
+    """The masks nested in ``masks`` that ``method`` finds; the other arguments are ``prune``'s.
+
+    With density d now and ρ in the end, round i of n leaves d·(ρ/d)^(i/n). A layer of which
+    nothing is left is named in a warning, with the highest sparsity that would avoid it (of several
+    rounds: by the scores of the round that empties it).
+    """
+    if method in TRAINED:
+        raise UsageError(
+            f"Expected a method that needs no training, {one_of(METHODS)}, not {method}: "
+            f"lt.find_tickets(model, train_data, method='{method}', …) trains."
+        )
+    if method not in METHODS:
+        raise UsageError(
+            f"A method is one of {one_of(METHODS)}, not '{method}'{nearest(method, METHODS)}."
+        )
+    check_sparsity(sparsity)
+    found = METHODS[method]
+    scope, rounds = found.scope or scope, found.rounds if rounds is None else rounds
+    check_reachable(sparsity, masks, scope)
+    for name, number in (("rounds", rounds), ("batches", batches)):
+        if number < 1:
+            raise UsageError(f"Expected {name} of 1 or more, not {number}.")
+    network = Network(wrap(model, masks), data, loss, batches, seed)
+    density, safe = 1 - masks.sparsity, None
+    for i in range(1, rounds + 1):
+        target = (
+            1 - density * ((1 - sparsity) / density) ** (i / rounds) if i < rounds else sparsity
+        )
+        scores, values = found.score(network), network.values()
+        odd = [n for n in scores if not (_finite(scores[n]) and _finite(values[n]))]
+        if odd:
+            raise RuntimeError(
+                f"The scores of {method} are not finite for {some(odd)}: the weights or data are "
+                "not, or products of the weights leave the range of floating-point numbers."
+            )
+        before, masks = masks, prune_to(scores, masks, target, scope)
+        if safe is None:
+            safe = highest_without_collapse(scores, before, masks, scope)
+        set_masks(network.model, masks)
+    zeros = sum(int(np.count_nonzero(scores[name][mask] == 0)) for name, mask in masks.items())
+    if zeros and masks.kept < masks.total:
+        log.warning(
+            "%s: %s of the %s weights that stay have a score of 0; which of those stay hangs on "
+            "their order alone.",
+            *(method, f"{zeros:,}", f"{masks.kept:,}"),
+        )
+    warn_of_collapse(masks, safe)
+    return masks
+
+
+def _finite(array) -> bool:
+    return bool(np.isfinite(array).all())
+
+
+def warn_of_collapse(masks: Masks, safe: float | None = None) -> None:
+    """Logs a line of the layers that ``masks`` leave nothing of, if there are any.
+
+    Args:
+      masks: the masks found.
+      safe: the highest sparsity known at which each layer keeps a weight.
+    """
+    if masks.collapsed:
+        log.warning(
+            "Nothing is left of %s at a sparsity of %.2f %%: no signal passes there.%s",
+            some(masks.collapsed),
+            100 * masks.sparsity,
+            ""
+            if safe is None
+            else f" Up to {math.floor(1e4 * safe) / 100} % each layer keeps a weight.",
+        )
+
+
+def highest_without_collapse(
+    scores: Mapping[str, np.ndarray], before: Masks, after: Masks, scope: str
+) -> float | None:
+    """The highest sparsity at which the scores leave each layer a weight, to 0.005 %.
+
+    Args:
+      scores: those that ``after`` was pruned by.
+      before: the masks so far.
+      after: nested in ``before``.
+      scope: as in ``prune_to``.
+
+    Returns:
+      A sparsity between that of ``before`` and that of ``after``; None unless this is the step
+      that empties a layer, the first to do so.
+    """
+    if before.collapsed or not after.collapsed:
+        return None
+    low, high = before.sparsity, after.sparsity
+    while high - low > 5e-5:
+        middle = (low + high) / 2
+        if prune_to(scores, before, middle, scope).collapsed:
+            high = middle
+        else:
+            low = middle
+    return low

@@ -1,0 +1,19 @@
+"""GraSP: what keeps the gradient flowing (Wang, Zhang & Grosse 2020, arXiv 2002.07376)."""
+
+import numpy as np
+
+from lottery_tf.finding.scores.network import Network
+
+TEMPERATURE = 200.0
+
+
+def score(network: Network) -> dict[str, np.ndarray]:
+    """w ⊙ H g, with g = ∂L/∂w and H the Hessian of L by the prunable weights.
+
+    To first order the gradient's square norm falls by twice the score when a weight is removed, so
+    that the highest stay; the paper writes −w ⊙ H g and drops the highest, which is the same mask.
+    As there, logits are divided by 200 first; a loss other than the cross-entropy has none.
+    """
+    gradient = network.gradient(TEMPERATURE)
+    product = network.hessian_product(gradient, TEMPERATURE)
+    return {name: value * product[name] for name, value in network.values().items()}

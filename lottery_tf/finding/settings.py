@@ -1,0 +1,200 @@
+"""How the mask of a ticket is found: the settings of ``find`` and ``find_tickets``."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.settings import check_choices, setting
+from lottery_tf.common.steps import check_steps, parse_steps
+from lottery_tf.finding.gmp import schedule
+from lottery_tf.finding.one_shot import BATCHES
+from lottery_tf.finding.scores import METHODS
+from lottery_tf.masks.allocate import SCOPES, check_sparsity, prune_fraction, prune_to
+from lottery_tf.masks.masks import Masks
+
+IMPORTED = "from_model"
+FROM_TRAINED = ("imp", "omp")  # the methods that rank trained weights
+
+
+@dataclasses.dataclass(frozen=True)
+class FindingSettings:
+    """How the mask of a ticket is found."""
+
+    method: str = setting(
+        "imp",
+        "imp (iterative) or omp (one-shot magnitude of trained weights), gmp (gradual), a score of "
+        "untrained weights, or the zeros of a model's file",
+        choices=("imp", "gmp", *METHODS, IMPORTED),
+    )
+    rewind_to: str = setting("0it", "step k to rewind to, in steps (500it) or epochs (1ep)")
+    rewind: str = setting(
+        "weights",
+        "what is rewound after a round: weights and schedule, or the schedule alone",
+        choices=("weights", "learning_rate"),
+    )
+    prune_fraction: float = setting(0.2, "share of the surviving weights pruned after a round")
+    rounds: int | None = setting(None, "rounds of pruning, of imp")
+    sparsity: float | None = setting(
+        None, "prune until this share of the prunable weights is gone; the last round ends on it"
+    )
+    scope: str = setting(
+        "global",
+        "rank all weights together, in each layer, or in each layer with the budgets of ERK",
+        choices=SCOPES,
+    )
+    train_tickets: bool = setting(
+        True,
+        "train each ticket, the dense one too, for metrics.jsonl and dense_model; imp and omp must",
+    )
+    score_batches: int = setting(BATCHES, "training batches that snip and grasp look at")
+    score_rounds: int | None = setting(
+        None, "rounds of scoring and pruning; default: 100 for synflow and iterative_snip, else 1"
+    )
+    gmp_initial_sparsity: float = setting(0.0, "sparsity of gmp's first mask")
+    gmp_begin: str = setting("0it", "when gmp's first mask is made, in steps or epochs")
+    gmp_end: str | None = setting(
+        None, "when gmp's last mask is made; default: after three quarters of the training"
+    )
+    gmp_frequency: str = setting("100it", "steps or epochs between two masks of gmp")
+    regrow: bool = setting(False, "whether a weight that gmp has pruned may return")
+    model_path: str | None = setting(
+        None, "from_model: a SavedModel, .keras or .h5 file with zeros in its kernels"
+    )
+    rewind_path: str | None = setting(
+        None, "from_model: the same model with the weights to rewind to; default: model_path"
+    )
+
+    def __post_init__(self):
+        check_choices(self)
+        for name in ("rewind_to", "gmp_begin", "gmp_end", "gmp_frequency"):
+            if getattr(self, name) is not None:
+                check_steps(getattr(self, name), f"--{name}")
+        if not 0 < self.prune_fraction < 1:
+            raise UsageError(
+                f"Expected --prune_fraction in (0, 1), the share of the surviving weights that a "
+                f"round prunes, not {self.prune_fraction}."
+            )
+        if self.rounds is not None and self.rounds < 0:
+            raise UsageError(f"Expected --rounds to be 0 or more, not {self.rounds}.")
+        for name in ("sparsity", "gmp_initial_sparsity"):
+            if getattr(self, name) is not None:
+                check_sparsity(getattr(self, name))
+        for name in ("score_batches", "score_rounds"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise UsageError(f"Expected --{name} of 1 or more, not {getattr(self, name)}.")
+        if self.method in FROM_TRAINED and not self.train_tickets:
+            raise UsageError(
+                f"Expected no --notrain_tickets with {self.method}, which ranks trained weights."
+            )
+        if self.method == IMPORTED:
+            self._check_imported()
+        elif self.method == "imp":
+            self._check_imp()
+        else:
+            self._check_one_round()
+
+    def _check_imp(self):
+        if (self.rounds is None) == (self.sparsity is None):
+            raise UsageError(
+                "Expected either --rounds or --sparsity: the number of rounds of pruning, or the "
+                f"sparsity to end at; got {'neither' if self.rounds is None else 'both'}."
+            )
+
+    def _check_one_round(self):
+        if self.sparsity is None:
+            raise UsageError(
+                f"Expected --sparsity with --method={self.method}: the share of weights to prune."
+            )
+        if self.rewind == "learning_rate" and self.method not in (*FROM_TRAINED, "gmp"):
+            raise UsageError(
+                f"Expected --rewind=weights for {self.method}, which trains nothing whose weights "
+                "could be kept."
+            )
+        if self.method == "gmp" and self.gmp_initial_sparsity > self.sparsity:
+            raise UsageError(
+                f"Expected --gmp_initial_sparsity of at most --sparsity={self.sparsity}, not "
+                f"{self.gmp_initial_sparsity}."
+            )
+
+    def _check_imported(self):
+        if self.model_path is None:
+            raise UsageError(
+                f"Expected --model_path=FILE, the pruned model, with --method={IMPORTED}."
+            )
+
+    @property
+    def last_round(self) -> int:
+        """The number of the last round; round 0 is dense."""
+        if self.method != "imp":
+            return 1
+        if self.rounds is not None:
+            return self.rounds
+        kept, rounds = 1.0, 0
+        while 1 - kept < self.sparsity - 1e-9:  # 1 - 0.8 is a little less than 0.2
+            kept, rounds = kept * (1 - self.prune_fraction), rounds + 1
+        return rounds
+
+    @property
+    def extendable(self) -> bool:
+        """Whether a run with more rounds has the same tickets and then more."""
+        return self.method == "imp" and self.rounds is not None
+
+    @property
+    def tickets(self) -> int:
+        """How many tickets a run has; that of a model's file has no dense one."""
+        return 1 if self.method == IMPORTED else self.last_round + 1
+
+    def rewind_step(self, steps_per_epoch: int, last_step: int) -> int:
+        """k, known before anything is trained.
+
+        Raises:
+          UsageError: unless it lies before ``last_step``, where training ends, and gmp's masks can
+            be made one after the other by then.
+        """
+        step = parse_steps(self.rewind_to, steps_per_epoch)
+        if step >= last_step:
+            raise UsageError(
+                f"Expected --rewind_to before the end of training at step {last_step}, got "
+                f"{self.rewind_to} (step {step})."
+            )
+        if self.method == "gmp":
+            self._gmp_steps(steps_per_epoch, step, last_step)
+        return step
+
+    def gmp_updates(
+        self, steps_per_epoch: int, rewind_step: int, last_step: int
+    ) -> list[tuple[int, float]]:
+        """gmp's (step, sparsity), from the rewind step on.
+
+        Raises:
+          UsageError: as ``rewind_step``.
+        """
+        steps = self._gmp_steps(steps_per_epoch, rewind_step, last_step)
+        updates = schedule(self.gmp_initial_sparsity, self.sparsity, *steps)
+        return [(step, sparsity) for step, sparsity in updates if step >= rewind_step]
+
+    def _gmp_steps(
+        self, steps_per_epoch: int, rewind_step: int, last_step: int
+    ) -> tuple[int, int, int]:
+        """When gmp makes its first and its last mask, and the steps between two."""
+        begin, frequency = (
+            parse_steps(text, steps_per_epoch) for text in (self.gmp_begin, self.gmp_frequency)
+        )
+        end = parse_steps(self.gmp_end, steps_per_epoch) if self.gmp_end else last_step * 3 // 4
+        if not begin < end <= last_step or end <= rewind_step or not frequency:
+            raise UsageError(
+                "Expected --gmp_begin before --gmp_end, that after --rewind_to and not after the "
+                f"end of training, and a --gmp_frequency above 0; got steps {begin}, {end}, "
+                f"{rewind_step}, {last_step} and {frequency}."
+            )
+        return begin, end, frequency
+
+    def next_masks(self, masks: Masks, trained: Mapping[str, np.ndarray], number: int) -> Masks:
+        """The masks of round ``number``: the survivors of ``masks`` by trained magnitude."""
+        scores = {name: np.abs(trained[name]) for name in masks}
+        if self.sparsity is not None and number == self.last_round:
+            # A round's whole number of weights can lie a little beyond the target.
+            return prune_to(scores, masks, max(self.sparsity, masks.sparsity), self.scope)
+        return prune_fraction(scores, masks, self.prune_fraction, self.scope)

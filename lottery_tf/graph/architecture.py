@@ -1,0 +1,192 @@
+"""A model's architecture as JSON, read back without running code from the file."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.log import some
+from lottery_tf.graph.compat import Functional, has_functional_like_constructor, keras, symbol
+from lottery_tf.graph.copies import with_paths
+from lottery_tf.graph.layers import layer_paths, models_in
+from lottery_tf.graph.own_classes import is_own, own_methods, set_on
+
+# A description may name what is here and what is registered. For anything else Keras would import
+# the module that the file names, or call the function that it names with arguments of the file's
+# choice: tf.keras.utils.get_file, tf.print into a file, an operation given as a NodeDef.
+_PUBLIC = (
+    *("keras", "keras.layers", "keras.layers.experimental"),
+    *("keras.layers.experimental.preprocessing", "keras.initializers", "keras.regularizers"),
+    *("keras.constraints", "keras.mixed_precision"),
+    # Of a model within another that has been compiled.
+    *("keras.optimizers", "keras.optimizers.schedules", "keras.losses", "keras.metrics"),
+)
+_NOT_PUBLIC = {
+    "Functional": "tf_keras.src.engine.functional",
+    "AddLoss": "tf_keras.src.engine.base_layer",
+    "TFOpLambda": "tf_keras.src.layers.core.tf_op_layer",
+    "SlicingOpLambda": "tf_keras.src.layers.core.tf_op_layer",
+}
+_DATA = ("__tensor__", "__numpy__", "__bytes__", "__tuple__", "__ellipsis__", "TensorShape")
+# The modules in which TensorFlow defines its functions on tensors.
+_TENSOR_FUNCTIONS = re.compile(
+    r"tensorflow\.python\.(framework\.tensor_conversion|ops\.("
+    r"(gen_)?(array|bitwise|image|linalg|manip|math|nn|spectral|string)_ops|array_ops_stack|"
+    r"(bincount|check|clip|embedding|histogram|random|sort|sparse|special_math|stateless_random)"
+    r"_ops|confusion_matrix|image_ops_impl|nn_impl|tensor_getitem_override|"
+    r"(linalg|ragged|signal)\..*))"
+)
+
+
+class HoldsCode(UsageError):
+    """A description of a model names code that is not read from a file.
+
+    Attributes:
+      what: it is, to stand behind "it has".
+    """
+
+    def __init__(self, message: str, what: str):
+        super().__init__(message)
+        self.what = what
+
+
+def to_json(model: keras.Model) -> str:
+    """The architecture of a plain Sequential or functional model, as Keras writes it.
+
+    With ``layer_paths`` beside: the config of a user's own layer need not hold its name, and a
+    layer that a nested model shares with the one around it is written twice. With ``own_classes``
+    where models of the user's own class have what no description holds: what was set on them, or
+    methods of Keras' beside an ``__init__`` of their own.
+    """
+    lost, plain = {}, []
+    for part in models_in(model):
+        kind = type(part)
+        if not is_own(kind):
+            continue
+        names = sorted(set_on(part))
+        if not has_functional_like_constructor(kind):
+            plain.append((part, kind))
+            names += own_methods(kind)
+        if names:
+            lost[part.name] = f"{kind.__name__} with {some(names)}"
+    try:
+        for part, kind in plain:  # Keras knows how to describe its own
+            sequential = issubclass(kind, keras.Sequential)
+            part.__class__ = keras.Sequential if sequential else Functional
+        described = json.loads(model.to_json())
+    finally:
+        for part, kind in plain:
+            part.__class__ = kind
+    beside = {"layer_paths": layer_paths(model), **({"own_classes": lost} if lost else {})}
+    return json.dumps({**described, **beside})
+
+
+def from_json(text: str, custom_objects: Mapping[str, type] | None = None) -> keras.Model:
+    """Builds the model that ``to_json`` described, with new initial weights.
+
+    Only classes of Keras, registered ones (``keras.saving.register_keras_serializable``) and
+    those in ``custom_objects`` are used: no module that the text names is imported, and no
+    Lambda layer's bytecode is run.
+
+    Args:
+      text: what ``to_json`` returned.
+      custom_objects: class name → class, for layers of the user's own.
+
+    Raises:
+      UsageError: if the text is no model description or names anything else.
+    """
+    custom_objects = dict(custom_objects or {})
+    try:
+        description = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(
+            f"Expected a model description in JSON; it is damaged ({error})."
+        ) from None
+    if own := description.get("own_classes") if isinstance(description, dict) else None:
+        raise UsageError(
+            f"Expected a model of Keras' own classes; '{min(own)}' is a {own[min(own)]}, which a "
+            "file does not hold: pass the model itself, ticket.build(model=…)."
+        )
+    try:
+        for part in objects(description):
+            check_object(part, custom_objects)
+        model = keras.models.model_from_json(text, custom_objects=custom_objects)
+        paths = description.get("layer_paths", layer_paths(model))
+        return model if paths == layer_paths(model) else with_paths(model, paths)
+    except UsageError:
+        raise
+    except Exception as error:  # Keras raises whatever the damaged place leads to
+        raise UsageError(
+            "Expected a model description that Keras can build; it says: "
+            f"{str(error).rpartition('Exception encountered: ')[2][:300]}"
+        ) from error
+
+
+def objects(value: Any) -> Iterator[dict]:
+    """Every JSON object in ``value`` that describes a Keras object."""
+    if isinstance(value, dict):
+        if "class_name" in value:
+            yield value
+        for inner in value.values():
+            yield from objects(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from objects(inner)
+
+
+def check_object(part: Mapping[str, Any], custom_objects: Mapping[str, type]) -> None:
+    """Raises HoldsCode unless a JSON object that describes a Keras object names Keras' own or a
+    registered one, or one of ``custom_objects``."""
+    kind, module, config = str(part["class_name"]), part.get("module"), part.get("config")
+    inner = config.values() if isinstance(config, dict) else ()
+    if kind in ("Lambda", "__lambda__") or any(
+        isinstance(value, dict) and value.keys() == {"value"} for value in inner
+    ):
+        what = "a Lambda layer or a lambda function"
+        raise HoldsCode(
+            f"Expected layers that are data; the model has {what}, whose code is not read from a "
+            "file: pass the model itself, ticket.build(model=…).",
+            what,
+        )
+    # The name under which Keras looks for a registered object.
+    name = part.get("registered_name", kind) if "module" in part else kind
+    name = config if kind == "function" else name
+    found = keras.saving.get_registered_object(name, custom_objects)
+    # Inside a wrapper Keras goes by the class name alone, whatever is registered.
+    if found is not None and (
+        kind in (name, "function") or getattr(found, "__name__", None) == kind
+    ):
+        return
+    if not _is_of_keras(kind, module, config):
+        name = name or kind
+        raise HoldsCode(
+            f"Expected layers of Keras or registered ones; the model has '{name}' of {module}: "
+            f"import the module that registers it, or pass custom_objects={{'{name}': "
+            f"{str(name).rpartition('>')[2]}}}.",
+            f"'{name}' of {module}, which is not registered",
+        )
+    if kind in ("TFOpLambda", "SlicingOpLambda"):
+        function = symbol(config["function"])
+        if not _TENSOR_FUNCTIONS.fullmatch(getattr(function, "__module__", "")):
+            raise HoldsCode(
+                f"Expected a model of layers and mathematics; it calls tf.{config['function']}, "
+                "which is not read from a file: pass the model itself, ticket.build(model=…).",
+                f"a call of tf.{config['function']}",
+            )
+
+
+def _is_of_keras(kind: str, module: str | None, config: Any) -> bool:
+    """Whether Keras itself has a class ``kind``, or the function that ``config`` names."""
+    if kind == "function":
+        known = symbol(f"keras.activations.{config}") is not None
+        return module == "builtins" and known
+    if kind in _NOT_PUBLIC:
+        return module in (None, _NOT_PUBLIC[kind])
+    if module is None:
+        return kind in _DATA or any(_is_class(f"{place}.{kind}") for place in _PUBLIC)
+    return module in _PUBLIC and _is_class(f"{module}.{kind}")
+
+
+def _is_class(name: str) -> bool:
+    return isinstance(symbol(name), type)

@@ -1,0 +1,326 @@
+"""The one door to Keras: ``tf_keras``, the Keras that tensorflow-model-optimization works with.
+
+What has no public name in tf_keras, tfmot or TensorFlow stands here and nowhere else, behind plain
+functions, and so does whatever replaces a method of theirs. A release that moves something fails in
+the tests of this module first.
+"""
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+import tf_keras as keras
+from tensorflow.core.protobuf import fingerprint_pb2, saved_model_pb2, tensor_bundle_pb2
+from tensorflow.python.eager import context
+from tensorflow.python.saved_model import loader_impl
+from tensorflow.python.util.tf_export import get_symbol_from_name
+from tensorflow_model_optimization.python.core.sparsity.keras.pruning_wrapper import (
+    PruneLowMagnitude,
+)
+from tf_keras.protobuf import saved_metadata_pb2
+from tf_keras.src import activations, constraints, initializers, losses, metrics, regularizers
+from tf_keras.src.engine.functional import Functional, has_functional_like_constructor
+from tf_keras.src.layers import serialization
+from tf_keras.src.layers.core.tf_op_layer import TFOpLambda
+from tf_keras.src.layers.preprocessing.index_lookup import IndexLookup
+
+# What has no public name and is used as it is.
+__all__ = [
+    "Functional",
+    "PruneLowMagnitude",
+    "TFOpLambda",
+    "Trackable",
+    "fingerprint_pb2",
+    "has_functional_like_constructor",
+    "keras",
+    "saved_metadata_pb2",
+    "saved_model_pb2",
+    "tensor_bundle_pb2",
+]
+
+Trackable = tf.__internal__.tracking.Trackable
+Layer, Model, Variable = keras.layers.Layer, keras.Model, tf.Variable
+
+
+# Models and their layers
+
+
+def is_graph_network(model: Model) -> bool:
+    """Whether a model knows the calls of its layers: built, and Sequential or functional."""
+    return model._is_graph_network
+
+
+def input_layers(model: Model) -> list[Layer]:
+    """The InputLayers of a model's inputs, in their order."""
+    return list(model._input_layers)
+
+
+def parts_of(layer: Layer) -> Iterator[Layer]:
+    """A layer and the layers that it holds, in the order in which it got them."""
+    return layer._flatten_layers()
+
+
+def listed_weights(layer: Layer) -> list[Variable]:
+    """The variables of a layer alone as it made them; what is frozen changes nothing in it."""
+    return [*layer._trainable_weights, *layer._non_trainable_weights]
+
+
+def rename(layer: Layer, name: str) -> None:
+    """Gives a layer another name; its variables keep theirs."""
+    layer._name = name
+
+
+def is_set_by_keras(name: str) -> bool:
+    """Whether Keras itself sets an attribute with an underscore on its models."""
+    return name in _set_by_keras()
+
+
+@functools.cache
+def _set_by_keras() -> frozenset[str]:
+    inputs, own = keras.Input((1,)), type("Own", (Model,), {})
+    models = own(inputs, inputs), keras.Sequential([keras.Input((1,))])
+    for model in models:
+        model.compile("sgd", "mse", metrics=["mse"])
+    return frozenset(name for model in models for name in vars(model) if name[0] == "_")
+
+
+def vocabulary_of(layer: Layer) -> dict[str, Any]:
+    """The config of what ``adapt`` has found for a lookup or TextVectorization, which their own
+    config lacks."""
+    lookup = getattr(layer, "_lookup_layer", layer)
+    if not isinstance(lookup, IndexLookup) or lookup.input_vocabulary is not None:
+        return {}
+    words = lookup.get_vocabulary(include_special_tokens=False)
+    if not len(words):
+        return {}
+    found = {"vocabulary": words}
+    if lookup.output_mode == "tf_idf":
+        start = lookup._token_start_index()
+        found["idf_weights"] = lookup.idf_weights.numpy()[start : start + len(words)]
+    return found
+
+
+def takes(layer: Layer) -> dict[str, bool]:
+    """Whether a layer's call takes ``training`` and ``mask``."""
+    spec = layer._call_spec
+    return {"training": spec.expects_training_arg, "mask": spec.expects_mask_arg}
+
+
+def take_input_shape(layer: Layer, other: Layer) -> None:
+    """Gives a layer the input shape of ``other``, if that begins a Sequential and it has none."""
+    if not hasattr(layer, "_batch_input_shape") and hasattr(other, "_batch_input_shape"):
+        layer._batch_input_shape = other._batch_input_shape
+
+
+def regularize_instead(layer: Layer, kernel: Variable, seen: Callable[[], tf.Tensor]) -> None:
+    """Has the regularizers of one of a layer's variables see ``seen()`` in its place."""
+    for place, tagged in enumerate(layer._callable_losses):
+        # Keras keeps partial(tag, partial(regularize, variable)).
+        inner = tagged.args[0]
+        if any(each is kernel for each in getattr(inner, "args", ())):
+            layer._callable_losses[place] = functools.partial(
+                tagged.func, lambda regularize=inner.func: regularize(seen())
+            )
+
+
+@contextlib.contextmanager
+def in_place_of(layer: Layer, tensors: Mapping[str, tf.Tensor]) -> Iterator[None]:
+    """Within the block the layer has tensors in the place of variables, by attribute.
+
+    It goes past Keras' own ``__setattr__``, which would drop a variable from the layer's weights.
+    """
+    own = {attribute: vars(layer)[attribute] for attribute in tensors}
+    try:
+        vars(layer).update(tensors)
+        yield
+    finally:
+        vars(layer).update(own)
+
+
+def moments_by(layer: Layer, moments: Callable) -> None:
+    """Has a BatchNormalization compute the mean and variance of a batch by a function.
+
+    Args:
+      layer: it computes as Keras has it where there is a mask.
+      moments: ``(inputs, axes, keep_dims)`` → mean, variance.
+    """
+    theirs = layer._no_sync_calculate_mean_and_var
+
+    def batch_moments(inputs, axes, keep_dims, mask=None):
+        if mask is not None:
+            return theirs(inputs, axes, keep_dims, mask)
+        return moments(inputs, axes, keep_dims)
+
+    layer._no_sync_calculate_mean_and_var = batch_moments
+
+
+# The calls of layers
+
+
+def calls_in(model: Model) -> Iterator[Any]:
+    """Keras' nodes of one model in the order of computation, without the inputs'."""
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        yield from (node for node in model._nodes_by_depth[depth] if not node.is_input)
+
+
+def has_losses(model: Model) -> bool:
+    """Whether there is an ``add_loss`` or ``add_metric`` on tensors of the model."""
+    return min(model._nodes_by_depth) < 0
+
+
+def producer_of(tensor: Any) -> Layer:
+    """The layer whose call makes a symbolic tensor."""
+    return tensor._keras_history.layer
+
+
+def call_of(tensor: Any) -> Any:
+    """Keras' node of the call that makes a symbolic tensor."""
+    layer, number, _ = tensor._keras_history
+    return layer._inbound_nodes[number]
+
+
+# Optimizers and training
+
+# Where an optimizer keeps its learning rate, and what of it is no memory: TensorFlow's own accounts
+# of what is tracked, devices, and the rate of a schedule, which each step computes anew.
+RATE = "_learning_rate"
+NO_MEMORY = ("_self_", "_coalesced_", "_distribution_strategy", "_mesh", "_current_learning_rate")
+OF_WEIGHTS = "_index_dict"
+_ALL = "_variables"
+
+
+def rate_of(optimizer: keras.optimizers.Optimizer) -> Any:
+    """The learning rate as it was given: a schedule, or the variable that Keras has made of it."""
+    return vars(optimizer).get(RATE)
+
+
+@contextlib.contextmanager
+def rate_replaced(optimizer: keras.optimizers.Optimizer, rate: Any) -> Iterator[None]:
+    """Within the block the optimizer has another learning rate, of any type."""
+    own = vars(optimizer)[RATE]
+    vars(optimizer)[RATE] = rate
+    try:
+        yield
+    finally:
+        vars(optimizer)[RATE] = own
+
+
+def undecayed(optimizer: keras.optimizers.Optimizer) -> tuple[bool, list[str]]:
+    """Whether variables, and by which names some, are excluded from weight decay."""
+    names = getattr(optimizer, "_exclude_from_weight_decay_names", None)
+    return bool(getattr(optimizer, "_exclude_from_weight_decay", None)), list(names or ())
+
+
+def weights_known_to(optimizer: keras.optimizers.Optimizer) -> dict[Any, int]:
+    """Key → place of each weight that a built optimizer trains; empty where it is not built."""
+    return dict(getattr(optimizer, OF_WEIGHTS, None) or {})
+
+
+def place_of(optimizer: keras.optimizers.Optimizer, weight: Variable) -> int | None:
+    """The place of a weight among those that the optimizer trains; None if it does not."""
+    known = weights_known_to(optimizer)
+    return known.get(optimizer._var_key(weight)) if known else None
+
+
+def is_list_of_all(path: str) -> bool:
+    """Whether an attribute of an optimizer is Keras' list of all of its variables."""
+    return path == _ALL
+
+
+def build_for(optimizer: Any, weights: Sequence[Variable]) -> None:
+    """Makes the variables that an optimizer, a legacy one too, needs to train ``weights``."""
+    build = getattr(optimizer, "build", None) or optimizer._create_all_weights
+    build(list(weights))
+
+
+def steps_per_execution(model: Model) -> Variable:
+    """How many steps a call of a compiled model's training function runs. int64 []."""
+    return model._steps_per_execution
+
+
+def count_steps(model: Model, steps: tf.Tensor) -> None:
+    """Adds to the steps that a model has trained, as its training function has to."""
+    model._train_counter.assign_add(tf.cast(steps, tf.int64))
+
+
+def train_by(model: Model, function: Callable) -> None:
+    """Has ``fit`` call ``function(iterator)`` for an execution, until the model is compiled."""
+    model.train_function = function
+
+
+@contextlib.contextmanager
+def without_averages(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
+    """Within the block Keras does not put averages of the weights in their place as a fit ends."""
+    vars(optimizer)["finalize_variable_values"] = lambda variables: None
+    try:
+        yield
+    finally:
+        del vars(optimizer)["finalize_variable_values"]
+
+
+def inner_variable(variable: Variable) -> Variable | None:
+    """The variable in full precision of one that casts what is read."""
+    inner = vars(variable).get("_variable")
+    return inner if isinstance(inner, Variable) else None
+
+
+def add_gradients_in_order() -> None:
+    """Has TensorFlow add several gradients in one order, in this process.
+
+    Where a step is thought to take over 80 % of the memory (a CPU is said to have 256 MiB),
+    Grappler's memory optimizer adds what comes first. Of what it does the level set here leaves the
+    rest, swapping; no public function sets it.
+    """
+    config = tf.compat.v1.ConfigProto()
+    options = config.graph_options.rewrite_options
+    options.memory_optimization = options.SWAPPING_HEURISTICS
+    context.context()._config = config
+    tf.config.optimizer.set_experimental_options({})  # drops what was made of the config before
+
+
+# Files
+
+
+def symbol(name: str) -> Any:
+    """What ``tensorflow`` exports as ``name``, such as ``keras.layers.Dense``; None for nothing."""
+    return get_symbol_from_name(name)
+
+
+def read_saved_model(folder: str | os.PathLike) -> Any:
+    """The protocol buffer of a SavedModel's folder."""
+    return loader_impl.parse_saved_model(os.fspath(folder))
+
+
+def is_metric(name: Any) -> bool:
+    """Whether Keras has a metric of that class name."""
+    found = getattr(metrics, str(name), None)
+    return isinstance(found, type) and issubclass(found, keras.metrics.Metric)
+
+
+def is_found_by_name(name: str) -> bool:
+    """Whether Keras, asked to make an object of that name, finds one in its own modules."""
+    serialization.populate_deserializable_objects()
+    places = (activations, constraints, initializers, losses, metrics, regularizers)
+    return name in serialization.LOCAL.ALL_OBJECTS or any(hasattr(each, name) for each in places)
+
+
+@contextlib.contextmanager
+def saved_with(model: Model, attributes: Mapping[str, Any]) -> Iterator[None]:
+    """Within the block a SavedModel of ``model`` has these attributes too.
+
+    Keras adds them in the same place, if it saves traces; there is no public one.
+    """
+    own = model._trackable_children
+
+    def children(save_type="checkpoint", **kwargs):
+        added = attributes if save_type == "savedmodel" else {}
+        return {**own(save_type, **kwargs), **added}
+
+    vars(model)["_trackable_children"] = children
+    try:
+        yield
+    finally:
+        del vars(model)["_trackable_children"]

@@ -1,0 +1,198 @@
+"""Copies of a model in which some layers, or some calls of layers, are other ones."""
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from textwrap import shorten
+from types import FunctionType
+from typing import Any
+
+import tensorflow as tf
+
+from lottery_tf.common.errors import UsageError
+from lottery_tf.graph.compat import calls_in, has_losses, input_layers, keras, rename, vocabulary_of
+from lottery_tf.graph.layers import Held, finalize, own_variables, places, unwrapped
+from lottery_tf.graph.own_classes import carry_over
+from lottery_tf.graph.sharing import check_untied, pass_on
+
+
+@contextlib.contextmanager
+def _copying(what: str) -> Iterator[None]:
+    """Makes a UsageError of what Keras raises while it copies ``what``."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:  # Keras raises whatever the layer's own code leads to
+        reason = str(error).rpartition("Exception encountered: ")[2]
+        raise UsageError(
+            f"Expected layers that Keras can make anew from their config; {what} it cannot "
+            f"({shorten(reason, 120, placeholder=' …').rstrip('.')}): give it functions with a "
+            "name, registered by keras.saving.register_keras_serializable, and a get_config with "
+            "all that its constructor takes."
+        ) from error
+
+
+def copy_layer(layer: keras.layers.Layer, /, **config) -> keras.layers.Layer:
+    """A new layer of the same configuration, but for what ``config`` changes in it.
+
+    Functions that the layer has, such as an activation of the user's own, need not be registered.
+
+    Raises:
+      UsageError: if the layer cannot be made from its config.
+    """
+    parts = [layer, *layer.submodules]
+    functions = {f for part in parts for f in vars(part).values() if isinstance(f, FunctionType)}
+    # A config holds no more of a function than its name.
+    count = Counter(f.__name__ for f in functions)
+    named = {f.__name__: f for f in functions if count[f.__name__] == 1}
+    with _copying(_called(layer)), keras.saving.custom_object_scope(named):
+        return type(layer).from_config({**layer.get_config(), **vocabulary_of(layer), **config})
+
+
+def _called(layer: keras.layers.Layer) -> str:
+    return f"the layer '{layer.name}' ({type(layer).__name__})"
+
+
+def rebuild(
+    model: keras.Model,
+    change: Callable[[keras.layers.Layer], keras.layers.Layer],
+    connect: Callable[[keras.Model, Callable], keras.Model | None] = lambda part, copy_of: None,
+) -> keras.Model:
+    """A copy of ``model`` in which each layer is ``change(layer)``, with the variables' values.
+
+    ``change`` is called once for each layer that is no model, a shared one too, and returns a
+    new layer. Nested models are rebuilt in turn. Variables that only the copy has keep their
+    initial values. The copy is not compiled.
+
+    Args:
+      model: a Sequential or functional model.
+      change: old layer → new layer.
+      connect: called with the model, and with each nested one, and with a function that gives the
+        new layer of an old one; returns the copy of that model, for instance by ``reconnected``,
+        or None for a copy whose layers are connected as they were.
+    """
+    check_untied(model, copy_layer)
+    made: dict[int, keras.layers.Layer] = {}
+    pairs: list[tuple[keras.layers.Layer, keras.layers.Layer]] = []
+
+    def copied(part):
+        copy = connect(part, copy_of)
+        if copy is None and not (isinstance(part, keras.Sequential) or has_losses(part)):
+            # Keras' clone_model takes a call's constants through JSON, and layers refuse lists.
+            copy = reconnected(part, copy_of, {})
+        if copy is None:
+            with _copying(f"the model '{part.name}'"):
+                copy = keras.models.clone_model(part, clone_function=copy_of)
+        carry_over(part, copy, made)
+        return copy
+
+    def copy_of(layer):
+        if id(layer) not in made:
+            if isinstance(layer, keras.Model):
+                made[id(layer)] = copied(layer)
+            else:
+                made[id(layer)] = new = change(layer)
+                # The config of a user's own layer need not hold its name.
+                for each in (new, unwrapped(new)):
+                    rename(each, unwrapped(layer).name)
+                pass_on(layer, new)
+                pairs.append((layer, new))
+        return made[id(layer)]
+
+    with model.distribute_strategy.scope():
+        copy = copied(model)
+        # Layer by layer: a layer in several models may be found in another of them first.
+        for old, new in pairs:
+            theirs = own_variables(old)
+            for name, variable in own_variables(new).items():
+                if name in theirs:
+                    variable.assign(tf.cast(theirs[name], variable.dtype))
+            finalize(new)
+    return copy
+
+
+def reconnected(
+    part: keras.Model,
+    copy_of: Callable,
+    calls: dict[int, Callable[[Callable, Callable], Any]],
+    inputs: Sequence[Any] | None = None,
+) -> keras.Model:
+    """The functional copy of a model in which some calls of layers are made otherwise.
+
+    Args:
+      part: the model, without the models nested in it, which are called as they are.
+      copy_of: old layer → new layer.
+      calls: id of a node of ``part`` → function of ``run``, which calls the new layer in that
+        place and returns its output, and of ``tensor``, which gives the new tensor of an old one;
+        returns what the copy has in the place of the node's output.
+      inputs: the copy's input tensors, as ``part.inputs``; default: new ones like them.
+
+    Raises:
+      UsageError: if the model has losses or metrics of its own (``add_loss``), which such a copy
+        would lose.
+    """
+    if has_losses(part):
+        raise UsageError(
+            f"Expected a model without add_loss and add_metric on its tensors; '{part.name}' has "
+            "some: put them into a layer's call."
+        )
+    if inputs is None:
+        configs = (layer.get_config() for layer in input_layers(part))
+        inputs = [keras.layers.InputLayer(**config).output for config in configs]
+    pairs = zip(part.inputs, inputs, strict=True)
+    held = {str(id(old)): Held(new) for old, new in pairs}
+
+    def tensor(old):
+        return held[str(id(old))][0]
+
+    def run(node):
+        args, kwargs = node.map_arguments(held)
+        layer = copy_of(node.layer)
+        with _copying(_called(node.layer)):
+            return layer(*args, **kwargs)
+
+    for node in calls_in(part):
+        outputs = calls[id(node)](partial(run, node), tensor) if id(node) in calls else run(node)
+        pairs = zip(tf.nest.flatten(node.outputs), tf.nest.flatten(outputs), strict=True)
+        held.update({str(id(old)): Held(new) for old, new in pairs})
+    ends = (tf.nest.map_structure(tensor, each) for each in (part.input, part.output))
+    return keras.Model(*ends, name=part.name)
+
+
+def with_paths(model: keras.Model, paths: list[str], new_seeds: bool = False) -> keras.Model:
+    """A copy of ``model``, with new initial weights, whose ``layer_paths`` are ``paths``.
+
+    Layers are named so, and those at places of the same path become one. With ``new_seeds`` the
+    initial weights are new also where the model's initializers have seeds of their own.
+    """
+    wanted = {id(layer): path for layer, path in zip(places(model), paths, strict=True)}
+    made: dict[str, keras.layers.Layer] = {}
+
+    def change(layer):
+        if isinstance(layer, keras.Model):
+            return keras.models.clone_model(layer, clone_function=change)
+        path = wanted[id(layer)]
+        if path not in made:
+            made[path] = copy_layer(layer, **(_without_seeds(layer) if new_seeds else {}))
+            rename(made[path], path.rpartition("/")[2])
+        return made[path]
+
+    return keras.models.clone_model(model, clone_function=change)
+
+
+def _without_seeds(layer: keras.layers.Layer) -> dict[str, Any]:
+    """What of a layer's config describes objects, as initializers, without their seeds."""
+
+    def unseeded(value):
+        if isinstance(value, list):
+            return [unseeded(each) for each in value]
+        if not isinstance(value, dict):
+            return value
+        value = {name: unseeded(each) for name, each in value.items()}
+        if "class_name" in value and isinstance(value.get("config"), dict):
+            value["config"] |= {"seed": None} if "seed" in value["config"] else {}
+        return value
+
+    return {n: unseeded(v) for n, v in layer.get_config().items() if isinstance(v, dict | list)}

@@ -1,0 +1,240 @@
+"""A model's layers, their weights by name, and how the layers are connected.
+
+Models may be nested in models and layers may be shared; a pruning wrapper counts as the layer
+that it wraps, so that a weight has the same name in a model and in its wrapped copy.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from lottery_tf.common.errors import UsageError
+from lottery_tf.graph.compat import (
+    PruneLowMagnitude,
+    calls_in,
+    input_layers,
+    is_graph_network,
+    keras,
+    listed_weights,
+    parts_of,
+)
+
+
+def check_graph(model: keras.Model) -> None:
+    """Raises UsageError unless ``model`` is a built Sequential or functional tf_keras model."""
+    if any(kind.__module__.partition(".")[0] == "keras" for kind in type(model).__mro__):
+        raise UsageError(
+            f"Expected a model of tf_keras, got a Keras 3 {type(model).__name__}: build it with "
+            "`import tf_keras as keras`, or set TF_USE_LEGACY_KERAS=1 before importing tensorflow."
+        )
+    if not isinstance(model, keras.Model):
+        raise UsageError(
+            f"Expected a tf_keras model, got a {type(model).__module__}.{type(model).__name__}."
+        )
+    for part in models_in(model):
+        if is_graph_network(part):
+            continue
+        if isinstance(part, keras.Sequential):
+            raise UsageError(
+                f"Expected a built model, got the Sequential '{part.name}' without an input "
+                "shape: put a keras.Input in front, or call it on a batch first."
+            )
+        raise UsageError(
+            f"Expected a Sequential or functional model, got the subclassed model '{part.name}' "
+            f"({type(part).__name__}), whose layers cannot be replaced: build it as "
+            "keras.Model(inputs, outputs)."
+        )
+
+
+def check_finished(model: keras.Model) -> None:
+    """Raises UsageError if layers are in ``model`` that a tweak's ``finish`` takes off."""
+    if names := sorted(fading(model)):
+        raise UsageError(
+            f"Expected a finished model; '{model.name}' still has {' and '.join(names)} in it: "
+            f'call finish of its recipe, lt.Recipe("{",".join(names)}").finish(model) or your own.'
+        )
+
+
+def fading(model: keras.Model) -> set[str]:
+    """Names of the tweaks that have fading layers in ``model``, inside other layers too."""
+    return {layer.fading_tweak for layer in model.submodules if hasattr(layer, "fading_tweak")}
+
+
+def models_in(model: keras.Model, seen: set[int] | None = None) -> Iterator[keras.Model]:
+    """The model and the models that are layers of it, at any depth, each once."""
+    seen = set() if seen is None else seen
+    if id(model) not in seen:
+        seen.add(id(model))
+        yield model
+        for layer in model.layers:
+            if isinstance(layer, keras.Model):
+                yield from models_in(layer, seen)
+
+
+def unwrapped(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """The layer inside a pruning wrapper; any other layer is itself."""
+    return layer.layer if isinstance(layer, PruneLowMagnitude) else layer
+
+
+def named_layers(model: keras.Model, prefix: str = "") -> dict[str, keras.layers.Layer]:
+    """Path → layer for each layer that is no model, in the order of ``model.layers``.
+
+    The path joins the names of the models around the layer and its own: ``encoder/conv1``.
+    A shared layer has the path of its first place. Wrappers stay on.
+    """
+    found: dict[str, keras.layers.Layer] = {}
+    for layer in model.layers:
+        path = prefix + unwrapped(layer).name
+        inner = named_layers(layer, f"{path}/") if isinstance(layer, keras.Model) else {path: layer}
+        seen = {id(other) for other in found.values()}
+        found |= {name: each for name, each in inner.items() if id(each) not in seen}
+    return found
+
+
+def named_variables(model: keras.Model) -> dict[str, tf.Variable]:
+    """Name → variable for all of the model's variables but the masks.
+
+    A name is the layer's path and the variable's own last name: ``conv1/kernel``,
+    ``encoder/bn/moving_mean``; a layer's second variable of that name is ``kernel_1``.
+    BatchNorm's moving statistics are among them.
+    """
+    return {
+        f"{path}/{name}": variable
+        for path, layer in named_layers(model).items()
+        for name, variable in own_variables(layer).items()
+    }
+
+
+def own_variables(layer: keras.layers.Layer) -> dict[str, tf.Variable]:
+    """Last name → variable of one layer, without its masks."""
+    found = {}
+    # Keras lists the trainable ones first: names may not hang on what is frozen.
+    held = (v for part in parts_of(unwrapped(layer)) for v in listed_weights(part))
+    place = {id(variable): number for number, variable in enumerate(held)}
+    # What a lookup has among its weights is its table.
+    variables = [each for each in unwrapped(layer).weights if isinstance(each, tf.Variable)]
+    for variable in sorted(variables, key=lambda each: place.get(id(each), len(place))):
+        own = variable.name.rpartition("/")[2].partition(":")[0]
+        name, copies = own, 0
+        while name in found:
+            copies += 1
+            name = f"{own}_{copies}"
+        found[name] = variable
+    return found
+
+
+def values(model: keras.Model) -> dict[str, np.ndarray]:
+    """Name → value of the model's variables but the masks, copied."""
+    return {name: np.array(variable.numpy()) for name, variable in named_variables(model).items()}
+
+
+def nodes(model: keras.Model) -> Iterator[tuple[keras.Model, Any]]:
+    """Each call of a layer in a model and in those nested in it, as (the model, Keras' node)."""
+    for part in models_in(model):
+        yield from ((part, node) for node in calls_in(part))
+
+
+class Held(list):
+    """A tensor, in the form in which a Keras node asks for its inputs: however often it pops."""
+
+    def __init__(self, tensor):
+        super().__init__([tensor])
+
+    def pop(self):
+        return self[0]
+
+
+def layer_paths(model: keras.Model) -> list[str]:
+    """The path of the layer at each of ``places``."""
+    paths = {id(layer): path for path, layer in named_layers(model).items()}
+    return [paths[id(layer)] for layer in places(model)]
+
+
+def places(model: keras.Model) -> Iterator[keras.layers.Layer]:
+    """The layers that are no models, nested models opened; a shared one comes again."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from places(layer)
+        else:
+            yield layer
+
+
+def assign(model: keras.Model, values: dict) -> None:
+    """Sets the model's variables by name.
+
+    Args:
+      model: the model; it may be wrapped.
+      values: name → array, for all of ``named_variables(model)``.
+
+    Raises:
+      UsageError: if names or shapes are not the model's; nothing is assigned then.
+    """
+    variables = named_variables(model)
+    if variables.keys() != values.keys():
+        odd = sorted(variables.keys() ^ values.keys())
+        raise UsageError(
+            f"Expected values for the variables of the model '{model.name}'; not in both: "
+            f"{', '.join(odd[:4])}{' …' if len(odd) > 4 else ''}. They belong to another model, or "
+            "to the same one with other names: give its layers names of your own."
+        )
+    for name, variable in variables.items():
+        if not variable.shape.is_compatible_with(values[name].shape):
+            raise UsageError(
+                f"Expected shape {tuple(variable.shape)} for {name} of the model '{model.name}', "
+                f"got {values[name].shape}. The values belong to another model."
+            )
+    for name, variable in variables.items():
+        variable.assign(values[name])
+    for layer in named_layers(model).values():
+        finalize(layer)
+
+
+def finalize(layer: keras.layers.Layer) -> None:
+    """Has Keras make anew what it makes of a layer's variables, as Normalization's mean."""
+    for part in parts_of(layer):
+        part.finalize_state()
+
+
+@dataclasses.dataclass(eq=False)
+class Call:
+    """One call of a layer in a model's graph; a shared layer has several."""
+
+    path: str
+    layer: keras.layers.Layer
+    before: list["Call"]
+    after: list["Call"] = dataclasses.field(default_factory=list)
+    node: Any = None  # Keras' own record of it, with the shapes; a model's input has none
+
+
+def calls(model: keras.Model) -> tuple[list[Call], list[Call]]:
+    """The model's layer calls from the inputs on, and those that make its outputs.
+
+    Nested models are opened: the graph is that of the layers. The model's inputs are calls too,
+    of InputLayers and not in the first list: their ``before`` is empty.
+    """
+    paths = {id(layer): path for path, layer in named_layers(model).items()}
+    found: list[Call] = []
+
+    def walk(part: keras.Model, makers: list[list[Call]]) -> list[list[Call]]:
+        """Walks one model whose inputs are made by ``makers``; returns its outputs' makers."""
+        made = {id(tensor): maker for tensor, maker in zip(part.inputs, makers, strict=True)}
+        for node in calls_in(part):
+            sources = [made[id(t)] for t in tf.nest.flatten(node.keras_inputs)]
+            outputs = tf.nest.flatten(node.outputs)
+            if isinstance(node.layer, keras.Model):
+                results = walk(node.layer, sources)
+            else:
+                before = list(dict.fromkeys(c for source in sources for c in source))
+                call = Call(paths[id(node.layer)], node.layer, before, node=node)
+                for earlier in before:
+                    earlier.after.append(call)
+                found.append(call)
+                results = [[call]] * len(outputs)
+            made |= {id(t): maker for t, maker in zip(outputs, results, strict=True)}
+        return [made[id(tensor)] for tensor in part.outputs]
+
+    outputs = walk(model, [[Call(layer.name, layer, [])] for layer in input_layers(model)])
+    return found, list(dict.fromkeys(call for makers in outputs for call in makers))

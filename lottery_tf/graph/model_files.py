@@ -1,0 +1,230 @@
+"""The one door to model files: what they hold is looked at before Keras or TensorFlow loads it.
+
+A model file can run code of its author's: the bytecode of a Lambda layer, a function of a module
+that the file names, or operations in a SavedModel's graph that write files or call Python. Unless
+the caller allows that, a file has to describe its model by what ``architecture`` lets pass in a
+ticket, and a graph may hold mathematics on tensors alone.
+"""
+
+import dataclasses
+import json
+import os
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.settings import setting
+from lottery_tf.graph.architecture import HoldsCode, check_object, objects
+from lottery_tf.graph.compat import (
+    is_found_by_name,
+    is_metric,
+    keras,
+    read_saved_model,
+    saved_metadata_pb2,
+    symbol,
+)
+
+_KERAS_METADATA = "keras_metadata.pb"
+_METRIC = "_tf_keras_metric"
+
+# The modules in which TensorFlow defines the operations that only compute with tensors and
+# variables, and call functions of the same graph. Not among them are those of files, datasets,
+# Python, summaries, logs, debugging, XLA's custom calls, and other devices and processes.
+_COMPUTES = re.compile(
+    r"tensorflow\.python\.ops\.gen_("
+    r"array|bitwise|candidate_sampling|control_flow|count|ctc|cudnn_rnn|data_flow|functional|image|"
+    r"linalg|list|lookup|manip|map|math|nn|optional|parsing|ragged_(array|conversion|math)|random|"
+    r"resource_variable|rnn|set|sparse|special_math|spectral|state|stateful_random|"
+    r"stateless_random|string|uniform_quant)_ops(_v2)?"
+)
+# In these modules all the same: read files, call another device, end the process.
+_DOES_MORE = {
+    *("ImmutableConst", "RecordInput", "InitializeTableFromTextFile"),
+    *("InitializeTableFromTextFileV2", "RemoteCall", "Abort"),
+}
+# And elsewhere: what Keras' adapted layers keep, which has no dataset to read from.
+_HARMLESS = {"Assert", "IteratorGetNext"}
+# What a SavedModel's own saver does, in functions that nothing else calls and loading does not.
+_SAVES = {"SaveV2", "RestoreV2", "MergeV2Checkpoints", "ShardedFilename"}
+
+
+@dataclasses.dataclass(frozen=True)
+class CodeSettings:
+    """Whose code may run."""
+
+    allow_code: bool = setting(
+        False,
+        "load model files that hold code (Lambda layers, functions of other modules, operations on "
+        "files), which then runs: for files of whom you trust",
+    )
+
+
+def existing_model(path: str | os.PathLike, what: str = "a model") -> Path:
+    """``path``; a UsageError if there is neither a file nor a SavedModel's folder."""
+    path = Path(path)
+    if path.is_file() or (path / "saved_model.pb").is_file():
+        return path
+    raise UsageError(
+        f"Expected {what}: a SavedModel (a folder with saved_model.pb), a .keras or an .h5 file; "
+        f"there is none at {path}."
+    )
+
+
+def load_model(
+    path: str | os.PathLike,
+    allow_code: bool = False,
+    custom_objects: Mapping[str, type] | None = None,
+) -> keras.Model:
+    """The model that Keras has written to ``path``, not compiled.
+
+    Args:
+      path: a SavedModel's folder, a .keras or an .h5 file.
+      allow_code: whether code in it may run.
+      custom_objects: class name → class, of what may be in it though it is not registered.
+
+    Raises:
+      UsageError: if there is none, or it holds code that is not allowed.
+    """
+    if not allow_code:
+        check_code(path, custom_objects)
+    try:
+        model = keras.models.load_model(path, compile=False, safe_mode=not allow_code)
+    except Exception as error:  # Keras raises whatever the damaged place leads to
+        raise UsageError(f"Expected a model in {path} that Keras loads; {error}") from error
+    if not isinstance(model, keras.Model):
+        raise UsageError(f"Expected a model that Keras has written in {path}; it is another kind.")
+    return model
+
+
+def check_code(path: str | os.PathLike, custom_objects: Mapping[str, type] | None = None) -> None:
+    """Raises UsageError if a model file holds code, by whatever program it was written.
+
+    Arguments are as of ``load_model``.
+    """
+    path = Path(path)
+    try:
+        # As Keras tells the kinds of files apart.
+        if str(path).endswith(".keras") and zipfile.is_zipfile(path):
+            found = [_described_in_zip(path)]
+        elif path.is_dir():
+            saved = read_saved_model(path)
+            _check_graphs(saved)
+            found = list(_described_in_folder(path, saved))
+        else:
+            with h5py.File(path, "r") as file:
+                found = [json.loads(file.attrs["model_config"])]
+        for part in objects(found):
+            check_object(part, custom_objects or {})
+    except HoldsCode as error:
+        raise UsageError(
+            f"Expected a model in {path} that holds no code; it has {error.what}: give another, "
+            "or, if you trust its author, --allow_code (allow_code=True in a program), with which "
+            "its code runs."
+        ) from error
+    except Exception as error:  # of zip, HDF5, protobuf, JSON, each its own
+        raise UsageError(f"Expected a model in {path} that Keras loads; {error}") from error
+
+
+def _described_in_zip(path: Path) -> dict:
+    with zipfile.ZipFile(path) as archive:
+        described = json.loads(archive.read("config.json"))
+    described.pop("compile_config", None)  # of its optimizer and loss, which are not loaded
+    return described
+
+
+def _described_in_folder(path: Path, saved: Any) -> Iterator[dict]:
+    """What Keras would make objects from, but for those that it cannot find by their names and
+    revives from the graph."""
+    nodes = []
+    if (path / _KERAS_METADATA).exists():
+        content = (path / _KERAS_METADATA).read_bytes()
+        nodes += saved_metadata_pb2.SavedMetadata.FromString(content).nodes
+    for graph in saved.meta_graphs:  # where older releases of Keras have it
+        users = (node.user_object for node in graph.object_graph_def.nodes)
+        nodes += [user for user in users if user.identifier.startswith("_tf_keras")]
+    for node in nodes:
+        described = json.loads(node.metadata or "{}")
+        described.pop("training_config", None)  # which is not loaded
+        if node.identifier == _METRIC and is_metric(described.get("class_name")):
+            del described["class_name"]
+        yield _without_unknown(described)
+
+
+def _without_unknown(value: Any) -> Any:
+    """A description without the names of classes that Keras does not know."""
+    if isinstance(value, list):
+        return [_without_unknown(inner) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    kept = {key: _without_unknown(inner) for key, inner in value.items()}
+    if "class_name" in kept and "module" not in kept and not _is_known(kept["class_name"]):
+        del kept["class_name"]
+    return kept
+
+
+def _is_known(name: Any) -> bool:
+    """Whether Keras could find something by this name alone: it looks through its own modules."""
+    return (
+        not isinstance(name, str)
+        or name.startswith("_")
+        or name == "function"
+        or keras.saving.get_registered_object(name) is not None
+        or is_found_by_name(name)
+    )
+
+
+def _check_graphs(saved: Any) -> None:
+    """Raises HoldsCode if an operation of a SavedModel's graphs does more than compute."""
+    for graph in saved.meta_graphs:
+        library = graph.graph_def.library
+        names = {function.signature.name for function in library.function}
+        savers = _savers(graph, names)
+        bodies = [("", graph.graph_def.node)]
+        bodies += [(function.signature.name, function.node_def) for function in library.function]
+        for name, nodes in bodies:
+            for node in nodes:
+                allowed = node.op in names or (name in savers and node.op in _SAVES)
+                if not allowed and not _computes(node.op):
+                    what = f"the operation {node.op} in its graph, which does more than compute"
+                    raise HoldsCode(f"Expected a graph that computes; it has {what}.", what)
+
+
+def _savers(graph: Any, names: set[str]) -> set[str]:
+    """The functions that save and restore the variables and that nothing else could call."""
+    saver, library = graph.saver_def, graph.graph_def.library
+    ends = {name.partition(":")[0] for name in (saver.save_tensor_name, saver.restore_op_name)}
+    found: set[str] = set()
+    others: set[str] = set()
+    for node in graph.graph_def.node:
+        (found if node.name in ends else others).update(_called(node, names))
+    for function in library.function:
+        for node in function.node_def:
+            others.update(_called(node, names))
+        if "api_implements" in function.attr:  # TensorFlow may call it in another's place
+            others.add(function.signature.name)
+    for gradient in library.gradient:
+        others.update((gradient.function_name, gradient.gradient_func))
+    others.update(each.gradient_func for each in library.registered_gradients)
+    others.update(graph.object_graph_def.concrete_functions)
+    return found - others
+
+
+def _called(node: Any, names: set[str]) -> Iterator[str]:
+    """The functions of the library that a node may call."""
+    if node.op in names:
+        yield node.op
+    for value in node.attr.values():
+        yield value.func.name
+        yield from (each.name for each in value.list.func)
+
+
+def _computes(operation: str) -> bool:
+    if operation in _HARMLESS:
+        return True
+    module = getattr(symbol(f"raw_ops.{operation}"), "__module__", "")
+    return operation not in _DOES_MORE and _COMPUTES.fullmatch(module) is not None

@@ -1,0 +1,326 @@
+"""What an optimizer remembers: a copy that remembers nothing yet, and how one begins anew.
+
+What it begins with is never guessed to be 0: an average of the weights begins at the weights,
+Ftrl's and Adagrad's sums above 0. It is what a new optimizer of the same settings has that is built
+for the weights as they are now.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from textwrap import shorten
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.log import some
+from lottery_tf.graph.compat import (
+    NO_MEMORY,
+    OF_WEIGHTS,
+    RATE,
+    Trackable,
+    build_for,
+    is_list_of_all,
+    keras,
+    place_of,
+    rate_of,
+    rate_replaced,
+    undecayed,
+    weights_known_to,
+)
+
+_Schedule = keras.optimizers.schedules.LearningRateSchedule
+_MARK = 0.0123456789  # stands for a schedule in a config
+
+
+@keras.saving.register_keras_serializable("lottery_tf")
+class From(_Schedule):
+    """``schedule`` from a later step on: at step t of the optimizer the rate is its rate at k + t.
+
+    A rewound training has the learning rate of step k, and an optimizer that counts from 0: Adam
+    corrects its moments by that count for having begun at 0.
+
+    Args:
+      schedule: a Keras schedule.
+      first: k; kept in a variable, so that it may change without a new trace.
+    """
+
+    def __init__(self, schedule: _Schedule, first: int = 0):
+        self.schedule = schedule
+        self.first = tf.Variable(
+            first,
+            dtype=tf.int64,
+            trainable=False,
+            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+        )
+
+    def __call__(self, step):
+        return self.schedule(tf.cast(step, tf.int64) + self.first)
+
+    def get_config(self):
+        schedule = keras.optimizers.schedules.serialize(self.schedule)
+        return {"schedule": schedule, "first": int(self.first.numpy())}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.optimizers.schedules.deserialize(config["schedule"]), config["first"])
+
+
+def schedule_of(optimizer: keras.optimizers.Optimizer) -> _Schedule | None:
+    """The schedule of the learning rate, if it has one."""
+    rate = rate_of(getattr(optimizer, "inner_optimizer", optimizer))
+    return rate if isinstance(rate, _Schedule) else None
+
+
+def first_step(optimizer: keras.optimizers.Optimizer) -> tf.Variable:
+    """Has the schedule of the learning rate go by ``From``; returns its k, to be set. int64 []."""
+    schedule = From(schedule_of(optimizer))
+    if schedule.schedule is not None:
+        optimizer.learning_rate = schedule
+    return schedule.first
+
+
+def check_schedules(optimizer: keras.optimizers.Optimizer) -> None:
+    """Raises UsageError if it has a schedule beside that of its learning rate, which ``From`` has
+    not: it would begin at its first step after a rewinding to a later one."""
+    for path, part in _parts(vars(getattr(optimizer, "inner_optimizer", optimizer))):
+        if isinstance(part, _Schedule) and path.partition("/")[0] != RATE:
+            raise UsageError(
+                f"Expected a schedule as the optimizer's own learning_rate, to go on from the step "
+                f"that is rewound to; {type(optimizer).__name__} has a "
+                f"{type(part).__name__} in {path}: rewind to step 0, or give it to the optimizer."
+            )
+
+
+def copied(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """A new optimizer of the same settings, those too that its config lacks; it is not built.
+
+    A schedule of the learning rate is one object in both, and need not be registered.
+
+    Raises:
+      UsageError: if the optimizer cannot be made anew from its config, or its schedule has
+        variables, which would go on from where they are.
+    """
+    if isinstance(optimizer, keras.mixed_precision.LossScaleOptimizer):
+        scale = optimizer.dynamic, optimizer.initial_scale, optimizer.dynamic_growth_steps
+        return keras.mixed_precision.LossScaleOptimizer(copied(optimizer.inner_optimizer), *scale)
+    kind, schedule = type(optimizer).__name__, schedule_of(optimizer)
+    if schedule is not None and not isinstance(schedule, From) and dict(_held(vars(schedule))):
+        raise UsageError(
+            f"Expected a learning rate that is a function of the step; {type(schedule).__name__} "
+            "has variables of its own, which a training that begins anew would go on with: give "
+            "another schedule."
+        )
+    try:
+        copy = type(optimizer).from_config(_config(optimizer, schedule))
+    except Exception as error:  # whatever the user's own class leads to
+        raise UsageError(
+            f"Expected an optimizer that can be made anew from its config; {kind} cannot "
+            f"({shorten(str(error), 120, placeholder=' …').rstrip('.')}): give it a get_config "
+            "with all that its constructor takes."
+        ) from error
+    if schedule_of(copy) is not schedule:
+        raise UsageError(
+            f"Expected an optimizer that passes its learning_rate on; {kind} has a schedule, and "
+            "its copy by get_config has not: have get_config and from_config keep it."
+        )
+    if names := undecayed(optimizer)[1]:
+        copy.exclude_from_weight_decay(var_names=names)
+    return copy
+
+
+def _config(optimizer, schedule: _Schedule | None) -> dict[str, Any]:
+    """The optimizer's config, with the schedule itself in the place of its description."""
+    if schedule is None:
+        return optimizer.get_config()
+    described = None
+    try:
+        config = optimizer.get_config()
+        described = keras.optimizers.schedules.serialize(schedule)["class_name"]
+    except NotImplementedError:  # the schedule has no get_config
+        with rate_replaced(optimizer, _MARK):
+            config = optimizer.get_config()
+
+    def is_schedule(value):
+        if described is None:
+            return value == _MARK
+        return isinstance(value, dict) and value.get("class_name") == described
+
+    return {name: schedule if is_schedule(value) else value for name, value in config.items()}
+
+
+def state(optimizer: keras.optimizers.Optimizer, model: keras.Model) -> dict[str, tf.Variable]:
+    """All variables that a built optimizer holds but ``model``'s own: where it has each → it.
+
+    Keras' ``variables`` are not all: Nadam keeps a product beside them, mixed precision the scale
+    of the loss.
+    """
+    weights = {id(variable) for variable in model.variables}
+    return {path: each for path, each in _held(vars(optimizer)) if id(each) not in weights}
+
+
+def begin_anew(
+    optimizer: keras.optimizers.Optimizer, model: keras.Model, new: keras.optimizers.Optimizer
+) -> None:
+    """Makes a built optimizer as ``new`` would be, built for the model's present weights.
+
+    Args:
+      optimizer: that of the training.
+      model: whose weights it trains.
+      new: a copy from before the training.
+
+    Raises:
+      UsageError: as ``copied``, and if it has variables that its ``build`` does not make.
+    """
+    with model.distribute_strategy.scope():
+        new = copied(new)
+        new.build(model.trainable_variables)
+    mine, theirs = state(optimizer, model), state(new, model)
+    if mine.keys() != theirs.keys():
+        raise UsageError(
+            f"Expected an optimizer whose build makes all of its variables; "
+            f"{type(optimizer).__name__} also has {some(sorted(mine.keys() ^ theirs.keys()))}: "
+            "make them in build, so that a training can begin anew."
+        )
+    for path, variable in mine.items():
+        variable.assign(theirs[path].numpy())
+    # Nadam counts in Python what it traces.
+    mine, theirs = (vars(getattr(each, "inner_optimizer", each)) for each in (optimizer, new))
+    mine.update({name: value for name, value in theirs.items() if type(value) in (int, float)})
+
+
+def slots(optimizer: Any, weight: tf.Variable) -> dict[str, tf.Variable]:
+    """Name of a slot → the optimizer's variable of the weight's shape that belongs to ``weight``.
+
+    Nothing where nothing is built yet, or the optimizer does not train that weight.
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if isinstance(optimizer, keras.optimizers.legacy.Optimizer):
+        try:
+            return {name: optimizer.get_slot(weight, name) for name in optimizer.get_slot_names()}
+        except KeyError:  # nothing was trained yet
+            return {}
+    place = place_of(optimizer, weight)
+    if place is None:
+        return {}
+    return {
+        path: group[place]
+        for path, group in _groups(optimizer)
+        if isinstance(group[place], tf.Variable) and group[place].shape == weight.shape
+    }
+
+
+def renewal(
+    optimizer: Any, model: keras.Model, weights: Sequence[tf.Variable]
+) -> Callable[[Sequence[np.ndarray]], None]:
+    """A function that makes what the optimizer remembers of some of the weights' entries as new.
+
+    It takes a boolean array for each weight, true where that is wanted. What can be wrong with the
+    optimizer is found before it is called.
+
+    Args:
+      optimizer: of Keras, a legacy one too; None for none.
+      model: whose weights they are.
+      weights: those of which entries are to be made as new.
+
+    Raises:
+      UsageError: if the optimizer is none of Keras', cannot be made anew from its config, or keeps
+        something of a weight's shape of which it is not known which weight it belongs to.
+    """
+    if optimizer is None:
+        return lambda where: None
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if not isinstance(optimizer, keras.optimizers.Optimizer | keras.optimizers.legacy.Optimizer):
+        raise UsageError(
+            f"Expected a tf_keras optimizer, whose memory of pruned weights is known; got a "
+            f"{type(optimizer).__module__}.{type(optimizer).__name__}."
+        )
+    held = [slots(optimizer, weight) for weight in weights]
+    _check_known(optimizer, model, weights)
+    if not any(held):
+        return lambda where: None
+    new = copied(optimizer)
+
+    def renew(where):
+        with model.distribute_strategy.scope():
+            build_for(new, weights)
+        for weight, mine, entries in zip(weights, held, where, strict=True):
+            theirs = slots(new, weight)
+            for name, variable in mine.items():
+                variable.assign(tf.where(entries, theirs[name], variable))
+
+    return renew
+
+
+def _check_known(optimizer: Any, model: keras.Model, weights: Sequence[tf.Variable]) -> None:
+    """Raises UsageError if it cannot be told which of the weights a variable belongs to."""
+    if not weights_known_to(optimizer):
+        return
+    known = {id(variable) for _, group in _groups(optimizer) for variable in group}
+    shapes = [weight.shape for weight in weights]
+    own = not type(optimizer).__module__.startswith(("tf_keras.", "lottery_tf."))
+    if own:  # Keras' Adafactor alone keeps more than slots, sums over rows and columns
+        known = {
+            id(v) for each in model.trainable_variables for v in slots(optimizer, each).values()
+        }
+    for variable in state(optimizer, model).values():
+        suspect = variable.shape.rank if own else variable.shape in shapes
+        if suspect and id(variable) not in known:
+            raise UsageError(
+                "Expected an optimizer that keeps what it remembers of the weights in lists, an "
+                "entry of its shape a trainable variable, as Keras' own do; "
+                f"of which weight {type(optimizer).__name__} keeps "
+                f"{variable.name.partition(':')[0]} is not known."
+            )
+
+
+def _groups(optimizer) -> Iterator[tuple[str, list]]:
+    """What the optimizer holds with an entry a trainable variable, in their order."""
+    known = weights_known_to(optimizer)
+    for path, group in _parts(vars(optimizer)):
+        if not isinstance(group, Mapping | list | tuple) or is_list_of_all(path):
+            continue
+        if len(group) != len(known):
+            continue
+        if not isinstance(group, Mapping):
+            yield path, list(group)
+        elif path != OF_WEIGHTS and group.keys() == known.keys():
+            yield path, [group[key] for key in known]
+
+
+def _held(thing: Any) -> Iterator[tuple[str, tf.Variable]]:
+    """The variables in an object's attributes and whatever these hold, each once."""
+    return ((path, each) for path, each in _parts(thing) if isinstance(each, tf.Variable))
+
+
+def _parts(thing: Any, prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
+    """Path → part, for the containers, variables and schedules in a container or an object's
+    attributes, and in what these hold."""
+    seen = set() if seen is None else seen
+    pairs = thing.items() if isinstance(thing, Mapping) else enumerate(thing)
+    for name, part in list(pairs):
+        if id(part) in seen or str(name).startswith(NO_MEMORY):
+            continue
+        path = f"{prefix}{name}"
+        if isinstance(part, tf.Variable):
+            seen.add(id(part))
+            yield path, part
+        elif isinstance(part, Mapping | list | tuple):
+            seen.add(id(part))
+            yield path, part
+            yield from _parts(part, f"{path}/", seen)
+        elif isinstance(part, _Schedule) or _is_open(part):
+            seen.add(id(part))
+            if isinstance(part, _Schedule):
+                yield path, part
+            yield from _parts(vars(part), f"{path}/", seen)
+
+
+def _is_open(part: Any) -> bool:
+    """Whether variables are looked for in an object: it is tracked, or of the user's own class."""
+    closed = keras.layers.Layer | FunctionType | type | tf.types.experimental.PolymorphicFunction
+    if not hasattr(part, "__dict__") or isinstance(part, closed):
+        return False
+    package = type(part).__module__.partition(".")[0]
+    return isinstance(part, Trackable) or package not in ("tensorflow", "tf_keras", "keras")

@@ -1,0 +1,145 @@
+"""Models of the user's own class: what a copy takes from its model beside the graph of layers."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from types import FunctionType, MethodType
+from typing import Any
+
+from lottery_tf.common.errors import UsageError
+from lottery_tf.graph.compat import Trackable, is_set_by_keras, keras, parts_of
+
+# What Keras keeps on a model.
+_KEPT_BY_KERAS = {
+    *("built", "compiled_loss", "compiled_metrics", "history", "input_names", "inputs", "loss"),
+    *("optimizer", "output_names", "outputs", "predict_function", "stop_training"),
+    *("test_function", "train_function", "train_tf_function"),
+    # of one that was loaded from a SavedModel
+    *("asset_paths", "graph_debug_info", "signatures", "_serialized_attributes"),
+    *("tensorflow_git_version", "tensorflow_version"),
+}
+
+
+def carry_over(model: keras.Model, copy: keras.Model, made: dict[int, keras.layers.Layer]) -> None:
+    """Makes a plain copy of ``model`` one of its class, with what was set on it.
+
+    The model's own layers become the copy's, methods of the model methods of the copy, metrics new
+    ones. A plain Keras class reads nothing that was set on its models: there only what holds no
+    state comes along.
+
+    Args:
+      model: of any class.
+      copy: of Keras' own class, with the same graph.
+      made: id of a layer of ``model`` → that of ``copy``.
+
+    Raises:
+      UsageError: for what has a state that the two would share, or a method of Keras' that was set
+        on the model itself.
+    """
+    if is_own(type(model)):
+        if isinstance(copy, keras.Sequential) != isinstance(model, keras.Sequential):
+            raise UsageError(
+                f"Expected a functional model, to add connections to; '{model.name}' is a "
+                f"Sequential of a class of its own, {type(model).__name__}: build it as "
+                f"{type(model).__name__}(inputs, outputs) from keras.Model."
+            )
+        copy.__class__ = type(model)
+    layers = (layer for layer in parts_of(model) if id(layer) in made)
+    model_itself = {id(each) for each in (model, *layers, *model.variables)}
+    for name, value in set_on(model).items():
+        if callable(value) and hasattr(keras.Model, name):
+            raise UsageError(
+                f"Expected a model whose {name} is that of its class; on '{model.name}' another "
+                "was set, which copies of it would not have: put it into a subclass."
+            )
+        parts = _mapped(functools.partial(_of_copy, model, copy, made, model_itself), value)
+        if not any(part is _STATE for part in _leaves(parts)):
+            setattr(copy, name, parts)
+        elif is_own(type(model)):
+            raise UsageError(
+                f"Expected a model whose weights and state are in the layers of its graph; "
+                f"'{model.name}' also has {name}, which copies of it would share: put it into a "
+                "layer, a metric of compile or a callback."
+            )
+
+
+_STATE = object()  # in the place of what cannot be carried over
+
+
+def _of_copy(model, copy, made, model_itself, part) -> Any:
+    """What the copy has in the place of a thing that was set on the model."""
+    if id(part) in made:
+        return made[id(part)]
+    if isinstance(part, keras.metrics.Metric):
+        return type(part).from_config(part.get_config())
+    if isinstance(part, MethodType) and part.__self__ is model:
+        return MethodType(part.__func__, copy)
+    return _STATE if isinstance(part, Trackable) or _refers(part, model_itself) else part
+
+
+def _refers(thing: Any, things: set[int], depth: int = 4) -> bool:
+    """Whether a function, or an object of the user's own, holds one of ``things`` (by id)."""
+    if id(thing) in things:
+        return True
+    return depth > 0 and any(_refers(part, things, depth - 1) for part in _held_by(thing))
+
+
+def _held_by(thing: Any) -> Iterator[Any]:
+    if isinstance(thing, functools.partial):
+        yield from (thing.func, *thing.args, *thing.keywords.values())
+    elif isinstance(thing, MethodType):
+        yield thing.__self__
+    elif isinstance(thing, FunctionType):
+        for cell in thing.__closure__ or ():
+            with contextlib.suppress(ValueError):  # nothing is in it yet
+                yield cell.cell_contents
+        yield from (*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values())
+    elif isinstance(thing, dict):
+        yield from thing.values()
+    elif isinstance(thing, list | tuple | set):
+        yield from thing
+    elif hasattr(thing, "__dict__") and not isinstance(thing, type | Trackable):
+        yield from vars(thing).values()
+
+
+def _mapped(function: Callable, value: Any) -> Any:
+    """``value`` with ``function`` of each thing in it that is no list, tuple or dictionary."""
+    if isinstance(value, dict):
+        return {name: _mapped(function, part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_mapped(function, part) for part in value]
+    if isinstance(value, tuple):
+        parts = (_mapped(function, part) for part in value)
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    return function(value)
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict | list | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(part)
+    else:
+        yield value
+
+
+def is_own(kind: type) -> bool:
+    """Whether a class of models is not Keras' own."""
+    return not kind.__module__.startswith("tf_keras.")
+
+
+def own_methods(kind: type) -> list[str]:
+    """Names of Keras' public methods that a class of models has its own of, but the config's."""
+    own = [each for each in kind.__mro__ if is_own(each) and issubclass(each, keras.Model)]
+    names = {name for each in own for name in vars(each) if name[0] != "_"}
+    return sorted(names & set(dir(keras.Model)) - {"get_config", "from_config"})
+
+
+def set_on(model: keras.Model) -> dict[str, Any]:
+    """What was set on a model beside what Keras, and a tweak's training step, keep there."""
+    return {
+        name: value
+        for name, value in vars(model).items()
+        if not (name in _KEPT_BY_KERAS or is_set_by_keras(name))
+        and (is_own(type(model)) or name[0] != "_")
+        and not (hasattr(value, "counted") or hasattr(value, "teacher"))
+    }

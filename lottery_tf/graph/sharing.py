@@ -1,0 +1,141 @@
+"""Weights that several places of a model use, which a copy would tear apart.
+
+A copy is made layer by layer. A weight that two layers hold would become two, and one that a layer
+uses without holding it would go on being that of the model given.
+"""
+
+import contextlib
+import weakref
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+import tensorflow as tf
+
+from lottery_tf.common.errors import UsageError
+from lottery_tf.graph.compat import inner_variable, keras, parts_of, takes
+from lottery_tf.graph.layers import Held, named_layers, nodes, unwrapped
+
+_Layer = keras.layers.Layer
+_KNOWN = ("tf_keras", "keras", "tensorflow", "lottery_tf", "numpy", "builtins", "collections")
+_KNOWN += ("_thread", "threading", "weakref", "functools", "inspect")
+# Layers that use no weights but their own, so that copies of copies need no second look.
+_passed: weakref.WeakSet[_Layer] = weakref.WeakSet()
+
+
+def check_untied(model: keras.Model, copy: Callable[[_Layer], _Layer]) -> None:
+    """Raises UsageError if two layers hold one weight, or one uses a weight that it does not hold.
+
+    The latter is looked for in what may do so: Lambda layers, layers and functions of the user's
+    own, and operations on the model's tensors.
+
+    Args:
+      model: a Sequential or functional model; it is left as it is.
+      copy: layer → a new one of the same configuration, which is called in its place.
+    """
+    holders: dict[int, str] = {}
+    for path, layer in named_layers(model).items():
+        for variable in _weights(layer):
+            other = holders.setdefault(id(variable), path)
+            if other != path:
+                _refuse(model, path, variable, f"which '{other}' holds too")
+        holders |= dict.fromkeys(_ids(layer), path)
+    for _, node in nodes(model):
+        layer = unwrapped(node.layer)
+        if isinstance(layer, keras.Model):
+            continue  # its own calls are among the nodes
+        own = _ids(layer)
+        for variable in (*_given(node), *_read(node, copy)):
+            owner = holders.get(id(variable))
+            # What none holds and nothing trains, as a generator's state, may be shared.
+            if id(variable) not in own and (owner or variable.trainable):
+                whose = f"which '{owner}' holds" if owner else "which no layer of it holds"
+                _refuse(model, layer.name, variable, whose)
+        _passed.add(layer)
+
+
+def pass_on(layer: _Layer, copy: _Layer) -> None:
+    """A copy of a layer that has passed ``check_untied`` passes too."""
+    if unwrapped(layer) in _passed:
+        _passed.add(unwrapped(copy))
+
+
+def _refuse(model: keras.Model, path: str, variable: tf.Variable, whose: str) -> None:
+    raise UsageError(
+        f"Expected layers with weights of their own; '{path}' of the model '{model.name}' uses "
+        f"{variable.name.partition(':')[0]}, {whose}, and copies of the model would not share it: "
+        "call one layer in both places, or give each its own weights."
+    )
+
+
+def _weights(layer: _Layer) -> list[tf.Variable]:
+    return [each for each in layer.weights if isinstance(each, tf.Variable)]
+
+
+def _ids(layer: _Layer) -> set[int]:
+    """Of the layer's variables and of what these are made of on several devices or in 16 bits."""
+    found, rest = set(), _weights(layer)
+    while rest:
+        variable = rest.pop()
+        found.add(id(variable))
+        rest += [*getattr(variable, "values", ())]
+        inner = inner_variable(variable)
+        rest += [] if inner is None else [inner]
+    return found
+
+
+def _given(node: Any) -> list[tf.Variable]:
+    """The variables among the arguments of one call of a layer."""
+    arguments = tf.nest.flatten((node.call_args, node.call_kwargs))
+    return [each for each in arguments if isinstance(each, tf.Variable)]
+
+
+def _read(node: Any, copy: Callable[[_Layer], _Layer]) -> list[tf.Variable]:
+    """The variables that are not its own and that a copy of the layer reads in this call."""
+    layer = unwrapped(node.layer)
+    if layer in _passed or layer.dynamic or not _is_opaque(layer):
+        return []
+    created = set()
+
+    def creator(make, **kwargs):
+        variable = make(**kwargs)
+        created.add(id(variable))
+        return variable
+
+    def call(training, *tensors):
+        pairs = zip(node.keras_inputs, tensors, strict=True)
+        args, kwargs = node.map_arguments({str(id(old)): Held(new) for old, new in pairs})
+        if training and takes(new)["training"]:
+            kwargs["training"] = True
+        outputs = new(*args, **kwargs), new.losses
+        for weight in new.trainable_weights:
+            if weight.constraint is not None:
+                weight.constraint(weight)
+        return outputs
+
+    specs = [tensor.type_spec for tensor in node.keras_inputs]
+    found: list[tf.Variable] = []
+    with tf.variable_creator_scope(creator):
+        new = copy(layer)
+        for training in (False, True):
+            # Whatever the layer's own code leads to is said where the copy itself is called.
+            with contextlib.suppress(Exception):
+                traced = tf.function(call, autograph=False).get_concrete_function(training, *specs)
+                found += traced.graph.variables
+    return [variable for variable in found if id(variable) not in created | _ids(new)]
+
+
+def _is_opaque(layer: _Layer) -> bool:
+    """Whether a layer runs code that is not Keras' own."""
+    return any(map(_has_own_code, parts_of(layer)))
+
+
+def _has_own_code(part: _Layer) -> bool:
+    if isinstance(part, keras.layers.Lambda):
+        return True
+    return any(_is_foreign(each) for each in (part, *vars(part).values()))
+
+
+def _is_foreign(thing: Any) -> bool:
+    kind = thing if isinstance(thing, FunctionType) else type(thing)
+    return str(kind.__module__).partition(".")[0] not in _KNOWN

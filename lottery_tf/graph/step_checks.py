@@ -1,0 +1,54 @@
+"""Checks of what flows through a compiled step: its values are not known before it runs."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+
+import tensorflow as tf
+
+from lottery_tf.common.errors import UsageError
+
+
+def check_in_step(value: tf.Tensor, good: tf.Tensor, sentence: str, *facts: tf.Tensor) -> tf.Tensor:
+    """``value`` if all of ``good`` is true; else the step ends in ``sentence``.
+
+    XLA leaves assertions out: there a floating ``value`` and its derivative are NaN, so that
+    nothing goes on as if it were right.
+
+    Args:
+      value: of any shape and dtype.
+      good: bool, of any shape.
+      sentence: what was expected, and what to do.
+      *facts: texts and tensors, appended to the sentence.
+
+    Raises:
+      UsageError: unless all is good, if it runs eagerly.
+      tf.errors.InvalidArgumentError: likewise when the compiled step runs, which
+        ``step_checks`` makes a UsageError of.
+    """
+    good = tf.reduce_all(good)
+    if tf.executing_eagerly():
+        if not good:
+            raise UsageError(" ".join(_text(part) for part in (sentence, *facts)) + ".")
+        return value
+    with tf.control_dependencies([tf.debugging.Assert(good, [sentence, *facts])]):
+        if not value.dtype.is_floating:
+            return tf.identity(value)
+        return value * tf.where(good, tf.ones([], value.dtype), float("nan"))
+
+
+def _text(part) -> str:
+    return part if isinstance(part, str) else str(part.numpy())
+
+
+@contextlib.contextmanager
+def step_checks() -> Iterator[None]:
+    """Makes a UsageError of an assertion that ends a step within the block."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        failed = re.search(r"assertion failed: ((?:\[[^]]*\] ?)+)", str(error))
+        if failed is None:
+            raise
+        parts = [part for part in re.findall(r"\[([^]]*)\]", failed[1]) if part]
+        raise UsageError(" ".join(parts) + ".") from error

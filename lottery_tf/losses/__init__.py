@@ -1,0 +1,1 @@
+"""Losses: the cross-entropy, its derivatives, and what a model's outputs are."""

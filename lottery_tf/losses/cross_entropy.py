@@ -1,0 +1,287 @@
+"""The cross-entropy that finding and retraining train by, with soft labels where asked for."""
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.log import some
+from lottery_tf.graph.compat import keras
+from lottery_tf.graph.step_checks import check_in_step
+from lottery_tf.losses.divergence import at_least_float32, divergence, logits_of
+from lottery_tf.losses.evaluating import evaluated_model
+from lottery_tf.losses.outputs import Outputs, outputs_of
+
+# The teacher's logits of the batch that is trained on, in the thread that traces or runs the step.
+_taught = contextvars.ContextVar("taught", default=None)
+
+
+@keras.saving.register_keras_serializable("lottery_tf")
+class CrossEntropy(keras.losses.Loss):
+    """Cross-entropy for integer or one-hot labels; in training with soft labels, if asked for.
+
+    With smoothing ε over C classes the target is 1−ε for the true class and ε/(C−1) for each
+    other one, the paper's form (arXiv 2101.03255). Keras' own spreads ε over all C classes and
+    smooths the evaluation too: its ``label_smoothing`` of ε·C/(C−1) is this ε.
+
+    With a teacher's logits z_t and the model's z the loss is, CE being the cross-entropy with its
+    smoothing (Hinton et al. 2015, arXiv 1503.02531; the KD ticket, arXiv 2101.03255 v1):
+
+        (1−λ)·CE(y, z) + λ·τ²·KL(softmax(z_t/τ) ‖ softmax(z/τ))
+
+    The divergence is computed in float32, or in float64 where the outputs are that. Smoothing
+    and teacher are left out while Keras evaluates a model, whichever it is: by ``evaluate``,
+    ``test_on_batch`` and the validation of ``fit``.
+
+    Args:
+      from_logits: whether the model's outputs are logits; else probabilities.
+      label_smoothing: ε in [0, 1); 0 is the plain cross-entropy.
+      distillation_weight: λ in [0, 1]; above 0 the loss is to be called within ``taught_by``.
+      temperature: τ > 0.
+      name, reduction: as any Keras loss.
+
+    Call arguments:
+      y_true: integers of shape [batch] or [batch, 1], or one-hot rows [batch, C].
+      y_pred: float [batch, C].
+
+    Raises:
+      UsageError: if λ > 0 and there are no logits of a teacher.
+      tf.errors.InvalidArgumentError: for integer labels outside 0 … C − 1; compiled with XLA, which
+        cannot raise, the loss is NaN.
+    """
+
+    def __init__(
+        self,
+        from_logits: bool = True,
+        label_smoothing: float = 0.0,
+        distillation_weight: float = 0.0,
+        temperature: float = 1.0,
+        name: str = "cross_entropy",
+        reduction: str = keras.losses.Reduction.AUTO,
+    ):
+        super().__init__(name=name, reduction=reduction)
+        self.from_logits = from_logits
+        self.label_smoothing = label_smoothing
+        self.distillation_weight = distillation_weight
+        self.temperature = temperature
+
+    def call(self, y_true, y_pred):
+        y_pred = tf.convert_to_tensor(y_pred)
+        hard = self._hard(y_true, y_pred)
+        if not self.distillation_weight or evaluated_model():
+            return hard
+        if _taught.get() is None:
+            raise UsageError(
+                "Expected a teacher's logits of the batch for the distillation; only the training "
+                "step of a model that the recipe has prepared has them: train that model with fit "
+                "or train_on_batch, with callbacks=recipe.callbacks() if it was loaded from a "
+                "file, and in a loop of your own call the loss within "
+                "lottery_tf.losses.cross_entropy.taught_by(teacher_logits)."
+            )
+        student = y_pred if self.from_logits else logits_of(y_pred, keras.backend.epsilon())
+        student = tf.cast(student, at_least_float32(student.dtype))
+        teacher = tf.cast(_taught.get(), student.dtype)
+        soft = divergence(student / self.temperature, teacher / self.temperature)
+        soft *= self.distillation_weight * self.temperature**2
+        return (1 - self.distillation_weight) * tf.cast(hard, soft.dtype) + soft
+
+    def _hard(self, y_true, y_pred):
+        """The cross-entropy with the labels, smoothed in training. [batch]."""
+        classes = y_pred.shape[-1]
+        smoothing = 0.0 if evaluated_model() else self.label_smoothing
+        y_true = tf.convert_to_tensor(y_true)
+        same_rank = y_true.shape.rank == y_pred.shape.rank
+        one_hot = same_rank and y_true.shape[-1] == classes
+        unknown = same_rank and y_true.shape[-1] is None  # as a Python generator's labels
+
+        if same_rank and y_true.shape[-1] not in (None, 1, classes):
+            raise UsageError(
+                f"Expected labels as whole numbers or as rows of {classes}, the model's classes; "
+                f"got rows of {y_true.shape[-1]}: give the model as many outputs."
+            )
+
+        def integers():
+            found = tf.reshape(y_true, tf.shape(y_pred)[:-1])
+            return found if found.dtype.is_floating else tf.cast(found, tf.int64)
+
+        def as_one_hot():
+            found = integers()
+            one_hot = tf.one_hot(tf.cast(found, tf.int32), classes, dtype=y_pred.dtype)
+            return check_classes(one_hot, found, classes)
+
+        if not (one_hot or unknown or smoothing):
+            found = integers()
+            each = keras.losses.sparse_categorical_crossentropy(
+                tf.clip_by_value(found, 0, classes - 1), y_pred, from_logits=self.from_logits
+            )
+            return check_classes(each, found, classes)
+        if unknown:
+            rows = tf.shape(y_true)[-1] == classes
+            target = tf.cond(rows, lambda: tf.cast(y_true, y_pred.dtype), as_one_hot)
+            target = tf.ensure_shape(target, y_pred.shape)
+        else:
+            target = tf.cast(y_true, y_pred.dtype) if one_hot else as_one_hot()
+        if smoothing:
+            target = target * (1 - smoothing) + (1 - target) * (smoothing / (classes - 1))
+        return keras.losses.categorical_crossentropy(target, y_pred, from_logits=self.from_logits)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "from_logits": self.from_logits,
+            "label_smoothing": self.label_smoothing,
+            "distillation_weight": self.distillation_weight,
+            "temperature": self.temperature,
+        }
+
+
+def check_classes(value: tf.Tensor, labels: tf.Tensor, classes: int) -> tf.Tensor:
+    """``value``, unless one of the ``labels``, numbers of any dtype, is none of the classes.
+
+    Then the step ends in a sentence, as ``check_in_step`` has it.
+    """
+    # Of few bits a dtype need not have the number of the classes itself.
+    labels = tf.cast(labels, tf.float64 if labels.dtype.is_floating else tf.int64)
+    whole = labels == tf.round(labels) if labels.dtype.is_floating else True
+    return check_in_step(
+        value,
+        (labels >= 0) & (labels < tf.cast(classes, labels.dtype)) & whole,
+        f"Expected labels that are classes of the model, whole numbers from 0 to {classes - 1}; "
+        "number them so, or give the model more outputs. The batch has labels from",
+        *(tf.reduce_min(labels), "to", tf.reduce_max(labels)),
+    )
+
+
+def checked_labels(data: tf.data.Dataset, model: keras.Model, loss: Any) -> tf.data.Dataset:
+    """``data``, whose labels are checked before the step that is to see them, under XLA too.
+
+    Args:
+      data: batches (inputs, labels, …).
+      model: which they are to train.
+      loss: a loss, or a list or dictionary of one for each output. Of those that take integer
+        classes the labels are checked.
+    """
+    by_key = isinstance(model.output, dict)
+    names = sorted(model.output) if by_key else model.output_names
+    outputs = dict(zip(names, model.outputs, strict=True))
+    if isinstance(loss, dict):
+        losses = loss
+    elif isinstance(loss, list | tuple):
+        losses = dict(zip(names, loss, strict=False))
+    else:
+        losses = dict.fromkeys(names, loss)
+
+    def checked(name, labels):
+        output, loss = outputs.get(name), losses.get(name)
+        if output is None or not _takes_classes(loss) or not isinstance(labels, tf.Tensor):
+            return labels
+        same_rank = labels.shape.rank == output.shape.rank
+        if same_rank and labels.shape[-1] in (None, output.shape[-1]):
+            return labels  # one-hot, or not known
+        return check_classes(labels, labels, output.shape[-1])
+
+    def of_batch(x, y, *rest):
+        if isinstance(y, dict):
+            y = {name: checked(name, labels) for name, labels in y.items()}
+        elif len(parts := tf.nest.flatten(y)) == len(names):
+            y = tf.nest.pack_sequence_as(y, list(map(checked, names, parts)))
+        return (x, y, *rest)
+
+    pairs = isinstance(data.element_spec, tuple) and len(data.element_spec) > 1
+    return data.map(of_batch) if pairs else data
+
+
+def _takes_classes(loss: Any) -> bool:
+    """Whether a loss takes integer classes, and none that it is to ignore."""
+    try:
+        loss = keras.losses.get(loss)
+    except ValueError:
+        return False  # compile says what is wrong with it
+    if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
+        return loss.get_config().get("ignore_class") is None
+    return isinstance(loss, CrossEntropy) or loss is keras.losses.sparse_categorical_crossentropy
+
+
+@contextlib.contextmanager
+def taught_by(logits: tf.Tensor) -> Iterator[None]:
+    """Within the block ``CrossEntropy`` has a teacher's logits [batch, C] of the batch."""
+    token = _taught.set(logits)
+    try:
+        yield
+    finally:
+        _taught.reset(token)
+
+
+def as_cross_entropy(loss: keras.losses.Loss | str) -> CrossEntropy | None:
+    """The same cross-entropy as a ``CrossEntropy``; None if it cannot be said as one."""
+    loss = keras.losses.get(loss)
+    if isinstance(loss, CrossEntropy):
+        return loss
+    kinds = (keras.losses.SparseCategoricalCrossentropy, keras.losses.CategoricalCrossentropy)
+    if type(loss) in kinds:
+        config = loss.get_config()
+        usual = {"label_smoothing": 0, "axis": -1, "ignore_class": None}
+        if any(config.get(name, value) != value for name, value in usual.items()):
+            return None
+        return CrossEntropy(config["from_logits"], reduction=loss.reduction)
+    if loss in (
+        keras.losses.sparse_categorical_crossentropy,
+        keras.losses.categorical_crossentropy,
+    ):
+        return CrossEntropy(from_logits=False)
+    return None
+
+
+def changed(
+    loss: keras.losses.Loss | str | None, purpose: str, name: str, **config: float
+) -> CrossEntropy:
+    """``loss`` (default: cross-entropy of logits) as a ``CrossEntropy`` with other ``config``.
+
+    Args:
+      loss: a Keras loss or its name.
+      purpose, name: what the cross-entropy is for, and who asks for it, for the error.
+      **config: of ``CrossEntropy``.
+
+    Raises:
+      UsageError: if it is no categorical cross-entropy, or has an option that ours has not.
+    """
+    plain = CrossEntropy() if loss is None else as_cross_entropy(loss)
+    if plain is None:
+        raise UsageError(
+            f"Expected a categorical cross-entropy {purpose}, not {getattr(loss, 'name', loss)}: "
+            "compile with SparseCategoricalCrossentropy or CategoricalCrossentropy without "
+            f"label_smoothing, axis or ignore_class of their own, or leave {name} out of the "
+            "recipe."
+        )
+    return CrossEntropy.from_config({**plain.get_config(), **config})
+
+
+def default_loss(model: keras.Model) -> CrossEntropy:
+    """The cross-entropy for ``model``, on logits or on probabilities as its outputs are.
+
+    Raises:
+      UsageError: if that is not known of an output, if some are logits and others probabilities, or
+        one has a single unit.
+    """
+    if any(output.shape[-1] == 1 for output in model.outputs):
+        raise UsageError(
+            "Expected outputs of several classes for the cross-entropy; the model has one "
+            "of a single unit: pass the loss to start from."
+        )
+    found = outputs_of(model)
+    known = {Outputs.LOGITS, Outputs.PROBABILITIES}
+    if unknown := [name for name, kind in found.items() if kind not in known]:
+        raise UsageError(
+            f"Expected outputs that are logits or come from a softmax; what {some(unknown)} of the "
+            f"model '{model.name}' gives is {found[unknown[0]].value}: pass the loss to start "
+            "from, such as keras.losses.SparseCategoricalCrossentropy(from_logits=…)."
+        )
+    if len(set(found.values())) > 1:
+        raise UsageError(
+            "Expected outputs that are all logits or all probabilities; the model has "
+            "both: pass the loss to start from."
+        )
+    return CrossEntropy(Outputs.LOGITS in found.values())

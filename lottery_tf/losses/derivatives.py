@@ -1,0 +1,197 @@
+"""A model as its loss is differentiated, once or twice: no noise, and the derivatives right.
+
+What the scores of pruning at initialisation and the search for scales share.
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from lottery_tf.common.errors import UsageError
+from lottery_tf.graph.compat import keras, moments_by
+from lottery_tf.graph.copies import copy_layer
+from lottery_tf.graph.step_checks import step_checks
+from lottery_tf.masks.wrapper import remake
+
+_DROPOUT = (keras.layers.Dropout, keras.layers.GaussianDropout, keras.layers.AlphaDropout)
+_BIASED = (
+    keras.layers.Conv2D,
+    keras.layers.SeparableConv2D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.Dense,
+)
+
+
+def differentiable(model: keras.Model) -> keras.Model:
+    """A copy of ``model``, its masks on, to differentiate with ``training=True``.
+
+    Dropout layers drop nothing; other noise (GaussianNoise, in recurrent layers) is taken as it
+    comes. Layers of mixed precision compute in that of their variables: nothing scales the loss.
+    """
+    return remake(model, _differentiable_layer)
+
+
+def _differentiable_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
+    config = {"rate": 0.0} if isinstance(layer, _DROPOUT) else {}
+    if layer.compute_dtype != layer.variable_dtype and "dtype" in layer.get_config():
+        config["dtype"] = layer.variable_dtype
+    copy = copy_layer(layer, **config)
+    # Of a user's own subclass it is not known what its call does with the bias.
+    of_keras = type(copy).call.__module__.startswith("tf_keras.")
+    if isinstance(copy, _BIASED) and copy.use_bias and of_keras:
+        _add_bias_by_plus(copy)
+    if isinstance(copy, keras.layers.BatchNormalization):
+        moments_by(copy, _moments)
+    if type(copy) is keras.layers.LayerNormalization:
+
+        def normalised(inputs):
+            mean, variance = _moments(inputs, copy.axis, keep_dims=True)
+            shape = [1] * inputs.shape.rank
+            for axis in copy.axis:
+                shape[axis] = inputs.shape[axis]
+            offset, scale = (
+                None if each is None else tf.reshape(each, shape)
+                for each in (copy.beta, copy.gamma)
+            )
+            return tf.nn.batch_normalization(inputs, mean, variance, offset, scale, copy.epsilon)
+
+        copy.call = normalised
+    return copy
+
+
+def _add_bias_by_plus(layer: keras.layers.Layer) -> None:
+    """Has ``layer`` add its bias with ``+`` and not with tf.nn.bias_add.
+
+    oneDNN's graph pass merges the gradient of bias_add with that of some convolution by its kernel
+    that has the same gradient of its output. In a second derivative there are two of those, and
+    with the wrong one the graph has a cycle: TensorFlow refuses it, now and then.
+    """
+    theirs, activation = layer.call, layer.activation
+    first = getattr(layer, "data_format", None) == "channels_first"
+
+    def biased(outputs):
+        return activation(outputs + (layer.bias[:, None, None] if first else layer.bias))
+
+    def call(inputs):
+        layer.use_bias, layer.activation = False, biased
+        try:
+            return theirs(inputs)
+        finally:  # others look at what the layer is
+            layer.use_bias, layer.activation = True, activation
+
+    layer.call = call
+
+
+def _moments(inputs, axes, keep_dims):
+    """tf.nn.moments holds the mean constant in the variance: right for one derivative only."""
+    deviation = inputs - tf.reduce_mean(inputs, axes, keepdims=True)
+    variance = tf.reduce_mean(tf.square(deviation), axes, keepdims=keep_dims)
+    return tf.reduce_mean(inputs, axes, keepdims=keep_dims), variance
+
+
+def losses_of(given: Any) -> Any:
+    """The Keras losses that are named or given, one or a list or dictionary of several."""
+
+    def loss_of(loss):
+        try:
+            return keras.losses.get(loss)
+        except ValueError as error:
+            raise UsageError(
+                f"Expected the name of a Keras loss, such as mean_squared_error, not '{loss}'."
+            ) from error
+
+    return tf.nest.map_structure(loss_of, given)
+
+
+def mean_loss(loss: Any, labels: Any, outputs: Any, names: list[str]) -> tf.Tensor:
+    """The sum over the outputs of their mean losses. [], at least float32.
+
+    Args:
+      loss: a Keras loss, or one for each output: a sequence, or a dictionary by ``names`` that may
+        leave some out.
+      labels: a tensor, or one for each output in the same ways.
+      outputs: what the model gives.
+      names: the model's ``output_names``.
+
+    Raises:
+      ValueError: if losses or labels are not as many as outputs, or of other names.
+    """
+    if isinstance(outputs, dict):
+        names = sorted(outputs)  # as tf.nest does
+    if not tf.nest.is_nested(loss):
+        loss = [loss] * len(names)
+    losses, labels = _of_each("losses", loss, names), _of_each("labels", labels, names)
+    means = []
+    for name, loss, y, output in zip(names, losses, labels, tf.nest.flatten(outputs), strict=True):
+        if loss is None:
+            continue
+        if y is None:
+            raise ValueError(f"There are no labels for {name}.")
+        # Not loss(…), which refuses to take the mean under a strategy.
+        loss = loss.call if isinstance(loss, keras.losses.Loss) else loss
+        mask = getattr(output, "_keras_mask", None)
+        output = tf.cast(output, tf.float32) if output.dtype.size < 4 else output
+        if y.shape.rank == output.shape.rank - 1 and output.shape[-1] == 1:
+            y = y[..., None]
+        each = loss(y, output)
+        if mask is None or mask.shape.rank != each.shape.rank:
+            means.append(tf.reduce_mean(each))
+        else:  # of the steps that are no padding, as Keras has it
+            mask = tf.cast(mask, each.dtype)
+            means.append(tf.math.divide_no_nan(tf.reduce_sum(each * mask), tf.reduce_sum(mask)))
+    return tf.add_n(means)
+
+
+def _of_each(what: str, given, names: list[str]) -> list:
+    """What is ``given`` for each output: by name, where it may be left out, or in their order."""
+    if isinstance(given, dict):
+        if not given.keys() <= set(names):
+            raise ValueError(f"There are {what} for {', '.join(given)} of {', '.join(names)}.")
+        return [given.get(name) for name in names]
+    given = tf.nest.flatten(given)
+    if len(given) != len(names):
+        raise ValueError(f"There are {what} for {len(given)} of {len(names)} outputs.")
+    return given
+
+
+def batches_of(data: Any, who: str, again: bool = True) -> Iterator[tuple[Any, Any]]:
+    """An iterator of the batches (inputs, labels) of ``data``.
+
+    Args:
+      data: a ``tf.data.Dataset``.
+      who: what needs it, for the error.
+      again: whether finite data are read again and again.
+
+    Raises:
+      UsageError: if it is none, is empty, or has batches of another form.
+    """
+    if not isinstance(data, tf.data.Dataset):
+        raise UsageError(
+            f"Expected training data for {who}, a tf.data.Dataset of batches (inputs, labels), not "
+            f"{data if data is None else type(data).__name__}."
+        )
+    if not isinstance(data.element_spec, tuple) or len(data.element_spec) != 2:
+        raise UsageError(
+            f"Expected a dataset of batches (inputs, labels), not of {data.element_spec}: map it "
+            "to pairs, without sample weights."
+        )
+    stream = iter(data.repeat() if again else data)
+    with step_checks():
+        first = next(stream, None)
+    if first is None:
+        raise UsageError("Expected a dataset of batches (inputs, labels), not an empty one.")
+    return itertools.chain([first], stream)
+
+
+def reason(error: Exception) -> str:
+    """The last line of an error of TensorFlow's that is not about the place in its graph."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return [line for line in lines if line and not line.startswith("[[")][-1]
+
+
+def is_offset(name: str) -> bool:
+    """Whether a variable is added: a bias, BatchNorm's β or moving mean, by its last name."""
+    own = name.rpartition("/")[2]
+    return "bias" in own or own.startswith("moving_mean") or own.partition("_")[0] == "beta"

@@ -1,0 +1,1 @@
+"""Masks: which weights stay; how scores become masks, and models masked ones."""

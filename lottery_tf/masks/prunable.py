@@ -1,0 +1,218 @@
+"""Which weights of a model may be pruned."""
+
+import dataclasses
+
+import tensorflow as tf
+
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.settings import nearest, setting
+from lottery_tf.graph.compat import keras
+from lottery_tf.graph.layers import (
+    Call,
+    calls,
+    check_graph,
+    named_layers,
+    named_variables,
+    own_variables,
+    unwrapped,
+)
+
+_layers = keras.layers
+_CONVOLUTIONS = (
+    *(_layers.Conv1D, _layers.Conv2D, _layers.Conv3D),  # the transposed ones among them
+    *(_layers.SeparableConv1D, _layers.SeparableConv2D),
+    *(_layers.DepthwiseConv1D, _layers.DepthwiseConv2D),
+)
+_POOLINGS = (
+    *(_layers.AveragePooling1D, _layers.AveragePooling2D, _layers.AveragePooling3D),
+    *(_layers.MaxPooling1D, _layers.MaxPooling2D, _layers.MaxPooling3D),
+)
+# Kind → the layer classes and the attributes that hold their prunable weights.
+KINDS = {
+    "conv": (_CONVOLUTIONS, ("kernel", "pointwise_kernel")),
+    "dense": ((_layers.Dense, _layers.EinsumDense), ("kernel",)),
+    "depthwise": (_CONVOLUTIONS, ("depthwise_kernel",)),
+}
+PLACES = ("first", "last", "shortcut")
+_ADDITIONS = ("__operators__.add", "math.add", "math.add_n")
+
+
+@dataclasses.dataclass(frozen=True)
+class PrunableSettings:
+    """Which layers are pruned."""
+
+    prune_layers: tuple[str, ...] = setting(
+        ("conv", "dense"), f"kinds of layers to prune, among {', '.join(KINDS)}"
+    )
+    keep_dense: tuple[str, ...] = setting(
+        ("last",),
+        "layers to leave dense: first (those that read the inputs), last (those that make the "
+        "outputs), shortcut (1x1 projections beside a residual branch), or layers' names",
+    )
+
+    def __post_init__(self):
+        for kind in self.prune_layers:
+            if kind not in KINDS:
+                raise UsageError(
+                    f"--prune_layers takes {', '.join(KINDS)}, not '{kind}'{nearest(kind, KINDS)}."
+                )
+
+
+def prunable_weights(
+    model: keras.Model, settings: PrunableSettings | None = None
+) -> dict[str, tuple[int, ...]]:
+    """Name → shape of the weights that may be pruned, in the order of the model's layers.
+
+    They are the kernels of the kinds in ``prune_layers``, and what a layer of the user's own
+    returns from tfmot's ``get_prunable_weights``; without those of the layers in ``keep_dense``.
+    Biases, BatchNorm's parameters, embeddings and the insides of layers that hold other layers
+    are never among them.
+
+    Args:
+      model: a Sequential or functional model, wrapped or not.
+      settings: default: convolution and dense kernels, the output layers left dense.
+
+    Raises:
+      UsageError: if the model has no graph, or ``keep_dense`` names no layer of it.
+    """
+    settings = settings or PrunableSettings()
+    check_graph(model)
+    names = {v.ref(): name for name, v in named_variables(model).items()}
+    candidates = {
+        path: {names[getattr(layer, a).ref()]: getattr(layer, a) for a in attributes}
+        for path, layer in ((p, unwrapped(w)) for p, w in named_layers(model).items())
+        if (attributes := prunable_attributes(layer, settings.prune_layers))
+    }
+    dense = _kept_dense(model, settings.keep_dense)
+    return {
+        name: tuple(variable.shape)
+        for path, weights in candidates.items()
+        if path not in dense
+        for name, variable in weights.items()
+    }
+
+
+def prunable_attributes(
+    layer: keras.layers.Layer, kinds: tuple[str, ...] = tuple(KINDS)
+) -> list[str]:
+    """The names of the attributes of ``layer`` that hold prunable variables."""
+    attributes = set(kernel_attributes(layer, kinds))
+    # Of its class: tfmot gives a method of this name to each layer that it has wrapped.
+    if hasattr(type(layer), "get_prunable_weights"):
+        own = {variable.ref() for variable in layer.get_prunable_weights()}
+        attributes |= {name for name, variable in _held(layer).items() if variable.ref() in own}
+    return sorted(attributes)
+
+
+def kernel_attributes(
+    layer: keras.layers.Layer, kinds: tuple[str, ...] = tuple(KINDS)
+) -> list[str]:
+    """The names of the attributes of ``layer`` that hold the kernels of ``KINDS``."""
+    attributes = {a for kind in kinds if isinstance(layer, KINDS[kind][0]) for a in KINDS[kind][1]}
+    return sorted(attributes & _held(layer).keys())
+
+
+def _held(layer: keras.layers.Layer) -> dict[str, tf.Variable]:
+    return {name: value for name, value in vars(layer).items() if isinstance(value, tf.Variable)}
+
+
+def left_dense(model: keras.Model, masked: set[str]) -> list[str]:
+    """Names of the trainable weights of rank 2 and more that are not in ``masked``."""
+    return [
+        name
+        for name, variable in named_variables(model).items()
+        if variable.trainable and variable.shape.rank >= 2 and name not in masked
+    ]
+
+
+def _kept_dense(model: keras.Model, keep_dense: tuple[str, ...]) -> set[str]:
+    """Paths of the layers that ``keep_dense`` stands for."""
+    dense = set()
+    graph, outputs = calls(model)
+    layers = named_layers(model)
+    # What stands between a layer and the inputs or outputs: any kernel, prunable or not.
+    kernels = {
+        path
+        for path, each in layers.items()
+        if any(variable.shape.rank >= 2 for variable in own_variables(each).values())
+    }
+    for name in keep_dense:
+        if name == "first":
+            dense |= {
+                c.path for c in graph if c.path in kernels and not _reaches(c, "before", kernels)
+            }
+        elif name == "last":
+            for call in outputs:
+                near = {call.path} if call.path in kernels else _reaches(call, "before", kernels)
+                dense |= near
+        elif name == "shortcut":
+            dense |= {c.path for c in graph if _is_shortcut(c, kernels)}
+        elif name in layers:
+            dense.add(name)
+        else:
+            raise UsageError(
+                f"--keep_dense takes {', '.join(PLACES)} or a layer of '{model.name}', not "
+                f"'{name}'{nearest(name, [*PLACES, *layers])}."
+            )
+    return dense
+
+
+def _reaches(call: Call, way: str, kernels: set[str]) -> set[str]:
+    """Those of ``kernels`` met first when going ``way`` ("before", "after") from a call."""
+    met, seen, todo = set(), set(), list(getattr(call, way))
+    while todo:
+        step = todo.pop()
+        if step in seen:
+            continue
+        seen.add(step)
+        if step.path in kernels:
+            met.add(step.path)
+        else:
+            todo += getattr(step, way)
+    return met
+
+
+def _is_shortcut(call: Call, kernels: set[str]) -> bool:
+    """Whether a 1×1 convolution reaches an addition that its input reaches past other kernels too.
+
+    Only layers without a kernel (BatchNorm) may stand between it and the addition, and only
+    poolings before it, behind what both branches have in common (ResNet-D, arXiv 1812.01187). The
+    last 1×1 convolution of a bottleneck block is none: its input reaches the addition through it
+    alone.
+    """
+    layer = unwrapped(call.layer)
+    if not isinstance(layer, _CONVOLUTIONS) or set(layer.kernel_size) != {1}:
+        return False
+    ends, todo = set(), list(call.after)
+    while todo:
+        step = todo.pop()
+        if isinstance(step.layer, keras.layers.Add) or _symbol(step) in _ADDITIONS:
+            ends.add(step)
+        elif step.path not in kernels:
+            todo += step.after
+    branch = [call]
+    while len(branch[-1].before) == 1 and isinstance(branch[-1].before[0].layer, _POOLINGS):
+        branch += branch[-1].before
+    beside = [c for each in branch for source in each.before for c in source.after if c is not each]
+    return any(_past_kernels(other, ends, kernels) for other in beside)
+
+
+def _symbol(call: Call) -> str | None:
+    """The name of the TensorFlow function that a layer stands for, of ``x + y`` for instance."""
+    return getattr(call.layer, "symbol", None)
+
+
+def _past_kernels(call: Call, ends: set[Call], kernels: set[str]) -> bool:
+    """Whether a path from ``call`` leads to one of ``ends`` past at least one of ``kernels``."""
+    seen, todo = set(), [(call, False)]
+    while todo:
+        step, past = todo.pop()
+        if (step, past) in seen:
+            continue
+        seen.add((step, past))
+        if step in ends:
+            if past:
+                return True
+            continue  # going on behind the addition would lead out of the block
+        todo += [(later, past or step.path in kernels) for later in step.after]
+    return False

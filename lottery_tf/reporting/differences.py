@@ -1,0 +1,117 @@
+"""Which settings tell some runs apart: the columns of a report.
+
+A setting is known by ``(part, name)``: ``part`` is ``run``, ``ticket`` (it was found with it) or
+the name of a tweak. What only says where something lies, or by which seed it came, is none.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Settings = dict[tuple[str, str], Any]
+
+RUN, TICKET, TEACHER = "run", "ticket", ("distillation", "teacher")
+_PLACES_AND_SEEDS = {
+    *("command", "versions", "devices", "seed", "data_seed", "data_dir", "tweaks"),
+    *("ticket", "ticket_sha256", "teacher", "teacher_sha256", "model_path", "model_sha256"),
+    *("rewind_path", "rewind_sha256"),
+}
+# What the ticket's own columns say, its sparsity and its method.
+_SAID_BY_TICKETS = {"rounds", "sparsity", "method", "train_tickets"}
+# Those of ``data.readers.FOLDERS`` (whose import takes TensorFlow's seconds) whose images are
+# whatever lies in the folder; Tiny-ImageNet's are the same everywhere.
+FOLDER_IS_DATASET = ("idx", "image_folder", "glyphs")
+
+
+def settings_of(
+    config: Mapping[str, Any], found_with: Mapping[str, Any], taught_with: Mapping[str, Any]
+) -> Settings:
+    """The settings of a retrain run.
+
+    Args:
+      config: its ``config.json``. Of a teacher, and of a folder that is the dataset, the name
+        counts, wherever it lies: the dataset is ``"idx fashion_mnist"``.
+      found_with: the settings of its ticket's own run; empty where they are unknown.
+      taught_with: those of its teacher's, of which the name ``dense_model`` says nothing; likewise.
+    """
+    config, found_with, taught_with = map(_with_folder, (config, found_with, taught_with))
+    of = {(RUN, name): v for name, v in config.items() if name not in _PLACES_AND_SEEDS}
+    for tweak, parameters in config.get("tweaks", {}).items():
+        of |= {(tweak, name): v for name, v in parameters.items() if name != "teacher"}
+    none = _PLACES_AND_SEEDS | _SAID_BY_TICKETS
+    if config.get("teacher"):
+        of[TEACHER] = Path(config["teacher"]).name
+        of |= {_of_teacher(n): v for n, v in taught_with.items() if n in config and n not in none}
+    return of | {(TICKET, name): v for name, v in found_with.items() if name not in none}
+
+
+def _of_teacher(name: str) -> tuple[str, str]:
+    """The setting that says what its teacher was trained with."""
+    part, teacher = TEACHER
+    return part, f"{teacher}_{name}"
+
+
+def _with_folder(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    dataset, folder = settings.get("dataset"), settings.get("data_dir")
+    if dataset not in FOLDER_IS_DATASET or not folder:
+        return settings
+    return {**settings, "dataset": f"{dataset} {Path(folder).name}"}
+
+
+def column(setting: tuple[str, str]) -> str:
+    """The setting by its flag's name; behind ``ticket_`` if the ticket was found with it."""
+    part, name = setting
+    return name if part == RUN else f"{part}_{name}"
+
+
+def fill_in_defaults(runs: Sequence[Settings]) -> None:
+    """Gives runs of older releases the defaults of settings that only others have."""
+    parts = [{part for part, _ in run} for run in runs]
+    have_part = Counter(part for found in parts for part in found)
+    have = Counter(setting for run in runs for setting in run)
+    lacking = {setting for setting, count in have.items() if count < have_part[setting[0]]}
+    if not lacking:
+        return
+    # TensorFlow's import is worth its time only where releases are mixed.
+    from lottery_tf.common.settings import defaults
+    from lottery_tf.finding.settings import FindingSettings
+    from lottery_tf.runs.experiment import Experiment
+    from lottery_tf.tweaks import TWEAKS
+
+    of_runs = defaults(*Experiment.owners())
+    known = {RUN: of_runs, TICKET: of_runs | defaults(FindingSettings)}
+    known |= {name: defaults(tweak) for name, tweak in TWEAKS.items()}
+    for run, has in zip(runs, parts, strict=True):
+        for part, name in lacking:
+            if part in has and name in known.get(part, ()):
+                run.setdefault((part, name), known[part][name])
+
+
+def differing(runs: Sequence[Settings]) -> list[tuple[str, str]]:
+    """The settings that have more than one value among the runs that have them.
+
+    A ticket's setting that is always the run's own is left out: the run's says it; and so is a
+    teacher's that is always the run's or the ticket's.
+    """
+    values: dict[tuple[str, str], set[str]] = {}
+    for run in runs:
+        for setting, value in run.items():
+            values.setdefault(setting, set()).add(json.dumps(value, sort_keys=True))
+    several = [setting for setting, found in values.items() if len(found) > 1]
+    said_by: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for part, name in values:
+        if part in (RUN, TICKET):
+            said_by.setdefault(_of_teacher(name), []).append((part, name))
+        if part == RUN:
+            said_by[TICKET, name] = [(RUN, name)]
+
+    def is_said(setting):
+        having = [run for run in runs if setting in run]
+        return any(
+            all(other in run and run[other] == run[setting] for run in having)
+            for other in said_by.get(setting, ())
+        )
+
+    return [setting for setting in several if not is_said(setting)]

@@ -1,0 +1,87 @@
+"""The files of a report."""
+
+from pathlib import Path
+
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.files import write_bytes, write_text
+from lottery_tf.common.log import log
+from lottery_tf.common.ownership import (
+    PICTURE_MARKS,
+    Kind,
+    begins_with,
+    check_all_ours,
+    check_ours,
+    head_has,
+    is_picture,
+)
+from lottery_tf.reporting.drawing import draw
+from lottery_tf.reporting.figures import Figures
+from lottery_tf.reporting.page import page as html
+from lottery_tf.reporting.tables import Report, markdown
+from lottery_tf.reporting.tickets import ticket_flops
+
+_RUNS, _PAGE = "runs.csv", Kind("a report", {".": head_has(b"<title>lottery_tf report</title>")})
+_of_runs, _table = begins_with("run,recipe,method,"), begins_with("recipe,method,sparsity,")
+_read = begins_with("| sparsity | method | recipe |")
+_TABLES = {
+    _RUNS: _of_runs,
+    **{"table.csv": _table, "tuned.csv": _table, "tried.csv": _table},
+    **{"table.md": _read, "tuned.md": _read},
+}
+_by_matplotlib = head_has(b"Matplotlib v")
+
+
+def _is_figure(file: Path) -> bool:
+    """Whether it is marked; before there were marks, one by matplotlib beside a report's tables."""
+    return is_picture(file) or (_by_matplotlib(file) and _of_runs(file.with_name(_RUNS)))
+
+
+def _kind(name: str) -> Kind:
+    return Kind("a report's", {".": _TABLES.get(name, _is_figure)})
+
+
+def write(report: Report, page: Path, flops: bool = True) -> int:
+    """Writes the page, and its tables and figures as files.
+
+    Args:
+      report: the tables.
+      page: the HTML file; the others go to the folder beside it that is named as it is without
+        ``.html``. A report's file that is there already is replaced, others stay.
+      flops: whether to count the tickets' FLOPs, which takes TensorFlow.
+
+    Returns:
+      The number of files beside the page.
+
+    Raises:
+      UsageError: if something else has the name of a file that would be written. Nothing is then.
+    """
+    check_ours(page, _PAGE)
+    if (beside := page.with_suffix("")).exists() and not beside.is_dir():
+        raise UsageError(
+            f"Expected {beside} to be new or a folder, for the report's tables and figures; it is "
+            "a file: choose another --out."
+        )
+    runs = report.gathered.runs
+    files = {_RUNS: runs.to_csv(index=False).encode()}
+    for table in report.tables:
+        files[f"{table.name}.csv"] = table.frame.to_csv(index=False).encode()
+        files[f"{table.name}.md"] = markdown(table).encode()
+        if len(table.tried):
+            files["tried.csv"] = table.tried.to_csv(index=False).encode()
+    tickets = list(runs["ticket"].dropna().unique())
+    figures = Figures(report, ticket_flops(tickets) if flops else {})
+    sections = figures.sections()
+    drawn = {figure.name for section in sections for figure in section.figures}
+    pictures = [f"{name}{suffix}" for name in drawn for suffix in PICTURE_MARKS]
+    check_all_ours(beside, {name: _kind(name) for name in (*files, *pictures)})
+    for note in figures.notes():
+        log.info("%s", note)
+    for section in sections:
+        for figure in section.figures:
+            for suffix, content in draw(figure, section.title).items():
+                files[f"{figure.name}{suffix}"] = content
+    for name, content in files.items():
+        write_bytes(beside / name, content)
+    notes = [*report.gathered.notes, *figures.notes()]
+    write_text(page, html(report, sections, notes, beside.name))
+    return len(files)

@@ -1,0 +1,108 @@
+"""Exporting the finished model of a retrain run."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.files import read_json, sha256
+from lottery_tf.common.ownership import Kind, check_ours
+from lottery_tf.data import Dataset, load
+from lottery_tf.exporting import EXPORT, MAX_DIFFERENCE, REPORT, sizes, write_exports
+from lottery_tf.graph.compat import keras
+from lottery_tf.runs import Row
+from lottery_tf.runs.experiment import Experiment, check_data
+from lottery_tf.runs.folder import load_saved_model, read_config
+from lottery_tf.training.retraining import compiled_for_evaluation, measured
+
+# How far a test accuracy may be from that of the run, which another device has measured.
+_ROUNDED = 0.005
+
+
+def export_run(
+    run: Path,
+    out: Path,
+    formats: Sequence[str] = ("saved_model",),
+    tolerance: float = MAX_DIFFERENCE,
+    data_dir: str | None = None,
+    allow_code: bool = False,
+) -> Row:
+    """Exports the finished model of a retrain run and proves it on the run's test images.
+
+    Args:
+      run: the folder of a finished retrain run.
+      out: the folder to write to.
+      formats: names in ``lottery_tf.exporting.FORMATS``.
+      tolerance: the largest difference to the model's outputs that is allowed.
+      data_dir: where the run's dataset lies now; default: where it lay.
+      allow_code: whether code that the model holds may run.
+
+    Returns:
+      What ``export.json`` holds.
+
+    Raises:
+      UsageError: if ``run`` is no finished retrain run, the test images are not its own, or
+        ``out`` holds anything else than an export.
+      RuntimeError: if an export does not compute what the model computes; nothing is left then.
+    """
+    settings = read_config(run)
+    if not (run / "result.json").is_file():
+        raise UsageError(
+            f"Expected a finished retrain run (with result.json) at {run}; it has none: run "
+            "`lottery-tf retrain` to its end first."
+        )
+    source = {"run": str(run), "result_sha256": sha256(run / "result.json")}
+    if (out / REPORT).is_file():
+        check_ours(out / REPORT, Kind("an export's", {".": EXPORT.files[REPORT]}))
+        facts = read_json(out / REPORT)
+        theirs = {each.get("source", {}).get("result_sha256") for each in facts.values()}
+        if facts.keys() != set(formats) or theirs != {source["result_sha256"]}:
+            raise UsageError(
+                f"Expected --out to be new or this export's; {out} holds another run's, or other "
+                f"formats ({', '.join(facts)}): choose another --out."
+            )
+        if all(_is_whole(out / each["file"], each, tolerance) for each in facts.values()):
+            return facts
+    check_ours(out, EXPORT)
+    model = load_saved_model(run / "model", allow_code)
+    of_run = Experiment.restore(settings).data
+    where = {"data_dir": data_dir} if data_dir else {}
+    data = load(dataclasses.replace(of_run, **where), training=False)
+    check_data(model, data, f"one of {run}")
+    _check_same(data, model, read_json(run / "result.json"))
+    preprocessing = {
+        "dataset": data.name,
+        "input": "(pixels - mean) / std, pixels as the dataset has them, float32",
+        "mean": list(data.mean),
+        "std": list(data.std),
+    }
+    return write_exports(
+        model,
+        out,
+        formats,
+        images=data.normalise(data.test.images),
+        labels=data.test.labels,
+        preprocessing=preprocessing,
+        source=source,
+        tolerance=tolerance,
+    )
+
+
+def _is_whole(artefact: Path, facts: Row, tolerance: float) -> bool:
+    """Whether an export's file is there as it was written, and as near as is asked for."""
+    near = facts["max_abs_difference"] <= tolerance
+    return near and artefact.exists() and sizes.size(artefact) == facts["bytes"]
+
+
+def _check_same(data: Dataset, model: keras.Model, result: Row) -> None:
+    """Raises UsageError if the test images are not those that the run has measured itself on."""
+    stated = result.get("test_accuracy")
+    if stated is None:
+        return
+    accuracy = measured(compiled_for_evaluation(model), data, "test")["test_accuracy"]
+    if abs(accuracy - stated) > max(_ROUNDED, 2 / len(data.test)):
+        raise UsageError(
+            f"Expected the test images of the run, on which the model has an accuracy of "
+            f"{100 * stated:.2f} %; on those of --dataset={data.name} that lie there now it has "
+            f"{100 * accuracy:.2f} %: say with --data_dir where the run's own are."
+        )

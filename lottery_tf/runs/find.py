@@ -1,0 +1,261 @@
+"""Drawing tickets into a run's folder."""
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.files import read_json, read_json_lines, sha256, write_json_lines
+from lottery_tf.common.ownership import Kind, check_all_ours, check_ours, lines_have_keys
+from lottery_tf.common.settings import defaults, describe
+from lottery_tf.exporting import SAVED_MODEL, export
+from lottery_tf.finding.find import first_ticket, rounds
+from lottery_tf.finding.one_shot import warn_of_collapse
+from lottery_tf.finding.settings import IMPORTED, FindingSettings
+from lottery_tf.graph.compat import keras
+from lottery_tf.graph.model_files import existing_model
+from lottery_tf.losses.cross_entropy import default_loss
+from lottery_tf.masks.masks import Masks
+from lottery_tf.masks.wrapper import all_kept, strip
+from lottery_tf.runs import Row
+from lottery_tf.runs.experiment import Experiment, check_data
+from lottery_tf.runs.folder import Run, check_run_or_new, load_pruned
+from lottery_tf.runs.tensorboard import BOARD, FOLDER, Board
+from lottery_tf.tickets.ticket import TICKET, Ticket
+from lottery_tf.training.batch_norm import SharedStatistics
+from lottery_tf.training.precision import Precision
+from lottery_tf.training.retraining import measured
+from lottery_tf.training.trainer import Trainer
+from lottery_tf.tweaks.recipe import Recipe
+
+DENSE_SUM = "dense_model_sha256"  # in the row of round 0
+_ROUNDS = Kind("the rounds of a find run", {".": lines_have_keys("round", "sparsity")})
+
+
+def find(
+    out: Path,
+    experiment: Experiment,
+    finding: FindingSettings,
+    on_round: Callable[[Row], None] = lambda row: None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    tensorboard: bool = False,
+    allow_code: bool = False,
+) -> list[Row]:
+    """Draws the tickets of ``experiment`` into ``out/tickets/round_NN``.
+
+    The network that round 0 has trained is kept in ``out/dense_model``, a teacher for the tickets,
+    and its sum in the row of round 0.
+    A run of imp that is finished goes on when more rounds are asked for, from ``out/next_ticket``.
+    Of the zeros of a model's file (method from_model) there is one ticket, ``round_01``, and a row
+    of that model as it is.
+
+    Args:
+      out: the run's folder.
+      experiment: network, data and training.
+      finding: how the tickets are drawn.
+      on_round: called with the row of each round as it is finished.
+      callbacks: Keras callbacks for the training of every round.
+      tensorboard: write TensorBoard's events too, by round; not for from_model.
+      allow_code: whether code that a model's file holds may run; of from_model.
+
+    Returns:
+      The rows of ``metrics.jsonl``, one a round.
+
+    Raises:
+      UsageError: if ``out`` holds another run, or anything else where this one would write.
+    """
+    if finding.method == IMPORTED:
+        return _find_in_file(out, experiment, finding, on_round, allow_code)
+    run = find_run(out, experiment, finding)
+    run.check()
+    metrics = out / "metrics.jsonl"
+    rows = finished_rounds(out)
+    if len(rows) >= finding.tickets:
+        return rows[: finding.tickets]
+    check_find_places(out, finding, tensorboard)
+
+    data = experiment.load_data()
+    last_step = experiment.training.steps(data.steps_per_epoch)
+    rewind_step = finding.rewind_step(data.steps_per_epoch, last_step)
+    model = experiment.create_model(data)
+    initial = Ticket.of(model, all_kept(model, experiment.prunable))
+    recipe = Recipe([Precision(experiment.training.precision), SharedStatistics()])
+    trainer = Trainer(
+        recipe.prepare(initial.build()),
+        data.stream,
+        data.steps_per_epoch,
+        experiment.training.make_optimizer(data.steps_per_epoch),
+        recipe.loss(),
+        experiment.training.jit_compile,
+        experiment.training.steps_per_execution,
+    )
+    start = time.perf_counter()
+    unfinished, following = round_folder(out, len(rows)), out / "next_ticket"
+    goes_on = not unfinished.exists() and _round_of(following) == len(rows)
+    if rows and not unfinished.exists() and not goes_on:
+        raise UsageError(
+            f"Expected the ticket of the next round at {unfinished}; it is gone, or the last "
+            "round's training had diverged, so that there can be none: put it back, or choose "
+            "another --out to start again."
+        )
+    run.begin()
+    if goes_on:
+        following.rename(os.path.realpath(unfinished))  # which may be a link that leads nowhere
+    if unfinished.exists():
+        ticket = Ticket.load(unfinished)
+        if ticket.architecture != initial.architecture:
+            raise UsageError(
+                f"Expected {unfinished} to be of the {model.name} that this release makes; another "
+                "release made another: choose another --out to start again."
+            )
+        warn_of_collapse(ticket.masks)
+    else:
+        info = {
+            "method": finding.method,
+            "model": experiment.model.model,
+            "dataset": experiment.data.dataset,
+            "seed": experiment.training.seed,
+            # A ticket of imp does not hang on how many follow.
+            "settings": {k: v for k, v in run.settings.items() if k != "rounds"},
+        }
+        ticket = first_ticket(initial, trainer, rewind_step, info)
+        ticket.save(unfinished)
+    board = _board(out, rows) if tensorboard else None
+    for each in rounds(ticket, trainer, finding, last_step, callbacks):
+        if each.next_ticket is not None:
+            last = each.number == finding.last_round
+            each.next_ticket.save(following if last else round_folder(out, each.number + 1))
+        found = {}
+        if each.number == 0 and finding.train_tickets:
+            export(recipe.finish(trainer.model), dense_folder(out))
+            found[DENSE_SUM] = sha256(dense_folder(out))
+        if finding.train_tickets:
+            found |= measured(trainer.model, data, "dev", "test")
+        row = _row(each.ticket, found, start)
+        start = time.perf_counter()
+        rows.append(row)
+        write_json_lines(metrics, rows)
+        if board:
+            board.rows(rows)
+            board.sparsity(each.ticket.masks, each.number)
+        on_round(row)
+    return rows
+
+
+def _board(out: Path, rows: Sequence[Row]) -> Board:
+    """TensorBoard's view of the rounds that are finished."""
+    board = Board(out, "round")
+    for number in board.rows(rows):
+        masks = round_folder(out, number) / "masks.npz"
+        if masks.is_file():  # what no later round needs may have been thrown away
+            board.sparsity(Masks.load(masks), number)
+    return board
+
+
+def find_run(out: Path, experiment: Experiment, finding: FindingSettings) -> Run:
+    """The run of ``find`` that a folder is asked to be."""
+    if finding.method == IMPORTED:
+        experiment = experiment.with_model_of_file()
+    settings = {**experiment.describe(), **describe(finding)}
+    if finding.method == IMPORTED:
+        for name in ("model", "rewind"):
+            if (path := settings[f"{name}_path"]) is not None:
+                settings[f"{name}_sha256"] = sha256(existing_model(path))
+    return Run(out, "find", settings, defaults(*Experiment.owners(), FindingSettings))
+
+
+def finished_rounds(out: Path) -> list[Row]:
+    """The rows of a run's ``metrics.jsonl``; none where there is no such file.
+
+    Raises:
+      UsageError: if they are no rounds.
+    """
+    check_ours(out / "metrics.jsonl", _ROUNDS)
+    return read_json_lines(out / "metrics.jsonl")
+
+
+def check_find_places(out: Path, finding: FindingSettings, tensorboard: bool = False) -> None:
+    """Raises UsageError if anything else is in ``out`` where the rounds to come would write."""
+    check_run_or_new(out)
+    first = len(finished_rounds(out))
+    if first >= finding.tickets:
+        return
+    numbers = [1] if finding.method == IMPORTED else range(first, finding.last_round + 1)
+    kinds = {str(round_folder("", number)): TICKET for number in numbers}
+    kinds["next_ticket"] = TICKET
+    if finding.train_tickets and first == 0 and finding.method != IMPORTED:
+        kinds[dense_folder("").name] = SAVED_MODEL
+    check_all_ours(out, kinds | ({FOLDER: BOARD} if tensorboard else {}))
+
+
+def round_folder(run: Path, number: int) -> Path:
+    """Where a run of ``find`` has the ticket of a round."""
+    return Path(run) / "tickets" / f"round_{number:02}"
+
+
+def dense_folder(run: Path) -> Path:
+    """Where a run of ``find`` has the network that round 0 has trained."""
+    return Path(run) / "dense_model"
+
+
+def _round_of(ticket: Path) -> int | None:
+    """The round of the ticket in a folder; None if there is none."""
+    file = ticket / "ticket.json"
+    return read_json(file).get("round") if file.is_file() else None
+
+
+def _row(ticket: Ticket, found: Row, start: float) -> Row:
+    """A line of ``metrics.jsonl``; ``start`` is when the round began, by ``perf_counter``."""
+    return {
+        "round": ticket.info["round"],
+        "sparsity": ticket.sparsity,
+        "sparsity_total": ticket.sparsity_total,
+        **found,
+        "seconds": round(time.perf_counter() - start, 3),
+    }
+
+
+def _find_in_file(
+    out: Path,
+    experiment: Experiment,
+    finding: FindingSettings,
+    on_round: Callable[[Row], None],
+    allow_code: bool,
+) -> list[Row]:
+    """The ticket of a pruned model's file: its zeros, and the weights that are to be rewound to."""
+    run = find_run(out, experiment, finding)
+    run.check()
+    metrics = out / "metrics.jsonl"
+    if metrics.exists():
+        return finished_rounds(out)
+    check_find_places(out, finding)
+    start = time.perf_counter()
+    data = experiment.load_data()
+    last_step = experiment.training.steps(data.steps_per_epoch)
+    rewind_step = finding.rewind_step(data.steps_per_epoch, last_step)
+    model = load_pruned(finding.model_path, allow_code)
+    check_data(model, data, f"one in {finding.model_path}")
+    rewind_to = None
+    if finding.rewind_path is not None:
+        rewind_to = load_pruned(finding.rewind_path, allow_code)
+    ticket = Ticket.from_pruned(model, rewind_to)
+    info = {
+        **ticket.info,
+        "dataset": experiment.data.dataset,
+        "seed": experiment.training.seed,
+        "settings": run.settings,
+        "rewind_step": rewind_step,
+        "round": 1,
+    }
+    ticket = dataclasses.replace(ticket, info=info)
+    warn_of_collapse(ticket.masks)
+    plain = strip(model)
+    plain.compile(loss=default_loss(plain), metrics=["accuracy"])
+    row = _row(ticket, measured(plain, data, "dev", "test"), start)
+    run.begin()
+    ticket.save(round_folder(out, 1))
+    write_json_lines(metrics, [row])
+    on_round(row)
+    return [row]

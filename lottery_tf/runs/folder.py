@@ -1,0 +1,153 @@
+"""Run folders: what a command writes, and whose it is."""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_model_optimization as tfmot
+
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.files import read_json, write_json
+from lottery_tf.common.ownership import of_file_manager
+from lottery_tf.graph.compat import keras
+from lottery_tf.graph.model_files import existing_model, load_model
+
+# What a run is does not hang on these: it may go on on other devices and with more rounds, and
+# tickets, teachers and models are known by their sums, wherever they lie.
+_NOT_COMPARED = {"versions", "devices", "ticket", "teacher", "model_path", "rewind_path", "rounds"}
+# Of tfmot's wrappers, which know them by name.
+_SCHEDULES = {
+    kind.__name__: kind
+    for kind in (tfmot.sparsity.keras.ConstantSparsity, tfmot.sparsity.keras.PolynomialDecay)
+}
+_PACKAGES = ("lottery_tf", "tensorflow", "tf_keras", "tensorflow_model_optimization", "numpy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run's folder.
+
+    Attributes:
+      out: the folder.
+      command: the command whose run it is.
+      settings: every setting that decides the result, as JSON knows them.
+      defaults: of those that a run of an older release may lack.
+      of_tweaks: likewise of the parameters of tweaks.
+    """
+
+    out: Path
+    command: str
+    settings: Mapping[str, Any]
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    of_tweaks: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raises UsageError if the folder holds anything else than this run; changes nothing."""
+        if (self.out / "config.json").is_file():
+            theirs = {**self.defaults, **read_config(self.out)}
+            mine = json.loads(json.dumps({"command": self.command, **self.settings}))
+            for tweak in theirs.get("tweaks", {}).keys() & mine.get("tweaks", {}).keys():
+                usual = self.of_tweaks.get(tweak, {})
+                own = {name: usual.get(name) for name in mine["tweaks"][tweak]}
+                theirs["tweaks"] = {**theirs["tweaks"], tweak: {**own, **theirs["tweaks"][tweak]}}
+            differing = [
+                f"{key} is {theirs.get(key)!r} there and {mine.get(key)!r} here"
+                for key in sorted((theirs.keys() | mine.keys()) - _NOT_COMPARED)
+                if theirs.get(key) != mine.get(key)
+            ]
+            if differing:
+                raise UsageError(
+                    f"Expected --out to be new or this run's; {self.out} belongs to another: "
+                    f"{'; '.join(differing[:4])}{' …' if differing[4:] else ''}. Choose another "
+                    "--out."
+                )
+        else:
+            check_run_or_new(self.out)
+
+    def begin(self) -> None:
+        """Checks the folder and writes its ``config.json``, once all that was asked for is known
+        to be possible. What may differ stays as it was when the run began, but the rounds."""
+        self.check()
+        if (self.out / "config.json").exists():
+            config = read_config(self.out)
+            if config.get("rounds") == self.settings.get("rounds"):
+                return
+            config["rounds"] = self.settings["rounds"]
+        else:
+            versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+            versions["python"] = platform.python_version()
+            devices = tf.distribute.get_strategy().num_replicas_in_sync
+            begun = {"devices": devices, "versions": versions}
+            config = {"command": self.command, **self.settings, **begun}
+        try:
+            write_json(self.out / "config.json", config)
+        except OSError as error:
+            raise UsageError(
+                f"Expected --out to be a folder that can be written; {error}."
+            ) from None
+
+
+def check_run_or_new(out: Path) -> None:
+    """Raises UsageError if a folder is no run's and has files, or cannot be one."""
+    if (out / "config.json").is_file():
+        return
+    if any(each.is_file() for each in (out, *out.parents)) or (out.is_dir() and _visible(out)):
+        raise UsageError(
+            f"Expected --out to be new, empty or this run's folder; {out} holds other files. "
+            "Choose another --out."
+        )
+
+
+def _visible(folder: Path) -> bool:
+    """Whether there is more in a folder than what a file manager may have left, and a killed
+    process of config.json."""
+    return any(
+        not (file.name.startswith(".config.json.") or of_file_manager(file))
+        for file in folder.iterdir()
+    )
+
+
+def read_config(run: str | os.PathLike) -> dict[str, Any]:
+    """The settings of the run in a folder.
+
+    Raises:
+      UsageError: if it is no run's folder, or its ``config.json`` is damaged.
+    """
+    path = Path(run) / "config.json"
+    if not path.is_file():
+        raise UsageError(f"Expected a run's folder (with config.json) at {run}; there is none.")
+    config = read_json(path)
+    if not isinstance(config, dict):
+        raise UsageError(f"Expected a run's settings in {path}; it holds something else.")
+    return config
+
+
+def load_saved_model(folder: str | os.PathLike, allow_code: bool = False) -> keras.Model:
+    """The Keras model of a SavedModel's folder, not compiled.
+
+    Raises:
+      UsageError: if there is none, it was not written by Keras, or it holds code that is not
+        allowed.
+    """
+    if not Path(folder, "saved_model.pb").is_file():
+        raise UsageError(
+            f"Expected a SavedModel (a folder with saved_model.pb) at {folder}; there is none."
+        )
+    return load_model(folder, allow_code)
+
+
+def load_pruned(path: str | os.PathLike, allow_code: bool = False) -> keras.Model:
+    """The Keras model in a SavedModel's folder, a .keras or an .h5 file; it may be tfmot's.
+
+    Raises:
+      UsageError: if there is none, none that Keras loads, or it holds code that is not allowed.
+    """
+    existing_model(path)
+    with tfmot.sparsity.keras.prune_scope():
+        return load_model(path, allow_code, _SCHEDULES)

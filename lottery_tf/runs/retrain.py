@@ -1,0 +1,276 @@
+"""Retraining a ticket with a recipe, in a run's folder."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.files import (
+    read_json,
+    read_json_lines,
+    sha256,
+    write_arrays,
+    write_json,
+    write_json_lines,
+)
+from lottery_tf.common.ownership import (
+    Kind,
+    check_all_ours,
+    check_ours,
+    has_arrays,
+    has_keys,
+    lines_have_keys,
+    remove_ours,
+)
+from lottery_tf.common.settings import defaults
+from lottery_tf.exporting import SAVED_MODEL, export
+from lottery_tf.finding.one_shot import warn_of_collapse
+from lottery_tf.finding.settings import FindingSettings
+from lottery_tf.graph.compat import keras
+from lottery_tf.masks.masks import read_arrays
+from lottery_tf.runs import Row
+from lottery_tf.runs.experiment import Experiment, check_data, check_fit, experiment_of
+from lottery_tf.runs.find import DENSE_SUM, dense_folder, finished_rounds
+from lottery_tf.runs.folder import Run, check_run_or_new, load_saved_model
+from lottery_tf.runs.tensorboard import BOARD, FOLDER, Board
+from lottery_tf.tickets.ticket import Ticket
+from lottery_tf.training.retraining import (
+    CHECKPOINT,
+    compiled_for_evaluation,
+    measured_on_test,
+    retrain,
+)
+from lottery_tf.tweaks import TWEAKS
+from lottery_tf.tweaks.distillation import Distillation
+from lottery_tf.tweaks.recipe import Recipe
+from lottery_tf.tweaks.rescaled_init import RescaledInit
+
+_BEST, _CHECKPOINT = "best.npz", "checkpoint"
+# What a run writes beside its config.json.
+_WRITES = {
+    "metrics.jsonl": Kind("the epochs of a retrain run", {".": lines_have_keys("epoch", "step")}),
+    "result.json": Kind("the result of a retrain run", {".": has_keys("recipe", "sparsity")}),
+    _BEST: Kind("the weights of a retrain run", {".": has_arrays("*/*")}),
+    "model": SAVED_MODEL,
+    _CHECKPOINT: CHECKPOINT,
+}
+
+
+def retrain_ticket(
+    out: Path,
+    ticket_path: Path,
+    recipe: Recipe,
+    experiment: Experiment | None = None,
+    reinit: bool = False,
+    on_epoch: Callable[[list[Row]], None] = lambda rows: None,
+    tensorboard: bool = False,
+    test: bool = True,
+    allow_code: bool = False,
+) -> Row:
+    """Retrains a ticket with a recipe; writes ``result.json`` and the finished ``model/``.
+
+    A finished run that was not measured on the test images is so now, if ``test`` says so.
+
+    Args:
+      out: the run's folder.
+      ticket_path: the ticket's folder.
+      recipe: the tweaks. A ``Distillation`` without a teacher has the dense model of round 0 of
+        the ticket's own run.
+      experiment: default: that of the ticket's own run.
+      reinit: train the ticket's mask from new initial weights of the training's seed instead.
+      on_epoch: called after each epoch with the rows so far.
+      tensorboard: write TensorBoard's events too, by step.
+      test: measure on the test images. Otherwise ``result.json`` says nothing of them, and
+        ``best.npz`` keeps the weights that were best on dev.
+      allow_code: whether code that the teacher's file or the finished model holds may run.
+
+    Returns:
+      What ``result.json`` holds.
+
+    Raises:
+      UsageError: if the ticket says nothing of its experiment and none is given, or belongs to
+        another model or data than the experiment's; if there is no teacher to distil from, or
+        none without code; if anything else is in ``out`` where the run would write.
+    """
+    ticket = Ticket.load(ticket_path)
+    experiment = experiment or experiment_of(ticket, ticket_path)
+    by_itself = any(isinstance(t, Distillation) and t.teacher is None for t in recipe.tweaks)
+    recipe = _completed(recipe, ticket_path, experiment, allow_code)
+    check_fit(ticket, experiment)
+    run = retrain_run(out, ticket_path, recipe, experiment, reinit)
+    run.check()
+    if (out / "result.json").exists():
+        check_ours(out / "result.json", _WRITES["result.json"])
+        result = read_json(out / "result.json")
+        if not test:
+            return result
+        if not is_tested(result):
+            result = _test_finished(out, result, experiment, tensorboard, allow_code)
+        remove_ours(out / _BEST, _WRITES[_BEST])
+        return result
+    check_retrain_places(out, tensorboard)
+    if by_itself:
+        _check_dense_model(ticket_path)
+    data = experiment.load_data()
+    last_step = experiment.training.steps(data.steps_per_epoch)
+    if ticket.info.get("rewind_step", 0) >= last_step:
+        raise UsageError(
+            f"Expected --train_for to end behind step {ticket.info['rewind_step']}, to which the "
+            f"ticket was rewound, not at step {last_step}."
+        )
+    if "settings" not in ticket.info:
+        check_data(ticket.build(), data, f"ticket in {ticket_path}")
+    warn_of_collapse(ticket.masks)
+    if reinit:
+        ticket = ticket.reinitialised(experiment.training.seed)
+    keras.utils.set_random_seed(experiment.training.seed)
+    board: Board | None = None
+
+    def begin():
+        nonlocal board
+        run.begin()
+        if tensorboard:
+            board = Board(out, "step")
+            board.hyperparameters(_hyperparameters(ticket, recipe, run.settings))
+
+    def show(rows):
+        for step in board.rows(rows):
+            board.sparsity(ticket.masks, step)
+
+    def on_epoch_end(rows):
+        write_json_lines(out / "metrics.jsonl", rows)
+        if board:
+            show(rows)
+        on_epoch(rows)
+
+    # The folder is taken when the recipe has proved to fit the model and the data.
+    retrained = retrain(
+        *(ticket, recipe, data, experiment.training, out / _CHECKPOINT, on_epoch_end, begin, test)
+    )
+    export(retrained.model, out / "model")
+    if not test:
+        write_arrays(out / _BEST, retrained.best)
+    result = {**retrained.result, "ticket": str(ticket_path), "reinit": reinit}
+    write_json(out / "result.json", result)
+    if board:
+        show(read_json_lines(out / "metrics.jsonl"))  # where no epoch was left
+        board.result(result, last_step)
+    remove_ours(out / _CHECKPOINT, CHECKPOINT)
+    return result
+
+
+def check_retrain_places(out: Path, tensorboard: bool = False) -> None:
+    """Raises UsageError if anything else is in ``out`` where a run of ``retrain`` would write."""
+    check_run_or_new(out)
+    if not (out / "result.json").exists():
+        check_all_ours(out, _WRITES | ({FOLDER: BOARD} if tensorboard else {}))
+
+
+def is_tested(result: Row) -> bool:
+    """Whether a run's ``result.json`` says what the test images say."""
+    return isinstance(result, dict) and "test_accuracy" in result
+
+
+def _test_finished(
+    out: Path, result: Row, experiment: Experiment, tensorboard: bool, allow_code: bool
+) -> Row:
+    """A finished run's result with what the test images say."""
+    model = compiled_for_evaluation(load_saved_model(out / "model", allow_code))
+    best = read_arrays(out / _BEST)
+    measured = measured_on_test(model, best, experiment.load_data())
+    result = {**result, **measured}
+    write_json(out / "result.json", result)
+    if tensorboard:
+        last = read_json_lines(out / "metrics.jsonl")[-1]
+        Board(out, "step", anew=False).result(measured, last["step"])
+    return result
+
+
+def retrain_run(
+    out: Path, ticket_path: Path, recipe: Recipe, experiment: Experiment, reinit: bool = False
+) -> Run:
+    """The run of ``retrain`` that a folder is asked to be; arguments as of ``retrain_ticket``."""
+    settings = {
+        **experiment.describe(),
+        "ticket": str(ticket_path),
+        "ticket_sha256": sha256(Path(ticket_path) / "ticket.json"),
+        **_tweaks(_completed(recipe, ticket_path, experiment)),
+        "reinit": reinit,
+    }
+    of_tweaks = {name: defaults(tweak) for name, tweak in TWEAKS.items()}
+    return Run(out, "retrain", settings, defaults(*Experiment.owners()), of_tweaks)
+
+
+def _hyperparameters(ticket: Ticket, recipe: Recipe, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells the retrainings of a sweep apart."""
+    parameters = {
+        f"{tweak}_{name}": value
+        for tweak, described in recipe.describe().items()
+        for name, value in described.items()
+    }
+    found_with = ticket.info.get("settings", {})
+    finding = {f"ticket_{k}": found_with[k] for k in defaults(FindingSettings) if k in found_with}
+    finding |= {"method": ticket.info.get("method"), "sparsity": round(ticket.sparsity, 4)}
+    own = {k: settings[k] for k in (*defaults(*Experiment.owners()), "reinit") if k != "data_dir"}
+    return {"recipe": recipe.name, **finding, **own, **parameters}
+
+
+def _completed(
+    recipe: Recipe, ticket_path: Path, experiment: Experiment, allow_code: bool = False
+) -> Recipe:
+    """``recipe`` with what its tweaks take from the training and from the ticket's own run: the
+    optimizer of ``RescaledInit``, the teacher of ``Distillation``, unless they have their own; and
+    with the leave to run a teacher's code."""
+
+    def completed(tweak):
+        if isinstance(tweak, RescaledInit):
+            return tweak.for_training_by(experiment.training.optimizer)
+        if isinstance(tweak, Distillation) and (tweak.teacher is None or allow_code):
+            teacher = tweak.teacher or _dense_model_of(ticket_path)
+            allowed = allow_code or tweak.allow_code
+            return dataclasses.replace(tweak, teacher=teacher, allow_code=allowed)
+        return tweak
+
+    return Recipe([completed(tweak) for tweak in recipe.tweaks])
+
+
+def _dense_model_of(ticket_path: Path) -> str:
+    # Where the ticket is, if the path is a link: RUN/tickets/round_NN.
+    dense = dense_folder(Path(ticket_path).resolve().parents[1])
+    if not dense.is_dir():
+        raise UsageError(
+            f"Expected the dense model of the ticket's own run, to distil from, at {dense}; "
+            "there is none: the ticket was copied, its run trained no dense network "
+            "(from_model, --notrain_tickets), or an older release found it. Name a teacher "
+            "with --distillation_teacher."
+        )
+    return str(dense)
+
+
+def _check_dense_model(ticket_path: Path) -> None:
+    """Raises UsageError unless the dense model beside a ticket is the one that its run has made:
+    nobody has named it."""
+    dense = Path(_dense_model_of(ticket_path))
+    rows = finished_rounds(dense.parent)
+    stated = rows[0].get(DENSE_SUM) if rows else None
+    if stated is None:
+        raise UsageError(
+            f"Expected metrics.jsonl beside {dense} to have its sum ({DENSE_SUM}), as this release "
+            f"writes it; it has none: name the teacher, --distillation_teacher={dense}, if it is "
+            "the right one."
+        )
+    if stated != sha256(dense):
+        raise UsageError(
+            f"Expected {dense} to have the sum that metrics.jsonl beside it gives; it is damaged "
+            "or changed: copy it again, or name a teacher with --distillation_teacher."
+        )
+
+
+def _tweaks(recipe: Recipe) -> dict[str, Any]:
+    """What a run's settings say of its recipe; where a teacher lies, apart from what it is."""
+    described, teacher = recipe.describe(), {}
+    for tweak, parameters in zip(recipe.tweaks, described.values(), strict=True):
+        if isinstance(tweak, Distillation):
+            teacher = {"teacher": parameters.pop("teacher"), "teacher_sha256": tweak.sha256}
+    return {"tweaks": described, **teacher}

@@ -1,0 +1,99 @@
+"""TensorBoard's view of a run: scalars by step or round, and the settings as hyperparameters."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.ownership import Kind, check_ours, head_has, remove_ours
+from lottery_tf.common.settings import setting
+from lottery_tf.masks.masks import Masks
+
+FOLDER = "tensorboard"
+
+
+# TensorFlow's writers begin with their version.
+BOARD = Kind("a run's events", {"events.out.tfevents.*.v2": head_has(b"brain.Event:2")})
+
+
+@dataclasses.dataclass(frozen=True)
+class BoardSettings:
+    """What to look at meanwhile."""
+
+    tensorboard: bool = setting(
+        False,
+        "write OUT/tensorboard for TensorBoard (extra [tensorboard]): metrics, what fades, "
+        "the sparsity of each weight, and the settings as hyperparameters",
+    )
+
+    def __post_init__(self):
+        if self.tensorboard and not hasattr(tf.summary, "scalar"):
+            raise UsageError(
+                "Expected TensorBoard with --tensorboard; it is not installed: install lottery_tf "
+                "with its extra [tensorboard]."
+            )
+
+
+class Board:
+    """Writes a run's rows as they grow.
+
+    Args:
+      run: the run's folder.
+      step: the name of the row's number that is the step.
+      anew: whether what is there goes, since an interrupted run writes all of it again.
+
+    Raises:
+      UsageError: if something else than events would go.
+    """
+
+    def __init__(self, run: Path, step: str, anew: bool = True):
+        if anew:
+            check_ours(run / FOLDER, BOARD)
+            remove_ours(run / FOLDER, BOARD)
+        self._writer = tf.summary.create_file_writer(str(run / FOLDER))
+        self._run, self._step, self._written = str(run.resolve()), step, 0
+
+    def rows(self, rows: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Writes the numbers of those rows that were not there at the last call; returns their
+        steps."""
+        new = rows[self._written :]
+        for row in new:
+            values = {name: value for name, value in row.items() if isinstance(value, int | float)}
+            self.scalars({n: v for n, v in values.items() if n != self._step}, row[self._step])
+        self._written = len(rows)
+        return [row[self._step] for row in new]
+
+    def sparsity(self, masks: Masks, step: int) -> None:
+        """Writes the share that is pruned of each weight."""
+        shares = {f"sparsity/{name}": 1 - float(np.mean(mask)) for name, mask in masks.items()}
+        self.scalars(shares, step)
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Writes numbers by their names."""
+        with self._writer.as_default():
+            for name, value in values.items():
+                tf.summary.scalar(name, value, step)
+        self._writer.flush()
+
+    def result(self, values: Mapping[str, Any], step: int) -> None:
+        """Writes what was measured on the finished model."""
+        names = ("sparsity", "sparsity_total", "test_accuracy", "best_dev_test_accuracy")
+        self.scalars({f"result/{name}": values[name] for name in names if name in values}, step)
+
+    def hyperparameters(self, settings: Mapping[str, Any]) -> None:
+        """Writes what its dashboard of hyperparameters tells runs apart by; the run's folder is its
+        name there."""
+        from tensorboard.plugins.hparams import api
+
+        known = {
+            name: value if isinstance(value, bool | int | float | str) else str(value)
+            for name, value in settings.items()
+            if value is not None
+        }
+        with self._writer.as_default():
+            api.hparams(known, trial_id=self._run)
+        self._writer.flush()

@@ -1,0 +1,1 @@
+"""Tickets: masks with the weights to rewind to."""

@@ -1,0 +1,274 @@
+"""Tickets: a mask, the weights to rewind to, and the model they belong to."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.files import sha256, whole_folder, write_json
+from lottery_tf.common.log import some
+from lottery_tf.common.ownership import Kind, has_keys
+from lottery_tf.graph import architecture
+from lottery_tf.graph.compat import keras
+from lottery_tf.graph.copies import with_paths
+from lottery_tf.graph.layers import (
+    assign,
+    check_graph,
+    layer_paths,
+    named_layers,
+    named_variables,
+    own_variables,
+    values,
+)
+from lottery_tf.masks.masks import Masks, read_arrays
+from lottery_tf.masks.prunable import KINDS, PrunableSettings, prunable_weights
+from lottery_tf.masks.wrapper import check_masks, get_masks, log_left_dense, strip, wrap
+
+FORMAT_VERSION = 1
+_PARTS = ("masks.npz", "weights.npz", "model.json")
+
+
+def _has_its_sum(part: Path) -> bool:
+    record = json.loads(part.with_name("ticket.json").read_text())
+    return sha256(part) == record["sha256"][part.name]
+
+
+TICKET = Kind(
+    "a ticket",
+    {
+        "ticket.json": has_keys("format_version", "sparsity", "sha256"),
+        **dict.fromkeys(_PARTS, _has_its_sum),
+    },
+    marker="ticket.json",
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ticket:
+    """A sparse subnetwork that is ready to be trained: (θ_k ⊙ m, m) and its architecture.
+
+    Args:
+      masks: a mask for each prunable weight.
+      weights: name → value of every variable of the model, BatchNorm's moving statistics too,
+        as they were at the rewind step; what the masks prune is made 0.
+      architecture: the plain model as JSON, as Keras writes it.
+      info: where the ticket comes from, as JSON knows it: ``method``, ``round``,
+        ``rewind_step``, ``model``, ``dataset``, ``seed``, ``settings`` of the run, …; and
+        ``trainable_parameters``, the number of them in the dense model, whether its layers are
+        frozen or not.
+
+    Raises:
+      UsageError: for a mask without a weight of its name and shape.
+    """
+
+    masks: Masks
+    weights: Mapping[str, np.ndarray]
+    architecture: str
+    info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    # Layers that JSON cannot describe (Lambda) can still be built in the process that made them.
+    _template: keras.Model | None = dataclasses.field(default=None, repr=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "weights", _masked(self.weights, self.masks))
+
+    @classmethod
+    def of(cls, model: keras.Model, masks: Masks, info: Mapping[str, Any] | None = None):
+        """The ticket of ``model``'s present weights under ``masks``.
+
+        Args:
+          model: a Sequential or functional model, wrapped or not; it is copied.
+          masks: a mask for each weight of it to prune.
+          info: what is written about its origin.
+        """
+        plain = strip(model)
+        check_masks(plain, masks)
+        weights, variables = values(plain), named_variables(plain)
+        # The variables of a frozen layer still say that they are trainable.
+        counted = (weights[n].size for n, v in variables.items() if v.trainable or n in masks)
+        info = {**(info or {}), "trainable_parameters": sum(counted)}
+        return cls(masks, weights, architecture.to_json(plain), info, plain)
+
+    @classmethod
+    def from_pruned(cls, model: keras.Model, rewind_to: keras.Model | None = None) -> "Ticket":
+        """A ticket from the zeros of any model.
+
+        The masks cover the weights that are prunable by default and any other kernel with zeros; of
+        a model that is wrapped, if only in part, those that its wrappers mask. One line is logged
+        of what stays dense, such as weights that tfmot prunes and this library cannot (an LSTM's).
+
+        Args:
+          model: a trained model with zeros in its kernels, wrapped or not.
+          rewind_to: the same architecture with the weights to rewind to. Default: ``model``.
+
+        Raises:
+          UsageError: if there is no zero in the prunable weights, or ``rewind_to`` has other
+            variables than ``model``.
+        """
+        check_graph(model)
+        every = prunable_weights(model, PrunableSettings(tuple(KINDS), keep_dense=()))
+        found = get_masks(model)
+        masks = Masks({name: mask for name, mask in found.items() if name in every})
+        if not found:
+            default, variables = prunable_weights(model), named_variables(model)
+            nonzero = {name: variables[name].numpy() != 0 for name in every}
+            masks = Masks({n: m for n, m in nonzero.items() if n in default or not m.all()})
+        if masks.kept == masks.total:
+            raise UsageError(
+                f"Expected zeros in the kernels of the model '{model.name}'; none of its "
+                f"{masks.total:,} prunable weights is 0: prune it first."
+            )
+        log_left_dense(model, masks)
+        ticket = cls.of(model, masks, {"method": "from_model", "model": model.name})
+        return ticket if rewind_to is None else ticket.with_weights(_values_for(model, rewind_to))
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the prunable weights that are pruned."""
+        return self.masks.sparsity
+
+    @property
+    def sparsity_total(self) -> float:
+        """Share of all trainable parameters that are pruned, those of frozen layers among them."""
+        # Tickets written before these were counted may have fewer than they have masked weights.
+        parameters = max(self.info["trainable_parameters"], self.masks.total)
+        return self.masks.sparsity_total(parameters)
+
+    def with_masks(self, masks: Masks, **info: Any) -> "Ticket":
+        """The ticket of the same weights under masks nested in these, with more ``info``."""
+        if not masks.nested_in(self.masks):
+            raise UsageError("Expected masks nested in the ticket's; its pruned weights are gone.")
+        return dataclasses.replace(self, masks=masks, info={**self.info, **info})
+
+    def with_weights(self, weights: Mapping[str, np.ndarray], **info: Any) -> "Ticket":
+        """The same masks over other weights of the same model, with more ``info``."""
+        return dataclasses.replace(self, weights=weights, info={**self.info, **info})
+
+    def build(
+        self,
+        model: keras.Model | None = None,
+        custom_objects: Mapping[str, type] | None = None,
+    ) -> keras.Model:
+        """The wrapped model with the ticket's masks and weights, not compiled.
+
+        Args:
+          model: a model of this architecture to build upon; it is copied. Default: the ticket's
+            own architecture.
+          custom_objects: class name → class, for layers of the user's own in that architecture.
+
+        Raises:
+          UsageError: if the ticket belongs to another model than ``model``.
+        """
+        if model is None:
+            model = self._template or architecture.from_json(self.architecture, custom_objects)
+        wrapped = wrap(model, self.masks)
+        assign(wrapped, self.weights)
+        return wrapped
+
+    def reinitialised(self, seed: int) -> "Ticket":
+        """The control experiment: the same mask over new initial weights.
+
+        Args:
+          seed: of the new weights. They are drawn from a stream of their own, so that they are
+            new also where the ticket's own were drawn with this seed.
+        """
+        plain = self._template or architecture.from_json(self.architecture)
+        keras.utils.set_random_seed(int(np.random.SeedSequence([seed, 1]).generate_state(1)[0]))
+        fresh = with_paths(plain, layer_paths(plain), new_seeds=True)
+        weights = values(fresh)
+        # What a layer was adapted to is no initial weight.
+        adapted = keras.layers.experimental.preprocessing.PreprocessingLayer
+        for path, layer in named_layers(plain).items():
+            if isinstance(layer, adapted):
+                weights |= {(n := f"{path}/{own}"): self.weights[n] for own in own_variables(layer)}
+        return self.with_weights(weights, reinitialised_with_seed=seed)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the ticket's folder, whole or not at all; an older ticket there is replaced.
+
+        Raises:
+          UsageError: if ``path`` holds anything else than a ticket, which is never deleted.
+        """
+        with whole_folder(path, TICKET) as folder:
+            self.masks.save(folder / "masks.npz")
+            np.savez_compressed(folder / "weights.npz", **self.weights)
+            (folder / "model.json").write_text(self.architecture)
+            record = {
+                "format_version": FORMAT_VERSION,
+                "sparsity": self.masks.sparsity,
+                "sparsity_total": self.sparsity_total,
+                **self.info,
+                "sha256": {part: sha256(folder / part) for part in _PARTS},
+            }
+            write_json(folder / "ticket.json", record)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Ticket":
+        """Reads a ticket's folder. Nothing in it is run.
+
+        Raises:
+          UsageError: if it is no ticket, is of a newer format, or was damaged or changed.
+        """
+        path = Path(path)
+        if not (path / "ticket.json").is_file():
+            raise UsageError(
+                f"Expected a ticket's folder (with ticket.json) at {path}; there is none. "
+                "`lottery-tf find` writes them to RUN/tickets/round_NN."
+            )
+        try:
+            record = json.loads((path / "ticket.json").read_text())
+            version = record["format_version"]
+            if version == FORMAT_VERSION:
+                sums, _ = dict(record["sha256"]), int(record["trainable_parameters"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(
+                f"Expected a ticket in {path / 'ticket.json'}; it is damaged ({error!r}). Copy it "
+                "again or find it anew."
+            ) from None
+        if version != FORMAT_VERSION:
+            raise UsageError(
+                f"Expected a ticket of format {FORMAT_VERSION} in {path}, got {version}: read it "
+                "with the release of lottery_tf that wrote it."
+            )
+        for part in _PARTS:
+            if not (path / part).is_file() or sha256(path / part) != sums.get(part):
+                raise UsageError(
+                    f"Expected {path / part} to have the checksum that ticket.json gives; it is "
+                    "missing, damaged or changed. Copy the ticket again or find it anew."
+                )
+        computed = ("format_version", "sparsity", "sparsity_total", "sha256")
+        return cls(
+            Masks.load(path / "masks.npz"),
+            read_arrays(path / "weights.npz"),
+            (path / "model.json").read_text(),
+            {key: value for key, value in record.items() if key not in computed},
+        )
+
+
+def _values_for(model: keras.Model, other: keras.Model) -> dict[str, np.ndarray]:
+    """The values of ``other``'s variables; a UsageError unless they are also ``model``'s."""
+    found = values(strip(other))
+    mine, theirs = ({n: v.shape for n, v in each.items()} for each in (values(model), found))
+    if odd := [n for n in mine | theirs if mine.get(n) != theirs.get(n)]:
+        raise UsageError(
+            f"Expected to rewind to weights of the model '{model.name}', got '{other.name}' with "
+            f"other variables or shapes ({some(odd)}): give the same model, its layers named alike."
+        )
+    return found
+
+
+def _masked(weights: Mapping[str, np.ndarray], masks: Masks) -> dict[str, np.ndarray]:
+    odd = [n for n, m in masks.items() if n not in weights or weights[n].shape != m.shape]
+    if odd:
+        raise UsageError(
+            f"Expected masks for weights of the ticket, each of its weight's shape; {some(odd)} "
+            "is not: make the masks for this model."
+        )
+    return {
+        name: np.where(masks[name], value, 0).astype(value.dtype) if name in masks else value
+        for name, value in weights.items()
+    }

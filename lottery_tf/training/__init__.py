@@ -1,0 +1,1 @@
+"""Training: a trainer that compiles once, and retraining by a recipe."""

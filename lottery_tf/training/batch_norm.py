@@ -1,0 +1,34 @@
+"""BatchNorm on several devices: statistics of the whole batch, not of each device's share."""
+
+import dataclasses
+
+from lottery_tf.graph.compat import keras
+from lottery_tf.masks.wrapper import with_configs
+from lottery_tf.tweaks.tweak import Tweak
+
+
+@dataclasses.dataclass(frozen=True)
+class SharedStatistics(Tweak):
+    """Trains with Keras' ``BatchNormalization(synchronized=True)`` where there are several devices.
+
+    So the number of devices changes nothing in the training but the order of sums. On one device it
+    does nothing: Keras' fused kernels, faster, are for one device only. They divide the moving
+    variances by N - 1, the values of a channel in a batch less 1; those for several devices by N.
+    """
+
+    def change(self, model, data=None):
+        several = model.distribute_strategy.num_replicas_in_sync > 1
+        return _synchronized(model, True) if several else model
+
+    def restore(self, model):
+        return _synchronized(model, False)
+
+
+def _synchronized(model: keras.Model, wanted: bool) -> keras.Model:
+    """``model``, or a copy whose BatchNorm layers are as wanted."""
+
+    def config(layer):
+        differs = type(layer) is keras.layers.BatchNormalization and layer.synchronized != wanted
+        return {"synchronized": wanted} if differs else {}
+
+    return with_configs(model, config)

@@ -1,0 +1,258 @@
+"""Spending a ticket: train it with a recipe, take the tweaks off, measure what is left."""
+
+import dataclasses
+import functools
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from lottery_tf.common.devices import check_same, from_chief
+from lottery_tf.common.files import whole_folder, write_json
+from lottery_tf.common.ownership import Kind, has_arrays, has_keys
+from lottery_tf.data import Dataset
+from lottery_tf.graph.compat import keras
+from lottery_tf.graph.layers import assign, named_variables, values
+from lottery_tf.losses.cross_entropy import default_loss
+from lottery_tf.masks.masks import read_arrays
+from lottery_tf.tickets.ticket import Ticket
+from lottery_tf.training.batch_norm import SharedStatistics
+from lottery_tf.training.precision import Precision
+from lottery_tf.training.trainer import Trainer, TrainingSettings, evaluate
+from lottery_tf.tweaks.distillation import Distillation
+from lottery_tf.tweaks.recipe import Recipe
+from lottery_tf.tweaks.rescaled_init import RescaledInit
+
+CHECKPOINT = Kind(
+    "a checkpoint",
+    {
+        "state.json": has_keys("rows", "best", "seconds"),
+        "weights.npz": has_arrays("*/*"),
+        "best.npz": has_arrays("*/*"),
+        # arr_ in a release without names
+        "optimizer.npz": has_arrays("first_step", "_*", "arr_*"),
+    },
+    marker="state.json",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Retrained:
+    """The finished model and what was measured on it, tweaks off.
+
+    Attributes:
+      model: plain Keras layers, compiled for evaluation with the plain cross-entropy.
+      result: what ``result.json`` holds of the measurement.
+      epochs: a row of metrics an epoch.
+      best: the model's values after the epoch of the best dev accuracy.
+    """
+
+    model: keras.Model
+    result: dict[str, Any]
+    epochs: list[dict[str, Any]]
+    best: dict[str, np.ndarray]
+
+
+def retrain(
+    ticket: Ticket,
+    recipe: Recipe,
+    data: Dataset,
+    training: TrainingSettings,
+    checkpoint: Path | None = None,
+    on_epoch: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
+    on_prepared: Callable[[], None] = lambda: None,
+    test: bool = True,
+) -> Retrained:
+    """Trains the ticket from its rewind step to the end with ``recipe``.
+
+    Args:
+      ticket: what to train; its rewind step is where the schedule and the data go on.
+      recipe: the tweaks.
+      data: training, dev and test examples.
+      training: the same as in finding, for a fair comparison.
+      checkpoint: a folder to resume from and to save to, at the end of an epoch and at most
+        every half minute. Default: none is kept.
+      on_epoch: called after each epoch with the rows of all epochs so far.
+      on_prepared: called when the recipe is on the model, before the training.
+      test: measure on the test images too.
+    """
+    start = time.perf_counter()
+    described = {"recipe": recipe.name, "tweaks": recipe.describe()}
+    recipe = Recipe([*recipe.tweaks, Precision(training.precision), SharedStatistics()])
+    resumed = checkpoint is not None and (checkpoint / "state.json").exists()
+    if resumed:
+        # The weights of the checkpoint are scaled: no need to search again.
+        recipe = Recipe([each for each in recipe.tweaks if not isinstance(each, RescaledInit)])
+    model = recipe.prepare(ticket.build(), data.stream())
+    on_prepared()
+    steps_per_epoch = data.steps_per_epoch
+    trainer = Trainer(
+        model,
+        _stream(recipe, model, data),
+        steps_per_epoch,
+        training.make_optimizer(steps_per_epoch),
+        recipe.loss(),
+        training.jit_compile,
+        training.steps_per_execution,
+    )
+    first_step = ticket.info.get("rewind_step", 0)
+    last_step = training.steps(steps_per_epoch)
+    trainer.reset(first_step)
+    dev = data.batches("dev") if len(data.dev) else None
+    watch = _Watch(trainer, recipe, start, checkpoint, on_epoch, dev is not None)
+    if resumed:
+        watch.restore(checkpoint)
+    callbacks = [*recipe.callbacks(last_step - first_step), watch]
+    trainer.fit(last_step, callbacks, dev, training.validation_freq)
+
+    finished = compiled_for_evaluation(recipe.finish(model))
+    check_same("trained weights", values(finished).values())
+    assign(model, watch.best_values)
+    best = values(recipe.finish(model))
+    result = {
+        **described,
+        **watch.learned,
+        "sparsity": ticket.sparsity,
+        "sparsity_total": ticket.sparsity_total,
+        "nonzero_parameters": nonzero_parameters(finished),
+        **measured(finished, data, "dev"),
+        "train_accuracy": evaluate(finished, data.batches("train"))["accuracy"],
+        **({} if dev is None else {"best_dev_accuracy": watch.best_accuracy}),
+        **(measured_on_test(finished, best, data) if test else {}),
+        "epochs": len(watch.rows),
+        "seed": training.seed,
+        "seconds": time.perf_counter() - start + watch.seconds_before,
+    }
+    return Retrained(finished, result, watch.rows, best)
+
+
+def measured_on_test(
+    model: keras.Model, best: Mapping[str, np.ndarray], data: Dataset
+) -> dict[str, float]:
+    """What ``result.json`` says of the test images.
+
+    Args:
+      model: as training left it; compiled for evaluation.
+      best: its values after the epoch of the best dev accuracy.
+      data: whose test images are looked at.
+    """
+    last = values(model)
+    found = measured(model, data, "test")
+    assign(model, best)
+    found["best_dev_test_accuracy"] = evaluate(model, data.batches("test"))["accuracy"]
+    assign(model, last)
+    return found
+
+
+def measured(model: keras.Model, data: Dataset, *splits: str) -> dict[str, float]:
+    """``dev_loss``, ``dev_accuracy``, … of a compiled model on those splits that have examples."""
+    return {
+        f"{split}_{name}": value
+        for split in splits
+        if len(getattr(data, split))
+        for name, value in evaluate(model, data.batches(split)).items()
+    }
+
+
+def _stream(recipe: Recipe, model: keras.Model, data: Dataset) -> Callable[[int], tf.data.Dataset]:
+    """``data.stream``, with a teacher's logits where an image is the same whenever it comes."""
+    for tweak in recipe.tweaks:
+        if isinstance(tweak, Distillation) and not data.augment:
+            with model.distribute_strategy.scope():
+                logits = tweak.logits(data.batches("train"))
+            return functools.partial(data.stream, beside={"teacher_logits": logits})
+    return data.stream
+
+
+def compiled_for_evaluation(model: keras.Model) -> keras.Model:
+    """Compiles a model to measure the plain cross-entropy and the accuracy; returns it."""
+    model.compile(loss=default_loss(model), metrics=["accuracy"])
+    return model
+
+
+def nonzero_parameters(model: keras.Model) -> int:
+    """Number of the model's trainable parameters, frozen or not, that are not 0."""
+    parameters = (each for each in named_variables(model).values() if each.trainable)
+    return sum(int(np.count_nonzero(each.numpy())) for each in parameters)
+
+
+class _Watch(keras.callbacks.Callback):
+    """Keeps the rows of the epochs and the weights that were best on dev, and checkpoints them.
+
+    While a tweak has an effect, what is measured is not the finished model, and cannot be best.
+    """
+
+    seconds_between_checkpoints = 30
+
+    def __init__(self, trainer, recipe, start, checkpoint, on_epoch, has_dev):
+        super().__init__()
+        self.trainer, self.recipe = trainer, recipe
+        self.learned = recipe.learned()
+        self.start, self.checkpoint = start, checkpoint
+        self.on_epoch, self.has_dev = on_epoch, has_dev
+        self.rows: list[dict[str, Any]] = []
+        self.best_accuracy, self.best_values = -1.0, values(trainer.model)
+        self.seconds_before = 0.0
+        self.saved = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        named = {key.replace("val_", "dev_"): float(value) for key, value in logs.items()}
+        self.rows.append(
+            {
+                "epoch": len(self.rows) + 1,
+                "step": self.trainer.step,
+                **named,
+                "learning_rate": float(self.trainer.learning_rate),
+                "seconds": round(self._seconds(), 3),
+            }
+        )
+        # Without a dev split the last epoch counts; with one, no epoch that did not look at it.
+        accuracy = named.get("dev_accuracy", -1.0 if self.has_dev else self.best_accuracy + 1)
+        if accuracy > self.best_accuracy and self.recipe.progress(self.trainer.model) >= 1:
+            self.best_accuracy = accuracy
+            self.best_values = values(self.trainer.model)
+        self.on_epoch(self.rows)
+        due = time.perf_counter() - self.saved > self.seconds_between_checkpoints
+        if self.checkpoint is not None and from_chief(np.array(due)):
+            self.save(self.checkpoint)
+            self.saved = time.perf_counter()
+
+    def save(self, path: Path) -> None:
+        with whole_folder(path, CHECKPOINT) as folder:
+            np.savez(folder / "weights.npz", **values(self.trainer.model))
+            np.savez(folder / "best.npz", **self.best_values)
+            np.savez(folder / "optimizer.npz", **self.trainer.optimizer_state())
+            state = {"rows": self.rows, "best": self.best_accuracy, "seconds": self._seconds()}
+            write_json(folder / "state.json", {**state, "learned": self.learned})
+
+    def restore(self, path: Path) -> None:
+        state = json.loads((path / "state.json").read_text())
+        self.rows, self.best_accuracy = state["rows"], state["best"]
+        self.seconds_before = state["seconds"]
+        self.learned = state.get("learned", {})  # older releases kept nothing
+        self.best_values = read_arrays(path / "best.npz")
+        assign(self.trainer.model, read_arrays(path / "weights.npz"))
+        saved = read_arrays(path / "optimizer.npz")
+        self.trainer.set_optimizer_state(
+            _of_older_release(saved, self.trainer) if "arr_0" in saved else saved
+        )
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self.start + self.seconds_before
+
+
+def _of_older_release(saved: Mapping[str, np.ndarray], trainer: Trainer) -> dict[str, np.ndarray]:
+    """The optimizer's state from a checkpoint that has no names, and a count of steps from 0.
+
+    ``trainer`` stands at the rewind step, where the training began.
+    """
+    state = trainer.optimizer_state()
+    # In the order of optimizer.variables, whose first is the count, and of what scales the loss.
+    names = [name for name in state if "_variables/" in name or "_loss_scale/" in name]
+    state |= dict(zip(names, saved.values(), strict=True))
+    state[names[0]] = state[names[0]] - trainer.step
+    return state

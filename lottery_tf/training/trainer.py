@@ -1,0 +1,354 @@
+"""Training, the same for finding and retraining: compile once, fit from any step, evaluate."""
+
+import contextlib
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.settings import check_choices, setting
+from lottery_tf.common.steps import check_steps, parse_steps
+from lottery_tf.graph import optimizers
+from lottery_tf.graph.compat import add_gradients_in_order, keras, without_averages
+from lottery_tf.graph.compat import steps_per_execution as steps_of
+from lottery_tf.graph.layers import named_layers, unwrapped
+from lottery_tf.graph.step_checks import step_checks
+from lottery_tf.training.precision import PRECISIONS
+from lottery_tf.training.xla_loop import steps_in_one_loop
+
+
+class _CoupledL2:
+    """Adds λ·w to the gradient, as PyTorch's ``weight_decay`` does: momentum sees the decay.
+
+    Keras' own ``weight_decay`` is decoupled (AdamW). Pruned weights are 0 and stay 0.
+    """
+
+    def __init__(self, *args, l2: float = 0.0, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.l2 = l2
+
+    def update_step(self, gradient, variable):
+        if self.l2:
+            gradient = gradient + tf.cast(self.l2, variable.dtype) * variable
+        return super().update_step(gradient, variable)
+
+    def get_config(self):
+        return {**super().get_config(), "l2": self.l2}
+
+
+@keras.saving.register_keras_serializable("lottery_tf")
+class SGD(_CoupledL2, keras.optimizers.SGD):
+    """Keras' SGD with the coupled L2 penalty of the reference's protocol."""
+
+
+@keras.saving.register_keras_serializable("lottery_tf")
+class Adam(_CoupledL2, keras.optimizers.Adam):
+    """Keras' Adam with a coupled L2 penalty."""
+
+
+@keras.saving.register_keras_serializable("lottery_tf")
+class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
+    """``schedule`` times (t + 1)/``steps`` for the first ``steps`` steps (Goyal et al. 2017)."""
+
+    def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule, steps: int):
+        self.schedule, self.steps = schedule, steps
+
+    def __call__(self, step):
+        share = (tf.cast(step, tf.float32) + 1) / self.steps
+        return self.schedule(step) * tf.minimum(1.0, share)
+
+    def get_config(self):
+        schedule = keras.optimizers.schedules.serialize(self.schedule)
+        return {"schedule": schedule, "steps": self.steps}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.optimizers.schedules.deserialize(config["schedule"]), config["steps"])
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSettings:
+    """How a network is trained, dense or sparse."""
+
+    train_for: str = setting("30ep", "length of training, in steps (5000it) or epochs (30ep)")
+    optimizer: str = setting("sgd", "optimizer", choices=("sgd", "adam", "adamw"))
+    learning_rate: float = setting(0.1, "highest learning rate")
+    momentum: float = setting(0.9, "momentum of sgd")
+    nesterov: bool = setting(False, "whether sgd's momentum is Nesterov's")
+    weight_decay: float = setting(
+        0.0, "λ: for sgd and adam λ·w is added to the gradient (L2), for adamw it is decoupled"
+    )
+    schedule: str = setting(
+        "constant", "learning rate over time", choices=("constant", "step", "cosine")
+    )
+    milestones: tuple[str, ...] = setting((), "when schedule=step drops the rate, e.g. 90ep,135ep")
+    decay: float = setting(0.1, "what schedule=step multiplies the rate with at each milestone")
+    warmup: str = setting("0it", "length of the linear warm-up, in steps or epochs")
+    jit_compile: bool | None = setting(
+        None,
+        "compile with XLA; default: on one device, models without convolutions, which get faster",
+    )
+    steps_per_execution: int = setting(50, "steps that run between two looks from Python")
+    validation_freq: int = setting(
+        1, "epochs of a retraining from one look at the dev images to the next; the last has one"
+    )
+    precision: str = setting(
+        "float32",
+        "what the layers compute in while they are trained; weights and tickets are float32",
+        choices=PRECISIONS,
+    )
+    seed: int = setting(0, "of the initial weights")
+    deterministic: bool = setting(
+        False, "the same bits in every run on as many threads of a processor, at some cost in speed"
+    )
+
+    def __post_init__(self):
+        check_choices(self)
+        for name in ("train_for", "warmup"):
+            check_steps(getattr(self, name), f"--{name}")
+        for milestone in self.milestones:
+            check_steps(milestone, "--milestones")
+        if self.schedule == "step" and not self.milestones:
+            raise UsageError("Expected --milestones (e.g. 90ep,135ep) with --schedule=step.")
+        for name, good, what in (
+            ("learning_rate", self.learning_rate > 0, "above 0"),
+            ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
+            ("decay", 0 < self.decay <= 1, "in (0, 1]"),
+            ("weight_decay", self.weight_decay >= 0, "of 0 or more"),
+            ("steps_per_execution", self.steps_per_execution >= 1, "of 1 or more"),
+            ("validation_freq", self.validation_freq >= 1, "of 1 or more"),
+            ("seed", 0 <= self.seed < 2**32, "from 0 to 2**32 - 1"),
+        ):
+            if not good:
+                raise UsageError(
+                    f"Expected --{name} to be a number {what}, not {getattr(self, name)}."
+                )
+
+    def steps(self, steps_per_epoch: int) -> int:
+        """T, the step at which training ends."""
+        steps = parse_steps(self.train_for, steps_per_epoch)
+        if not steps:
+            raise UsageError(f"Expected at least one step of training, not {self.train_for}.")
+        return steps
+
+    def learning_rate_schedule(self, steps_per_epoch: int) -> Any:
+        """The Keras schedule over the steps from 0 to T."""
+        schedules = keras.optimizers.schedules
+        total, rate = self.steps(steps_per_epoch), self.learning_rate
+        if self.schedule == "cosine":
+            schedule = schedules.CosineDecay(rate, total)
+        else:
+            drops = self.milestones if self.schedule == "step" else (self.train_for,)
+            # Keras keeps the old value at the boundary itself; the drop is to be felt there.
+            boundaries = [parse_steps(text, steps_per_epoch) - 1 for text in drops]
+            if boundaries != sorted(set(boundaries)):
+                raise UsageError(
+                    f"Expected --milestones one after the other, not {','.join(drops)}."
+                )
+            rates = [rate * self.decay**i for i in range(len(boundaries) + 1)]
+            schedule = schedules.PiecewiseConstantDecay(boundaries, rates)
+        warmup = parse_steps(self.warmup, steps_per_epoch)
+        return WarmUp(schedule, warmup) if warmup else schedule
+
+    def make_optimizer(self, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+        """A new optimizer with its schedule."""
+        rate = self.learning_rate_schedule(steps_per_epoch)
+        if self.optimizer == "sgd":
+            return SGD(rate, self.momentum, self.nesterov, l2=self.weight_decay)
+        if self.optimizer == "adam":
+            return Adam(rate, l2=self.weight_decay)
+        return keras.optimizers.AdamW(rate, weight_decay=self.weight_decay)
+
+
+def make_deterministic() -> None:
+    """This process computes the same bits as every other on as many threads of such a processor.
+
+    To be called before anything is computed.
+    """
+    tf.config.experimental.enable_op_determinism()
+    add_gradients_in_order()
+
+
+class Trainer:
+    """A compiled model that can be trained again and again without being compiled again.
+
+    Masks, weights and optimizer state are variables: to start over, assign the model's and call
+    ``reset``.
+
+    Args:
+      model: the model to train, masked or not.
+      stream: start step → an infinite ``tf.data.Dataset`` of the batches from that step on.
+      steps_per_epoch: steps after which an epoch ends.
+      optimizer: a new Keras optimizer; its schedule is that from step 0 on.
+      loss: the training loss.
+      jit_compile: whether XLA compiles the step; None: if the model has no convolution and there
+        is one device.
+      steps_per_execution: steps a call of the compiled function runs at most.
+
+    Raises:
+      UsageError: if XLA is to compile for several devices.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        stream: Callable[[int], tf.data.Dataset],
+        steps_per_epoch: int,
+        optimizer: keras.optimizers.Optimizer,
+        loss: keras.losses.Loss,
+        jit_compile: bool | None = None,
+        steps_per_execution: int = 1,
+        metrics: Sequence[Any] = ("accuracy",),
+    ):
+        self.model, self.stream, self.steps_per_epoch = model, stream, steps_per_epoch
+        strategy = model.distribute_strategy
+        replicas = strategy.num_replicas_in_sync
+        if jit_compile and replicas > 1:
+            raise UsageError(
+                f"Expected no --jit_compile with {replicas} devices, over which XLA's steps cannot "
+                "reach: leave it out, or train on one."
+            )
+        if jit_compile is None:
+            jit_compile = replicas == 1 and _has_no_convolution(model)
+        half = any(layer.compute_dtype == "float16" for layer in named_layers(model).values())
+        with strategy.scope():
+            if half and not isinstance(optimizer, keras.mixed_precision.LossScaleOptimizer):
+                optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
+            self._first = optimizers.first_step(optimizer)
+            self._new_optimizer = optimizers.copied(optimizer)
+            _compile(
+                model,
+                optimizer=optimizer,
+                loss=loss,
+                metrics=list(metrics),
+                jit_compile=jit_compile,
+                steps_per_execution=min(steps_per_execution, steps_per_epoch),
+            )
+            several = steps_of(model).numpy() > 1
+            if model.jit_compile and several and not tf.distribute.has_strategy():
+                steps_in_one_loop(model)
+            model.optimizer.build(model.trainable_variables)
+
+    def optimizer_state(self) -> dict[str, np.ndarray]:
+        """What the optimizer remembers, copied, and the step at which it began."""
+        return {path: np.array(each.numpy()) for path, each in self._state().items()}
+
+    def set_optimizer_state(self, values: Mapping[str, np.ndarray]) -> None:
+        """The optimizer as it was when ``optimizer_state`` has returned ``values``."""
+        variables = self._state()
+        for path in variables.keys() | values.keys():
+            variables[path].assign(values[path])
+
+    def _state(self) -> dict[str, tf.Variable]:
+        return {
+            "first_step": self._first,
+            **optimizers.state(self.model.optimizer, self.model),
+        }
+
+    def reset(self, step: int = 0) -> None:
+        """A new optimizer for the model's present weights, its learning rate that of ``step``.
+
+        Raises:
+          UsageError: if the optimizer cannot begin anew, or at that step.
+        """
+        if step:
+            optimizers.check_schedules(self.model.optimizer)
+        self._first.assign(step)
+        optimizers.begin_anew(self.model.optimizer, self.model, self._new_optimizer)
+
+    @property
+    def step(self) -> int:
+        """The step at which training stands: that of the last ``reset`` and those since then."""
+        return int(self._first.numpy() + self.model.optimizer.iterations.numpy())
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the last step."""
+        schedule = optimizers.schedule_of(self.model.optimizer)
+        if schedule is None:
+            return float(self.model.optimizer.learning_rate.numpy())
+        return float(schedule.schedule(max(self.step - 1, 0)))
+
+    def fit(
+        self,
+        stop: int,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        validation_data: tf.data.Dataset | None = None,
+        validation_freq: int = 1,
+        last: bool = True,
+    ) -> None:
+        """Trains from the present step to step ``stop``.
+
+        Epochs are counted from the present step; the last one is shorter where the rest of the
+        steps does not fill it. ``validation_data`` are looked at in the last epoch and, going back
+        from it, in every ``validation_freq``-th, so that a resumed training looks where it would
+        have looked. An optimizer that averages the weights (``use_ema``) puts the averages in their
+        place at the end; with ``last=False``, where the training is to go on, it does not yet.
+
+        Raises:
+          UsageError: for labels that are no classes of the model.
+        """
+        epochs, rest = divmod(stop - self.step, self.steps_per_epoch)
+        parts = [part for part in ((epochs, self.steps_per_epoch), (1, rest)) if all(part)]
+        total = sum(count for count, _ in parts)
+        for count, steps in parts:
+            total -= count  # epochs that come after this part
+            looks = [n for n in range(1, count + 1) if (count + total - n) % validation_freq == 0]
+            put_in = last and not total
+            optimizer = self.model.optimizer
+            averages = contextlib.nullcontext() if put_in else without_averages(optimizer)
+            with averages, step_checks():
+                self.model.fit(
+                    self.stream(self.step),
+                    epochs=count,
+                    steps_per_epoch=steps,
+                    callbacks=list(callbacks),
+                    validation_data=validation_data if looks else None,
+                    validation_freq=looks or 1,
+                    verbose=0,
+                )
+        if last and not parts:
+            self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+
+    def evaluate(self, data: tf.data.Dataset) -> dict[str, float]:
+        """Loss and accuracy of the model as it stands."""
+        return evaluate(self.model, data)
+
+
+def _compile(model: keras.Model, **arguments: Any) -> None:
+    """``model.compile``; a UsageError if that of the user's own class takes others."""
+    try:
+        inspect.signature(model.compile).bind(**arguments)
+    except TypeError as error:
+        raise UsageError(
+            f"Expected a model whose compile takes what keras.Model's takes; that of "
+            f"{type(model).__name__} does not ({error}): give its other arguments defaults."
+        ) from None
+    model.compile(**arguments)
+
+
+def evaluate(model: keras.Model, data: tf.data.Dataset) -> dict[str, float]:
+    """The compiled model's loss and metrics on ``data``: ``loss``, ``accuracy``."""
+    with step_checks():
+        results = model.evaluate(data, verbose=0, return_dict=True)
+    return {name: float(np.asarray(value)) for name, value in results.items()}
+
+
+def check_finite(weights: Iterable[np.ndarray], which: str) -> None:
+    """Raises RuntimeError if the training, ``which`` it was, has made weights NaN or infinite."""
+    if not all(np.isfinite(weight).all() for weight in weights):
+        raise RuntimeError(
+            f"The training {which} diverged: weights are NaN or infinite. A lower learning rate or "
+            "a warm-up may help."
+        )
+
+
+def _has_no_convolution(model: keras.Model) -> bool:
+    """On CPUs XLA doubles the speed of fully connected models and halves that of small ResNets."""
+    return not any(
+        "Conv" in type(unwrapped(layer)).__name__ for layer in named_layers(model).values()
+    )

@@ -1,0 +1,205 @@
+"""Recipes: how a ticket is retrained, as a list of tweaks."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.settings import describe, nearest, one_of, restore
+from lottery_tf.graph.compat import keras
+from lottery_tf.losses.cross_entropy import default_loss
+from lottery_tf.masks.wrapper import strip
+from lottery_tf.tweaks import TWEAKS, Tweak
+from lottery_tf.tweaks.tweak import put_on, taken_off
+
+# Recipes that have a name of their own; a tweak's name stands for that tweak alone.
+RECIPES: dict[str, tuple[str, ...]] = {
+    "vanilla": (),
+    # All of arXiv 2101.03255 (later called ToST, arXiv 2206.12755).
+    "tost": ("soft_activation", "ghost_skips", "rescaled_init", "label_smoothing"),
+}
+
+
+class Recipe:
+    """Tweaks, applied together and taken off again.
+
+    >>> Recipe("label_smoothing").describe()
+    {'label_smoothing': {'epsilon': 0.1}}
+    >>> Recipe("vanilla").tweaks
+    ()
+
+    Args:
+      tweaks: a name of RECIPES or TWEAKS, several separated by commas, or a list of tweaks.
+      settings: parameters of tweaks that are given by name, keyed as their flags are
+        (``label_smoothing_epsilon``); those of tweaks that are not in the recipe are left out.
+
+    Raises:
+      UsageError: for an unknown name or parameter, or a tweak given twice.
+    """
+
+    def __init__(self, tweaks: str | Sequence[Tweak], settings: Mapping[str, Any] | None = None):
+        if settings:
+            _check_parameters(settings)
+        if isinstance(tweaks, str):
+            names = [part for name in tweaks.split(",") for part in _tweak_names(name.strip())]
+            tweaks = [_create(name, settings or {}) for name in names]
+        for tweak in tweaks:
+            if not isinstance(tweak, Tweak):
+                raise UsageError(
+                    f"Expected tweaks such as lt.LabelSmoothing() in a recipe's list, or their "
+                    f"names in one text separated by commas, not {tweak!r}."
+                )
+        kinds = [type(tweak) for tweak in tweaks]
+        twice = sorted({kind.__name__ for kind in kinds if kinds.count(kind) > 1})
+        if twice:
+            raise UsageError(f"Expected each tweak once in a recipe; {one_of(twice)} came twice.")
+        self.tweaks: tuple[Tweak, ...] = tuple(tweaks)
+        self._model: keras.Model | None = None  # as it came to prepare
+
+    @property
+    def name(self) -> str:
+        """The names of the tweaks separated by commas, ``tost`` in the place of its four;
+        ``vanilla`` where there are none."""
+        names = list(self.describe())
+        for recipe, parts in RECIPES.items():
+            if parts and tuple(name for name in names if name in parts) == parts:
+                names = [recipe, *(name for name in names if name not in parts)]
+        return ",".join(names) or "vanilla"
+
+    def describe(self) -> dict[str, dict[str, Any]]:
+        """Name of each tweak → its parameters, as JSON knows them; ``restore`` reads it."""
+        return {_name_of(tweak): describe(tweak) for tweak in self.tweaks}
+
+    @classmethod
+    def restore(cls, description: Mapping[str, Mapping[str, Any]]) -> "Recipe":
+        """The recipe that ``describe`` described; a UsageError for a tweak that is not ours."""
+        for name in description:
+            _tweak_names(name)
+        names = [name for name in description if name not in RECIPES]
+        return cls([restore(TWEAKS[name], description[name]) for name in names])
+
+    def prepare(self, model: keras.Model, data=None) -> keras.Model:
+        """The model to compile and train: ``model`` with every tweak on.
+
+        Args:
+          model: a built Sequential or functional tf_keras model, masked or dense, not compiled.
+          data: a ``tf.data.Dataset`` of training batches, for tweaks that look at them.
+
+        Raises:
+          UsageError: for a model of another kind, with layers that cannot be copied, or that one of
+            the tweaks does not fit.
+        """
+        prepared = put_on(self.tweaks, model, data)
+        self._model = model
+        return prepared
+
+    def learned(self) -> dict[str, dict[str, Any]]:
+        """Name of each tweak that has learned something in ``prepare`` → what, as JSON knows it."""
+        return {_name_of(tweak): found for tweak in self.tweaks if (found := tweak.learned())}
+
+    def loss(self, loss: Any = None) -> Any:
+        """The training loss.
+
+        Args:
+          loss: the loss to start from, or a list or dictionary of one for each output, as
+            ``compile`` takes it. Default: cross-entropy for integer or one-hot labels, on
+            logits or on probabilities as the model given to ``prepare`` has them.
+
+        Returns:
+          the loss that the tweaks have made of it; of a list or dictionary each, but for None.
+
+        Raises:
+          UsageError: without ``loss`` before ``prepare``, or where some outputs are logits and
+            others probabilities; for a loss that a tweak cannot change.
+        """
+        if loss is None:
+            if self._model is None:
+                raise UsageError(
+                    "Expected recipe.prepare(model) before recipe.loss(): whether the model "
+                    "gives logits decides the loss. Or pass the loss to start from."
+                )
+            loss = default_loss(self._model)
+        return tf.nest.map_structure(self._changed, loss)
+
+    def _changed(self, loss: keras.losses.Loss | str | None) -> keras.losses.Loss | str | None:
+        if loss is not None:  # else an output that is not trained
+            for tweak in self.tweaks:
+                loss = tweak.loss(loss) or loss
+        return loss
+
+    def callbacks(self, steps: int | None = None) -> list[keras.callbacks.Callback]:
+        """The callbacks that ``fit`` needs; put them before those that log or save.
+
+        Args:
+          steps: length of the whole training, over shares of which tweaks fade. Default:
+            the epochs of ``fit`` times its steps of an epoch.
+        """
+        return [callback for tweak in self.tweaks for callback in tweak.callbacks(steps)]
+
+    def progress(self, model: keras.Model) -> float:
+        """The way that the tweaks have gone, from 0 to 1, where none has an effect any more."""
+        return min((tweak.progress(model) for tweak in self.tweaks), default=1.0)
+
+    def finish(self, model: keras.Model) -> keras.Model:
+        """The trained model as it went into ``prepare``: plain Keras layers, exact zeros.
+
+        A copy, not compiled.
+
+        Raises:
+          UsageError: if a tweak has still an effect, or the model has fading layers of tweaks that
+            are not in this recipe.
+        """
+        return strip(taken_off(self.tweaks, model))
+
+
+@functools.cache
+def tweak_settings() -> type:
+    """A dataclass with the parameters of all tweaks, each named ``<tweak>_<parameter>``."""
+    return dataclasses.make_dataclass(
+        "TweakSettings",
+        [
+            (
+                f"{name}_{field.name}",
+                field.type,
+                dataclasses.field(default=field.default, metadata=field.metadata),
+            )
+            for name, kind in TWEAKS.items()
+            for field in dataclasses.fields(kind)
+        ],
+        frozen=True,
+        namespace={"__doc__": "Parameters of the tweaks."},
+    )
+
+
+def _check_parameters(settings: Mapping[str, Any]) -> None:
+    """Raises UsageError for a parameter that no tweak has."""
+    known = [field.name for field in dataclasses.fields(tweak_settings())]
+    for key in settings:
+        if key not in known:
+            raise UsageError(
+                f"Expected parameters such as {known[0]} for the recipe's tweaks; there is no "
+                f"'{key}'{nearest(key, known)}."
+            )
+
+
+def _name_of(tweak: Tweak) -> str:
+    names = {kind: name for name, kind in TWEAKS.items()}
+    return names.get(type(tweak), type(tweak).__name__)
+
+
+def _tweak_names(name: str) -> tuple[str, ...]:
+    if name in RECIPES:
+        return RECIPES[name]
+    if name in TWEAKS:
+        return (name,)
+    known = [*RECIPES, *TWEAKS]
+    raise UsageError(f"A recipe is made of {one_of(known)}, not '{name}'{nearest(name, known)}.")
+
+
+def _create(name: str, settings: Mapping[str, Any]) -> Tweak:
+    fields = dataclasses.fields(TWEAKS[name])
+    given = {f.name: settings[key] for f in fields if (key := f"{name}_{f.name}") in settings}
+    return TWEAKS[name](**given)

@@ -1,0 +1,113 @@
+import dataclasses
+import doctest
+import json
+from typing import Optional
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lottery_tf.common import settings
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.settings import (
+    check_choices,
+    defaults,
+    describe,
+    nearest,
+    one_of,
+    restore,
+    setting,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Oven:
+    """How it bakes."""
+
+    heat: int = setting(180, "degrees Celsius")
+    rise: float | None = setting(None, "degrees a second")
+    light: bool = setting(True, "on while baking")
+    mode: str | None = setting("fan", "how it heats", choices=("fan", "grill"))
+    trays: tuple[str, ...] = setting((), "where", choices=("top", "middle", "low"))
+    names: Optional[tuple[str, ...]] = setting(None, "what they are called")  # noqa: UP045
+
+
+def test_the_examples_of_the_docstring():
+    assert doctest.testmod(settings).attempted > 0
+    assert doctest.testmod(settings).failed == 0
+
+
+def test_the_type_of_a_field():
+    types = {f.name: settings.value_type(f, Oven) for f in dataclasses.fields(Oven)}
+    assert types == {
+        "heat": (int, False),
+        "rise": (float, True),
+        "light": (bool, False),
+        "mode": (str, True),
+        "trays": (tuple, False),
+        "names": (tuple, True),
+    }
+
+
+def test_the_defaults_are_those_of_the_settings():
+    assert defaults(Oven) == describe(Oven())
+    assert defaults(Oven)["trays"] == []
+
+
+def test_choices():
+    check_choices(Oven())
+    check_choices(Oven(mode=None))
+    check_choices(Oven(mode="grill", trays=("top", "low", "top"), names=("anything",)))
+
+
+@pytest.mark.parametrize(
+    ("oven", "sentence"),
+    [
+        (Oven(mode="gril"), "--mode takes fan or grill, not 'gril'; nearest: grill."),
+        (Oven(mode=""), "--mode takes fan or grill, not ''."),
+        (
+            Oven(trays=("top", "midle")),
+            "--trays takes top, middle or low, not 'midle'; nearest: middle.",
+        ),
+        (Oven(trays=("topmiddle",)), "--trays takes top, middle or low, not 'topmiddle'; nearest"),
+    ],
+)
+def test_what_is_no_choice_is_refused_with_the_nearest(oven, sentence):
+    with pytest.raises(UsageError) as caught:
+        check_choices(oven)
+    assert str(caught.value).startswith(sentence)
+
+
+def test_one_of():
+    assert one_of(["a"]) == "a"
+    assert one_of(["a", "b"]) == "a or b"
+    assert one_of(("a", "b", "c")) == "a, b or c"
+
+
+def test_nearest():
+    assert nearest("snap", ["snip", "grasp"]) == "; nearest: snip"
+    assert nearest("xyz", ["snip", "grasp"]) == ""
+    assert nearest("snip", []) == ""
+
+
+texts = st.text(max_size=5)
+tuples = st.lists(texts, max_size=3).map(tuple)
+ovens = st.builds(
+    Oven,
+    st.integers(),
+    st.none() | st.floats(allow_nan=False, allow_infinity=False),
+    st.booleans(),
+    st.none() | texts,
+    tuples,
+    st.none() | tuples,
+)
+
+
+@given(ovens)
+def test_settings_survive_json(oven):
+    assert restore(Oven, json.loads(json.dumps(describe(oven)))) == oven
+
+
+def test_restore_takes_defaults_for_what_is_missing_and_leaves_out_what_is_unknown():
+    assert restore(Oven, {"heat": 0, "colour": "red"}) == Oven(heat=0)
+    assert restore(Oven, {}) == Oven()

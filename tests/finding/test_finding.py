@@ -1,0 +1,331 @@
+"""IMP against an independent implementation, and what rewinding means."""
+
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from networks import assert_same, eagerly, values
+
+import lottery_tf as lt
+from lottery_tf.common.errors import UsageError
+from lottery_tf.finding import find as finding
+from lottery_tf.finding.settings import FindingSettings
+from lottery_tf.graph.compat import keras
+from lottery_tf.graph.layers import named_variables
+from lottery_tf.masks.prunable import prunable_weights
+from lottery_tf.training.trainer import Trainer
+
+STEPS_PER_EPOCH, EPOCHS = 4, 3
+
+
+@pytest.fixture
+def data():
+    random = np.random.default_rng(0)
+    x = random.standard_normal((32, 6)).astype(np.float32)
+    y = random.integers(0, 3, 32)
+    return tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+
+
+def network():
+    keras.utils.set_random_seed(1)
+    return keras.Sequential(
+        [
+            keras.Input((6,)),
+            keras.layers.Dense(8, name="first"),
+            keras.layers.BatchNormalization(momentum=0.5, name="norm"),
+            keras.layers.ReLU(),
+            keras.layers.Dense(5, activation="relu", name="second"),
+            keras.layers.Dense(3, name="head"),
+        ]
+    )
+
+
+def imp_by_hand(model, data, rewind_step, fraction, rounds, keep_trained=False):
+    """IMP as the paper tells it, in plain TensorFlow: masks on gradients, weights and scores.
+
+    Returns the masks and the starting weights of each round.
+    """
+    loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    kernels = {name: named_variables(model)[name] for name in ("first/kernel", "second/kernel")}
+
+    def train(masks, start, stop):
+        optimizer = keras.optimizers.SGD(
+            keras.optimizers.schedules.PiecewiseConstantDecay([8], [0.5, 0.05]), momentum=0.9
+        )
+        optimizer.build(model.trainable_variables)
+        optimizer.iterations.assign(start)
+        for _step, (x, y) in zip(range(start, stop), data.repeat().skip(start), strict=False):
+            with tf.GradientTape() as tape:
+                loss = loss_of(y, model(x, training=True))
+            gradients = tape.gradient(loss, model.trainable_variables)
+            pairs = []
+            for gradient, variable in zip(gradients, model.trainable_variables, strict=True):
+                for name, kernel in kernels.items():
+                    if variable is kernel:
+                        gradient = gradient * masks[name]
+                pairs.append((gradient, variable))
+            optimizer.apply_gradients(pairs)
+
+    masks = {name: np.ones(kernel.shape, np.float32) for name, kernel in kernels.items()}
+    train(masks, 0, rewind_step)
+    rewound = {name: v.numpy() for name, v in named_variables(model).items()}
+    history = []
+    for _ in range(rounds + 1):
+        for name, variable in named_variables(model).items():
+            variable.assign(rewound[name] * masks.get(name, 1))
+        history.append((dict(masks), {n: v.numpy() for n, v in named_variables(model).items()}))
+        train(masks, rewind_step, STEPS_PER_EPOCH * EPOCHS)
+        flat = [
+            (abs(value), name, index)
+            for name in kernels
+            for index, value in enumerate(kernels[name].numpy().ravel())
+            if masks[name].ravel()[index]
+        ]
+        masks = {name: mask.copy() for name, mask in masks.items()}
+        for _, name, index in sorted(flat)[: round(fraction * len(flat))]:
+            masks[name].ravel()[index] = 0
+        if keep_trained:
+            rewound = {name: v.numpy() for name, v in named_variables(model).items()}
+    return history
+
+
+def draw(model, data, jit_compile=False, **settings):
+    """Without XLA, which takes longer to compile than these trainings take."""
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([8], [0.5, 0.05])
+    optimizer = keras.optimizers.SGD(schedule, momentum=0.9)
+    settings = {"optimizer": optimizer, "jit_compile": jit_compile, **settings}
+    return list(lt.find_tickets(model, data, epochs=EPOCHS, **settings))
+
+
+@pytest.mark.parametrize(
+    ("rewind_to", "step", "rewind", "jit_compile"),
+    [
+        ("0it", 0, "weights", False),
+        pytest.param("0it", 0, "learning_rate", False, marks=pytest.mark.e2e),
+        ("1ep", 4, "learning_rate", True),
+        ("3it", 3, "weights", False),
+    ],
+)
+def test_three_rounds_by_hand(data, rewind_to, step, rewind, jit_compile):
+    tickets = draw(
+        network(),
+        data,
+        rounds=3,
+        prune_fraction=0.3,
+        rewind_to=rewind_to,
+        rewind=rewind,
+        jit_compile=jit_compile,
+    )
+    expected = imp_by_hand(network(), data, step, 0.3, 3, rewind == "learning_rate")
+    assert len(tickets) == 4
+    for ticket, (masks, weights) in zip(tickets, expected, strict=True):
+        assert ticket.masks == lt.Masks(masks)
+        assert ticket.weights.keys() == weights.keys()
+        for name, value in weights.items():
+            np.testing.assert_allclose(ticket.weights[name], value, rtol=1e-4, atol=1e-5)
+
+
+@eagerly()
+def test_every_variable_is_rewound_and_zeros_are_exact(data):
+    tickets = draw(network(), data, rounds=3, rewind_to="2it")
+    first = tickets[0]
+    assert not np.array_equal(first.weights["norm/moving_mean"], np.zeros(8))
+    for ticket in tickets:
+        for name, value in ticket.weights.items():
+            mask = ticket.masks.get(name, np.ones(value.shape, bool))
+            np.testing.assert_array_equal(value, np.where(mask, first.weights[name], 0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "starts"),
+    [
+        ({"rounds": 2}, [[4], [4], [4]]),
+        # Its mask comes of a training of its own to steps 8 and 9, then round 0 is trained.
+        ({"method": "gmp", "sparsity": 0.5, "gmp_begin": "8it"}, [[4, 8, 4], [4]]),
+    ],
+)
+def test_every_training_begins_with_the_ticket(data, settings, starts):
+    """To the bit, BatchNorm's moving statistics too, and at step k."""
+    begun, streams = [], []
+
+    class Begun(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            begun.append((values(self.model), trainer.step))
+
+    model = network()
+    initial = lt.Ticket.of(model, lt.Masks.ones(prunable_weights(model)))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    optimizer = keras.optimizers.SGD(0.5)
+
+    def stream(start):
+        streams.append(start)
+        return data.repeat().skip(start)
+
+    trainer = Trainer(initial.build(), stream, STEPS_PER_EPOCH, optimizer, loss, False)
+    trainer.reset(3)  # as it stands after another training
+    first = finding.first_ticket(initial, trainer, 4, {})
+    found = finding.rounds(first, trainer, FindingSettings(**settings), 12, [Begun()])
+    for each, steps in zip(found, starts, strict=True):
+        assert [step for _, step in begun] == steps
+        for weights in (weights for weights, step in begun if step == 4):
+            assert_same(weights, dict(each.ticket.weights))
+        begun.clear()
+    # Only of imp there may be more rounds.
+    assert (each.next_ticket is None) == ("method" in settings)
+    assert streams == [0, *(step for steps in starts for step in steps)]
+
+
+def test_round_numbers_counts_and_nesting(data):
+    tickets = draw(network(), data, rounds=3, dev_data=data)
+    assert [ticket.info["round"] for ticket in tickets] == [0, 1, 2, 3]
+    kept = 6 * 8 + 8 * 5
+    for before, after in itertools.pairwise(tickets):
+        kept -= round(0.2 * kept)
+        assert after.masks.kept == kept
+        assert after.masks.nested_in(before.masks)
+    assert all("head/kernel" not in ticket.masks for ticket in tickets)
+    assert all(0 <= ticket.info["dev_accuracy"] <= 1 for ticket in tickets)
+
+
+@eagerly()
+def test_the_model_is_left_as_it_was(data):
+    model = network()
+    before = [weight.copy() for weight in model.get_weights()]
+    draw(model, data, rounds=1)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_the_last_round_ends_on_the_sparsity_asked_for(data):
+    tickets = draw(network(), data, sparsity=0.5)
+    assert [round(t.sparsity, 2) for t in tickets] == [0, 0.2, 0.36, 0.49, 0.5]
+    assert tickets[-1].masks.kept == 44
+
+
+def test_what_is_pruned_can_be_chosen(data):
+    options = {"method": "random", "sparsity": 0.5, "train_tickets": False}
+    (_, ticket) = draw(network(), data, keep_dense=("first",), **options)
+    assert {name: mask.shape for name, mask in ticket.masks.items()} == {
+        "second/kernel": (8, 5),
+        "head/kernel": (5, 3),
+    }
+    with pytest.raises(UsageError, match="it has none in layers of the kinds conv"):
+        draw(network(), data, prune_layers=("conv",), **options)
+
+
+@eagerly()
+def test_a_last_training_that_diverges_is_told(data, lines):
+    """And its ticket is kept: no other one is lost."""
+    broken = data.map(lambda x, y: (x / 0, y))
+    assert len(draw(network(), broken, rounds=0)) == 1
+    assert "of round 0 diverged" in lines[-1] and "No more rounds can follow it" in lines[-1]
+
+
+@eagerly()
+def test_what_is_measured_can_be_chosen(data):
+    (ticket,) = draw(network(), data, rounds=0, dev_data=data, metrics=())
+    assert {name for name in ticket.info if name.startswith("dev_")} == {"dev_loss"}
+
+
+@eagerly()
+def test_layerwise(data):
+    ticket = draw(network(), data, rounds=1, prune_fraction=0.25, scope="layerwise")[-1]
+    assert {name: int(mask.sum()) for name, mask in ticket.masks.items()} == {
+        "first/kernel": 36,
+        "second/kernel": 30,
+    }
+
+
+def test_all_rounds_are_traced_once(data):
+    traces = []
+
+    @keras.saving.register_keras_serializable("test_finding")
+    class Counting(keras.layers.Layer):
+        def call(self, inputs, training=None):
+            traces.append(bool(training))
+            return inputs
+
+    model = keras.Sequential([keras.Input((6,)), Counting(), *network().layers])
+    del traces[:]
+    schedule = keras.optimizers.schedules.CosineDecay(0.1, 12)
+    tickets = lt.find_tickets(
+        model,
+        data,
+        optimizer=keras.optimizers.SGD(schedule, momentum=0.9),
+        epochs=EPOCHS,
+        rounds=4,
+        rewind_to="1ep",
+        jit_compile=False,
+    )
+    next(tickets)
+    after_the_first_round = len(traces)
+    assert traces.count(True) >= 1
+    list(tickets)
+    assert len(traces) == after_the_first_round
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "neither"),
+        ({"rounds": 1, "sparsity": 0.5}, "both"),
+        ({"rounds": -1}, "--rounds"),
+        ({"sparsity": 1.0}, r"\[0, 1\)"),
+        ({"sparsity": -0.5}, r"\[0, 1\)"),
+        ({"rounds": 1, "prune_fraction": 0.0}, r"\(0, 1\)"),
+        ({"rounds": 1, "scope": "globl"}, "global"),
+        ({"rounds": 1, "rewind": "lr"}, "learning_rate"),
+        ({"rounds": 1, "rewind_to": "5"}, "--rewind_to"),
+    ],
+)
+def test_settings_out_of_range(settings, message):
+    with pytest.raises(UsageError, match=message):
+        FindingSettings(**settings)
+
+
+def test_a_rewind_step_behind_the_end_is_refused(data):
+    with pytest.raises(UsageError, match="before the end of training at step 12"):
+        draw(network(), data, rounds=1, rewind_to="3ep")
+
+
+def test_data_of_unknown_length_is_refused(data):
+    with pytest.raises(UsageError, match="cardinality"):
+        draw(network(), data.filter(lambda x, y: True), rounds=1)
+
+
+@pytest.mark.parametrize(
+    ("target", "last"),
+    [(0.0, 0), (0.2, 1), (0.36, 2), (0.488, 3), (0.5904, 4), (0.6, 5), (0.95, 14)],
+)
+def test_the_ladder_reaches_the_target_and_no_further(target, last):
+    assert FindingSettings(sparsity=target).last_round == last
+
+
+@pytest.mark.parametrize("total", [1000, 1003, 1014, 1059])
+@pytest.mark.parametrize("target", [0.36, 0.361, 0.488, 0.5])
+def test_the_last_round_is_within_a_weight_of_the_target(total, target):
+    settings = FindingSettings(sparsity=target)
+    trained = {"a": np.random.default_rng(0).standard_normal(total)}
+    masks = lt.Masks.ones({"a": (total,)})
+    for number in range(1, settings.last_round + 1):
+        masks = settings.next_masks(masks, trained, number)
+    assert abs(masks.kept - (1 - target) * total) <= 1.5
+
+
+@pytest.mark.parametrize("optimizer", ["adam", keras.optimizers.legacy.Adam()])
+def test_other_optimizers_are_refused(data, optimizer):
+    with pytest.raises(UsageError, match="tf_keras optimizer"):
+        lt.find_ticket(network(), data, optimizer=optimizer, epochs=1, rounds=1)
+
+
+def test_a_model_of_one_unit_needs_a_loss(data):
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4), keras.layers.Dense(1)])
+    with pytest.raises(UsageError, match="pass the loss"):
+        lt.find_ticket(model, data, optimizer=keras.optimizers.Adam(), epochs=1, rounds=1)
+
+
+def test_a_model_that_is_pruned_already_is_refused(data):
+    model = lt.prune(network(), "omp", 0.5).build()
+    with pytest.raises(UsageError, match="a dense model to draw tickets from"):
+        draw(model, data, rounds=1)

@@ -1,0 +1,258 @@
+"""What is private in tf_keras, tfmot and TensorFlow does what the library takes it to do."""
+
+import ast
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from networks import chain, examples, layers, mlp
+
+import lottery_tf
+from lottery_tf.graph import compat
+from lottery_tf.graph.compat import keras
+
+
+def compiled(optimizer="sgd", **kwargs):
+    model = mlp()
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(True), **kwargs)
+    return model
+
+
+def test_nothing_else_imports_private_modules():
+    """Those of tf_keras, TensorFlow and tfmot that their own documentation does not have."""
+    private = ("tf_keras.src", "tf_keras.protobuf", "tensorflow.python", "tensorflow.core")
+    private += ("tensorflow_model_optimization.python",)
+    root = Path(lottery_tf.__file__).parent
+    for path in root.rglob("*.py"):
+        if path != root / "graph" / "compat.py":
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Import | ast.ImportFrom):
+                    names = [alias.name for alias in node.names]
+                    names.append(getattr(node, "module", None) or "")
+                    assert not any(name.startswith(private) for name in names), (path, names)
+                if isinstance(node, ast.Attribute):
+                    assert node.attr != "__internal__", path
+
+
+def test_is_graph_network():
+    class Own(keras.Model):
+        pass
+
+    assert compat.is_graph_network(mlp())
+    assert not compat.is_graph_network(Own())
+    assert not compat.is_graph_network(keras.Sequential([layers.Dense(1)]))
+
+
+def test_input_layers_come_in_the_order_of_the_inputs():
+    one, other = keras.Input((2,), name="one"), keras.Input((3,), name="other")
+    model = keras.Model([other, one], layers.Concatenate()([one, other]))
+    assert [layer.name for layer in compat.input_layers(model)] == ["other", "one"]
+    chained = keras.Sequential([keras.Input((2,), name="first"), layers.Dense(1)])
+    assert [layer.name for layer in compat.input_layers(chained)] == ["first"]
+
+
+def test_parts_of():
+    inner = layers.Dense(1)
+    outer = layers.TimeDistributed(inner)
+    assert list(compat.parts_of(outer)) == [outer, inner]
+
+
+def test_listed_weights_do_not_hang_on_what_is_frozen():
+    layer = layers.BatchNormalization()
+    layer.build((None, 2))
+    before = [id(each) for each in compat.listed_weights(layer)]
+    layer.trainable = False
+    assert [id(each) for each in compat.listed_weights(layer)] == before
+    assert len(before) == 4
+
+
+def test_rename():
+    layer = layers.Dense(1, name="old")
+    compat.rename(layer, "new")
+    assert layer.name == "new" and layer.get_config()["name"] == "new"
+
+
+def test_what_keras_sets_on_models():
+    model = compiled()
+    model._of_a_user = 1
+    own = {name for name in vars(model) if name[0] == "_" and not compat.is_set_by_keras(name)}
+    assert own == {"_of_a_user"}
+
+
+def test_the_vocabulary_is_what_was_adapted():
+    layer = layers.StringLookup(output_mode="tf_idf")
+    assert compat.vocabulary_of(layer) == {} == compat.vocabulary_of(layers.Dense(1))
+    layer.adapt([["a", "b"], ["a", "c"]])
+    found = compat.vocabulary_of(layer)
+    assert found["vocabulary"][0] == "a" and sorted(found["vocabulary"]) == ["a", "b", "c"]
+    again = layers.StringLookup.from_config({**layer.get_config(), **found})
+    np.testing.assert_array_equal(again([["a", "x"]]), layer([["a", "x"]]))
+
+
+def test_takes():
+    assert compat.takes(layers.Dropout(0.5)) == {"training": True, "mask": False}
+    assert compat.takes(layers.LSTM(1)) == {"training": True, "mask": True}
+    assert compat.takes(layers.Dense(1)) == {"training": False, "mask": False}
+
+
+def test_take_input_shape():
+    first, taker = layers.Dense(1, input_shape=(3,)), layers.Dense(2)
+    compat.take_input_shape(taker, first)
+    assert keras.Sequential([taker]).input_shape == (None, 3)
+
+
+def test_regularize_instead():
+    layer = layers.Dense(1, kernel_regularizer=keras.regularizers.L1(1.0))
+    layer.build((None, 3))
+    layer.kernel.assign([[1.0], [2.0], [3.0]])
+    compat.regularize_instead(layer, layer.bias, lambda: tf.constant(100.0))
+    assert float(layer.losses[0]) == 6
+    compat.regularize_instead(layer, layer.kernel, lambda: layer.kernel * [[1.0], [0.0], [0.0]])
+    assert float(layer.losses[0]) == 1
+
+
+def test_in_place_of():
+    layer = layers.Dense(1, use_bias=False)
+    layer.build((None, 2))
+    layer.kernel.assign([[1.0], [2.0]])
+    kernel, x = layer.kernel, tf.ones((1, 2))
+    with pytest.raises(RuntimeError), compat.in_place_of(layer, {"kernel": kernel * 0}):
+        assert float(layer(x)[0, 0]) == 0
+        raise RuntimeError
+    assert layer.kernel is kernel and float(layer(x)[0, 0]) == 3
+    assert [id(each) for each in layer.weights] == [id(kernel)]
+
+
+def test_moments_by():
+    layer = layers.BatchNormalization(epsilon=0.0)
+    layer.build((None, 1))
+    compat.moments_by(layer, lambda inputs, axes, keep_dims: (tf.ones(1), tf.fill(1, 4.0)))
+    np.testing.assert_allclose(layer(tf.constant([[3.0], [5.0]]), training=True), [[1.0], [2.0]])
+
+
+def test_calls_in_come_in_the_order_of_computation():
+    model = chain(layers.Dense(2, name="one"), layers.ReLU(name="two"), layers.Dense(1, name="end"))
+    assert [node.layer.name for node in compat.calls_in(model)] == ["one", "two", "end"]
+
+
+def test_has_losses():
+    model = mlp()
+    assert not compat.has_losses(model)
+    model.add_loss(tf.reduce_mean(model.output))
+    assert compat.has_losses(model)
+
+
+def test_producers_and_calls_of_tensors():
+    """A shared layer is called twice; each tensor knows its own call."""
+    one, other, shared = keras.Input((2,)), keras.Input((2,)), layers.Dense(1)
+    first, second = shared(one), shared(other)
+    assert compat.producer_of(first) is compat.producer_of(second) is shared
+    assert compat.call_of(first).keras_inputs[0] is one
+    assert compat.call_of(second).keras_inputs[0] is other
+
+
+def test_the_rate_of_an_optimizer():
+    schedule = keras.optimizers.schedules.CosineDecay(0.1, 10)
+    optimizer = keras.optimizers.SGD(schedule)
+    assert compat.rate_of(optimizer) is schedule
+    with compat.rate_replaced(optimizer, 0.5):
+        assert optimizer.get_config()["learning_rate"] == 0.5
+    assert compat.rate_of(optimizer) is schedule
+    assert float(compat.rate_of(keras.optimizers.SGD(0.25))) == 0.25
+
+
+def test_undecayed():
+    optimizer = keras.optimizers.AdamW()
+    assert compat.undecayed(optimizer) == (False, [])
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    assert compat.undecayed(optimizer) == (False, ["bias"])
+    optimizer = keras.optimizers.AdamW()
+    optimizer.exclude_from_weight_decay(var_list=[tf.Variable(1.0)])
+    assert compat.undecayed(optimizer)[0]
+
+
+def test_places_of_weights():
+    weights, optimizer = [tf.Variable(1.0), tf.Variable([2.0])], keras.optimizers.Adam()
+    assert compat.weights_known_to(optimizer) == {}
+    assert compat.place_of(optimizer, weights[1]) is None
+    compat.build_for(optimizer, weights)
+    assert list(compat.weights_known_to(optimizer).values()) == [0, 1]
+    assert [compat.place_of(optimizer, each) for each in weights] == [0, 1]
+    assert compat.place_of(optimizer, tf.Variable(1.0)) is None
+    lists = {name for name, part in vars(optimizer).items() if compat.is_list_of_all(name)}
+    assert {len(vars(optimizer)[name]) for name in lists} == {len(optimizer.variables)}
+
+
+def test_a_legacy_optimizer_is_built():
+    weight, optimizer = tf.Variable([1.0]), keras.optimizers.legacy.SGD(momentum=0.9)
+    compat.build_for(optimizer, [weight])
+    assert optimizer.get_slot(weight, "momentum").shape == (1,)
+
+
+def test_steps_per_execution_and_their_count():
+    model = compiled(steps_per_execution=3)
+    assert int(compat.steps_per_execution(model).numpy()) == 3
+    x, y = examples(12)
+    calls = []
+
+    def two_batches(iterator):
+        calls.append(next(iterator))
+        compat.count_steps(model, tf.constant(3, tf.int32))
+        return {"loss": tf.constant(7.0)}
+
+    compat.train_by(model, two_batches)
+    assert model.fit(x, y, batch_size=2, verbose=0).history["loss"] == [7.0]
+    assert len(calls) == 2 and int(model._train_counter) == 6
+
+
+def test_without_averages():
+    weight = tf.Variable(1.0)
+    optimizer = keras.optimizers.SGD(1.0, use_ema=True, ema_momentum=0.5)
+    optimizer.build([weight])
+    optimizer.apply_gradients([(tf.constant(1.0), weight)])
+    with compat.without_averages(optimizer):
+        optimizer.finalize_variable_values([weight])
+    assert float(weight) == 0
+    optimizer.finalize_variable_values([weight])
+    assert float(weight) == 0.5
+
+
+def test_inner_variable():
+    layer = layers.Dense(1, dtype="mixed_float16")
+    layer.build((None, 1))
+    assert compat.inner_variable(layer.kernel).dtype == tf.float32
+    assert compat.inner_variable(tf.Variable(1.0)) is None
+
+
+def test_symbols():
+    assert compat.symbol("math.add").__module__ == "tensorflow.python.ops.math_ops"
+    assert compat.symbol("math.no_such") is None
+    assert isinstance(compat.symbol("keras.layers.Dense"), type)
+
+
+def test_names_that_keras_finds():
+    assert compat.is_metric("Accuracy") and not compat.is_metric("Dense")
+    assert compat.is_found_by_name("Dense") and compat.is_found_by_name("relu")
+    assert not compat.is_found_by_name("Own")
+
+
+def test_saved_with(tmp_path):
+    model = chain(layers.Dense(1))
+    with compat.saved_with(model, {"added": tf.Variable(3.0)}):
+        model.save(tmp_path / "saved", save_traces=False)
+    assert float(tf.saved_model.load(tmp_path / "saved").added) == 3
+    assert compat.read_saved_model(tmp_path / "saved").meta_graphs
+    content = (tmp_path / "saved" / "keras_metadata.pb").read_bytes()
+    assert compat.saved_metadata_pb2.SavedMetadata.FromString(content).nodes
+    model.save(tmp_path / "plain", save_traces=False)
+    assert not hasattr(tf.saved_model.load(tmp_path / "plain"), "added")
+
+
+def test_classes():
+    assert type(mlp()) is compat.Functional
+    assert isinstance(tf.Variable(1.0), compat.Trackable)
+    assert compat.has_functional_like_constructor(compat.Functional)
+    function = keras.Model(one := keras.Input((1,)), tf.nn.relu(one)).layers[1]
+    assert type(function) is compat.TFOpLambda
+    assert issubclass(compat.PruneLowMagnitude, keras.layers.Wrapper)

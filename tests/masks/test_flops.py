@@ -1,0 +1,178 @@
+"""FLOPs by hand for each kind of layer, and against TensorFlow's own count."""
+
+import doctest
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from layer_cases import CASES, Gate
+from networks import chain, layers
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+import lottery_tf as lt
+from lottery_tf.common.errors import UsageError
+from lottery_tf.graph.compat import keras
+from lottery_tf.masks import flops
+from lottery_tf.masks.flops import count_flops
+
+# Layer, shape of its input → positions · weights of each kernel.
+BY_HAND = {
+    "dense": (layers.Dense(3), (4,), {"kernel": 1 * 12}),
+    "dense on a sequence": (layers.Dense(3), (5, 4), {"kernel": 5 * 12}),
+    "einsum": (layers.EinsumDense("abc,cd->abd", (5, 3)), (5, 4), {"kernel": 5 * 12}),
+    "einsum of several heads": (
+        layers.EinsumDense("abc,cde->abde", (5, 3, 2)),
+        (5, 4),
+        {"kernel": 5 * 24},
+    ),
+    "einsum that joins heads": (
+        layers.EinsumDense("abcd,cde->abe", (5, 6)),
+        (5, 3, 2),
+        {"kernel": 5 * 36},
+    ),
+    "einsum with weights of each place": (
+        layers.EinsumDense("abc,bcd->abd", (5, 3)),
+        (5, 4),
+        {"kernel": 1 * 60},
+    ),
+    "einsum with an ellipsis": (
+        layers.EinsumDense("...c,cd->...d", (3,)),
+        (5, 6, 4),
+        {"kernel": 30 * 12},
+    ),
+    "conv": (layers.Conv2D(2, 3), (6, 5, 4), {"kernel": 12 * 72}),
+    "conv with strides": (layers.Conv2D(2, 3, 2, "same"), (6, 5, 4), {"kernel": 9 * 72}),
+    "conv with dilation": (layers.Conv2D(2, 3, dilation_rate=2), (6, 5, 4), {"kernel": 2 * 72}),
+    "conv in groups": (layers.Conv2D(2, 3, groups=2), (6, 5, 4), {"kernel": 12 * 36}),
+    "conv of channels first": (
+        layers.Conv2D(2, 3, data_format="channels_first"),
+        (4, 6, 5),
+        {"kernel": 12 * 72},
+    ),
+    "conv 1D": (layers.Conv1D(2, 3, padding="causal"), (6, 4), {"kernel": 6 * 24}),
+    "conv 3D": (layers.Conv3D(2, 2), (3, 4, 5, 1), {"kernel": 24 * 16}),
+    "transposed": (layers.Conv2DTranspose(2, 3, 2), (6, 5, 4), {"kernel": 30 * 72}),
+    "transposed 1D": (layers.Conv1DTranspose(2, 3, 2), (6, 4), {"kernel": 6 * 24}),
+    "transposed 3D": (layers.Conv3DTranspose(2, 2), (3, 4, 5, 1), {"kernel": 60 * 16}),
+    "depthwise": (
+        layers.DepthwiseConv2D(3, depth_multiplier=2),
+        (6, 5, 4),
+        {"depthwise_kernel": 12 * 72},
+    ),
+    "depthwise 1D": (layers.DepthwiseConv1D(3), (6, 4), {"depthwise_kernel": 4 * 12}),
+    "separable": (
+        layers.SeparableConv2D(2, 3, depth_multiplier=2),
+        (6, 5, 4),
+        {"depthwise_kernel": 12 * 72, "pointwise_kernel": 12 * 16},
+    ),
+    "separable 1D": (
+        layers.SeparableConv1D(2, 3, strides=2),
+        (7, 4),
+        {"depthwise_kernel": 3 * 12, "pointwise_kernel": 3 * 8},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BY_HAND)
+def test_layers_by_hand(kind):
+    layer, shape, expected = BY_HAND[kind]
+    model = chain(layer, shape=shape)
+    assert count_flops(model) == {
+        f"{layer.name}/{name}": 2 * count for name, count in expected.items()
+    }
+
+
+def test_the_docstrings():
+    assert doctest.testmod(flops) == (0, 2)
+
+
+def test_pruned_weights_cost_nothing():
+    """Four weights of a kernel at the four positions of a 2x2 image, three of them pruned."""
+    model = chain(layers.Conv2D(2, 1, name="conv"), layers.Dense(1, name="d"), shape=(2, 2, 2))
+    masks = lt.Masks({"conv/kernel": np.reshape([1, 0, 0, 0], (1, 1, 2, 2))})
+    assert count_flops(model) == {"conv/kernel": 2 * 4 * 4, "d/kernel": 2 * 4 * 2}
+    for each in (model, lt.wrap(model, masks)):
+        assert count_flops(each, masks) == {"conv/kernel": 2 * 4 * 1, "d/kernel": 2 * 4 * 2}
+    assert count_flops(lt.wrap(model, masks)) == count_flops(model)
+
+
+def test_a_shared_layer_counts_at_each_call():
+    """``both`` is called three times (in the tower twice), ``twice`` as well."""
+    assert count_flops(CASES["shared"].build()) == {
+        "both/kernel": 3 * 2 * 16,
+        "tower/twice/kernel": 3 * 2 * 12,
+        "head/kernel": 2 * 18,
+    }
+
+
+def test_a_layer_shared_by_images_of_two_sizes():
+    conv = layers.Conv2D(1, 1, use_bias=False, name="conv")
+    small, large = keras.Input((2, 2, 1)), keras.Input((3, 3, 1))
+    assert count_flops(keras.Model([small, large], [conv(small), conv(large)])) == {
+        "conv/kernel": 2 * 4 + 2 * 9
+    }
+
+
+def test_nested_models():
+    assert count_flops(CASES["nested"].build()) == {
+        "block/half/dense/kernel": 2 * 20,
+        "block/dense/kernel": 2 * 20,
+        "dense/kernel": 2 * 10,
+    }
+
+
+def test_other_layers_are_not_counted():
+    assert list(count_flops(CASES["tokens"].build())) == ["dense/kernel", "head/kernel"]
+    assert count_flops(chain(Gate())) == {}
+
+
+@pytest.mark.parametrize("layer", [layers.Conv1D(2, 3, name="last"), layers.Dense(2, name="last")])
+def test_inputs_of_any_size(layer):
+    with pytest.raises(UsageError, match=r"fixed size, .* 'last' reads \(None, None, 4\)"):
+        count_flops(chain(layer, shape=(None, 4)))
+
+
+def test_a_size_that_does_not_matter_may_be_open():
+    model = chain(
+        layers.Embedding(5, 4),
+        layers.GlobalAveragePooling1D(),
+        layers.Dense(2, name="d"),
+        shape=(None,),
+    )
+    assert count_flops(model) == {"d/kernel": 2 * 8}
+
+
+def mobilenet():
+    return keras.applications.MobileNet((32, 32, 3), alpha=0.25, weights=None)
+
+
+def counted_by_tensorflow(model):
+    """The profiler's FLOPs of the operations with a kernel."""
+    call = tf.function(model).get_concrete_function(tf.TensorSpec((1, *model.input_shape[1:])))
+    graph = convert_variables_to_constants_v2(call).graph
+    kinds = {op.name: op.type for op in graph.get_operations()}
+    options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
+    found = tf.compat.v1.profiler.profile(
+        graph, cmd="scope", options={**options, "output": "none", "min_float_ops": 0}
+    )
+    total, todo = 0, [found]
+    while todo:
+        node = todo.pop()
+        todo += node.children
+        if kinds.get(node.name) in ("MatMul", "Conv2D", "DepthwiseConv2dNative"):
+            total += node.float_ops
+    return total
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: lt.models.create("lenet_300_100", (28, 28, 1), 10),
+        lambda: lt.models.create("resnet8_half", (32, 32, 3), 10),
+        mobilenet,
+    ],
+    ids=["lenet", "resnet8_half", "mobilenet"],
+)
+def test_tensorflow_counts_the_same(build):
+    model = build()
+    assert sum(count_flops(model).values()) == counted_by_tensorflow(model) > 0

@@ -1,0 +1,271 @@
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from networks import eagerly
+from tensorflow.python.eager import context
+
+import lottery_tf as lt
+from lottery_tf.common.errors import UsageError
+from lottery_tf.graph.compat import keras
+from lottery_tf.training.trainer import (
+    SGD,
+    Adam,
+    Trainer,
+    TrainingSettings,
+    WarmUp,
+    make_deterministic,
+)
+
+
+def rates(settings, steps_per_epoch, steps):
+    schedule = settings.learning_rate_schedule(steps_per_epoch)
+    return [float(schedule(step)) for step in steps]
+
+
+def test_constant_rate():
+    """Whatever the milestones of another schedule are."""
+    settings = TrainingSettings(train_for="3ep", learning_rate=0.5, milestones=("1ep",))
+    assert rates(settings, 10, range(30)) == [0.5] * 30
+
+
+def test_the_rate_drops_at_the_milestone_itself():
+    """The reference: ×0.1 at epochs 90 and 135, felt by the first step of those epochs."""
+    settings = TrainingSettings(
+        train_for="182ep", learning_rate=1.0, schedule="step", milestones=("90ep", "135ep")
+    )
+    steps = [0, 899, 900, 1349, 1350, 1819]
+    assert rates(settings, 10, steps) == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_cosine_ends_at_zero():
+    settings = TrainingSettings(train_for="100it", learning_rate=2.0, schedule="cosine")
+    assert rates(settings, 10, [0, 50, 100]) == pytest.approx([2, 1, 0], abs=1e-6)
+
+
+def test_warm_up_is_linear_and_multiplies_the_schedule():
+    settings = TrainingSettings(
+        train_for="100it",
+        learning_rate=1.0,
+        warmup="4it",
+        schedule="step",
+        milestones=("2it",),
+        decay=0.5,
+    )
+    assert rates(settings, 10, range(6)) == pytest.approx([0.25, 0.5, 0.375, 0.5, 0.5, 0.5])
+
+
+def test_warm_up_round_trip():
+    schedule = WarmUp(keras.optimizers.schedules.CosineDecay(0.1, 100), 5)
+    again = WarmUp.from_config(schedule.get_config())
+    assert [float(again(s)) for s in range(9)] == [float(schedule(s)) for s in range(9)]
+
+
+@pytest.mark.parametrize("w", [2.0, -3.0])
+def test_coupled_l2_is_seen_by_momentum(w):
+    """Two steps by hand: g = 1 + λw, v ← 0.9v + g, w ← w − 0.1v (PyTorch's weight_decay)."""
+    velocity, variable = 0.0, tf.Variable(w)
+    optimizer = SGD(0.1, 0.9, l2=0.5)
+    for _ in range(2):
+        velocity = 0.9 * velocity + (1 + 0.5 * w)
+        w -= 0.1 * velocity
+        optimizer.apply_gradients([(tf.constant(1.0), variable)])
+    assert float(variable) == pytest.approx(w)
+
+
+def test_coupled_l2_of_adam_goes_through_the_moments():
+    """The first step of Adam is −rate·sign(g), g the decayed gradient: −1 + 1·2 > 0."""
+    variable = tf.Variable(2.0)
+    Adam(0.1, l2=1.0).apply_gradients([(tf.constant(-1.0), variable)])
+    assert float(variable) == pytest.approx(1.9, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "gradients", "after"),
+    [
+        # v ← 0.9v + g: of two steps 1 and 1.9.
+        ({}, [1, 1], 2 - 0.1 - 0.19),
+        ({"momentum": 0.5}, [1, 1], 2 - 0.1 - 0.15),
+        # g + 0.5v in the place of v.
+        ({"momentum": 0.5, "nesterov": True}, [1, 1], 2 - 0.15 - 0.175),
+        # 1 + 0.5·2, then 1 + 0.5·1.8.
+        ({"momentum": 0.0, "weight_decay": 0.5}, [1, 1], 2 - 0.2 - 0.19),
+        # The sign of the gradient, of -1 + 1·2 with the decay.
+        ({"optimizer": "adam"}, [-1], 2 + 0.1),
+        ({"optimizer": "adam", "weight_decay": 1.0}, [-1], 2 - 0.1),
+        # Beside the sign 0.1·0.5·2.
+        ({"optimizer": "adamw"}, [1], 2 - 0.1),
+        ({"optimizer": "adamw", "weight_decay": 0.5}, [1], 2 - 0.1 - 0.1),
+    ],
+    ids=str,
+)
+def test_settings_go_to_the_optimizer(settings, gradients, after):
+    weight = tf.Variable(2.0, name="kernel")
+    optimizer = TrainingSettings(**settings).make_optimizer(steps_per_epoch=1)
+    for gradient in gradients:
+        optimizer.apply_gradients([(tf.constant(float(gradient)), weight)])
+    assert float(weight) == pytest.approx(after, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", [SGD, Adam])
+def test_optimizer_round_trip(kind):
+    assert kind.from_config(kind(0.1, l2=0.25).get_config()).l2 == 0.25
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"train_for": "30"}, "--train_for.*'30'"),
+        ({"warmup": "x"}, "--warmup"),
+        ({"milestones": ("9",)}, "--milestones"),
+        ({"schedule": "step"}, "--milestones"),
+        ({"schedule": "cosin"}, "cosine"),
+        ({"optimizer": "adm"}, "adam"),
+        ({"learning_rate": 0.0}, "above 0"),
+        ({"momentum": 1.0}, r"\[0, 1\)"),
+        ({"momentum": -0.1}, r"\[0, 1\)"),
+        ({"decay": 0.0}, r"\(0, 1\]"),
+        ({"decay": 1.1}, r"\(0, 1\]"),
+        ({"weight_decay": -1.0}, "0 or more"),
+        ({"seed": -1}, "--seed"),
+        ({"seed": 2**32}, "--seed"),
+        ({"steps_per_execution": 0}, "1 or more"),
+        ({"validation_freq": 0}, "1 or more"),
+    ],
+)
+def test_settings_out_of_range(flags, message):
+    with pytest.raises(UsageError, match=message):
+        TrainingSettings(**flags)
+
+
+@pytest.mark.parametrize("milestones", [("2ep", "1ep"), ("1ep", "10it")])
+def test_milestones_that_do_not_rise_are_refused(milestones):
+    settings = TrainingSettings(schedule="step", milestones=milestones)
+    with pytest.raises(UsageError, match=f"one after the other, not {','.join(milestones)}"):
+        settings.learning_rate_schedule(10)
+
+
+def test_no_steps_at_all_are_refused():
+    with pytest.raises(UsageError, match="at least one step"):
+        TrainingSettings(train_for="0ep").steps(10)
+
+
+def small_trainer(**options):
+    """A model of one weight and batches that hold the number of their step; without XLA."""
+    options.setdefault("jit_compile", False)
+    seen = []
+
+    def stream(start):
+        def batches():
+            step = start
+            while True:
+                seen.append(step)
+                yield np.full((1, 1), step, np.float32), np.zeros((1, 1), np.float32)
+                step += 1
+
+        spec = tf.TensorSpec((1, 1), tf.float32)
+        return tf.data.Dataset.from_generator(batches, output_signature=(spec, spec))
+
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    optimizer = options.pop("optimizer", SGD(1e-3, 0.9))
+    return Trainer(model, stream, 5, optimizer, "mse", metrics=(), **options), seen
+
+
+class Steps(keras.callbacks.Callback):
+    def __init__(self, trainer):
+        super().__init__()
+        self.trainer = trainer
+        self.epochs, self.looks = [], []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs.append(self.trainer.step)
+        if "val_loss" in logs:
+            self.looks.append(self.epochs[-1])
+
+
+@pytest.mark.parametrize(("steps_per_execution", "jit_compile"), [(1, False), (3, None)])
+def test_training_starts_and_stops_at_any_step(steps_per_execution, jit_compile):
+    trainer, seen = small_trainer(steps_per_execution=steps_per_execution, jit_compile=jit_compile)
+    steps = Steps(trainer)
+    trainer.reset(7)
+    trainer.fit(19, [steps])
+    assert trainer.step == 19
+    assert steps.epochs == [12, 17, 19]
+    assert seen[0] == 7 and set(range(7, 19)) <= set(seen)
+
+
+@pytest.mark.parametrize(
+    ("stop", "freq", "looks"),
+    [
+        (25, 1, [5, 10, 15, 20, 25]),
+        (25, 2, [5, 15, 25]),
+        (27, 2, [10, 20, 27]),
+        (27, 9, [27]),
+        (25, 5, [25]),
+    ],
+)
+@eagerly()
+def test_epochs_that_look_at_dev_images_are_counted_from_the_last(stop, freq, looks):
+    dev = tf.data.Dataset.from_tensors((np.ones((1, 1)), np.ones((1, 1))))
+    for resumed_at in (0, 5, 15) if freq == 2 else (0,):
+        trainer, _ = small_trainer()
+        steps = Steps(trainer)
+        trainer.reset(resumed_at)
+        trainer.fit(stop, [steps], dev, freq)
+        assert trainer.step == stop
+        assert steps.looks == [step for step in looks if step > resumed_at]
+
+
+def test_training_in_two_parts_is_training_in_one():
+    whole, _ = small_trainer()
+    parts, _ = small_trainer()
+    parts.model.set_weights(whole.model.get_weights())
+    whole.fit(12)
+    parts.fit(7)
+    parts.fit(12)
+    np.testing.assert_array_equal(whole.model.get_weights(), parts.model.get_weights())
+
+
+def test_the_learning_rate_is_that_of_the_last_step():
+    """Steps 0 to 4 have 0.5."""
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([4], [0.5, 0.25])
+    trainer, _ = small_trainer(optimizer=SGD(schedule))
+    for step, rate in ((0, 0.5), (5, 0.5), (6, 0.25)):
+        trainer.reset(step)
+        assert trainer.learning_rate == rate
+
+
+def test_xla_is_for_models_without_convolutions():
+    layers = keras.layers
+    dense = keras.Sequential([keras.Input((4,)), layers.Dense(2), layers.Dense(2)])
+    conv = keras.Sequential(
+        [keras.Input((4, 4, 1)), layers.Conv2D(2, 3), layers.Flatten(), layers.Dense(2)]
+    )
+    pairs = [(dense, True), (conv, False)]
+    for model, expected in [*pairs, *((lt.wrap(each), is_dense) for each, is_dense in pairs)]:
+        Trainer(model, lambda start: None, 1, SGD(0.1), "mse")
+        assert bool(model._jit_compile) is expected
+
+
+@pytest.mark.e2e
+def test_gradients_are_added_in_one_order():
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        before, after = process.submit(ops_of_a_large_sum).result()
+    assert "TemporaryVariable" in before  # which what comes is added to
+    assert "AddN" in after and "TemporaryVariable" not in after
+
+
+def ops_of_a_large_sum() -> list[set[str]]:
+    """What TensorFlow runs, before and after make_deterministic."""
+
+    def ops():
+        total = tf.function(lambda x: tf.add_n([tf.sin(x), tf.cos(x), tf.exp(x)]))
+        with context.collect_graphs(optimized=True) as graphs:
+            total(tf.ones([2**25]))
+        return {node.op for graph in graphs for node in graph.node}
+
+    before = ops()
+    make_deterministic()
+    return [before, ops()]

@@ -1,0 +1,255 @@
+"""Recipes: lists of tweaks by name, and the loss that fits the model."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from layer_cases import CASES
+from networks import Opaque, assert_same, chain, examples, layers, mlp, random_masks, values
+
+import lottery_tf as lt
+from lottery_tf.common.errors import UsageError
+from lottery_tf.graph.compat import keras
+from lottery_tf.graph.layers import named_layers
+from lottery_tf.losses.cross_entropy import CrossEntropy
+from lottery_tf.tweaks import TWEAKS, Tweak
+from lottery_tf.tweaks.recipe import RECIPES, tweak_settings
+
+
+def test_names():
+    assert lt.Recipe("vanilla").tweaks == lt.Recipe([]).tweaks == ()
+    assert lt.Recipe("vanilla").name == "vanilla"
+    one = lt.Recipe("label_smoothing")
+    assert one.tweaks == (lt.LabelSmoothing(0.1),) and one.name == "label_smoothing"
+    assert lt.Recipe(" vanilla , label_smoothing").tweaks == one.tweaks
+    assert lt.Recipe("distillation,tost").name == "tost,distillation"
+    assert lt.Recipe([lt.LabelSmoothing(0.3)]).describe() == {"label_smoothing": {"epsilon": 0.3}}
+
+
+def test_every_name_of_the_tables_is_a_recipe():
+    for name, parts in RECIPES.items():
+        assert [type(tweak) for tweak in lt.Recipe(name).tweaks] == [TWEAKS[p] for p in parts]
+    for name, kind in TWEAKS.items():
+        assert lt.Recipe(name).tweaks == (kind(),)
+
+
+def test_settings_go_to_the_tweaks_that_are_named():
+    settings = {"label_smoothing_epsilon": 0.25, "ghost_skips_alpha": 3.0}
+    assert lt.Recipe("label_smoothing", settings).tweaks == (lt.LabelSmoothing(0.25),)
+    assert lt.Recipe("vanilla", settings).tweaks == ()
+    fields = {field.name: field.default for field in dataclasses.fields(tweak_settings())}
+    assert fields["label_smoothing_epsilon"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: lt.Recipe("label_smothing"), "not 'label_smothing'; nearest: label_smoothing"),
+        (lambda: lt.Recipe("vanila"), "made of vanilla.*; nearest: vanilla"),
+        (lambda: lt.Recipe(""), "made of .*, not ''"),
+        (lambda: lt.Recipe("label_smoothing,xyz"), "not 'xyz'"),
+        (lambda: lt.Recipe.restore({"label_smothing": {}}), "nearest: label_smoothing"),
+        (lambda: lt.Recipe("label_smoothing,label_smoothing"), "LabelSmoothing came twice"),
+        (lambda: lt.Recipe([lt.LabelSmoothing(0.1), lt.LabelSmoothing(0.2)]), "each tweak once"),
+        (lambda: lt.Recipe("label_smoothing", {"label_smoothing_epsilon": 1.0}), "epsilon in"),
+    ],
+)
+def test_mistakes(make, words):
+    with pytest.raises(UsageError, match=words):
+        make()
+
+
+def test_describe_and_restore():
+    for recipe in (lt.Recipe("vanilla"), lt.Recipe([lt.LabelSmoothing(0.25)])):
+        assert lt.Recipe.restore(recipe.describe()).tweaks == recipe.tweaks
+
+
+def test_the_loss_needs_a_model_or_a_loss():
+    recipe = lt.Recipe("label_smoothing")
+    with pytest.raises(UsageError, match="recipe.prepare.model. before recipe.loss"):
+        recipe.loss()
+    given = recipe.loss(keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    assert given.get_config()["label_smoothing"] == 0.1
+    loss = keras.losses.MeanSquaredError()
+    assert lt.Recipe("vanilla").loss(loss) is loss
+
+
+def test_a_loss_for_each_output():
+    """In the form in which it came, an output without a loss too."""
+    recipe = lt.Recipe("label_smoothing")
+    plain = "sparse_categorical_crossentropy"
+    listed = recipe.loss([CrossEntropy(), None, plain])
+    assert type(listed) is list and listed[1] is None
+    assert [(each.from_logits, each.label_smoothing) for each in listed[::2]] == [
+        *((True, 0.1), (False, 0.1)),
+    ]
+    named = recipe.loss({"b": CrossEntropy(), "a": plain})
+    assert [named[name].from_logits for name in "ab"] == [False, True]
+    assert lt.Recipe("vanilla").loss({"a": "mse", "b": None}) == {"a": "mse", "b": None}
+    with pytest.raises(UsageError, match="to smooth the labels of, not mse"):
+        recipe.loss([CrossEntropy(), "mse"])
+
+    inputs = keras.Input((4,))
+    heads = [layers.Dense(3, name="a")(inputs), layers.Dense(3, "softmax", name="b")(inputs)]
+    model = recipe.prepare(keras.Model(inputs, heads))
+    model.compile("sgd", recipe.loss({"a": CrossEntropy(), "b": plain}))
+    x, y = examples(8)
+    a, b = model(x)
+    for measure, epsilon in ((model.evaluate, 0.0), (model.train_on_batch, 0.1)):
+        expected = CrossEntropy(True, epsilon)(y, a) + CrossEntropy(False, epsilon)(y, b)
+        np.testing.assert_allclose(measure(x, {"a": y, "b": y})[0], expected, rtol=1e-5)
+
+
+def test_not_a_model():
+    with pytest.raises(UsageError, match="Expected a tf_keras model"):
+        lt.Recipe("vanilla").prepare(3)
+
+
+@pytest.mark.parametrize("name", ["vanilla", *TWEAKS])
+def test_a_layer_that_cannot_be_copied_is_refused_before_the_training(name):
+    model = chain(layers.Conv2D(3, 2), Opaque(object()), layers.Flatten(), shape=(4, 4, 1))
+    data = tf.data.Dataset.from_tensors(examples(2, (4, 4, 1)))
+    recipe = lt.Recipe(name, {"distillation_teacher": model})
+    for each in (recipe, *recipe.tweaks):
+        with pytest.raises(UsageError, match="Expected layers .* the layer 'opaque'"):
+            each.prepare(model, data)
+
+
+def test_the_loss_knows_logits_from_probabilities():
+    """What is known is in test_outputs."""
+    for activation, from_logits in (("linear", True), ("softmax", False)):
+        recipe = lt.Recipe("vanilla")
+        recipe.prepare(chain(layers.Dense(3, activation)))
+        loss = recipe.loss()
+        assert type(loss) is CrossEntropy
+        assert (loss.from_logits, loss.label_smoothing) == (from_logits, 0)
+
+
+@pytest.mark.parametrize("name", ["vanilla", "label_smoothing", "distillation"])
+def test_outputs_of_neither_kind_need_a_loss(name):
+    model = chain(layers.Dense(3, "sigmoid", name="head"))
+    recipe = lt.Recipe(name, {"distillation_teacher": chain(layers.Dense(3))})
+    recipe.prepare(model)
+    with pytest.raises(UsageError, match="what head of the model .* gives .*: pass the loss"):
+        recipe.loss()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    assert recipe.loss(loss).get_config()["from_logits"]
+
+
+@pytest.mark.parametrize("name", ["label_smoothing", "distillation", "soft_activation"])
+def test_with_tweaks_it_knows_them_too(name):
+    """Of the model that was prepared last."""
+    recipe = lt.Recipe(name, {"distillation_teacher": chain(layers.Dense(3))})
+    for activation, from_logits in (("softmax", False), ("linear", True)):
+        recipe.prepare(chain(layers.Dense(3, activation)))
+        assert recipe.loss().from_logits is from_logits
+
+
+def test_outputs_of_both_kinds_need_a_loss():
+    inputs = keras.Input((4,))
+    recipe = lt.Recipe("vanilla")
+    recipe.prepare(
+        keras.Model(inputs, [layers.Dense(3)(inputs), layers.Dense(3, "softmax")(inputs)])
+    )
+    with pytest.raises(UsageError, match="all logits or all probabilities; .*: pass the loss"):
+        recipe.loss()
+    assert recipe.loss("mse") == "mse"
+
+
+def test_a_single_unit_needs_a_loss():
+    """The cross-entropy over one class is 0 whatever the model says."""
+    recipe = lt.Recipe("vanilla")
+    recipe.prepare(CASES["several"].build())
+    with pytest.raises(UsageError, match="single unit: pass the loss"):
+        recipe.loss()
+    assert recipe.loss("mse") == "mse"
+
+
+def test_vanilla_changes_nothing():
+    model = lt.wrap(mlp(), random_masks(mlp()))
+    recipe = lt.Recipe("vanilla")
+    assert recipe.prepare(model) is model
+    assert recipe.callbacks() == [] and recipe.progress(model) == 1
+    finished = recipe.finish(model)
+    assert_same(values(finished), values(model))
+    assert [type(layer) for layer in finished.layers] == [type(layer) for layer in mlp().layers]
+
+
+@dataclasses.dataclass(frozen=True)
+class Logged(Tweak):
+    """Writes down when it is called."""
+
+    log: list
+    name: str = ""
+
+    def change(self, model, data=None):
+        self.log.append(("change", self.name, data))
+        return model
+
+    def attach(self, model):
+        self.log.append(("attach", self.name))
+
+    def loss(self, loss=None):
+        self.log.append(("loss", self.name, loss.name))
+        return CrossEntropy(name=self.name)
+
+    def callbacks(self, steps=None):
+        return [(self.name, steps)]
+
+    def progress(self, model):
+        return 1.0 if model.optimizer else 0.3
+
+    def restore(self, model):
+        self.log.append(("restore", self.name))
+        return model
+
+
+class Other(Logged):
+    pass
+
+
+def test_tweaks_go_on_in_order_and_come_off_in_reverse():
+    log, model = [], mlp()
+    recipe = lt.Recipe([Logged(log, "a"), Other(log, "b"), lt.LabelSmoothing()])
+    recipe.prepare(model, data="data")
+    assert recipe.loss().label_smoothing == 0.1
+    assert recipe.callbacks(7)[:2] == [("a", 7), ("b", 7)]
+    with pytest.raises(UsageError, match="past the fade of Logged, which has gone 30 % of its way"):
+        recipe.finish(model)
+    model.compile("sgd", recipe.loss())
+    assert recipe.progress(model) == 1
+    recipe.finish(model)
+    assert log == [
+        *(("change", "a", "data"), ("change", "b", "data")),
+        *(("attach", "a"), ("attach", "b")),
+        *(("loss", "a", "cross_entropy"), ("loss", "b", "a")) * 2,
+        *(("restore", "b"), ("restore", "a")),
+    ]
+    assert recipe.name == "Logged,Other,label_smoothing"
+
+
+def test_the_example_of_the_documentation():
+    """DESIGN.md's "in their own program", on a model that is not from the zoo."""
+    x, y = examples(24)
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+    ticket = lt.Ticket.of(mlp(), random_masks(mlp()))
+    recipe = lt.Recipe([lt.LabelSmoothing(0.1)])
+    model = recipe.prepare(ticket.build(), data)
+    model.compile("adam", loss=recipe.loss(), metrics=["accuracy"])
+    model.fit(data, epochs=2, validation_data=data, callbacks=recipe.callbacks(), verbose=0)
+    final = recipe.finish(model)
+    assert list(named_layers(final)) == list(named_layers(model))
+    np.testing.assert_array_equal(final(x), model(x))
+    assert lt.Ticket.from_pruned(final).masks.nested_in(ticket.masks)
+
+
+def test_a_parameter_that_no_tweak_has():
+    with pytest.raises(UsageError, match="no 'ghost_skip_share'; nearest: ghost_skips_share"):
+        lt.Recipe("tost", {"ghost_skip_share": 0.1})
+
+
+@pytest.mark.parametrize("tweaks", [["tost"], [lt.GhostSkips], ("vanilla", "distillation")])
+def test_what_is_no_tweak_is_refused(tweaks):
+    with pytest.raises(UsageError, match="Expected tweaks such as lt.LabelSmoothing"):
+        lt.Recipe(tweaks)
