@@ -1,0 +1,21 @@
+# What one does again and again here, in the environment that is active.
+.PHONY: test e2e lint types docs bench
+
+test:  ## the default suite
+	pytest -q -n 2
+
+e2e:  ## whole runs, processes, devices, browsers
+	pytest -q -n 2 -m e2e
+
+lint:
+	ruff check .
+	ruff format --check .
+
+types:  ## of what users call
+	mypy
+
+docs:  ## the table of packages, for docs/architecture.md
+	python tests/test_layout.py
+
+bench:  ## benchmarks/README.md says what each measures
+	python benchmarks/tweak_overhead.py
