@@ -81,7 +81,7 @@ def assert_same_model(ours, theirs):
 
 # In the place of the zoo's, of which a process on two devices traces for half a minute.
 SMALL = """
-from lottery_tf.keras import keras
+from lottery_tf.graph.compat import keras
 from lottery_tf.models import BUILDERS
 
 def small(shape, classes, width):

@@ -272,7 +272,7 @@ def test_tensorflow_starts_without_a_word(tmp_path):
     """And the command still sees its GPUs, if any, and may set up devices as it likes."""
     text = """
     import tensorflow as tf
-    from lottery_tf.keras import keras
+    from lottery_tf.graph.compat import keras
     import tensorflow_model_optimization
     def run(flags):
         cpu = tf.config.list_physical_devices("CPU")[0]

@@ -97,8 +97,8 @@ def test_a_rename_that_fails_leaves_the_folder_before_it(tmp_path, monkeypatch):
 
 KILLED = """
 import os, pathlib, shutil, sys
-from lottery_tf.files import whole_folder
-from lottery_tf.ours import Kind
+from lottery_tf.common.files import whole_folder
+from lottery_tf.common.ownership import Kind
 moment, path = int(sys.argv[1]), pathlib.Path(sys.argv[2])
 
 def dies(function):

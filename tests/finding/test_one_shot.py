@@ -152,7 +152,7 @@ def test_omp_keeps_the_largest_magnitudes():
 MIRRORED = """
 from networks import examples, mlp
 import lottery_tf as lt
-from lottery_tf.keras import keras
+from lottery_tf.graph.compat import keras
 
 data = tf.data.Dataset.from_tensor_slices(examples()).batch(6)
 found = []

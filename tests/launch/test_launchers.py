@@ -203,7 +203,7 @@ def test_a_launcher_that_is_stopped_stops_its_workers(tmp_path, number):
 SAME = """
 import sys
 import numpy as np
-from lottery_tf.devices import DeviceSettings, check_same, from_chief, is_chief, own_folder
+from lottery_tf.common.devices import DeviceSettings, check_same, from_chief, is_chief, own_folder
 from pathlib import Path
 
 out = Path(sys.argv[1])

@@ -172,7 +172,7 @@ def test_a_ticket_from_a_stock_tfmot_model_with_layers_that_are_not_ours(lines):
 MIRRORED = """
 from networks import EachBatch, assert_zeros, chain, examples, layers, random_masks, values
 import lottery_tf as lt
-from lottery_tf.keras import keras
+from lottery_tf.graph.compat import keras
 
 def train(strategy):
     keras.utils.set_random_seed(0)

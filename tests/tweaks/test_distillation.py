@@ -307,7 +307,7 @@ def test_a_student_that_starts_as_its_teacher_stays_it():
 REPLICAS = """
 import test_distillation as tests
 from networks import chain, layers, values, assert_same
-from lottery_tf.keras import keras
+from lottery_tf.graph.compat import keras
 import lottery_tf as lt
 tests.taught_model()[0].save("FOLDER/keras")
 tests.taught_model()[0].export("FOLDER/exported")

@@ -556,7 +556,7 @@ def test_one_batch_is_enough():
 MIRRORED = """
 from networks import assert_zeros, examples, mlp, random_masks, values
 import lottery_tf as lt
-from lottery_tf.keras import keras
+from lottery_tf.graph.compat import keras
 from lottery_tf.tweaks.rescaled_init import RescaledInit
 
 data = tf.data.Dataset.from_tensor_slices(examples()).batch(6)
