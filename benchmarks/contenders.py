@@ -62,7 +62,9 @@ def _trainer(data_dir: str, sparsity: float | None) -> Contender:
     from lottery_tf.masks.masks import Masks
     from lottery_tf.masks.prunable import prunable_weights
     from lottery_tf.tickets.ticket import Ticket
-    from lottery_tf.training.trainer import Trainer, TrainingSettings
+    from lottery_tf.training.optimizers import make_optimizer
+    from lottery_tf.training.settings import TrainingSettings
+    from lottery_tf.training.trainer import Trainer
     from lottery_tf.tweaks.recipe import Recipe
 
     data, model = _data_and_model(data_dir)
@@ -77,7 +79,7 @@ def _trainer(data_dir: str, sparsity: float | None) -> Contender:
         recipe.prepare(model),
         data.stream,
         data.steps_per_epoch,
-        settings.make_optimizer(data.steps_per_epoch),
+        make_optimizer(settings, data.steps_per_epoch),
         recipe.loss(),
         settings.jit_compile,
         settings.steps_per_execution,

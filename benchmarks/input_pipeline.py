@@ -23,7 +23,9 @@ from tweak_overhead import machine
 import lottery_tf as lt
 from lottery_tf.data import Dataset, Split
 from lottery_tf.graph.compat import keras
-from lottery_tf.training.trainer import Trainer, TrainingSettings
+from lottery_tf.training.optimizers import make_optimizer
+from lottery_tf.training.settings import TrainingSettings
+from lottery_tf.training.trainer import Trainer
 
 HERE = Path(__file__).parent
 SIZES = {32: (45_000, 10), 64: (90_000, 200)}  # side of an image → training images, classes
@@ -103,7 +105,7 @@ def trainer(
         lt.models.create(given.model, data.input_shape, data.num_classes, given.width),
         lambda start: stream,
         given.steps,
-        TrainingSettings(learning_rate=0.01).make_optimizer(given.steps),
+        make_optimizer(TrainingSettings(learning_rate=0.01), given.steps),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         steps_per_execution=given.steps,
     )

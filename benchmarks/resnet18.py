@@ -23,8 +23,10 @@ from tweak_overhead import machine
 import lottery_tf as lt
 from lottery_tf.data import Dataset, DataSettings, load
 from lottery_tf.graph.compat import keras
+from lottery_tf.training.optimizers import make_optimizer
 from lottery_tf.training.precision import Precision
-from lottery_tf.training.trainer import Trainer, TrainingSettings
+from lottery_tf.training.settings import TrainingSettings
+from lottery_tf.training.trainer import Trainer
 
 HERE = Path(__file__).parent
 PRECISIONS = ("float32", "mixed_bfloat16")
@@ -65,7 +67,7 @@ def ours(data: Dataset, precision: str) -> Trainer:
     model = lt.models.create("resnet18", data.input_shape, data.num_classes)
     recipe = lt.Recipe([Precision(precision)])
     model = recipe.prepare(lt.prune(model, "random", SPARSITY).build())
-    optimizer = TrainingSettings(learning_rate=RATE).make_optimizer(BETWEEN)
+    optimizer = make_optimizer(TrainingSettings(learning_rate=RATE), BETWEEN)
     return Trainer(model, data.stream, BETWEEN, optimizer, recipe.loss())
 
 

@@ -23,7 +23,9 @@ import tensorflow as tf
 import lottery_tf as lt
 from lottery_tf.graph.compat import keras
 from lottery_tf.masks.prunable import prunable_weights
-from lottery_tf.training.trainer import Trainer, TrainingSettings
+from lottery_tf.training.optimizers import make_optimizer
+from lottery_tf.training.settings import TrainingSettings
+from lottery_tf.training.trainer import Trainer
 
 HERE = Path(__file__).parent
 NETWORKS = {  # name → width, batch size, steps a repeat
@@ -93,7 +95,7 @@ def measure(network: str, repeats: int) -> dict[str, list[float]]:
             recipe.prepare(lt.wrap(dense, masks), data),
             lambda start, stream=stream: stream.with_options(options),
             steps,
-            TrainingSettings(optimizer="sgd", learning_rate=0.01).make_optimizer(steps),
+            make_optimizer(TrainingSettings(optimizer="sgd", learning_rate=0.01), steps),
             recipe.loss(),
             steps_per_execution=50,
         )

@@ -18,12 +18,13 @@ import matplotlib.pyplot as plt
 
 from lottery_tf.cli import find
 from lottery_tf.cli.flags import parse
+from lottery_tf.cli.settings import FIND
 from lottery_tf.common.files import write_json, write_text
 from lottery_tf.finding.settings import FindingSettings
-from lottery_tf.runs.experiment import Experiment
 from lottery_tf.runs.find import round_folder
 from lottery_tf.runs.folder import read_config
 from lottery_tf.runs.retrain import retrain_ticket
+from lottery_tf.runs.settings import Experiment
 from lottery_tf.tweaks.recipe import Recipe
 
 FLAGFILE = Path(__file__).parents[1] / "flags" / "fashion_mnist_lenet_300_100.cfg"
@@ -54,7 +55,7 @@ def run(data_dir: str, runs: Path, seed: int) -> list[dict]:
     """Finds the tickets of a seed and trains the others; a row a trained network."""
     folder = runs / f"seed_{seed}"
     words = [f"--flagfile={FLAGFILE}", f"--data_dir={data_dir}"]
-    flags = parse([*words, f"--seed={seed}", f"--data_seed={seed}"], find.SETTINGS)
+    flags = parse([*words, f"--seed={seed}", f"--data_seed={seed}"], FIND)
     experiment = Experiment(*(flags.settings(owner) for owner in Experiment.owners()))
     found = find.run_find(folder / "find", experiment, flags.settings(FindingSettings))
     rows = [{"start": "ticket", "round": number, **row} for number, row in enumerate(found)]

@@ -70,7 +70,7 @@ class Study:
     def _experiment(self, seed: int):
         from lottery_tf.cli.flags import parse
         from lottery_tf.finding.settings import FindingSettings
-        from lottery_tf.runs.experiment import Experiment
+        from lottery_tf.runs.settings import Experiment
 
         words = [f"--flagfile={FLAGS / self.flagfile}"]
         words += [f"--seed={seed}", f"--data_seed={seed}", f"--rounds={self.rounds}"]

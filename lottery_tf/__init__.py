@@ -5,7 +5,32 @@
 Names load on first use, so that ``lottery-tf --help`` need not wait for TensorFlow.
 """
 
-import importlib
+from typing import TYPE_CHECKING
+
+from lottery_tf.common.lazy import loads
+
+if TYPE_CHECKING:  # what _WHERE says, for type checkers and editors
+    from lottery_tf import data as data
+    from lottery_tf import models as models
+    from lottery_tf.common.errors import UsageError as UsageError
+    from lottery_tf.exporting.exports import export as export
+    from lottery_tf.finding.find import find_ticket as find_ticket
+    from lottery_tf.finding.find import find_tickets as find_tickets
+    from lottery_tf.finding.one_shot import prune as prune
+    from lottery_tf.inspecting.facts import inspect as inspect
+    from lottery_tf.masks.flops import count_flops as count_flops
+    from lottery_tf.masks.masks import Masks as Masks
+    from lottery_tf.masks.wrapper import get_masks as get_masks
+    from lottery_tf.masks.wrapper import set_masks as set_masks
+    from lottery_tf.masks.wrapper import strip as strip
+    from lottery_tf.masks.wrapper import wrap as wrap
+    from lottery_tf.tickets.ticket import Ticket as Ticket
+    from lottery_tf.tweaks.distillation import Distillation as Distillation
+    from lottery_tf.tweaks.ghost_skip import GhostSkips as GhostSkips
+    from lottery_tf.tweaks.recipe import Recipe as Recipe
+    from lottery_tf.tweaks.rescaled_init import RescaledInit as RescaledInit
+    from lottery_tf.tweaks.soft_activation import SoftActivation as SoftActivation
+    from lottery_tf.tweaks.soft_labels import LabelSmoothing as LabelSmoothing
 
 _WHERE = {
     "Masks": "masks.masks",
@@ -24,21 +49,14 @@ _WHERE = {
     "prune": "finding.one_shot",
     "find_ticket": "finding.find",
     "find_tickets": "finding.find",
-    "export": "exporting",
+    "export": "exporting.exports",
     "count_flops": "masks.flops",
-    "inspect": "inspecting",
+    "inspect": "inspecting.facts",
+    "models": "models",
+    "data": "data",
 }
-_MODULES = ("models", "data")
-
-__all__ = [*_WHERE, *_MODULES]
-
-
-def __getattr__(name: str):
-    if name in _WHERE:
-        return getattr(importlib.import_module(f"lottery_tf.{_WHERE[name]}"), name)
-    if name in _MODULES:
-        return importlib.import_module(f"lottery_tf.{name}")
-    raise AttributeError(f"module 'lottery_tf' has no attribute '{name}'")
+__all__ = list(_WHERE)
+__getattr__ = loads(__name__, _WHERE)
 
 
 def __dir__() -> list[str]:

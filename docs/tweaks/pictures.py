@@ -19,8 +19,9 @@ from sklearn.datasets import load_digits
 import lottery_tf as lt
 from lottery_tf.graph.compat import keras
 from lottery_tf.training.trainer import make_deterministic
-from lottery_tf.tweaks.fade import CURVES, Schedule
+from lottery_tf.tweaks.fade import Schedule
 from lottery_tf.tweaks.rescaled_init import find_scales
+from lottery_tf.tweaks.settings import CURVES
 from lottery_tf.tweaks.soft_activation import SoftReLU
 
 # Colours that colour-blind readers can tell.

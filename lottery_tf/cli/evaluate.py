@@ -8,40 +8,23 @@ import numpy as np
 
 from lottery_tf.cli.console import console, percent
 from lottery_tf.cli.flags import Parsed
+from lottery_tf.cli.settings import EvaluateSettings
 from lottery_tf.cli.terminal import at_work
-from lottery_tf.common.devices import DeviceSettings
+from lottery_tf.common.device_settings import DeviceSettings
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import read_json
-from lottery_tf.common.settings import setting
 from lottery_tf.data import Dataset, DataSettings, load
 from lottery_tf.exporting import REPORT
-from lottery_tf.graph.model_files import CodeSettings
+from lottery_tf.graph.settings import CodeSettings
 from lottery_tf.runs.experiment import check_data
 from lottery_tf.runs.folder import load_saved_model, read_config
 from lottery_tf.training.retraining import compiled_for_evaluation
 from lottery_tf.training.trainer import evaluate
 
 
-@dataclasses.dataclass(frozen=True)
-class EvaluateSettings:
-    """What to measure."""
-
-    run: str | None = setting(None, "folder of a retrain run; its own dataset is the default")
-    model: str | None = setting(None, "folder of a SavedModel")
-    split: str = setting("test", "examples to measure on", choices=("train", "dev", "test"))
-
-
-SETTINGS = (EvaluateSettings, DataSettings, CodeSettings, DeviceSettings)
-
-
 def run(flags: Parsed) -> None:
     """Prints the accuracy, the loss and the sparsity."""
     settings = flags.settings(EvaluateSettings)
-    if (settings.run is None) == (settings.model is None):
-        raise UsageError(
-            "Expected either --run=DIR (a retrain run) or --model=DIR (a SavedModel); got "
-            f"{'neither' if settings.run is None else 'both'}."
-        )
     with at_work(flags.settings(DeviceSettings)):
         _measure(settings, flags)
 

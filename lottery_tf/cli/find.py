@@ -1,44 +1,23 @@
 """lottery-tf find: draws the tickets of a network, a folder a round."""
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 
 from lottery_tf.cli.console import console, duration, percent
 from lottery_tf.cli.flags import Parsed
+from lottery_tf.cli.settings import OutSettings
 from lottery_tf.cli.terminal import Countdown, EpochStatus, at_work
-from lottery_tf.common.devices import DeviceSettings, own_folder
-from lottery_tf.common.errors import UsageError
+from lottery_tf.common.device_settings import DeviceSettings
+from lottery_tf.common.devices import own_folder
 from lottery_tf.common.log import log
-from lottery_tf.common.settings import setting
 from lottery_tf.finding.scores import METHODS
 from lottery_tf.finding.settings import IMPORTED, FindingSettings
-from lottery_tf.graph.model_files import CodeSettings
-from lottery_tf.masks.prunable import PrunableSettings
+from lottery_tf.graph.settings import CodeSettings
+from lottery_tf.masks.settings import PrunableSettings
 from lottery_tf.models import ModelSettings
-from lottery_tf.runs.experiment import Experiment
 from lottery_tf.runs.find import find, finished_rounds
 from lottery_tf.runs.folder import check_run_or_new
-from lottery_tf.runs.tensorboard import BoardSettings
-
-
-@dataclass(frozen=True)
-class OutSettings:
-    """Where the run is written."""
-
-    out: str | None = setting(None, "folder of the run; an interrupted run of it goes on")
-
-    @property
-    def folder(self) -> Path:
-        """The run's folder; a UsageError where none was given."""
-        if not self.out:
-            raise UsageError("Expected --out=DIR, the folder to write to; none was given.")
-        return Path(self.out)
-
-
-SETTINGS = (
-    *(*Experiment.owners(), FindingSettings, DeviceSettings),
-    *(CodeSettings, BoardSettings, OutSettings),
-)
+from lottery_tf.runs.settings import BoardSettings, Experiment
 
 
 def run(flags: Parsed) -> None:

@@ -10,57 +10,22 @@ from typing import Any
 import yaml
 
 from lottery_tf.cli.flags import Parsed, parse
-from lottery_tf.cli.retrain import ControlSettings, TweakSettings
+from lottery_tf.cli.settings import (
+    OF_TRIALS,
+    ControlSettings,
+    GridSettings,
+    TweakSettings,
+)
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import some
-from lottery_tf.common.settings import nearest, restore, setting, value_type
+from lottery_tf.common.settings import nearest, restore, value_type
 from lottery_tf.finding.settings import FROM_TRAINED, IMPORTED, FindingSettings
-from lottery_tf.runs.experiment import Experiment
+from lottery_tf.runs.settings import Experiment
 from lottery_tf.sweeping.trials import FindTrial, RetrainTrial, Trial
-from lottery_tf.training.trainer import TrainingSettings
+from lottery_tf.training.settings import TrainingSettings
 from lottery_tf.tweaks.distillation import Distillation
 from lottery_tf.tweaks.recipe import Recipe
 
-
-@dataclasses.dataclass(frozen=True)
-class GridSettings:
-    """The grid: everything in the one is combined with everything in the others."""
-
-    grid: str | None = setting(
-        None,
-        "a YAML file with these flags and those of find and retrain that say what is run, not "
-        "where; what the command line says wins",
-    )
-    cells: tuple[str, ...] = setting((), "those of the file's cells to run; default: all")
-    recipes: tuple[str, ...] = setting(
-        ("vanilla",), "what the tickets are retrained by; + joins tweaks, as in tost+distillation"
-    )
-    seeds: tuple[str, ...] = setting(
-        (), "each is both --seed and --data_seed; default: those two as they are"
-    )
-    methods: tuple[str, ...] = setting((), "of finding the masks; default: --method")
-    sparsities: tuple[str, ...] = setting(
-        (),
-        "of the tickets; of imp those of the nearest rounds, which other methods beside it are "
-        "pruned to as well; default: the ticket that --rounds or --sparsity ends on",
-    )
-    vary: tuple[str, ...] = setting(
-        (), "any flags and their values, as in width:8,16,augment:True,False"
-    )
-    tune: tuple[str, ...] = setting(
-        (),
-        "flags of the retraining alone and their values, as in learning_rate:0.1,0.2,0.4; each "
-        "recipe, vanilla too, has the best on dev images, and only that is tested",
-    )
-    tune_seeds: tuple[str, ...] = setting(
-        (),
-        "those of --seeds that run with all values of --tune; the others run with the chosen ones "
-        "alone; default: all",
-    )
-
-
-# Every flag of an experiment, whether of its finding or of its retraining.
-OWNERS = (ControlSettings, TweakSettings, *Experiment.owners(), FindingSettings)
 _OWN_AXES = {
     "seed": "seeds",
     "data_seed": "seeds",
@@ -261,7 +226,7 @@ def _lists(*owners: type) -> set[str]:
 
 
 def _varied(flags: Parsed) -> dict[str, list[str]]:
-    return _axes(flags, "vary", _names(*OWNERS) - _OWN_AXES.keys())
+    return _axes(flags, "vary", _names(*OF_TRIALS) - _OWN_AXES.keys())
 
 
 def _tuned(flags: Parsed) -> dict[str, list[str]]:
@@ -272,7 +237,7 @@ def _tuned(flags: Parsed) -> dict[str, list[str]]:
 def _axes(flags: Parsed, name: str, known: set[str]) -> dict[str, list[str]]:
     """``{"width": ["8", "16"]}`` of ``("width:8", "16")``."""
     axes: dict[str, list[str]] = {}
-    lists = _lists(*OWNERS)
+    lists = _lists(*OF_TRIALS)
     for part in flags.values[name]:
         flag, colon, value = part.partition(":")
         if flag in lists and colon:
@@ -304,7 +269,7 @@ def _combinations(axes: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
 def _with(flags: Parsed, changed: Mapping[str, str]) -> Parsed:
     """``flags`` as if the user had written these too."""
     words = [f"--{name}={value}" for name, value in changed.items()]
-    return _overridden(flags, parse(words, OWNERS))
+    return _overridden(flags, parse(words, OF_TRIALS))
 
 
 def _overridden(flags: Parsed, by: Parsed) -> Parsed:
@@ -345,7 +310,7 @@ def _cells(flags: Parsed) -> list[Parsed]:
     for name in chosen:
         try:
             words = _words(content | cells[name], path)
-            found.append(_overridden(parse(words, (GridSettings, *OWNERS)), flags))
+            found.append(_overridden(parse(words, (GridSettings, *OF_TRIALS)), flags))
         except UsageError as error:
             where = f"{path}, {name}" if name else path
             raise UsageError(f"{where}: {error}") from None

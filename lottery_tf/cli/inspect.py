@@ -1,39 +1,22 @@
 """lottery-tf inspect: shows what is left of a ticket, layer by layer."""
 
 import dataclasses
-from pathlib import Path
 
 from rich.measure import Measurement
 from rich.table import Table
 
 from lottery_tf.cli.console import console, percent
 from lottery_tf.cli.flags import Parsed
+from lottery_tf.cli.settings import (
+    InspectSettings,
+)
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import write_json
 from lottery_tf.common.log import some
 from lottery_tf.common.ownership import Kind, check_ours, has_keys
-from lottery_tf.common.settings import one_of, setting
-from lottery_tf.inspecting import PICTURE, SUFFIXES, TicketFacts, WeightFacts, draw, inspect
+from lottery_tf.inspecting import PICTURE, TicketFacts, WeightFacts, draw, inspect
 from lottery_tf.tickets.ticket import Ticket
 
-
-@dataclasses.dataclass(frozen=True)
-class InspectSettings:
-    """What to show."""
-
-    compare: str | None = setting(
-        None, "folder of a ticket of the same network: the overlap of the two masks"
-    )
-    plot: str | None = setting(None, f"file for the same as a picture, {one_of(SUFFIXES)}")
-    json: str | None = setting(None, "file for the same numbers as JSON")
-
-    def __post_init__(self):
-        if self.plot and Path(self.plot).suffix.lower() not in SUFFIXES:
-            raise UsageError(f"--plot takes a file {one_of(SUFFIXES)}, not '{self.plot}'.")
-
-
-POSITIONAL = "TICKET"
-SETTINGS = (InspectSettings,)
 UNKNOWN = "–"
 _FACTS = Kind(
     "the numbers of a ticket",

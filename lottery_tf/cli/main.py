@@ -1,33 +1,97 @@
 """``lottery-tf COMMAND --name=value ...``: reads the flags, runs the command, gives the exit code.
 
-A command is a module with ``SETTINGS``, the dataclasses whose fields are its flags, and
-``run(flags)``, which takes the ``Parsed`` flags; ``POSITIONAL``, if there, names the arguments that
-are no flags. A new command is one module and one line in ``COMMANDS``. Modules are imported when
-they are needed, so that the overview need not wait for TensorFlow.
+A command is a module with ``run(flags)``, which takes the ``Parsed`` flags, and an entry of
+``COMMANDS``. The module is imported when the command line has been read, so that help and mistakes
+need not wait for TensorFlow.
 """
 
 import importlib
 import importlib.metadata
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
+from typing import NamedTuple
 
-from lottery_tf.cli.flags import help_text, parse
+from lottery_tf.cli import settings
+from lottery_tf.cli.flags import Parsed, help_text, parse
 from lottery_tf.common.errors import UsageError, WorkFailed
 from lottery_tf.common.settings import nearest
 from lottery_tf.common.stderr import quiet_start
 
-# Name → module and what the command does.
+
+class Command(NamedTuple):
+    """A command.
+
+    Attributes:
+      module: whose ``run(flags)`` does it.
+      summary: what it does, in words.
+      settings: the dataclasses whose fields are its flags.
+      positional: what the help calls its arguments that are no flags.
+      inherited: those of ``settings`` that a run or a ticket has the defaults of, so that only
+        the command itself can tell what is wrong with them.
+      check: whatever else is wrong with a command line, by the flags alone.
+    """
+
+    module: str
+    summary: str
+    settings: tuple[type, ...]
+    positional: str = ""
+    inherited: tuple[type, ...] = ()
+    check: Callable[[Parsed], None] = lambda flags: None
+
+
 COMMANDS = {
-    "quickstart": ("lottery_tf.cli.quickstart", "the whole way on a small dataset, in minutes"),
-    "find": ("lottery_tf.cli.find", "train and prune a model until it is a sparse ticket"),
-    "inspect": ("lottery_tf.cli.inspect", "show what is left of a ticket, layer by layer"),
-    "retrain": ("lottery_tf.cli.retrain", "train a ticket from its rewound weights by a recipe"),
-    "sweep": ("lottery_tf.cli.sweep", "find and retrain over a grid of recipes, masks and seeds"),
-    "report": ("lottery_tf.cli.report", "compare the recipes of retrain runs: tables and a page"),
-    "evaluate": ("lottery_tf.cli.evaluate", "measure a finished or exported model on a dataset"),
-    "export": ("lottery_tf.cli.export", "write a retrained model as SavedModel or TFLite"),
+    "quickstart": Command(
+        "lottery_tf.cli.quickstart",
+        "the whole way on a small dataset, in minutes",
+        settings.QUICKSTART,
+    ),
+    "find": Command(
+        "lottery_tf.cli.find",
+        "train and prune a model until it is a sparse ticket",
+        settings.FIND,
+        check=settings.check_out,
+    ),
+    "inspect": Command(
+        "lottery_tf.cli.inspect",
+        "show what is left of a ticket, layer by layer",
+        settings.INSPECT,
+        "TICKET",
+    ),
+    "retrain": Command(
+        "lottery_tf.cli.retrain",
+        "train a ticket from its rewound weights by a recipe",
+        settings.RETRAIN,
+        inherited=settings.OF_RETRAINING,
+        check=settings.check_retrain,
+    ),
+    "sweep": Command(
+        "lottery_tf.cli.sweep",
+        "find and retrain over a grid of recipes, masks and seeds",
+        settings.SWEEP,
+        inherited=settings.OF_TRIALS,
+        check=settings.check_out,
+    ),
+    "report": Command(
+        "lottery_tf.cli.report",
+        "compare the recipes of retrain runs: tables and a page",
+        settings.REPORT,
+        "RUNS...",
+    ),
+    "evaluate": Command(
+        "lottery_tf.cli.evaluate",
+        "measure a finished or exported model on a dataset",
+        settings.EVALUATE,
+        inherited=(settings.DataSettings,),
+        check=settings.check_evaluate,
+    ),
+    "export": Command(
+        "lottery_tf.cli.export",
+        "write a retrained model as SavedModel or TFLite",
+        settings.EXPORT,
+        check=settings.check_export,
+    ),
 }
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
@@ -84,7 +148,7 @@ def overview() -> str:
             "",
             "usage: lottery-tf COMMAND [--name=value ...]",
             "",
-            *(f"  {name:{width}}  {summary}" for name, (_, summary) in COMMANDS.items()),
+            *(f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items()),
             "",
             "lottery-tf COMMAND --help shows a command's flags, lottery-tf --version the version.",
             "",
@@ -93,14 +157,18 @@ def overview() -> str:
 
 
 def _run(name: str, words: list[str]) -> None:
-    path, summary = COMMANDS[name]
-    with quiet_start():
-        command = _load(path)
-    positional = getattr(command, "POSITIONAL", "")
+    command = COMMANDS[name]
     if "--help" in words or "-h" in words:
-        print(help_text(name, summary, command.SETTINGS, positional), end="")
+        print(help_text(name, command.summary, command.settings, command.positional), end="")
         return
-    command.run(parse(words, command.SETTINGS, positional))
+    flags = parse(words, command.settings, command.positional)
+    for owner in command.settings:
+        if owner not in command.inherited:
+            flags.settings(owner)
+    command.check(flags)
+    with quiet_start():
+        module = _load(command.module)
+    module.run(flags)
 
 
 def _load(path: str) -> ModuleType:

@@ -1,6 +1,5 @@
 """lottery-tf quickstart: tickets drawn, retrained by three recipes and exported, on digits."""
 
-import dataclasses
 import itertools
 import statistics
 from pathlib import Path
@@ -12,47 +11,26 @@ from lottery_tf.cli.console import console, percent
 from lottery_tf.cli.export import print_export
 from lottery_tf.cli.find import run_find
 from lottery_tf.cli.flags import Parsed
+from lottery_tf.cli.settings import QuickstartSettings
 from lottery_tf.cli.terminal import Countdown
-from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import read_json, write_json, write_text
 from lottery_tf.common.ownership import Kind, begins_with, check_all_ours
-from lottery_tf.common.settings import setting
 from lottery_tf.data import DataSettings
 from lottery_tf.exporting import EXPORT
 from lottery_tf.finding.settings import FindingSettings
 from lottery_tf.models import ModelSettings
-from lottery_tf.runs.experiment import Experiment
 from lottery_tf.runs.export import export_run
 from lottery_tf.runs.find import check_find_places, round_folder
 from lottery_tf.runs.folder import Run
 from lottery_tf.runs.retrain import check_retrain_places, retrain_ticket
-from lottery_tf.training.trainer import TrainingSettings
+from lottery_tf.runs.settings import Experiment
+from lottery_tf.training.settings import TrainingSettings
 from lottery_tf.tweaks.recipe import Recipe
 
 # 91.41 and 97.19 % of the weights are gone in these rounds of 20 %.
 RETRAINED_ROUNDS = (11, 16)
 RECIPES = ("vanilla", "tost", "distillation")
 
-
-@dataclasses.dataclass(frozen=True)
-class QuickstartSettings:
-    """The whole way on scikit-learn's digits."""
-
-    out: str = setting("runs/quickstart", "folder to write to; an interrupted run of it goes on")
-    seeds: tuple[str, ...] = setting(
-        ("0", "1", "2"), "seeds; each has its own initial weights, dev split and tickets"
-    )
-
-    def __post_init__(self):
-        good = all(seed.isdecimal() and int(seed) < 2**32 for seed in self.seeds)
-        if not (self.seeds and good and len(set(self.seeds)) == len(self.seeds)):
-            raise UsageError(
-                "Expected --seeds to be different whole numbers from 0 to 2**32 - 1, like 0,1,2, "
-                f"not '{','.join(self.seeds)}'."
-            )
-
-
-SETTINGS = (QuickstartSettings,)
 _HEAD = ["sparsity", "recipe", "test accuracy", "gain over vanilla"]
 
 

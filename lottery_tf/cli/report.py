@@ -1,53 +1,16 @@
 """lottery-tf report: tables, figures and a page of what retrain runs came to."""
 
-import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.measure import Measurement
 from rich.table import Table
 
 from lottery_tf.cli.console import console
 from lottery_tf.cli.flags import Parsed
+from lottery_tf.cli.settings import ReportSettings
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import counted, log
-from lottery_tf.common.settings import setting
 from lottery_tf.common.stderr import quiet_start
-
-
-@dataclasses.dataclass(frozen=True)
-class ReportSettings:
-    """What to write, and how to compare."""
-
-    out: str | None = setting(
-        None,
-        "FILE.html, or a folder for report.html: the page; tables and figures go to a folder "
-        "beside it, named as the page without .html. Without it the table is only shown",
-    )
-    tune: tuple[str, ...] = setting(
-        ("learning_rate",),
-        "settings of which each recipe, vanilla too, has the values of the best mean dev accuracy, "
-        "in a table of its own; --tune= for none",
-    )
-    tune_seeds: tuple[str, ...] = setting(
-        (),
-        "the seeds whose dev accuracies choose them; default: those that ran with every value, as "
-        "sweep's --tune_seeds do; where none did, all",
-    )
-    baseline: str = setting("vanilla", "the recipe over which the others' gains are")
-    flops: bool = setting(True, "count the tickets' FLOPs, for which TensorFlow has to start")
-
-    @property
-    def page(self) -> Path | None:
-        """The page's file."""
-        if not self.out:
-            return None
-        out = Path(self.out)
-        return out if out.suffix.lower() == ".html" else out / "report.html"
-
-
-POSITIONAL = "RUNS..."
-SETTINGS = (ReportSettings,)
 
 
 def run(flags: Parsed) -> None:

@@ -9,69 +9,23 @@ from rich.live import Live
 from rich.table import Table
 
 from lottery_tf.cli.console import console, duration, percent
-from lottery_tf.cli.find import OutSettings
 from lottery_tf.cli.flags import Parsed
-from lottery_tf.cli.grid import OWNERS, GridSettings, trials_of, tuned, tuning_seeds
+from lottery_tf.cli.grid import trials_of, tuned, tuning_seeds
 from lottery_tf.cli.report import library, whole_numbers
-from lottery_tf.common.devices import DeviceSettings
+from lottery_tf.cli.settings import (
+    OutSettings,
+    SweepSettings,
+)
+from lottery_tf.common.device_settings import DeviceSettings
 from lottery_tf.common.errors import UsageError, WorkFailed
 from lottery_tf.common.log import counted, log, some
-from lottery_tf.common.settings import check_choices, setting
-from lottery_tf.graph.model_files import CodeSettings
-from lottery_tf.runs.tensorboard import BoardSettings
+from lottery_tf.graph.settings import CodeSettings
+from lottery_tf.runs.settings import BoardSettings
 from lottery_tf.sweeping.attempt import attempt, log_of
 from lottery_tf.sweeping.cluster import RayEngine
 from lottery_tf.sweeping.local import LocalEngine
 from lottery_tf.sweeping.scheduling import Progress, run_trials
 from lottery_tf.sweeping.trials import FindTrial, RetrainTrial, Trial
-
-_ENGINES = ("local", "ray")
-
-
-@dataclasses.dataclass(frozen=True)
-class SweepSettings:
-    """Where the trials run."""
-
-    engine: str = setting("local", "processes of this machine, or a Ray cluster", choices=_ENGINES)
-    processes: int | None = setting(
-        None,
-        "local: how many trials at a time, each with its share of the cores; default: one a "
-        "core, or as many as the GPUs serve",
-    )
-    gpus_per_trial: float | None = setting(
-        None, "0.5 lets two trials share a GPU, 0 uses none; default: 1 where there are any"
-    )
-    cpus_per_trial: float = setting(1, "ray: cores of a node that a trial takes")
-    ray_address: str | None = setting(
-        None, "ray: of the cluster, auto for that of this machine; default: one is started here"
-    )
-    retries: int = setting(1, "how often a trial that failed is tried again")
-    measure: bool = setting(
-        True,
-        "with --tune: choose when all have run, and measure the best values on the test images "
-        "(extra [report]); --nomeasure leaves that to a later command, as where parts of a grid "
-        "run by themselves",
-    )
-
-    def __post_init__(self):
-        check_choices(self)
-        for name, least in (("processes", 1), ("gpus_per_trial", 0), ("retries", 0)):
-            if (value := getattr(self, name)) is not None and value < least:
-                raise UsageError(f"Expected --{name} of {least} or more, not {value}.")
-        if self.cpus_per_trial <= 0:
-            raise UsageError(f"Expected --cpus_per_trial above 0, not {self.cpus_per_trial}.")
-
-    def start(self):
-        """The engine."""
-        if self.engine == "local":
-            return LocalEngine(self.processes, self.gpus_per_trial)
-        return RayEngine(self.ray_address, self.cpus_per_trial, self.gpus_per_trial)
-
-
-SETTINGS = (
-    *(GridSettings, SweepSettings, *OWNERS, CodeSettings, DeviceSettings, BoardSettings),
-    OutSettings,
-)
 
 
 def run(flags: Parsed) -> None:
@@ -102,7 +56,7 @@ def run(flags: Parsed) -> None:
     except OSError as error:
         raise UsageError(f"Expected --out to be a folder that can be written; {error}.") from None
     table = _Table()
-    with settings.start() as engine, Live(table, console=console, refresh_per_second=1) as live:
+    with _engine(settings) as engine, Live(table, console=console, refresh_per_second=1) as live:
 
         def watch(progress, trial, outcome):
             table.progress = progress
@@ -154,6 +108,13 @@ def run(flags: Parsed) -> None:
             " but for what --tune has to choose: give the whole grid without --nomeasure for that"
         )
     console.print(f"Finished{left}. To look at it: {report}", markup=False)
+
+
+def _engine(settings: SweepSettings) -> LocalEngine | RayEngine:
+    """What the trials run on."""
+    if settings.engine == "local":
+        return LocalEngine(settings.processes, settings.gpus_per_trial)
+    return RayEngine(settings.ray_address, settings.cpus_per_trial, settings.gpus_per_trial)
 
 
 def _is_tuned(trial: Trial) -> bool:

@@ -6,7 +6,8 @@ import time
 from collections.abc import Iterator
 
 from lottery_tf.cli.console import console, duration, percent
-from lottery_tf.common.devices import DeviceSettings, is_chief
+from lottery_tf.common.device_settings import DeviceSettings
+from lottery_tf.common.devices import is_chief, scope_of
 from lottery_tf.common.log import log
 from lottery_tf.graph.compat import keras
 
@@ -14,7 +15,7 @@ from lottery_tf.graph.compat import keras
 @contextlib.contextmanager
 def at_work(devices: DeviceSettings) -> Iterator[None]:
     """Within the block the devices are set up, and the chief alone of several workers speaks."""
-    with devices.scope():
+    with scope_of(devices):
         if not is_chief():
             console.quiet = True
             log.setLevel(logging.ERROR)

@@ -1,7 +1,6 @@
 """Devices: what a run runs on. What it computes stays the same but for the order of its sums."""
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import os
@@ -13,61 +12,45 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from lottery_tf.common.device_settings import DeviceSettings
 from lottery_tf.common.errors import UsageError
-from lottery_tf.common.settings import check_choices, setting
 
 
-@dataclasses.dataclass(frozen=True)
-class DeviceSettings:
-    """What it runs on."""
+@contextlib.contextmanager
+def scope_of(settings: DeviceSettings) -> Iterator[None]:
+    """Within the block models are made for these devices. Comes before anything is computed.
 
-    strategy: str = setting(
-        "none",
-        "how many devices share each batch: one, all GPUs of this machine, or those of the workers "
-        "that TF_CONFIG names (launch/workers.py starts them)",
-        choices=("none", "mirrored", "multi_worker"),
-    )
-    memory_growth: bool = setting(
-        False, "take a GPU's memory as it is needed; else TensorFlow takes all of it at once"
-    )
+    Raises:
+      UsageError: without TF_CONFIG for several workers, without a GPU for all GPUs.
+    """
+    if settings.memory_growth:
+        for gpu in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(gpu, True)
+    with _strategy(settings).scope():
+        yield
+        meet()  # The chief holds the connection: it goes last.
 
-    def __post_init__(self):
-        check_choices(self)
 
-    @contextlib.contextmanager
-    def scope(self) -> Iterator[None]:
-        """Within the block models are made for these devices. Comes before anything is computed.
-
-        Raises:
-          UsageError: without TF_CONFIG for several workers, without a GPU for all GPUs.
-        """
-        if self.memory_growth:
-            for gpu in tf.config.list_physical_devices("GPU"):
-                tf.config.experimental.set_memory_growth(gpu, True)
-        with self._strategy().scope():
-            yield
-            meet()  # The chief holds the connection: it goes last.
-
-    def _strategy(self) -> tf.distribute.Strategy:
-        if self.strategy == "multi_worker":
-            try:
-                json.loads(os.environ.get("TF_CONFIG", ""))
-            except ValueError as error:
-                raise UsageError(
-                    "Expected TF_CONFIG, a JSON text which says who the workers are, with "
-                    "--strategy=multi_worker; there is none: start them with launch/workers.py."
-                ) from error
-            return tf.distribute.MultiWorkerMirroredStrategy()
-        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-        if self.strategy == "mirrored":
-            if len(devices) > 1:
-                return tf.distribute.MirroredStrategy()
-            if devices[0].device_type == "CPU":
-                raise UsageError(
-                    "Expected GPUs with --strategy=mirrored, and TensorFlow sees none: install "
-                    "lottery_tf with its extra [cuda] where there are any, or leave the flag out."
-                )
-        return tf.distribute.get_strategy()
+def _strategy(settings: DeviceSettings) -> tf.distribute.Strategy:
+    if settings.strategy == "multi_worker":
+        try:
+            json.loads(os.environ.get("TF_CONFIG", ""))
+        except ValueError as error:
+            raise UsageError(
+                "Expected TF_CONFIG, a JSON text which says who the workers are, with "
+                "--strategy=multi_worker; there is none: start them with launch/workers.py."
+            ) from error
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if settings.strategy == "mirrored":
+        if len(devices) > 1:
+            return tf.distribute.MirroredStrategy()
+        if devices[0].device_type == "CPU":
+            raise UsageError(
+                "Expected GPUs with --strategy=mirrored, and TensorFlow sees none: install "
+                "lottery_tf with its extra [cuda] where there are any, or leave the flag out."
+            )
+    return tf.distribute.get_strategy()
 
 
 def check_batch_size(batch_size: int) -> None:
@@ -96,7 +79,7 @@ def from_chief(array: np.ndarray) -> np.ndarray:
         return array
 
     @tf.function
-    def share(given):
+    def share(given: tf.Tensor) -> tf.Tensor:
         replica = tf.distribute.get_replica_context()
         # Added to zeros: exact.
         mine = tf.where(replica.replica_id_in_sync_group == 0, given, tf.zeros_like(given))

@@ -25,7 +25,7 @@ from lottery_tf.common.ownership import Kind, check_ours, of_file_manager
 
 
 @contextlib.contextmanager
-def whole_folder(path: str | os.PathLike, kind: Kind) -> Iterator[Path]:
+def whole_folder(path: str | os.PathLike[str], kind: Kind) -> Iterator[Path]:
     """Yields a temporary folder beside ``path`` that becomes ``path`` if the block succeeds.
 
     An empty folder at ``path`` is replaced, and one of the same kind; where ``path`` is a link, the
@@ -62,7 +62,7 @@ def whole_folder(path: str | os.PathLike, kind: Kind) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """Writes ``content`` to ``path``, whole or not at all; the folder is made if it is missing.
 
     Whatever file is there is replaced, and where a link is, the file it leads to: where it may be
@@ -79,29 +79,29 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
         new.unlink(missing_ok=True)
 
 
-def write_arrays(path: str | os.PathLike, arrays: Mapping[str, Any]) -> None:
+def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
     """Writes NumPy arrays as a compressed ``.npz``, whole or not at all."""
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
     write_bytes(path, content.getvalue())
 
 
-def write_text(path: str | os.PathLike, text: str) -> None:
+def write_text(path: str | os.PathLike[str], text: str) -> None:
     """``write_bytes`` of ``text`` in UTF-8."""
     write_bytes(path, text.encode())
 
 
-def write_json(path: str | os.PathLike, value: Any) -> None:
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Writes ``value`` as indented JSON, whole or not at all; NaN and infinities as ``null``."""
     write_text(path, json.dumps(_strict(value), indent=2, allow_nan=False) + "\n")
 
 
-def write_json_lines(path: str | os.PathLike, rows: list[dict]) -> None:
+def write_json_lines(path: str | os.PathLike[str], rows: list[dict[str, Any]]) -> None:
     """Writes one JSON object a line, whole or not at all; NaN and infinities as ``null``."""
     write_text(path, "".join(json.dumps(_strict(row), allow_nan=False) + "\n" for row in rows))
 
 
-def read_json(path: str | os.PathLike) -> Any:
+def read_json(path: str | os.PathLike[str]) -> Any:
     """What a JSON file holds.
 
     Raises:
@@ -113,7 +113,7 @@ def read_json(path: str | os.PathLike) -> Any:
         raise UsageError(f"Expected JSON in {path}; it is damaged ({error}).") from None
 
 
-def read_json_lines(path: str | os.PathLike) -> list[dict]:
+def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The objects of a JSON-lines file; none where there is no file."""
     path = Path(path)
     if not path.exists():
@@ -127,7 +127,7 @@ def read_json_lines(path: str | os.PathLike) -> list[dict]:
         ) from None
 
 
-def sha256(path: str | os.PathLike) -> str:
+def sha256(path: str | os.PathLike[str]) -> str:
     """The SHA-256 of a file, or of the names and sums of a folder's files, in hexadecimal.
 
     A SavedModel that is made again has the same: its fingerprint.pb, which TensorFlow gives a new
@@ -140,8 +140,8 @@ def sha256(path: str | os.PathLike) -> str:
         for file in sorted(file for file in files if not of_file_manager(file)):
             digest.update(f"{sha256(file)}  {file.relative_to(path).as_posix()}\n".encode())
         return digest.hexdigest()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
+    with open(path, "rb") as content:
+        while chunk := content.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
 

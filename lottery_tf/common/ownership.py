@@ -17,6 +17,7 @@ import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from lottery_tf.common.errors import UsageError
 
@@ -60,7 +61,7 @@ class Kind:
         return False
 
 
-def check_ours(path: str | os.PathLike, kind: Kind) -> None:
+def check_ours(path: str | os.PathLike[str], kind: Kind) -> None:
     """Raises UsageError unless there is nothing at ``path``, an empty folder, or all is ``kind``'s.
 
     Writers call it before they begin and before they replace: work that has no place to go is not
@@ -82,13 +83,13 @@ def check_ours(path: str | os.PathLike, kind: Kind) -> None:
     )
 
 
-def check_all_ours(folder: str | os.PathLike, kinds: Mapping[str, Kind]) -> None:
+def check_all_ours(folder: str | os.PathLike[str], kinds: Mapping[str, Kind]) -> None:
     """``check_ours`` of several places below a folder, by their names there."""
     for place, kind in kinds.items():
         check_ours(Path(folder, place), kind)
 
 
-def remove_ours(path: str | os.PathLike, kind: Kind) -> None:
+def remove_ours(path: str | os.PathLike[str], kind: Kind) -> None:
     """Removes what is at ``path`` if all of it is ``kind``'s; else, and a link, it stays."""
     path = Path(path)
     if path.is_symlink() or stranger(path, kind) is not None:
@@ -99,7 +100,7 @@ def remove_ours(path: str | os.PathLike, kind: Kind) -> None:
         path.unlink(missing_ok=True)
 
 
-def stranger(path: str | os.PathLike, kind: Kind) -> Path | None:
+def stranger(path: str | os.PathLike[str], kind: Kind) -> Path | None:
     """The first thing at ``path`` that is not of the kind; None where there is none."""
     path = Path(os.path.realpath(path))
     if not os.path.lexists(path):
@@ -159,7 +160,7 @@ def has_keys(*keys: str) -> Recognise:
 def lines_have_keys(*keys: str) -> Recognise:
     """Whether each line of a file is a JSON object with at least these keys."""
 
-    def ours(file):
+    def ours(file: Path) -> bool:
         with open(file, encoding="utf-8") as opened:
             return all(set(keys) <= _object(line).keys() for line in opened)
 
@@ -170,7 +171,7 @@ def has_arrays(*names: str) -> Recognise:
     """Whether a file is an ``.npz`` with arrays alone, one at least, of names like these: ``*/*``,
     variables'."""
 
-    def ours(file):
+    def ours(file: Path) -> bool:
         with zipfile.ZipFile(file) as archive:
             found = archive.namelist()
         return bool(found) and all(
@@ -185,7 +186,7 @@ def _head(file: Path) -> bytes:
         return opened.read(2048)
 
 
-def _object(text: str) -> dict:
+def _object(text: str) -> dict[str, Any]:
     value = json.loads(text)
     if not isinstance(value, dict):
         raise TypeError("no JSON object")

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import IO, cast
 
 # Lines that hold one of these are left out. Code 303 only says that there is no GPU driver.
 NOTES = (
@@ -44,7 +45,7 @@ def quiet_start() -> Iterator[None]:
     stderr = os.dup(2)
     python = [sys.executable, "-I", "-S", "-c", _FILTER]
     with subprocess.Popen(python, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as passing_on:
-        os.dup2(passing_on.stdin.fileno(), 2)
+        os.dup2(cast(IO[bytes], passing_on.stdin).fileno(), 2)  # the pipe that was asked for
         try:
             yield
         finally:

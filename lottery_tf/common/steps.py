@@ -20,12 +20,16 @@ def parse_steps(text: str, steps_per_epoch: int) -> int:
     Raises:
       UsageError: if ``text`` has another form.
     """
-    check_steps(text)
-    steps, epochs = _FORM.fullmatch(text).groups()
+    steps, epochs = _parts(text, "a number of steps").groups()
     return int(steps) if steps else round(float(epochs) * steps_per_epoch)
 
 
 def check_steps(text: str, name: str = "a number of steps") -> None:
     """Raises UsageError if ``text`` is no length of training; ``name`` is what it was given for."""
-    if not _FORM.fullmatch(text):
-        raise UsageError(f"Expected steps (500it) or epochs (2ep) for {name}, not '{text}'.")
+    _parts(text, name)
+
+
+def _parts(text: str, name: str) -> re.Match[str]:
+    if found := _FORM.fullmatch(text):
+        return found
+    raise UsageError(f"Expected steps (500it) or epochs (2ep) for {name}, not '{text}'.")

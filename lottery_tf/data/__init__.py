@@ -3,79 +3,16 @@
 A new dataset is a function ``data_dir -> Source`` and one line in ``READERS``.
 """
 
-import numpy as np
+from lottery_tf.common.lazy import loads
 
-from lottery_tf.common.errors import UsageError
-from lottery_tf.data import classes
-from lottery_tf.data.dataset import Dataset, Source, Split, channel_moments
-from lottery_tf.data.readers import AUGMENTED, NOT_FLIPPED, READERS
-from lottery_tf.data.settings import DataSettings
-
-__all__ = ["AUGMENTED", "READERS", "DataSettings", "Dataset", "Source", "Split", "load"]
-
-
-def load(settings: DataSettings, training: bool = True) -> Dataset:
-    """Reads the dataset and splits it.
-
-    The dev split is the first examples of one permutation, drawn with ``data_seed``, or the first
-    that the dataset has (``dev_split``); the training split is the first ``train_examples`` of the
-    permutation that are not among them. Examples that belong together (glyphs: of a font family)
-    come one after the other in it, and the dev split ends where such a group does. So the dev split
-    is the same for any ``train_examples``, and a smaller training split lies within a larger one.
-    Both keep the order of the source. Mean and standard deviation are those of the training split.
-
-    Args:
-      settings: which data, and how they are split.
-      training: whether a model is to be trained on it, and not only measured, which a class without
-        training images does not spoil.
-
-    Raises:
-      UsageError: the data are not where they should be, too few, labelled otherwise than by the
-        classes, or, in ``training``, a class has no training images.
-      RuntimeError: a download failed.
-    """
-    source = READERS[settings.dataset](settings.data_dir)
-    classes.check_labels(settings.dataset, source)
-    drawn = _drawn(source, np.random.default_rng(settings.data_seed))
-    order = drawn if settings.dev_split == "random" else source.published_order()
-    dev = order[: round(settings.dev_share * len(order))]
-    if source.groups is not None:
-        dev = order[np.isin(source.groups[order], source.groups[dev])]
-    rest = drawn[~np.isin(drawn, dev)]
-    if not len(rest):
-        raise UsageError(
-            f"--dev_share={settings.dev_share} leaves none of the {len(order)} examples of "
-            f"{settings.dataset} to train on; give a smaller share."
-        )
-    wanted = settings.train_examples
-    if wanted is not None and wanted > len(rest):
-        raise UsageError(
-            f"--train_examples expects at most the {len(rest)} examples that {settings.dataset} "
-            f"has for training, not {wanted}; give fewer, or a smaller --dev_share."
-        )
-    if training:
-        classes.check_trained(settings, source, rest)
-    train = source.train.take(np.sort(rest[:wanted]))
-    mean, std = channel_moments(train.images)
-    habit = settings.dataset in AUGMENTED
-    return Dataset(
-        name=settings.dataset,
-        train=train,
-        dev=source.train.take(np.sort(dev)),
-        test=source.test,
-        num_classes=source.num_classes,
-        mean=mean,
-        std=std,
-        augment=habit if settings.augment is None else settings.augment,
-        data_seed=settings.data_seed,
-        batch_size=settings.batch_size,
-        flip=settings.dataset not in NOT_FLIPPED,
-    )
-
-
-def _drawn(source: Source, rng: np.random.Generator) -> np.ndarray:
-    """A permutation of the training examples; of their groups where they belong together."""
-    if source.groups is None:
-        return rng.permutation(len(source.train))
-    ranks = rng.permutation(source.groups.max() + 1)
-    return np.argsort(ranks[source.groups], kind="stable")
+_WHERE = {
+    "AUGMENTED": "data.readers",
+    "READERS": "data.readers",
+    "DataSettings": "data.settings",
+    "Dataset": "data.dataset",
+    "Source": "data.source",
+    "Split": "data.source",
+    "load": "data.loading",
+}
+__all__ = list(_WHERE)
+__getattr__ = loads(__name__, _WHERE)

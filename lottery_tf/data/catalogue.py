@@ -6,13 +6,14 @@ import functools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import log
-from lottery_tf.data.dataset import Source, Split
+from lottery_tf.data.source import Source, Split
 
 NAMES = ("cifar10", "cifar100", "fashion_mnist", "mnist", "svhn_cropped")
 KEYS = ("id", "image", "label")  # what is read of an example; "id" only the CIFARs have
@@ -87,7 +88,7 @@ def read_tiny_imagenet(data_dir: str) -> Source:
     return _source(builder, "validation")
 
 
-def _prepared(make: Callable, **how):
+def _prepared(make: Callable[[], Any], **how: Any) -> Any:
     """The builder that ``make`` makes, its dataset prepared by this process or by another.
 
     tensorflow-datasets writes beside the dataset's place and renames, which fails for all
@@ -114,15 +115,15 @@ def _prepared(make: Callable, **how):
     return builder
 
 
-def _source(builder, test: str) -> Source:
+def _source(builder: Any, test: str) -> Source:
     """What a prepared builder holds, its split ``test`` as the test examples."""
-    (train, ids), (test, _) = (_in_memory(_examples(builder, split)) for split in ("train", test))
+    (train, ids), (tested, _) = (_in_memory(_examples(builder, split)) for split in ("train", test))
     order = None if ids is None else np.argsort(ids)  # "train_00000", "train_00001", …
     label = builder.info.features["label"]
-    return Source(train, test, label.num_classes, order, names=label.names)
+    return Source(train, tested, label.num_classes, order, names=label.names)
 
 
-def _examples(builder, split: str):
+def _examples(builder: Any, split: str) -> Any:
     import tensorflow_datasets as tfds
 
     # A cache of all examples would be of no use to who reads them once.
@@ -130,7 +131,7 @@ def _examples(builder, split: str):
     return examples.map(lambda example: {k: example[k] for k in KEYS if k in example})
 
 
-def _in_memory(examples) -> tuple[Split, np.ndarray | None]:
+def _in_memory(examples: Any) -> tuple[Split, np.ndarray | None]:
     """The examples and their ids, if they have any."""
     count, ids = int(examples.cardinality()), []
     images = np.empty((count, *examples.element_spec["image"].shape), np.uint8)

@@ -8,8 +8,8 @@ import numpy as np
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import log, some
-from lottery_tf.data.dataset import Source
 from lottery_tf.data.settings import DataSettings
+from lottery_tf.data.source import Source
 
 # What to do about classes without training images, where these are folders and where not.
 _OF_FOLDERS = "put images into train/NAME, or remove every folder NAME"

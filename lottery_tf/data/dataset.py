@@ -2,59 +2,18 @@
 
 import dataclasses
 import functools
-import math
 import os
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.data.augment import crop_and_flip
+from lottery_tf.data.source import Split
 
 _CORES = min(16, os.cpu_count() or 1)  # a GPU takes what more than two cores prepare
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Split:
-    """Images uint8 ``[N, H, W, C]`` and their labels int32 ``[N]``."""
-
-    images: np.ndarray
-    labels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, index: np.ndarray) -> "Split":
-        """The examples at ``index``, in its order."""
-        return Split(self.images[index], self.labels[index])
-
-
-class Source(NamedTuple):
-    """What a family reads.
-
-    Attributes:
-      train: all training examples.
-      test: the test examples.
-      num_classes: labels are 0 .. num_classes - 1.
-      order: the indices of the training examples in the order in which they were published;
-        None where that is the order of ``train``, or not known.
-      groups: int ``[N]``, which training examples belong together, so that none of a group is in
-        the dev split where others are trained on; None for none.
-      names: of the classes, for messages; None where they have none but their numbers.
-    """
-
-    train: Split
-    test: Split
-    num_classes: int
-    order: np.ndarray | None = None
-    groups: np.ndarray | None = None
-    names: Sequence[str] | None = None
-
-    def published_order(self) -> np.ndarray:
-        """``order``, or 0 .. N - 1."""
-        return np.arange(len(self.train)) if self.order is None else self.order
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -142,7 +101,7 @@ class Dataset:
         pixels, labels = self._tensors("train")
         others = None if beside is None else {n: _tensor(array) for n, array in beside.items()}
 
-        def batch(step, index):
+        def batch(step: tf.Tensor, index: tf.Tensor) -> Any:
             images = tf.gather(pixels, index)
             if self.augment:
                 # Seeds below zero, because those from zero on are the epochs'.
@@ -173,7 +132,7 @@ class Dataset:
             raise ValueError(f"Expected the split train, dev or test. Received: {split!r}.")
         pixels, labels = self._tensors(split)
 
-        def batch(first):
+        def batch(first: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             rows = slice(first, first + batch_size)
             return self._normalise(pixels[rows]), labels[rows]
 
@@ -185,7 +144,7 @@ class Dataset:
         steps, size, count = self.steps_per_epoch, self.batch_size, len(self.train)
         first_epoch, skipped = divmod(start_step, steps)
 
-        def rows_of(epoch):
+        def rows_of(epoch: tf.Tensor) -> tf.data.Dataset:
             seed = tf.stack([tf.constant(self.data_seed, tf.int64), epoch])
             order = tf.random.experimental.stateless_shuffle(tf.range(count), seed, alg="philox")
             rows = tf.reshape(order[: steps * size], (steps, size))
@@ -219,25 +178,6 @@ class Dataset:
     @functools.cached_property
     def _made(self) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
         return {}
-
-
-def channel_moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of uint8 ``[N, H, W, C]``, from exact sums.
-
-    A channel that never changes has standard deviation 1, so that it normalises to 0.
-    """
-    channels = images.shape[-1]
-    count = images.size // channels
-    sums = np.zeros((2, math.prod(images.shape[1:])), np.int64)  # of each place, squares beside
-    for first in range(0, len(images), 1000):  # the squares of all at once would take gigabytes
-        rows = images[first : first + 1000].reshape(-1, sums.shape[1])
-        sums += rows.sum(0, np.uint32), np.square(rows, dtype=np.uint16).sum(0, np.uint32)
-    means, stds = [], []
-    for total, squares in sums.reshape(2, -1, channels).sum(1).T.tolist():
-        mean = total / count
-        means.append(mean)
-        stds.append(float(np.sqrt(max(squares / count - mean**2, 0))) or 1.0)
-    return tuple(means), tuple(stds)
 
 
 def _tensor(array: np.ndarray) -> tf.Tensor:

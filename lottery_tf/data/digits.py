@@ -6,7 +6,7 @@ Learning Repository, https://doi.org/10.24432/C50P49.
 
 import numpy as np
 
-from lottery_tf.data.dataset import Source, Split
+from lottery_tf.data.source import Source, Split
 
 TEST_SHARE = 0.2
 

@@ -20,7 +20,7 @@ from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import write_arrays
 from lottery_tf.common.log import counted, log
 from lottery_tf.common.ownership import Kind, stranger
-from lottery_tf.data.dataset import Source, Split
+from lottery_tf.data.source import Source, Split
 
 CHARACTERS = "".join(map(chr, range(33, 127)))
 SIDE, EM, BASELINE = 28, 20, 21  # pixels
@@ -187,7 +187,7 @@ def _draw(paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
     return images, np.array([face.family for face in faces], str)
 
 
-def _keep(file: Path, **arrays) -> None:
+def _keep(file: Path, **arrays: np.ndarray | str) -> None:
     if stranger(file, _KEPT):
         log.warning(
             "glyphs: drawn again by each run; %s is another program's and is not replaced: move it "
@@ -239,7 +239,7 @@ def _drawn(path: Path) -> np.ndarray | None:
         for image, character in zip(images, CHARACTERS, strict=True):
             canvas = Image.new("L", (SIDE, SIDE))
             ImageDraw.Draw(canvas).text((SIDE / 2, BASELINE), character, 255, font, anchor="ms")
-            image[...] = canvas
+            image[...] = np.asarray(canvas)
     except (OSError, ValueError):
         return None
     return images

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.data.dataset import Source, Split
+from lottery_tf.data.source import Source, Split
 
 FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -67,7 +67,7 @@ def _find(folder: Path, name: str) -> Path:
     )
 
 
-def read_array(path: str | os.PathLike, dimensions: int) -> np.ndarray:
+def read_array(path: str | os.PathLike[str], dimensions: int) -> np.ndarray:
     """The uint8 array of one IDX file, gzipped where its name ends in ``.gz``.
 
     Raises:

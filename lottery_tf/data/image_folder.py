@@ -4,6 +4,7 @@ import contextlib
 import os
 import random
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ import numpy as np
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import counted, log, some
 from lottery_tf.common.ownership import OF_FILE_MANAGERS
-from lottery_tf.data.dataset import Source, Split
 from lottery_tf.data.pictures import read_all
+from lottery_tf.data.source import Source, Split
 
 # __MACOSX is what macOS puts into an archive beside the folders that are packed.
 _OF_THE_SYSTEM = OF_FILE_MANAGERS | {"__macosx"}
@@ -77,7 +78,7 @@ class _Found:
     def say_what_is_left_out(self) -> None:
         """One line, if anything is."""
 
-        def named(paths):
+        def named(paths: Iterable[Path]) -> str:
             return some(sorted({path.relative_to(self.folder).as_posix() for path in paths}))
 
         said, left = [], self.left_out
@@ -128,14 +129,14 @@ def read(data_dir: str) -> Source:
                 f"class in {folder / name}, and there are none; put them there."
             )
     classes = sorted({name for names in found.classes.values() for name in names})
-    splits = [_in_memory(files, classes) for files in found.files.values()]
-    shapes = [split.images.shape[1:] for split in splits]
+    train, tested = (_in_memory(files, classes) for files in found.files.values())
+    shapes = [split.images.shape[1:] for split in (train, tested)]
     if shapes[0] != shapes[1]:
         raise UsageError(
             f"The training images in {folder} have the shape {shapes[0]} and those "
             f"for testing {shapes[1]}; give images of one shape."
         )
-    return Source(*splits, len(classes), names=classes)
+    return Source(train, tested, len(classes), names=classes)
 
 
 def _hidden(path: Path) -> bool:
@@ -146,10 +147,10 @@ def _in_memory(files: list[tuple[Path, str]], classes: list[str]) -> Split:
     """The images of ``files``; UsageError names the one that is of another shape."""
     numbers = {name: number for number, name in enumerate(classes)}
     labels = np.array([numbers[name] for _, name in files], np.int32)
-    paths, images = [path for path, _ in files], None
+    paths, images = [path for path, _ in files], np.empty(0, np.uint8)
     with contextlib.closing(read_all(paths)) as pictures:  # the first mistake ends the reading
         for done, (path, image) in enumerate(zip(paths, pictures, strict=True)):
-            if images is None:
+            if done == 0:
                 images = np.empty((len(paths), *image.shape), np.uint8)
             if image.shape != images.shape[1:]:
                 raise UsageError(

@@ -8,12 +8,12 @@ import io
 import os
 import struct
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
 import numpy as np
-import tensorflow as tf
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from lottery_tf.common.errors import UsageError
@@ -28,7 +28,7 @@ class _Unfit(Exception):
     """What a whole file has that would be lost, and what to do: the end of a sentence."""
 
 
-def read_all(paths: Sequence[Path]) -> Iterator[np.ndarray]:
+def read_all(paths: Sequence[Path]) -> Generator[np.ndarray, None, None]:
     """The picture of each file, uint8 ``[H, W, 3]``, turned as its EXIF orientation says.
 
     Grey and palette pictures become RGB. Colour profiles and gamma are not applied. Of EXIF data
@@ -78,30 +78,37 @@ def _read(path: Path) -> np.ndarray:
 def _decoded(content: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
         if image.format == "PNG":
-            try:
-                # Pillow overlooks wrong sums and fills missing rows with black; libpng does not.
-                tf.io.decode_png(content)
-            except tf.errors.InvalidArgumentError:
-                raise ValueError("it is damaged") from None
+            _check_png(content)
             # Of 16 bits Pillow keeps the upper 8 of RGB, and calls that RGB; IHDR comes first.
             if content[24] == 16:
                 raise _Unfit("has 16; convert it to 8")
-            if image.is_animated:
+            if getattr(image, "is_animated", False):  # which not every format has
                 raise _Unfit("is animated; save one frame of it")
         if image.mode not in _MODES:
             raise _Unfit(f"has the colours {image.mode}; convert it to RGB")
         if image.mode == "P":
             colours = len(image.getpalette() or ()) // 3
-            if image.getextrema()[1] >= colours:  # which would be black
+            _, highest = cast(tuple[int, int], image.getextrema())  # of the one band
+            if highest >= colours:  # which would be black
                 raise ValueError(f"it uses more than the {colours} colours of its palette")
         image.load()  # a PNG's EXIF data may come after its pixels
         _keep_orientation(image)
         seen = ImageOps.exif_transpose(image)
         if seen.has_transparency_data:
             seen = seen.convert("RGBA")
-            if seen.getextrema()[3] != (255, 255):
+            if seen.getchannel("A").getextrema() != (255, 255):
                 raise _Unfit("has transparent parts; lay it on a background")
         return np.asarray(seen.convert("RGB"))
+
+
+def _check_png(content: bytes) -> None:
+    """Raises ValueError for wrong sums and missing rows: Pillow overlooks them, libpng does not."""
+    import tensorflow as tf  # takes seconds, and this module is read for its settings too
+
+    try:
+        tf.io.decode_png(content)
+    except tf.errors.InvalidArgumentError:
+        raise ValueError("it is damaged") from None
 
 
 def _keep_orientation(image: Image.Image) -> None:

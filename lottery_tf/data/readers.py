@@ -2,11 +2,12 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 from lottery_tf.data import catalogue, digits, glyphs, idx, image_folder
-from lottery_tf.data.dataset import Source
+from lottery_tf.data.source import Source
 
-READERS: dict[str, Callable[[str | None], Source]] = {
+READERS: dict[str, Callable[[Any], Source]] = {
     "digits": digits.read,
     "idx": idx.read,
     **{name: functools.partial(catalogue.read, name) for name in catalogue.NAMES},

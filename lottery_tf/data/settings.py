@@ -43,7 +43,7 @@ class DataSettings:
     )
     batch_size: int = setting(128, "examples a training step")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_choices(self)
         if self.dataset in FOLDERS and self.data_dir is None:
             raise UsageError(

@@ -6,6 +6,7 @@ published labels, so the validation images are tested on.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
@@ -43,7 +44,7 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder):
             homepage="http://cs231n.stanford.edu/",
         )
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         folder = Path(dl_manager.manual_dir)
         classes = sorted(_content(folder / "wnids.txt").decode().split())
         _expect(CLASSES, "classes", folder / "wnids.txt", len(classes))
@@ -66,7 +67,7 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder):
             tfds.Split.VALIDATION: self._generate_examples(validation),
         }
 
-    def _generate_examples(self, labels: dict[Path, str]) -> Iterator[tuple[str, dict]]:
+    def _generate_examples(self, labels: dict[Path, str]) -> Iterator[tuple[str, dict[str, Any]]]:
         for path, wnid in labels.items():
             jpeg = _content(path)
             # What is stored is the file itself: without a look at it now, damage shows only later.

@@ -3,18 +3,17 @@
 A new format is one function that writes it and one entry of ``FORMATS``.
 """
 
-from lottery_tf.exporting.exports import EXPORT, REPORT, export, write_exports
-from lottery_tf.exporting.formats import FORMATS, Format
-from lottery_tf.exporting.proof import MAX_DIFFERENCE
-from lottery_tf.exporting.saved_model import SAVED_MODEL
+from lottery_tf.common.lazy import loads
 
-__all__ = [
-    "EXPORT",
-    "FORMATS",
-    "MAX_DIFFERENCE",
-    "REPORT",
-    "SAVED_MODEL",
-    "Format",
-    "export",
-    "write_exports",
-]
+_WHERE = {
+    "EXPORT": "exporting.exports",
+    "FORMATS": "exporting.formats",
+    "MAX_DIFFERENCE": "exporting.settings",
+    "REPORT": "exporting.exports",
+    "SAVED_MODEL": "exporting.saved_model",
+    "Format": "exporting.formats",
+    "export": "exporting.exports",
+    "write_exports": "exporting.exports",
+}
+__all__ = list(_WHERE)
+__getattr__ = loads(__name__, _WHERE)

@@ -3,8 +3,10 @@
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import read_json, whole_folder, write_json
@@ -13,6 +15,7 @@ from lottery_tf.common.settings import nearest, one_of
 from lottery_tf.exporting import proof, sizes
 from lottery_tf.exporting.formats import FORMATS
 from lottery_tf.exporting.saved_model import SAVED_MODEL, signature_name
+from lottery_tf.exporting.settings import MAX_DIFFERENCE
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import check_finished, check_graph
 from lottery_tf.masks.wrapper import get_masks, strip
@@ -36,7 +39,11 @@ EXPORT = Kind(
 )
 
 
-def export(model: keras.Model, path: str | os.PathLike, images=None) -> dict:
+def export(
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    images: ArrayLike | Mapping[str, ArrayLike] | None = None,
+) -> dict[str, Any]:
     """Writes ``model`` as one SavedModel, the folder ``path``.
 
     ``tf.saved_model.load`` and ``tf_keras.models.load_model`` read it without lottery_tf; pruned
@@ -68,15 +75,15 @@ def export(model: keras.Model, path: str | os.PathLike, images=None) -> dict:
 
 def write_exports(
     model: keras.Model,
-    out: str | os.PathLike,
+    out: str | os.PathLike[str],
     formats: Sequence[str] = ("saved_model",),
     *,
-    images,
-    labels=None,
-    preprocessing: Mapping | None = None,
-    source: Mapping | None = None,
-    tolerance: float = proof.MAX_DIFFERENCE,
-) -> dict[str, dict]:
+    images: ArrayLike | Mapping[str, ArrayLike],
+    labels: ArrayLike | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+    source: Mapping[str, Any] | None = None,
+    tolerance: float = MAX_DIFFERENCE,
+) -> dict[str, dict[str, Any]]:
     """Writes ``model`` in several formats to the folder ``out``, with ``out/export.json``.
 
     One fresh process reloads all of them and runs the images.
@@ -120,11 +127,10 @@ def write_exports(
     check_graph(model)
     check_finished(model)
     inputs = proof.named_inputs(model, images)
-    if labels is not None:
-        labels = _classes(labels, len(next(iter(inputs.values()))))
+    classes = None if labels is None else _classes(labels, len(next(iter(inputs.values()))))
     with whole_folder(out, EXPORT) as folder:
         paths = {name: folder / FORMATS[name].file for name in formats}
-        facts = _write(model, paths, inputs, labels, tolerance)
+        facts = _write(model, paths, inputs, classes, tolerance)
         for each in facts.values():
             each["preprocessing"] = dict(preprocessing or {})
             each["source"] = dict(source or {})
@@ -137,11 +143,11 @@ def _write(
     paths: Mapping[str, Path],
     inputs: Mapping[str, np.ndarray] | None,
     labels: np.ndarray | None = None,
-    tolerance: float = proof.MAX_DIFFERENCE,
-) -> dict[str, dict]:
+    tolerance: float = MAX_DIFFERENCE,
+) -> dict[str, dict[str, Any]]:
     """Writes each format to its path and, given inputs, proves it; returns format → facts."""
     # Of the model as it was given, so that the taking off of wrappers is proved too.
-    expected = None if inputs is None else proof.model_outputs(model, inputs)
+    expected = {} if inputs is None else proof.model_outputs(model, inputs)
     plain = _plain(model)
     for name, path in paths.items():
         FORMATS[name].write(plain, path)
@@ -174,8 +180,8 @@ def _plain(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, model.output, name=model.name)
 
 
-def _classes(labels, count: int) -> np.ndarray:
-    labels = np.asarray(labels)
+def _classes(given: ArrayLike, count: int) -> np.ndarray:
+    labels = np.asarray(given)
     if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
         raise UsageError(
             f"Expected labels as {count} integer classes, one an image, got {labels.dtype} of "
@@ -184,7 +190,7 @@ def _classes(labels, count: int) -> np.ndarray:
     return labels
 
 
-def _shapes(names: Iterable[str], tensors: Sequence) -> dict[str, list[int | None]]:
+def _shapes(names: Iterable[str], tensors: Sequence[Any]) -> dict[str, list[int | None]]:
     # The batch is free in an export, also where the model's input has a fixed one.
     pairs = zip(names, tensors, strict=True)
     return {name: [None, *tensor.shape[1:].as_list()] for name, tensor in pairs}

@@ -11,16 +11,16 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.exporting.saved_model import signature_name
+from lottery_tf.exporting.settings import MAX_DIFFERENCE
 from lottery_tf.graph.compat import keras
-
-# The largest |Δ| of an output that is allowed between the model and its export.
-MAX_DIFFERENCE = 1e-5
 
 # What ``compare`` returns where nothing was compared.
 NONE = dict.fromkeys(
@@ -31,7 +31,9 @@ BATCH = 256
 _SCRIPT = Path(__file__).with_name("reload.py")
 
 
-def named_inputs(model: keras.Model, images) -> dict[str, np.ndarray]:
+def named_inputs(
+    model: keras.Model, images: ArrayLike | Mapping[str, ArrayLike]
+) -> dict[str, np.ndarray]:
     """``images`` by the name of the model's input, in the input's dtype.
 
     Args:
@@ -42,15 +44,14 @@ def named_inputs(model: keras.Model, images) -> dict[str, np.ndarray]:
       UsageError: if names or shapes are not those of the model's inputs.
     """
     expected = {name: tensor for name, tensor in zip(model.input_names, model.inputs, strict=True)}
-    if not isinstance(images, Mapping):
-        images = {model.input_names[0]: images}
-    if images.keys() != expected.keys():
+    given = images if isinstance(images, Mapping) else {model.input_names[0]: images}
+    if given.keys() != expected.keys():
         raise UsageError(
             f"Expected images for the model's inputs {', '.join(expected)}, got them for "
-            f"{', '.join(images)}: give a dict, name of an input → array."
+            f"{', '.join(given)}: give a dict, name of an input → array."
         )
     inputs = {
-        name: np.asarray(images[name], dtype=tensor.dtype.as_numpy_dtype)
+        name: np.asarray(given[name], dtype=tensor.dtype.as_numpy_dtype)
         for name, tensor in expected.items()
     }
     for name, array in inputs.items():
@@ -74,7 +75,7 @@ def model_outputs(model: keras.Model, inputs: Mapping[str, np.ndarray]) -> dict[
     specs = [tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype) for tensor in model.inputs]
 
     @tf.function
-    def infer(flat):
+    def infer(flat: list[tf.Tensor]) -> list[tf.Tensor]:
         return tf.nest.flatten(model(tf.nest.pack_sequence_as(model.input, flat), training=False))
 
     # Called as it is, ``infer`` would warn of retracing after a few exports.
@@ -99,7 +100,9 @@ def reloaded_outputs(
     """
     with tempfile.TemporaryDirectory() as folder:
         given = Path(folder, "inputs.npz")
-        np.savez(given, **{f"in:{signature_name(n)}": array for n, array in inputs.items()})
+        # Of Any, or mypy takes one for allow_pickle.
+        named: dict[str, Any] = {f"in:{signature_name(n)}": each for n, each in inputs.items()}
+        np.savez(given, **named)
         made = [Path(folder, f"outputs_{i}.npz") for i in range(len(artefacts))]
         pairs = [str(file) for pair in zip(artefacts, made, strict=True) for file in pair]
         environment = {
@@ -137,7 +140,7 @@ def compare(
     got: Mapping[str, np.ndarray],
     labels: np.ndarray | None = None,
     tolerance: float = MAX_DIFFERENCE,
-) -> dict:
+) -> dict[str, Any]:
     """Raises unless ``got`` is ``expected``: max |Δ| ≤ ``tolerance``, and the accuracy the same.
 
     Args:

@@ -11,6 +11,7 @@ examples each; ``OUTPUTS.npz`` gets an array ``out:NAME`` for each of its output
 import os
 import sys
 import warnings
+from typing import Any
 
 # A script's folder is on the path, where its neighbours would stand in for modules of the same
 # name. (python -I would leave out PYTHONPATH too, by which some clusters provide TensorFlow.)
@@ -28,7 +29,9 @@ def main(inputs_file: str, *files: str) -> None:
         inputs = {name.removeprefix("in:"): arrays[name] for name in arrays.files}
     for artefact, outputs_file in zip(files[::2], files[1::2], strict=True):
         outputs = run(artefact, inputs)
-        np.savez(outputs_file, **{f"out:{name}": value for name, value in outputs.items()})
+        # Of Any, or mypy takes one for allow_pickle.
+        named: dict[str, Any] = {f"out:{name}": value for name, value in outputs.items()}
+        np.savez(outputs_file, **named)
     strangers = {"lottery_tf", "tensorflow_model_optimization"} & sys.modules.keys()
     if strangers:
         sys.exit(f"not a fresh process: {', '.join(sorted(strangers))} was imported")

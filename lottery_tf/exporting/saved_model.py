@@ -19,6 +19,7 @@ needed only to load custom layers without their code; without them Keras leaves 
 
 import re
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
@@ -34,7 +35,7 @@ from lottery_tf.graph.compat import (
 )
 
 
-def _graph(file: Path):
+def _graph(file: Path) -> Any:
     return saved_model_pb2.SavedModel.FromString(file.read_bytes()).meta_graphs[0]
 
 
@@ -120,13 +121,13 @@ def write(model: keras.Model, path: Path) -> None:
     ]
 
     @tf.function(input_signature=[tf.nest.pack_sequence_as(model.input, specs)])
-    def call(inputs):
+    def call(inputs: Any) -> Any:
         return model(inputs, training=False)
 
     # Its arguments have the names of the specs. Not a concrete function: of variables on several
     # workers TensorFlow saves none.
     @tf.function(input_signature=specs)
-    def serve(*flat):
+    def serve(*flat: tf.Tensor) -> dict[str, tf.Tensor]:
         outputs = call(tf.nest.pack_sequence_as(model.input, flat))
         return dict(zip(model.output_names, tf.nest.flatten(outputs), strict=True))
 

@@ -10,7 +10,7 @@ a training of its own (gmp), or from the weights at step k (those of ``scores``)
 import collections
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
@@ -18,15 +18,17 @@ import tensorflow as tf
 from lottery_tf.common.devices import check_same, from_chief
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import log
-from lottery_tf.finding.gmp import prune_gradually
+from lottery_tf.common.settings import nearest
+from lottery_tf.finding.gmp import prune_gradually, updates_of
 from lottery_tf.finding.one_shot import draw_masks, highest_without_collapse, warn_of_collapse
 from lottery_tf.finding.settings import FROM_TRAINED, IMPORTED, FindingSettings
 from lottery_tf.graph.compat import keras, undecayed
 from lottery_tf.graph.layers import assign, check_finished, check_graph, values
 from lottery_tf.graph.optimizers import copied
 from lottery_tf.losses.cross_entropy import checked_labels
+from lottery_tf.masks.allocate import prune_fraction, prune_to
 from lottery_tf.masks.masks import Masks
-from lottery_tf.masks.prunable import PrunableSettings
+from lottery_tf.masks.settings import PrunableSettings
 from lottery_tf.masks.wrapper import all_kept, assign_masks, get_masks
 from lottery_tf.tickets.ticket import Ticket
 from lottery_tf.training.trainer import Trainer, check_finite
@@ -106,7 +108,7 @@ def rounds(
                     raise
                 log.warning("%s No more rounds can follow it.", error)
             else:
-                masks = settings.next_masks(ticket.masks, trained, number + 1)
+                masks = next_masks(settings, ticket.masks, trained, number + 1)
                 if not last:
                     scores = {name: np.abs(trained[name]) for name in masks}
                     safe = highest_without_collapse(scores, ticket.masks, masks, settings.scope)
@@ -117,9 +119,20 @@ def rounds(
             arrays = (*masks.values(), *following.weights.values())
             check_same(f"masks and weights of round {number + 1}", arrays)
         yield Round(ticket, trainer, following)
-        if last:
+        if last or following is None:
             return
         ticket = following
+
+
+def next_masks(
+    settings: FindingSettings, masks: Masks, trained: Mapping[str, np.ndarray], number: int
+) -> Masks:
+    """The masks of round ``number``: the survivors of ``masks`` by trained magnitude."""
+    scores = {name: np.abs(trained[name]) for name in masks}
+    if settings.sparsity is not None and number == settings.last_round:
+        # A round's whole number of weights can lie a little beyond the target.
+        return prune_to(scores, masks, max(settings.sparsity, masks.sparsity), settings.scope)
+    return prune_fraction(scores, masks, settings.prune_fraction, settings.scope)
 
 
 def _start(trainer: Trainer, ticket: Ticket) -> None:
@@ -129,11 +142,17 @@ def _start(trainer: Trainer, ticket: Ticket) -> None:
     trainer.reset(ticket.info["rewind_step"])
 
 
-def _draw(ticket, trainer, settings, last_step, callbacks) -> tuple[Masks, dict[str, np.ndarray]]:
+def _draw(
+    ticket: Ticket,
+    trainer: Trainer,
+    settings: FindingSettings,
+    last_step: int,
+    callbacks: Sequence[keras.callbacks.Callback],
+) -> tuple[Masks, dict[str, np.ndarray]]:
     """The masks of a method that does not rank the ticket's trained weights, and gmp's weights."""
     rewind_step = ticket.info["rewind_step"]
     if settings.method == "gmp":
-        updates = settings.gmp_updates(trainer.steps_per_epoch, rewind_step, last_step)
+        updates = updates_of(settings, trainer.steps_per_epoch, rewind_step, last_step)
         masks = prune_gradually(
             trainer, ticket.masks, updates, settings.scope, settings.regrow, callbacks
         )
@@ -144,7 +163,7 @@ def _draw(ticket, trainer, settings, last_step, callbacks) -> tuple[Masks, dict[
             trainer.model,
             ticket.masks,
             settings.method,
-            settings.sparsity,
+            cast(float, settings.sparsity),  # its settings have one
             trainer.stream(rewind_step),
             trainer.model.loss,
             settings.scope,
@@ -202,6 +221,13 @@ def find_tickets(
       UsageError: for settings out of range, data of unknown length, and labels that are no classes
         of the model.
     """
+    known = [field.name for field in dataclasses.fields(FindingSettings)]
+    for name in settings:
+        if name not in known:
+            raise UsageError(
+                f"Expected settings of finding such as method, rounds or sparsity; there is no "
+                f"'{name}'{nearest(name, known)}."
+            )
     finding = FindingSettings(**settings)
     if finding.method == IMPORTED:
         raise UsageError("Expected a method that finds a mask; lt.Ticket.from_pruned takes one.")
@@ -261,6 +287,36 @@ def _copied(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer
     return copied(optimizer)
 
 
-def find_ticket(*args: Any, **kwargs: Any) -> Ticket:
-    """The last ticket of ``find_tickets``, with the same arguments."""
-    return collections.deque(find_tickets(*args, **kwargs), maxlen=1).pop()
+def find_ticket(
+    model: keras.Model,
+    train_data: tf.data.Dataset,
+    *,
+    optimizer: keras.optimizers.Optimizer,
+    loss: Any = None,
+    epochs: int,
+    dev_data: tf.data.Dataset | None = None,
+    prune_layers: tuple[str, ...] = PrunableSettings.prune_layers,
+    keep_dense: tuple[str, ...] = PrunableSettings.keep_dense,
+    metrics: Sequence[Any] = ("accuracy",),
+    jit_compile: bool | None = None,
+    steps_per_execution: int = 1,
+    seed: int = 0,
+    **settings: Any,
+) -> Ticket:
+    """The last ticket of ``find_tickets``, with the same arguments and errors."""
+    tickets = find_tickets(
+        model,
+        train_data,
+        optimizer=optimizer,
+        loss=loss,
+        epochs=epochs,
+        dev_data=dev_data,
+        prune_layers=prune_layers,
+        keep_dense=keep_dense,
+        metrics=metrics,
+        jit_compile=jit_compile,
+        steps_per_execution=steps_per_execution,
+        seed=seed,
+        **settings,
+    )
+    return collections.deque(tickets, maxlen=1).pop()

@@ -1,11 +1,13 @@
 """Gradual magnitude pruning (Zhu & Gupta 2017, arXiv 1710.01878): the mask grows in training."""
 
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import numpy as np
 import tensorflow_model_optimization as tfmot
 
 from lottery_tf.finding.one_shot import highest_without_collapse, warn_of_collapse
+from lottery_tf.finding.settings import FindingSettings
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import named_variables
 from lottery_tf.masks.allocate import prune_to
@@ -37,6 +39,20 @@ def schedule(
     return [*((step, min(float(decay(step)[1]), final)) for step in steps), (end, final)]
 
 
+def updates_of(
+    settings: FindingSettings, steps_per_epoch: int, rewind_step: int, last_step: int
+) -> list[tuple[int, float]]:
+    """gmp's (step, sparsity), from the rewind step on.
+
+    Raises:
+      UsageError: as ``settings.rewind_step``.
+    """
+    steps = settings.gmp_steps(steps_per_epoch, rewind_step, last_step)
+    sparsity = cast(float, settings.sparsity)  # gmp's settings have one
+    updates = schedule(settings.gmp_initial_sparsity, sparsity, *steps)
+    return [update for update in updates if update[0] >= rewind_step]
+
+
 def prune_gradually(
     trainer: Trainer,
     masks: Masks,
@@ -66,7 +82,8 @@ def prune_gradually(
     Raises:
       RuntimeError: if the training diverges.
     """
-    start, told = masks, set()
+    start = masks
+    told: set[str] = set()
     held = {name: np.zeros(mask.shape, np.float32) for name, mask in masks.items()}
     for step, sparsity in updates:
         trainer.fit(step, callbacks, last=False)

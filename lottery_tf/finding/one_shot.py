@@ -9,16 +9,17 @@ import tensorflow as tf
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import log, some
 from lottery_tf.common.settings import nearest, one_of
-from lottery_tf.finding.scores import METHODS, Network
+from lottery_tf.finding.scores import METHODS
+from lottery_tf.finding.scores.network import Network
+from lottery_tf.finding.settings import BATCHES
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import check_finished, check_graph
 from lottery_tf.masks.allocate import check_reachable, check_sparsity, prune_to
 from lottery_tf.masks.masks import Masks
-from lottery_tf.masks.prunable import PrunableSettings
+from lottery_tf.masks.settings import PrunableSettings
 from lottery_tf.masks.wrapper import all_kept, get_masks, log_left_dense, set_masks, wrap
 from lottery_tf.tickets.ticket import Ticket
 
-BATCHES = 8
 TRAINED = ("imp", "gmp")  # the methods that train on the way to the mask
 
 
@@ -134,7 +135,7 @@ def draw_masks(
     return masks
 
 
-def _finite(array) -> bool:
+def _finite(array: np.ndarray) -> bool:
     return bool(np.isfinite(array).all())
 
 

@@ -1,19 +1,15 @@
 """How the mask of a ticket is found: the settings of ``find`` and ``find_tickets``."""
 
 import dataclasses
-from collections.abc import Mapping
-
-import numpy as np
+from typing import cast
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.settings import check_choices, setting
 from lottery_tf.common.steps import check_steps, parse_steps
-from lottery_tf.finding.gmp import schedule
-from lottery_tf.finding.one_shot import BATCHES
 from lottery_tf.finding.scores import METHODS
-from lottery_tf.masks.allocate import SCOPES, check_sparsity, prune_fraction, prune_to
-from lottery_tf.masks.masks import Masks
+from lottery_tf.masks.allocate import SCOPES, check_sparsity
 
+BATCHES = 8  # that scores look at
 IMPORTED = "from_model"
 FROM_TRAINED = ("imp", "omp")  # the methods that rank trained weights
 
@@ -66,7 +62,7 @@ class FindingSettings:
         None, "from_model: the same model with the weights to rewind to; default: model_path"
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_choices(self)
         for name in ("rewind_to", "gmp_begin", "gmp_end", "gmp_frequency"):
             if getattr(self, name) is not None:
@@ -95,14 +91,14 @@ class FindingSettings:
         else:
             self._check_one_round()
 
-    def _check_imp(self):
+    def _check_imp(self) -> None:
         if (self.rounds is None) == (self.sparsity is None):
             raise UsageError(
                 "Expected either --rounds or --sparsity: the number of rounds of pruning, or the "
                 f"sparsity to end at; got {'neither' if self.rounds is None else 'both'}."
             )
 
-    def _check_one_round(self):
+    def _check_one_round(self) -> None:
         if self.sparsity is None:
             raise UsageError(
                 f"Expected --sparsity with --method={self.method}: the share of weights to prune."
@@ -118,7 +114,7 @@ class FindingSettings:
                 f"{self.gmp_initial_sparsity}."
             )
 
-    def _check_imported(self):
+    def _check_imported(self) -> None:
         if self.model_path is None:
             raise UsageError(
                 f"Expected --model_path=FILE, the pruned model, with --method={IMPORTED}."
@@ -131,8 +127,8 @@ class FindingSettings:
             return 1
         if self.rounds is not None:
             return self.rounds
-        kept, rounds = 1.0, 0
-        while 1 - kept < self.sparsity - 1e-9:  # 1 - 0.8 is a little less than 0.2
+        kept, rounds, target = 1.0, 0, cast(float, self.sparsity)  # one of the two is given
+        while 1 - kept < target - 1e-9:  # 1 - 0.8 is a little less than 0.2
             kept, rounds = kept * (1 - self.prune_fraction), rounds + 1
         return rounds
 
@@ -160,22 +156,10 @@ class FindingSettings:
                 f"{self.rewind_to} (step {step})."
             )
         if self.method == "gmp":
-            self._gmp_steps(steps_per_epoch, step, last_step)
+            self.gmp_steps(steps_per_epoch, step, last_step)
         return step
 
-    def gmp_updates(
-        self, steps_per_epoch: int, rewind_step: int, last_step: int
-    ) -> list[tuple[int, float]]:
-        """gmp's (step, sparsity), from the rewind step on.
-
-        Raises:
-          UsageError: as ``rewind_step``.
-        """
-        steps = self._gmp_steps(steps_per_epoch, rewind_step, last_step)
-        updates = schedule(self.gmp_initial_sparsity, self.sparsity, *steps)
-        return [(step, sparsity) for step, sparsity in updates if step >= rewind_step]
-
-    def _gmp_steps(
+    def gmp_steps(
         self, steps_per_epoch: int, rewind_step: int, last_step: int
     ) -> tuple[int, int, int]:
         """When gmp makes its first and its last mask, and the steps between two."""
@@ -190,11 +174,3 @@ class FindingSettings:
                 f"{rewind_step}, {last_step} and {frequency}."
             )
         return begin, end, frequency
-
-    def next_masks(self, masks: Masks, trained: Mapping[str, np.ndarray], number: int) -> Masks:
-        """The masks of round ``number``: the survivors of ``masks`` by trained magnitude."""
-        scores = {name: np.abs(trained[name]) for name in masks}
-        if self.sparsity is not None and number == self.last_round:
-            # A round's whole number of weights can lie a little beyond the target.
-            return prune_to(scores, masks, max(self.sparsity, masks.sparsity), self.scope)
-        return prune_fraction(scores, masks, self.prune_fraction, self.scope)

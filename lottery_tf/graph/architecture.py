@@ -123,7 +123,7 @@ def from_json(text: str, custom_objects: Mapping[str, type] | None = None) -> ke
         ) from error
 
 
-def objects(value: Any) -> Iterator[dict]:
+def objects(value: Any) -> Iterator[dict[str, Any]]:
     """Every JSON object in ``value`` that describes a Keras object."""
     if isinstance(value, dict):
         if "class_name" in value:
@@ -138,7 +138,8 @@ def objects(value: Any) -> Iterator[dict]:
 def check_object(part: Mapping[str, Any], custom_objects: Mapping[str, type]) -> None:
     """Raises HoldsCode unless a JSON object that describes a Keras object names Keras' own or a
     registered one, or one of ``custom_objects``."""
-    kind, module, config = str(part["class_name"]), part.get("module"), part.get("config")
+    kind, module = str(part["class_name"]), part.get("module")
+    config: Any = part.get("config")
     inner = config.values() if isinstance(config, dict) else ()
     if kind in ("Lambda", "__lambda__") or any(
         isinstance(value, dict) and value.keys() == {"value"} for value in inner

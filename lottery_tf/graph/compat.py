@@ -9,7 +9,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 import tf_keras as keras
@@ -42,7 +42,9 @@ __all__ = [
 ]
 
 Trackable = tf.__internal__.tracking.Trackable
-Layer, Model, Variable = keras.layers.Layer, keras.Model, tf.Variable
+Layer: TypeAlias = keras.layers.Layer
+Model: TypeAlias = keras.Model
+Variable: TypeAlias = tf.Variable
 
 
 # Models and their layers
@@ -140,7 +142,7 @@ def in_place_of(layer: Layer, tensors: Mapping[str, tf.Tensor]) -> Iterator[None
         vars(layer).update(own)
 
 
-def moments_by(layer: Layer, moments: Callable) -> None:
+def moments_by(layer: Layer, moments: Callable[..., tuple[tf.Tensor, tf.Tensor]]) -> None:
     """Has a BatchNormalization compute the mean and variance of a batch by a function.
 
     Args:
@@ -149,7 +151,9 @@ def moments_by(layer: Layer, moments: Callable) -> None:
     """
     theirs = layer._no_sync_calculate_mean_and_var
 
-    def batch_moments(inputs, axes, keep_dims, mask=None):
+    def batch_moments(
+        inputs: tf.Tensor, axes: Any, keep_dims: bool, mask: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         if mask is not None:
             return theirs(inputs, axes, keep_dims, mask)
         return moments(inputs, axes, keep_dims)
@@ -246,7 +250,7 @@ def count_steps(model: Model, steps: tf.Tensor) -> None:
     model._train_counter.assign_add(tf.cast(steps, tf.int64))
 
 
-def train_by(model: Model, function: Callable) -> None:
+def train_by(model: Model, function: Callable[[Any], Any]) -> None:
     """Has ``fit`` call ``function(iterator)`` for an execution, until the model is compiled."""
     model.train_function = function
 
@@ -264,7 +268,7 @@ def without_averages(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
 def inner_variable(variable: Variable) -> Variable | None:
     """The variable in full precision of one that casts what is read."""
     inner = vars(variable).get("_variable")
-    return inner if isinstance(inner, Variable) else None
+    return inner if isinstance(inner, tf.Variable) else None
 
 
 def add_gradients_in_order() -> None:
@@ -289,7 +293,7 @@ def symbol(name: str) -> Any:
     return get_symbol_from_name(name)
 
 
-def read_saved_model(folder: str | os.PathLike) -> Any:
+def read_saved_model(folder: str | os.PathLike[str]) -> Any:
     """The protocol buffer of a SavedModel's folder."""
     return loader_impl.parse_saved_model(os.fspath(folder))
 
@@ -315,7 +319,7 @@ def saved_with(model: Model, attributes: Mapping[str, Any]) -> Iterator[None]:
     """
     own = model._trackable_children
 
-    def children(save_type="checkpoint", **kwargs):
+    def children(save_type: str = "checkpoint", **kwargs: Any) -> dict[str, Any]:
         added = attributes if save_type == "savedmodel" else {}
         return {**own(save_type, **kwargs), **added}
 

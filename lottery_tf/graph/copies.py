@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from textwrap import shorten
 from types import FunctionType
@@ -15,6 +15,9 @@ from lottery_tf.graph.compat import calls_in, has_losses, input_layers, keras, r
 from lottery_tf.graph.layers import Held, finalize, own_variables, places, unwrapped
 from lottery_tf.graph.own_classes import carry_over
 from lottery_tf.graph.sharing import check_untied, pass_on
+
+# A model, and what gives the new layer of an old one → its copy; None for the usual copy.
+Connect = Callable[[keras.Model, Callable[..., Any]], keras.Model | None]
 
 
 @contextlib.contextmanager
@@ -34,7 +37,7 @@ def _copying(what: str) -> Iterator[None]:
         ) from error
 
 
-def copy_layer(layer: keras.layers.Layer, /, **config) -> keras.layers.Layer:
+def copy_layer(layer: keras.layers.Layer, /, **config: Any) -> keras.layers.Layer:
     """A new layer of the same configuration, but for what ``config`` changes in it.
 
     Functions that the layer has, such as an activation of the user's own, need not be registered.
@@ -58,7 +61,7 @@ def _called(layer: keras.layers.Layer) -> str:
 def rebuild(
     model: keras.Model,
     change: Callable[[keras.layers.Layer], keras.layers.Layer],
-    connect: Callable[[keras.Model, Callable], keras.Model | None] = lambda part, copy_of: None,
+    connect: Connect = lambda part, copy_of: None,
 ) -> keras.Model:
     """A copy of ``model`` in which each layer is ``change(layer)``, with the variables' values.
 
@@ -77,7 +80,7 @@ def rebuild(
     made: dict[int, keras.layers.Layer] = {}
     pairs: list[tuple[keras.layers.Layer, keras.layers.Layer]] = []
 
-    def copied(part):
+    def copied(part: keras.Model) -> keras.Model:
         copy = connect(part, copy_of)
         if copy is None and not (isinstance(part, keras.Sequential) or has_losses(part)):
             # Keras' clone_model takes a call's constants through JSON, and layers refuse lists.
@@ -88,7 +91,7 @@ def rebuild(
         carry_over(part, copy, made)
         return copy
 
-    def copy_of(layer):
+    def copy_of(layer: keras.layers.Layer) -> keras.layers.Layer:
         if id(layer) not in made:
             if isinstance(layer, keras.Model):
                 made[id(layer)] = copied(layer)
@@ -115,8 +118,8 @@ def rebuild(
 
 def reconnected(
     part: keras.Model,
-    copy_of: Callable,
-    calls: dict[int, Callable[[Callable, Callable], Any]],
+    copy_of: Callable[..., Any],
+    calls: Mapping[int, Callable[[Callable[..., Any], Callable[..., Any]], Any]],
     inputs: Sequence[Any] | None = None,
 ) -> keras.Model:
     """The functional copy of a model in which some calls of layers are made otherwise.
@@ -144,10 +147,10 @@ def reconnected(
     pairs = zip(part.inputs, inputs, strict=True)
     held = {str(id(old)): Held(new) for old, new in pairs}
 
-    def tensor(old):
+    def tensor(old: tf.Tensor) -> tf.Tensor:
         return held[str(id(old))][0]
 
-    def run(node):
+    def run(node: Any) -> Any:
         args, kwargs = node.map_arguments(held)
         layer = copy_of(node.layer)
         with _copying(_called(node.layer)):
@@ -170,7 +173,7 @@ def with_paths(model: keras.Model, paths: list[str], new_seeds: bool = False) ->
     wanted = {id(layer): path for layer, path in zip(places(model), paths, strict=True)}
     made: dict[str, keras.layers.Layer] = {}
 
-    def change(layer):
+    def change(layer: keras.layers.Layer) -> keras.layers.Layer:
         if isinstance(layer, keras.Model):
             return keras.models.clone_model(layer, clone_function=change)
         path = wanted[id(layer)]
@@ -185,7 +188,7 @@ def with_paths(model: keras.Model, paths: list[str], new_seeds: bool = False) ->
 def _without_seeds(layer: keras.layers.Layer) -> dict[str, Any]:
     """What of a layer's config describes objects, as initializers, without their seeds."""
 
-    def unseeded(value):
+    def unseeded(value: Any) -> Any:
         if isinstance(value, list):
             return [unseeded(each) for each in value]
         if not isinstance(value, dict):

@@ -5,8 +5,8 @@ that it wraps, so that a weight has the same name in a model and in its wrapped 
 """
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, SupportsIndex
 
 import numpy as np
 import tensorflow as tf
@@ -137,13 +137,13 @@ def nodes(model: keras.Model) -> Iterator[tuple[keras.Model, Any]]:
         yield from ((part, node) for node in calls_in(part))
 
 
-class Held(list):
+class Held(list[Any]):
     """A tensor, in the form in which a Keras node asks for its inputs: however often it pops."""
 
-    def __init__(self, tensor):
+    def __init__(self, tensor: tf.Tensor):
         super().__init__([tensor])
 
-    def pop(self):
+    def pop(self, index: SupportsIndex = -1, /) -> tf.Tensor:
         return self[0]
 
 
@@ -162,7 +162,7 @@ def places(model: keras.Model) -> Iterator[keras.layers.Layer]:
             yield layer
 
 
-def assign(model: keras.Model, values: dict) -> None:
+def assign(model: keras.Model, values: Mapping[str, np.ndarray]) -> None:
     """Sets the model's variables by name.
 
     Args:

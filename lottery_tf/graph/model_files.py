@@ -6,7 +6,6 @@ the caller allows that, a file has to describe its model by what ``architecture`
 ticket, and a graph may hold mathematics on tensors alone.
 """
 
-import dataclasses
 import json
 import os
 import re
@@ -18,7 +17,6 @@ from typing import Any
 import h5py
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.common.settings import setting
 from lottery_tf.graph.architecture import HoldsCode, check_object, objects
 from lottery_tf.graph.compat import (
     is_found_by_name,
@@ -51,17 +49,6 @@ _DOES_MORE = {
 _HARMLESS = {"Assert", "IteratorGetNext"}
 # What a SavedModel's own saver does, in functions that nothing else calls and loading does not.
 _SAVES = {"SaveV2", "RestoreV2", "MergeV2Checkpoints", "ShardedFilename"}
-
-
-@dataclasses.dataclass(frozen=True)
-class CodeSettings:
-    """Whose code may run."""
-
-    allow_code: bool = setting(
-        False,
-        "load model files that hold code (Lambda layers, functions of other modules, operations on "
-        "files), which then runs: for files of whom you trust",
-    )
 
 
 def existing_model(path: str | os.PathLike, what: str = "a model") -> Path:

@@ -30,12 +30,11 @@ from lottery_tf.graph.compat import (
     weights_known_to,
 )
 
-_Schedule = keras.optimizers.schedules.LearningRateSchedule
 _MARK = 0.0123456789  # stands for a schedule in a config
 
 
 @keras.saving.register_keras_serializable("lottery_tf")
-class From(_Schedule):
+class From(keras.optimizers.schedules.LearningRateSchedule):
     """``schedule`` from a later step on: at step t of the optimizer the rate is its rate at k + t.
 
     A rewound training has the learning rate of step k, and an optimizer that counts from 0: Adam
@@ -46,7 +45,7 @@ class From(_Schedule):
       first: k; kept in a variable, so that it may change without a new trace.
     """
 
-    def __init__(self, schedule: _Schedule, first: int = 0):
+    def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule, first: int = 0):
         self.schedule = schedule
         self.first = tf.Variable(
             first,
@@ -55,22 +54,24 @@ class From(_Schedule):
             aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
         )
 
-    def __call__(self, step):
+    def __call__(self, step: Any) -> tf.Tensor:
         return self.schedule(tf.cast(step, tf.int64) + self.first)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         schedule = keras.optimizers.schedules.serialize(self.schedule)
         return {"schedule": schedule, "first": int(self.first.numpy())}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Mapping[str, Any]) -> "From":
         return cls(keras.optimizers.schedules.deserialize(config["schedule"]), config["first"])
 
 
-def schedule_of(optimizer: keras.optimizers.Optimizer) -> _Schedule | None:
+def schedule_of(
+    optimizer: keras.optimizers.Optimizer,
+) -> keras.optimizers.schedules.LearningRateSchedule | None:
     """The schedule of the learning rate, if it has one."""
     rate = rate_of(getattr(optimizer, "inner_optimizer", optimizer))
-    return rate if isinstance(rate, _Schedule) else None
+    return rate if _is_schedule(rate) else None
 
 
 def first_step(optimizer: keras.optimizers.Optimizer) -> tf.Variable:
@@ -85,7 +86,7 @@ def check_schedules(optimizer: keras.optimizers.Optimizer) -> None:
     """Raises UsageError if it has a schedule beside that of its learning rate, which ``From`` has
     not: it would begin at its first step after a rewinding to a later one."""
     for path, part in _parts(vars(getattr(optimizer, "inner_optimizer", optimizer))):
-        if isinstance(part, _Schedule) and path.partition("/")[0] != RATE:
+        if _is_schedule(part) and path.partition("/")[0] != RATE:
             raise UsageError(
                 f"Expected a schedule as the optimizer's own learning_rate, to go on from the step "
                 f"that is rewound to; {type(optimizer).__name__} has a "
@@ -130,7 +131,10 @@ def copied(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
     return copy
 
 
-def _config(optimizer, schedule: _Schedule | None) -> dict[str, Any]:
+def _config(
+    optimizer: keras.optimizers.Optimizer,
+    schedule: keras.optimizers.schedules.LearningRateSchedule | None,
+) -> dict[str, Any]:
     """The optimizer's config, with the schedule itself in the place of its description."""
     if schedule is None:
         return optimizer.get_config()
@@ -142,7 +146,7 @@ def _config(optimizer, schedule: _Schedule | None) -> dict[str, Any]:
         with rate_replaced(optimizer, _MARK):
             config = optimizer.get_config()
 
-    def is_schedule(value):
+    def is_schedule(value: Any) -> bool:
         if described is None:
             return value == _MARK
         return isinstance(value, dict) and value.get("class_name") == described
@@ -242,7 +246,7 @@ def renewal(
         return lambda where: None
     new = copied(optimizer)
 
-    def renew(where):
+    def renew(where: Sequence[np.ndarray]) -> None:
         with model.distribute_strategy.scope():
             build_for(new, weights)
         for weight, mine, entries in zip(weights, held, where, strict=True):
@@ -275,7 +279,7 @@ def _check_known(optimizer: Any, model: keras.Model, weights: Sequence[tf.Variab
             )
 
 
-def _groups(optimizer) -> Iterator[tuple[str, list]]:
+def _groups(optimizer: keras.optimizers.Optimizer) -> Iterator[tuple[str, list[Any]]]:
     """What the optimizer holds with an entry a trainable variable, in their order."""
     known = weights_known_to(optimizer)
     for path, group in _parts(vars(optimizer)):
@@ -310,11 +314,15 @@ def _parts(thing: Any, prefix: str = "", seen: set[int] | None = None) -> Iterat
             seen.add(id(part))
             yield path, part
             yield from _parts(part, f"{path}/", seen)
-        elif isinstance(part, _Schedule) or _is_open(part):
+        elif _is_schedule(part) or _is_open(part):
             seen.add(id(part))
-            if isinstance(part, _Schedule):
+            if _is_schedule(part):
                 yield path, part
             yield from _parts(vars(part), f"{path}/", seen)
+
+
+def _is_schedule(part: Any) -> bool:
+    return isinstance(part, keras.optimizers.schedules.LearningRateSchedule)
 
 
 def _is_open(part: Any) -> bool:

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -66,7 +66,13 @@ def carry_over(model: keras.Model, copy: keras.Model, made: dict[int, keras.laye
 _STATE = object()  # in the place of what cannot be carried over
 
 
-def _of_copy(model, copy, made, model_itself, part) -> Any:
+def _of_copy(
+    model: keras.Model,
+    copy: keras.Model,
+    made: Mapping[int, keras.layers.Layer],
+    model_itself: set[int],
+    part: Any,
+) -> Any:
     """What the copy has in the place of a thing that was set on the model."""
     if id(part) in made:
         return made[id(part)]
@@ -102,7 +108,7 @@ def _held_by(thing: Any) -> Iterator[Any]:
         yield from vars(thing).values()
 
 
-def _mapped(function: Callable, value: Any) -> Any:
+def _mapped(function: Callable[[Any], Any], value: Any) -> Any:
     """``value`` with ``function`` of each thing in it that is no list, tuple or dictionary."""
     if isinstance(value, dict):
         return {name: _mapped(function, part) for name, part in value.items()}

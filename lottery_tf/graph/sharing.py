@@ -8,7 +8,7 @@ import contextlib
 import weakref
 from collections.abc import Callable
 from types import FunctionType
-from typing import Any
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 
@@ -16,9 +16,11 @@ from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import inner_variable, keras, parts_of, takes
 from lottery_tf.graph.layers import Held, named_layers, nodes, unwrapped
 
-_Layer = keras.layers.Layer
-_KNOWN = ("tf_keras", "keras", "tensorflow", "lottery_tf", "numpy", "builtins", "collections")
-_KNOWN += ("_thread", "threading", "weakref", "functools", "inspect")
+_Layer: TypeAlias = keras.layers.Layer
+_KNOWN = (
+    *("tf_keras", "keras", "tensorflow", "lottery_tf", "numpy", "builtins", "collections"),
+    *("_thread", "threading", "weakref", "functools", "inspect"),
+)
 # Layers that use no weights but their own, so that copies of copies need no second look.
 _passed: weakref.WeakSet[_Layer] = weakref.WeakSet()
 
@@ -97,12 +99,12 @@ def _read(node: Any, copy: Callable[[_Layer], _Layer]) -> list[tf.Variable]:
         return []
     created = set()
 
-    def creator(make, **kwargs):
+    def creator(make: Callable[..., tf.Variable], **kwargs: Any) -> tf.Variable:
         variable = make(**kwargs)
         created.add(id(variable))
         return variable
 
-    def call(training, *tensors):
+    def call(training: Any, *tensors: Any) -> Any:
         pairs = zip(node.keras_inputs, tensors, strict=True)
         args, kwargs = node.map_arguments({str(id(old)): Held(new) for old, new in pairs})
         if training and takes(new)["training"]:

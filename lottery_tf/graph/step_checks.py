@@ -3,6 +3,7 @@
 import contextlib
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import tensorflow as tf
 
@@ -37,7 +38,7 @@ def check_in_step(value: tf.Tensor, good: tf.Tensor, sentence: str, *facts: tf.T
         return value * tf.where(good, tf.ones([], value.dtype), float("nan"))
 
 
-def _text(part) -> str:
+def _text(part: Any) -> str:
     return part if isinstance(part, str) else str(part.numpy())
 
 

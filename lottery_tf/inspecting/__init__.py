@@ -1,6 +1,14 @@
 """What is left of a ticket's network, in numbers and as a picture."""
 
-from lottery_tf.inspecting.facts import TicketFacts, WeightFacts, inspect
-from lottery_tf.inspecting.picture import PICTURE, SUFFIXES, draw
+from lottery_tf.common.lazy import loads
 
-__all__ = ["PICTURE", "SUFFIXES", "TicketFacts", "WeightFacts", "draw", "inspect"]
+_WHERE = {
+    "PICTURE": "inspecting.picture",
+    "SUFFIXES": "inspecting.settings",
+    "TicketFacts": "inspecting.facts",
+    "WeightFacts": "inspecting.facts",
+    "draw": "inspecting.picture",
+    "inspect": "inspecting.facts",
+}
+__all__ = list(_WHERE)
+__getattr__ = loads(__name__, _WHERE)

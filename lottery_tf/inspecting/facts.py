@@ -157,8 +157,9 @@ def inspect(
 def _in_both(one: Masks, other: Masks) -> tuple[Masks, Masks]:
     """The masks of the weights that both have masks of; all, not to be compared, if of none."""
     names = [name for name in one if name in other]
-    both = (Masks({name: masks[name] for name in names}) for masks in (one, other))
-    return tuple(both) if names else (one, other)
+    if not names:
+        return one, other
+    return Masks({name: one[name] for name in names}), Masks({name: other[name] for name in names})
 
 
 def _network(ticket: Ticket, model: keras.Model | None) -> tuple[keras.Model | None, str | None]:

@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import write_bytes
@@ -12,15 +13,18 @@ from lottery_tf.common.log import some
 from lottery_tf.common.ownership import PICTURE_MARKS, Kind, check_ours, is_picture
 from lottery_tf.common.settings import one_of
 from lottery_tf.inspecting.facts import TicketFacts
+from lottery_tf.inspecting.settings import SUFFIXES
 
-SUFFIXES = (".png", ".svg")
+if TYPE_CHECKING:  # matplotlib is not always there
+    from matplotlib.axes import Axes
+
 PICTURE = Kind("a picture that lottery_tf has drawn", {".": is_picture})
 # Colours that colour-blind readers can tell, also by their lightness.
 _BLUE, _ORANGE, _GREY = "#0072b2", "#e69f00", "#c8c8c8"
 
 
 def draw(
-    facts: TicketFacts, path: str | os.PathLike, names: Sequence[str] = ("ticket", "other")
+    facts: TicketFacts, path: str | os.PathLike[str], names: Sequence[str] = ("ticket", "other")
 ) -> None:
     """Draws the sparsity of each weight, its share of the FLOPs, and the overlap of two tickets.
 
@@ -72,7 +76,7 @@ def draw(
     write_bytes(path, content.getvalue())
 
 
-def _sparsity(axes, facts: TicketFacts, size: int) -> None:
+def _sparsity(axes: "Axes", facts: TicketFacts, size: int) -> None:
     """Bars of one or two tickets; a number beside each where there is one."""
     weights = facts.weights
     own = facts.sparsity if facts.compared_sparsity is None else facts.compared_sparsity
@@ -81,7 +85,7 @@ def _sparsity(axes, facts: TicketFacts, size: int) -> None:
         others = [_known(w.other_sparsity) for w in weights]
         tickets.append(("compared", _ORANGE, facts.other_sparsity, others))
     height = 0.8 / len(tickets)
-    style = {"va": "center", "fontsize": size if len(tickets) == 1 else 0.7 * size}
+    style: dict[str, Any] = {"va": "center", "fontsize": size if len(tickets) == 1 else 0.7 * size}
     for number, (name, colour, total, shares) in enumerate(tickets):
         places = [row + height * (number + 0.5) - 0.4 for row in range(len(weights))]
         label = f"{name}: {100 * total:.2f} in total"
@@ -94,20 +98,22 @@ def _sparsity(axes, facts: TicketFacts, size: int) -> None:
     axes.set(title="Sparsity, %", xlim=(0, 125), xticks=range(0, 101, 25))
 
 
-def _flops(axes, facts: TicketFacts, size: int) -> None:
+def _flops(axes: "Axes", facts: TicketFacts, size: int) -> None:
     """The ticket's FLOPs in front of the dense network's."""
 
-    def bars(flops, height, colour, label):
-        shares = [100 * (each or 0) / facts.flops_dense for each in flops]
+    dense, kept = facts.flops_dense or 1, facts.flops_sparse or 0  # drawn where both are known
+
+    def bars(flops: Sequence[int | None], height: float, colour: str, label: str) -> None:
+        shares = [100 * (each or 0) / dense for each in flops]
         axes.barh(range(len(shares)), shares, height, color=colour, label=label)
 
-    left = 100 * facts.flops_sparse / facts.flops_dense
+    left = 100 * kept / dense
     bars([w.flops_dense for w in facts.weights], 0.8, _GREY, "dense")
     bars([w.flops_sparse for w in facts.weights], 0.4, _BLUE, f"ticket: {left:.2f} in total")
     axes.set(title="FLOPs, % of the dense network's")
 
 
-def _jaccard(axes, facts: TicketFacts, size: int) -> None:
+def _jaccard(axes: "Axes", facts: TicketFacts, size: int) -> None:
     """The overlap of the two masks, and a line where that of two random ones would be."""
     overlaps = [(_known(w.jaccard), _known(w.random)) for w in facts.weights]
     rows = range(len(overlaps))

@@ -68,7 +68,7 @@ class CrossEntropy(keras.losses.Loss):
         self.distillation_weight = distillation_weight
         self.temperature = temperature
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         y_pred = tf.convert_to_tensor(y_pred)
         hard = self._hard(y_true, y_pred)
         if not self.distillation_weight or evaluated_model():
@@ -88,7 +88,7 @@ class CrossEntropy(keras.losses.Loss):
         soft *= self.distillation_weight * self.temperature**2
         return (1 - self.distillation_weight) * tf.cast(hard, soft.dtype) + soft
 
-    def _hard(self, y_true, y_pred):
+    def _hard(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         """The cross-entropy with the labels, smoothed in training. [batch]."""
         classes = y_pred.shape[-1]
         smoothing = 0.0 if evaluated_model() else self.label_smoothing
@@ -103,11 +103,11 @@ class CrossEntropy(keras.losses.Loss):
                 f"got rows of {y_true.shape[-1]}: give the model as many outputs."
             )
 
-        def integers():
+        def integers() -> tf.Tensor:
             found = tf.reshape(y_true, tf.shape(y_pred)[:-1])
             return found if found.dtype.is_floating else tf.cast(found, tf.int64)
 
-        def as_one_hot():
+        def as_one_hot() -> tf.Tensor:
             found = integers()
             one_hot = tf.one_hot(tf.cast(found, tf.int32), classes, dtype=y_pred.dtype)
             return check_classes(one_hot, found, classes)
@@ -128,7 +128,7 @@ class CrossEntropy(keras.losses.Loss):
             target = target * (1 - smoothing) + (1 - target) * (smoothing / (classes - 1))
         return keras.losses.categorical_crossentropy(target, y_pred, from_logits=self.from_logits)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "from_logits": self.from_logits,
@@ -174,7 +174,7 @@ def checked_labels(data: tf.data.Dataset, model: keras.Model, loss: Any) -> tf.d
     else:
         losses = dict.fromkeys(names, loss)
 
-    def checked(name, labels):
+    def checked(name: str, labels: Any) -> Any:
         output, loss = outputs.get(name), losses.get(name)
         if output is None or not _takes_classes(loss) or not isinstance(labels, tf.Tensor):
             return labels
@@ -183,7 +183,7 @@ def checked_labels(data: tf.data.Dataset, model: keras.Model, loss: Any) -> tf.d
             return labels  # one-hot, or not known
         return check_classes(labels, labels, output.shape[-1])
 
-    def of_batch(x, y, *rest):
+    def of_batch(x: Any, y: Any, *rest: Any) -> tuple[Any, ...]:
         if isinstance(y, dict):
             y = {name: checked(name, labels) for name, labels in y.items()}
         elif len(parts := tf.nest.flatten(y)) == len(names):

@@ -46,7 +46,7 @@ def _differentiable_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
         moments_by(copy, _moments)
     if type(copy) is keras.layers.LayerNormalization:
 
-        def normalised(inputs):
+        def normalised(inputs: tf.Tensor) -> tf.Tensor:
             mean, variance = _moments(inputs, copy.axis, keep_dims=True)
             shape = [1] * inputs.shape.rank
             for axis in copy.axis:
@@ -71,10 +71,10 @@ def _add_bias_by_plus(layer: keras.layers.Layer) -> None:
     theirs, activation = layer.call, layer.activation
     first = getattr(layer, "data_format", None) == "channels_first"
 
-    def biased(outputs):
+    def biased(outputs: tf.Tensor) -> tf.Tensor:
         return activation(outputs + (layer.bias[:, None, None] if first else layer.bias))
 
-    def call(inputs):
+    def call(inputs: tf.Tensor) -> tf.Tensor:
         layer.use_bias, layer.activation = False, biased
         try:
             return theirs(inputs)
@@ -84,7 +84,7 @@ def _add_bias_by_plus(layer: keras.layers.Layer) -> None:
     layer.call = call
 
 
-def _moments(inputs, axes, keep_dims):
+def _moments(inputs: tf.Tensor, axes: Any, keep_dims: bool) -> tuple[tf.Tensor, tf.Tensor]:
     """tf.nn.moments holds the mean constant in the variance: right for one derivative only."""
     deviation = inputs - tf.reduce_mean(inputs, axes, keepdims=True)
     variance = tf.reduce_mean(tf.square(deviation), axes, keepdims=keep_dims)
@@ -94,7 +94,7 @@ def _moments(inputs, axes, keep_dims):
 def losses_of(given: Any) -> Any:
     """The Keras losses that are named or given, one or a list or dictionary of several."""
 
-    def loss_of(loss):
+    def loss_of(loss: Any) -> Any:
         try:
             return keras.losses.get(loss)
         except ValueError as error:
@@ -144,7 +144,7 @@ def mean_loss(loss: Any, labels: Any, outputs: Any, names: list[str]) -> tf.Tens
     return tf.add_n(means)
 
 
-def _of_each(what: str, given, names: list[str]) -> list:
+def _of_each(what: str, given: Any, names: list[str]) -> list[Any]:
     """What is ``given`` for each output: by name, where it may be left out, or in their order."""
     if isinstance(given, dict):
         if not given.keys() <= set(names):

@@ -1,10 +1,12 @@
 """The arithmetic of distillation: logits from what models give, and the divergence of two."""
 
+from typing import Any
+
 import tensorflow as tf
 
 
 @tf.custom_gradient
-def divergence(student, teacher):
+def divergence(student: tf.Tensor, teacher: tf.Tensor) -> Any:
     """KL(softmax(teacher) ‖ softmax(student)) of each row.
 
     The gradient by ``student`` is softmax(student) − softmax(teacher), exactly 0 where the two are
@@ -20,7 +22,7 @@ def divergence(student, teacher):
     log_student, log_teacher = tf.nn.log_softmax(student), tf.nn.log_softmax(teacher)
     by_class = tf.math.multiply_no_nan(log_teacher - log_student, tf.exp(log_teacher))
 
-    def gradient(upstream):
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, None]:
         difference = tf.nn.softmax(student) - tf.nn.softmax(teacher)
         return upstream[..., None] * difference, None
 

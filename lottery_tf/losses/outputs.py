@@ -5,6 +5,7 @@ logits takes anything, and trains on probabilities by a softmax of them.
 """
 
 import enum
+from typing import Any
 
 import tensorflow as tf
 
@@ -131,7 +132,7 @@ def _one_of(kinds: set[Outputs]) -> Outputs:
     return kinds.pop() if len(kinds) == 1 else Outputs.UNKNOWN
 
 
-def _argument(call: Call, place: int, name: str, default):
+def _argument(call: Call, place: int, name: str, default: Any) -> Any:
     """What a function was called with, by place or by name."""
     args, kwargs = call.node.call_args, call.node.call_kwargs
     return args[place] if len(args) > place else kwargs.get(name, default)

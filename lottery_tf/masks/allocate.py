@@ -4,7 +4,7 @@ Counts are exact, ties are broken by index (of equal scores the earlier one surv
 weight that is pruned already stays pruned whatever its score.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -118,7 +118,9 @@ def check_reachable(sparsity: float, masks: Masks, scope: str) -> None:
         )
 
 
-def _keep(scores, masks, count, scope) -> Masks:
+def _keep(
+    scores: Mapping[str, np.ndarray], masks: Masks, count: Callable[[int, int], int], scope: str
+) -> Masks:
     """``count(total, kept)`` says how many survive among the weights that are ranked together."""
     if scope not in SCOPES:
         raise UsageError(f"Expected the scope to be {one_of(SCOPES)}, not '{scope}'.")
@@ -129,7 +131,7 @@ def _keep(scores, masks, count, scope) -> Masks:
     if scope == "global":
         return Masks(_keep_largest(scores, masks, count(masks.total, masks.kept)))
     budgets = erk_budgets(masks, count(masks.total, masks.kept)) if scope == "erk" else {}
-    kept = {}
+    kept: dict[str, np.ndarray] = {}
     for name, mask in masks.items():
         alone = Masks({name: mask})
         number = budgets[name] if budgets else count(alone.total, alone.kept)
@@ -137,7 +139,9 @@ def _keep(scores, masks, count, scope) -> Masks:
     return Masks(kept)
 
 
-def _keep_largest(scores, masks: Masks, count: int) -> dict[str, np.ndarray]:
+def _keep_largest(
+    scores: Mapping[str, np.ndarray], masks: Masks, count: int
+) -> dict[str, np.ndarray]:
     """The ``count`` survivors of ``masks`` with the largest scores, ranked together.
 
     A partition of the survivors' scores finds the threshold in linear time with one copy of

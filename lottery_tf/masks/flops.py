@@ -54,8 +54,8 @@ def count_flops(model: keras.Model, masks: Masks | None = None) -> dict[str, int
         for attribute in kernel_attributes(layer):
             kernel = getattr(layer, attribute)
             name = names[kernel.ref()]
-            pruned = masks is not None and name in masks
-            kept = int(np.count_nonzero(masks[name])) if pruned else math.prod(kernel.shape)
+            mask = None if masks is None else masks.get(name)
+            kept = math.prod(kernel.shape) if mask is None else int(np.count_nonzero(mask))
             found[name] = found.get(name, 0) + 2 * _positions(call) * kept
     return found
 

@@ -3,8 +3,10 @@
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.ownership import Kind, check_ours, has_arrays
@@ -27,7 +29,7 @@ class Masks(Mapping[str, np.ndarray]):
       UsageError: if a value is neither 0 nor 1.
     """
 
-    def __init__(self, arrays: Mapping[str, np.ndarray]):
+    def __init__(self, arrays: Mapping[str, ArrayLike]):
         self._arrays = {name: _boolean(name, array) for name, array in arrays.items()}
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -46,7 +48,7 @@ class Masks(Mapping[str, np.ndarray]):
             np.array_equal(mask, other[name]) for name, mask in self.items()
         )
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]  # as Python has it of what has only __eq__
 
     def __repr__(self) -> str:
         return f"Masks({len(self)} weights, {self.kept:,} of {self.total:,} kept)"
@@ -88,7 +90,7 @@ class Masks(Mapping[str, np.ndarray]):
         """Masks that keep everything."""
         return cls({name: np.ones(shape, bool) for name, shape in shapes.items()})
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Writes an ``.npz`` file with a boolean array a weight.
 
         Older masks there are replaced: boolean arrays, one at least, each with a weight's name,
@@ -100,10 +102,11 @@ class Masks(Mapping[str, np.ndarray]):
         path = os.fspath(path)
         path = path if path.endswith(".npz") else f"{path}.npz"
         check_ours(path, _MASKS)
-        np.savez_compressed(path, **self._arrays)
+        arrays: dict[str, Any] = self._arrays  # or mypy takes one for allow_pickle
+        np.savez_compressed(path, **arrays)
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "Masks":
+    def load(cls, path: str | os.PathLike[str]) -> "Masks":
         """Reads what ``save`` wrote. Nothing is unpickled.
 
         Raises:
@@ -112,7 +115,7 @@ class Masks(Mapping[str, np.ndarray]):
         return cls(read_arrays(path))
 
 
-def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
+def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """The arrays of an ``.npz`` file, read without unpickling.
 
     Raises:
@@ -138,8 +141,8 @@ _named_as_weights = has_arrays("*/*")
 _MASKS = Kind("masks", {".": _are_masks})
 
 
-def _boolean(name: str, array: np.ndarray) -> np.ndarray:
-    array = np.asarray(array)
+def _boolean(name: str, values: ArrayLike) -> np.ndarray:
+    array = np.asarray(values)
     if array.dtype != bool and not np.all((array == 0) | (array == 1)):
         raise UsageError(f"Expected a mask of 0 and 1 for {name}; it holds other values.")
     array = array.astype(bool)

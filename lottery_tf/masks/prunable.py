@@ -1,11 +1,9 @@
 """Which weights of a model may be pruned."""
 
-import dataclasses
-
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.common.settings import nearest, setting
+from lottery_tf.common.settings import nearest
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import (
     Call,
@@ -16,6 +14,7 @@ from lottery_tf.graph.layers import (
     own_variables,
     unwrapped,
 )
+from lottery_tf.masks.settings import KINDS, PrunableSettings
 
 _layers = keras.layers
 _CONVOLUTIONS = (
@@ -28,34 +27,13 @@ _POOLINGS = (
     *(_layers.MaxPooling1D, _layers.MaxPooling2D, _layers.MaxPooling3D),
 )
 # Kind → the layer classes and the attributes that hold their prunable weights.
-KINDS = {
+_CLASSES = {
     "conv": (_CONVOLUTIONS, ("kernel", "pointwise_kernel")),
     "dense": ((_layers.Dense, _layers.EinsumDense), ("kernel",)),
     "depthwise": (_CONVOLUTIONS, ("depthwise_kernel",)),
 }
 PLACES = ("first", "last", "shortcut")
 _ADDITIONS = ("__operators__.add", "math.add", "math.add_n")
-
-
-@dataclasses.dataclass(frozen=True)
-class PrunableSettings:
-    """Which layers are pruned."""
-
-    prune_layers: tuple[str, ...] = setting(
-        ("conv", "dense"), f"kinds of layers to prune, among {', '.join(KINDS)}"
-    )
-    keep_dense: tuple[str, ...] = setting(
-        ("last",),
-        "layers to leave dense: first (those that read the inputs), last (those that make the "
-        "outputs), shortcut (1x1 projections beside a residual branch), or layers' names",
-    )
-
-    def __post_init__(self):
-        for kind in self.prune_layers:
-            if kind not in KINDS:
-                raise UsageError(
-                    f"--prune_layers takes {', '.join(KINDS)}, not '{kind}'{nearest(kind, KINDS)}."
-                )
 
 
 def prunable_weights(
@@ -108,7 +86,9 @@ def kernel_attributes(
     layer: keras.layers.Layer, kinds: tuple[str, ...] = tuple(KINDS)
 ) -> list[str]:
     """The names of the attributes of ``layer`` that hold the kernels of ``KINDS``."""
-    attributes = {a for kind in kinds if isinstance(layer, KINDS[kind][0]) for a in KINDS[kind][1]}
+    attributes = {
+        a for kind in kinds if isinstance(layer, _CLASSES[kind][0]) for a in _CLASSES[kind][1]
+    }
     return sorted(attributes & _held(layer).keys())
 
 

@@ -8,7 +8,7 @@ and it adds nothing to a gradient norm; no callback is needed.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from lottery_tf.graph.compat import (
     take_input_shape,
     takes,
 )
-from lottery_tf.graph.copies import copy_layer, rebuild
+from lottery_tf.graph.copies import Connect, copy_layer, rebuild
 from lottery_tf.graph.layers import (
     check_finished,
     check_graph,
@@ -34,13 +34,8 @@ from lottery_tf.graph.layers import (
 )
 from lottery_tf.graph.optimizers import renewal
 from lottery_tf.masks.masks import Masks
-from lottery_tf.masks.prunable import (
-    KINDS,
-    PrunableSettings,
-    left_dense,
-    prunable_attributes,
-    prunable_weights,
-)
+from lottery_tf.masks.prunable import left_dense, prunable_attributes, prunable_weights
+from lottery_tf.masks.settings import KINDS, PrunableSettings
 
 
 @keras.saving.register_keras_serializable("lottery_tf")
@@ -60,19 +55,21 @@ class PruneByMask(PruneLowMagnitude):
     # tfmot's callbacks read these; the masks here follow no schedule of steps.
     pruning_step = 0
 
-    def __init__(self, layer, attributes=None, **kwargs):
+    def __init__(
+        self, layer: keras.layers.Layer, attributes: Sequence[str] | None = None, **kwargs: Any
+    ):
         # The layer's own name, so that outputs, losses by name and get_layer stay as they were.
         kwargs.setdefault("name", layer.name)
         kwargs.setdefault("dtype", layer.dtype_policy)
         # tfmot's own constructor refuses layers that it does not know.
         super(PruneLowMagnitude, self).__init__(layer, **kwargs)
         self.attributes = attributes
-        self.masks = {}
-        self.pruning_vars = []
+        self.masks: dict[str, tf.Variable] = {}
+        self.pruning_vars: list[Any] = []
         self.supports_masking = layer.supports_masking
         take_input_shape(self, layer)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         keras.layers.Wrapper.build(self, input_shape)
         self.attributes = list(self.attributes or prunable_attributes(self.layer))
         for attribute in self.attributes:
@@ -89,40 +86,42 @@ class PruneByMask(PruneLowMagnitude):
             masked = functools.partial(self._masked, attribute)
             regularize_instead(self.layer, getattr(self.layer, attribute), masked)
 
-    def _masked(self, attribute):
+    def _masked(self, attribute: str) -> tf.Tensor:
         """kernel ⊙ mask."""
         kernel = getattr(self.layer, attribute)
         return kernel * tf.cast(self.masks[attribute], kernel.dtype)
 
-    def call(self, inputs, *args, **kwargs):
+    def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         # Keras hands both to any call that takes **kwargs; the layer's own may not.
         for name, wanted in takes(self.layer).items():
             if not wanted:
                 kwargs.pop(name, None)
-        masked = {attribute: self._masked(attribute) for attribute in self.attributes}
+        masked = {attribute: self._masked(attribute) for attribute in self.attributes or ()}
         with in_place_of(self.layer, masked):
             return self.layer(inputs, *args, **kwargs)
 
-    def compute_mask(self, inputs, mask=None):
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         return self.layer.compute_mask(inputs, mask)
 
     @property
-    def pruning_obj(self):
+    def pruning_obj(self) -> "PruneByMask":
         """tfmot's callbacks ask this object to mask the weights."""
         return self
 
-    def weight_mask_op(self):
+    def weight_mask_op(self) -> tf.Operation:
         """Nothing to do: the weights are masked."""
         return tf.no_op()
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **keras.layers.Wrapper.get_config(self),
             "attributes": None if self.attributes is None else list(self.attributes),
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: Mapping[str, Any], custom_objects: Mapping[str, type] | None = None
+    ) -> "PruneByMask":
         config = dict(config)
         layer = keras.layers.deserialize(config.pop("layer"), custom_objects=custom_objects)
         return cls(layer, **config)
@@ -152,7 +151,7 @@ def wrap(model: keras.Model, masks: Masks | None = None) -> keras.Model:
     attributes = _attributes_of(plain, masks)
     by_layer = {id(layer): attributes.get(path) for path, layer in named_layers(plain).items()}
 
-    def change(layer):
+    def change(layer: keras.layers.Layer) -> keras.layers.Layer:
         copy, wanted = copy_layer(layer), by_layer[id(layer)]
         return PruneByMask(copy, wanted) if wanted else copy
 
@@ -164,16 +163,16 @@ def wrap(model: keras.Model, masks: Masks | None = None) -> keras.Model:
 def remake(
     model: keras.Model,
     change: Callable[[keras.layers.Layer], keras.layers.Layer],
-    connect: Callable[[keras.Model, Callable], keras.Model | None] = lambda part, copy_of: None,
+    connect: Connect = lambda part, copy_of: None,
 ) -> keras.Model:
     """``rebuild`` of a model that may be wrapped: its masks stay on.
 
     ``change`` is given the layers inside the wrappers and returns plain layers. A model that is
     wrapped by tfmot itself has to go through ``masked_by_us`` first.
     """
-    pairs = []
+    pairs: list[tuple[PruneByMask, PruneByMask]] = []
 
-    def inside(layer):
+    def inside(layer: keras.layers.Layer) -> keras.layers.Layer:
         new = change(unwrapped(layer))
         if not isinstance(layer, PruneByMask):
             return new
@@ -305,10 +304,10 @@ def _wrappers(model: keras.Model) -> dict[str, PruneLowMagnitude]:
 def _masked_variables(model: keras.Model) -> dict[str, tuple[tf.Variable, tf.Variable]]:
     """Name of each masked weight → (weight, mask); tfmot's own wrappers count."""
     names = {variable.ref(): name for name, variable in named_variables(model).items()}
-    found = {}
+    found: dict[str, tuple[tf.Variable, tf.Variable]] = {}
     for layer in _wrappers(model).values():
         if isinstance(layer, PruneByMask):
-            pairs = [(getattr(layer.layer, a), layer.masks[a]) for a in layer.attributes]
+            pairs = [(getattr(layer.layer, a), layer.masks[a]) for a in layer.attributes or ()]
         else:
             pairs = [(weight, mask) for weight, mask, _ in layer.pruning_vars]
         found |= {names[weight.ref()]: (weight, mask) for weight, mask in pairs}

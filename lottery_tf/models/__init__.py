@@ -8,59 +8,25 @@ names are stable: masks and tickets on disk go by them.
 266610
 """
 
-import dataclasses
 import functools
+import importlib
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.common.settings import check_choices, nearest, one_of, setting
-from lottery_tf.graph.compat import keras
-from lottery_tf.models import conv4, lenet, mobilenet, resnet, vgg
+from lottery_tf.common.settings import nearest, one_of
+from lottery_tf.models.settings import BUILDERS, Builder, ModelSettings, check_at_least
+
+if TYPE_CHECKING:
+    from lottery_tf.graph.compat import keras
 
 __all__ = ["BUILDERS", "ModelSettings", "create"]
-
-BUILDERS: dict[str, Callable[[Sequence[int], int, int | None], keras.Model]] = {
-    "lenet_300_100": lenet.lenet_300_100,
-    "conv4": conv4.conv4,
-    "resnet8_half": functools.partial(resnet.cifar_resnet, 8, halving_stem=True),
-    **{
-        f"resnet{depth}": functools.partial(resnet.cifar_resnet, depth)
-        for depth in (20, 32, 44, 56, 104, 110)
-    },
-    **{
-        f"plain{depth}": functools.partial(resnet.cifar_resnet, depth, residual=False)
-        for depth in (14, 20, 32, 44, 56)
-    },
-    "resnet18": functools.partial(resnet.resnet, 18),
-    "resnet34": functools.partial(resnet.resnet, 34),
-    "vgg16": vgg.vgg16,
-    "mobilenet": mobilenet.mobilenet,
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelSettings:
-    """Which model, and how wide. None stands for one that is not of the zoo.
-
-    Raises:
-      UsageError: a value out of its range.
-    """
-
-    model: str | None = setting("lenet_300_100", "the model", choices=BUILDERS)
-    width: int | None = setting(
-        None, "channels (or units) of the first stage; the paper's where not given"
-    )
-
-    def __post_init__(self):
-        check_choices(self)
-        if self.width is not None:
-            _check_at_least("--width", self.width, 1)
 
 
 def create(
     name: str, input_shape: Sequence[int], num_classes: int, width: int | None = None
-) -> keras.Model:
+) -> "keras.Model":
     """A new model of the zoo, its weights drawn from Keras's global seed.
 
     Args:
@@ -88,14 +54,12 @@ def create(
             f"{name} expects an input shape (height, width, channels) of three whole numbers "
             f"above 0, not {tuple(input_shape)}; give the shape of one image."
         )
-    _check_at_least("num_classes", num_classes, 2)
+    check_at_least("num_classes", num_classes, 2)
     if width is not None:
-        _check_at_least("width", width, 1)
-    return BUILDERS[name](tuple(input_shape), num_classes, width)
-
-
-def _check_at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise UsageError(
-            f"{name} expects a whole number of at least {least}, not {value}; give a larger one."
-        )
+        check_at_least("width", width, 1)
+    builder = BUILDERS[name]
+    if isinstance(builder, Builder):
+        found = importlib.import_module(f"lottery_tf.models.{builder.module}")
+        function = getattr(found, builder.function)
+        builder = functools.partial(function, *builder.args, **builder.kwargs)
+    return builder(tuple(input_shape), num_classes, width)

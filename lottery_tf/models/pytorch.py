@@ -7,6 +7,8 @@ at two standard deviations.
 
 from typing import Any
 
+import tensorflow as tf
+
 from lottery_tf.graph.compat import keras
 
 _layers, _initializers = keras.layers, keras.initializers
@@ -23,32 +25,38 @@ def default_uniform(fan_in: int) -> keras.initializers.Initializer:
     return _initializers.RandomUniform(-bound, bound)
 
 
-def convolution(x, channels: int, size: int, stride: int, name: str, **config: Any):
+def convolution(
+    x: tf.Tensor, channels: int, size: int, stride: int, name: str, **config: Any
+) -> tf.Tensor:
     """A square convolution that has as many pixels on all sides of an image; no bias by default."""
     config = {"use_bias": False, **config}
     padded, padding = _padded(x, size, stride, name)
     return _layers.Conv2D(channels, size, stride, padding, name=name, **config)(padded)
 
 
-def depthwise_convolution(x, size: int, stride: int, name: str, **config: Any):
+def depthwise_convolution(
+    x: tf.Tensor, size: int, stride: int, name: str, **config: Any
+) -> tf.Tensor:
     """The like, each channel by itself."""
     config = {"use_bias": False, **config}
     padded, padding = _padded(x, size, stride, name)
     return _layers.DepthwiseConv2D(size, stride, padding, name=name, **config)(padded)
 
 
-def batch_norm(x, name: str):
+def batch_norm(x: tf.Tensor, name: str) -> tf.Tensor:
     """BatchNorm with PyTorch's momentum (0.9 in Keras' way of counting) and epsilon."""
     return _layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
 
 
-def linear(x, units: int, name: str, kernel: keras.initializers.Initializer | None = None):
+def linear(
+    x: tf.Tensor, units: int, name: str, kernel: keras.initializers.Initializer | None = None
+) -> tf.Tensor:
     """A dense layer; its kernel as ``kernel`` has it, else, like its bias, PyTorch's default."""
     kernel, bias = kernel or default_uniform(x.shape[-1]), default_uniform(x.shape[-1])
     return _layers.Dense(units, kernel_initializer=kernel, bias_initializer=bias, name=name)(x)
 
 
-def _padded(x, size: int, stride: int, name: str):
+def _padded(x: tf.Tensor, size: int, stride: int, name: str) -> tuple[tf.Tensor, str]:
     """``x`` and Keras' padding for it; only a stride above 1 needs a layer of its own."""
     if stride == 1 or size == 1:
         return x, "same"

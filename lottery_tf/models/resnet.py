@@ -11,6 +11,8 @@ pruning_techniques/models).
 import functools
 from collections.abc import Sequence
 
+import tensorflow as tf
+
 from lottery_tf.graph.compat import keras
 from lottery_tf.models.pytorch import batch_norm, convolution, he_normal, linear
 from lottery_tf.models.shapes import check_halvings
@@ -63,16 +65,26 @@ def resnet(
 
 
 def _resnet(
-    name, input_shape, num_classes, width, blocks, fan, head=None, halving_stem=False, residual=True
+    name: str,
+    input_shape: Sequence[int],
+    num_classes: int,
+    width: int,
+    blocks: Sequence[int],
+    fan: str,
+    head: keras.initializers.Initializer | None = None,
+    halving_stem: bool = False,
+    residual: bool = True,
 ) -> keras.Model:
     """``blocks``: their number in each stage; ``fan``: of the He normal kernels but ``head``."""
     check_halvings(name, input_shape, len(blocks) - 1 + halving_stem)
 
-    def conv_bn(x, channels, conv_name, bn_name, size=3, stride=1):
+    def conv_bn(
+        x: tf.Tensor, channels: int, conv_name: str, bn_name: str, size: int = 3, stride: int = 1
+    ) -> tf.Tensor:
         x = convolution(x, channels, size, stride, conv_name, kernel_initializer=he_normal(fan))
         return batch_norm(x, bn_name)
 
-    def basic_block(x, channels, stride, name):
+    def basic_block(x: tf.Tensor, channels: int, stride: int, name: str) -> tf.Tensor:
         shortcut = x
         if residual and stride > 1:
             # The gradient of a 1×1 convolution with a stride, of fewer than 16 channels, writes

@@ -77,8 +77,8 @@ def fill_in_defaults(runs: Sequence[Settings]) -> None:
     # TensorFlow's import is worth its time only where releases are mixed.
     from lottery_tf.common.settings import defaults
     from lottery_tf.finding.settings import FindingSettings
-    from lottery_tf.runs.experiment import Experiment
-    from lottery_tf.tweaks import TWEAKS
+    from lottery_tf.runs.settings import Experiment
+    from lottery_tf.tweaks.table import TWEAKS
 
     of_runs = defaults(*Experiment.owners())
     known = {RUN: of_runs, TICKET: of_runs | defaults(FindingSettings)}

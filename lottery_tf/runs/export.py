@@ -11,8 +11,9 @@ from lottery_tf.data import Dataset, load
 from lottery_tf.exporting import EXPORT, MAX_DIFFERENCE, REPORT, sizes, write_exports
 from lottery_tf.graph.compat import keras
 from lottery_tf.runs import Row
-from lottery_tf.runs.experiment import Experiment, check_data
+from lottery_tf.runs.experiment import check_data
 from lottery_tf.runs.folder import load_saved_model, read_config
+from lottery_tf.runs.settings import Experiment
 from lottery_tf.training.retraining import compiled_for_evaluation, measured
 
 # How far a test accuracy may be from that of the run, which another device has measured.
@@ -66,8 +67,9 @@ def export_run(
     check_ours(out, EXPORT)
     model = load_saved_model(run / "model", allow_code)
     of_run = Experiment.restore(settings).data
-    where = {"data_dir": data_dir} if data_dir else {}
-    data = load(dataclasses.replace(of_run, **where), training=False)
+    if data_dir:
+        of_run = dataclasses.replace(of_run, data_dir=data_dir)
+    data = load(of_run, training=False)
     check_data(model, data, f"one of {run}")
     _check_same(data, model, read_json(run / "result.json"))
     preprocessing = {

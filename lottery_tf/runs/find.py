@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import read_json, read_json_lines, sha256, write_json_lines
@@ -20,11 +21,13 @@ from lottery_tf.losses.cross_entropy import default_loss
 from lottery_tf.masks.masks import Masks
 from lottery_tf.masks.wrapper import all_kept, strip
 from lottery_tf.runs import Row
-from lottery_tf.runs.experiment import Experiment, check_data
+from lottery_tf.runs.experiment import check_data, create_model, load_data
 from lottery_tf.runs.folder import Run, check_run_or_new, load_pruned
+from lottery_tf.runs.settings import Experiment
 from lottery_tf.runs.tensorboard import BOARD, FOLDER, Board
 from lottery_tf.tickets.ticket import TICKET, Ticket
 from lottery_tf.training.batch_norm import SharedStatistics
+from lottery_tf.training.optimizers import make_optimizer
 from lottery_tf.training.precision import Precision
 from lottery_tf.training.retraining import measured
 from lottery_tf.training.trainer import Trainer
@@ -76,17 +79,17 @@ def find(
         return rows[: finding.tickets]
     check_find_places(out, finding, tensorboard)
 
-    data = experiment.load_data()
+    data = load_data(experiment)
     last_step = experiment.training.steps(data.steps_per_epoch)
     rewind_step = finding.rewind_step(data.steps_per_epoch, last_step)
-    model = experiment.create_model(data)
+    model = create_model(experiment, data)
     initial = Ticket.of(model, all_kept(model, experiment.prunable))
     recipe = Recipe([Precision(experiment.training.precision), SharedStatistics()])
     trainer = Trainer(
         recipe.prepare(initial.build()),
         data.stream,
         data.steps_per_epoch,
-        experiment.training.make_optimizer(data.steps_per_epoch),
+        make_optimizer(experiment.training, data.steps_per_epoch),
         recipe.loss(),
         experiment.training.jit_compile,
         experiment.training.steps_per_execution,
@@ -127,7 +130,7 @@ def find(
         if each.next_ticket is not None:
             last = each.number == finding.last_round
             each.next_ticket.save(following if last else round_folder(out, each.number + 1))
-        found = {}
+        found: Row = {}
         if each.number == 0 and finding.train_tickets:
             export(recipe.finish(trainer.model), dense_folder(out))
             found[DENSE_SUM] = sha256(dense_folder(out))
@@ -190,12 +193,12 @@ def check_find_places(out: Path, finding: FindingSettings, tensorboard: bool = F
     check_all_ours(out, kinds | ({FOLDER: BOARD} if tensorboard else {}))
 
 
-def round_folder(run: Path, number: int) -> Path:
+def round_folder(run: str | os.PathLike[str], number: int) -> Path:
     """Where a run of ``find`` has the ticket of a round."""
     return Path(run) / "tickets" / f"round_{number:02}"
 
 
-def dense_folder(run: Path) -> Path:
+def dense_folder(run: str | os.PathLike[str]) -> Path:
     """Where a run of ``find`` has the network that round 0 has trained."""
     return Path(run) / "dense_model"
 
@@ -232,10 +235,10 @@ def _find_in_file(
         return finished_rounds(out)
     check_find_places(out, finding)
     start = time.perf_counter()
-    data = experiment.load_data()
+    data = load_data(experiment)
     last_step = experiment.training.steps(data.steps_per_epoch)
     rewind_step = finding.rewind_step(data.steps_per_epoch, last_step)
-    model = load_pruned(finding.model_path, allow_code)
+    model = load_pruned(cast(str, finding.model_path), allow_code)  # from_model has one
     check_data(model, data, f"one in {finding.model_path}")
     rewind_to = None
     if finding.rewind_path is not None:

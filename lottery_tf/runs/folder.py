@@ -113,7 +113,7 @@ def _visible(folder: Path) -> bool:
     )
 
 
-def read_config(run: str | os.PathLike) -> dict[str, Any]:
+def read_config(run: str | os.PathLike[str]) -> dict[str, Any]:
     """The settings of the run in a folder.
 
     Raises:
@@ -128,7 +128,7 @@ def read_config(run: str | os.PathLike) -> dict[str, Any]:
     return config
 
 
-def load_saved_model(folder: str | os.PathLike, allow_code: bool = False) -> keras.Model:
+def load_saved_model(folder: str | os.PathLike[str], allow_code: bool = False) -> keras.Model:
     """The Keras model of a SavedModel's folder, not compiled.
 
     Raises:
@@ -142,7 +142,7 @@ def load_saved_model(folder: str | os.PathLike, allow_code: bool = False) -> ker
     return load_model(folder, allow_code)
 
 
-def load_pruned(path: str | os.PathLike, allow_code: bool = False) -> keras.Model:
+def load_pruned(path: str | os.PathLike[str], allow_code: bool = False) -> keras.Model:
     """The Keras model in a SavedModel's folder, a .keras or an .h5 file; it may be tfmot's.
 
     Raises:

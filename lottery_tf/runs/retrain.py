@@ -30,9 +30,10 @@ from lottery_tf.finding.settings import FindingSettings
 from lottery_tf.graph.compat import keras
 from lottery_tf.masks.masks import read_arrays
 from lottery_tf.runs import Row
-from lottery_tf.runs.experiment import Experiment, check_data, check_fit, experiment_of
+from lottery_tf.runs.experiment import check_data, check_fit, experiment_of, load_data
 from lottery_tf.runs.find import DENSE_SUM, dense_folder, finished_rounds
 from lottery_tf.runs.folder import Run, check_run_or_new, load_saved_model
+from lottery_tf.runs.settings import Experiment
 from lottery_tf.runs.tensorboard import BOARD, FOLDER, Board
 from lottery_tf.tickets.ticket import Ticket
 from lottery_tf.training.retraining import (
@@ -41,10 +42,11 @@ from lottery_tf.training.retraining import (
     measured_on_test,
     retrain,
 )
-from lottery_tf.tweaks import TWEAKS
 from lottery_tf.tweaks.distillation import Distillation
 from lottery_tf.tweaks.recipe import Recipe
 from lottery_tf.tweaks.rescaled_init import RescaledInit
+from lottery_tf.tweaks.table import TWEAKS
+from lottery_tf.tweaks.tweak import Tweak
 
 _BEST, _CHECKPOINT = "best.npz", "checkpoint"
 # What a run writes beside its config.json.
@@ -112,7 +114,7 @@ def retrain_ticket(
     check_retrain_places(out, tensorboard)
     if by_itself:
         _check_dense_model(ticket_path)
-    data = experiment.load_data()
+    data = load_data(experiment)
     last_step = experiment.training.steps(data.steps_per_epoch)
     if ticket.info.get("rewind_step", 0) >= last_step:
         raise UsageError(
@@ -127,21 +129,21 @@ def retrain_ticket(
     keras.utils.set_random_seed(experiment.training.seed)
     board: Board | None = None
 
-    def begin():
+    def begin() -> None:
         nonlocal board
         run.begin()
         if tensorboard:
             board = Board(out, "step")
             board.hyperparameters(_hyperparameters(ticket, recipe, run.settings))
 
-    def show(rows):
+    def show(board: Board, rows: list[Row]) -> None:
         for step in board.rows(rows):
             board.sparsity(ticket.masks, step)
 
-    def on_epoch_end(rows):
+    def on_epoch_end(rows: list[Row]) -> None:
         write_json_lines(out / "metrics.jsonl", rows)
         if board:
-            show(rows)
+            show(board, rows)
         on_epoch(rows)
 
     # The folder is taken when the recipe has proved to fit the model and the data.
@@ -154,7 +156,7 @@ def retrain_ticket(
     result = {**retrained.result, "ticket": str(ticket_path), "reinit": reinit}
     write_json(out / "result.json", result)
     if board:
-        show(read_json_lines(out / "metrics.jsonl"))  # where no epoch was left
+        show(board, read_json_lines(out / "metrics.jsonl"))  # where no epoch was left
         board.result(result, last_step)
     remove_ours(out / _CHECKPOINT, CHECKPOINT)
     return result
@@ -178,7 +180,7 @@ def _test_finished(
     """A finished run's result with what the test images say."""
     model = compiled_for_evaluation(load_saved_model(out / "model", allow_code))
     best = read_arrays(out / _BEST)
-    measured = measured_on_test(model, best, experiment.load_data())
+    measured = measured_on_test(model, best, load_data(experiment))
     result = {**result, **measured}
     write_json(out / "result.json", result)
     if tensorboard:
@@ -223,12 +225,13 @@ def _completed(
     optimizer of ``RescaledInit``, the teacher of ``Distillation``, unless they have their own; and
     with the leave to run a teacher's code."""
 
-    def completed(tweak):
+    def completed(tweak: Tweak) -> Tweak:
         if isinstance(tweak, RescaledInit):
             return tweak.for_training_by(experiment.training.optimizer)
         if isinstance(tweak, Distillation) and (tweak.teacher is None or allow_code):
             teacher = tweak.teacher or _dense_model_of(ticket_path)
-            allowed = allow_code or tweak.allow_code
+            own = tweak.allow_code  # type: ignore[attr-defined]  # its __post_init__ keeps it
+            allowed = allow_code or own
             return dataclasses.replace(tweak, teacher=teacher, allow_code=allowed)
         return tweak
 

@@ -1,6 +1,5 @@
 """TensorBoard's view of a run: scalars by step or round, and the settings as hyperparameters."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from lottery_tf.common.errors import UsageError
 from lottery_tf.common.ownership import Kind, check_ours, head_has, remove_ours
-from lottery_tf.common.settings import setting
 from lottery_tf.masks.masks import Masks
 
 FOLDER = "tensorboard"
@@ -18,24 +15,6 @@ FOLDER = "tensorboard"
 
 # TensorFlow's writers begin with their version.
 BOARD = Kind("a run's events", {"events.out.tfevents.*.v2": head_has(b"brain.Event:2")})
-
-
-@dataclasses.dataclass(frozen=True)
-class BoardSettings:
-    """What to look at meanwhile."""
-
-    tensorboard: bool = setting(
-        False,
-        "write OUT/tensorboard for TensorBoard (extra [tensorboard]): metrics, what fades, "
-        "the sparsity of each weight, and the settings as hyperparameters",
-    )
-
-    def __post_init__(self):
-        if self.tensorboard and not hasattr(tf.summary, "scalar"):
-            raise UsageError(
-                "Expected TensorBoard with --tensorboard; it is not installed: install lottery_tf "
-                "with its extra [tensorboard]."
-            )
 
 
 class Board:

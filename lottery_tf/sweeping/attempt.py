@@ -34,13 +34,14 @@ def attempt(
 ) -> Outcome:
     """Runs ``trial`` on ``devices`` (``DeviceSettings``); what it says goes to its log."""
     # Here and not above: an engine sets the environment of TensorFlow first.
+    from lottery_tf.common.devices import scope_of
     from lottery_tf.graph.compat import keras
 
     start = time.perf_counter()
     with _said_to(log_of(out, trial.folder)):
         try:
             keras.backend.clear_session()  # of the trial before: its graphs, its layers' names
-            with devices.scope():
+            with scope_of(devices):
                 accuracy = trial.run(out, tensorboard, allow_code)
             return Outcome(time.perf_counter() - start, accuracy)
         except UsageError as error:

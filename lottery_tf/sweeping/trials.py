@@ -18,7 +18,6 @@ from lottery_tf.common.log import counted
 from lottery_tf.common.settings import defaults, describe
 from lottery_tf.finding.settings import FindingSettings
 from lottery_tf.masks.masks import Masks
-from lottery_tf.runs.experiment import Experiment
 from lottery_tf.runs.find import (
     check_find_places,
     dense_folder,
@@ -28,9 +27,10 @@ from lottery_tf.runs.find import (
     round_folder,
 )
 from lottery_tf.runs.retrain import check_retrain_places, is_tested, retrain_run, retrain_ticket
-from lottery_tf.tweaks import TWEAKS
+from lottery_tf.runs.settings import Experiment
 from lottery_tf.tweaks.distillation import Distillation
 from lottery_tf.tweaks.recipe import Recipe
+from lottery_tf.tweaks.table import TWEAKS
 
 _DIGITS = 10
 

@@ -26,7 +26,8 @@ from lottery_tf.graph.layers import (
     values,
 )
 from lottery_tf.masks.masks import Masks, read_arrays
-from lottery_tf.masks.prunable import KINDS, PrunableSettings, prunable_weights
+from lottery_tf.masks.prunable import prunable_weights
+from lottery_tf.masks.settings import KINDS, PrunableSettings
 from lottery_tf.masks.wrapper import check_masks, get_masks, log_left_dense, strip, wrap
 
 FORMAT_VERSION = 1
@@ -73,11 +74,13 @@ class Ticket:
     # Layers that JSON cannot describe (Lambda) can still be built in the process that made them.
     _template: keras.Model | None = dataclasses.field(default=None, repr=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "weights", _masked(self.weights, self.masks))
 
     @classmethod
-    def of(cls, model: keras.Model, masks: Masks, info: Mapping[str, Any] | None = None):
+    def of(
+        cls, model: keras.Model, masks: Masks, info: Mapping[str, Any] | None = None
+    ) -> "Ticket":
         """The ticket of ``model``'s present weights under ``masks``.
 
         Args:
@@ -187,7 +190,7 @@ class Ticket:
                 weights |= {(n := f"{path}/{own}"): self.weights[n] for own in own_variables(layer)}
         return self.with_weights(weights, reinitialised_with_seed=seed)
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the ticket's folder, whole or not at all; an older ticket there is replaced.
 
         Raises:
@@ -195,7 +198,8 @@ class Ticket:
         """
         with whole_folder(path, TICKET) as folder:
             self.masks.save(folder / "masks.npz")
-            np.savez_compressed(folder / "weights.npz", **self.weights)
+            weights: Mapping[str, Any] = self.weights  # or mypy takes one for allow_pickle
+            np.savez_compressed(folder / "weights.npz", **weights)
             (folder / "model.json").write_text(self.architecture)
             record = {
                 "format_version": FORMAT_VERSION,
@@ -207,7 +211,7 @@ class Ticket:
             write_json(folder / "ticket.json", record)
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "Ticket":
+    def load(cls, path: str | os.PathLike[str]) -> "Ticket":
         """Reads a ticket's folder. Nothing in it is run.
 
         Raises:

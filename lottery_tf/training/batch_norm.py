@@ -1,6 +1,9 @@
 """BatchNorm on several devices: statistics of the whole batch, not of each device's share."""
 
 import dataclasses
+from typing import Any
+
+import tensorflow as tf
 
 from lottery_tf.graph.compat import keras
 from lottery_tf.masks.wrapper import with_configs
@@ -16,18 +19,18 @@ class SharedStatistics(Tweak):
     variances by N - 1, the values of a channel in a batch less 1; those for several devices by N.
     """
 
-    def change(self, model, data=None):
+    def change(self, model: keras.Model, data: tf.data.Dataset | None = None) -> keras.Model:
         several = model.distribute_strategy.num_replicas_in_sync > 1
         return _synchronized(model, True) if several else model
 
-    def restore(self, model):
+    def restore(self, model: keras.Model) -> keras.Model:
         return _synchronized(model, False)
 
 
 def _synchronized(model: keras.Model, wanted: bool) -> keras.Model:
     """``model``, or a copy whose BatchNorm layers are as wanted."""
 
-    def config(layer):
+    def config(layer: keras.layers.Layer) -> dict[str, Any]:
         differs = type(layer) is keras.layers.BatchNormalization and layer.synchronized != wanted
         return {"synchronized": wanted} if differs else {}
 

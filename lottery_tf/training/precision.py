@@ -6,14 +6,16 @@ in any other, and an export knows nothing of it.
 """
 
 import dataclasses
+from typing import Any
+
+import tensorflow as tf
 
 from lottery_tf.common.settings import check_choices, setting
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import calls, unwrapped
 from lottery_tf.masks.wrapper import with_configs
+from lottery_tf.training.settings import PRECISIONS
 from lottery_tf.tweaks.tweak import Tweak
-
-PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,13 +24,13 @@ class Precision(Tweak):
 
     precision: str = setting("float32", "what the layers compute in", choices=PRECISIONS)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_choices(self)
 
-    def change(self, model, data=None):
+    def change(self, model: keras.Model, data: tf.data.Dataset | None = None) -> keras.Model:
         return in_precision(model, self.precision)
 
-    def restore(self, model):
+    def restore(self, model: keras.Model) -> keras.Model:
         return in_precision(model, "float32")
 
 
@@ -45,7 +47,7 @@ def in_precision(model: keras.Model, precision: str) -> keras.Model:
     """
     last = {id(unwrapped(call.layer)) for call in calls(model)[1]}
 
-    def config(layer):
+    def config(layer: keras.layers.Layer) -> dict[str, Any]:
         """What changes in the layer's config."""
         fixed = isinstance(layer, keras.layers.InputLayer) or layer.variable_dtype != "float32"
         wanted = "float32" if id(layer) in last else precision

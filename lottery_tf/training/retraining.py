@@ -21,8 +21,10 @@ from lottery_tf.losses.cross_entropy import default_loss
 from lottery_tf.masks.masks import read_arrays
 from lottery_tf.tickets.ticket import Ticket
 from lottery_tf.training.batch_norm import SharedStatistics
+from lottery_tf.training.optimizers import make_optimizer
 from lottery_tf.training.precision import Precision
-from lottery_tf.training.trainer import Trainer, TrainingSettings, evaluate
+from lottery_tf.training.settings import TrainingSettings
+from lottery_tf.training.trainer import Trainer, evaluate
 from lottery_tf.tweaks.distillation import Distillation
 from lottery_tf.tweaks.recipe import Recipe
 from lottery_tf.tweaks.rescaled_init import RescaledInit
@@ -83,8 +85,8 @@ def retrain(
     start = time.perf_counter()
     described = {"recipe": recipe.name, "tweaks": recipe.describe()}
     recipe = Recipe([*recipe.tweaks, Precision(training.precision), SharedStatistics()])
-    resumed = checkpoint is not None and (checkpoint / "state.json").exists()
-    if resumed:
+    resumed = checkpoint if checkpoint and (checkpoint / "state.json").exists() else None
+    if resumed is not None:
         # The weights of the checkpoint are scaled: no need to search again.
         recipe = Recipe([each for each in recipe.tweaks if not isinstance(each, RescaledInit)])
     model = recipe.prepare(ticket.build(), data.stream())
@@ -94,7 +96,7 @@ def retrain(
         model,
         _stream(recipe, model, data),
         steps_per_epoch,
-        training.make_optimizer(steps_per_epoch),
+        make_optimizer(training, steps_per_epoch),
         recipe.loss(),
         training.jit_compile,
         training.steps_per_execution,
@@ -104,8 +106,8 @@ def retrain(
     trainer.reset(first_step)
     dev = data.batches("dev") if len(data.dev) else None
     watch = _Watch(trainer, recipe, start, checkpoint, on_epoch, dev is not None)
-    if resumed:
-        watch.restore(checkpoint)
+    if resumed is not None:
+        watch.restore(resumed)
     callbacks = [*recipe.callbacks(last_step - first_step), watch]
     trainer.fit(last_step, callbacks, dev, training.validation_freq)
 
@@ -188,7 +190,15 @@ class _Watch(keras.callbacks.Callback):
 
     seconds_between_checkpoints = 30
 
-    def __init__(self, trainer, recipe, start, checkpoint, on_epoch, has_dev):
+    def __init__(
+        self,
+        trainer: Trainer,
+        recipe: Recipe,
+        start: float,
+        checkpoint: Path | None,
+        on_epoch: Callable[[list[dict[str, Any]]], None],
+        has_dev: bool,
+    ):
         super().__init__()
         self.trainer, self.recipe = trainer, recipe
         self.learned = recipe.learned()
@@ -199,7 +209,7 @@ class _Watch(keras.callbacks.Callback):
         self.seconds_before = 0.0
         self.saved = time.perf_counter()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         named = {key.replace("val_", "dev_"): float(value) for key, value in logs.items()}
         self.rows.append(
             {
@@ -223,9 +233,14 @@ class _Watch(keras.callbacks.Callback):
 
     def save(self, path: Path) -> None:
         with whole_folder(path, CHECKPOINT) as folder:
-            np.savez(folder / "weights.npz", **values(self.trainer.model))
-            np.savez(folder / "best.npz", **self.best_values)
-            np.savez(folder / "optimizer.npz", **self.trainer.optimizer_state())
+            # Of Any, or mypy takes one for allow_pickle.
+            arrays: dict[str, dict[str, Any]] = {
+                "weights.npz": values(self.trainer.model),
+                "best.npz": self.best_values,
+                "optimizer.npz": self.trainer.optimizer_state(),
+            }
+            for name, each in arrays.items():
+                np.savez(folder / name, **each)
             state = {"rows": self.rows, "best": self.best_accuracy, "seconds": self._seconds()}
             write_json(folder / "state.json", {**state, "learned": self.learned})
 

@@ -1,7 +1,6 @@
 """Training, the same for finding and retraining: compile once, fit from any step, evaluate."""
 
 import contextlib
-import dataclasses
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -10,158 +9,12 @@ import numpy as np
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.common.settings import check_choices, setting
-from lottery_tf.common.steps import check_steps, parse_steps
 from lottery_tf.graph import optimizers
 from lottery_tf.graph.compat import add_gradients_in_order, keras, without_averages
 from lottery_tf.graph.compat import steps_per_execution as steps_of
 from lottery_tf.graph.layers import named_layers, unwrapped
 from lottery_tf.graph.step_checks import step_checks
-from lottery_tf.training.precision import PRECISIONS
 from lottery_tf.training.xla_loop import steps_in_one_loop
-
-
-class _CoupledL2:
-    """Adds λ·w to the gradient, as PyTorch's ``weight_decay`` does: momentum sees the decay.
-
-    Keras' own ``weight_decay`` is decoupled (AdamW). Pruned weights are 0 and stay 0.
-    """
-
-    def __init__(self, *args, l2: float = 0.0, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.l2 = l2
-
-    def update_step(self, gradient, variable):
-        if self.l2:
-            gradient = gradient + tf.cast(self.l2, variable.dtype) * variable
-        return super().update_step(gradient, variable)
-
-    def get_config(self):
-        return {**super().get_config(), "l2": self.l2}
-
-
-@keras.saving.register_keras_serializable("lottery_tf")
-class SGD(_CoupledL2, keras.optimizers.SGD):
-    """Keras' SGD with the coupled L2 penalty of the reference's protocol."""
-
-
-@keras.saving.register_keras_serializable("lottery_tf")
-class Adam(_CoupledL2, keras.optimizers.Adam):
-    """Keras' Adam with a coupled L2 penalty."""
-
-
-@keras.saving.register_keras_serializable("lottery_tf")
-class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
-    """``schedule`` times (t + 1)/``steps`` for the first ``steps`` steps (Goyal et al. 2017)."""
-
-    def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule, steps: int):
-        self.schedule, self.steps = schedule, steps
-
-    def __call__(self, step):
-        share = (tf.cast(step, tf.float32) + 1) / self.steps
-        return self.schedule(step) * tf.minimum(1.0, share)
-
-    def get_config(self):
-        schedule = keras.optimizers.schedules.serialize(self.schedule)
-        return {"schedule": schedule, "steps": self.steps}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(keras.optimizers.schedules.deserialize(config["schedule"]), config["steps"])
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingSettings:
-    """How a network is trained, dense or sparse."""
-
-    train_for: str = setting("30ep", "length of training, in steps (5000it) or epochs (30ep)")
-    optimizer: str = setting("sgd", "optimizer", choices=("sgd", "adam", "adamw"))
-    learning_rate: float = setting(0.1, "highest learning rate")
-    momentum: float = setting(0.9, "momentum of sgd")
-    nesterov: bool = setting(False, "whether sgd's momentum is Nesterov's")
-    weight_decay: float = setting(
-        0.0, "λ: for sgd and adam λ·w is added to the gradient (L2), for adamw it is decoupled"
-    )
-    schedule: str = setting(
-        "constant", "learning rate over time", choices=("constant", "step", "cosine")
-    )
-    milestones: tuple[str, ...] = setting((), "when schedule=step drops the rate, e.g. 90ep,135ep")
-    decay: float = setting(0.1, "what schedule=step multiplies the rate with at each milestone")
-    warmup: str = setting("0it", "length of the linear warm-up, in steps or epochs")
-    jit_compile: bool | None = setting(
-        None,
-        "compile with XLA; default: on one device, models without convolutions, which get faster",
-    )
-    steps_per_execution: int = setting(50, "steps that run between two looks from Python")
-    validation_freq: int = setting(
-        1, "epochs of a retraining from one look at the dev images to the next; the last has one"
-    )
-    precision: str = setting(
-        "float32",
-        "what the layers compute in while they are trained; weights and tickets are float32",
-        choices=PRECISIONS,
-    )
-    seed: int = setting(0, "of the initial weights")
-    deterministic: bool = setting(
-        False, "the same bits in every run on as many threads of a processor, at some cost in speed"
-    )
-
-    def __post_init__(self):
-        check_choices(self)
-        for name in ("train_for", "warmup"):
-            check_steps(getattr(self, name), f"--{name}")
-        for milestone in self.milestones:
-            check_steps(milestone, "--milestones")
-        if self.schedule == "step" and not self.milestones:
-            raise UsageError("Expected --milestones (e.g. 90ep,135ep) with --schedule=step.")
-        for name, good, what in (
-            ("learning_rate", self.learning_rate > 0, "above 0"),
-            ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
-            ("decay", 0 < self.decay <= 1, "in (0, 1]"),
-            ("weight_decay", self.weight_decay >= 0, "of 0 or more"),
-            ("steps_per_execution", self.steps_per_execution >= 1, "of 1 or more"),
-            ("validation_freq", self.validation_freq >= 1, "of 1 or more"),
-            ("seed", 0 <= self.seed < 2**32, "from 0 to 2**32 - 1"),
-        ):
-            if not good:
-                raise UsageError(
-                    f"Expected --{name} to be a number {what}, not {getattr(self, name)}."
-                )
-
-    def steps(self, steps_per_epoch: int) -> int:
-        """T, the step at which training ends."""
-        steps = parse_steps(self.train_for, steps_per_epoch)
-        if not steps:
-            raise UsageError(f"Expected at least one step of training, not {self.train_for}.")
-        return steps
-
-    def learning_rate_schedule(self, steps_per_epoch: int) -> Any:
-        """The Keras schedule over the steps from 0 to T."""
-        schedules = keras.optimizers.schedules
-        total, rate = self.steps(steps_per_epoch), self.learning_rate
-        if self.schedule == "cosine":
-            schedule = schedules.CosineDecay(rate, total)
-        else:
-            drops = self.milestones if self.schedule == "step" else (self.train_for,)
-            # Keras keeps the old value at the boundary itself; the drop is to be felt there.
-            boundaries = [parse_steps(text, steps_per_epoch) - 1 for text in drops]
-            if boundaries != sorted(set(boundaries)):
-                raise UsageError(
-                    f"Expected --milestones one after the other, not {','.join(drops)}."
-                )
-            rates = [rate * self.decay**i for i in range(len(boundaries) + 1)]
-            schedule = schedules.PiecewiseConstantDecay(boundaries, rates)
-        warmup = parse_steps(self.warmup, steps_per_epoch)
-        return WarmUp(schedule, warmup) if warmup else schedule
-
-    def make_optimizer(self, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-        """A new optimizer with its schedule."""
-        rate = self.learning_rate_schedule(steps_per_epoch)
-        if self.optimizer == "sgd":
-            return SGD(rate, self.momentum, self.nesterov, l2=self.weight_decay)
-        if self.optimizer == "adam":
-            return Adam(rate, l2=self.weight_decay)
-        return keras.optimizers.AdamW(rate, weight_decay=self.weight_decay)
 
 
 def make_deterministic() -> None:

@@ -1,5 +1,7 @@
 """Many training steps as one loop inside XLA."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from lottery_tf.graph.compat import count_steps, keras, steps_per_execution, train_by
@@ -20,13 +22,13 @@ def steps_in_one_loop(model: keras.Model) -> None:
     most = int(steps_per_execution(model).numpy())
 
     @tf.function(jit_compile=True)
-    def train(batches, steps):
+    def train(batches: Any, steps: tf.Tensor) -> Any:
         for step in tf.range(steps):
             logs = model.train_step(tf.nest.map_structure(lambda each, i=step: each[i], batches))
         return logs
 
     @tf.function
-    def in_one_loop(iterator):
+    def in_one_loop(iterator: Any) -> Any:
         steps = tf.cast(steps_per_execution(model), tf.int32)
         spec = iterator.element_spec
         # Always of ``most`` rows, those of a shorter last execution left zero: one compilation.
@@ -41,7 +43,7 @@ def steps_in_one_loop(model: keras.Model) -> None:
         count_steps(model, steps)
         return logs
 
-    def train_function(iterator):
+    def train_function(iterator: Any) -> Any:
         specs = tf.nest.flatten(iterator.element_spec)
         known = all(spec.shape.is_fully_defined() for spec in specs)
         return (in_one_loop if known else one_by_one)(iterator)

@@ -1,16 +1,10 @@
-"""The tweaks that spend a ticket better, by name. A new one is a module and a line in TWEAKS."""
+"""The tweaks that spend a ticket better, by name.
 
-from lottery_tf.tweaks.distillation import Distillation
-from lottery_tf.tweaks.ghost_skip import GhostSkips
-from lottery_tf.tweaks.rescaled_init import RescaledInit
-from lottery_tf.tweaks.soft_activation import SoftActivation
-from lottery_tf.tweaks.soft_labels import LabelSmoothing
-from lottery_tf.tweaks.tweak import Tweak
+A new one is its parameters in ``settings``, a module, and a line in PARAMETERS and in TWEAKS.
+"""
 
-TWEAKS: dict[str, type[Tweak]] = {
-    "soft_activation": SoftActivation,
-    "ghost_skips": GhostSkips,
-    "rescaled_init": RescaledInit,
-    "label_smoothing": LabelSmoothing,
-    "distillation": Distillation,
-}
+from lottery_tf.common.lazy import loads
+
+_WHERE = {"TWEAKS": "tweaks.table", "Tweak": "tweaks.tweak"}
+__all__ = list(_WHERE)
+__getattr__ = loads(__name__, _WHERE)

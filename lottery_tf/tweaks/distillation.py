@@ -8,16 +8,16 @@ import numpy as np
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.common.settings import setting
 from lottery_tf.graph.compat import keras
 from lottery_tf.losses.cross_entropy import changed, taught_by
 from lottery_tf.tweaks import teacher as teachers
+from lottery_tf.tweaks.settings import DistillationSettings
 from lottery_tf.tweaks.soft_labels import warn_of_another_loss
 from lottery_tf.tweaks.tweak import Tweak
 
 
 @dataclasses.dataclass(frozen=True)
-class Distillation(Tweak):
+class Distillation(DistillationSettings, Tweak):
     """The KD ticket (arXiv 2101.03255 v1): soft labels from a trained model, in training only.
 
     With the teacher's logits z_t, the ticket's z and the labels y the loss is
@@ -40,30 +40,14 @@ class Distillation(Tweak):
         there, holds code or does not fit the model, and for a model of several outputs.
     """
 
-    teacher: str | None = setting(
-        None,
-        "the teacher: a SavedModel's folder, a .keras or an .h5 file; default: the dense model of "
-        "round 0 of the ticket's own find run",
-    )
-    temperature: float = setting(4.0, "τ: what both models' logits are divided by, above 0")
-    weight: float = setting(0.7, "λ: share of the teacher in the loss, in [0, 1]")
     allow_code: dataclasses.InitVar[bool] = False
 
-    def __post_init__(self, allow_code: bool):
+    def __post_init__(self, allow_code: bool) -> None:
         object.__setattr__(self, "allow_code", allow_code)
         object.__setattr__(self, "teacher", teachers.source_of(self.teacher))
-        if not 0 < self.temperature < float("inf"):
-            raise UsageError(
-                f"Expected a temperature of Distillation above 0, what the logits are divided by, "
-                f"not {self.temperature}."
-            )
-        if not 0 <= self.weight <= 1:
-            raise UsageError(
-                f"Expected a weight of Distillation in [0, 1], the share of the teacher in the "
-                f"loss, not {self.weight}."
-            )
+        super().__post_init__()
 
-    def change(self, model, data=None):
+    def change(self, model: keras.Model, data: tf.data.Dataset | None = None) -> keras.Model:
         if len(model.outputs) != 1:
             raise UsageError(
                 f"Expected a model with one output to distil into, '{model.name}' has "
@@ -73,7 +57,7 @@ class Distillation(Tweak):
             self._loaded().check_fits(model)
         return model
 
-    def attach(self, model):
+    def attach(self, model: keras.Model) -> None:
         if self.weight:
             warn_of_another_loss(model, "distillation_weight", "distillation")
         train_step = model.train_step
@@ -88,7 +72,7 @@ class Distillation(Tweak):
         held = [self.teacher, loaded]
 
         @functools.wraps(train_step)
-        def distilling_step(data):
+        def distilling_step(data: Any) -> dict[str, tf.Tensor]:
             if isinstance(data, dict) and data.keys() == {"batch", "teacher_logits"}:
                 batch, logits = data["batch"], data["teacher_logits"]
             else:
@@ -97,10 +81,10 @@ class Distillation(Tweak):
             with taught_by(logits):
                 return train_step(batch)
 
-        distilling_step.teacher = held
+        vars(distilling_step)["teacher"] = held
         model.train_step = distilling_step
 
-    def loss(self, loss=None):
+    def loss(self, loss: keras.losses.Loss | None = None) -> keras.losses.Loss:
         config = {"distillation_weight": self.weight, "temperature": self.temperature}
         return changed(loss, "to distil with", "distillation", **config)
 
@@ -134,7 +118,7 @@ class Distillation(Tweak):
         """
         teacher = self._loaded()
 
-        def beside(*batch: Any):
+        def beside(*batch: Any) -> dict[str, Any]:
             return {"batch": batch, "teacher_logits": tf.cast(teacher.logits(batch[0]), tf.float32)}
 
         return data.map(beside).cache()
@@ -151,7 +135,8 @@ class Distillation(Tweak):
         """The teacher, loaded once for each strategy that it is used in."""
         strategy = tf.distribute.get_strategy()
         if strategy not in self._teachers:
-            self._teachers[strategy] = teachers.load(self._given(), self.allow_code)
+            allowed = self.allow_code  # type: ignore[attr-defined]  # __post_init__ keeps it
+            self._teachers[strategy] = teachers.load(self._given(), allowed)
         return self._teachers[strategy]
 
     @functools.cached_property

@@ -4,21 +4,17 @@ import dataclasses
 import functools
 import math
 import weakref
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import log
-from lottery_tf.common.settings import check_choices, setting
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import fading
 from lottery_tf.losses.evaluating import evaluated_model
+from lottery_tf.tweaks.settings import FadingSettings
 from lottery_tf.tweaks.tweak import Attach, Tweak
-
-CURVES = ("linear", "cosine", "exponential")
-CURVE_HELP = "how it fades"
-SHARE_HELP = "share of the training over which it fades, in [0, 1]"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,14 +32,14 @@ class Schedule:
     end: float
     curve: str = "linear"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.curve == "exponential" and min(self.start, self.end) <= 0:
             raise UsageError(
                 "Expected values above 0 for an exponential curve, not "
                 f"{self.start:g} to {self.end:g}: choose linear or cosine."
             )
 
-    def at(self, progress):
+    def at(self, progress: float | tf.Tensor) -> Any:
         """The value at ``progress``: a float for a number, a float32 tensor for a tensor."""
         if not tf.is_tensor(progress):
             return float(self.at(tf.constant(progress, tf.float32)))
@@ -73,12 +69,12 @@ class FadingLayer(keras.layers.Layer):
 
     fading_tweak: ClassVar[str] = "a fade"
 
-    def __init__(self, start: float, end: float, curve: str, **kwargs):
+    def __init__(self, start: float, end: float, curve: str, **kwargs: Any):
         super().__init__(**kwargs)
         self.schedule = Schedule(start, end, curve)
 
-    def build(self, input_shape):
-        def counter(name, value):
+    def build(self, input_shape: Any) -> None:
+        def counter(name: str, value: int) -> tf.Variable:
             return self.add_weight(
                 f"{name}_{type(self).__name__.lower()}",
                 shape=(),
@@ -110,7 +106,7 @@ class FadingLayer(keras.layers.Layer):
             _tell_of(model)
         return self.schedule.at(self.progress())
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **dataclasses.asdict(self.schedule)}
 
 
@@ -130,25 +126,18 @@ def _tell_of(model: keras.Model) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class FadingTweak(Tweak):
+class FadingTweak(FadingSettings, Tweak):
     """A tweak that lives in fading layers.
 
     A subclass says which class of layers they are, and what their value is called in logs.
     """
 
-    share: float = setting(0.5, SHARE_HELP)
-    curve: str = setting("linear", CURVE_HELP, choices=CURVES)
-
     layer_class: ClassVar[type[FadingLayer]]
-    value_name: ClassVar[str]
 
-    def __post_init__(self):
-        check_choices(self)
-        if not 0 <= self.share <= 1:
-            raise UsageError(
-                f"Expected the share of {type(self).__name__} in [0, 1], the part of the training "
-                f"over which it fades, not {self.share}."
-            )
+    @property
+    def value_name(self) -> str:
+        """What the layers' value is called in logs."""
+        raise NotImplementedError
 
     def check_fresh(self, model: keras.Model) -> None:
         """Raises UsageError if the tweak is on ``model`` already."""
@@ -162,25 +151,26 @@ class FadingTweak(Tweak):
         """The fading layers of this tweak in ``model``, inside other layers too."""
         return [each for each in model.submodules if isinstance(each, self.layer_class)]
 
-    def attach(self, model):
+    def attach(self, model: keras.Model) -> None:
         train_step, layers = model.train_step, self.layers(model)
         if not layers or self.layer_class in getattr(train_step, "counted", ()):
             return
 
         @functools.wraps(train_step)
-        def counting_step(data):
+        def counting_step(data: Any) -> dict[str, tf.Tensor]:
             logs = train_step(data)
             for layer in layers:
                 layer.step.assign_add(1)
             return logs
 
-        counting_step.counted = (*getattr(train_step, "counted", ()), self.layer_class)
+        counted = (*getattr(train_step, "counted", ()), self.layer_class)
+        vars(counting_step)["counted"] = counted
         model.train_step = counting_step
 
-    def callbacks(self, steps=None):
+    def callbacks(self, steps: int | None = None) -> list[keras.callbacks.Callback]:
         return [Fade(self, steps)]
 
-    def progress(self, model):
+    def progress(self, model: keras.Model) -> float:
         return min((float(layer.progress()) for layer in self.layers(model)), default=1.0)
 
 
@@ -191,15 +181,17 @@ class Fade(Attach):
     history find it.
     """
 
+    tweak: FadingTweak
+
     def __init__(self, tweak: FadingTweak, steps: int | None):
         super().__init__(tweak)
         self.steps = steps
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         if self.steps is not None:
             self._begin(self.steps)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         # Only the first epoch's number says where fit begins, which initial_epoch decides.
         if self.steps is not None or not self._is_new():
             return
@@ -219,7 +211,7 @@ class Fade(Attach):
             for layer in self.tweak.layers(self.model):
                 layer.length.assign(round(self.tweak.share * steps))
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         layers = self.tweak.layers(self.model)
         if layers and logs is not None:
             logs[self.tweak.value_name] = float(layers[0].value())

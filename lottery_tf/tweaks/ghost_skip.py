@@ -1,18 +1,21 @@
 """Ghost skip connections: they help a ticket to begin, and are gone when it is trained."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import counted, log, some
-from lottery_tf.common.settings import nearest, setting
+from lottery_tf.common.settings import nearest
 from lottery_tf.graph.compat import call_of, input_layers, keras, producer_of
 from lottery_tf.graph.copies import copy_layer, reconnected
 from lottery_tf.graph.layers import named_layers, nodes, unwrapped
 from lottery_tf.masks.wrapper import remake
-from lottery_tf.tweaks.fade import CURVE_HELP, SHARE_HELP, FadingLayer, FadingTweak
+from lottery_tf.tweaks.fade import FadingLayer, FadingTweak
+from lottery_tf.tweaks.settings import GhostSkipsSettings
 
 _layers = keras.layers
 _CONVOLUTIONS = (
@@ -50,21 +53,21 @@ class GhostSkip(FadingLayer):
     def __init__(
         self,
         shortcut: str,
-        strides,
+        strides: Sequence[int],
         data_format: str = "channels_last",
-        activation=None,
+        activation: Any = None,
         sequential: bool = False,
         start: float = 1.0,
         end: float = 0.0,
         curve: str = "linear",
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(start, end, curve, **kwargs)
         self.shortcut, self.strides, self.data_format = shortcut, tuple(strides), data_format
         self.activation = keras.activations.get(activation)
         self.sequential = sequential
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         y_shape, x_shape = input_shape
         self._axis = -1 if self.data_format == "channels_last" else 1
         self.conv = self.norm = None
@@ -85,10 +88,10 @@ class GhostSkip(FadingLayer):
             self.norm.build(y_shape)
         super().build(input_shape)
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Sequence[tf.Tensor], training: Any = None) -> tf.Tensor:
         y, x = inputs
 
-        def with_skip():
+        def with_skip() -> tf.Tensor:
             skip = self._identity(x, y) if self.conv is None else self.conv(self._thinned(x))
             skip = self._cut(skip, y)
             if self.norm is not None:
@@ -99,7 +102,7 @@ class GhostSkip(FadingLayer):
         output.set_shape(y.shape)
         return self.activation(output)
 
-    def _identity(self, x, y):
+    def _identity(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         """x, averaged over the strides, with as many channels as y."""
         if any(stride > 1 for stride in self.strides):
             spatial = {1: "W", 2: "HW", 3: "DHW"}[len(self.strides)]
@@ -112,14 +115,14 @@ class GhostSkip(FadingLayer):
         pads[self._axis][1] = wanted - given
         return tf.pad(x, pads) if wanted > given else x
 
-    def _thinned(self, x):
+    def _thinned(self, x: tf.Tensor) -> tf.Tensor:
         """What a convolution of 1×1 with the strides sees of x; its own gradient for strides and
         few channels writes beyond its memory in TensorFlow 2.21 with oneDNN on AVX-512."""
         places = [slice(None, None, stride) for stride in self.strides]
         places.insert(len(places) if self._axis == -1 else 0, slice(None))
         return x[(slice(None), *places)]
 
-    def _cut(self, skip, y):
+    def _cut(self, skip: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         """The middle of ``skip``, of y's size: a convolution without padding makes less."""
         if skip.shape.is_fully_defined() and skip.shape == y.shape:
             return skip
@@ -127,7 +130,7 @@ class GhostSkip(FadingLayer):
         first = (tf.shape(skip) - size) // 2
         return tf.slice(skip, first, size)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "shortcut": self.shortcut,
@@ -139,7 +142,7 @@ class GhostSkip(FadingLayer):
 
 
 @dataclasses.dataclass(frozen=True)
-class GhostSkips(FadingTweak):
+class GhostSkips(GhostSkipsSettings, FadingTweak):
     """Skip connections around convolutions that fade out (arXiv 2101.03255).
 
     y ← y + α·S(x) for each chosen spatial convolution: x is its input, before a ZeroPadding layer
@@ -153,50 +156,23 @@ class GhostSkips(FadingTweak):
         the model's.
     """
 
-    # docs/results/fades: 0.2 was best on dev, 0.8 cost a point.
-    share: float = setting(0.2, SHARE_HELP)
-    curve: str = setting("linear", CURVE_HELP, choices=("linear", "cosine"))
-    # docs/results/ghost_skips: 1 doubles the signal a block, and a deep ResNet does not train.
-    alpha: float = setting(0.1, "α at the first step, above 0")
-    shortcut: str = setting(
-        "identity",
-        "what goes around: the input itself, pooled and padded where shapes differ, or a "
-        "1x1 convolution with BatchNorm",
-        choices=("identity", "conv"),
-    )
-    convolutions: tuple[str, ...] = setting(
-        ("all",),
-        "which convolutions: all whose kernel is larger than 1, same (those of them that keep "
-        "the shape), or layers' names",
-    )
-
     layer_class = GhostSkip
     value_name = "ghost_skips_alpha"
 
-    def __post_init__(self):
-        super().__post_init__()
-        if isinstance(self.convolutions, str):  # one name, of which a tuple would be its letters
-            object.__setattr__(self, "convolutions", (self.convolutions,))
-        if not 0 < self.alpha < float("inf"):
-            raise UsageError(
-                f"Expected GhostSkips' alpha above 0, the weight of the skips at the first step, "
-                f"not {self.alpha}."
-            )
-
-    def change(self, model, data=None):
+    def change(self, model: keras.Model, data: tf.data.Dataset | None = None) -> keras.Model:
         self.check_fresh(model)
         places, left = self._places(model)
         # (model, convolution) → convolution and skip: a shared one has one skip in each model.
-        skips = {}
+        skips: dict[tuple[int, int], tuple[keras.layers.Layer, GhostSkip]] = {}
         taken = {layer.name for part, _ in nodes(model) for layer in part.layers}
 
-        def connect(part, copy_of):
+        def connect(part: keras.Model, copy_of: Callable[..., Any]) -> keras.Model | None:
             here = {id(node): source for owner, node, source in places if owner is part}
             if not here:
                 return None
 
-            def with_skip(source):
-                def call(run, tensor):
+            def with_skip(source: Any) -> Callable[..., Any]:
+                def call(run: Callable[[], Any], tensor: Callable[[Any], Any]) -> Any:
                     conv = unwrapped(source.layer)
                     key = id(part), id(conv)
                     if key not in skips:
@@ -214,7 +190,7 @@ class GhostSkips(FadingTweak):
 
         around = {id(unwrapped(source.layer)) for _, _, source in places}
 
-        def change(layer):
+        def change(layer: keras.layers.Layer) -> keras.layers.Layer:
             fused = id(layer) in around and not _is_linear(layer)
             return copy_layer(layer, activation="linear") if fused else copy_layer(layer)
 
@@ -227,7 +203,7 @@ class GhostSkips(FadingTweak):
         )
         return changed
 
-    def restore(self, model):
+    def restore(self, model: keras.Model) -> keras.Model:
         ghosts = [(part, node) for part, node in nodes(model) if isinstance(node.layer, GhostSkip)]
         if not ghosts:
             return model
@@ -237,9 +213,9 @@ class GhostSkips(FadingTweak):
             for _, node in ghosts
             if not _is_linear(node.layer)
         }
-        moved = []
+        moved: list[tuple[GhostSkip, keras.layers.Layer]] = []
 
-        def connect(part, copy_of):
+        def connect(part: keras.Model, copy_of: Callable[..., Any]) -> keras.Model | None:
             here = [node for owner, node in ghosts if owner is part]
             if not here:
                 return None
@@ -252,7 +228,7 @@ class GhostSkips(FadingTweak):
             }
             return reconnected(part, copy_of, drop)
 
-        def change(layer):
+        def change(layer: keras.layers.Layer) -> keras.layers.Layer:
             if id(layer) not in fused:
                 return copy_layer(layer)
             ghost = fused[id(layer)]
@@ -265,7 +241,7 @@ class GhostSkips(FadingTweak):
             _carry(ghost.activation, conv.activation)
         return restored
 
-    def _skip(self, conv, name: str, sequential: bool) -> GhostSkip:
+    def _skip(self, conv: keras.layers.Layer, name: str, sequential: bool) -> GhostSkip:
         config = conv.get_config()
         return GhostSkip(
             *(self.shortcut, config["strides"], config["data_format"]),
@@ -278,11 +254,11 @@ class GhostSkips(FadingTweak):
             dtype=conv.dtype_policy,
         )
 
-    def _places(self, model: keras.Model):
+    def _places(self, model: keras.Model) -> tuple[list[tuple[keras.Model, Any, Any]], list[str]]:
         """Where skips end, as (model, node, node of the convolution), and the convolutions left."""
         self._check_names(model)
         paths = {id(unwrapped(layer)): path for path, layer in named_layers(model).items()}
-        readers: dict[int, list] = {}
+        readers: dict[int, list[Any]] = {}
         for _, node in nodes(model):
             for tensor in node.keras_inputs:
                 readers.setdefault(id(tensor), []).append(node)
@@ -314,7 +290,7 @@ class GhostSkips(FadingTweak):
         ]
         return places, list(dict.fromkeys([*(paths[id(conv)] for conv in left), *others]))
 
-    def _is_chosen(self, conv, path, node, end) -> bool:
+    def _is_chosen(self, conv: keras.layers.Layer, path: str, node: Any, end: Any) -> bool:
         # What else a user's own layer, or a regularizer of its output, does with the activation
         # is not known.
         known = type(conv).__module__.startswith("tf_keras.") and conv.activity_regularizer is None
@@ -327,7 +303,7 @@ class GhostSkips(FadingTweak):
             or ("same" in self.convolutions and same)
         )
 
-    def _check_names(self, model):
+    def _check_names(self, model: keras.Model) -> None:
         layers = {path: unwrapped(layer) for path, layer in named_layers(model).items()}
         good = [path for path, layer in layers.items() if _is_spatial(layer)]
         for name in self.convolutions:
@@ -339,7 +315,7 @@ class GhostSkips(FadingTweak):
                 )
 
 
-def _input_of(node):
+def _input_of(node: Any) -> tf.Tensor:
     """What a convolution reads; where a layer pads it to "same" or less, what that layer reads."""
     (tensor,) = node.keras_inputs
     conv = unwrapped(node.layer)
@@ -351,7 +327,7 @@ def _input_of(node):
     return tensor
 
 
-def _is_spatial(layer, any_kind: bool = False) -> bool:
+def _is_spatial(layer: keras.layers.Layer, any_kind: bool = False) -> bool:
     """Whether it is a convolution with a kernel above 1; of ``any_kind``, or one wrapped, too."""
     if any_kind and isinstance(layer, _layers.Wrapper):
         return _is_spatial(layer.layer, any_kind)
@@ -359,16 +335,16 @@ def _is_spatial(layer, any_kind: bool = False) -> bool:
     return (any_kind or isinstance(layer, _CONVOLUTIONS)) and max(kernel) > 1
 
 
-def _is_linear(layer) -> bool:
+def _is_linear(layer: keras.layers.Layer) -> bool:
     return layer.activation in (None, keras.activations.linear)
 
 
-def _copied(activation):
+def _copied(activation: Any) -> Any:
     """The activation for another layer; one that is a layer, and has variables, as a new layer."""
     return copy_layer(activation) if isinstance(activation, _layers.Layer) else activation
 
 
-def _carry(old, new) -> None:
+def _carry(old: Any, new: Any) -> None:
     """Gives one activation the variables of another, where it is a layer that has some."""
     for value, variable in zip(
         getattr(old, "weights", ()), getattr(new, "weights", ()), strict=True

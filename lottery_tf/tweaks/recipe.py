@@ -1,26 +1,24 @@
 """Recipes: how a ticket is retrained, as a list of tweaks."""
 
-import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.common.settings import describe, nearest, one_of, restore
+from lottery_tf.common.settings import describe, one_of, restore
 from lottery_tf.graph.compat import keras
 from lottery_tf.losses.cross_entropy import default_loss
 from lottery_tf.masks.wrapper import strip
-from lottery_tf.tweaks import TWEAKS, Tweak
-from lottery_tf.tweaks.tweak import put_on, taken_off
-
-# Recipes that have a name of their own; a tweak's name stands for that tweak alone.
-RECIPES: dict[str, tuple[str, ...]] = {
-    "vanilla": (),
-    # All of arXiv 2101.03255 (later called ToST, arXiv 2206.12755).
-    "tost": ("soft_activation", "ghost_skips", "rescaled_init", "label_smoothing"),
-}
+from lottery_tf.tweaks.settings import (
+    RECIPES,
+    check_parameters,
+    parameters_of,
+    parts_of,
+    tweak_names,
+)
+from lottery_tf.tweaks.table import TWEAKS
+from lottery_tf.tweaks.tweak import Tweak, put_on, taken_off
 
 
 class Recipe:
@@ -42,10 +40,9 @@ class Recipe:
 
     def __init__(self, tweaks: str | Sequence[Tweak], settings: Mapping[str, Any] | None = None):
         if settings:
-            _check_parameters(settings)
+            check_parameters(settings)
         if isinstance(tweaks, str):
-            names = [part for name in tweaks.split(",") for part in _tweak_names(name.strip())]
-            tweaks = [_create(name, settings or {}) for name in names]
+            tweaks = [_create(name, settings or {}) for name in parts_of(tweaks)]
         for tweak in tweaks:
             if not isinstance(tweak, Tweak):
                 raise UsageError(
@@ -77,11 +74,11 @@ class Recipe:
     def restore(cls, description: Mapping[str, Mapping[str, Any]]) -> "Recipe":
         """The recipe that ``describe`` described; a UsageError for a tweak that is not ours."""
         for name in description:
-            _tweak_names(name)
+            tweak_names(name)
         names = [name for name in description if name not in RECIPES]
         return cls([restore(TWEAKS[name], description[name]) for name in names])
 
-    def prepare(self, model: keras.Model, data=None) -> keras.Model:
+    def prepare(self, model: keras.Model, data: tf.data.Dataset | None = None) -> keras.Model:
         """The model to compile and train: ``model`` with every tweak on.
 
         Args:
@@ -155,51 +152,10 @@ class Recipe:
         return strip(taken_off(self.tweaks, model))
 
 
-@functools.cache
-def tweak_settings() -> type:
-    """A dataclass with the parameters of all tweaks, each named ``<tweak>_<parameter>``."""
-    return dataclasses.make_dataclass(
-        "TweakSettings",
-        [
-            (
-                f"{name}_{field.name}",
-                field.type,
-                dataclasses.field(default=field.default, metadata=field.metadata),
-            )
-            for name, kind in TWEAKS.items()
-            for field in dataclasses.fields(kind)
-        ],
-        frozen=True,
-        namespace={"__doc__": "Parameters of the tweaks."},
-    )
-
-
-def _check_parameters(settings: Mapping[str, Any]) -> None:
-    """Raises UsageError for a parameter that no tweak has."""
-    known = [field.name for field in dataclasses.fields(tweak_settings())]
-    for key in settings:
-        if key not in known:
-            raise UsageError(
-                f"Expected parameters such as {known[0]} for the recipe's tweaks; there is no "
-                f"'{key}'{nearest(key, known)}."
-            )
-
-
 def _name_of(tweak: Tweak) -> str:
     names = {kind: name for name, kind in TWEAKS.items()}
     return names.get(type(tweak), type(tweak).__name__)
 
 
-def _tweak_names(name: str) -> tuple[str, ...]:
-    if name in RECIPES:
-        return RECIPES[name]
-    if name in TWEAKS:
-        return (name,)
-    known = [*RECIPES, *TWEAKS]
-    raise UsageError(f"A recipe is made of {one_of(known)}, not '{name}'{nearest(name, known)}.")
-
-
 def _create(name: str, settings: Mapping[str, Any]) -> Tweak:
-    fields = dataclasses.fields(TWEAKS[name])
-    given = {f.name: settings[key] for f in fields if (key := f"{name}_{f.name}") in settings}
-    return TWEAKS[name](**given)
+    return TWEAKS[name](**parameters_of(name, settings))

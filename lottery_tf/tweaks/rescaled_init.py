@@ -4,7 +4,8 @@ import dataclasses
 import functools
 import math
 import statistics
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import tensorflow as tf
@@ -12,7 +13,6 @@ import tensorflow as tf
 from lottery_tf.common.devices import from_chief
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import log
-from lottery_tf.common.settings import check_choices, setting
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.copies import copy_layer
 from lottery_tf.graph.layers import check_graph, named_variables
@@ -20,15 +20,15 @@ from lottery_tf.graph.step_checks import step_checks
 from lottery_tf.losses.cross_entropy import default_loss
 from lottery_tf.losses.derivatives import batches_of, differentiable, is_offset, losses_of, reason
 from lottery_tf.masks.wrapper import masked_by_us, remake
+from lottery_tf.tweaks.settings import STEP_SIZES, RescaledInitSettings
 from lottery_tf.tweaks.tweak import Tweak
 from lottery_tf.tweaks.virtual_step import objective_of
 
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8  # of the Adam that learns the scales
-_STEP_SIZES = {"sgd": 0.1, "adam": 0.001}
 
 
 @dataclasses.dataclass(frozen=True)
-class RescaledInit(Tweak):
+class RescaledInit(RescaledInitSettings, Tweak):
     """Layer-wise re-scaled initialisation by GradInit (Zhu et al. 2021, arXiv 2102.08098).
 
     Each trainable tensor θ_l is multiplied by a learned scalar c_l. With θ_c the scaled weights,
@@ -55,41 +55,17 @@ class RescaledInit(Tweak):
 
     permanent: ClassVar[bool] = True
 
-    optimizer: str | None = setting(
-        None,
-        "whose first step is looked at; default: that of --optimizer, in a program sgd",
-        choices=tuple(_STEP_SIZES),
-    )
-    step_size: float | None = setting(
-        None, "η: length of that step (sgd, default 0.1), of each weight's (adam, default 0.001)"
-    )
-    max_norm: float = setting(1.0, "γ: bound of the gradient's norm")
-    learning_rate: float = setting(0.03, "of the Adam that learns the scales")
-    min_scale: float = setting(0.01, "lower bound of the scales of weights; that of biases is 0")
-    iterations: int = setting(60, "steps of the search, a training batch each")
-    clip: float = setting(1.0, "norm that the gradient by all scales is clipped to")
-    criterion: str | None = setting(None, "name of a Keras loss; the cross-entropy where not given")
-
-    def __post_init__(self):
-        check_choices(self)
-        for name in ("step_size", "max_norm", "learning_rate", "iterations", "clip"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise UsageError(f"Expected a {name} of RescaledInit above 0, not {value}.")
-        if not 0 <= self.min_scale <= 1:
-            raise UsageError(
-                "Expected a min_scale of RescaledInit in [0, 1], since all scales start at 1, not "
-                f"{self.min_scale}."
-            )
+    def __post_init__(self) -> None:
+        super().__post_init__()
         losses_of(self.criterion)
 
     def for_training_by(self, optimizer: str) -> "RescaledInit":
         """With an optimizer and a step size where none is given, sgd's or else adam's."""
         optimizer = self.optimizer or ("sgd" if optimizer == "sgd" else "adam")
-        step_size = self.step_size or _STEP_SIZES[optimizer]
+        step_size = self.step_size or STEP_SIZES[optimizer]
         return dataclasses.replace(self, optimizer=optimizer, step_size=step_size)
 
-    def attach(self, model):
+    def attach(self, model: keras.Model) -> None:
         trains = getattr(model, "optimizer", None)
         kind = type(getattr(trains, "inner_optimizer", trains)).__name__
         if trains is not None and self.optimizer is None and kind != "SGD":
@@ -98,7 +74,7 @@ class RescaledInit(Tweak):
                 'RescaledInit(optimizer="adam"), or "sgd" if that was meant.'
             )
 
-    def change(self, model, data=None):
+    def change(self, model: keras.Model, data: tf.data.Dataset | None = None) -> keras.Model:
         found = find_scales(model, data, self)
         chosen = from_chief(np.array(list(found.scales.values())))
         scales = dict(zip(found.scales, chosen.tolist(), strict=True))
@@ -110,7 +86,7 @@ class RescaledInit(Tweak):
                     variable.assign(variable * tf.constant(scales[name], variable.dtype))
         return copy
 
-    def learned(self):
+    def learned(self) -> dict[str, Any]:
         """The scales by the names of the variables; the ``loss`` and ``norm`` of ``Scales``."""
         return dict(self._learned)
 
@@ -179,9 +155,8 @@ def find_scales(
             local = model.distribute_strategy.experimental_local_results
             weights = [local(variable)[0] for variable in named.values()]
             sgd = settings.optimizer == "sgd"
-            objective = objective_of(
-                model, weights, loss, data.element_spec, sgd, settings.step_size
-            )
+            step_size = cast(float, settings.step_size)  # which for_training_by has set
+            objective = objective_of(model, weights, loss, data.element_spec, sgd, step_size)
             lowest = [0.0 if is_offset(name) else settings.min_scale for name in named]
             c, *found = _search(objective, stream, np.array(lowest), settings)
     except UsageError:
@@ -217,7 +192,12 @@ def _default_loss(model: keras.Model) -> keras.losses.Loss:
         ) from error
 
 
-def _search(objective, stream, lowest: np.ndarray, settings: RescaledInit):
+def _search(
+    objective: Callable[..., Any],
+    stream: Iterator[tuple[Any, Any]],
+    lowest: np.ndarray,
+    settings: RescaledInit,
+) -> tuple[Any, ...]:
     """Projected Adam on c; returns c [n] and the other fields of ``Scales`` in their order."""
     c, losses, norms = np.ones(len(lowest)), [], []
     moments, counts = np.zeros((2, 2, len(c))), [0, 0]  # [objective, first or second, n]
@@ -234,7 +214,9 @@ def _search(objective, stream, lowest: np.ndarray, settings: RescaledInit):
             )
         losses.append(float(loss))
         norms.append(float(norm))
-        gradient = gradient * min(1.0, settings.clip / max(np.linalg.norm(gradient), _EPSILON))
+        gradient = gradient * min(
+            1.0, settings.clip / max(float(np.linalg.norm(gradient)), _EPSILON)
+        )
         which = int(norm > settings.max_norm)
         counts[which] += 1
         mean, square = moments[which]  # views

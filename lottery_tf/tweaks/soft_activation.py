@@ -2,16 +2,16 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import tensorflow as tf
 
-from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import counted, log, some
-from lottery_tf.common.settings import setting
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.copies import copy_layer
 from lottery_tf.masks.wrapper import remake
 from lottery_tf.tweaks.fade import FadingLayer, FadingTweak
+from lottery_tf.tweaks.settings import SoftActivationSettings
 
 _layers = keras.layers
 _RELU = (keras.activations.relu, tf.nn.relu)
@@ -50,11 +50,11 @@ class SoftReLU(FadingLayer):
         self,
         unit: str = "pswish",
         cap: float | None = None,
-        replaced=None,
+        replaced: Any = None,
         start: float = 1.0,
         end: float = 10.0,
         curve: str = "linear",
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(start, end, curve, autocast=False, **kwargs)
         self.supports_masking = True
@@ -64,7 +64,8 @@ class SoftReLU(FadingLayer):
             isinstance(replaced, dict) and replaced["class_name"] == "TFOpLambda"
         )
 
-    def call(self, features, name=None):  # as tf.nn.relu, whose place it may take in a graph
+    # As tf.nn.relu, whose place it may take in a graph.
+    def call(self, features: tf.Tensor, name: str | None = None) -> tf.Tensor:
         value = tf.cast(self.value(), features.dtype)
         output = tf.cond(
             self.is_over(),
@@ -74,7 +75,7 @@ class SoftReLU(FadingLayer):
         output.set_shape(features.shape)
         return output if self.cap is None else tf.minimum(output, tf.cast(self.cap, output.dtype))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         own = {"unit": self.unit, "cap": self.cap, "replaced": self.replaced}
         return {**super().get_config(), **own}
 
@@ -83,11 +84,11 @@ class SoftReLU(FadingLayer):
 keras.utils.get_custom_objects()["SoftReLU"] = SoftReLU
 
 
-def _pswish(x, beta):
+def _pswish(x: tf.Tensor, beta: tf.Tensor) -> tf.Tensor:
     return x * tf.sigmoid(beta * x)
 
 
-def _mish(x, blend):
+def _mish(x: tf.Tensor, blend: tf.Tensor) -> tf.Tensor:
     return (1 - blend) * x * tf.tanh(tf.math.softplus(x)) + blend * tf.nn.relu(x)
 
 
@@ -95,7 +96,7 @@ _UNITS = {"pswish": _pswish, "mish": _mish}
 
 
 @dataclasses.dataclass(frozen=True)
-class SoftActivation(FadingTweak):
+class SoftActivation(SoftActivationSettings, FadingTweak):
     """Smooth activations (PSwish, Mish) that turn into ReLU, in the place of every ReLU.
 
     A ticket has few paths; a smooth, non-monotonic unit passes gradient for small negative inputs
@@ -107,34 +108,18 @@ class SoftActivation(FadingTweak):
     ``tf.nn.relu``, in nested models too; one line is logged of what it left.
     """
 
-    unit: str = setting("pswish", "the smooth unit", choices=_UNITS)
-    beta_start: float = setting(1.0, "PSwish's β at the first step, above 0; 1 is Swish")
-    beta_end: float = setting(10.0, "PSwish's β at the end of its share, before it is ReLU")
-
     layer_class = SoftReLU
 
-    def __post_init__(self):
-        super().__post_init__()
-        if not all(0 < beta < math.inf for beta in (self.beta_start, self.beta_end)):
-            raise UsageError(
-                "Expected SoftActivation's beta_start and beta_end above 0, not "
-                f"{self.beta_start} and {self.beta_end}: x·σ(βx) is ReLU for large β."
-            )
-        if self.unit == "mish" and self.curve == "exponential":
-            raise UsageError(
-                "Expected a linear or cosine curve for SoftActivation with mish, whose blend "
-                "starts at 0, not an exponential one."
-            )
-
     @property
-    def value_name(self):
+    def value_name(self) -> str:
         return "soft_activation_" + ("beta" if self.unit == "pswish" else "blend")
 
-    def change(self, model, data=None):
+    def change(self, model: keras.Model, data: tf.data.Dataset | None = None) -> keras.Model:
         self.check_fresh(model)
-        found, left = [], []
+        found: list[str] = []
+        left: list[str] = []
 
-        def change(layer):
+        def change(layer: keras.layers.Layer) -> keras.layers.Layer:
             copy = self._softened(layer)
             if copy is not None:
                 found.append(layer.name)
@@ -151,8 +136,8 @@ class SoftActivation(FadingTweak):
         )
         return changed
 
-    def restore(self, model):
-        def change(layer):
+    def restore(self, model: keras.Model) -> keras.Model:
+        def change(layer: keras.layers.Layer) -> keras.layers.Layer:
             if isinstance(layer, SoftReLU):
                 return _layers.deserialize(layer.replaced)
             if isinstance(getattr(layer, "activation", None), SoftReLU):
@@ -161,7 +146,7 @@ class SoftActivation(FadingTweak):
 
         return remake(model, change) if self.layers(model) else model
 
-    def _softened(self, layer):
+    def _softened(self, layer: keras.layers.Layer) -> keras.layers.Layer | None:
         """A copy of ``layer`` with the soft unit in the place of its ReLU; None if it has none."""
         cap = _cap(layer)
         if cap is not None:
@@ -173,13 +158,13 @@ class SoftActivation(FadingTweak):
         copy.activation = self._unit(cap, layer.get_config()["activation"])
         return copy
 
-    def _unit(self, cap, replaced, **kwargs):
+    def _unit(self, cap: float, replaced: Any, **kwargs: Any) -> SoftReLU:
         start, end = (self.beta_start, self.beta_end) if self.unit == "pswish" else (0.0, 1.0)
-        cap = None if cap == math.inf else cap
-        return SoftReLU(self.unit, cap, replaced, start, end, self.curve, **kwargs)
+        highest = None if cap == math.inf else cap
+        return SoftReLU(self.unit, highest, replaced, start, end, self.curve, **kwargs)
 
 
-def _left(layer) -> str | None:
+def _left(layer: keras.layers.Layer) -> str | None:
     """What in a layer without ReLU may rectify, its class or activation; None if nothing may."""
     known = type(layer).__module__.startswith(("tf_keras.", "lottery_tf."))
     function = getattr(layer, "symbol", None) in _LEFT_FUNCTIONS
@@ -191,7 +176,7 @@ def _left(layer) -> str | None:
     return None if smooth else name
 
 
-def _cap(unit) -> float | None:
+def _cap(unit: Any) -> float | None:
     """The largest value of a ReLU, given as a layer or a function; None if it is something else."""
     symbol = getattr(unit, "symbol", None)
     if unit in _RELU or symbol == "nn.relu":

@@ -4,11 +4,10 @@ import dataclasses
 
 import tensorflow as tf
 
-from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import log
-from lottery_tf.common.settings import setting
 from lottery_tf.graph.compat import keras
 from lottery_tf.losses.cross_entropy import changed
+from lottery_tf.tweaks.settings import LabelSmoothingSettings
 from lottery_tf.tweaks.tweak import Tweak
 
 
@@ -25,26 +24,17 @@ def warn_of_another_loss(model: keras.Model, parameter: str, what: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class LabelSmoothing(Tweak):
+class LabelSmoothing(LabelSmoothingSettings, Tweak):
     """Label smoothing (Szegedy et al. 2016, arXiv 1512.00567), in training only.
 
     Raises:
       UsageError: if ``epsilon`` is outside [0, 1).
     """
 
-    epsilon: float = setting(0.1, "share of the target that goes to the other classes, in [0, 1)")
-
-    def __post_init__(self):
-        if not 0 <= self.epsilon < 1:
-            raise UsageError(
-                f"Expected a label smoothing epsilon in [0, 1), the share of the target that goes "
-                f"to the other classes, not {self.epsilon}."
-            )
-
-    def attach(self, model):
+    def attach(self, model: keras.Model) -> None:
         if self.epsilon:
             warn_of_another_loss(model, "label_smoothing", "label_smoothing")
 
-    def loss(self, loss=None):
+    def loss(self, loss: keras.losses.Loss | None = None) -> keras.losses.Loss:
         purpose = "to smooth the labels of"
         return changed(loss, purpose, "label smoothing", label_smoothing=self.epsilon)

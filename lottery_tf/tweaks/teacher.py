@@ -31,7 +31,10 @@ class ModelName(str):
       sha256: of the weights, as they were when the text was made.
     """
 
-    def __new__(cls, model: keras.Model):
+    model: keras.Model
+    sha256: str
+
+    def __new__(cls, model: keras.Model) -> "ModelName":
         digest = hashlib.sha256()
         for array in model.get_weights():
             digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
@@ -41,7 +44,7 @@ class ModelName(str):
         text.model, text.sha256 = model, digest.hexdigest()
         return text
 
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: dict[int, Any]) -> str:
         return str(self)
 
 
@@ -87,10 +90,10 @@ class Teacher:
 
     name: str
     outputs: Callable[[Any], Any]
-    inputs: Sequence | None
+    inputs: Sequence[Any] | None
     kind: Outputs = Outputs.UNKNOWN
 
-    def logits(self, x) -> tf.Tensor:
+    def logits(self, x: Any) -> tf.Tensor:
         """Logits [batch, C] of the inputs ``x``, float32 or wider, without gradient."""
         (outputs,) = tf.nest.flatten(self.outputs(x))
         # Behind what float16 can say of a probability there is nothing to take the logarithm of.
@@ -203,20 +206,20 @@ def _of_signature(path: Path, allow_code: bool) -> Teacher:
     signature = loaded.signatures["serving_default"]
     specs = signature.structured_input_signature[1]
 
-    def outputs(x, loaded=loaded):  # which holds the variables
+    def outputs(x: Any, loaded: Any = loaded) -> dict[str, tf.Tensor]:  # it holds the variables
         tensors = x if isinstance(x, dict) else dict(zip(specs, tf.nest.flatten(x), strict=True))
         return signature(**{name: tf.cast(tensors[name], specs[name].dtype) for name in specs})
 
     return Teacher(f"the SavedModel in {path}", outputs, list(specs.values()))
 
 
-def _same_kind(one, other) -> bool:
+def _same_kind(one: Any, other: Any) -> bool:
     """Whether two inputs have one shape but for the batch, and both are numbers with a fraction or
     neither: Keras would cast normalised pixels to integers without a word."""
     shapes = one.shape[1:].is_compatible_with(other.shape[1:])
     return shapes and one.dtype.is_floating == other.dtype.is_floating
 
 
-def _shapes(tensors: Sequence) -> str:
+def _shapes(tensors: Sequence[Any]) -> str:
     """Shapes without the batch and dtypes."""
     return " and ".join(f"{tuple(each.shape[1:])} {each.dtype.name}" for each in tensors)

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import tensorflow as tf
+
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import check_graph
@@ -23,11 +25,11 @@ class Tweak:
     # Whether what ``change`` does is in the finished model; then it comes before what fades.
     permanent: ClassVar[bool] = False
 
-    def prepare(self, model: keras.Model, data=None) -> keras.Model:
+    def prepare(self, model: keras.Model, data: tf.data.Dataset | None = None) -> keras.Model:
         """The model to train with this tweak on; ``Recipe.prepare`` does it for several."""
         return put_on([self], model, data)
 
-    def change(self, model: keras.Model, data=None) -> keras.Model:
+    def change(self, model: keras.Model, data: tf.data.Dataset | None = None) -> keras.Model:
         """``model`` itself, or a changed copy of it.
 
         Args:
@@ -95,7 +97,9 @@ class Tweak:
             )
 
 
-def put_on(tweaks: Sequence[Tweak], model: keras.Model, data=None) -> keras.Model:
+def put_on(
+    tweaks: Sequence[Tweak], model: keras.Model, data: tf.data.Dataset | None = None
+) -> keras.Model:
     """The model to train with all of ``tweaks`` on, as ``Recipe.prepare`` has it.
 
     Raises:
@@ -129,7 +133,7 @@ class Attach(keras.callbacks.Callback):
         super().__init__()
         self.tweak = tweak
 
-    def set_model(self, model):
+    def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
         before = model.train_step, model.test_step
         self.tweak.attach(model)

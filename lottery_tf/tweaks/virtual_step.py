@@ -1,13 +1,23 @@
 """The loss after one virtual step of training, and its derivative by a scale of each tensor."""
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
+from lottery_tf.graph.compat import keras
 from lottery_tf.losses.derivatives import mean_loss
 
 
-def objective_of(model, weights, loss, spec, sgd: bool, step_size: float):
+def objective_of(
+    model: keras.Model,
+    weights: Sequence[tf.Variable],
+    loss: Any,
+    spec: Any,
+    sgd: bool,
+    step_size: float,
+) -> Callable[..., tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
     """(c [n], B, next batch, γ) → loss after the virtual step, norm, derivative by c [n]; float64.
 
     The variables hold θ_c, so that any layer will do: c enters as θ_l = c_l·θ0_l and in no other
@@ -23,22 +33,26 @@ def objective_of(model, weights, loss, spec, sgd: bool, step_size: float):
     eta = tf.constant(step_size, tf.float64)
     scalar, vector = tf.TensorSpec([], tf.float64), tf.TensorSpec([len(starts)], tf.float64)
 
-    def assign(values):
+    def assign(values: Sequence[tf.Tensor]) -> None:
         for weight, value in zip(weights, values, strict=True):
             weight.assign(value)
 
-    def plus(one, factor, other):
+    def plus(
+        one: Sequence[tf.Tensor], factor: tf.Tensor, other: Sequence[tf.Tensor]
+    ) -> list[tf.Tensor]:
         pairs = zip(one, other, strict=True)
         return [a + tf.cast(factor, a.dtype) * b for a, b in pairs]
 
-    def loss_and_gradient(x, y):
+    def loss_and_gradient(x: Any, y: Any) -> tuple[tf.Tensor, list[tf.Tensor]]:
         with tf.GradientTape() as tape:
             value = mean_loss(loss, y, model(x, training=True), model.output_names)
         found = tape.gradient(value, weights, unconnected_gradients="zero")
         return tf.cast(value, tf.float64), [tf.convert_to_tensor(each) for each in found]
 
     @tf.function(input_signature=[vector, spec, spec, scalar])
-    def objective(c, batch, following, bound):
+    def objective(
+        c: tf.Tensor, batch: Any, following: Any, bound: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         theta = [s * tf.cast(each, s.dtype) for s, each in zip(starts, tf.unstack(c), strict=True)]
         assign(theta)
         with tf.GradientTape() as tape:
@@ -47,17 +61,17 @@ def objective_of(model, weights, loss, spec, sgd: bool, step_size: float):
         u = [tf.math.divide_no_nan(each, tf.cast(norm, each.dtype)) for each in g]
         zeros = [tf.zeros_like(each) for each in g]
 
-        def norm_itself():
+        def norm_itself() -> tuple[tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
             return tf.constant(math.nan, tf.float64), zeros, u
 
-        def virtual_step():
+        def virtual_step() -> tuple[tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
             assign(plus(theta, -eta, u if sgd else [tf.sign(each) for each in g]))
             value, v = loss_and_gradient(*_overlapping(batch, following))
             assign(theta)
             across = plus(v, -tf.reduce_sum(_inner(u, v)), u)
             return value, v, plus(zeros, tf.math.divide_no_nan(-eta, norm), across)
 
-        def through_gradient():
+        def through_gradient() -> tf.Tensor:
             return _inner(tape.gradient(g, weights, by, unconnected_gradients="zero"), starts)
 
         value, direct, by = tf.cond(norm > bound, norm_itself, virtual_step)
@@ -70,16 +84,16 @@ def objective_of(model, weights, loss, spec, sgd: bool, step_size: float):
     return objective
 
 
-def _inner(one: list, other: list) -> tf.Tensor:
+def _inner(one: Sequence[tf.Tensor], other: Sequence[tf.Tensor]) -> tf.Tensor:
     """⟨one_l, other_l⟩ of each pair of tensors. float64 [n]."""
     wide = ([tf.cast(a, tf.float64) for a in pair] for pair in zip(one, other, strict=True))
     return tf.stack([tf.reduce_sum(a * b) for a, b in wide])
 
 
-def _overlapping(batch, following):
+def _overlapping(batch: Any, following: Any) -> Any:
     """B̃: the first half of ``batch`` and the second half of ``following``."""
 
-    def join(one, other):
+    def join(one: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
         return tf.concat([one[: tf.shape(one)[0] // 2], other[tf.shape(other)[0] // 2 :]], 0)
 
     return tf.nest.map_structure(join, batch, following)

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lottery_tf.cli import main as main_module
-from lottery_tf.cli.main import COMMANDS, main
+from lottery_tf.cli.main import COMMANDS, Command, main
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.settings import setting
 
@@ -25,8 +26,6 @@ class Oven:
 class Bake:
     """A stand-in for a command's module."""
 
-    SETTINGS = (Oven,)
-
     def __init__(self):
         self.baked = []
         self.error = None
@@ -41,7 +40,9 @@ class Bake:
 def bake(monkeypatch):
     command = Bake()
     monkeypatch.setitem(sys.modules, "fake_bake", command)
-    monkeypatch.setattr(main_module, "COMMANDS", {"bake": ("fake_bake", "bakes cakes")})
+    monkeypatch.setattr(
+        main_module, "COMMANDS", {"bake": Command("fake_bake", "bakes cakes", (Oven,))}
+    )
     return command
 
 
@@ -57,15 +58,20 @@ def test_the_words_of_the_process_are_the_default(bake, monkeypatch):
     assert bake.baked == [(Oven(3), [])]
 
 
-def test_positional_arguments_where_the_command_takes_them(bake):
-    bake.POSITIONAL = "CAKE"
+def takes_cakes(monkeypatch):
+    command = Command("fake_bake", "bakes cakes", (Oven,), "CAKE")
+    monkeypatch.setattr(main_module, "COMMANDS", {"bake": command})
+
+
+def test_positional_arguments_where_the_command_takes_them(bake, monkeypatch):
+    takes_cakes(monkeypatch)
     assert main(["bake", "lemon", "--heat=3"]) == 0
     assert bake.baked == [(Oven(3), ["lemon"])]
 
 
 @pytest.mark.parametrize("words", [["--help"], ["-h"], ["--heat=3", "--help"], ["--haet", "-h"]])
-def test_help_of_a_command_runs_nothing(bake, capfd, words):
-    bake.POSITIONAL = "CAKE"
+def test_help_of_a_command_runs_nothing(bake, capfd, words, monkeypatch):
+    takes_cakes(monkeypatch)
     assert main(["bake", *words]) == 0
     out, err = capfd.readouterr()
     assert out.startswith("bake: bakes cakes\n\nusage: lottery-tf bake [--name=value ...] CAKE\n")
@@ -111,7 +117,7 @@ def test_ctrl_c_gives_130_and_says_how_to_go_on(bake, capfd):
 
 
 def test_a_module_that_cannot_be_imported_is_no_mistake_of_the_user(monkeypatch, capfd):
-    monkeypatch.setattr(main_module, "COMMANDS", {"bake": ("no_such_module", "bakes")})
+    monkeypatch.setattr(main_module, "COMMANDS", {"bake": Command("no_such_module", "bakes", ())})
     assert main(["bake"]) == 1
     assert "ModuleNotFoundError" in capfd.readouterr().err
 
@@ -130,9 +136,9 @@ def test_the_overview(capfd):
     assert main(["--help"]) == 0
     out, err = capfd.readouterr()
     assert err == ""
-    for name, (module, summary) in COMMANDS.items():
-        assert module == f"lottery_tf.cli.{name}"
-        assert any(line.split() == [name, *summary.split()] for line in out.splitlines())
+    for name, command in COMMANDS.items():
+        assert command.module == f"lottery_tf.cli.{name}"
+        assert any(line.split() == [name, *command.summary.split()] for line in out.splitlines())
     assert max(map(len, out.splitlines())) <= 90
     assert main([]) == 2
     assert capfd.readouterr() == ("", out)
@@ -170,7 +176,7 @@ def test_what_needs_no_tensorflow_does_not_import_it(argv, code):
 import sys
 from lottery_tf.cli.main import main
 code = main({argv})
-heavy = {{"tensorflow", "tf_keras", "tensorflow_model_optimization", "numpy"}} & set(sys.modules)
+heavy = {{"tensorflow", "tf_keras", "tensorflow_model_optimization"}} & set(sys.modules)
 assert not heavy, heavy
 sys.exit(code)
 """
@@ -189,11 +195,11 @@ def test_python_m_lottery_tf_gives_the_exit_code():
 
 def command(folder, text):
     """A fake command module and a script that runs it as `lottery-tf fake`."""
-    (folder / "fake.py").write_text("import os, sys\nSETTINGS = ()\n" + textwrap.dedent(text))
+    (folder / "fake.py").write_text("import os, sys\n" + textwrap.dedent(text))
     (folder / "script.py").write_text(
         "import sys\n"
         "from lottery_tf.cli import main\n"
-        "main.COMMANDS['fake'] = ('fake', 'a fake')\n"
+        "main.COMMANDS['fake'] = main.Command('fake', 'a fake', ())\n"
         "sys.exit(main.main(['fake', *sys.argv[1:]]))\n"
     )
     return folder / "script.py"
@@ -282,3 +288,35 @@ def test_tensorflow_starts_without_a_word(tmp_path):
     """
     done = python(str(command(tmp_path, text)), folder=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "2 4\n", "")
+
+
+COMMAND_LINES = [
+    *([name, "--help"] for name in COMMANDS),
+    ["find", "--rounds=1", "--model=resnet21"],
+    ["find", "--sparsity=2", "--out=x"],
+    ["find"],
+    ["retrain", "--ticket=T", "--recipe=label_smothing", "--out=x"],
+    ["retrain", "--ticket=T", "--recipe=tost", "--ghost_skips_share=3", "--out=x"],
+    ["retrain", "--out=x"],
+    ["sweep", "--processes=0", "--out=x"],
+    ["export", "--out=x"],
+    ["evaluate"],
+    ["quickstart", "--seeds="],
+]
+
+
+def test_help_and_mistakes_do_without_tensorflow(tmp_path):
+    """And without what else takes seconds to import, all in one process."""
+    script = (
+        "import json, sys\n"
+        "from lottery_tf.cli.main import main\n"
+        "codes = [main(words) for words in json.loads(sys.argv[1])]\n"
+        "slow = {'tensorflow', 'tf_keras', 'tensorflow_datasets', 'tensorflow_model_optimization',"
+        " 'matplotlib', 'pandas', 'ray', 'sklearn', 'scipy'}\n"
+        "print(json.dumps([codes, sorted(slow & {*sys.modules})]))\n"
+    )
+    done = python("-c", script, json.dumps(COMMAND_LINES), folder=tmp_path)
+    codes, slow = json.loads(done.stdout.splitlines()[-1])
+    assert codes == [0] * len(COMMANDS) + [2] * (len(COMMAND_LINES) - len(COMMANDS)), done.stderr
+    assert slow == []
+    assert not list(tmp_path.iterdir())

@@ -6,13 +6,16 @@ one is a module and a line in METHODS.
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lottery_tf.finding.scores import grasp, magnitude, random, snip, synflow
-from lottery_tf.finding.scores.network import Network
 
-__all__ = ["METHODS", "Method", "Network"]
+if TYPE_CHECKING:
+    from lottery_tf.finding.scores.network import Network
+
+__all__ = ["METHODS", "Method"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Method:
       looks_at_data: whether its score reads the network's batches.
     """
 
-    score: Callable[[Network], Mapping[str, np.ndarray]]
+    score: Callable[["Network"], Mapping[str, np.ndarray]]
     rounds: int = 1
     scope: str | None = None
     looks_at_data: bool = False

@@ -1,13 +1,16 @@
 """GraSP: what keeps the gradient flowing (Wang, Zhang & Grosse 2020, arXiv 2002.07376)."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from lottery_tf.finding.scores.network import Network
+if TYPE_CHECKING:
+    from lottery_tf.finding.scores.network import Network
 
 TEMPERATURE = 200.0
 
 
-def score(network: Network) -> dict[str, np.ndarray]:
+def score(network: "Network") -> dict[str, np.ndarray]:
     """w ⊙ H g, with g = ∂L/∂w and H the Hessian of L by the prunable weights.
 
     To first order the gradient's square norm falls by twice the score when a weight is removed, so

@@ -1,7 +1,7 @@
 """A network as the scores look at it: its weights, and the derivatives of its loss by them."""
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -54,7 +54,7 @@ class Network:
         self.weights = {name: local(named[name])[0] for name in get_masks(self.model)}
         self.random = np.random.default_rng(seed)
         self.data, self.loss, self.count = data, loss, batches
-        self._made: dict[Callable, Any] = {}
+        self._made: dict[Callable[[Network], Any], Any] = {}
 
     def values(self) -> dict[str, np.ndarray]:
         """The weights; those pruned are 0."""
@@ -95,7 +95,8 @@ class _Derivatives:
 
     def __init__(self, network: Network):
         self.model, self.weights = network.model, network.weights
-        data, count = network.data, network.count
+        data: tf.data.Dataset = network.data  # batches_of refuses None
+        count = network.count
         stream = batches_of(data, "the scores of the weights", again=False)
         with step_checks():
             self.batches = list(itertools.islice(stream, count))
@@ -106,7 +107,7 @@ class _Derivatives:
         self.gradient = tf.function(self._gradient, signature)
         self.hessian_product = tf.function(self._hessian_product, [*signature, vector])
 
-    def _gradient(self, batch, temperature):
+    def _gradient(self, batch: tuple[Any, Any], temperature: tf.Tensor) -> list[tf.Tensor]:
         x, y = batch
         weights = list(self.weights.values())
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -117,16 +118,18 @@ class _Derivatives:
         found = tape.gradient(loss, weights, unconnected_gradients="zero")
         return [tf.convert_to_tensor(each) for each in found]
 
-    def _hessian_product(self, batch, temperature, vector):
+    def _hessian_product(
+        self, batch: tuple[Any, Any], temperature: tf.Tensor, vector: Sequence[tf.Tensor]
+    ) -> list[tf.Tensor]:
         weights = list(self.weights.values())
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
             gradient = self._gradient(batch, temperature)
         return tape.gradient(gradient, weights, vector, unconnected_gradients="zero")
 
-    def mean(self, which: str, *args) -> dict[str, np.ndarray]:
+    def mean(self, which: str, *args: Any) -> dict[str, np.ndarray]:
         """The mean over all examples of a derivative of each batch."""
-        sums, examples = [0.0] * len(self.weights), 0
+        sums, examples = [np.zeros(())] * len(self.weights), 0
         compute = getattr(self, which)
         try:
             for batch in self.batches:
@@ -146,7 +149,7 @@ class _Derivatives:
         return {n: total / examples for n, total in zip(self.weights, sums, strict=True)}
 
 
-def _divided(loss, temperature):
+def _divided(loss: Any, temperature: tf.Tensor) -> Any:
     """``loss`` with the logits divided by ``temperature``, if it is a cross-entropy."""
     cross_entropy = loss and as_cross_entropy(loss)
     if cross_entropy is None:
@@ -154,7 +157,7 @@ def _divided(loss, temperature):
 
     on_logits = CrossEntropy.from_config({**cross_entropy.get_config(), "from_logits": True})
 
-    def divided(labels, outputs):
+    def divided(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
         logits = outputs
         if not cross_entropy.from_logits:
             logits = logits_of(outputs, keras.backend.epsilon())

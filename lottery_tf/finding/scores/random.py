@@ -4,11 +4,14 @@ With ERK's budgets (Evci et al. 2020, arXiv 1911.11134) they give the random mas
 training from scratch begins with.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from lottery_tf.finding.scores.network import Network
+if TYPE_CHECKING:
+    from lottery_tf.finding.scores.network import Network
 
 
-def score(network: Network) -> dict[str, np.ndarray]:
+def score(network: "Network") -> dict[str, np.ndarray]:
     """Numbers drawn uniformly from [0, 1) by the network's generator."""
     return {name: network.random.random(value.shape) for name, value in network.values().items()}

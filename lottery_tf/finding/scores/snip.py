@@ -4,12 +4,15 @@ In several rounds it is iterative SNIP (de Jorge et al. 2021, arXiv 2006.09081; 
 2020, arXiv 2006.00896), which rates a connection among those that stay.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from lottery_tf.finding.scores.network import Network
+if TYPE_CHECKING:
+    from lottery_tf.finding.scores.network import Network
 
 
-def score(network: Network) -> dict[str, np.ndarray]:
+def score(network: "Network") -> dict[str, np.ndarray]:
     """|w ⊙ ∂L/∂w|, with L the mean loss over all batches."""
     gradient = network.gradient()
     return {name: np.abs(value * gradient[name]) for name, value in network.values().items()}

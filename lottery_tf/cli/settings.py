@@ -1,0 +1,280 @@
+"""What each command is told: the dataclasses whose fields are its flags.
+
+Apart from what the commands do, so that a command line is read, and what is wrong with it said,
+before TensorFlow is imported.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from lottery_tf.cli.flags import Parsed
+from lottery_tf.common.device_settings import DeviceSettings
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.settings import check_choices, one_of, setting
+from lottery_tf.data.settings import DataSettings
+from lottery_tf.exporting.settings import FORMATS, MAX_DIFFERENCE
+from lottery_tf.finding.settings import FindingSettings
+from lottery_tf.graph.settings import CodeSettings
+from lottery_tf.inspecting.settings import SUFFIXES
+from lottery_tf.masks.settings import PrunableSettings
+from lottery_tf.runs.settings import BoardSettings, Experiment
+from lottery_tf.tweaks.settings import PARAMETERS, RECIPES, parameters_of, parts_of, tweak_settings
+
+TweakSettings = tweak_settings()
+ENGINES = ("local", "ray")
+
+
+@dataclasses.dataclass(frozen=True)
+class OutSettings:
+    """Where the run is written."""
+
+    out: str | None = setting(None, "folder of the run; an interrupted run of it goes on")
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder; a UsageError where none was given."""
+        if not self.out:
+            raise UsageError("Expected --out=DIR, the folder to write to; none was given.")
+        return Path(self.out)
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrainSettings:
+    """What to retrain, and how."""
+
+    ticket: str | None = setting(None, "folder of the ticket, RUN/tickets/round_NN of a find run")
+    recipe: str = setting(
+        "vanilla", f"{one_of([*RECIPES, *PARAMETERS])}; several tweaks separated by commas"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ControlSettings:
+    """The control."""
+
+    reinit: bool = setting(False, "train the ticket's mask from new initial weights of --seed")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportSettings:
+    """What to export."""
+
+    run: str | None = setting(None, "folder of the retrain run whose finished model is exported")
+    formats: tuple[str, ...] = setting(
+        ("saved_model",), f"formats to write, among {one_of(FORMATS)}"
+    )
+    tolerance: float = setting(
+        MAX_DIFFERENCE, "largest difference to the model's outputs on the test images"
+    )
+    data_dir: str | None = setting(
+        None, "where the run's dataset lies now; default: where it lay for the run"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateSettings:
+    """What to measure."""
+
+    run: str | None = setting(None, "folder of a retrain run; its own dataset is the default")
+    model: str | None = setting(None, "folder of a SavedModel")
+    split: str = setting("test", "examples to measure on", choices=("train", "dev", "test"))
+
+
+@dataclasses.dataclass(frozen=True)
+class InspectSettings:
+    """What to show."""
+
+    compare: str | None = setting(
+        None, "folder of a ticket of the same network: the overlap of the two masks"
+    )
+    plot: str | None = setting(None, f"file for the same as a picture, {one_of(SUFFIXES)}")
+    json: str | None = setting(None, "file for the same numbers as JSON")
+
+    def __post_init__(self) -> None:
+        if self.plot and Path(self.plot).suffix.lower() not in SUFFIXES:
+            raise UsageError(f"--plot takes a file {one_of(SUFFIXES)}, not '{self.plot}'.")
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportSettings:
+    """What to write, and how to compare."""
+
+    out: str | None = setting(
+        None,
+        "FILE.html, or a folder for report.html: the page; tables and figures go to a folder "
+        "beside it, named as the page without .html. Without it the table is only shown",
+    )
+    tune: tuple[str, ...] = setting(
+        ("learning_rate",),
+        "settings of which each recipe, vanilla too, has the values of the best mean dev accuracy, "
+        "in a table of its own; --tune= for none",
+    )
+    tune_seeds: tuple[str, ...] = setting(
+        (),
+        "the seeds whose dev accuracies choose them; default: those that ran with every value, as "
+        "sweep's --tune_seeds do; where none did, all",
+    )
+    baseline: str = setting("vanilla", "the recipe over which the others' gains are")
+    flops: bool = setting(True, "count the tickets' FLOPs, for which TensorFlow has to start")
+
+    @property
+    def page(self) -> Path | None:
+        """The page's file."""
+        if not self.out:
+            return None
+        out = Path(self.out)
+        return out if out.suffix.lower() == ".html" else out / "report.html"
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepSettings:
+    """Where the trials run."""
+
+    engine: str = setting("local", "processes of this machine, or a Ray cluster", choices=ENGINES)
+    processes: int | None = setting(
+        None,
+        "local: how many trials at a time, each with its share of the cores; default: one a "
+        "core, or as many as the GPUs serve",
+    )
+    gpus_per_trial: float | None = setting(
+        None, "0.5 lets two trials share a GPU, 0 uses none; default: 1 where there are any"
+    )
+    cpus_per_trial: float = setting(1, "ray: cores of a node that a trial takes")
+    ray_address: str | None = setting(
+        None, "ray: of the cluster, auto for that of this machine; default: one is started here"
+    )
+    retries: int = setting(1, "how often a trial that failed is tried again")
+    measure: bool = setting(
+        True,
+        "with --tune: choose when all have run, and measure the best values on the test images "
+        "(extra [report]); --nomeasure leaves that to a later command, as where parts of a grid "
+        "run by themselves",
+    )
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        for name, least in (("processes", 1), ("gpus_per_trial", 0), ("retries", 0)):
+            if (value := getattr(self, name)) is not None and value < least:
+                raise UsageError(f"Expected --{name} of {least} or more, not {value}.")
+        if self.cpus_per_trial <= 0:
+            raise UsageError(f"Expected --cpus_per_trial above 0, not {self.cpus_per_trial}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class GridSettings:
+    """The grid: everything in the one is combined with everything in the others."""
+
+    grid: str | None = setting(
+        None,
+        "a YAML file with these flags and those of find and retrain that say what is run, not "
+        "where; what the command line says wins",
+    )
+    cells: tuple[str, ...] = setting((), "those of the file's cells to run; default: all")
+    recipes: tuple[str, ...] = setting(
+        ("vanilla",), "what the tickets are retrained by; + joins tweaks, as in tost+distillation"
+    )
+    seeds: tuple[str, ...] = setting(
+        (), "each is both --seed and --data_seed; default: those two as they are"
+    )
+    methods: tuple[str, ...] = setting((), "of finding the masks; default: --method")
+    sparsities: tuple[str, ...] = setting(
+        (),
+        "of the tickets; of imp those of the nearest rounds, which other methods beside it are "
+        "pruned to as well; default: the ticket that --rounds or --sparsity ends on",
+    )
+    vary: tuple[str, ...] = setting(
+        (), "any flags and their values, as in width:8,16,augment:True,False"
+    )
+    tune: tuple[str, ...] = setting(
+        (),
+        "flags of the retraining alone and their values, as in learning_rate:0.1,0.2,0.4; each "
+        "recipe, vanilla too, has the best on dev images, and only that is tested",
+    )
+    tune_seeds: tuple[str, ...] = setting(
+        (),
+        "those of --seeds that run with all values of --tune; the others run with the chosen ones "
+        "alone; default: all",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class QuickstartSettings:
+    """The whole way on scikit-learn's digits."""
+
+    out: str = setting("runs/quickstart", "folder to write to; an interrupted run of it goes on")
+    seeds: tuple[str, ...] = setting(
+        ("0", "1", "2"), "seeds; each has its own initial weights, dev split and tickets"
+    )
+
+    def __post_init__(self) -> None:
+        good = all(seed.isdecimal() and int(seed) < 2**32 for seed in self.seeds)
+        if not (self.seeds and good and len(set(self.seeds)) == len(self.seeds)):
+            raise UsageError(
+                "Expected --seeds to be different whole numbers from 0 to 2**32 - 1, like 0,1,2, "
+                f"not '{','.join(self.seeds)}'."
+            )
+
+
+# Of retrain: what is pruned is the ticket's and no flag.
+OF_RETRAINING = tuple(owner for owner in Experiment.owners() if owner is not PrunableSettings)
+# Every flag of an experiment, whether of its finding or of its retraining.
+OF_TRIALS = (ControlSettings, TweakSettings, *Experiment.owners(), FindingSettings)
+
+FIND = (
+    *(*Experiment.owners(), FindingSettings, DeviceSettings),
+    *(CodeSettings, BoardSettings, OutSettings),
+)
+RETRAIN = (
+    *(RetrainSettings, ControlSettings, TweakSettings),
+    *(*OF_RETRAINING, CodeSettings, DeviceSettings, BoardSettings, OutSettings),
+)
+SWEEP = (
+    *(GridSettings, SweepSettings, *OF_TRIALS, CodeSettings, DeviceSettings, BoardSettings),
+    OutSettings,
+)
+EXPORT = (ExportSettings, CodeSettings, OutSettings)
+EVALUATE = (EvaluateSettings, DataSettings, CodeSettings, DeviceSettings)
+INSPECT = (InspectSettings,)
+REPORT = (ReportSettings,)
+QUICKSTART = (QuickstartSettings,)
+
+
+def check_out(flags: Parsed) -> None:
+    """Raises UsageError where no place to write to is given."""
+    _ = flags.settings(OutSettings).folder
+
+
+def check_export(flags: Parsed) -> None:
+    """Raises UsageError without a place to write to, or a run."""
+    check_out(flags)
+    if not flags.settings(ExportSettings).run:
+        raise UsageError("Expected --run=DIR, the retrain run to export; none was given.")
+
+
+def check_evaluate(flags: Parsed) -> None:
+    """Raises UsageError unless one model is given."""
+    settings = flags.settings(EvaluateSettings)
+    if (settings.run is None) == (settings.model is None):
+        raise UsageError(
+            "Expected either --run=DIR (a retrain run) or --model=DIR (a SavedModel); got "
+            f"{'neither' if settings.run is None else 'both'}."
+        )
+
+
+def check_retrain(flags: Parsed) -> None:
+    """Raises UsageError without a place to write to, or a ticket; for a recipe or parameters of it
+    that cannot be, and for parameters of a tweak that is not in it."""
+    check_out(flags)
+    if not flags.settings(RetrainSettings).ticket:
+        raise UsageError("Expected --ticket=DIR, the ticket to retrain; none was given.")
+    recipe = flags.settings(RetrainSettings).recipe
+    names, given = parts_of(recipe), dataclasses.asdict(flags.settings(TweakSettings))
+    for name in names:
+        PARAMETERS[name](**parameters_of(name, given))
+    for name in (name for name in PARAMETERS if name not in names):
+        for field in dataclasses.fields(PARAMETERS[name]):
+            if f"{name}_{field.name}" in flags.given:
+                raise UsageError(
+                    f"--{name}_{field.name} is a parameter of {name}, which is not in "
+                    f"--recipe={recipe}: add it there, or leave the flag out."
+                )

@@ -1,0 +1,26 @@
+"""Names of a package that load on first use: TensorFlow takes seconds to import.
+
+So ``lottery-tf find --help``, and whatever is wrong with a command line, need not wait for it.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def loads(package: str, where: Mapping[str, str]) -> Callable[[str], Any]:
+    """The ``__getattr__`` of a package (PEP 562).
+
+    Args:
+      package: its name.
+      where: public name → the module of lottery_tf that has it; a module that ends in the name
+        itself is meant as a whole.
+    """
+
+    def getattr_of_package(name: str) -> Any:
+        if name not in where:
+            raise AttributeError(f"module '{package}' has no attribute '{name}'")
+        module = importlib.import_module(f"lottery_tf.{where[name]}")
+        return module if where[name].rpartition(".")[2] == name else getattr(module, name)
+
+    return getattr_of_package

@@ -1,0 +1,3 @@
+"""What a picture of a ticket may be."""
+
+SUFFIXES = (".png", ".svg")

@@ -1,0 +1,60 @@
+"""An experiment, which finding and retraining share, and what a run writes beside: as settings."""
+
+import dataclasses
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.settings import describe, restore, setting
+from lottery_tf.data.settings import DataSettings
+from lottery_tf.masks.settings import PrunableSettings
+from lottery_tf.models.settings import ModelSettings
+from lottery_tf.training.settings import TrainingSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What finding and retraining share: the network, its data and its training."""
+
+    data: DataSettings
+    model: ModelSettings
+    training: TrainingSettings
+    prunable: PrunableSettings = dataclasses.field(default_factory=PrunableSettings)
+
+    def describe(self) -> dict[str, Any]:
+        """All settings by name, as JSON knows them."""
+        parts = (self.data, self.model, self.training, self.prunable)
+        return {name: value for part in parts for name, value in describe(part).items()}
+
+    @classmethod
+    def restore(cls, settings: Mapping[str, Any]) -> "Experiment":
+        """The experiment that ``describe`` described; other settings are left out."""
+        return cls(*(restore(owner, settings) for owner in cls.owners()))
+
+    @classmethod
+    def owners(cls) -> tuple[type, ...]:
+        """The settings dataclasses, in the order of the fields."""
+        return DataSettings, ModelSettings, TrainingSettings, PrunableSettings
+
+    def with_model_of_file(self) -> "Experiment":
+        """The same on a network that is in a file or a ticket, and has no name of ours."""
+        return dataclasses.replace(self, model=ModelSettings(model=None))
+
+
+@dataclasses.dataclass(frozen=True)
+class BoardSettings:
+    """What to look at meanwhile."""
+
+    tensorboard: bool = setting(
+        False,
+        "write OUT/tensorboard for TensorBoard (extra [tensorboard]): metrics, what fades, "
+        "the sparsity of each weight, and the settings as hyperparameters",
+    )
+
+    def __post_init__(self) -> None:
+        if self.tensorboard and find_spec("tensorboard") is None:
+            raise UsageError(
+                "Expected TensorBoard with --tensorboard; it is not installed: install lottery_tf "
+                "with its extra [tensorboard]."
+            )

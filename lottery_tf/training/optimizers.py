@@ -1,0 +1,88 @@
+"""The optimizers and learning rates that the commands train by, made from their settings."""
+
+from typing import Any
+
+import tensorflow as tf
+
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.steps import parse_steps
+from lottery_tf.graph.compat import keras
+from lottery_tf.training.settings import TrainingSettings
+
+
+class _CoupledL2:
+    """Adds λ·w to the gradient, as PyTorch's ``weight_decay`` does: momentum sees the decay.
+
+    Keras' own ``weight_decay`` is decoupled (AdamW). Pruned weights are 0 and stay 0.
+    """
+
+    def __init__(self, *args: Any, l2: float = 0.0, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.l2 = l2
+
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable) -> Any:
+        if self.l2:
+            gradient = gradient + tf.cast(self.l2, variable.dtype) * variable
+        return super().update_step(gradient, variable)  # type: ignore[misc]  # of the optimizer
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()  # type: ignore[misc]  # of the optimizer
+        return {**config, "l2": self.l2}
+
+
+@keras.saving.register_keras_serializable("lottery_tf")
+class SGD(_CoupledL2, keras.optimizers.SGD):
+    """Keras' SGD with the coupled L2 penalty of the reference's protocol."""
+
+
+@keras.saving.register_keras_serializable("lottery_tf")
+class Adam(_CoupledL2, keras.optimizers.Adam):
+    """Keras' Adam with a coupled L2 penalty."""
+
+
+@keras.saving.register_keras_serializable("lottery_tf")
+class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
+    """``schedule`` times (t + 1)/``steps`` for the first ``steps`` steps (Goyal et al. 2017)."""
+
+    def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule, steps: int):
+        self.schedule, self.steps = schedule, steps
+
+    def __call__(self, step: Any) -> tf.Tensor:
+        share = (tf.cast(step, tf.float32) + 1) / self.steps
+        return self.schedule(step) * tf.minimum(1.0, share)
+
+    def get_config(self) -> dict[str, Any]:
+        schedule = keras.optimizers.schedules.serialize(self.schedule)
+        return {"schedule": schedule, "steps": self.steps}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "WarmUp":
+        return cls(keras.optimizers.schedules.deserialize(config["schedule"]), config["steps"])
+
+
+def learning_rate_schedule(settings: TrainingSettings, steps_per_epoch: int) -> Any:
+    """The Keras schedule over the steps from 0 to T."""
+    schedules = keras.optimizers.schedules
+    total, rate = settings.steps(steps_per_epoch), settings.learning_rate
+    if settings.schedule == "cosine":
+        schedule = schedules.CosineDecay(rate, total)
+    else:
+        drops = settings.milestones if settings.schedule == "step" else (settings.train_for,)
+        # Keras keeps the old value at the boundary itself; the drop is to be felt there.
+        boundaries = [parse_steps(text, steps_per_epoch) - 1 for text in drops]
+        if boundaries != sorted(set(boundaries)):
+            raise UsageError(f"Expected --milestones one after the other, not {','.join(drops)}.")
+        rates = [rate * settings.decay**i for i in range(len(boundaries) + 1)]
+        schedule = schedules.PiecewiseConstantDecay(boundaries, rates)
+    warmup = parse_steps(settings.warmup, steps_per_epoch)
+    return WarmUp(schedule, warmup) if warmup else schedule
+
+
+def make_optimizer(settings: TrainingSettings, steps_per_epoch: int) -> keras.optimizers.Optimizer:
+    """A new optimizer with its schedule."""
+    rate = learning_rate_schedule(settings, steps_per_epoch)
+    if settings.optimizer == "sgd":
+        return SGD(rate, settings.momentum, settings.nesterov, l2=settings.weight_decay)
+    if settings.optimizer == "adam":
+        return Adam(rate, l2=settings.weight_decay)
+    return keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)

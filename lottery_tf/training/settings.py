@@ -1,0 +1,75 @@
+"""How a network is trained, as settings."""
+
+import dataclasses
+
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.settings import check_choices, setting
+from lottery_tf.common.steps import check_steps, parse_steps
+
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSettings:
+    """How a network is trained, dense or sparse."""
+
+    train_for: str = setting("30ep", "length of training, in steps (5000it) or epochs (30ep)")
+    optimizer: str = setting("sgd", "optimizer", choices=("sgd", "adam", "adamw"))
+    learning_rate: float = setting(0.1, "highest learning rate")
+    momentum: float = setting(0.9, "momentum of sgd")
+    nesterov: bool = setting(False, "whether sgd's momentum is Nesterov's")
+    weight_decay: float = setting(
+        0.0, "λ: for sgd and adam λ·w is added to the gradient (L2), for adamw it is decoupled"
+    )
+    schedule: str = setting(
+        "constant", "learning rate over time", choices=("constant", "step", "cosine")
+    )
+    milestones: tuple[str, ...] = setting((), "when schedule=step drops the rate, e.g. 90ep,135ep")
+    decay: float = setting(0.1, "what schedule=step multiplies the rate with at each milestone")
+    warmup: str = setting("0it", "length of the linear warm-up, in steps or epochs")
+    jit_compile: bool | None = setting(
+        None,
+        "compile with XLA; default: on one device, models without convolutions, which get faster",
+    )
+    steps_per_execution: int = setting(50, "steps that run between two looks from Python")
+    validation_freq: int = setting(
+        1, "epochs of a retraining from one look at the dev images to the next; the last has one"
+    )
+    precision: str = setting(
+        "float32",
+        "what the layers compute in while they are trained; weights and tickets are float32",
+        choices=PRECISIONS,
+    )
+    seed: int = setting(0, "of the initial weights")
+    deterministic: bool = setting(
+        False, "the same bits in every run on as many threads of a processor, at some cost in speed"
+    )
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        for name in ("train_for", "warmup"):
+            check_steps(getattr(self, name), f"--{name}")
+        for milestone in self.milestones:
+            check_steps(milestone, "--milestones")
+        if self.schedule == "step" and not self.milestones:
+            raise UsageError("Expected --milestones (e.g. 90ep,135ep) with --schedule=step.")
+        for name, good, what in (
+            ("learning_rate", self.learning_rate > 0, "above 0"),
+            ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
+            ("decay", 0 < self.decay <= 1, "in (0, 1]"),
+            ("weight_decay", self.weight_decay >= 0, "of 0 or more"),
+            ("steps_per_execution", self.steps_per_execution >= 1, "of 1 or more"),
+            ("validation_freq", self.validation_freq >= 1, "of 1 or more"),
+            ("seed", 0 <= self.seed < 2**32, "from 0 to 2**32 - 1"),
+        ):
+            if not good:
+                raise UsageError(
+                    f"Expected --{name} to be a number {what}, not {getattr(self, name)}."
+                )
+
+    def steps(self, steps_per_epoch: int) -> int:
+        """T, the step at which training ends."""
+        steps = parse_steps(self.train_for, steps_per_epoch)
+        if not steps:
+            raise UsageError(f"Expected at least one step of training, not {self.train_for}.")
+        return steps
