@@ -39,16 +39,37 @@ def _light() -> None:
     gc.set_threshold(50_000, 20, 20)
 
 
+@pytest.fixture(params=[True, pytest.param(False, marks=pytest.mark.e2e)], ids=["eager", "graph"])
+def eager(request):
+    """For ``compile(run_eagerly=…)``: eagerly, and with the whole runs (e2e) in graphs too.
+
+    Tracing takes longer than the few steps of a test, but graphs are what users train in.
+    """
+    return request.param
+
+
+@pytest.fixture
+def all_eager(eager):
+    """Likewise for all that TensorFlow would make graphs of, not Keras' steps alone."""
+    from networks import eagerly
+
+    with eagerly(eager):
+        yield eager
+
+
 @pytest.fixture
 def proved_here(monkeypatch):
     """Exports are proved in this process: a fresh one spends seconds on importing TensorFlow."""
-    from lottery_tf.exporting import proof, reload
+    from networks import prove_here
 
-    def outputs(artefacts, inputs):
-        named = {proof.signature_name(name): array for name, array in inputs.items()}
-        return [reload.run(str(artefact), named) for artefact in artefacts]
+    prove_here(monkeypatch)
 
-    monkeypatch.setattr(proof, "reloaded_outputs", outputs)
+
+@pytest.fixture(params=["here", pytest.param("in a process", marks=pytest.mark.e2e)])
+def proved(request):
+    """Where exports are proved: as above, and with the whole runs (e2e) as users have it too."""
+    if request.param == "here":
+        request.getfixturevalue("proved_here")
 
 
 @pytest.fixture

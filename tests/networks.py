@@ -14,7 +14,8 @@ import lottery_tf as lt
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import named_variables
 from lottery_tf.graph.optimizers import slots as slots_of
-from lottery_tf.masks.prunable import KINDS, PrunableSettings, prunable_weights
+from lottery_tf.masks.prunable import prunable_weights
+from lottery_tf.masks.settings import KINDS, PrunableSettings
 
 layers = keras.layers
 EVERYTHING = PrunableSettings(prune_layers=tuple(KINDS), keep_dense=())
@@ -125,12 +126,24 @@ def tape_step(model, x, y, loss, optimizer):
     optimizer.apply_gradients(zip(tape.gradient(value, variables), variables, strict=True))
 
 
+def prove_here(patch):
+    """Exports are proved in this process: a fresh one spends seconds on importing TensorFlow."""
+    from lottery_tf.exporting import proof, reload
+
+    def outputs(artefacts, inputs):
+        named = {proof.signature_name(name): array for name, array in inputs.items()}
+        return [reload.run(str(artefact), named) for artefact in artefacts]
+
+    patch.setattr(proof, "reloaded_outputs", outputs)
+
+
 @contextlib.contextmanager
 def eagerly(yes=True):
     """Runs what a graph would be made of, unless ``yes`` is false; a decorator too.
 
     Tracing costs more than a few steps, and proves nothing where the graph is not the subject.
     """
+    before = tf.config.functions_run_eagerly()
     tf.config.run_functions_eagerly(yes)
     try:
         with warnings.catch_warnings():
@@ -138,7 +151,7 @@ def eagerly(yes=True):
             warnings.filterwarnings("ignore", "Even though the .*run_functions_eagerly")
             yield
     finally:
-        tf.config.run_functions_eagerly(False)
+        tf.config.run_functions_eagerly(before)
 
 
 _TWO_DEVICES = """

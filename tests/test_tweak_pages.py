@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lottery_tf.common.settings import one_of
-from lottery_tf.tweaks import TWEAKS
+from lottery_tf.tweaks.table import TWEAKS
 
 PAGES = Path(__file__).parents[1] / "docs" / "tweaks"
 BLOCKS = {

@@ -78,7 +78,7 @@ def test_the_finished_model_has_the_tickets_zeros_and_plain_layers(found, retrai
     assert nonzero == result["nonzero_parameters"]
 
 
-def test_export_and_evaluate_agree(retrained, tmp_path, capsys):
+def test_export_and_evaluate_agree(proved, retrained, tmp_path, capsys):
     out = tmp_path / "export"
     assert main(["export", f"--run={retrained}", f"--out={out}"]) == 0
     report = json.loads((out / "export.json").read_text())["saved_model"]
@@ -141,6 +141,7 @@ def test_an_interrupted_find_goes_on_at_the_next_round(found, tmp_path, monkeypa
         assert mine["test_accuracy"] == theirs["test_accuracy"]
 
 
+@pytest.mark.e2e  # test_sweep_command.py and test_tensorboard.py have it by default
 def test_more_rounds_go_on_where_a_find_ended(found, tmp_path, capsys):
     """As if they had been asked for at once; fewer are there already."""
     out = tmp_path / "find"
@@ -297,10 +298,18 @@ def test_a_damaged_ticket_is_refused(part, found, tmp_path, capfd):
     assert not (tmp_path / "out").exists()
 
 
-def test_without_a_dev_split_the_last_epoch_counts(tmp_path):
-    words = [*TINY, "--train_for=1ep", "--dev_share=0", "--rounds=0"]
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--method=erk", "--sparsity=0.5", "--notrain_tickets"],
+        pytest.param(["--rounds=1"], marks=pytest.mark.e2e),
+    ],
+    ids=["erk", "imp"],
+)
+def test_without_a_dev_split_the_last_epoch_counts(words, tmp_path):
+    words = [*TINY, "--train_for=1ep", "--dev_share=0", *words]
     assert main(["find", *words, f"--out={tmp_path / 'find'}"]) == 0
-    ticket = tmp_path / "find" / "tickets" / "round_00"
+    ticket = tmp_path / "find" / "tickets" / "round_01"
     out = tmp_path / "retrained"
     assert main(["retrain", f"--ticket={ticket}", f"--out={out}"]) == 0
     result = json.loads((out / "result.json").read_text())

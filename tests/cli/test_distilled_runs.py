@@ -13,6 +13,7 @@ from lottery_tf.cli.main import main
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import read_json, read_json_lines, sha256
 from lottery_tf.runs import experiment
+from lottery_tf.runs.experiment import load_data
 from lottery_tf.runs.folder import load_saved_model
 from lottery_tf.runs.retrain import retrain_ticket
 from lottery_tf.training import retraining
@@ -49,7 +50,7 @@ def test_find_keeps_the_dense_network_that_round_0_has_trained(found, ticket):
     row = read_json_lines(found / "metrics.jsonl")[0]
     dense = load_saved_model(found / "dense_model")
     assert all(np.count_nonzero(kernel) > 0.99 * kernel.size for kernel in dense.get_weights()[::2])
-    data = experiment_of(ticket).load_data()
+    data = load_data(experiment_of(ticket))
     dense = retraining.compiled_for_evaluation(dense)
     for split in ("dev", "test"):
         measured = dense.evaluate(data.batches(split), verbose=0)
@@ -134,7 +135,7 @@ def test_new_initial_weights_are_taught_too(ticket, tmp_path):
 def test_logits_are_computed_once_where_images_do_not_change(found, ticket, taught, monkeypatch):
     """The same training as with the teacher in each step, which augmented images need."""
     experiment = experiment_of(ticket)
-    data = experiment.load_data()
+    data = load_data(experiment)
     recipe = lt.Recipe([Distillation(found / "dense_model")])
     model = recipe.prepare(lt.Ticket.load(ticket).build())
     augmented = dataclasses.replace(data, augment=True)

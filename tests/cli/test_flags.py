@@ -1,5 +1,4 @@
 import dataclasses
-import doctest
 import math
 
 import pytest
@@ -7,7 +6,6 @@ from absl import flags as absl_flags
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lottery_tf.cli import flags
 from lottery_tf.cli.flags import command_line, help_text, parse
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.settings import setting
@@ -51,11 +49,6 @@ def mistake(*argv, positional=""):
     with pytest.raises(UsageError) as caught:
         parse(argv, OWNERS, positional)
     return str(caught.value)
-
-
-def test_the_examples_of_the_docstring():
-    assert doctest.testmod(flags).attempted > 0
-    assert doctest.testmod(flags).failed == 0
 
 
 def test_nothing_written_gives_the_defaults():

@@ -7,7 +7,7 @@ import pytest
 
 from lottery_tf.cli import grid
 from lottery_tf.cli.flags import parse
-from lottery_tf.cli.sweep import SETTINGS
+from lottery_tf.cli.settings import SWEEP as SETTINGS
 from lottery_tf.common.errors import UsageError
 from lottery_tf.sweeping import trials
 from lottery_tf.tweaks.soft_labels import LabelSmoothing
@@ -282,7 +282,13 @@ GRIDS = {
 }
 
 
-@pytest.mark.parametrize(("name", "counts"), GRIDS.items())
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        pytest.param(*each, marks=pytest.mark.e2e if each[0] == "standing" else ())  # 4,000 runs
+        for each in GRIDS.items()
+    ],
+)
 def test_the_grids_of_the_project(name, counts):
     finds, retrains = made(f"--grid={FLAGS / name}.yaml", "--data_dir=DIR")
     assert (len(finds), len(retrains)) == counts

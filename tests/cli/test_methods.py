@@ -19,9 +19,10 @@ from lottery_tf.finding.scores import METHODS
 from lottery_tf.finding.settings import FindingSettings
 from lottery_tf.models import ModelSettings
 from lottery_tf.runs import find as stage
-from lottery_tf.runs.experiment import Experiment
+from lottery_tf.runs.experiment import load_data
 from lottery_tf.runs.folder import load_pruned, load_saved_model
-from lottery_tf.training.trainer import TrainingSettings
+from lottery_tf.runs.settings import Experiment
+from lottery_tf.training.settings import TrainingSettings
 
 QUICK = (*TINY, "--train_for=1ep", "--nojit_compile", "--rewind_to=2it")
 # Not a step: those of SNIP below go to step 2 as all that are trained do.
@@ -97,7 +98,10 @@ def check_run(out, method):
         np.testing.assert_array_equal(value, dense.weights[name] * ticket.masks.get(name, 1))
 
 
-@pytest.mark.parametrize("method", OF)
+# IMP's runs are looked at in test_commands.py.
+@pytest.mark.parametrize(
+    "method", [pytest.param(m, marks=pytest.mark.e2e if m == "imp" else ()) for m in OF]
+)
 def test_every_method(method, snip, gmp, tmp_path):
     out = {"snip": snip, "gmp": gmp}.get(method, tmp_path / method)
     assert out.exists() or find(out, method) == 0
@@ -108,6 +112,7 @@ def test_no_method_is_left_out():
     assert OF.keys() == {"imp", "gmp", *METHODS}
 
 
+@pytest.mark.e2e  # as those of IMP are, in test_distilled_runs.py
 def test_a_ticket_of_snip_is_taught_by_the_dense_model(snip, tmp_path):
     ticket = snip / "tickets" / "round_01"
     out = tmp_path / "retrained"
@@ -311,7 +316,7 @@ def test_a_run_from_a_file(imported):
     config = read_json(run / "config.json")
     assert config["model"] is None and config["model_sha256"] and config["rewind_sha256"]
     assert ticket.info["rewind_step"] == 0 and ticket.info["method"] == "from_model"
-    data = EXPERIMENT.load_data()
+    data = load_data(EXPERIMENT)
     right = model.predict(data.normalise(data.test.images), verbose=0).argmax(1)
     assert row["test_accuracy"] == pytest.approx(np.mean(right == data.test.labels), abs=1e-6)
 

@@ -18,6 +18,7 @@ from lottery_tf.cli import sweep
 from lottery_tf.cli.flags import parse
 from lottery_tf.cli.grid import trials_of
 from lottery_tf.cli.main import main
+from lottery_tf.cli.settings import SWEEP
 from lottery_tf.common.files import write_json
 from lottery_tf.common.log import log
 from lottery_tf.runs.retrain import retrain_run
@@ -162,7 +163,7 @@ def test_the_same_command_again_runs_nothing(swept, capfd):
     assert "Finished." in said and re.search("retrain +│ +2 │ +0 │ +0 │", said)
 
 
-def test_more_of_the_grid_runs_only_what_is_missing(files_alone, swept, tmp_path, capfd):
+def test_more_of_the_grid_runs_only_what_is_missing(files, swept, tmp_path, capfd):
     out = shutil.copytree(swept, tmp_path / "sweep")
     before = contents(out)
     words = [word.replace("label_smoothing", "label_smoothing,soft_activation") for word in WORDS]
@@ -176,7 +177,7 @@ def test_more_of_the_grid_runs_only_what_is_missing(files_alone, swept, tmp_path
 
 def trial_of(kind, *words):
     """The first trial of a kind, and what it runs on."""
-    flags = parse((*WORDS, *words), sweep.SETTINGS)
+    flags = parse((*WORDS, *words), SWEEP)
     found = [trial for trial in trials_of(flags) if trial.kind == kind]
     return found[0], flags.settings(sweep.DeviceSettings)
 
@@ -209,7 +210,7 @@ def test_which_trials_choose_which_wait_and_what_the_table_says(tmp_path):
         "seeds: [0, 3]\nrecipes: [vanilla]\ntune_seeds: [0]\nlearning_rate: 0.1\n"
         "cells:\n  plain: {}\n  tuned: {tune: {learning_rate: [0.1, 0.2]}}\n"
     )
-    trials = trials_of(parse(["--rounds=1", f"--grid={file}"], sweep.SETTINGS))
+    trials = trials_of(parse(["--rounds=1", f"--grid={file}"], SWEEP))
     of = [
         (trial.experiment.training.seed, trial.experiment.training.learning_rate)
         for trial in trials
@@ -248,7 +249,7 @@ def test_a_part_of_the_grid_without_a_seed_that_chooses_is_a_mistake(tmp_path, c
     assert not (tmp_path / "out").exists()
     # The other part's may choose for it where it is of the same kind.
     file.write_text(text.replace("width: 8, ", ""))
-    flags = parse([f"--grid={file}"], sweep.SETTINGS)
+    flags = parse([f"--grid={file}"], SWEEP)
     assert not sweep._undecidable(trials_of(flags), [0])
 
 
@@ -337,7 +338,7 @@ def test_an_interrupted_sweep_ends_its_processes(processes, tmp_path, monkeypatc
     assert len(list((out / "retrain").iterdir())) == 2
 
 
-def test_more_rounds_go_on_with_the_same_run(files_alone, swept, tmp_path, capfd):
+def test_more_rounds_go_on_with_the_same_run(files, swept, tmp_path, capfd):
     """IMP to a higher sparsity: tickets and retrainings that are there stay."""
     out = tmp_path / "sweep"
     shutil.copytree(swept, out)

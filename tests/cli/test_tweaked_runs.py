@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from networks import chain, layers, random_masks
+from networks import chain, layers, random_masks, values
 
 import lottery_tf as lt
 from lottery_tf.cli.main import main
@@ -45,6 +45,25 @@ def ticket(tmp_path_factory):
     words += ["--train_for=4ep", "--batch_size=256", f"--out={folder / 'find'}"]
     assert main(["find", *words]) == 0
     return folder / "find" / "tickets" / "round_01"
+
+
+@pytest.mark.e2e
+def test_a_residual_network_from_find_to_its_finished_model(tmp_path):
+    """Its ticket's zeros, and no others, are in the plain layers of the model that tost ends in."""
+    words = ["--model=resnet8_half", "--width=4", "--train_for=4ep", "--batch_size=256"]
+    find, out = tmp_path / "find", tmp_path / "tost"
+    words += ["--dataset=digits", "--rounds=1", "--rewind_to=3it"]
+    assert main(["find", *words, f"--out={find}"]) == 0
+    at = find / "tickets" / "round_01"
+    assert retrain(at, out) == 0
+    ticket, model = Ticket.load(at), load_saved_model(out / "model")
+    assert ticket.sparsity > 0.15
+    assert {layer.name for layer in model.layers} == {layer.name for layer in ticket.build().layers}
+    kernels = values(model)
+    for name, mask in ticket.masks.items():
+        np.testing.assert_array_equal(kernels[name] != 0, mask)
+        assert (kernels[name] != ticket.weights[name])[mask].any()
+    assert read_json(out / "result.json")["sparsity"] == ticket.sparsity
 
 
 def retrain(ticket, out, *more):
@@ -141,7 +160,7 @@ def test_a_break_in_the_middle_of_the_fade_changes_nothing(
     ("words", "message"),
     [
         (["--recipe=tosst"], "nearest: tost"),
-        (["--recipe=tost,label_smoothing"], "LabelSmoothing came twice"),
+        (["--recipe=tost,label_smoothing"], "label_smoothing came twice"),
         (
             ["--recipe=ghost_skips", "--ghost_skips_convolutions=stem"],
             "not 'stem'; nearest: stem_conv",

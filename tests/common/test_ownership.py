@@ -13,7 +13,7 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-from networks import mlp, random_masks
+from networks import mlp, prove_here, random_masks
 from report_runs import write_study
 
 import lottery_tf as lt
@@ -21,6 +21,7 @@ from lottery_tf import reporting
 from lottery_tf.cli import inspect, quickstart
 from lottery_tf.cli.flags import parse
 from lottery_tf.cli.main import main
+from lottery_tf.cli.settings import INSPECT, QUICKSTART
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import sha256, whole_folder, write_json, write_json_lines, write_text
 from lottery_tf.common.ownership import Kind, stranger
@@ -32,14 +33,14 @@ from lottery_tf.graph.compat import keras
 from lottery_tf.models import ModelSettings
 from lottery_tf.reporting import reports as writing
 from lottery_tf.runs import export as export_stage
-from lottery_tf.runs.experiment import Experiment
 from lottery_tf.runs.find import find, find_run
 from lottery_tf.runs.folder import Run
 from lottery_tf.runs.retrain import retrain_run, retrain_ticket
+from lottery_tf.runs.settings import Experiment
 from lottery_tf.runs.tensorboard import Board
 from lottery_tf.sweeping.trials import FindTrial
 from lottery_tf.training.retraining import CHECKPOINT
-from lottery_tf.training.trainer import TrainingSettings
+from lottery_tf.training.settings import TrainingSettings
 from lottery_tf.tweaks.recipe import Recipe
 
 EXPERIMENT = Experiment(DataSettings(), ModelSettings(), TrainingSettings(train_for="1ep"))
@@ -74,7 +75,9 @@ def made(tmp_path_factory):
     write_json(folder / "run" / "result.json", {"test_accuracy": 1})
     write_json(folder / "run" / "config.json", {"command": "retrain"})
     source = {"result_sha256": sha256(folder / "run" / "result.json")}
-    facts = write_exports(net(), folder / "export", images=np.ones((2, 4)), source=source)
+    with pytest.MonkeyPatch.context() as patch:
+        prove_here(patch)
+        facts = write_exports(net(), folder / "export", images=np.ones((2, 4)), source=source)
     facts["saved_model"]["bytes"] += 1  # as where it is to be made again
     write_json(folder / "export" / "export.json", facts)
     lt.Masks({"a/kernel": np.ones(3)}).save(folder / "masks")
@@ -103,13 +106,13 @@ def made(tmp_path_factory):
 
 
 def finding(out, made, monkeypatch, tensorboard=False):
-    monkeypatch.setattr(Experiment, "load_data", reached)
+    monkeypatch.setattr("lottery_tf.runs.find.load_data", reached)
     find_run(out, EXPERIMENT, FINDING).begin()
     find(out, EXPERIMENT, FINDING, tensorboard=tensorboard)
 
 
 def retraining(out, made, monkeypatch, **options):
-    monkeypatch.setattr(Experiment, "load_data", reached)
+    monkeypatch.setattr("lottery_tf.runs.retrain.load_data", reached)
     work = (made / "ticket", Recipe("vanilla"), EXPERIMENT)
     retrain_run(out, *work).begin()
     retrain_ticket(out, *work, **options)
@@ -126,7 +129,7 @@ def quickly(out, made, monkeypatch):
     Run(out, "quickstart", {"seeds": ["0"]}).begin()
     for name in ("find", "round_11_tost"):
         write_json(out / "seed_0" / name / "config.json", {})
-    quickstart.run(parse([f"--out={out}", "--seeds=0"], quickstart.SETTINGS))
+    quickstart.run(parse([f"--out={out}", "--seeds=0"], QUICKSTART))
 
 
 def reported(page, made, monkeypatch):
@@ -142,7 +145,7 @@ def study(folder):
 def inspected(flag):
     def write(path, made, monkeypatch):
         monkeypatch.setattr(lt.Ticket, "load", reached)
-        inspect.run(parse([str(made / "ticket"), f"--{flag}={path}"], inspect.SETTINGS, "TICKET"))
+        inspect.run(parse([str(made / "ticket"), f"--{flag}={path}"], INSPECT, "TICKET"))
 
     return write
 

@@ -1,5 +1,4 @@
 import dataclasses
-import doctest
 import json
 from typing import Optional
 
@@ -30,11 +29,6 @@ class Oven:
     mode: str | None = setting("fan", "how it heats", choices=("fan", "grill"))
     trays: tuple[str, ...] = setting((), "where", choices=("top", "middle", "low"))
     names: Optional[tuple[str, ...]] = setting(None, "what they are called")  # noqa: UP045
-
-
-def test_the_examples_of_the_docstring():
-    assert doctest.testmod(settings).attempted > 0
-    assert doctest.testmod(settings).failed == 0
 
 
 def test_the_type_of_a_field():

@@ -9,7 +9,7 @@ import pytest
 from lottery_tf import data
 from lottery_tf.common.errors import UsageError
 from lottery_tf.data import DataSettings, Source, Split, load
-from lottery_tf.data.dataset import channel_moments
+from lottery_tf.data.source import channel_moments
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lottery_tf.data import Dataset, Split
-from lottery_tf.data.dataset import channel_moments
+from lottery_tf.data.source import channel_moments
 
 
 def dataset(count=10, batch_size=3, augment=False, data_seed=0, side=1) -> Dataset:

@@ -16,13 +16,6 @@ from lottery_tf.masks.wrapper import get_masks, set_masks, wrap
 layers = keras.layers
 
 
-@pytest.fixture(params=["here", pytest.param("in a process", marks=pytest.mark.e2e)])
-def proved(request):
-    """Where exports are proved."""
-    if request.param == "here":
-        request.getfixturevalue("proved_here")
-
-
 def small_net():
     return keras.Sequential([keras.Input((4,), name="x"), layers.Dense(3, name="y")])
 

@@ -1,15 +1,16 @@
 """Tickets by the methods other than IMP: what is scored, what is rewound, what is refused."""
 
+import inspect
 import re
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from networks import assert_same, eagerly, examples, mlp, values
+from networks import assert_same, examples, mlp, values
 
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
-from lottery_tf.finding.gmp import prune_gradually, schedule
+from lottery_tf.finding.gmp import prune_gradually, schedule, updates_of
 from lottery_tf.finding.scores import METHODS
 from lottery_tf.finding.settings import FindingSettings
 from lottery_tf.graph.compat import keras
@@ -51,8 +52,11 @@ def assert_same_ticket(one, other):
     assert_same(dict(one.weights), dict(other.weights))
 
 
-@pytest.mark.parametrize("method", SCORES)
-@eagerly()
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(m, marks=pytest.mark.e2e if m == "iterative_snip" else ()) for m in SCORES],
+)
+@pytest.mark.usefixtures("all_eager")
 def test_scores_are_those_of_lt_prune_at_the_rewind_point(method, model):
     """With the batches from step k on; the seed is the random methods'."""
     dense, ticket = draw(
@@ -70,7 +74,7 @@ def test_scores_are_those_of_lt_prune_at_the_rewind_point(method, model):
     assert_same_ticket(ticket, found)
 
 
-@eagerly()
+@pytest.mark.usefixtures("all_eager")
 def test_scores_are_those_of_the_loss_that_trains(model):
     hot = data().map(lambda x, y: (x, tf.one_hot(y, 3)))
     options = {"method": "snip", "sparsity": 0.6, "train_tickets": False}
@@ -111,7 +115,7 @@ def trainer_of(model, loss):
 @pytest.mark.parametrize(
     "rewind", [pytest.param("weights", marks=pytest.mark.e2e), "learning_rate"]
 )
-@eagerly()
+@pytest.mark.usefixtures("all_eager")
 def test_omp_is_one_round_of_imp(model, rewind):
     omp = draw(model, method="omp", sparsity=0.6, rewind=rewind)
     imp = draw(model, rounds=1, prune_fraction=0.6, rewind=rewind)
@@ -124,6 +128,7 @@ def test_omp_is_one_round_of_imp(model, rewind):
     ("rewind", "scope", "regrow"),
     [("weights", "layerwise", False), ("learning_rate", "global", True)],
 )
+@pytest.mark.usefixtures("all_eager")
 def test_gmp(model, rewind, scope, regrow):
     """Its mask comes of a training from the rewind point on; of learning_rate so do its weights.
 
@@ -161,7 +166,7 @@ def test_gmp(model, rewind, scope, regrow):
         {"method": "erk", "sparsity": 0.99},
     ],
 )
-@eagerly()
+@pytest.mark.usefixtures("all_eager")
 def test_a_layer_that_collapses_is_told_once(settings, lines):
     """With the sparsity that would do: of 54 weights the first layer has the smallest 24."""
     model = mlp()
@@ -182,7 +187,7 @@ def test_a_layer_that_collapses_is_told_once(settings, lines):
         assert highest - 2e-4 < safe <= highest
 
 
-@eagerly()
+@pytest.mark.usefixtures("all_eager")
 def test_a_softmax_at_the_end_is_looked_through(model):
     """GraSP divides the logits by 200, of the default loss and of one that is named."""
     soft = keras.Sequential([*lt.strip(model).layers, keras.layers.Softmax()])
@@ -199,7 +204,7 @@ def test_a_schedule_that_cannot_be_is_told_before_anything_is_trained(model, mon
         draw(model, method="gmp", sparsity=0.5, gmp_begin="9it", gmp_end="8it")
 
 
-@eagerly()
+@pytest.mark.usefixtures("all_eager")
 def test_weights_that_diverge_in_gradual_pruning(model):
     with pytest.raises(RuntimeError, match="of gradual pruning diverged"):
         list(
@@ -223,13 +228,13 @@ GMP = {"method": "gmp", "sparsity": 0.9}
 def test_when_gmp_prunes():
     """By default from the start to three quarters; what lies before the rewind step is left out."""
     settings = FindingSettings(**GMP, gmp_frequency="20it")
-    updates = settings.gmp_updates(10, 0, 100)
+    updates = updates_of(settings, 10, 0, 100)
     assert [step for step, _ in updates] == [0, 20, 40, 60, 75]
     assert updates[-1] == (75, 0.9) and updates[0][1] == 0
-    assert settings.gmp_updates(10, 40, 100) == updates[2:]
-    assert settings.gmp_updates(10, 41, 100) == updates[3:]
+    assert updates_of(settings, 10, 40, 100) == updates[2:]
+    assert updates_of(settings, 10, 41, 100) == updates[3:]
     settings = FindingSettings(**GMP, gmp_begin="1ep", gmp_end="3ep", gmp_frequency="1ep")
-    assert [step for step, _ in settings.gmp_updates(10, 0, 30)] == [10, 20, 30]
+    assert [step for step, _ in updates_of(settings, 10, 0, 30)] == [10, 20, 30]
 
 
 @pytest.mark.parametrize(
@@ -281,3 +286,14 @@ def test_the_last_round():
 def test_a_models_file_is_no_matter_of_find_tickets(model):
     with pytest.raises(UsageError, match="lt.Ticket.from_pruned"):
         draw(model, method="from_model", model_path="/no")
+
+
+def test_a_setting_that_is_none_is_one_sentence_with_the_nearest():
+    for find in (lt.find_ticket, lt.find_tickets):
+        with pytest.raises(UsageError, match="no 'sparsty'; nearest: sparsity"):
+            list(find(None, None, optimizer=None, epochs=1, sparsty=0.5))
+
+
+def test_find_ticket_takes_what_find_tickets_takes():
+    one, several = map(inspect.signature, (lt.find_ticket, lt.find_tickets))
+    assert one.parameters == several.parameters and one.return_annotation is lt.Ticket

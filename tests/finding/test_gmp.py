@@ -108,14 +108,15 @@ def gmp_by_hand(model, updates, regrow):
 
 
 @pytest.mark.parametrize(
-    ("regrow", "jit_compile"),
+    ("regrow", "eager", "jit_compile"),
     [
-        (False, False),
-        (True, False),
-        pytest.param(True, True, marks=pytest.mark.e2e),
+        (False, True, False),
+        (True, False, False),
+        pytest.param(False, False, False, marks=pytest.mark.e2e),
+        pytest.param(True, False, True, marks=pytest.mark.e2e),
     ],
 )
-def test_a_tiny_run_by_hand(regrow, jit_compile):
+def test_a_tiny_run_by_hand(regrow, eager, jit_compile):
     """Updates after 2, 6, 10, 14 and 17 steps, three steps an execution, five an epoch.
 
     Between updates the pruned weights are exactly 0, their momentum too.
@@ -135,7 +136,7 @@ def test_a_tiny_run_by_hand(regrow, jit_compile):
             seen.append(masks)
 
     each = EachBatch(check)
-    with eagerly(not regrow):
+    with eagerly(eager):
         found = prune_gradually(trainer, start, updates, regrow=regrow, callbacks=[each])
     assert each.calls and trainer.step == 17
     assert [*seen, found] == [start, *expected]
@@ -149,7 +150,7 @@ def test_a_tiny_run_by_hand(regrow, jit_compile):
 
 
 @pytest.mark.parametrize("scope", ["layerwise", "erk"])
-@eagerly()
+@pytest.mark.usefixtures("all_eager")
 def test_other_scopes(scope):
     start = lt.Masks.ones({"first/kernel": (4, 6), "second/kernel": (6, 5)})
     trainer = trainer_of(mlp(), start, jit_compile=False)
@@ -228,7 +229,7 @@ def eight_weights():
 
 
 @pytest.mark.parametrize("regrow", [False, True])
-@eagerly()
+@pytest.mark.usefixtures("all_eager")
 def test_a_layer_is_named_at_the_update_that_empties_it(regrow, lines):
     """Once. Of 8 weights the first layer has the smallest two: 1 may go, up to 1.5 / 8.
 
@@ -256,7 +257,7 @@ def test_layerwise_each_is_named_by_its_own_share(lines):
 
 
 @pytest.mark.parametrize("target", [np.nan, np.inf, -np.inf])
-@eagerly()
+@pytest.mark.usefixtures("all_eager")
 def test_a_training_that_diverges(target):
     """In one step; a second would make NaN of the infinite weight."""
     masks, trainer = four_weights([4, 3, target, 1])

@@ -17,7 +17,7 @@ from tf_keras.protobuf import saved_metadata_pb2
 import lottery_tf as lt
 from lottery_tf.cli import evaluate
 from lottery_tf.cli.main import main
-from lottery_tf.common.devices import DeviceSettings
+from lottery_tf.common.device_settings import DeviceSettings
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import sha256, write_json, write_json_lines
 from lottery_tf.data import DataSettings
@@ -27,12 +27,13 @@ from lottery_tf.graph.model_files import check_code, load_model
 from lottery_tf.models import ModelSettings
 from lottery_tf.runs import export as export_stage
 from lottery_tf.runs import retrain as retrain_stage
-from lottery_tf.runs.experiment import Experiment
+from lottery_tf.runs.experiment import create_model, load_data
 from lottery_tf.runs.folder import load_pruned
+from lottery_tf.runs.settings import Experiment
 from lottery_tf.sweeping import trials
 from lottery_tf.sweeping.attempt import attempt
 from lottery_tf.sweeping.trials import FindTrial, RetrainTrial
-from lottery_tf.training.trainer import TrainingSettings
+from lottery_tf.training.settings import TrainingSettings
 from lottery_tf.tweaks.recipe import Recipe
 
 layers = keras.layers
@@ -182,7 +183,7 @@ def path_of(models, code, form):
 def ticket(tmp_path_factory):
     """Of the experiment's own network, in a run's folder without a dense model."""
     path = tmp_path_factory.mktemp("find") / "tickets" / "round_01"
-    model = EXPERIMENT.create_model(EXPERIMENT.load_data())
+    model = create_model(EXPERIMENT, load_data(EXPERIMENT))
     info = {"settings": EXPERIMENT.describe(), "rewind_step": 0, "method": "imp", "round": 1}
     lt.Ticket.of(model, lt.Masks({}), info).save(path)
     return path
@@ -406,13 +407,16 @@ def adapted():
     return layer
 
 
-@pytest.mark.parametrize("form", [".keras", ".h5", ""])
-def test_what_may_be_in_a_file(form, tmp_path):
+@pytest.mark.parametrize(
+    ("form", "recurrent"),
+    [(".keras", True), (".h5", True), ("", False), pytest.param("", True, marks=pytest.mark.e2e)],
+)
+def test_what_may_be_in_a_file(form, recurrent, tmp_path):
     """A model that was trained, with one in it that was, and layers with more in their graphs."""
     inner = compiled(keras.Sequential([keras.Input((4,)), layers.Dense(4, "gelu")]))
     steps = (
         layers.Reshape((2, 2)),
-        layers.LSTM(3),
+        layers.LSTM(3) if recurrent else layers.Flatten(),  # a SavedModel of it takes seconds
         layers.BatchNormalization(),
         layers.Dropout(0.5),
     )
@@ -429,7 +433,8 @@ def test_a_subclassed_model_is_revived_from_its_graph(tmp_path):
     np.testing.assert_allclose(load_model(tmp_path / "model")(np.ones((2, 4), np.float32)), outputs)
 
 
-@pytest.mark.parametrize("form", ["", ".h5", ".keras"])
+# The find of such a SavedModel is in cli/test_methods.py.
+@pytest.mark.parametrize("form", [pytest.param("", marks=pytest.mark.e2e), ".h5", ".keras"])
 def test_a_model_that_tfmot_prunes(form, tmp_path):
     import tensorflow_model_optimization as tfmot
 

@@ -20,6 +20,7 @@ from lottery_tf.finding.find import first_ticket
 from lottery_tf.graph import optimizers
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import assign, named_variables
+from lottery_tf.training import optimizers as optimizers_of_ours
 from lottery_tf.training.retraining import _of_older_release
 from lottery_tf.training.trainer import Trainer
 
@@ -71,7 +72,7 @@ OPTIMIZERS = {
 }
 every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 # Those that do more than sum up gradients; what each remembers is looked at below.
-UNLIKE = ("momentum", "Nadam", "Ftrl", "averaged", "averaged at times", "loss scaled", "of a user")
+UNLIKE = ("Nadam", "Ftrl", "averaged", "averaged at times", "loss scaled", "of a user")
 unlike_ones = pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=() if n in UNLIKE else pytest.mark.e2e) for n in OPTIMIZERS],
@@ -149,8 +150,10 @@ def trainer_of(optimizer, model=None):
     return Trainer(model or lt.wrap(network()), stream, 2, optimizer, CROSS_ENTROPY, False)
 
 
-@pytest.mark.parametrize("step", [0, 10, 1500])
-@pytest.mark.parametrize("kind", [kept.Adam, kept.AdamW, lt.training.trainer.Adam])
+@pytest.mark.parametrize(
+    "step", [*(pytest.param(each, marks=pytest.mark.e2e) for each in (0, 10)), 1500]
+)
+@pytest.mark.parametrize("kind", [kept.Adam, kept.AdamW, optimizers_of_ours.Adam])
 def test_the_first_step_of_adam_after_rewinding_is_the_learning_rate(eagerly, kind, step):
     """From empty moments: m̂/√v̂ = g/|g|, so that each weight moves by the rate."""
     trainer = trainer_of(scheduled(kind(0.01, weight_decay=0.0)))

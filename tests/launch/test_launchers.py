@@ -203,11 +203,12 @@ def test_a_launcher_that_is_stopped_stops_its_workers(tmp_path, number):
 SAME = """
 import sys
 import numpy as np
-from lottery_tf.common.devices import DeviceSettings, check_same, from_chief, is_chief, own_folder
+from lottery_tf.common.device_settings import DeviceSettings
+from lottery_tf.common.devices import check_same, from_chief, is_chief, own_folder, scope_of
 from pathlib import Path
 
 out = Path(sys.argv[1])
-with DeviceSettings(strategy="multi_worker").scope():
+with scope_of(DeviceSettings(strategy="multi_worker")):
     mine = np.array([1.1, 2.2]) if is_chief() else np.array([3.3, np.nan])
     assert (from_chief(mine) == [1.1, 2.2]).all()
     for given in (np.array([True, False]), np.arange(256, dtype=np.uint8), np.float32([0.1])):

@@ -1,7 +1,5 @@
 """FLOPs by hand for each kind of layer, and against TensorFlow's own count."""
 
-import doctest
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -12,7 +10,6 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import keras
-from lottery_tf.masks import flops
 from lottery_tf.masks.flops import count_flops
 
 # Layer, shape of its input → positions · weights of each kernel.
@@ -80,10 +77,6 @@ def test_layers_by_hand(kind):
     assert count_flops(model) == {
         f"{layer.name}/{name}": 2 * count for name, count in expected.items()
     }
-
-
-def test_the_docstrings():
-    assert doctest.testmod(flops) == (0, 2)
 
 
 def test_pruned_weights_cost_nothing():

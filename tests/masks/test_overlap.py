@@ -1,18 +1,11 @@
 """Overlaps of masks that a person can check."""
 
-import doctest
-import sys
-
 import numpy as np
 import pytest
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.masks.masks import Masks
 from lottery_tf.masks.overlap import Overlap, overlap
-
-
-def test_the_docstrings():
-    assert doctest.testmod(sys.modules[overlap.__module__]) == (0, 2)
 
 
 def test_four_weights():

@@ -10,7 +10,8 @@ from lottery_tf import models
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import named_variables
-from lottery_tf.masks.prunable import PLACES, PrunableSettings, left_dense, prunable_weights
+from lottery_tf.masks.prunable import PLACES, left_dense, prunable_weights
+from lottery_tf.masks.settings import PrunableSettings
 from lottery_tf.masks.wrapper import log_left_dense
 
 

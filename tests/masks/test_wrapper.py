@@ -20,7 +20,7 @@ import lottery_tf as lt
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import named_variables
 from lottery_tf.graph.optimizers import slots as slots_of
-from lottery_tf.training.trainer import SGD, Adam
+from lottery_tf.training.optimizers import SGD, Adam
 
 optimizers = keras.optimizers
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -94,6 +94,7 @@ IN_FIT = [name for name in OPTIMIZERS if "coupled" not in name and name != "lion
     [
         *((name, "fit_eagerly") for name in IN_FIT),
         ("rmsprop", "fit"),
+        *(pytest.param(n, "fit", marks=pytest.mark.e2e) for n in IN_FIT if n != "rmsprop"),
         ("momentum", "fit_jit"),
         ("adamw", "fit_3_steps"),
         ("adam", "fit_jit_3_steps"),
@@ -170,11 +171,18 @@ def conv_pair():
     return model, apply, examples(shape=(6, 6, 2))
 
 
+# Of each kind: decoupled decay, moments of squares, a norm of all gradients, L2.
+CONVOLVED = ("adamw", "rmsprop", "global_clipnorm", "coupled_l2")
+
+
 @pytest.mark.parametrize(
     ("name", "pair"),
     [
         *((name, dense_pair) for name in OPTIMIZERS),
-        *((name, conv_pair) for name in ("adamw", "rmsprop", "global_clipnorm", "coupled_l2")),
+        *(
+            pytest.param(name, conv_pair, marks=() if name in CONVOLVED else pytest.mark.e2e)
+            for name in OPTIMIZERS
+        ),
     ],
 )
 def test_live_weights_go_the_way_they_would_go_alone(name, pair):

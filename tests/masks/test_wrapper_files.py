@@ -77,10 +77,10 @@ def test_saved_weights_bring_their_masks(tmp_path, kind):
     assert_same(values(other), values(model))
 
 
-def test_checkpoints_in_the_middle_of_training_hold_exact_zeros(tmp_path):
+def test_checkpoints_in_the_middle_of_training_hold_exact_zeros(tmp_path, eager):
     """TRAP 2, tfmot #206: the callback sees and saves sparse weights after any batch."""
     x, y = examples()
-    model, masks = compiled(eager=True)
+    model, masks = compiled(eager=eager)
     save = keras.callbacks.ModelCheckpoint(str(tmp_path / "{batch}.keras"), save_freq=1)
     model.fit(x, y, batch_size=4, callbacks=[save], verbose=0)
     files = sorted(tmp_path.iterdir())
@@ -104,9 +104,9 @@ def test_tfmot_knows_the_wrapper_and_strips_it_to_exact_zeros():
     np.testing.assert_array_equal(stripped(x), model(x))
 
 
-def test_tfmots_callback_is_harmless():
+def test_tfmots_callback_is_harmless(eager):
     x, y = examples()
-    (with_it, masks), (without, _) = compiled(eager=True), compiled(eager=True)
+    (with_it, masks), (without, _) = compiled(eager=eager), compiled(eager=eager)
     callbacks = [sparsity.UpdatePruningStep(), with_zeros_after_each_batch(with_it, masks)]
     keras.utils.set_random_seed(0)
     with_it.fit(x, y, batch_size=6, epochs=2, callbacks=callbacks, verbose=0)

@@ -13,7 +13,8 @@ from lottery_tf.masks.masks import Masks
 from lottery_tf.runs import retrain as stage
 from lottery_tf.runs import tensorboard as boards
 from lottery_tf.runs.retrain import retrain_ticket
-from lottery_tf.runs.tensorboard import Board, BoardSettings
+from lottery_tf.runs.settings import BoardSettings
+from lottery_tf.runs.tensorboard import Board
 from lottery_tf.training import retraining
 from lottery_tf.tweaks.recipe import Recipe
 
@@ -70,7 +71,7 @@ def test_hyperparameters(tmp_path):
 
 
 def test_without_tensorboard(monkeypatch):
-    monkeypatch.delattr(tf.summary, "scalar")
+    monkeypatch.setattr("lottery_tf.runs.settings.find_spec", lambda name: None)
     BoardSettings()
     with pytest.raises(UsageError, match=r"extra \[tensorboard\]"):
         BoardSettings(tensorboard=True)

@@ -8,7 +8,6 @@ from networks import (
     assert_same,
     assert_zeros,
     chain,
-    eagerly,
     examples,
     random_masks,
     values,
@@ -18,8 +17,9 @@ import lottery_tf as lt
 from lottery_tf.graph import architecture
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import named_layers, unwrapped
+from lottery_tf.training.optimizers import SGD
 from lottery_tf.training.precision import Precision, in_precision
-from lottery_tf.training.trainer import SGD, Trainer
+from lottery_tf.training.trainer import Trainer
 
 layers = keras.layers
 MIXED = ("mixed_bfloat16", "mixed_float16")
@@ -75,8 +75,7 @@ def test_layers_of_float64_stay():
 
 
 @pytest.mark.parametrize(
-    ("precision", "graph"),
-    [pytest.param("mixed_bfloat16", False, marks=pytest.mark.e2e), ("mixed_float16", True)],
+    "precision", [pytest.param("mixed_bfloat16", marks=pytest.mark.e2e), "mixed_float16"]
 )
 @pytest.mark.parametrize(
     "recipe",
@@ -87,18 +86,17 @@ def test_layers_of_float64_stay():
     ],
     ids=lambda recipe: recipe.name,
 )
-def test_a_ticket_trained_in_it_is_finished_in_float32(precision, graph, recipe):
+@pytest.mark.usefixtures("all_eager")
+def test_a_ticket_trained_in_it_is_finished_in_float32(precision, recipe):
     model = network()
     masks = random_masks(model)
     ticket = lt.Ticket.of(model, masks)
     recipe = lt.Recipe([*recipe.tweaks, Precision(precision)])
-    with eagerly():  # the search of tost, to which the precision is that of the layers
-        prepared = recipe.prepare(ticket.build(), data())
+    prepared = recipe.prepare(ticket.build(), data())
     trainer = Trainer(prepared, lambda start: data(), 2, SGD(0.1, 0.9, l2=0.01), recipe.loss())
     trainer.reset(0)
     watch = EachBatch(lambda model: assert_zeros(model, masks, model.optimizer, slots=1))
-    with eagerly(not graph):
-        trainer.fit(5, [*recipe.callbacks(5), watch])
+    trainer.fit(5, [*recipe.callbacks(5), watch])
     assert trainer.step == watch.calls == 5
     final = recipe.finish(prepared)
     assert architecture.to_json(final) == ticket.architecture

@@ -4,24 +4,18 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 import tensorflow as tf
-from networks import eagerly
 from tensorflow.python.eager import context
 
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import keras
-from lottery_tf.training.trainer import (
-    SGD,
-    Adam,
-    Trainer,
-    TrainingSettings,
-    WarmUp,
-    make_deterministic,
-)
+from lottery_tf.training.optimizers import SGD, Adam, WarmUp, learning_rate_schedule, make_optimizer
+from lottery_tf.training.settings import TrainingSettings
+from lottery_tf.training.trainer import Trainer, make_deterministic
 
 
 def rates(settings, steps_per_epoch, steps):
-    schedule = settings.learning_rate_schedule(steps_per_epoch)
+    schedule = learning_rate_schedule(settings, steps_per_epoch)
     return [float(schedule(step)) for step in steps]
 
 
@@ -103,7 +97,7 @@ def test_coupled_l2_of_adam_goes_through_the_moments():
 )
 def test_settings_go_to_the_optimizer(settings, gradients, after):
     weight = tf.Variable(2.0, name="kernel")
-    optimizer = TrainingSettings(**settings).make_optimizer(steps_per_epoch=1)
+    optimizer = make_optimizer(TrainingSettings(**settings), 1)
     for gradient in gradients:
         optimizer.apply_gradients([(tf.constant(float(gradient)), weight)])
     assert float(weight) == pytest.approx(after, abs=1e-5)
@@ -144,7 +138,7 @@ def test_settings_out_of_range(flags, message):
 def test_milestones_that_do_not_rise_are_refused(milestones):
     settings = TrainingSettings(schedule="step", milestones=milestones)
     with pytest.raises(UsageError, match=f"one after the other, not {','.join(milestones)}"):
-        settings.learning_rate_schedule(10)
+        learning_rate_schedule(settings, 10)
 
 
 def test_no_steps_at_all_are_refused():
@@ -185,7 +179,10 @@ class Steps(keras.callbacks.Callback):
             self.looks.append(self.epochs[-1])
 
 
-@pytest.mark.parametrize(("steps_per_execution", "jit_compile"), [(1, False), (3, None)])
+@pytest.mark.parametrize(
+    ("steps_per_execution", "jit_compile"),
+    [(1, False), (3, None), pytest.param(1, None, marks=pytest.mark.e2e)],
+)
 def test_training_starts_and_stops_at_any_step(steps_per_execution, jit_compile):
     trainer, seen = small_trainer(steps_per_execution=steps_per_execution, jit_compile=jit_compile)
     steps = Steps(trainer)
@@ -196,26 +193,33 @@ def test_training_starts_and_stops_at_any_step(steps_per_execution, jit_compile)
     assert seen[0] == 7 and set(range(7, 19)) <= set(seen)
 
 
+# (last step, validation_freq, steps that are looked at)
+LOOKS = [
+    (25, 1, [5, 10, 15, 20, 25]),
+    (25, 2, [5, 15, 25]),
+    (27, 2, [10, 20, 27]),
+    (27, 9, [27]),
+    (25, 5, [25]),
+]
+
+
 @pytest.mark.parametrize(
-    ("stop", "freq", "looks"),
+    ("stop", "freq", "looks", "resumed_at"),
     [
-        (25, 1, [5, 10, 15, 20, 25]),
-        (25, 2, [5, 15, 25]),
-        (27, 2, [10, 20, 27]),
-        (27, 9, [27]),
-        (25, 5, [25]),
+        pytest.param(*case, step, marks=() if step == 0 or case[1] == 2 else pytest.mark.e2e)
+        for case in LOOKS
+        for step in (0, 5, 15)
     ],
 )
-@eagerly()
-def test_epochs_that_look_at_dev_images_are_counted_from_the_last(stop, freq, looks):
+@pytest.mark.usefixtures("all_eager")
+def test_epochs_that_look_at_dev_images_are_counted_from_the_last(stop, freq, looks, resumed_at):
     dev = tf.data.Dataset.from_tensors((np.ones((1, 1)), np.ones((1, 1))))
-    for resumed_at in (0, 5, 15) if freq == 2 else (0,):
-        trainer, _ = small_trainer()
-        steps = Steps(trainer)
-        trainer.reset(resumed_at)
-        trainer.fit(stop, [steps], dev, freq)
-        assert trainer.step == stop
-        assert steps.looks == [step for step in looks if step > resumed_at]
+    trainer, _ = small_trainer()
+    steps = Steps(trainer)
+    trainer.reset(resumed_at)
+    trainer.fit(stop, [steps], dev, freq)
+    assert trainer.step == stop
+    assert steps.looks == [step for step in looks if step > resumed_at]
 
 
 def test_training_in_two_parts_is_training_in_one():

@@ -250,8 +250,10 @@ def straight():
 @pytest.mark.parametrize(
     ("cached", "way"),
     [
-        *((False, way) for way in ("eager", "3 steps", "one loop")),
+        *((False, way) for way in ("eager", "one loop")),
         (True, "jit"),
+        pytest.param(False, "3 steps", marks=pytest.mark.e2e),
+        pytest.param(True, "one loop", marks=pytest.mark.e2e),
     ],
 )
 def test_every_way_trains_the_same(straight, cached, way):
@@ -272,8 +274,11 @@ def test_a_loop_by_hand_trains_the_same(straight):
         np.testing.assert_allclose(value, straight[name], atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("head", ["float16", "float32"])
-def test_under_mixed_precision(head):
+@pytest.mark.parametrize(
+    ("head", "eager"),
+    [("float16", False), ("float32", True), pytest.param("float32", False, marks=pytest.mark.e2e)],
+)
+def test_under_mixed_precision(head, eager):
     """Keras scales the loss as ever, and the divergence is in float32."""
     dtype = "float32" if head == "float32" else None
     teacher, recipe, model = taught_model(1.0, policy="mixed_float16", dtype=dtype)
@@ -281,7 +286,7 @@ def test_under_mixed_precision(head):
     recipe = lt.Recipe([recipe.tweaks[0]])
     recipe.prepare(model)
     optimizer = keras.mixed_precision.LossScaleOptimizer(keras.optimizers.SGD(0.1))
-    model.compile(optimizer, recipe.loss(), run_eagerly=head == "float32")
+    model.compile(optimizer, recipe.loss(), run_eagerly=eager)
     expected = by_hand(model(X, training=True), teacher(X), Y, 1.0, 4.0)[0].mean()
     before = values(model)
     logs = model.fit(X, Y, batch_size=16, validation_data=(X, Y), verbose=0).history
@@ -342,13 +347,13 @@ def test_two_replicas_learn_what_one_does(tmp_path):
     assert done.stdout.strip().endswith("both"), done.stderr[-3000:]
 
 
-def test_no_trace_of_the_teacher_in_the_model(tmp_path):
+def test_no_trace_of_the_teacher_in_the_model(tmp_path, eager):
     """Variables, submodules, parameters and checkpoints are those without distillation."""
     plain = mlp()
     count = plain.count_params()
     recipe = lt.Recipe([Distillation(mlp())])
     model = recipe.prepare(plain)
-    model.compile("sgd", recipe.loss(), run_eagerly=True)
+    model.compile("sgd", recipe.loss(), run_eagerly=eager)
     model.fit(X, Y, callbacks=recipe.callbacks(), verbose=0)
     assert model is plain and model.count_params() == count
     assert len(model.variables) == len(mlp().variables)
@@ -358,10 +363,10 @@ def test_no_trace_of_the_teacher_in_the_model(tmp_path):
     assert len({name.rpartition("/.ATT")[0] for name in kernels}) == 3
 
 
-def test_a_loaded_model_goes_on_learning_from_the_teacher(tmp_path):
+def test_a_loaded_model_goes_on_learning_from_the_teacher(tmp_path, eager):
     """A .keras file keeps the loss; the callbacks bring the teacher back."""
     _, recipe, model = taught_model()
-    model.compile(keras.optimizers.SGD(0.1, 0.9), recipe.loss(), run_eagerly=True)
+    model.compile(keras.optimizers.SGD(0.1, 0.9), recipe.loss(), run_eagerly=eager)
     model.fit(data(), callbacks=recipe.callbacks(), verbose=0)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
@@ -373,14 +378,14 @@ def test_a_loaded_model_goes_on_learning_from_the_teacher(tmp_path):
     assert_same(values(loaded), values(model))
 
 
-def test_it_lives_with_the_tweaks_that_fade():
+def test_it_lives_with_the_tweaks_that_fade(eager):
     """Whichever is put on the training step first, each step is counted once and taught once."""
     for place in (0, 1):
         tweaks = [lt.SoftActivation()]
         tweaks.insert(place, Distillation(mlp(), weight=1.0))
         recipe = lt.Recipe(tweaks)
         model = recipe.prepare(mlp())
-        model.compile(keras.optimizers.SGD(0.0), recipe.loss(), run_eagerly=True)
+        model.compile(keras.optimizers.SGD(0.0), recipe.loss(), run_eagerly=eager)
         step = model.train_step
         history = model.fit(data(), callbacks=recipe.callbacks(), verbose=0).history
         assert model.train_step is step
@@ -389,12 +394,12 @@ def test_it_lives_with_the_tweaks_that_fade():
         recipe.finish(model)
 
 
-def test_another_recipe_on_the_same_model_has_its_own_teacher():
+def test_another_recipe_on_the_same_model_has_its_own_teacher(eager):
     student, one, other = mlp(), mlp(), mlp()
     for teacher in (one, other):
         recipe = lt.Recipe([Distillation(teacher, weight=1.0)])
         model = recipe.prepare(student)
-        model.compile(keras.optimizers.SGD(0.0), recipe.loss(), run_eagerly=True)
+        model.compile(keras.optimizers.SGD(0.0), recipe.loss(), run_eagerly=eager)
         expected = by_hand(model(X, training=True), teacher(X), Y, 1.0, 4.0)[0].mean()
         assert model is student
         np.testing.assert_allclose(model.train_on_batch(X, Y), expected, rtol=1e-5)

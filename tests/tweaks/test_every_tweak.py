@@ -1,6 +1,7 @@
 """What every tweak of the table must pass, alone and all together."""
 
 import dataclasses
+import functools
 import json
 
 import numpy as np
@@ -23,8 +24,9 @@ from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import named_layers, named_variables
 from lottery_tf.masks.wrapper import PruneByMask
 from lottery_tf.models import create
-from lottery_tf.tweaks import TWEAKS, Tweak
-from lottery_tf.tweaks.recipe import tweak_settings
+from lottery_tf.tweaks.settings import tweak_settings
+from lottery_tf.tweaks.table import TWEAKS
+from lottery_tf.tweaks.tweak import Tweak
 
 BATCH, EPOCHS = 8, 2  # two steps an epoch, of which the first two fade
 
@@ -43,27 +45,37 @@ def network(softmax=False):
     return keras.Model(inputs, layers.Dense(3, "softmax" if softmax else None, name="head")(x))
 
 
-ALL = ",".join(TWEAKS)  # trained in graphs; each alone eagerly, which is faster
+ALL = ",".join(TWEAKS)
 RECIPES = [*TWEAKS, ALL]
 every_recipe = pytest.mark.parametrize("name", dict.fromkeys(RECIPES))
+# What is as true of all at once; with the whole runs of each alone too.
+ALL_AT_ONCE = [ALL, *(pytest.param(name, marks=pytest.mark.e2e) for name in TWEAKS)]
+all_at_once = pytest.mark.parametrize("name", ALL_AT_ONCE)
+# All at once in graphs; each alone eagerly, which is faster, and with the whole runs in graphs too.
+every_training = pytest.mark.parametrize(
+    ("name", "eager"),
+    [
+        (ALL, False),
+        *((name, True) for name in TWEAKS),
+        *(pytest.param(name, False, marks=pytest.mark.e2e) for name in TWEAKS if name != ALL),
+    ],
+)
 
 
 def settings():
     """What the tweaks need: a teacher, and no more of a search than shows that it works."""
     keras.utils.set_random_seed(1)
-    return {"rescaled_init_iterations": 5, "distillation_teacher": network()}
+    return {"rescaled_init_iterations": 2, "distillation_teacher": network()}
 
 
 @pytest.fixture(scope="module")
 def trained():
-    """Recipe's name → what came of a masked model trained with it; each is trained once."""
-    made = {}
+    """(Recipe's name, whether eagerly) → what came of a masked model trained with it, once."""
 
-    def get(name):
-        if name not in made:
-            with eagerly(name != ALL):
-                made[name] = _train(name)
-        return made[name]
+    @functools.cache
+    def get(name, eager):
+        with eagerly(eager):
+            return _train(name)
 
     return get
 
@@ -101,10 +113,10 @@ def _train(name):
     return recipe, model, recipe.finish(model), masks, start, history, (x, y)
 
 
-@every_recipe
-def test_the_finished_model_shows_no_trace(trained, name):
+@every_training
+def test_the_finished_model_shows_no_trace(trained, name, eager):
     """The architecture that went into ``prepare``: plain layers, same names, exact zeros."""
-    _, _, final, masks, start, _, _ = trained(name)
+    _, _, final, masks, start, _, _ = trained(name, eager)
     original = network()
     described = {path: type(layer) for path, layer in named_layers(final).items()}
     expected = {path: type(layer) for path, layer in named_layers(original).items()}
@@ -125,17 +137,17 @@ def test_the_finished_model_shows_no_trace(trained, name):
         assert np.count_nonzero(after[weight]) <= mask.sum()
 
 
-@every_recipe
-def test_the_finished_model_computes_what_the_trained_one_computes(trained, name):
-    _, model, final, _, _, _, (x, _) = trained(name)
+@every_training
+def test_the_finished_model_computes_what_the_trained_one_computes(trained, name, eager):
+    _, model, final, _, _, _, (x, _) = trained(name, eager)
     np.testing.assert_allclose(final(x), model(x, training=False), atol=1e-5)
     assert np.abs(final(x)).max() > 0.01
 
 
-@every_recipe
-def test_the_evaluation_loss_is_the_plain_one(trained, name):
+@every_training
+def test_the_evaluation_loss_is_the_plain_one(trained, name, eager):
     """That of ``fit``'s validation, of ``evaluate`` and of the finished model."""
-    _, model, final, _, _, history, (x, y) = trained(name)
+    _, model, final, _, _, history, (x, y) = trained(name, eager)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     plain = loss(y, model(x, training=False))
     np.testing.assert_allclose(model.evaluate(x, y, verbose=0)[0], plain, rtol=1e-5)
@@ -143,9 +155,9 @@ def test_the_evaluation_loss_is_the_plain_one(trained, name):
     np.testing.assert_allclose(loss(y, final(x)), plain, rtol=1e-4)
 
 
-@every_recipe
-def test_finishing_changes_nothing_in_the_trained_model(trained, name):
-    recipe, model, final, *_ = trained(name)
+@every_training
+def test_finishing_changes_nothing_in_the_trained_model(trained, name, eager):
+    recipe, model, final, *_ = trained(name, eager)
     before = [variable.numpy() for variable in model.variables]
     again = recipe.finish(model)
     assert_same(values(again), values(final))
@@ -177,16 +189,16 @@ def test_a_tweak_is_a_frozen_dataclass_with_documented_fields(name):
             setattr(tweak, field.name, field.default)
 
 
-@every_recipe
+@all_at_once
+@pytest.mark.usefixtures("all_eager")
 def test_on_a_dense_model_of_probabilities(name):
     """A tweak works on any model: dense, and ending in a softmax."""
     recipe, (x, y) = lt.Recipe(name, settings()), examples(8, (8, 8, 1))
     plain = network(softmax=True)
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH)
-    with eagerly():
-        model = recipe.prepare(plain, data)
-        model.compile("sgd", recipe.loss())
-        model.fit(data, callbacks=recipe.callbacks(), verbose=0)
+    model = recipe.prepare(plain, data)
+    model.compile("sgd", recipe.loss())
+    model.fit(data, callbacks=recipe.callbacks(), verbose=0)
     final = recipe.finish(model)
     np.testing.assert_allclose(final(x), model(x, training=False), atol=1e-5)
     assert final.count_params() == plain.count_params()
@@ -213,7 +225,7 @@ def test_a_residual_network_begins_no_worse(name, network):
     assert ours < 1.1 * plain
 
 
-@pytest.mark.parametrize("name", ["vanilla", *dict.fromkeys(RECIPES)])
+@pytest.mark.parametrize("name", ["vanilla", *ALL_AT_ONCE])
 def test_labels_that_are_no_classes_are_one_sentence(name):
     """Before the first step: nothing has moved."""
     few = {**settings(), "rescaled_init_iterations": 1}

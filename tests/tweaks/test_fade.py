@@ -14,7 +14,8 @@ from lottery_tf.common.errors import UsageError
 from lottery_tf.exporting import write_exports
 from lottery_tf.graph.compat import keras
 from lottery_tf.training.trainer import Trainer
-from lottery_tf.tweaks.fade import CURVES, Schedule
+from lottery_tf.tweaks.fade import Schedule
+from lottery_tf.tweaks.settings import CURVES
 
 
 def test_the_curves_by_hand():
@@ -96,7 +97,13 @@ WAYS = {
 
 
 @pytest.mark.parametrize(
-    ("way", "share"), [*((way, 0.5) for way in WAYS), ("graph", 0.0), ("graph", 1.0)]
+    ("way", "share"),
+    [
+        *((way, 0.5) for way in WAYS),
+        ("graph", 0.0),
+        ("graph", 1.0),
+        *(pytest.param(w, s, marks=e2e) for w in WAYS if w != "graph" for s in (0.0, 1.0)),
+    ],
 )
 def test_each_step_has_its_own_value_by_hand(way, share):
     """Six of twelve steps are soft, then the unit is ReLU: w < 0 does not move any more."""
@@ -234,26 +241,35 @@ def test_the_history_has_the_values():
 
 
 @pytest.mark.parametrize(
-    "file", ["model.keras", *(pytest.param(each, marks=e2e) for each in ("model", "model.h5"))]
+    ("file", "eager"),
+    [
+        ("model.keras", True),
+        pytest.param("model.keras", False, marks=e2e),
+        *(
+            pytest.param(file, yes, marks=e2e)
+            for file in ("model", "model.h5")
+            for yes in (True, False)
+        ),
+    ],
 )
-def test_a_saved_model_goes_on_in_the_middle_of_the_fade(tmp_path, file):
+def test_a_saved_model_goes_on_in_the_middle_of_the_fade(tmp_path, file, eager):
     """ModelCheckpoint after the first of four epochs, loaded anew.
 
     A .keras file keeps the optimizer as it is, so that the training is the same to the bit.
     """
     exact = file == "model.keras"
-    recipe, model = _prepared(eager=not exact)
+    recipe, model = _prepared(eager)
     path = str(tmp_path / file)
     save = keras.callbacks.ModelCheckpoint(path)
     model.fit(X, Y, batch_size=4, shuffle=False, callbacks=[*recipe.callbacks(8), save], verbose=0)
     loaded = keras.models.load_model(path)
-    loaded.run_eagerly = not exact
+    loaded.run_eagerly = eager
     assert recipe.progress(loaded) == 0.5
     with pytest.raises(UsageError, match="SoftActivation, which has gone 50 % of its way"):
         recipe.finish(loaded)
     history = _fit(loaded, recipe.callbacks(), first=1)
     if exact:
-        expected, whole = _straight()
+        expected, whole = _straight(eager)
         assert_same(values(loaded), expected)
         np.testing.assert_allclose(history["val_loss"], whole["val_loss"][1:], rtol=1e-6)
     np.testing.assert_allclose(history["ghost_skips_alpha"], [0, 0, 0])
@@ -262,11 +278,11 @@ def test_a_saved_model_goes_on_in_the_middle_of_the_fade(tmp_path, file):
 
 
 @pytest.mark.parametrize("file", ["some.weights.h5", "checkpoint"])
-def test_saved_weights_hold_the_fade(tmp_path, file):
-    recipe, model = _prepared(eager=True)
+def test_saved_weights_hold_the_fade(tmp_path, file, eager):
+    recipe, model = _prepared(eager)
     _fit(model, recipe.callbacks(8), last=1)
     model.save_weights(tmp_path / file)
-    _, other = _prepared(eager=True)
+    _, other = _prepared(eager)
     other.load_weights(tmp_path / file)
     assert_same(values(other), values(model))
     assert recipe.progress(other) == 0.5
@@ -281,7 +297,8 @@ class Interrupted(keras.callbacks.Callback):
 
 
 @pytest.mark.parametrize(
-    ("backup_first", "eager"), [(True, False), pytest.param(False, True, marks=e2e)]
+    ("backup_first", "eager"),
+    [(True, True), *(pytest.param(*each, marks=e2e) for each in [(True, False), (False, False)])],
 )
 def test_backup_and_restore_goes_on_in_the_middle(tmp_path, backup_first, eager):
     recipe, model = _prepared(eager)
@@ -312,8 +329,8 @@ def test_functions_that_were_compiled_without_the_tweaks_are_not_kept(tmp_path):
     np.testing.assert_allclose(history["val_loss"], whole["val_loss"], rtol=1e-6)
 
 
-def test_another_recipe_does_not_finish_it():
-    recipe, model = _prepared(eager=True)
+def test_another_recipe_does_not_finish_it(eager):
+    recipe, model = _prepared(eager)
     _fit(model, recipe.callbacks())
     for name in ("vanilla", "label_smoothing"):
         with pytest.raises(UsageError, match="still has ghost_skips and soft_activation in it"):
@@ -343,9 +360,16 @@ UNFINISHED = {
 
 
 @pytest.mark.parametrize(
-    ("way", "share"), [*((way, 0.5) for way in UNFINISHED), ("strip", 0.0), ("export", 0.0)]
+    ("kind", "way", "share"),
+    [
+        pytest.param(
+            *(kind, way, share),
+            marks=() if kind is lt.SoftActivation or way == "strip" else e2e,
+        )
+        for way, share in [*((way, 0.5) for way in UNFINISHED), ("strip", 0.0), ("export", 0.0)]
+        for kind in (lt.SoftActivation, lt.GhostSkips)
+    ],
 )
-@pytest.mark.parametrize("kind", [lt.SoftActivation, lt.GhostSkips])
 def test_a_prepared_model_is_not_a_finished_one(tmp_path, way, share, kind):
     """Nor one that has faded."""
     tweak = kind(share=share)
@@ -385,8 +409,8 @@ def test_a_loaded_checkpoint_tells_how_to_finish_it(tmp_path, lines, run):
     np.testing.assert_allclose(lt.Recipe(names).finish(loaded)(X), model(X), atol=1e-6)
 
 
-def test_a_tweak_that_never_began_is_not_finished():
-    recipe, model = _prepared(eager=True)
+def test_a_tweak_that_never_began_is_not_finished(eager):
+    recipe, model = _prepared(eager)
     _fit(model, [], last=1)
     with pytest.raises(UsageError, match=r"has not begun.* fit\(callbacks=recipe.callbacks\(\)\)"):
         recipe.finish(model)
@@ -399,10 +423,10 @@ def test_a_tweak_that_never_began_is_not_finished():
         *(pytest.param(each, marks=e2e) for each in ("mixed_bfloat16", "float64")),
     ],
 )
-def test_in_other_precisions(policy):
+def test_in_other_precisions(policy, eager):
     keras.mixed_precision.set_global_policy(policy)
     try:
-        recipe, model = _prepared(eager=policy != "mixed_float16")
+        recipe, model = _prepared(eager)
         _fit(model, recipe.callbacks(), last=2)
         final = recipe.finish(model)
     finally:
@@ -454,9 +478,9 @@ def test_parameters_out_of_range(make, message):
         make()
 
 
-def test_tensorboard_writes_the_values(tmp_path):
+def test_tensorboard_writes_the_values(tmp_path, eager):
     """Where it comes after the recipe's callbacks."""
-    recipe, model = _prepared(eager=True)
+    recipe, model = _prepared(eager)
     board = keras.callbacks.TensorBoard(tmp_path, write_graph=False)
     _fit(model, [*recipe.callbacks(), board])
     found = {}

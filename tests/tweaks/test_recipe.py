@@ -13,8 +13,9 @@ from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import named_layers
 from lottery_tf.losses.cross_entropy import CrossEntropy
-from lottery_tf.tweaks import TWEAKS, Tweak
-from lottery_tf.tweaks.recipe import RECIPES, tweak_settings
+from lottery_tf.tweaks.settings import RECIPES, tweak_settings
+from lottery_tf.tweaks.table import TWEAKS
+from lottery_tf.tweaks.tweak import Tweak
 
 
 def test_names():
@@ -50,7 +51,7 @@ def test_settings_go_to_the_tweaks_that_are_named():
         (lambda: lt.Recipe(""), "made of .*, not ''"),
         (lambda: lt.Recipe("label_smoothing,xyz"), "not 'xyz'"),
         (lambda: lt.Recipe.restore({"label_smothing": {}}), "nearest: label_smoothing"),
-        (lambda: lt.Recipe("label_smoothing,label_smoothing"), "LabelSmoothing came twice"),
+        (lambda: lt.Recipe("label_smoothing,label_smoothing"), "label_smoothing came twice"),
         (lambda: lt.Recipe([lt.LabelSmoothing(0.1), lt.LabelSmoothing(0.2)]), "each tweak once"),
         (lambda: lt.Recipe("label_smoothing", {"label_smoothing_epsilon": 1.0}), "epsilon in"),
     ],

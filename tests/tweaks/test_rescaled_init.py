@@ -1,6 +1,7 @@
 """Re-scaled initialisation: GradInit's objectives and their derivatives, on what is not pruned."""
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -10,7 +11,6 @@ from networks import (
     assert_same,
     assert_zeros,
     chain,
-    eagerly,
     every_variable,
     examples,
     layers,
@@ -182,7 +182,7 @@ def test_a_whole_search_by_hand(optimizer):
 
 
 @pytest.mark.parametrize("which", ["norm", "sgd", "adam"])
-@eagerly()
+@pytest.mark.usefixtures("all_eager")
 def test_the_derivative_is_that_of_central_differences(which):
     """A masked convolution, BatchNorm, Dense and biases, in float64.
 
@@ -212,7 +212,7 @@ def test_the_derivative_is_that_of_central_differences(which):
     assert np.abs(derivative).max() > 0.01
 
 
-@eagerly()
+@pytest.mark.usefixtures("all_eager")
 def test_batchnorm_of_images():
     """Its fused operation, float32 only, has the derivatives that float64 has without it."""
 
@@ -236,7 +236,7 @@ def test_batchnorm_of_images():
         np.testing.assert_allclose(*[each(c, bound)[2] for each in both], rtol=1e-4, atol=1e-6)
 
 
-@eagerly()
+@pytest.mark.usefixtures("all_eager")
 def test_the_second_batch_overlaps_by_half():
     """TRAP 26. With a step of no length the loss is that of B̃ at the weights as they are."""
     model = mlp()
@@ -254,7 +254,7 @@ def test_the_second_batch_overlaps_by_half():
 
 
 @pytest.mark.parametrize(("optimizer", "max_norm"), [("adam", 0.2), ("sgd", 1e9), ("adam", 1e9)])
-@eagerly()
+@pytest.mark.usefixtures("all_eager")
 def test_pruned_weights_do_not_exist(optimizer, max_norm):
     """TRAP 25: the same search as that of a model without them.
 
@@ -294,10 +294,14 @@ def test_pruned_weights_do_not_exist(optimizer, max_norm):
 # What is changed, and what is not
 
 
-@pytest.fixture(scope="module")
-@eagerly()
-def rescaled():
-    """A masked network before and after, and what the search says."""
+@pytest.fixture
+def rescaled(all_eager):
+    return search_of(all_eager)
+
+
+@functools.cache
+def search_of(eager):
+    """A masked network before and after, and what the search says; ``eager`` is how it was made."""
     keras.utils.set_random_seed(0)
     plain = chain(
         layers.Conv2D(2, 3, name="conv"),
@@ -340,7 +344,7 @@ def test_the_weights_are_scaled_and_nothing_else_is_changed(rescaled):
     assert not changed.optimizer
 
 
-@eagerly()
+@pytest.mark.usefixtures("all_eager")
 def test_the_scales_are_for_the_ticket_without_what_fades(rescaled):
     """In whatever order a recipe names its tweaks; the skips' own weights have none."""
     model, changed, _, _, data = rescaled
@@ -351,7 +355,7 @@ def test_the_scales_are_for_the_ticket_without_what_fades(rescaled):
         assert_same({name: after[name] for name in values(changed)}, values(changed))
 
 
-@eagerly()
+@pytest.mark.usefixtures("all_eager")
 def test_a_recipe_tells_what_was_learned(rescaled):
     """In its last ``prepare``, and nothing before the first."""
     model, _, _, found, data = rescaled
@@ -373,7 +377,7 @@ def test_a_tensor_of_zeros_keeps_its_scale(rescaled):
     assert found.scales["head/bias"] != 1
 
 
-@eagerly()
+@pytest.mark.usefixtures("all_eager")
 def test_frozen_layers_stay(rescaled):
     model, _, _, _, data = rescaled
     frozen = lt.strip(model)
@@ -432,7 +436,10 @@ class Switch(layers.Layer):
         return tf.cond(self.step < 5, lambda: tf.nn.softplus(inputs), lambda: inputs)
 
 
-@pytest.mark.parametrize(("optimizer", "max_norm"), [("sgd", 9), ("adam", 9), ("adam", 0.1)])
+@pytest.mark.parametrize(
+    ("optimizer", "max_norm"),
+    [("sgd", 9), pytest.param("adam", 9, marks=pytest.mark.e2e), ("adam", 0.1)],
+)
 def test_second_derivatives_through_a_branch(optimizer, max_norm):
     def network(layer):
         keras.utils.set_random_seed(0)
@@ -459,7 +466,8 @@ def two_in_two_out():
     return keras.Model([image, word], heads)
 
 
-@both_optimizers
+@pytest.mark.parametrize("optimizer", ["sgd", pytest.param("adam", marks=pytest.mark.e2e)])
+@pytest.mark.usefixtures("all_eager")
 def test_several_inputs_outputs_and_batches(optimizer):
     """Dictionaries and tuples say the same; the last batch is smaller."""
     (x, a), (_, b) = examples(10, (6, 6, 1)), examples(10, classes=2)
@@ -473,10 +481,9 @@ def test_several_inputs_outputs_and_batches(optimizer):
     model = lt.wrap(plain, masks)
     tweak = RescaledInit(optimizer, iterations=4, max_norm=1.0)
     results = []
-    with eagerly(optimizer == "sgd"):
-        for form in forms if optimizer == "sgd" else forms[:1]:
-            data = tf.data.Dataset.from_tensor_slices(form).batch(4)
-            results.append(tweak.change(model, data))
+    for form in forms if optimizer == "sgd" else forms[:1]:
+        data = tf.data.Dataset.from_tensor_slices(form).batch(4)
+        results.append(tweak.change(model, data))
     assert_same(values(results[0]), values(results[-1]))
     assert_zeros(results[0], masks)
     before, after = values(model), values(results[0])
@@ -484,8 +491,10 @@ def test_several_inputs_outputs_and_batches(optimizer):
         assert np.isfinite(after[name]).all() and (after[name] != before[name]).any(), name
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-@eagerly()
+@pytest.mark.parametrize(
+    "policy", [pytest.param("mixed_bfloat16", marks=pytest.mark.e2e), "mixed_float16"]
+)
+@pytest.mark.usefixtures("all_eager")
 def test_mixed_precision(policy):
     model = chain(
         layers.Dense(8, activation="relu", dtype=policy, name="one"),
@@ -505,7 +514,7 @@ def test_mixed_precision(policy):
     assert found.scales == pytest.approx(expected.scales, abs=0.02)
 
 
-@eagerly()
+@pytest.mark.usefixtures("all_eager")
 def test_losses_by_name_and_by_object():
     """Labels [batch] fit an output [batch, 1], as they do in ``fit``."""
     x, _ = examples()
@@ -519,7 +528,7 @@ def test_losses_by_name_and_by_object():
     assert find_scales(model, column, RescaledInit(criterion="mse", **few)) == by_name
 
 
-@eagerly()
+@pytest.mark.usefixtures("all_eager")
 def test_a_loss_for_each_output():
     """By name and in order; where all outputs have one it is that of all."""
     x, y = examples()
@@ -547,7 +556,7 @@ def test_a_loss_for_each_output():
             find_scales(model, only, few, loss)
 
 
-@eagerly()
+@pytest.mark.usefixtures("all_eager")
 def test_one_batch_is_enough():
     found = find_scales(mlp(), batches(12), RescaledInit(iterations=3, max_norm=9.0))
     assert np.isfinite(found.losses).all()
@@ -604,7 +613,7 @@ def test_what_is_not_given_is_taken_from_the_training():
     ("given", "trains", "told"),
     [(None, "SGD", 0), (None, "Adam", 1), ("sgd", "Adam", 0), ("adam", "Adam", 0)],
 )
-@eagerly()
+@pytest.mark.usefixtures("all_eager")
 def test_a_training_by_another_optimizer_is_told(lines, given, trains, told):
     recipe = lt.Recipe([RescaledInit(given, iterations=1)])
     data = batches()
@@ -668,7 +677,7 @@ def test_models_without_scales():
         find_scales(model, batches())
 
 
-@eagerly()
+@pytest.mark.usefixtures("all_eager")
 def test_a_search_that_diverges():
     x, y = examples()
     x[7, 1] = np.nan
@@ -704,7 +713,7 @@ def test_settings_out_of_range(settings, message):
         RescaledInit(**settings)
 
 
-@eagerly()
+@pytest.mark.usefixtures("all_eager")
 def test_scales_of_a_stock_tfmot_model_are_those_of_its_mask():
     """TRAP 25: by find_scales itself, to which a recipe hands masks of our own."""
     tfmot = pytest.importorskip("tensorflow_model_optimization")

@@ -132,7 +132,7 @@ def every_relu():
     return keras.Model(inputs, [layers.Dense(3, name="head")(y), layers.ReLU(name="out")(x)])
 
 
-def test_every_relu_is_found_and_comes_back(lines):
+def test_every_relu_is_found_and_comes_back(lines, eager):
     plain = every_relu()
     tweak = lt.SoftActivation(share=0.0)
     model = tweak.prepare(lt.wrap(plain, random_masks(plain)))
@@ -143,7 +143,7 @@ def test_every_relu_is_found_and_comes_back(lines):
     assert len(tweak.layers(model)) == 11
     assert type(model.get_layer("inside")) is keras.Sequential
     x, y = examples(8)
-    model.compile("sgd", ["sparse_categorical_crossentropy", None], run_eagerly=True)
+    model.compile("sgd", ["sparse_categorical_crossentropy", None], run_eagerly=eager)
     model.fit(x, y, callbacks=tweak.callbacks(), verbose=0)
     final = lt.strip(tweak.finish(model))
     theirs, ours = named_layers(plain), named_layers(final)
@@ -204,7 +204,7 @@ def test_a_model_without_relu_is_as_it_was(lines):
 
 
 @pytest.mark.parametrize("first", ["soft_activation,ghost_skips", "ghost_skips,soft_activation"])
-def test_a_fused_relu_under_a_ghost_is_soft_in_either_order(first):
+def test_a_fused_relu_under_a_ghost_is_soft_in_either_order(first, eager):
     def network():
         keras.utils.set_random_seed(0)
         return chain(
@@ -227,7 +227,7 @@ def test_a_fused_relu_under_a_ghost_is_soft_in_either_order(first):
     b = model.get_layer("linear")(a) + a
     b = b * tf.sigmoid(b)
     np.testing.assert_allclose(model(x), tf.reduce_mean(b, (1, 2)), atol=1e-5)
-    model.compile("sgd", recipe.loss(CrossEntropy()), run_eagerly=True)
+    model.compile("sgd", recipe.loss(CrossEntropy()), run_eagerly=eager)
     model.fit(x, y, batch_size=4, callbacks=recipe.callbacks(), verbose=0)
     final = recipe.finish(model)
     assert final.get_layer("fused").get_config()["activation"] == "relu"

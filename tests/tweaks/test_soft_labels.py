@@ -40,8 +40,14 @@ def test_keras_has_it_as_epsilon_c_over_c_minus_1(epsilon):
     )(ONE_HOT, LOGITS)
 
 
-@pytest.mark.parametrize("epsilon", [0.0, 0.1])
-@pytest.mark.parametrize("from_logits", [True, False])
+@pytest.mark.parametrize(
+    ("from_logits", "epsilon"),
+    [
+        (True, 0.1),
+        (False, 0.0),
+        *(pytest.param(*case, marks=pytest.mark.e2e) for case in [(True, 0.0), (False, 0.1)]),
+    ],
+)
 @pytest.mark.parametrize(
     "labels",
     [LABELS, LABELS[:, None], LABELS.astype(np.float32), LABELS.astype(np.uint8), ONE_HOT],
@@ -93,7 +99,7 @@ def test_where_xla_leaves_assertions_out_the_loss_is_not_a_number(form):
     ("dtype", "classes"),
     [("uint8", 256), ("int8", 128), ("bool", 2), ("int8", 200), ("float16", 5)],
 )
-@pytest.mark.parametrize("form", ["plain", "smoothed"])
+@pytest.mark.parametrize("form", [pytest.param("plain", marks=pytest.mark.e2e), "smoothed"])
 def test_labels_of_any_dtype_may_be_any_class(dtype, classes, form):
     """A dtype of few bits need not have the number of the classes."""
     last = min(classes, 128 if dtype == "int8" else classes) - 1
@@ -115,9 +121,15 @@ SPARSE = "sparse_categorical_crossentropy"
 @pytest.mark.parametrize(
     ("form", "loss"),
     [
-        *((form, loss) for form in ("tuple", "dict") for loss in (SPARSE, CrossEntropy())),
-        *((form, [SPARSE, CrossEntropy()]) for form in ("tuple", "dict")),
-        *((form, {"b": SPARSE, "a": "mse"}) for form in ("tuple", "dict")),
+        *[("tuple", SPARSE), ("dict", CrossEntropy())],
+        *[("tuple", [SPARSE, CrossEntropy()]), ("dict", {"b": SPARSE, "a": "mse"})],
+        *(
+            pytest.param(*case, marks=pytest.mark.e2e)
+            for case in [
+                *[("dict", SPARSE), ("tuple", CrossEntropy())],
+                *[("dict", [SPARSE, CrossEntropy()]), ("tuple", {"b": SPARSE, "a": "mse"})],
+            ]
+        ),
     ],
 )
 def test_the_labels_of_each_output_are_checked(form, loss):
@@ -196,7 +208,11 @@ def test_the_config_round_trip():
 WAYS = [{}, {"jit_compile": True}, {"run_eagerly": True}, {"steps_per_execution": 2}]
 
 
-@pytest.mark.parametrize("way", WAYS, ids=["graph", "jit", "eager", "2 steps"])
+@pytest.mark.parametrize(
+    "way",
+    [*WAYS[:3], pytest.param(WAYS[3], marks=pytest.mark.e2e)],
+    ids=["graph", "jit", "eager", "2 steps"],
+)
 def test_training_is_smoothed_and_evaluation_is_not(way):
     """TRAP 12: in ``fit``'s validation, in ``evaluate``, and in training after either."""
     x, y = examples(8, classes=4)

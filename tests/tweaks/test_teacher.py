@@ -137,7 +137,12 @@ def test_probabilities_are_seen_in_the_graph(head, tmp_path):
 
 @pytest.mark.parametrize(
     ("kind", "head"),
-    [("subclassed", "of its own"), ("another's SavedModel", "tf.nn.softmax")],
+    [
+        ("subclassed", "of its own"),
+        ("another's SavedModel", "tf.nn.softmax"),
+        pytest.param("subclassed", "tf.nn.softmax", marks=pytest.mark.e2e),
+        pytest.param("another's SavedModel", "of its own", marks=pytest.mark.e2e),
+    ],
 )
 def test_probabilities_are_seen_by_their_rows(kind, head, tmp_path):
     check(kind, head, tmp_path)
@@ -202,7 +207,7 @@ def test_a_teacher_of_half_precision():
     np.testing.assert_array_equal(found, model(X).numpy().astype(np.float32))
 
 
-def test_several_inputs():
+def test_several_inputs(eager):
     def two():
         inputs = {"a": keras.Input((4,), name="a"), "b": keras.Input((2,), name="b")}
         joined = layers.Concatenate()(list(inputs.values()))
@@ -210,7 +215,7 @@ def test_several_inputs():
 
     recipe = lt.Recipe([Distillation(two(), weight=1.0)])
     model = recipe.prepare(two())
-    model.compile("sgd", recipe.loss(), run_eagerly=True)
+    model.compile("sgd", recipe.loss(), run_eagerly=eager)
     x = {"a": X, "b": X[:, :2]}
     assert (
         model.fit(x, np.zeros(16), callbacks=recipe.callbacks(), verbose=0).history["loss"][0] > 0
@@ -219,14 +224,14 @@ def test_several_inputs():
         Distillation(network()).change(two())
 
 
-def test_a_teacher_is_left_as_it_is():
+def test_a_teacher_is_left_as_it_is(eager):
     teacher = network()
     teacher.layers[1].trainable = False
     teacher.compile("adam", "mse")
     before = values(teacher)
     recipe = lt.Recipe([Distillation(teacher)])
     model = recipe.prepare(mlp())
-    model.compile("sgd", recipe.loss(), run_eagerly=True)
+    model.compile("sgd", recipe.loss(), run_eagerly=eager)
     model.fit(X, np.zeros(16), callbacks=recipe.callbacks(), verbose=0)
     assert_same(values(teacher), before)
     assert [layer.trainable for layer in teacher.layers] == [True, False, True, True, True]
@@ -261,7 +266,7 @@ def test_a_teacher_on_disk_is_known_by_its_content(tmp_path):
     assert Distillation(tmp_path / "one.h5").sha256 not in (None, first)
 
 
-def test_it_is_loaded_once(tmp_path, monkeypatch):
+def test_it_is_loaded_once(tmp_path, monkeypatch, eager):
     network().save(tmp_path / "model.keras")
     loads, load = [], keras.models.load_model
     monkeypatch.setattr(
@@ -271,7 +276,7 @@ def test_it_is_loaded_once(tmp_path, monkeypatch):
     assert not loads
     for _ in range(2):
         model = recipe.prepare(mlp())
-        model.compile("sgd", recipe.loss(), run_eagerly=True)
+        model.compile("sgd", recipe.loss(), run_eagerly=eager)
         model.fit(X, np.zeros(16), callbacks=recipe.callbacks(), verbose=0)
     assert len(loads) == 1
 

@@ -7,7 +7,6 @@ from networks import (
     EVERYTHING,
     assert_same,
     chain,
-    eagerly,
     every_variable,
     examples,
     layers,
@@ -16,7 +15,8 @@ from networks import (
 )
 
 import lottery_tf as lt
-from lottery_tf.finding.scores import Network, grasp, snip
+from lottery_tf.finding.scores import grasp, snip
+from lottery_tf.finding.scores.network import Network
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import assign
 from lottery_tf.losses.cross_entropy import CrossEntropy
@@ -214,6 +214,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.usefixtures("all_eager")
 def test_float32(variant, masks, by_hand):
     """With fused BatchNorm. Frozen layers are scored, Dropout drops nothing, halves are not used.
 
@@ -222,8 +223,7 @@ def test_float32(variant, masks, by_hand):
     model = network(**VARIANTS[variant])
     model.compile("adam", "sparse_categorical_crossentropy")
     before = every_variable(model)
-    with eagerly(variant != "mixed_float16"):
-        found = both_scores(model, masks, data=two_batches(), batches=2)
+    found = both_scores(model, masks, data=two_batches(), batches=2)
     assert_close(found[0], by_hand[0], rtol=1e-3, atol=1e-5)
     assert_close(found[1], by_hand[1], rtol=1e-2, atol=1e-4)
     assert_same(every_variable(model), before)
@@ -232,7 +232,7 @@ def test_float32(variant, masks, by_hand):
     )
 
 
-@eagerly()
+@pytest.mark.usefixtures("all_eager")
 def test_data_are_read_once(masks):
     """Where there are two batches a third is not the first once more."""
     model, data = network("float64"), two_batches("float64")
@@ -242,7 +242,7 @@ def test_data_are_read_once(masks):
     assert_close(found[1], expected[1], rtol=1e-6, atol=1e-7)
 
 
-@eagerly()
+@pytest.mark.usefixtures("all_eager")
 def test_the_loss_is_the_one_that_is_given(masks):
     """Label smoothing (ours: ε/(C−1)) is part of L; a loss that has no logits is not divided."""
     model, data = network("float64"), two_batches("float64")
@@ -307,7 +307,7 @@ def test_iterative_snip_by_hand():
 # Derivatives of the library's own gradient
 
 
-@eagerly()
+@pytest.mark.usefixtures("all_eager")
 def test_the_hessian_product_is_the_derivative_of_the_gradient(masks):
     """By central differences, for any vector; what is pruned has neither."""
     random = np.random.default_rng(2)
@@ -333,7 +333,7 @@ def test_the_hessian_product_is_the_derivative_of_the_gradient(masks):
         layers.GroupNormalization(2, dtype="float64"),
     ],
 )
-@eagerly()
+@pytest.mark.usefixtures("all_eager")
 def test_other_normalisations_have_the_right_hessian(norm):
     """LayerNormalization's own moments, those of ``tf.nn.moments``, have not."""
     kind = {"dtype": "float64"}
@@ -361,7 +361,7 @@ def test_other_normalisations_have_the_right_hessian(norm):
     np.testing.assert_allclose(product, (ends[0] - ends[1]) / 2e-5, rtol=1e-6, atol=1e-8)
 
 
-@eagerly()
+@pytest.mark.usefixtures("all_eager")
 def test_what_grasp_means(masks):
     """Taking a share ε of a weight away changes ‖g‖² by −2ε·score, to first order.
 

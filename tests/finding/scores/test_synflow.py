@@ -15,7 +15,8 @@ from networks import (
 
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
-from lottery_tf.finding.scores import Network, synflow
+from lottery_tf.finding.scores import synflow
+from lottery_tf.finding.scores.network import Network
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import assign
 from lottery_tf.masks.prunable import prunable_weights
@@ -286,7 +287,14 @@ def deep(weight):
     return model
 
 
-@pytest.mark.parametrize(("weight", "nested"), [(1e3, False), (1e-5, False), (1e3, True)])
+@pytest.mark.parametrize(
+    ("weight", "nested"),
+    [
+        (1e-5, False),
+        (1e3, True),
+        *(pytest.param(*case, marks=pytest.mark.e2e) for case in [(1e3, False), (1e-5, True)]),
+    ],
+)
 def test_no_overflow_and_no_underflow(weight, nested):
     """float32 ends at 3e38 and at 1e-45. A nested model would cast what it is given to it."""
     weight = float(np.float32(weight))
