@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # what _WHERE says, for type checkers and editors
     from lottery_tf.finding.find import find_ticket as find_ticket
     from lottery_tf.finding.find import find_tickets as find_tickets
     from lottery_tf.finding.one_shot import prune as prune
+    from lottery_tf.finding.scores import register_method as register_method
     from lottery_tf.inspecting.facts import inspect as inspect
     from lottery_tf.masks.flops import count_flops as count_flops
     from lottery_tf.masks.masks import Masks as Masks
@@ -47,6 +48,7 @@ _WHERE = {
     "LabelSmoothing": "tweaks.soft_labels",
     "Distillation": "tweaks.distillation",
     "prune": "finding.one_shot",
+    "register_method": "finding.scores",
     "find_ticket": "finding.find",
     "find_tickets": "finding.find",
     "export": "exporting.exports",

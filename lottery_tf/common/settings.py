@@ -36,9 +36,9 @@ def setting(default: Any, help: str, choices: Collection[str] = ()) -> Any:
       default: the value when none is given; ``None`` for none.
       help: one line for ``--help``, with units.
       choices: the valid values of a ``str`` field, or of each part of a ``tuple[str, ...]``;
-        empty for any.
+        empty for any. It is kept as it is, so that names which are added later count.
     """
-    return dataclasses.field(default=default, metadata={"help": help, "choices": tuple(choices)})
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
 
 
 def value_type(field: dataclasses.Field, owner: type) -> tuple[type, bool]:

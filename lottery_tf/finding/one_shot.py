@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -9,7 +10,7 @@ import tensorflow as tf
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import log, some
 from lottery_tf.common.settings import nearest, one_of
-from lottery_tf.finding.scores import METHODS
+from lottery_tf.finding.scores import METHODS, Method, Score
 from lottery_tf.finding.scores.network import Network
 from lottery_tf.finding.settings import BATCHES
 from lottery_tf.graph.compat import keras
@@ -25,7 +26,7 @@ TRAINED = ("imp", "gmp")  # the methods that train on the way to the mask
 
 def prune(
     model: keras.Model,
-    method: str,
+    method: str | Score,
     sparsity: float,
     data: tf.data.Dataset | None = None,
     *,
@@ -43,7 +44,8 @@ def prune(
       model: a built Sequential or functional tf_keras model; it is left as it is. One that is
         masked already is pruned further, where it is masked.
       method: a name of ``lottery_tf.finding.scores.METHODS``: omp, snip, iterative_snip, grasp,
-        synflow, random or erk.
+        synflow, random, erk, or one given to ``lt.register_method``; or a score of the user's own,
+        a function from a ``Network`` to an array for each prunable weight.
       sparsity: share of the prunable weights that is pruned afterwards, in [0, 1); exact.
       data: batches (inputs, labels), for snip, iterative_snip and grasp.
       loss: of those; its mean over the batches is L. Default: cross-entropy.
@@ -70,13 +72,13 @@ def prune(
     masks = draw_masks(
         model, masks, method, sparsity, data, loss, scope, rounds, batches=batches, seed=seed
     )
-    return Ticket.of(model, masks, {"method": method, "model": model.name})
+    return Ticket.of(model, masks, {"method": _name_of(method), "model": model.name})
 
 
 def draw_masks(
     model: keras.Model,
     masks: Masks,
-    method: str,
+    method: str | Score,
     sparsity: float,
     data: tf.data.Dataset | None = None,
     loss: keras.losses.Loss | str | None = None,
@@ -96,12 +98,13 @@ def draw_masks(
             f"Expected a method that needs no training, {one_of(METHODS)}, not {method}: "
             f"lt.find_tickets(model, train_data, method='{method}', …) trains."
         )
-    if method not in METHODS:
+    if not callable(method) and method not in METHODS:
         raise UsageError(
             f"A method is one of {one_of(METHODS)}, not '{method}'{nearest(method, METHODS)}."
         )
     check_sparsity(sparsity)
-    found = METHODS[method]
+    found = Method(method) if callable(method) else METHODS[method]
+    method = _name_of(method)
     scope, rounds = found.scope or scope, found.rounds if rounds is None else rounds
     check_reachable(sparsity, masks, scope)
     for name, number in (("rounds", rounds), ("batches", batches)):
@@ -114,6 +117,7 @@ def draw_masks(
             1 - density * ((1 - sparsity) / density) ** (i / rounds) if i < rounds else sparsity
         )
         scores, values = found.score(network), network.values()
+        _check_scores(scores, masks, method)
         odd = [n for n in scores if not (_finite(scores[n]) and _finite(values[n]))]
         if odd:
             raise RuntimeError(
@@ -133,6 +137,21 @@ def draw_masks(
         )
     warn_of_collapse(masks, safe)
     return masks
+
+
+def _name_of(method: str | Score) -> str:
+    return method if isinstance(method, str) else getattr(method, "__name__", repr(method))
+
+
+def _check_scores(scores: Any, masks: Masks, method: str) -> None:
+    """Raises UsageError unless there is an array of each weight's shape, and no other."""
+    wanted = {name: mask.shape for name, mask in masks.items()}
+    given = {name: np.shape(array) for name, array in dict(scores).items()}
+    if odd := [name for name in wanted | given if wanted.get(name) != given.get(name)]:
+        raise UsageError(
+            f"Expected scores of {method} for each prunable weight, of its shape; {some(odd)} is "
+            "not so: return an array for each name of network.values()."
+        )
 
 
 def _finite(array: np.ndarray) -> bool:

@@ -1,6 +1,7 @@
 """How the mask of a ticket is found: the settings of ``find`` and ``find_tickets``."""
 
 import dataclasses
+from collections.abc import Collection, Iterator
 from typing import cast
 
 from lottery_tf.common.errors import UsageError
@@ -14,6 +15,19 @@ IMPORTED = "from_model"
 FROM_TRAINED = ("imp", "omp")  # the methods that rank trained weights
 
 
+class _Methods(Collection[str]):
+    """The names of all methods, those that are registered later too."""
+
+    def __iter__(self) -> Iterator[str]:
+        yield from ("imp", "gmp", *METHODS, IMPORTED)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __contains__(self, name: object) -> bool:
+        return any(name == each for each in self)
+
+
 @dataclasses.dataclass(frozen=True)
 class FindingSettings:
     """How the mask of a ticket is found."""
@@ -22,7 +36,7 @@ class FindingSettings:
         "imp",
         "imp (iterative) or omp (one-shot magnitude of trained weights), gmp (gradual), a score of "
         "untrained weights, or the zeros of a model's file",
-        choices=("imp", "gmp", *METHODS, IMPORTED),
+        choices=_Methods(),
     )
     rewind_to: str = setting("0it", "step k to rewind to, in steps (500it) or epochs (1ep)")
     rewind: str = setting(

@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.settings import one_of
 from lottery_tf.finding.scores import grasp, magnitude, random, snip, synflow
+from lottery_tf.masks.allocate import SCOPES
 
 if TYPE_CHECKING:
     from lottery_tf.finding.scores.network import Network
 
-__all__ = ["METHODS", "Method"]
+__all__ = ["METHODS", "Method", "Score", "register_method"]
+
+Score = Callable[["Network"], Mapping[str, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +35,7 @@ class Method:
       looks_at_data: whether its score reads the network's batches.
     """
 
-    score: Callable[["Network"], Mapping[str, np.ndarray]]
+    score: Score
     rounds: int = 1
     scope: str | None = None
     looks_at_data: bool = False
@@ -45,3 +50,37 @@ METHODS: dict[str, Method] = {
     "random": Method(random.score),
     "erk": Method(random.score, scope="erk"),
 }
+_TAKEN = ("imp", "gmp", "from_model")  # the methods that are no scores
+
+
+def register_method(
+    name: str,
+    score: Score,
+    *,
+    rounds: int = 1,
+    scope: str | None = None,
+    looks_at_data: bool = False,
+) -> None:
+    """Gives a score of the user's own a name, by which ``prune``, ``find_tickets`` and, in this
+    process, the commands know it.
+
+    Args:
+      name: letters, digits and underscores.
+      score: network → {name of each prunable weight: float array of its shape}; the largest
+        survive. ``Network`` says what it can ask.
+      rounds, scope, looks_at_data: as of ``Method``.
+
+    Raises:
+      UsageError: for a name that cannot be, or stands for another score.
+    """
+    if not name.isidentifier():
+        raise UsageError(f"Expected a method's name of letters, digits and _, not '{name}'.")
+    if name in _TAKEN or (name in METHODS and METHODS[name].score is not score):
+        raise UsageError(f"Expected a new name for the method; '{name}' is another: choose one.")
+    if not callable(score) or rounds < 1 or scope not in (None, *SCOPES):
+        raise UsageError(
+            f"Expected a function network → scores, rounds of 1 or more and a scope among "
+            f"{one_of(SCOPES)} or None for the method '{name}'; got {score!r}, {rounds} and "
+            f"{scope}."
+        )
+    METHODS[name] = Method(score, rounds, scope, looks_at_data)
