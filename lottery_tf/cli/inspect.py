@@ -27,11 +27,6 @@ _FACTS = Kind(
 def run(flags: Parsed) -> None:
     """Prints a row a prunable weight and the totals; draws and writes them if asked to."""
     settings = flags.settings(InspectSettings)
-    if len(flags.positional) != 1:
-        raise UsageError(
-            "Expected one ticket, RUN/tickets/round_NN of a find run (a second one goes to "
-            f"--compare); got {len(flags.positional)}."
-        )
     (path,) = flags.positional
     for file, kind in ((settings.json, _FACTS), (settings.plot, PICTURE)):
         if file:

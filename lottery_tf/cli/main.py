@@ -28,8 +28,8 @@ class Command(NamedTuple):
       summary: what it does, in words.
       settings: the dataclasses whose fields are its flags.
       positional: what the help calls its arguments that are no flags.
-      inherited: those of ``settings`` that a run or a ticket has the defaults of, so that only
-        the command itself can tell what is wrong with them.
+      checked_later: those of ``settings`` that are whole only when a run, a ticket or a grid has
+        filled them in, so that the command alone can tell what is wrong with them.
       check: whatever else is wrong with a command line, by the flags alone.
     """
 
@@ -37,7 +37,7 @@ class Command(NamedTuple):
     summary: str
     settings: tuple[type, ...]
     positional: str = ""
-    inherited: tuple[type, ...] = ()
+    checked_later: tuple[type, ...] = ()
     check: Callable[[Parsed], None] = lambda flags: None
 
 
@@ -58,19 +58,20 @@ COMMANDS = {
         "show what is left of a ticket, layer by layer",
         settings.INSPECT,
         "TICKET",
+        check=settings.check_inspect,
     ),
     "retrain": Command(
         "lottery_tf.cli.retrain",
         "train a ticket from its rewound weights by a recipe",
         settings.RETRAIN,
-        inherited=settings.OF_RETRAINING,
+        checked_later=settings.OF_RETRAINING,
         check=settings.check_retrain,
     ),
     "sweep": Command(
         "lottery_tf.cli.sweep",
         "find and retrain over a grid of recipes, masks and seeds",
         settings.SWEEP,
-        inherited=settings.OF_TRIALS,
+        checked_later=settings.OF_TRIALS,
         check=settings.check_out,
     ),
     "report": Command(
@@ -78,12 +79,13 @@ COMMANDS = {
         "compare the recipes of retrain runs: tables and a page",
         settings.REPORT,
         "RUNS...",
+        check=settings.check_report,
     ),
     "evaluate": Command(
         "lottery_tf.cli.evaluate",
         "measure a finished or exported model on a dataset",
         settings.EVALUATE,
-        inherited=(settings.DataSettings,),
+        checked_later=(settings.DataSettings,),
         check=settings.check_evaluate,
     ),
     "export": Command(
@@ -162,8 +164,8 @@ def _run(name: str, words: list[str]) -> None:
         print(help_text(name, command.summary, command.settings, command.positional), end="")
         return
     flags = parse(words, command.settings, command.positional)
-    for owner in command.settings:
-        if owner not in command.inherited:
+    for owner in command.settings:  # which check themselves as they are made
+        if owner not in command.checked_later:
             flags.settings(owner)
     command.check(flags)
     with quiet_start():

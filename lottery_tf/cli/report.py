@@ -16,8 +16,6 @@ from lottery_tf.common.stderr import quiet_start
 def run(flags: Parsed) -> None:
     """Shows the table, and writes the page and what is beside it."""
     settings = flags.settings(ReportSettings)
-    if not flags.positional:
-        raise UsageError("Expected folders with retrain runs below them; none was given.")
     reporting = library()
     tune = tuple(name for name in settings.tune if name)
     with console.status("reading runs"), quiet_start():

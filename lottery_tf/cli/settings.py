@@ -18,7 +18,7 @@ from lottery_tf.graph.settings import CodeSettings
 from lottery_tf.inspecting.settings import SUFFIXES
 from lottery_tf.masks.settings import PrunableSettings
 from lottery_tf.runs.settings import BoardSettings, Experiment
-from lottery_tf.tweaks.settings import PARAMETERS, RECIPES, parameters_of, parts_of, tweak_settings
+from lottery_tf.tweaks.settings import PARAMETERS, RECIPES, parameters_of, tweak_settings, tweaks_of
 
 TweakSettings = tweak_settings()
 ENGINES = ("local", "ray")
@@ -251,6 +251,21 @@ def check_export(flags: Parsed) -> None:
         raise UsageError("Expected --run=DIR, the retrain run to export; none was given.")
 
 
+def check_inspect(flags: Parsed) -> None:
+    """Raises UsageError unless one ticket is given."""
+    if len(flags.positional) != 1:
+        raise UsageError(
+            "Expected one ticket, RUN/tickets/round_NN of a find run (a second one goes to "
+            f"--compare); got {len(flags.positional)}."
+        )
+
+
+def check_report(flags: Parsed) -> None:
+    """Raises UsageError where no runs are given."""
+    if not flags.positional:
+        raise UsageError("Expected folders with retrain runs below them; none was given.")
+
+
 def check_evaluate(flags: Parsed) -> None:
     """Raises UsageError unless one model is given."""
     settings = flags.settings(EvaluateSettings)
@@ -268,7 +283,7 @@ def check_retrain(flags: Parsed) -> None:
     if not flags.settings(RetrainSettings).ticket:
         raise UsageError("Expected --ticket=DIR, the ticket to retrain; none was given.")
     recipe = flags.settings(RetrainSettings).recipe
-    names, given = parts_of(recipe), dataclasses.asdict(flags.settings(TweakSettings))
+    names, given = tweaks_of(recipe), dataclasses.asdict(flags.settings(TweakSettings))
     for name in names:
         PARAMETERS[name](**parameters_of(name, given))
     for name in (name for name in PARAMETERS if name not in names):

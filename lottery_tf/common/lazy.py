@@ -13,14 +13,14 @@ def loads(package: str, where: Mapping[str, str]) -> Callable[[str], Any]:
 
     Args:
       package: its name.
-      where: public name → the module of lottery_tf that has it; a module that ends in the name
-        itself is meant as a whole.
+      where: public name → the module of lottery_tf that has it; one of the same name is meant as a
+        whole. A literal called ``_WHERE``: ``tests/test_layout.py`` reads what it imports.
     """
 
     def getattr_of_package(name: str) -> Any:
         if name not in where:
             raise AttributeError(f"module '{package}' has no attribute '{name}'")
         module = importlib.import_module(f"lottery_tf.{where[name]}")
-        return module if where[name].rpartition(".")[2] == name else getattr(module, name)
+        return module if where[name] == name else getattr(module, name)
 
     return getattr_of_package

@@ -1,6 +1,7 @@
 """Datasets: ``load`` reads one into memory, splits it, and says how it is normalised.
 
-A new dataset is a function ``data_dir -> Source`` and one line in ``READERS``.
+A new dataset is a function ``data_dir -> Source`` and one line in ``readers.READERS``, beside which
+stands what else is known of each.
 """
 
 from lottery_tf.common.lazy import loads

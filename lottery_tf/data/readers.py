@@ -23,6 +23,8 @@ FOLDERS = {
     "glyphs": "a folder with fonts below it",
     "tiny_imagenet": "the unpacked folder tiny-imagenet-200",
 }
+# Of those, where the images are whatever lies there; Tiny-ImageNet's are the same everywhere.
+FOLDER_IS_DATASET = ("idx", "image_folder", "glyphs")
 
 # Augmented where --augment is not given; and never mirrored: a digit in a mirror is none.
 AUGMENTED = ("cifar10", "cifar100", "tiny_imagenet")

@@ -10,7 +10,7 @@ import tensorflow as tf
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import log, some
 from lottery_tf.common.settings import nearest, one_of
-from lottery_tf.finding.scores import METHODS, Method, Score
+from lottery_tf.finding.scores import METHODS, TRAINING, Method, Score
 from lottery_tf.finding.scores.network import Network
 from lottery_tf.finding.settings import BATCHES
 from lottery_tf.graph.compat import keras
@@ -20,8 +20,6 @@ from lottery_tf.masks.masks import Masks
 from lottery_tf.masks.settings import PrunableSettings
 from lottery_tf.masks.wrapper import all_kept, get_masks, log_left_dense, set_masks, wrap
 from lottery_tf.tickets.ticket import Ticket
-
-TRAINED = ("imp", "gmp")  # the methods that train on the way to the mask
 
 
 def prune(
@@ -93,7 +91,7 @@ def draw_masks(
     nothing is left is named in a warning, with the highest sparsity that would avoid it (of several
     rounds: by the scores of the round that empties it).
     """
-    if method in TRAINED:
+    if method in TRAINING:
         raise UsageError(
             f"Expected a method that needs no training, {one_of(METHODS)}, not {method}: "
             f"lt.find_tickets(model, train_data, method='{method}', …) trains."

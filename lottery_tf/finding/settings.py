@@ -7,11 +7,10 @@ from typing import cast
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.settings import check_choices, setting
 from lottery_tf.common.steps import check_steps, parse_steps
-from lottery_tf.finding.scores import METHODS
+from lottery_tf.finding.scores import IMPORTED, METHODS, TRAINING
 from lottery_tf.masks.allocate import SCOPES, check_sparsity
 
 BATCHES = 8  # that scores look at
-IMPORTED = "from_model"
 FROM_TRAINED = ("imp", "omp")  # the methods that rank trained weights
 
 
@@ -19,7 +18,7 @@ class _Methods(Collection[str]):
     """The names of all methods, those that are registered later too."""
 
     def __iter__(self) -> Iterator[str]:
-        yield from ("imp", "gmp", *METHODS, IMPORTED)
+        yield from (*TRAINING, *METHODS, IMPORTED)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)

@@ -75,6 +75,11 @@ def _positions(call: Call) -> int:
         axes, shared = inputs[1:], math.prod(size for label, size in sizes if label in labels)
     elif isinstance(layer, _layers.Dense):
         axes = inputs[1:-1]
+    elif not hasattr(layer, "data_format"):
+        raise UsageError(
+            f"Expected kinds of layers whose FLOPs are known; '{call.path}' is a "
+            f"{type(layer).__name__}: leave its weights dense."
+        )
     else:
         # A transposed convolution spreads each input over its kernel.
         images = inputs if isinstance(layer, TRANSPOSED) else outputs

@@ -10,6 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lottery_tf.common.settings import defaults
+from lottery_tf.data.readers import FOLDER_IS_DATASET
+from lottery_tf.finding.settings import FindingSettings
+from lottery_tf.runs.settings import Experiment
+from lottery_tf.tweaks.settings import PARAMETERS
+
 Settings = dict[tuple[str, str], Any]
 
 RUN, TICKET, TEACHER = "run", "ticket", ("distillation", "teacher")
@@ -20,9 +26,6 @@ _PLACES_AND_SEEDS = {
 }
 # What the ticket's own columns say, its sparsity and its method.
 _SAID_BY_TICKETS = {"rounds", "sparsity", "method", "train_tickets"}
-# Those of ``data.readers.FOLDERS`` (whose import takes TensorFlow's seconds) whose images are
-# whatever lies in the folder; Tiny-ImageNet's are the same everywhere.
-FOLDER_IS_DATASET = ("idx", "image_folder", "glyphs")
 
 
 def settings_of(
@@ -74,15 +77,9 @@ def fill_in_defaults(runs: Sequence[Settings]) -> None:
     lacking = {setting for setting, count in have.items() if count < have_part[setting[0]]}
     if not lacking:
         return
-    # TensorFlow's import is worth its time only where releases are mixed.
-    from lottery_tf.common.settings import defaults
-    from lottery_tf.finding.settings import FindingSettings
-    from lottery_tf.runs.settings import Experiment
-    from lottery_tf.tweaks.table import TWEAKS
-
     of_runs = defaults(*Experiment.owners())
     known = {RUN: of_runs, TICKET: of_runs | defaults(FindingSettings)}
-    known |= {name: defaults(tweak) for name, tweak in TWEAKS.items()}
+    known |= {name: defaults(tweak) for name, tweak in PARAMETERS.items()}
     for run, has in zip(runs, parts, strict=True):
         for part, name in lacking:
             if part in has and name in known.get(part, ()):

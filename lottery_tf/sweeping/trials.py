@@ -40,7 +40,7 @@ class FindTrial:
     """A run of ``find``.
 
     Attributes:
-      experiment, finding: as ``stages.find.find`` takes them.
+      experiment, finding: as ``runs.find.find`` takes them.
       note: what tells it from others of its kind, for the terminal.
     """
 
@@ -97,7 +97,7 @@ class RetrainTrial:
       recipe: names of tweaks separated by commas.
       parameters: of tweaks, by their flags' names.
       experiment: of the retraining.
-      reinit: as ``stages.retrain.retrain_ticket`` takes it.
+      reinit: as ``runs.retrain.retrain_ticket`` takes it.
       teacher: the trial whose dense model distillation has as its teacher; None for the ticket's
         own run, and where ``parameters`` name a teacher or nothing is distilled.
       test: whether it is measured on the test images, which does not change its folder.
@@ -178,7 +178,7 @@ class RetrainTrial:
         return result.get("dev_accuracy")
 
     def _work(self, out: Path) -> tuple[Path, Recipe, Experiment, bool]:
-        """The ticket and what to do with it, as ``stages.retrain.retrain_ticket`` takes them."""
+        """The ticket and what to do with it, as ``runs.retrain.retrain_ticket`` takes them."""
         parameters = dict(self.parameters)
         if self.teacher is not None:
             parameters["distillation_teacher"] = str(dense_folder(out / self.teacher.folder))

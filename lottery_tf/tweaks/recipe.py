@@ -14,8 +14,8 @@ from lottery_tf.tweaks.settings import (
     RECIPES,
     check_parameters,
     parameters_of,
-    parts_of,
     tweak_names,
+    tweaks_of,
 )
 from lottery_tf.tweaks.table import TWEAKS
 from lottery_tf.tweaks.tweak import Tweak, put_on, taken_off
@@ -42,7 +42,7 @@ class Recipe:
         if settings:
             check_parameters(settings)
         if isinstance(tweaks, str):
-            tweaks = [_create(name, settings or {}) for name in parts_of(tweaks)]
+            tweaks = [_create(name, settings or {}) for name in tweaks_of(tweaks)]
         for tweak in tweaks:
             if not isinstance(tweak, Tweak):
                 raise UsageError(

@@ -160,7 +160,7 @@ class DistillationSettings:
             )
 
 
-# Name of a tweak → its parameters; lottery_tf.tweaks.TWEAKS has the tweaks.
+# Name of a tweak → its parameters; ``table.TWEAKS`` has the tweaks.
 PARAMETERS: dict[str, type] = {
     "soft_activation": SoftActivationSettings,
     "ghost_skips": GhostSkipsSettings,
@@ -217,7 +217,7 @@ def tweak_names(name: str) -> tuple[str, ...]:
     raise UsageError(f"A recipe is made of {one_of(known)}, not '{name}'{nearest(name, known)}.")
 
 
-def parts_of(recipe: str) -> list[str]:
+def tweaks_of(recipe: str) -> list[str]:
     """The names of the tweaks of a recipe in words: names separated by commas.
 
     Raises:
@@ -230,6 +230,6 @@ def parts_of(recipe: str) -> list[str]:
 
 
 def parameters_of(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Of ``settings``, keyed as the flags are, those of one tweak by their own names."""
+    """The parameters of one tweak by their own names, of ``settings`` keyed <tweak>_<parameter>."""
     fields = dataclasses.fields(PARAMETERS[name])
     return {f.name: settings[key] for f in fields if (key := f"{name}_{f.name}") in settings}

@@ -16,10 +16,11 @@ from lottery_tf.masks.wrapper import masked_by_us, without_wrappers
 class Tweak:
     """Changes how a ticket is retrained; usable alone, with others, and on any model.
 
-    A subclass is a frozen dataclass; its fields, made by ``common.settings.setting``, are
-    its parameters and its flags. It overrides those that it needs of ``change``, ``attach``,
-    ``loss``, ``callbacks``, ``progress`` and ``restore``. The order of use is ``prepare``,
-    ``compile(loss=tweak.loss(loss))``, ``fit(callbacks=tweak.callbacks())``, ``finish``.
+    A subclass is a frozen dataclass; its fields, made by ``common.settings.setting``, are its
+    parameters. One of this library has them in ``tweaks.settings``, by which it has flags. It
+    overrides those that it needs of ``change``, ``attach``, ``loss``, ``callbacks``, ``progress``
+    and ``restore``. The order of use is ``prepare``, ``compile(loss=tweak.loss(loss))``,
+    ``fit(callbacks=tweak.callbacks())``, ``finish``.
     """
 
     # Whether what ``change`` does is in the finished model; then it comes before what fades.

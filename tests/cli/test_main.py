@@ -300,6 +300,8 @@ COMMAND_LINES = [
     ["retrain", "--out=x"],
     ["sweep", "--processes=0", "--out=x"],
     ["export", "--out=x"],
+    ["inspect"],
+    ["report"],
     ["evaluate"],
     ["quickstart", "--seeds="],
 ]

@@ -1,7 +1,8 @@
 """Which weights matter: the scores of pruning, by the name of the method that ranks by them.
 
 A score is a function from a ``Network`` to an array a prunable weight; the largest survive. A new
-one is a module and a line in METHODS.
+one is a module and a line in METHODS. Command lines are read by this table: what needs Keras is
+imported within the function.
 """
 
 import dataclasses
@@ -41,6 +42,8 @@ class Method:
     looks_at_data: bool = False
 
 
+TRAINING = ("imp", "gmp")  # the methods that train on the way to the mask
+IMPORTED = "from_model"  # the zeros of a model's file
 METHODS: dict[str, Method] = {
     "omp": Method(magnitude.score),
     "snip": Method(snip.score, looks_at_data=True),
@@ -50,7 +53,6 @@ METHODS: dict[str, Method] = {
     "random": Method(random.score),
     "erk": Method(random.score, scope="erk"),
 }
-_TAKEN = ("imp", "gmp", "from_model")  # the methods that are no scores
 
 
 def register_method(
@@ -75,12 +77,13 @@ def register_method(
     """
     if not name.isidentifier():
         raise UsageError(f"Expected a method's name of letters, digits and _, not '{name}'.")
-    if name in _TAKEN or (name in METHODS and METHODS[name].score is not score):
-        raise UsageError(f"Expected a new name for the method; '{name}' is another: choose one.")
     if not callable(score) or rounds < 1 or scope not in (None, *SCOPES):
         raise UsageError(
             f"Expected a function network → scores, rounds of 1 or more and a scope among "
             f"{one_of(SCOPES)} or None for the method '{name}'; got {score!r}, {rounds} and "
             f"{scope}."
         )
-    METHODS[name] = Method(score, rounds, scope, looks_at_data)
+    method = Method(score, rounds, scope, looks_at_data)
+    if name in (*TRAINING, IMPORTED) or METHODS.get(name, method) != method:
+        raise UsageError(f"Expected a new name for the method; '{name}' is another: choose one.")
+    METHODS[name] = method

@@ -1,4 +1,7 @@
-"""SynFlow: the synaptic flow through a weight, without data (Tanaka et al. 2020, 2006.05467)."""
+"""SynFlow: the synaptic flow through a weight, without data.
+
+Tanaka et al. 2020, arXiv 2006.05467.
+"""
 
 from typing import TYPE_CHECKING
 
