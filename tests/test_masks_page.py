@@ -11,6 +11,7 @@ import lottery_tf as lt
 from lottery_tf.common.settings import describe
 from lottery_tf.finding.settings import FindingSettings
 from lottery_tf.graph.compat import keras
+from lottery_tf.masks.settings import PrunableSettings
 
 PAGE = (Path(__file__).parents[1] / "docs" / "masks.md").read_text()
 
@@ -30,4 +31,5 @@ def test_the_table_has_every_method_and_the_page_only_flags_that_there_are():
     methods = FindingSettings.__dataclass_fields__["method"].metadata["choices"]
     assert set(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)) == set(methods)
     flags = set(re.findall(r"`--(\w+)", PAGE)) - {"notrain_tickets", "dataset", "out"}
-    assert flags <= describe(FindingSettings(rounds=1)).keys()
+    of_both = describe(FindingSettings(rounds=1)) | describe(PrunableSettings())
+    assert flags <= of_both.keys()
