@@ -18,7 +18,7 @@ from lottery_tf.masks.prunable import prunable_weights
 from lottery_tf.masks.settings import KINDS, PrunableSettings
 
 layers = keras.layers
-EVERYTHING = PrunableSettings(prune_layers=tuple(KINDS), keep_dense=())
+EVERYTHING = PrunableSettings(prune_layers=KINDS, keep_dense=())
 
 
 def chain(*stack, shape=(4,)):

@@ -280,10 +280,10 @@ def check_retrain(flags: Parsed) -> None:
     """Raises UsageError without a place to write to, or a ticket; for a recipe or parameters of it
     that cannot be, and for parameters of a tweak that is not in it."""
     check_out(flags)
-    if not flags.settings(RetrainSettings).ticket:
+    settings = flags.settings(RetrainSettings)
+    if not settings.ticket:
         raise UsageError("Expected --ticket=DIR, the ticket to retrain; none was given.")
-    recipe = flags.settings(RetrainSettings).recipe
-    names, given = tweaks_of(recipe), dataclasses.asdict(flags.settings(TweakSettings))
+    names, given = tweaks_of(settings.recipe), dataclasses.asdict(flags.settings(TweakSettings))
     for name in names:
         PARAMETERS[name](**parameters_of(name, given))
     for name in (name for name in PARAMETERS if name not in names):
@@ -291,5 +291,5 @@ def check_retrain(flags: Parsed) -> None:
             if f"{name}_{field.name}" in flags.given:
                 raise UsageError(
                     f"--{name}_{field.name} is a parameter of {name}, which is not in "
-                    f"--recipe={recipe}: add it there, or leave the flag out."
+                    f"--recipe={settings.recipe}: add it there, or leave the flag out."
                 )

@@ -41,17 +41,12 @@ def quiet_start() -> Iterator[None]:
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") in ("0", "1"):
         yield
         return
-    sys.stderr.flush()
-    stderr = os.dup(2)
     python = [sys.executable, "-I", "-S", "-c", _FILTER]
-    with subprocess.Popen(python, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as passing_on:
-        os.dup2(cast(IO[bytes], passing_on.stdin).fileno(), 2)  # the pipe that was asked for
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(stderr, 2)
-            os.close(stderr)
+    with (
+        subprocess.Popen(python, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as passing_on,
+        _stderr_to(cast(IO[bytes], passing_on.stdin)),  # the pipe that was asked for
+    ):
+        yield
 
 
 @contextlib.contextmanager
@@ -62,15 +57,23 @@ def quiet() -> Iterator[None]:
     """
     logger = sys.modules["tensorflow"].get_logger()
     level = logger.level
+    with open(os.devnull, "wb") as nowhere, _stderr_to(nowhere):
+        logger.setLevel("ERROR")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _stderr_to(file: IO[bytes]) -> Iterator[None]:
+    """What the block writes to the descriptor of stderr goes to ``file``."""
     sys.stderr.flush()
     stderr = os.dup(2)
+    os.dup2(file.fileno(), 2)
     try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        logger.setLevel("ERROR")
         yield
     finally:
-        logger.setLevel(level)
         sys.stderr.flush()
         os.dup2(stderr, 2)
         os.close(stderr)

@@ -11,7 +11,6 @@ _WHERE = {
     "MAX_DIFFERENCE": "exporting.settings",
     "REPORT": "exporting.exports",
     "SAVED_MODEL": "exporting.saved_model",
-    "Format": "exporting.formats",
     "export": "exporting.exports",
     "write_exports": "exporting.exports",
 }

@@ -4,7 +4,6 @@ from lottery_tf.common.lazy import loads
 
 _WHERE = {
     "PICTURE": "inspecting.picture",
-    "SUFFIXES": "inspecting.settings",
     "TicketFacts": "inspecting.facts",
     "WeightFacts": "inspecting.facts",
     "draw": "inspecting.picture",

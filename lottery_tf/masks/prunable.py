@@ -70,9 +70,7 @@ def prunable_weights(
     }
 
 
-def prunable_attributes(
-    layer: keras.layers.Layer, kinds: tuple[str, ...] = tuple(KINDS)
-) -> list[str]:
+def prunable_attributes(layer: keras.layers.Layer, kinds: tuple[str, ...] = KINDS) -> list[str]:
     """The names of the attributes of ``layer`` that hold prunable variables."""
     attributes = set(kernel_attributes(layer, kinds))
     # Of its class: tfmot gives a method of this name to each layer that it has wrapped.
@@ -82,9 +80,7 @@ def prunable_attributes(
     return sorted(attributes)
 
 
-def kernel_attributes(
-    layer: keras.layers.Layer, kinds: tuple[str, ...] = tuple(KINDS)
-) -> list[str]:
+def kernel_attributes(layer: keras.layers.Layer, kinds: tuple[str, ...] = KINDS) -> list[str]:
     """The names of the attributes of ``layer`` that hold the kernels of ``KINDS``."""
     attributes = {
         a for kind in kinds if isinstance(layer, _CLASSES[kind][0]) for a in _CLASSES[kind][1]

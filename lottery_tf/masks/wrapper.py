@@ -316,7 +316,7 @@ def _masked_variables(model: keras.Model) -> dict[str, tuple[tf.Variable, tf.Var
 
 def check_masks(model: keras.Model, masks: Masks) -> None:
     """Raises UsageError unless each mask is of the shape of a prunable weight of ``model``."""
-    every = PrunableSettings(prune_layers=tuple(KINDS), keep_dense=())
+    every = PrunableSettings(prune_layers=KINDS, keep_dense=())
     shapes = prunable_weights(model, every)
     _check_shapes({n: s for n, s in shapes.items() if n in masks}, masks, model.name)
 

@@ -113,7 +113,7 @@ class Ticket:
             variables than ``model``.
         """
         check_graph(model)
-        every = prunable_weights(model, PrunableSettings(tuple(KINDS), keep_dense=()))
+        every = prunable_weights(model, PrunableSettings(KINDS, keep_dense=()))
         found = get_masks(model)
         masks = Masks({name: mask for name, mask in found.items() if name in every})
         if not found:
