@@ -19,6 +19,7 @@ Traceback (most recent call last):
 lottery_tf.common.errors.UsageError: --mode takes fan or grill, not 'gril'; nearest: grill.
 """
 
+import copy
 import dataclasses
 import difflib
 import types
@@ -79,14 +80,18 @@ def nearest(word: str, names: Collection[str]) -> str:
 
 
 def describe(settings: Any) -> dict[str, Any]:
-    """The settings as JSON knows them (tuples as lists)."""
-    return _as_json(dataclasses.asdict(settings))
+    """The settings as JSON knows them (tuples as lists); fields that are none are left out."""
+    return _as_json({f.name: copy.deepcopy(getattr(settings, f.name)) for f in _fields(settings)})
 
 
 def defaults(*owners: type) -> dict[str, Any]:
     """The defaults of all fields of the ``owners`` dataclasses, in the same form."""
-    fields = (field for owner in owners for field in dataclasses.fields(owner))
-    return _as_json({field.name: field.default for field in fields})
+    return _as_json({field.name: field.default for owner in owners for field in _fields(owner)})
+
+
+def _fields(owner: Any) -> list[dataclasses.Field]:
+    """Those that ``setting`` has made."""
+    return [field for field in dataclasses.fields(owner) if "help" in field.metadata]
 
 
 def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ a training of its own (gmp), or from the weights at step k (those of ``scores``)
 
 import collections
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -31,24 +31,21 @@ from lottery_tf.masks.masks import Masks
 from lottery_tf.masks.settings import PrunableSettings
 from lottery_tf.masks.wrapper import all_kept, assign_masks, get_masks
 from lottery_tf.tickets.ticket import Ticket
-from lottery_tf.training.trainer import Trainer, check_finite
+from lottery_tf.training.trainer import Trainer, check_finite, make_trainer
 from lottery_tf.tweaks.recipe import Recipe
 
 
 @dataclasses.dataclass(frozen=True)
 class Round:
-    """A finished round: the ticket that was trained, what came of it, and the next ticket.
+    """A finished round: the ticket that was trained, and what came of it.
 
     Attributes:
       ticket: the ticket of this round.
       trainer: holds the trained model, until the next round begins.
-      next_ticket: the ticket of the next round; after the last one that to go on from with more
-        ``rounds``; None where there can be no more, or the last training diverged.
     """
 
     ticket: Ticket
     trainer: Trainer
-    next_ticket: Ticket | None
 
     @property
     def number(self) -> int:
@@ -56,45 +53,59 @@ class Round:
         return self.ticket.info["round"]
 
 
-def first_ticket(
-    initial: Ticket, trainer: Trainer, rewind_step: int, info: Mapping[str, Any]
-) -> Ticket:
-    """The dense ticket of round 0: the network after ``rewind_step`` steps.
-
-    Args:
-      initial: the ticket of the initial weights, whose masks keep all that is prunable.
-      trainer: trains the model that was built of it, from step 0.
-      rewind_step: k.
-      info: what the tickets say about their origin, ``method`` among it.
-    """
-    trainer.reset(0)
-    trainer.fit(rewind_step, last=False)
-    info = {**info, "rewind_step": rewind_step, "round": 0}
-    return initial.with_weights(values(trainer.model), **info)
-
-
-def rounds(
+def find(
     ticket: Ticket,
     trainer: Trainer,
     settings: FindingSettings,
     last_step: int,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    on_ticket: Callable[[Ticket], None] = lambda ticket: None,
 ) -> Iterator[Round]:
-    """Trains ``ticket``, prunes, rewinds, and so on to the last round.
+    """Trains a ticket, prunes, rewinds, and so on to the last round.
 
     Args:
-      ticket: the ticket to go on with: that of round 0, or of the first round not finished.
-      trainer: its model is of the ticket's architecture; what it holds is overwritten.
+      ticket: the initial weights under masks that keep all that is prunable; its ``info``, such as
+        ``method``, is handed on. Or, to go on, the ticket of a round, one that ``on_ticket`` had.
+      trainer: its model is of the ticket's architecture; what it holds is overwritten. At the
+        beginning it holds the initial weights, at step 0.
       settings: what to prune and to rewind.
       last_step: T, where the training of each round ends.
       callbacks: for the training of every round.
+      on_ticket: called with the ticket of each round as soon as there is one: that of round 0,
+        the network after k steps, before it is trained on, and every next one before the round is
+        yielded; after the last round that to go on from with more ``rounds``, if there can be one.
+
+    Yields:
+      the rounds.
+
+    Raises:
+      UsageError: if the rewind step or gmp's steps do not lie within the training.
     """
+    rewind_step = settings.rewind_step(trainer.steps_per_epoch, last_step)
+    return _rounds(ticket, trainer, settings, rewind_step, last_step, callbacks, on_ticket)
+
+
+def _rounds(
+    ticket: Ticket,
+    trainer: Trainer,
+    settings: FindingSettings,
+    rewind_step: int,
+    last_step: int,
+    callbacks: Sequence[keras.callbacks.Callback],
+    on_ticket: Callable[[Ticket], None],
+) -> Iterator[Round]:
+    if "round" not in ticket.info:
+        trainer.reset(0)
+        trainer.fit(rewind_step, last=False)
+        ticket = ticket.with_weights(values(trainer.model), rewind_step=rewind_step, round=0)
+        on_ticket(ticket)
     while True:
         number = ticket.info["round"]
         last, masks = number >= settings.last_round, None
         _start(trainer, ticket)
         if not last and settings.method not in FROM_TRAINED:
-            masks, trained = _draw(ticket, trainer, settings, last_step, callbacks)
+            masks = _draw(ticket, trainer, settings, last_step, callbacks)
+            trained = values(trainer.model)
             _start(trainer, ticket)
         if settings.train_tickets:
             trainer.fit(last_step, callbacks)
@@ -118,7 +129,8 @@ def rounds(
             following = source.with_masks(masks, round=number + 1)
             arrays = (*masks.values(), *following.weights.values())
             check_same(f"masks and weights of round {number + 1}", arrays)
-        yield Round(ticket, trainer, following)
+            on_ticket(following)
+        yield Round(ticket, trainer)
         if last or following is None:
             return
         ticket = following
@@ -148,8 +160,9 @@ def _draw(
     settings: FindingSettings,
     last_step: int,
     callbacks: Sequence[keras.callbacks.Callback],
-) -> tuple[Masks, dict[str, np.ndarray]]:
-    """The masks of a method that does not rank the ticket's trained weights, and gmp's weights."""
+) -> Masks:
+    """The masks of a method that does not rank the ticket's trained weights; the trainer's model is
+    left with the weights that they were found on."""
     rewind_step = ticket.info["rewind_step"]
     if settings.method == "gmp":
         updates = updates_of(settings, trainer.steps_per_epoch, rewind_step, last_step)
@@ -158,22 +171,21 @@ def _draw(
         )
         if settings.rewind == "learning_rate":
             trainer.fit(last_step, callbacks)
-    else:
-        masks = draw_masks(
-            trainer.model,
-            ticket.masks,
-            settings.method,
-            cast(float, settings.sparsity),  # its settings have one
-            trainer.stream(rewind_step),
-            trainer.model.loss,
-            settings.scope,
-            settings.score_rounds,
-            settings.score_batches,
-            ticket.info.get("seed", 0),
-        )
-        # Sums on several machines need not agree in the last bit, nor then what ranks them.
-        masks = Masks({name: from_chief(mask) for name, mask in masks.items()})
-    return masks, values(trainer.model)
+        return masks
+    masks = draw_masks(
+        trainer.model,
+        ticket.masks,
+        settings.method,
+        cast(float, settings.sparsity),  # its settings have one
+        trainer.stream(rewind_step),
+        trainer.model.loss,
+        settings.scope,
+        settings.score_rounds,
+        settings.score_batches,
+        ticket.info.get("seed", 0),
+    )
+    # Sums on several machines need not agree in the last bit, nor then what ranks them.
+    return Masks({name: from_chief(mask) for name, mask in masks.items()})
 
 
 def find_tickets(
@@ -250,27 +262,23 @@ def find_tickets(
             "those of keras.optimizers.legacy and names are not taken."
         )
     masks = all_kept(model, PrunableSettings(tuple(prune_layers), tuple(keep_dense)))
-    initial = Ticket.of(model, masks)
-    recipe = Recipe("vanilla")
-    prepared, loss = recipe.prepare(initial.build()), recipe.loss(loss)
-    train_data = checked_labels(train_data, prepared, loss)
-    if dev_data is not None:
-        dev_data = checked_labels(dev_data, prepared, loss)
-    trainer = Trainer(
-        prepared,
-        lambda start: train_data.repeat().skip(start),
+    info = {"method": finding.method, "model": model.name, "seed": seed}
+    initial = Ticket.of(model, masks, info)
+    trainer = make_trainer(
+        initial,
+        Recipe("vanilla"),
+        lambda start: labelled.repeat().skip(start),
         steps_per_epoch,
         _copied(optimizer),
         loss,
-        jit_compile,
-        steps_per_execution,
-        metrics,
+        jit_compile=jit_compile,
+        steps_per_execution=steps_per_execution,
+        metrics=metrics,
     )
-    last_step = epochs * steps_per_epoch
-    rewind_step = finding.rewind_step(steps_per_epoch, last_step)
-    info = {"method": finding.method, "model": model.name, "seed": seed}
-    start = first_ticket(initial, trainer, rewind_step, info)
-    for each in rounds(start, trainer, finding, last_step):
+    labelled = checked_labels(train_data, trainer.model, trainer.model.loss)
+    if dev_data is not None:
+        dev_data = checked_labels(dev_data, trainer.model, trainer.model.loss)
+    for each in find(initial, trainer, finding, epochs * steps_per_epoch):
         measured = dev_data is not None and finding.train_tickets
         found = trainer.evaluate(dev_data) if measured else {}
         extra = {f"dev_{name}": value for name, value in found.items()}

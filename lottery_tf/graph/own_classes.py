@@ -8,6 +8,7 @@ from typing import Any
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import Trackable, is_set_by_keras, keras, parts_of
+from lottery_tf.graph.prepared_step import PreparedStep
 
 # What Keras keeps on a model.
 _KEPT_BY_KERAS = {
@@ -141,11 +142,11 @@ def own_methods(kind: type) -> list[str]:
 
 
 def set_on(model: keras.Model) -> dict[str, Any]:
-    """What was set on a model beside what Keras, and a tweak's training step, keep there."""
+    """What was set on a model beside what Keras, and a recipe's ``PreparedStep``, keep there."""
     return {
         name: value
         for name, value in vars(model).items()
         if not (name in _KEPT_BY_KERAS or is_set_by_keras(name))
         and (is_own(type(model)) or name[0] != "_")
-        and not (hasattr(value, "counted") or hasattr(value, "teacher"))
+        and not isinstance(value, PreparedStep)
     }

@@ -15,7 +15,8 @@ from lottery_tf.losses.divergence import at_least_float32, divergence, logits_of
 from lottery_tf.losses.evaluating import evaluated_model
 from lottery_tf.losses.outputs import Outputs, outputs_of
 
-# The teacher's logits of the batch that is trained on, in the thread that traces or runs the step.
+# The teacher's logits of the batch that is trained on, in the thread that traces or runs the step:
+# Keras calls a compiled loss with labels and outputs alone.
 _taught = contextvars.ContextVar("taught", default=None)
 
 

@@ -12,7 +12,7 @@ from lottery_tf.common.files import read_json, read_json_lines, sha256, write_js
 from lottery_tf.common.ownership import Kind, check_all_ours, check_ours, lines_have_keys
 from lottery_tf.common.settings import defaults, describe
 from lottery_tf.exporting import SAVED_MODEL, export
-from lottery_tf.finding.find import first_ticket, rounds
+from lottery_tf.finding.find import find as find_rounds
 from lottery_tf.finding.one_shot import warn_of_collapse
 from lottery_tf.finding.settings import IMPORTED, FindingSettings
 from lottery_tf.graph.compat import keras
@@ -26,11 +26,9 @@ from lottery_tf.runs.folder import Run, check_run_or_new, load_pruned
 from lottery_tf.runs.settings import Experiment
 from lottery_tf.runs.tensorboard import BOARD, FOLDER, Board
 from lottery_tf.tickets.ticket import TICKET, Ticket
-from lottery_tf.training.batch_norm import SharedStatistics
 from lottery_tf.training.optimizers import make_optimizer
-from lottery_tf.training.precision import Precision
 from lottery_tf.training.retraining import measured
-from lottery_tf.training.trainer import Trainer
+from lottery_tf.training.trainer import in_training, make_trainer
 from lottery_tf.tweaks.recipe import Recipe
 
 DENSE_SUM = "dense_model_sha256"  # in the row of round 0
@@ -80,19 +78,25 @@ def find(
     check_find_places(out, finding, tensorboard)
 
     data = load_data(experiment)
-    last_step = experiment.training.steps(data.steps_per_epoch)
-    rewind_step = finding.rewind_step(data.steps_per_epoch, last_step)
     model = create_model(experiment, data)
-    initial = Ticket.of(model, all_kept(model, experiment.prunable))
-    recipe = Recipe([Precision(experiment.training.precision), SharedStatistics()])
-    trainer = Trainer(
-        recipe.prepare(initial.build()),
+    info = {
+        "method": finding.method,
+        "model": experiment.model.model,
+        "dataset": experiment.data.dataset,
+        "seed": experiment.training.seed,
+        # A ticket of imp does not hang on how many follow.
+        "settings": {k: v for k, v in run.settings.items() if k != "rounds"},
+    }
+    initial = Ticket.of(model, all_kept(model, experiment.prunable), info)
+    recipe = in_training(Recipe("vanilla"), experiment.training.precision)
+    trainer = make_trainer(
+        initial,
+        recipe,
         data.stream,
         data.steps_per_epoch,
         make_optimizer(experiment.training, data.steps_per_epoch),
-        recipe.loss(),
-        experiment.training.jit_compile,
-        experiment.training.steps_per_execution,
+        jit_compile=experiment.training.jit_compile,
+        steps_per_execution=experiment.training.steps_per_execution,
     )
     start = time.perf_counter()
     unfinished, following = round_folder(out, len(rows)), out / "next_ticket"
@@ -103,40 +107,34 @@ def find(
             "round's training had diverged, so that there can be none: put it back, or choose "
             "another --out to start again."
         )
-    run.begin()
-    if goes_on:
-        following.rename(os.path.realpath(unfinished))  # which may be a link that leads nowhere
-    if unfinished.exists():
-        ticket = Ticket.load(unfinished)
+    ticket = initial
+    if goes_on or unfinished.exists():
+        ticket = Ticket.load(following if goes_on else unfinished)
         if ticket.architecture != initial.architecture:
             raise UsageError(
                 f"Expected {unfinished} to be of the {model.name} that this release makes; another "
                 "release made another: choose another --out to start again."
             )
         warn_of_collapse(ticket.masks)
-    else:
-        info = {
-            "method": finding.method,
-            "model": experiment.model.model,
-            "dataset": experiment.data.dataset,
-            "seed": experiment.training.seed,
-            # A ticket of imp does not hang on how many follow.
-            "settings": {k: v for k, v in run.settings.items() if k != "rounds"},
-        }
-        ticket = first_ticket(initial, trainer, rewind_step, info)
-        ticket.save(unfinished)
+
+    def save(ticket: Ticket) -> None:
+        number = ticket.info["round"]
+        ticket.save(following if number > finding.last_round else round_folder(out, number))
+
+    last_step = experiment.training.steps(data.steps_per_epoch)
+    found = find_rounds(ticket, trainer, finding, last_step, callbacks, save)
+    run.begin()
+    if goes_on:
+        following.rename(os.path.realpath(unfinished))  # which may be a link that leads nowhere
     board = _board(out, rows) if tensorboard else None
-    for each in rounds(ticket, trainer, finding, last_step, callbacks):
-        if each.next_ticket is not None:
-            last = each.number == finding.last_round
-            each.next_ticket.save(following if last else round_folder(out, each.number + 1))
-        found: Row = {}
+    for each in found:
+        measurements: Row = {}
         if each.number == 0 and finding.train_tickets:
             export(recipe.finish(trainer.model), dense_folder(out))
-            found[DENSE_SUM] = sha256(dense_folder(out))
+            measurements[DENSE_SUM] = sha256(dense_folder(out))
         if finding.train_tickets:
-            found |= measured(trainer.model, data, "dev", "test")
-        row = _row(each.ticket, found, start)
+            measurements |= measured(trainer.model, data, "dev", "test")
+        row = _row(each.ticket, measurements, start)
         start = time.perf_counter()
         rows.append(row)
         write_json_lines(metrics, rows)

@@ -98,7 +98,7 @@ def retrain_ticket(
     ticket = Ticket.load(ticket_path)
     experiment = experiment or experiment_of(ticket, ticket_path)
     by_itself = any(isinstance(t, Distillation) and t.teacher is None for t in recipe.tweaks)
-    recipe = _completed(recipe, ticket_path, experiment, allow_code)
+    recipe = settled(recipe, ticket_path, experiment, allow_code)
     check_fit(ticket, experiment)
     run = retrain_run(out, ticket_path, recipe, experiment, reinit)
     run.check()
@@ -192,12 +192,13 @@ def _test_finished(
 def retrain_run(
     out: Path, ticket_path: Path, recipe: Recipe, experiment: Experiment, reinit: bool = False
 ) -> Run:
-    """The run of ``retrain`` that a folder is asked to be; arguments as of ``retrain_ticket``."""
+    """The run of ``retrain`` that a folder is asked to be; arguments as of ``retrain_ticket``, but
+    for the recipe, which is ``settled``."""
     settings = {
         **experiment.describe(),
         "ticket": str(ticket_path),
         "ticket_sha256": sha256(Path(ticket_path) / "ticket.json"),
-        **_tweaks(_completed(recipe, ticket_path, experiment)),
+        **_tweaks(recipe),
         "reinit": reinit,
     }
     of_tweaks = {name: defaults(tweak) for name, tweak in TWEAKS.items()}
@@ -218,20 +219,19 @@ def _hyperparameters(ticket: Ticket, recipe: Recipe, settings: Mapping[str, Any]
     return {"recipe": recipe.name, **finding, **own, **parameters}
 
 
-def _completed(
+def settled(
     recipe: Recipe, ticket_path: Path, experiment: Experiment, allow_code: bool = False
 ) -> Recipe:
     """``recipe`` with what its tweaks take from the training and from the ticket's own run: the
     optimizer of ``RescaledInit``, the teacher of ``Distillation``, unless they have their own; and
-    with the leave to run a teacher's code."""
+    with the leave to run a teacher's code. A UsageError if there is no teacher."""
 
     def completed(tweak: Tweak) -> Tweak:
         if isinstance(tweak, RescaledInit):
             return tweak.for_training_by(experiment.training.optimizer)
         if isinstance(tweak, Distillation) and (tweak.teacher is None or allow_code):
             teacher = tweak.teacher or _dense_model_of(ticket_path)
-            own = tweak.allow_code  # type: ignore[attr-defined]  # its __post_init__ keeps it
-            allowed = allow_code or own
+            allowed = allow_code or tweak.allow_code
             return dataclasses.replace(tweak, teacher=teacher, allow_code=allowed)
         return tweak
 

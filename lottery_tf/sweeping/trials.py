@@ -26,7 +26,13 @@ from lottery_tf.runs.find import (
     finished_rounds,
     round_folder,
 )
-from lottery_tf.runs.retrain import check_retrain_places, is_tested, retrain_run, retrain_ticket
+from lottery_tf.runs.retrain import (
+    check_retrain_places,
+    is_tested,
+    retrain_run,
+    retrain_ticket,
+    settled,
+)
 from lottery_tf.runs.settings import Experiment
 from lottery_tf.tweaks.distillation import Distillation
 from lottery_tf.tweaks.recipe import Recipe
@@ -163,11 +169,12 @@ class RetrainTrial:
         result = out / self.folder / "result.json"
         if not result.is_file() or (self.test and not is_tested(read_json(result))):
             return False
-        ticket, recipe, *_ = work = self._work(out)
+        ticket, recipe, *rest = self._work(out)
         dense = dense_folder(out / self.found.folder)
         distilled = [tweak for tweak in recipe.tweaks if isinstance(tweak, Distillation)]
         if _are_there(ticket, *(tweak.teacher or dense for tweak in distilled)):
-            retrain_run(out / self.folder, *work).check()
+            recipe = settled(recipe, ticket, self.experiment)
+            retrain_run(out / self.folder, ticket, recipe, *rest).check()
         return True
 
     def run(self, out: Path, tensorboard: bool = False, allow_code: bool = False) -> float | None:

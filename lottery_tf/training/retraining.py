@@ -20,14 +20,11 @@ from lottery_tf.graph.layers import assign, named_variables, values
 from lottery_tf.losses.cross_entropy import default_loss
 from lottery_tf.masks.masks import read_arrays
 from lottery_tf.tickets.ticket import Ticket
-from lottery_tf.training.batch_norm import SharedStatistics
 from lottery_tf.training.optimizers import make_optimizer
-from lottery_tf.training.precision import Precision
 from lottery_tf.training.settings import TrainingSettings
-from lottery_tf.training.trainer import Trainer, evaluate
+from lottery_tf.training.trainer import Trainer, evaluate, in_training, make_trainer
 from lottery_tf.tweaks.distillation import Distillation
 from lottery_tf.tweaks.recipe import Recipe
-from lottery_tf.tweaks.rescaled_init import RescaledInit
 
 CHECKPOINT = Kind(
     "a checkpoint",
@@ -84,23 +81,24 @@ def retrain(
     """
     start = time.perf_counter()
     described = {"recipe": recipe.name, "tweaks": recipe.describe()}
-    recipe = Recipe([*recipe.tweaks, Precision(training.precision), SharedStatistics()])
     resumed = checkpoint if checkpoint and (checkpoint / "state.json").exists() else None
     if resumed is not None:
-        # The weights of the checkpoint are scaled: no need to search again.
-        recipe = Recipe([each for each in recipe.tweaks if not isinstance(each, RescaledInit)])
-    model = recipe.prepare(ticket.build(), data.stream())
-    on_prepared()
+        # What is in the weights for good is in those of the checkpoint: no need to search again.
+        recipe = Recipe([each for each in recipe.tweaks if not each.permanent])
+    recipe = in_training(recipe, training.precision)
     steps_per_epoch = data.steps_per_epoch
-    trainer = Trainer(
-        model,
-        _stream(recipe, model, data),
+    trainer = make_trainer(
+        ticket,
+        recipe,
+        data.stream,
         steps_per_epoch,
         make_optimizer(training, steps_per_epoch),
-        recipe.loss(),
-        training.jit_compile,
-        training.steps_per_execution,
+        data=data.stream(),
+        jit_compile=training.jit_compile,
+        steps_per_execution=training.steps_per_execution,
     )
+    on_prepared()
+    trainer.stream = _stream(recipe, trainer.model, data)
     first_step = ticket.info.get("rewind_step", 0)
     last_step = training.steps(steps_per_epoch)
     trainer.reset(first_step)
@@ -111,10 +109,10 @@ def retrain(
     callbacks = [*recipe.callbacks(last_step - first_step), watch]
     trainer.fit(last_step, callbacks, dev, training.validation_freq)
 
-    finished = compiled_for_evaluation(recipe.finish(model))
+    finished = compiled_for_evaluation(recipe.finish(trainer.model))
     check_same("trained weights", values(finished).values())
-    assign(model, watch.best_values)
-    best = values(recipe.finish(model))
+    assign(trainer.model, watch.best_values)
+    best = values(recipe.finish(trainer.model))
     result = {
         **described,
         **watch.learned,
@@ -165,7 +163,7 @@ def _stream(recipe: Recipe, model: keras.Model, data: Dataset) -> Callable[[int]
     for tweak in recipe.tweaks:
         if isinstance(tweak, Distillation) and not data.augment:
             with model.distribute_strategy.scope():
-                logits = tweak.logits(data.batches("train"))
+                logits = tweak.logits(data.batches("train"), model)
             return functools.partial(data.stream, beside={"teacher_logits": logits})
     return data.stream
 
@@ -201,7 +199,7 @@ class _Watch(keras.callbacks.Callback):
     ):
         super().__init__()
         self.trainer, self.recipe = trainer, recipe
-        self.learned = recipe.learned()
+        self.learned = recipe.learned(trainer.model)
         self.start, self.checkpoint = start, checkpoint
         self.on_epoch, self.has_dev = on_epoch, has_dev
         self.rows: list[dict[str, Any]] = []

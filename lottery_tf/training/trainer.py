@@ -14,7 +14,11 @@ from lottery_tf.graph.compat import add_gradients_in_order, keras, without_avera
 from lottery_tf.graph.compat import steps_per_execution as steps_of
 from lottery_tf.graph.layers import named_layers, unwrapped
 from lottery_tf.graph.step_checks import step_checks
+from lottery_tf.tickets.ticket import Ticket
+from lottery_tf.training.batch_norm import SharedStatistics
+from lottery_tf.training.precision import Precision
 from lottery_tf.training.xla_loop import steps_in_one_loop
+from lottery_tf.tweaks.recipe import Recipe
 
 
 def make_deterministic() -> None:
@@ -41,6 +45,7 @@ class Trainer:
       jit_compile: whether XLA compiles the step; None: if the model has no convolution and there
         is one device.
       steps_per_execution: steps a call of the compiled function runs at most.
+      metrics: what is measured besides the loss.
 
     Raises:
       UsageError: if XLA is to compile for several devices.
@@ -170,6 +175,38 @@ class Trainer:
     def evaluate(self, data: tf.data.Dataset) -> dict[str, float]:
         """Loss and accuracy of the model as it stands."""
         return evaluate(self.model, data)
+
+
+def in_training(recipe: Recipe, precision: str) -> Recipe:
+    """``recipe`` as a run trains by it: in a precision, with BatchNorm over all devices."""
+    return Recipe([*recipe.tweaks, Precision(precision), SharedStatistics()])
+
+
+def make_trainer(
+    ticket: Ticket,
+    recipe: Recipe,
+    stream: Callable[[int], tf.data.Dataset],
+    steps_per_epoch: int,
+    optimizer: keras.optimizers.Optimizer,
+    loss: Any = None,
+    data: tf.data.Dataset | None = None,
+    **options: Any,
+) -> Trainer:
+    """The trainer of a ticket's model with a recipe on it.
+
+    Args:
+      ticket: what is trained.
+      recipe: its tweaks are put on; it gives the loss.
+      stream, steps_per_epoch, optimizer: as ``Trainer`` takes them.
+      loss: the loss to start from, as ``Recipe.loss`` takes it.
+      data: training batches for tweaks that look at them.
+      **options: the other arguments of ``Trainer``.
+
+    Raises:
+      UsageError: as ``Recipe.prepare``, ``Recipe.loss`` and ``Trainer``.
+    """
+    model = recipe.prepare(ticket.build(), data)
+    return Trainer(model, stream, steps_per_epoch, optimizer, recipe.loss(loss), **options)
 
 
 def _compile(model: keras.Model, **arguments: Any) -> None:

@@ -1,7 +1,6 @@
 """Distillation: a ticket that learns from the dense network that it was found in."""
 
 import dataclasses
-import functools
 from typing import Any
 
 import numpy as np
@@ -9,11 +8,14 @@ import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import keras
+from lottery_tf.graph.prepared_step import Step, make_prepared_step, prepared_step
 from lottery_tf.losses.cross_entropy import changed, taught_by
 from lottery_tf.tweaks import teacher as teachers
 from lottery_tf.tweaks.settings import DistillationSettings
 from lottery_tf.tweaks.soft_labels import warn_of_another_loss
 from lottery_tf.tweaks.tweak import Tweak
+
+_NAME = "distillation"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,18 +34,17 @@ class Distillation(DistillationSettings, Tweak):
 
     In a program ``teacher`` may also be a built tf_keras model, subclassed ones too; the field
     then holds a text with its name and the sum of its weights. A file that holds code, such as a
-    Lambda layer, is refused unless ``allow_code`` says that it may run, which is no part of what
-    the tweak is.
+    Lambda layer, is refused unless ``allow_code`` says that it may run.
 
     Raises:
       UsageError: for λ or τ out of range; in ``prepare``, without a teacher, for one that is not
         there, holds code or does not fit the model, and for a model of several outputs.
     """
 
-    allow_code: dataclasses.InitVar[bool] = False
+    # Leave to run what a file holds is no part of what the tweak is.
+    allow_code: bool = dataclasses.field(default=False, compare=False, repr=False)
 
-    def __post_init__(self, allow_code: bool) -> None:
-        object.__setattr__(self, "allow_code", allow_code)
+    def __post_init__(self) -> None:
         object.__setattr__(self, "teacher", teachers.source_of(self.teacher))
         super().__post_init__()
 
@@ -53,36 +54,18 @@ class Distillation(DistillationSettings, Tweak):
                 f"Expected a model with one output to distil into, '{model.name}' has "
                 f"{len(model.outputs)}: leave the distillation out of the recipe."
             )
-        with model.distribute_strategy.scope():
-            self._loaded().check_fits(model)
         return model
 
     def attach(self, model: keras.Model) -> None:
         if self.weight:
             warn_of_another_loss(model, "distillation_weight", "distillation")
-        train_step = model.train_step
-        held = getattr(train_step, "teacher", None)
-        if held and held[0] == self.teacher:
+        held = _teaching_of(model)
+        if held is not None and held.source == self.teacher:
             return
         with model.distribute_strategy.scope():
-            loaded = self._loaded()
-        if held:  # another recipe's, on a model that is prepared anew
-            held[:] = self.teacher, loaded
-            return
-        held = [self.teacher, loaded]
-
-        @functools.wraps(train_step)
-        def distilling_step(data: Any) -> dict[str, tf.Tensor]:
-            if isinstance(data, dict) and data.keys() == {"batch", "teacher_logits"}:
-                batch, logits = data["batch"], data["teacher_logits"]
-            else:
-                batch = data
-                logits = held[1].logits(keras.utils.unpack_x_y_sample_weight(data)[0])
-            with taught_by(logits):
-                return train_step(batch)
-
-        vars(distilling_step)["teacher"] = held
-        model.train_step = distilling_step
+            teacher = self._load()
+            teacher.check_fits(model)
+        make_prepared_step(model).around[_NAME] = _Teaching(self._given(), teacher)
 
     def loss(self, loss: keras.losses.Loss | None = None) -> keras.losses.Loss:
         config = {"distillation_weight": self.weight, "temperature": self.temperature}
@@ -93,13 +76,16 @@ class Distillation(DistillationSettings, Tweak):
         """SHA-256 of what the teacher is: of its weights, its file, or its folder's files."""
         return teachers.source_sha256(self._given())
 
-    def logits(self, batches: tf.data.Dataset) -> np.ndarray:
+    def logits(self, batches: tf.data.Dataset, model: keras.Model | None = None) -> np.ndarray:
         """The teacher's logits of each example, float32 [N, C].
 
         Args:
           batches: finite, of tuples whose first part is what the teacher takes.
+          model: one that was prepared with this tweak, which has the teacher; without it is loaded.
         """
-        compute = tf.function(self._loaded().logits, reduce_retracing=True)
+        held = None if model is None else _teaching_of(model)
+        teacher = self._load() if held is None else held.teacher
+        compute = tf.function(teacher.logits, reduce_retracing=True)
         found = [compute(batch[0]).numpy() for batch in batches]
         return np.concatenate(found).astype(np.float32)
 
@@ -116,7 +102,7 @@ class Distillation(DistillationSettings, Tweak):
         Returns:
           batches {"batch": what ``data`` has, "teacher_logits": float32 [batch, C]}.
         """
-        teacher = self._loaded()
+        teacher = self._load()
 
         def beside(*batch: Any) -> dict[str, Any]:
             return {"batch": batch, "teacher_logits": tf.cast(teacher.logits(batch[0]), tf.float32)}
@@ -131,14 +117,30 @@ class Distillation(DistillationSettings, Tweak):
             )
         return self.teacher
 
-    def _loaded(self) -> teachers.Teacher:
-        """The teacher, loaded once for each strategy that it is used in."""
-        strategy = tf.distribute.get_strategy()
-        if strategy not in self._teachers:
-            allowed = self.allow_code  # type: ignore[attr-defined]  # __post_init__ keeps it
-            self._teachers[strategy] = teachers.load(self._given(), allowed)
-        return self._teachers[strategy]
+    def _load(self) -> teachers.Teacher:
+        """The teacher, in the present strategy's scope."""
+        return teachers.load(self._given(), self.allow_code)
 
-    @functools.cached_property
-    def _teachers(self) -> dict[tf.distribute.Strategy, teachers.Teacher]:
-        return {}
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Teaching:
+    """Goes around a training step: gives the loss a teacher's logits of the batch."""
+
+    source: str
+    teacher: teachers.Teacher
+
+    def __call__(self, step: Step, data: Any) -> dict[str, tf.Tensor]:
+        if isinstance(data, dict) and data.keys() == {"batch", "teacher_logits"}:
+            batch, logits = data["batch"], data["teacher_logits"]
+        else:
+            batch = data
+            logits = self.teacher.logits(keras.utils.unpack_x_y_sample_weight(data)[0])
+        with taught_by(logits):
+            return step(batch)
+
+
+def _teaching_of(model: keras.Model) -> _Teaching | None:
+    """The teaching that was put on a model; None if there is none."""
+    prepared = prepared_step(model)
+    held = None if prepared is None else prepared.around.get(_NAME)
+    return held if isinstance(held, _Teaching) else None

@@ -1,7 +1,6 @@
 """Fades: what a tweak adds to the training is gone before the training ends."""
 
 import dataclasses
-import functools
 import math
 import weakref
 from typing import Any, ClassVar
@@ -12,6 +11,7 @@ from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import log
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import fading
+from lottery_tf.graph.prepared_step import Step, make_prepared_step, prepared_step
 from lottery_tf.losses.evaluating import evaluated_model
 from lottery_tf.tweaks.settings import FadingSettings
 from lottery_tf.tweaks.tweak import Attach, Tweak
@@ -102,12 +102,18 @@ class FadingLayer(keras.layers.Layer):
     def value(self) -> tf.Tensor:
         """The schedule's value at the present step. float32 []."""
         model = evaluated_model("test_step", "predict_step")
-        if model is not None and type(self) not in getattr(model.train_step, "counted", ()):
+        if model is not None and not _is_counted(model, type(self).fading_tweak):
             _tell_of(model)
         return self.schedule.at(self.progress())
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **dataclasses.asdict(self.schedule)}
+
+
+def _is_counted(model: keras.Model, tweak: str) -> bool:
+    """Whether the steps of ``model`` are counted for the fade of a tweak."""
+    prepared = prepared_step(model)
+    return prepared is not None and tweak in prepared.around
 
 
 _warned: weakref.WeakSet[keras.Model] = weakref.WeakSet()
@@ -152,20 +158,17 @@ class FadingTweak(FadingSettings, Tweak):
         return [each for each in model.submodules if isinstance(each, self.layer_class)]
 
     def attach(self, model: keras.Model) -> None:
-        train_step, layers = model.train_step, self.layers(model)
-        if not layers or self.layer_class in getattr(train_step, "counted", ()):
+        tweak, layers = self.layer_class.fading_tweak, self.layers(model)
+        if not layers or _is_counted(model, tweak):
             return
 
-        @functools.wraps(train_step)
-        def counting_step(data: Any) -> dict[str, tf.Tensor]:
-            logs = train_step(data)
+        def counted(step: Step, data: Any) -> dict[str, tf.Tensor]:
+            logs = step(data)
             for layer in layers:
                 layer.step.assign_add(1)
             return logs
 
-        counted = (*getattr(train_step, "counted", ()), self.layer_class)
-        vars(counting_step)["counted"] = counted
-        model.train_step = counting_step
+        make_prepared_step(model).around[tweak] = counted
 
     def callbacks(self, steps: int | None = None) -> list[keras.callbacks.Callback]:
         return [Fade(self, steps)]

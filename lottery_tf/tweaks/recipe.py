@@ -93,9 +93,10 @@ class Recipe:
         self._model = model
         return prepared
 
-    def learned(self) -> dict[str, dict[str, Any]]:
-        """Name of each tweak that has learned something in ``prepare`` → what, as JSON knows it."""
-        return {_name_of(tweak): found for tweak in self.tweaks if (found := tweak.learned())}
+    def learned(self, model: keras.Model) -> dict[str, dict[str, Any]]:
+        """Name of each tweak that has learned something when ``model`` was prepared → what, as
+        JSON knows it."""
+        return {_name_of(tweak): found for tweak in self.tweaks if (found := tweak.learned(model))}
 
     def loss(self, loss: Any = None) -> Any:
         """The training loss.

@@ -1,7 +1,6 @@
 """Layer-wise re-scaled initialisation: a learned factor for each weight tensor of a ticket."""
 
 import dataclasses
-import functools
 import math
 import statistics
 from collections.abc import Callable, Iterator
@@ -75,24 +74,22 @@ class RescaledInit(RescaledInitSettings, Tweak):
             )
 
     def change(self, model: keras.Model, data: tf.data.Dataset | None = None) -> keras.Model:
+        return self.apply(model, data)[0]
+
+    def apply(
+        self, model: keras.Model, data: tf.data.Dataset | None = None
+    ) -> tuple[keras.Model, dict[str, Any]]:
+        """The scaled copy; the scales by the names of the variables, ``loss`` and ``norm`` of
+        ``Scales``."""
         found = find_scales(model, data, self)
         chosen = from_chief(np.array(list(found.scales.values())))
         scales = dict(zip(found.scales, chosen.tolist(), strict=True))
-        self._learned.update(scales=scales, loss=list(found.loss), norm=list(found.norm))
         copy = remake(model, copy_layer)
         with copy.distribute_strategy.scope():
             for name, variable in named_variables(copy).items():
                 if name in scales:
                     variable.assign(variable * tf.constant(scales[name], variable.dtype))
-        return copy
-
-    def learned(self) -> dict[str, Any]:
-        """The scales by the names of the variables; the ``loss`` and ``norm`` of ``Scales``."""
-        return dict(self._learned)
-
-    @functools.cached_property
-    def _learned(self) -> dict[str, Any]:
-        return {}
+        return copy, {"scales": scales, "loss": list(found.loss), "norm": list(found.norm)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ import tensorflow as tf
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import check_graph
+from lottery_tf.graph.prepared_step import make_prepared_step, prepared_step
 from lottery_tf.masks.wrapper import masked_by_us, without_wrappers
 
 
@@ -18,9 +19,9 @@ class Tweak:
 
     A subclass is a frozen dataclass; its fields, made by ``common.settings.setting``, are its
     parameters. One of this library has them in ``tweaks.settings``, by which it has flags. It
-    overrides those that it needs of ``change``, ``attach``, ``loss``, ``callbacks``, ``progress``
-    and ``restore``. The order of use is ``prepare``, ``compile(loss=tweak.loss(loss))``,
-    ``fit(callbacks=tweak.callbacks())``, ``finish``.
+    overrides those that it needs of ``change`` (or ``apply``), ``attach``, ``loss``, ``callbacks``,
+    ``progress`` and ``restore``. The order of use is ``prepare``,
+    ``compile(loss=tweak.loss(loss))``, ``fit(callbacks=tweak.callbacks())``, ``finish``.
     """
 
     # Whether what ``change`` does is in the finished model; then it comes before what fades.
@@ -39,10 +40,19 @@ class Tweak:
         """
         return model
 
-    def learned(self) -> dict[str, Any]:
-        """What the last ``change`` has learned of its model, as JSON knows it: for ``result.json``.
-        Most learn nothing."""
-        return {}
+    def apply(
+        self, model: keras.Model, data: tf.data.Dataset | None = None
+    ) -> tuple[keras.Model, dict[str, Any]]:
+        """What ``change`` returns, and what was learned on the way, as JSON knows it.
+
+        The prepared model keeps it, for ``learned`` and ``result.json``; a tweak keeps nothing.
+        """
+        return self.change(model, data), {}
+
+    def learned(self, model: keras.Model) -> dict[str, Any]:
+        """What was learned when ``model`` was prepared with this tweak; most learn nothing."""
+        prepared = prepared_step(model)
+        return {} if prepared is None else dict(prepared.learned.get(type(self), {}))
 
     def attach(self, model: keras.Model) -> None:
         """Puts on ``model`` itself what a copy of it would not have; a second time does nothing.
@@ -108,13 +118,18 @@ def put_on(
     """
     check_graph(model)
     prepared = masked_by_us(model)
+    learned: dict[type, dict[str, Any]] = {}
     for tweak in sorted(tweaks, key=lambda each: not each.permanent):
-        prepared = tweak.change(prepared, data)
+        prepared, found = tweak.apply(prepared, data)
+        if found:
+            learned[type(tweak)] = found
     if prepared is model:
         # Else the copy at the end would be the first to fail, with all the training spent.
         without_wrappers(model)
     for tweak in tweaks:
         tweak.attach(prepared)
+    if learned:
+        make_prepared_step(prepared).learned = learned
     return prepared
 
 
@@ -136,8 +151,13 @@ class Attach(keras.callbacks.Callback):
 
     def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
-        before = model.train_step, model.test_step
+        before = _around(model)
         self.tweak.attach(model)
-        if (model.train_step, model.test_step) != before:
-            # Keras keeps the functions that an evaluation or a training before has compiled.
-            model.train_function = model.test_function = None
+        if _around(model) != before:
+            # Keras keeps the function that a training before has compiled.
+            model.train_function = None
+
+
+def _around(model: keras.Model) -> dict[str, Any]:
+    prepared = prepared_step(model)
+    return {} if prepared is None else dict(prepared.around)

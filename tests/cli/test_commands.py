@@ -119,7 +119,7 @@ def test_an_interrupted_find_goes_on_at_the_next_round(found, tmp_path, monkeypa
     out = tmp_path / "find"
     words = ["find", *TINY, "--rounds=2", "--rewind_to=5it", f"--out={out}"]
     trained = []
-    rounds = finding.rounds
+    rounds = finding.find
 
     def counted(*args, stop_at, **kwargs):
         for each in rounds(*args, **kwargs):
@@ -128,10 +128,10 @@ def test_an_interrupted_find_goes_on_at_the_next_round(found, tmp_path, monkeypa
                 raise Stopped
             yield each
 
-    monkeypatch.setattr(stage, "rounds", lambda *a, **k: counted(*a, stop_at=1, **k))
+    monkeypatch.setattr(stage, "find_rounds", lambda *a, **k: counted(*a, stop_at=1, **k))
     assert main(words) == 1
     assert len(read_json_lines(out / "metrics.jsonl")) == 1
-    monkeypatch.setattr(stage, "rounds", lambda *a, **k: counted(*a, stop_at=None, **k))
+    monkeypatch.setattr(stage, "find_rounds", lambda *a, **k: counted(*a, stop_at=None, **k))
     assert main(words) == 0
     assert trained == [0, 1, 1, 2]
     same_tickets(out, found)

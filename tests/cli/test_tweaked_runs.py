@@ -12,7 +12,7 @@ from lottery_tf.cli.main import main
 from lottery_tf.common.files import read_json, read_json_lines
 from lottery_tf.runs.experiment import experiment_of
 from lottery_tf.runs.folder import load_saved_model
-from lottery_tf.runs.retrain import retrain_run
+from lottery_tf.runs.retrain import retrain_run, settled
 from lottery_tf.tickets.ticket import Ticket
 from lottery_tf.tweaks import rescaled_init
 from lottery_tf.tweaks.recipe import Recipe
@@ -108,7 +108,8 @@ def test_the_search_looks_at_a_step_of_the_optimizer_that_trains(ticket, tmp_pat
         (experiment, ("sgd", 0.1)),
         (dataclasses.replace(experiment, training=training), ("adam", 0.001)),
     ):
-        run = retrain_run(tmp_path, ticket, Recipe("rescaled_init"), own)
+        recipe = settled(Recipe("rescaled_init"), ticket, own)
+        run = retrain_run(tmp_path, ticket, recipe, own)
         tweak = run.settings["tweaks"]["rescaled_init"]
         assert (tweak["optimizer"], tweak["step_size"]) == expected
 

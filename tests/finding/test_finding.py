@@ -171,15 +171,17 @@ def test_every_training_begins_with_the_ticket(data, settings, starts):
 
     trainer = Trainer(initial.build(), stream, STEPS_PER_EPOCH, optimizer, loss, False)
     trainer.reset(3)  # as it stands after another training
-    first = finding.first_ticket(initial, trainer, 4, {})
-    found = finding.rounds(first, trainer, FindingSettings(**settings), 12, [Begun()])
+    told = []
+    finding_settings = FindingSettings(rewind_to="4it", **settings)
+    found = finding.find(initial, trainer, finding_settings, 12, [Begun()], told.append)
     for each, steps in zip(found, starts, strict=True):
+        assert told[each.number] is each.ticket
         assert [step for _, step in begun] == steps
         for weights in (weights for weights, step in begun if step == 4):
             assert_same(weights, dict(each.ticket.weights))
         begun.clear()
     # Only of imp there may be more rounds.
-    assert (each.next_ticket is None) == ("method" in settings)
+    assert len(told) == len(starts) + ("method" not in settings)
     assert streams == [0, *(step for steps in starts for step in steps)]
 
 

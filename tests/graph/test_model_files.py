@@ -201,7 +201,7 @@ def computes(model):
 def taught(ticket, recipe, *_):
     recipe.prepare(ticket.build())
     (tweak,) = recipe.tweaks
-    tweak._loaded().logits(tf.ones((1, 8, 8, 1)))
+    tweak._load().logits(tf.ones((1, 8, 8, 1)))
     raise Reached
 
 
@@ -359,7 +359,8 @@ def test_a_finished_run_of_an_older_release_asks_for_no_sum(models, ticket, tmp_
     default_teacher(models / "none", tmp_path, ticket)
     of_an_older_release(tmp_path / "stranger")
     at = tmp_path / "stranger" / "tickets" / "round_01"
-    retrain_stage.retrain_run(tmp_path / "out", at, Recipe("distillation"), EXPERIMENT).begin()
+    recipe = retrain_stage.settled(Recipe("distillation"), at, EXPERIMENT)
+    retrain_stage.retrain_run(tmp_path / "out", at, recipe, EXPERIMENT).begin()
     result = {"recipe": "distillation", "sparsity": 0, "test_accuracy": 1}
     write_json(tmp_path / "out" / "result.json", result)
     found = retrain_stage.retrain_ticket(tmp_path / "out", at, Recipe("distillation"), EXPERIMENT)
@@ -375,9 +376,9 @@ def test_leave_is_no_part_of_a_distillation(models, mark):
     assert tweak == allowed and "allow_code" not in Recipe([allowed]).describe()["distillation"]
     mark.unlink(missing_ok=True)
     with pytest.raises(UsageError, match="holds no code; it has a Lambda layer"):
-        tweak.change(network())
+        tweak.prepare(network())
     assert not mark.exists()
-    allowed.change(network())
+    allowed.prepare(network())
     assert mark.exists()
 
 

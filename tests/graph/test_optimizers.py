@@ -16,7 +16,8 @@ from networks import (
 
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
-from lottery_tf.finding.find import first_ticket
+from lottery_tf.finding.find import find
+from lottery_tf.finding.settings import FindingSettings
 from lottery_tf.graph import optimizers
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import assign, named_variables
@@ -254,7 +255,9 @@ def test_the_weights_to_rewind_to_are_no_averages(eagerly):
     plain = trainer_of(kept.Adam(0.01))
     assign(plain.model, initial.weights)
     plain.fit(2)
-    assert_same(first_ticket(initial, trainer, 2, {}).weights, values(plain.model))
+    settings = FindingSettings(rounds=0, rewind_to="2it")
+    (only,) = find(initial, trainer, settings, last_step=3)
+    assert_same(only.ticket.weights, values(plain.model))
 
 
 def test_a_callbacks_learning_rate_ends_with_the_training(eagerly):

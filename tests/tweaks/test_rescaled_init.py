@@ -317,11 +317,11 @@ def search_of(eager):
     model.trainable_variables[-1].assign([0.3, 0.0, -0.2])
     data, tweak = batches(shape=(6, 6, 1)), RescaledInit(iterations=8)
     before = every_variable(model)
-    changed = tweak.change(model, data)
+    changed = tweak.prepare(model, data)
     assert_same(every_variable(model), before)
     found = find_scales(model, data, tweak)
     told = {"scales": found.scales, "loss": list(found.loss), "norm": list(found.norm)}
-    assert tweak.learned() == told
+    assert tweak.learned(changed) == told and tweak.learned(model) == {}
     return model, changed, masks, found, data
 
 
@@ -357,17 +357,20 @@ def test_the_scales_are_for_the_ticket_without_what_fades(rescaled):
 
 @pytest.mark.usefixtures("all_eager")
 def test_a_recipe_tells_what_was_learned(rescaled):
-    """In its last ``prepare``, and nothing before the first."""
+    """Of each model that it has prepared; another recipe of the same tweaks knows it too, since
+    the model has it and the tweaks keep nothing."""
     model, _, _, found, data = rescaled
-    recipe = lt.Recipe([lt.LabelSmoothing(), RescaledInit(iterations=8)])
-    assert recipe.learned() == {}
-    told = []
-    for read in (data.map(lambda x, y: (2 * x, y)), data):
-        recipe.prepare(model, read)
-        told.append(recipe.learned())
+    tweaks = [lt.LabelSmoothing(), RescaledInit(iterations=8), lt.SoftActivation()]
+    before = [dict(vars(tweak)) for tweak in tweaks]
+    recipe = lt.Recipe(tweaks)
+    assert recipe.learned(model) == {}
+    prepared = [recipe.prepare(model, read) for read in (data.map(lambda x, y: (2 * x, y)), data)]
+    told = [lt.Recipe(tweaks).learned(each) for each in prepared]
     assert [list(each) for each in told] == [["rescaled_init"]] * 2
     other, same = (each["rescaled_init"]["scales"] for each in told)
     assert same == found.scales != other
+    assert [dict(vars(tweak)) for tweak in tweaks] == before
+    assert recipe.learned(model) == {}
 
 
 def test_a_tensor_of_zeros_keeps_its_scale(rescaled):

@@ -97,10 +97,10 @@ def check(kind, head, tmp_path):
     if kind == "subclassed":
         teacher(X)
     tweak = Distillation(teacher)
-    tweak.change(mlp())
+    tweak.prepare(mlp())
     logits = model(X).numpy()
     data = tf.data.Dataset.from_tensor_slices((X, X)).batch(5)
-    loaded = tweak._loaded()
+    loaded = tweak._load()
     for found in (
         loaded.logits(tf.constant(X)).numpy(),
         tf.function(loaded.logits, jit_compile=kind == "another's SavedModel")(X).numpy(),
@@ -125,7 +125,7 @@ def test_a_graph_with_a_subclassed_model_inside(tmp_path):
     inner = Subclassed(layers.Dense(6), OwnSoftmax())
     whole = keras.Model(model.input, inner(model.output))
     tweak = Distillation(whole)
-    tweak.change(chain(layers.Dense(6)))
+    tweak.prepare(chain(layers.Dense(6)))
     found = tweak.logits(tf.data.Dataset.from_tensors((X,)))
     np.testing.assert_allclose(tf.nn.softmax(found), whole(X), atol=1e-6)
 
@@ -221,7 +221,7 @@ def test_several_inputs(eager):
         model.fit(x, np.zeros(16), callbacks=recipe.callbacks(), verbose=0).history["loss"][0] > 0
     )
     with pytest.raises(UsageError, match=r"\(4,\) float32 and \(2,\) float32, .* takes \(4,\)"):
-        Distillation(network()).change(two())
+        Distillation(network()).prepare(two())
 
 
 def test_a_teacher_is_left_as_it_is(eager):
@@ -266,18 +266,20 @@ def test_a_teacher_on_disk_is_known_by_its_content(tmp_path):
     assert Distillation(tmp_path / "one.h5").sha256 not in (None, first)
 
 
-def test_it_is_loaded_once(tmp_path, monkeypatch, eager):
+def test_it_is_loaded_once_for_a_model(tmp_path, monkeypatch, eager):
     network().save(tmp_path / "model.keras")
     loads, load = [], keras.models.load_model
     monkeypatch.setattr(
         keras.models, "load_model", lambda *a, **k: loads.append(a) or load(*a, **k)
     )
-    recipe = lt.Recipe([Distillation(tmp_path / "model.keras")])
+    tweak = Distillation(tmp_path / "model.keras")
+    recipe = lt.Recipe([tweak, lt.SoftActivation()])
     assert not loads
+    model = recipe.prepare(mlp())
     for _ in range(2):
-        model = recipe.prepare(mlp())
         model.compile("sgd", recipe.loss(), run_eagerly=eager)
         model.fit(X, np.zeros(16), callbacks=recipe.callbacks(), verbose=0)
+    tweak.logits(tf.data.Dataset.from_tensors((X,)), model)
     assert len(loads) == 1
 
 
