@@ -190,26 +190,26 @@ def call_of(tensor: Any) -> Any:
 
 # Where an optimizer keeps its learning rate, and what of it is no memory: TensorFlow's own accounts
 # of what is tracked, devices, and the rate of a schedule, which each step computes anew.
-RATE = "_learning_rate"
-NO_MEMORY = ("_self_", "_coalesced_", "_distribution_strategy", "_mesh", "_current_learning_rate")
-OF_WEIGHTS = "_index_dict"
+_RATE = "_learning_rate"
+_NO_MEMORY = ("_self_", "_coalesced_", "_distribution_strategy", "_mesh", "_current_learning_rate")
+_OF_WEIGHTS = "_index_dict"
 _ALL = "_variables"
 
 
 def rate_of(optimizer: keras.optimizers.Optimizer) -> Any:
     """The learning rate as it was given: a schedule, or the variable that Keras has made of it."""
-    return vars(optimizer).get(RATE)
+    return vars(optimizer).get(_RATE)
 
 
 @contextlib.contextmanager
 def rate_replaced(optimizer: keras.optimizers.Optimizer, rate: Any) -> Iterator[None]:
     """Within the block the optimizer has another learning rate, of any type."""
-    own = vars(optimizer)[RATE]
-    vars(optimizer)[RATE] = rate
+    own = vars(optimizer)[_RATE]
+    vars(optimizer)[_RATE] = rate
     try:
         yield
     finally:
-        vars(optimizer)[RATE] = own
+        vars(optimizer)[_RATE] = own
 
 
 def undecayed(optimizer: keras.optimizers.Optimizer) -> tuple[bool, list[str]]:
@@ -220,7 +220,7 @@ def undecayed(optimizer: keras.optimizers.Optimizer) -> tuple[bool, list[str]]:
 
 def weights_known_to(optimizer: keras.optimizers.Optimizer) -> dict[Any, int]:
     """Key → place of each weight that a built optimizer trains; empty where it is not built."""
-    return dict(getattr(optimizer, OF_WEIGHTS, None) or {})
+    return dict(getattr(optimizer, _OF_WEIGHTS, None) or {})
 
 
 def place_of(optimizer: keras.optimizers.Optimizer, weight: Variable) -> int | None:
@@ -229,9 +229,20 @@ def place_of(optimizer: keras.optimizers.Optimizer, weight: Variable) -> int | N
     return known.get(optimizer._var_key(weight)) if known else None
 
 
-def is_list_of_all(path: str) -> bool:
-    """Whether an attribute of an optimizer is Keras' list of all of its variables."""
-    return path == _ALL
+def is_rate(path: str) -> bool:
+    """Whether an attribute of an optimizer, or what it holds, is the learning rate."""
+    return path.partition("/")[0] == _RATE
+
+
+def is_no_memory(name: str) -> bool:
+    """Whether an attribute of an optimizer has nothing that a training changes for the next step."""
+    return name.startswith(_NO_MEMORY)
+
+
+def is_of_keras(path: str) -> bool:
+    """Whether an attribute of an optimizer is Keras' own list of all variables, or account of which
+    weight is at which place."""
+    return path in (_ALL, _OF_WEIGHTS)
 
 
 def build_for(optimizer: Any, weights: Sequence[Variable]) -> None:

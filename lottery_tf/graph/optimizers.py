@@ -16,12 +16,11 @@ import tensorflow as tf
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import some
 from lottery_tf.graph.compat import (
-    NO_MEMORY,
-    OF_WEIGHTS,
-    RATE,
     Trackable,
     build_for,
-    is_list_of_all,
+    is_no_memory,
+    is_of_keras,
+    is_rate,
     keras,
     place_of,
     rate_of,
@@ -86,7 +85,7 @@ def check_schedules(optimizer: keras.optimizers.Optimizer) -> None:
     """Raises UsageError if it has a schedule beside that of its learning rate, which ``From`` has
     not: it would begin at its first step after a rewinding to a later one."""
     for path, part in _parts(vars(getattr(optimizer, "inner_optimizer", optimizer))):
-        if _is_schedule(part) and path.partition("/")[0] != RATE:
+        if _is_schedule(part) and not is_rate(path):
             raise UsageError(
                 f"Expected a schedule as the optimizer's own learning_rate, to go on from the step "
                 f"that is rewound to; {type(optimizer).__name__} has a "
@@ -283,13 +282,13 @@ def _groups(optimizer: keras.optimizers.Optimizer) -> Iterator[tuple[str, list[A
     """What the optimizer holds with an entry a trainable variable, in their order."""
     known = weights_known_to(optimizer)
     for path, group in _parts(vars(optimizer)):
-        if not isinstance(group, Mapping | list | tuple) or is_list_of_all(path):
+        if not isinstance(group, Mapping | list | tuple) or is_of_keras(path):
             continue
         if len(group) != len(known):
             continue
         if not isinstance(group, Mapping):
             yield path, list(group)
-        elif path != OF_WEIGHTS and group.keys() == known.keys():
+        elif group.keys() == known.keys():
             yield path, [group[key] for key in known]
 
 
@@ -304,7 +303,7 @@ def _parts(thing: Any, prefix: str = "", seen: set[int] | None = None) -> Iterat
     seen = set() if seen is None else seen
     pairs = thing.items() if isinstance(thing, Mapping) else enumerate(thing)
     for name, part in list(pairs):
-        if id(part) in seen or str(name).startswith(NO_MEMORY):
+        if id(part) in seen or is_no_memory(str(name)):
             continue
         path = f"{prefix}{name}"
         if isinstance(part, tf.Variable):

@@ -180,8 +180,25 @@ def test_places_of_weights():
     assert list(compat.weights_known_to(optimizer).values()) == [0, 1]
     assert [compat.place_of(optimizer, each) for each in weights] == [0, 1]
     assert compat.place_of(optimizer, tf.Variable(1.0)) is None
-    lists = {name for name, part in vars(optimizer).items() if compat.is_list_of_all(name)}
-    assert {len(vars(optimizer)[name]) for name in lists} == {len(optimizer.variables)}
+    of_keras = {name for name in vars(optimizer) if compat.is_of_keras(name)}
+    assert sorted(len(vars(optimizer)[name]) for name in of_keras) == [2, len(optimizer.variables)]
+
+
+def test_the_memory_of_an_optimizer():
+    weight = tf.Variable([1.0, 2.0])
+    optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.1, 10))
+    optimizer.apply_gradients([(tf.constant([1.0, 1.0]), weight)])
+    rates = [name for name in vars(optimizer) if compat.is_rate(name)]
+    assert [vars(optimizer)[name] for name in rates] == [compat.rate_of(optimizer)]
+    assert compat.is_rate(f"{rates[0]}/schedule") and not compat.is_rate("iterations")
+    assert not compat.is_no_memory("_momentums") and not compat.is_no_memory("_iterations")
+    # The rate of a schedule is a variable that each step computes anew.
+    (current,) = (
+        part
+        for name, part in vars(optimizer).items()
+        if compat.is_no_memory(name) and isinstance(part, tf.Variable)
+    )
+    assert float(current) == pytest.approx(0.1)
 
 
 def test_a_legacy_optimizer_is_built():
@@ -216,6 +233,18 @@ def test_without_averages():
     assert float(weight) == 0
     optimizer.finalize_variable_values([weight])
     assert float(weight) == 0.5
+
+
+def test_gradients_are_added_in_order(monkeypatch):
+    context = compat.context.context()
+    monkeypatch.setattr(context, "_config", vars(context)["_config"])
+    compat.add_gradients_in_order()
+    options = context.config.graph_options.rewrite_options
+    assert options.memory_optimization == options.SWAPPING_HEURISTICS
+    monkeypatch.undo()
+    tf.config.optimizer.set_experimental_options({})
+    options = context.config.graph_options.rewrite_options
+    assert options.memory_optimization == options.DEFAULT_MEM_OPT
 
 
 def test_inner_variable():
