@@ -235,7 +235,7 @@ def is_rate(path: str) -> bool:
 
 
 def is_no_memory(name: str) -> bool:
-    """Whether an attribute of an optimizer has nothing that a training changes for the next step."""
+    """Whether an attribute of an optimizer remembers nothing from one step to the next."""
     return name.startswith(_NO_MEMORY)
 
 
