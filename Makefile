@@ -11,7 +11,7 @@ lint:
 	ruff check .
 	ruff format --check .
 
-types:  ## of what users call
+types:
 	mypy
 
 docs:  ## the table of packages, for docs/architecture.md

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -31,7 +32,8 @@ def run(flags: Parsed) -> None:
 
 def _measure(settings: EvaluateSettings, flags: Parsed) -> None:
     found_in = read_config(settings.run) if settings.run else {}
-    folder = Path(settings.run, "model") if settings.run else Path(settings.model)
+    # check_evaluate has seen to it that there is one of them.
+    folder = Path(settings.run, "model") if settings.run else Path(cast(str, settings.model))
     model = load_saved_model(folder, flags.settings(CodeSettings).allow_code)
     data = as_exported(load(flags.settings(DataSettings, **found_in), training=False), folder)
     check_data(model, data, f"one in {folder}")

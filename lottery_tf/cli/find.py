@@ -15,6 +15,7 @@ from lottery_tf.finding.settings import IMPORTED, FindingSettings
 from lottery_tf.graph.settings import CodeSettings
 from lottery_tf.masks.settings import PrunableSettings
 from lottery_tf.models import ModelSettings
+from lottery_tf.runs import Row
 from lottery_tf.runs.find import find, finished_rounds
 from lottery_tf.runs.folder import check_run_or_new
 from lottery_tf.runs.settings import BoardSettings, Experiment
@@ -59,7 +60,7 @@ def run_find(
     finding: FindingSettings,
     tensorboard: bool = False,
     allow_code: bool = False,
-) -> list[dict]:
+) -> list[Row]:
     """Runs the stage and prints a line a round; returns the rows."""
     check_run_or_new(out)
     finished = len(finished_rounds(out))
@@ -68,7 +69,7 @@ def run_find(
     with console.status("reading data, building the model") as status:
         watch = EpochStatus(status, f"round {finished} of {last}")
 
-        def show(row):
+        def show(row: Row) -> None:
             dev = f"dev {percent(row['dev_accuracy'])}  " if "dev_accuracy" in row else ""
             console.print(
                 f"round {row['round']:2} of {last}  sparsity {percent(row['sparsity']):>7}  {dev}"

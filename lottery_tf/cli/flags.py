@@ -25,7 +25,7 @@ import itertools
 import shutil
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from absl import flags
 
@@ -133,7 +133,8 @@ def help_text(command: str, summary: str, owners: Sequence[type], positional: st
     lines = [*textwrap.wrap(f"{command}: {summary}", width), "", f"usage: {usage}"]
     fields = _fields(owners)
     for owner in owners:
-        lines += ["", *textwrap.wrap(inspect.getdoc(owner).splitlines()[0], width)]
+        about = cast(str, inspect.getdoc(owner))  # a dataclass without one is given one
+        lines += ["", *textwrap.wrap(about.splitlines()[0], width)]
         for field in dataclasses.fields(owner):
             kind, choices = fields[field.name][1], field.metadata["choices"]
             text = field.metadata["help"] + (f": {one_of(choices)}" if choices else "")

@@ -46,7 +46,8 @@ def trials_of(flags: Parsed) -> list[Trial]:
     _check_tweaks(flags, cells)
     for cell in cells:
         for trial in _trials_of_cell(cell):
-            for each in (*_before(trial), trial):
+            needed: list[Trial] = [*_before(trial), trial]
+            for each in needed:
                 known = found.get(each.folder)
                 found[each.folder] = _merged(each, known) if known else each
     return sorted(found.values(), key=lambda trial: trial.kind != FindTrial.kind)
@@ -81,9 +82,11 @@ def _before(trial: Trial) -> list[FindTrial]:
 
 def _merged(one: Trial, other: Trial) -> Trial:
     """Of two trials with the same folder that which does what either does."""
-    if isinstance(one, FindTrial):
-        return max(other, one, key=lambda trial: trial.finding.tickets)
-    return dataclasses.replace(other, test=one.test or other.test, tuned=one.tuned or other.tuned)
+    if isinstance(one, RetrainTrial) and isinstance(other, RetrainTrial):
+        test, tuned = one.test or other.test, one.tuned or other.tuned
+        return dataclasses.replace(other, test=test, tuned=tuned)
+    both = (trial for trial in (other, one) if isinstance(trial, FindTrial))
+    return max(both, key=lambda trial: trial.finding.tickets)
 
 
 def _trials_of_cell(flags: Parsed) -> Iterator[RetrainTrial]:
@@ -319,7 +322,7 @@ def _cells(flags: Parsed) -> list[Parsed]:
 
 def _words(values: Mapping[str, Any], path: Path) -> list[str]:
     """``--name=value`` for each, the flagfile first; it is looked for beside the file too."""
-    words = []
+    words: list[str] = []
     for name, value in values.items():
         if name == "flagfile":
             beside = path.parent / str(value)

@@ -1,6 +1,8 @@
 """lottery-tf report: tables, figures and a page of what retrain runs came to."""
 
 from collections.abc import Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from rich.measure import Measurement
 from rich.table import Table
@@ -11,6 +13,9 @@ from lottery_tf.cli.settings import ReportSettings
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import counted, log
 from lottery_tf.common.stderr import quiet_start
+
+if TYPE_CHECKING:  # `library` loads it where its own libraries are installed
+    from lottery_tf import reporting as reports
 
 
 def run(flags: Parsed) -> None:
@@ -50,7 +55,7 @@ def whole_numbers(seeds: Sequence[str]) -> list[int]:
         raise UsageError(f"Expected whole numbers as seeds; {error}.") from None
 
 
-def library():
+def library() -> ModuleType:
     """``lottery_tf.reporting``.
 
     Raises:
@@ -66,7 +71,7 @@ def library():
     return reporting
 
 
-def print_table(found, reporting) -> None:
+def print_table(found: "reports.Table", reporting: ModuleType) -> None:
     """In a terminal as wide as that is, in a file as wide as need be."""
     table = Table(title=found.title)
     for name in reporting.head(found):

@@ -19,6 +19,7 @@ from lottery_tf.common.files import read_json
 from lottery_tf.data import DataSettings
 from lottery_tf.graph.settings import CodeSettings
 from lottery_tf.models import ModelSettings
+from lottery_tf.runs import Row
 from lottery_tf.runs.experiment import experiment_of
 from lottery_tf.runs.retrain import is_tested, retrain_ticket
 from lottery_tf.runs.settings import BoardSettings, Experiment
@@ -40,10 +41,9 @@ def run(flags: Parsed) -> None:
         found_in = Experiment(DataSettings(), ModelSettings(model=None), TrainingSettings())
     else:
         found_in = experiment_of(ticket, Path(settings.ticket))
-    experiment = Experiment(
-        *(flags.settings(owner, **found_in.describe()) for owner in OF_RETRAINING),
-        found_in.prunable,
-    )
+    inherited = found_in.describe()
+    data, model, training = (flags.settings(owner, **inherited) for owner in OF_RETRAINING)
+    experiment = Experiment(data, model, training, found_in.prunable)
     result = out / "result.json"
     finished = result.is_file() and is_tested(read_json(result))
     with (
@@ -52,7 +52,7 @@ def run(flags: Parsed) -> None:
         console.status("reading data, building the model") as status,
     ):
 
-        def show(rows):
+        def show(rows: list[Row]) -> None:
             row = rows[-1]
             dev = f", dev {percent(row['dev_accuracy'])}" if "dev_accuracy" in row else ""
             status.update(f"{recipe.name}: epoch {row['epoch']}{dev}")

@@ -2,7 +2,9 @@
 
 import dataclasses
 import datetime
+from concurrent.futures import Future
 from pathlib import Path
+from typing import TypeGuard
 
 from rich.console import Group
 from rich.live import Live
@@ -21,7 +23,7 @@ from lottery_tf.common.errors import UsageError, WorkFailed
 from lottery_tf.common.log import counted, log, some
 from lottery_tf.graph.settings import CodeSettings
 from lottery_tf.runs.settings import BoardSettings
-from lottery_tf.sweeping.attempt import attempt, log_of
+from lottery_tf.sweeping.attempt import Outcome, attempt, log_of
 from lottery_tf.sweeping.cluster import RayEngine
 from lottery_tf.sweeping.local import LocalEngine
 from lottery_tf.sweeping.scheduling import Progress, run_trials
@@ -58,19 +60,19 @@ def run(flags: Parsed) -> None:
     table = _Table()
     with _engine(settings) as engine, Live(table, console=console, refresh_per_second=1) as live:
 
-        def watch(progress, trial, outcome):
+        def watch(progress: Progress, trial: Trial | None, outcome: Outcome | None) -> None:
             table.progress = progress
-            if trial is not None:
+            if trial is not None and outcome is not None:
                 live.console.print(_line(trial, outcome, out), markup=False)
 
-        def submit(trial):
+        def submit(trial: Trial) -> Future[Outcome]:
             return engine.submit(attempt, trial, out, devices, tensorboard, allow_code)
 
         at_once = [trial for trial in trials if not _waits(trial, seeds)]
         later = {trial.experiment.training.seed for trial in trials if _waits(trial, seeds)}
         if reporting and later:
-            said = some([*map(str, sorted(later))])
-            table.then = f"then seeds {said} with what dev images choose"
+            waiting = some([*map(str, sorted(later))])
+            table.then = f"then seeds {waiting} with what dev images choose"
         done = run_trials(at_once, out, submit, settings.retries, watch)
         # Of the grid alone, whatever else lies in the folder; and not where a run is missing, with
         # which the choice might be another.
@@ -88,13 +90,13 @@ def run(flags: Parsed) -> None:
             chosen = _chosen(trials, folders, seeds)
             done = run_trials(chosen, out, submit, settings.retries, watch, failed=done.failed)
     if done.failed:
-        first = next(iter(done.failed))
+        folder = next(iter(done.failed))
         said = [
             f"{counted(len(done.failed), 'run')} of {len(done.trials)} failed "
-            f"({some([*done.failed])}); {first}: {done.failed[first].rstrip('.')}."
+            f"({some([*done.failed])}); {folder}: {done.failed[folder].rstrip('.')}."
         ]
-        if log_of(out, first).is_file():
-            said.append(f"Its log: {log_of(out, first)}.")
+        if log_of(out, folder).is_file():
+            said.append(f"Its log: {log_of(out, folder)}.")
         said.append("The same command tries again what is missing.")
         if reporting and undecided:
             said.append("Until then nothing is chosen for their recipes on these tickets.")
@@ -117,16 +119,16 @@ def _engine(settings: SweepSettings) -> LocalEngine | RayEngine:
     return RayEngine(settings.ray_address, settings.cpus_per_trial, settings.gpus_per_trial)
 
 
-def _is_tuned(trial: Trial) -> bool:
+def _is_tuned(trial: Trial) -> TypeGuard[RetrainTrial]:
     return isinstance(trial, RetrainTrial) and trial.tuned
 
 
-def _chooses(trial: Trial, seeds: list[int]) -> bool:
+def _chooses(trial: Trial, seeds: list[int]) -> TypeGuard[RetrainTrial]:
     """Whether it is one of the trials that what is tuned is chosen by."""
     return _is_tuned(trial) and (not seeds or trial.experiment.training.seed in seeds)
 
 
-def _waits(trial: Trial, seeds: list[int]) -> bool:
+def _waits(trial: Trial, seeds: list[int]) -> TypeGuard[RetrainTrial]:
     """Whether it has to wait until others have chosen."""
     return _is_tuned(trial) and not trial.test and not _chooses(trial, seeds)
 
@@ -141,11 +143,13 @@ def _chosen(trials: list[Trial], best: set[str], seeds: list[int]) -> list[Trial
     """The trials, the ``best`` by their folders to be tested; of those that waited only those that
     differ from one of these in the seed alone, to be tested too."""
     kin = {trial.kin for trial in trials if _is_tuned(trial) and trial.folder in best}
-    return [
-        dataclasses.replace(trial, test=True) if is_best else trial
-        for trial in trials
-        if (is_best := _is_tuned(trial) and trial.kin in kin) or not _waits(trial, seeds)
-    ]
+    found: list[Trial] = []
+    for trial in trials:
+        if _is_tuned(trial) and trial.kin in kin:
+            found.append(dataclasses.replace(trial, test=True))
+        elif not _waits(trial, seeds):
+            found.append(trial)
+    return found
 
 
 class _Table:
@@ -154,7 +158,7 @@ class _Table:
     progress: Progress | None = None
     then: str = ""
 
-    def __rich__(self):
+    def __rich__(self) -> Group | str:
         if self.progress is None:
             return ""
         table = Table()
@@ -173,7 +177,7 @@ class _Table:
         return Group(table, "; ".join(filter(None, (when, self.then))))
 
 
-def _line(trial, outcome, out: Path) -> str:
+def _line(trial: Trial, outcome: Outcome, out: Path) -> str:
     if outcome.error is not None:
         return f"{trial.folder}  {trial.label}  failed: {outcome.error}"
     dev = "" if outcome.dev_accuracy is None else f"  dev {percent(outcome.dev_accuracy)}"

@@ -4,6 +4,9 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator
+from typing import Any
+
+from rich.status import Status
 
 from lottery_tf.cli.console import console, duration, percent
 from lottery_tf.common.device_settings import DeviceSettings
@@ -30,11 +33,11 @@ class EpochStatus(keras.callbacks.Callback):
       label: what is being trained, in front.
     """
 
-    def __init__(self, status, label: str):
+    def __init__(self, status: Status, label: str):
         super().__init__()
         self.status, self.label = status, label
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         accuracy = (logs or {}).get("accuracy")
         shown = "" if accuracy is None else f", train accuracy {percent(accuracy)}"
         self.status.update(f"{self.label}: epoch {epoch + 1} of {self.params['epochs']}{shown}")

@@ -136,7 +136,7 @@ def order(values: Sequence[Any]) -> tuple:
 
 
 def _measured(group: pd.DataFrame) -> dict[str, float]:
-    row = {}
+    row: dict[str, float] = {}
     for name in _ACCURACIES:
         values = group[name].astype(float)
         row[name] = values.mean(skipna=False)
@@ -146,7 +146,7 @@ def _measured(group: pd.DataFrame) -> dict[str, float]:
 
 def _gain(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
     """Of pairs of a recipe's and the baseline's accuracy; NaN for what so many do not tell."""
-    row = {"pairs": len(pairs)}
+    row: dict[str, float] = {"pairs": len(pairs)}
     if not pairs:
         return row
     own, other = np.array(pairs, float).T
@@ -164,7 +164,7 @@ def _gain(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
 def _sorted(table: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
     """By sparsity, method, and recipe: vanilla, single tweaks, several."""
 
-    def place(number):
+    def place(number: int) -> tuple:
         row = table.loc[number]
         return (
             row["sparsity"],

@@ -104,7 +104,7 @@ def differing(runs: Sequence[Settings]) -> list[tuple[str, str]]:
         if part == RUN:
             said_by[TICKET, name] = [(RUN, name)]
 
-    def is_said(setting):
+    def is_said(setting: tuple[str, str]) -> bool:
         having = [run for run in runs if setting in run]
         return any(
             all(other in run and run[other] == run[setting] for run in having)

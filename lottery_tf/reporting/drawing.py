@@ -1,13 +1,15 @@
 """Figures as PNG and SVG, by matplotlib; and the look that they share with the page."""
 
 import io
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from lottery_tf.common.ownership import PICTURE_MARKS
-from lottery_tf.reporting.charts import Chart, HeatMap, Panel, Series
+from lottery_tf.reporting.charts import Chart, HeatMap, Numbers, Panel, Series
 
 
 class Style(NamedTuple):
@@ -87,13 +89,13 @@ def _chart(chart: Chart) -> Figure:
         last.xaxis.set_major_formatter(FixedFormatter(list(ticks.values())))
         last.xaxis.set_minor_locator(NullLocator())
     figure.align_ylabels()
-    entries = {}
+    entries: dict[str, Artist] = {}
     for axes in every:
         handles, names = axes.get_legend_handles_labels()
         entries |= {name: h for h, name in zip(handles, names, strict=True) if name not in entries}
     figure.legend(
-        entries.values(),
-        entries,
+        [*entries.values()],
+        [*entries],
         loc="outside lower center",
         ncols=columns,
         frameon=False,
@@ -102,7 +104,7 @@ def _chart(chart: Chart) -> Figure:
     return figure
 
 
-def _panel(axes, panel: Panel) -> None:
+def _panel(axes: Axes, panel: Panel) -> None:
     if panel.level:
         height, name = panel.level
         axes.axhline(height, color="#404040", linewidth=0.8, linestyle=(0, (1, 1)), label=name)
@@ -116,11 +118,11 @@ def _panel(axes, panel: Panel) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _series(axes, series: Series, form: str) -> None:
+def _series(axes: Axes, series: Series, form: str) -> None:
     look = style(series.style)
     x, y, low, high = (_floats(v) for v in (series.x, series.y, series.low, series.high))
     many = len(x) > 15
-    line = {
+    line: dict[str, Any] = {
         **{"color": look.colour, "label": series.label, "linestyle": look.line},
         **{"marker": look.marker, "markersize": 5, "markevery": max(1, len(x) // 8)},
     }
@@ -144,7 +146,9 @@ def _heat_map(heat: HeatMap) -> Figure:
     low, high = heat.ends
     colours = SIGNED_COLOURS if heat.signed else COLOURS
     image = axes.imshow(cells, cmap=colours, vmin=low, vmax=high, aspect="auto")
-    slope = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if turned else {}
+    slope: dict[str, Any] = (
+        {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if turned else {}
+    )
     axes.set_xticks(range(columns), heat.columns, fontsize="small", **slope)
     axes.set_yticks(range(rows), heat.rows, fontsize="small")
     axes.set_xlabel(heat.x)
@@ -155,16 +159,13 @@ def _heat_map(heat: HeatMap) -> Figure:
                 place = (value - low) / (high - low)
                 light = 0.2 < place < 0.8 if heat.signed else place > 0.5
                 colour = "black" if light else "white"
-                axes.text(
-                    *(column, row, text),
-                    **{"color": colour, "ha": "center", "va": "center", "fontsize": 7},
-                )
+                axes.text(column, row, text, color=colour, ha="center", va="center", fontsize=7)
     if not heat.texts:
         figure.colorbar(image, label=heat.values)
     return figure
 
 
-def _floats(values) -> list[float]:
+def _floats(values: Numbers) -> list[float]:
     return [float("nan") if value is None else value for value in values]
 
 

@@ -201,7 +201,7 @@ class Figures:
                     if len(found):
                         points = list(found[name]), _percent(found["dev_accuracy"])
                         series.append(Series(text, style, *points))
-                values = sorted({x for one in series for x in one.x})
+                values = sorted({x for one in series for x in one.x if x is not None})
                 if len(values) < 2:
                     continue
                 panel = Panel("dev accuracy, %", series, window=_window(series))
@@ -278,13 +278,11 @@ class Figures:
 
 def _window(series: Sequence[Series]) -> tuple[float, float] | None:
     """The part of the axis without what broke down, that the best can be told apart."""
-    best = [max(one.y) for one in series]
+    every = [[y for y in one.y if y is not None] for one in series]
+    best = [max(ys) for ys in every]
     bottom, top = min(best) - _BELOW, max(best)
-    return (
-        (bottom, top + 0.05 * (top - bottom))
-        if min(min(one.y) for one in series) < bottom
-        else None
-    )
+    worst = min(min(ys) for ys in every)
+    return (bottom, top + 0.05 * (top - bottom)) if worst < bottom else None
 
 
 def _telling(frame: pd.DataFrame, columns: Sequence[str]) -> list[str]:

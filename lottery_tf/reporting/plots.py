@@ -5,7 +5,7 @@ import json
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from lottery_tf.reporting.charts import Chart, HeatMap, Panel, Series
+from lottery_tf.reporting.charts import Chart, HeatMap, Numbers, Panel, Series
 from lottery_tf.reporting.drawing import COLOURS, SIGNED_COLOURS, style
 
 _PANEL, _ROW = 300, 22  # pixels
@@ -112,6 +112,8 @@ def _heat_map(heat: HeatMap) -> go.Figure:
     return figure
 
 
-def _apart(upper, lower) -> list[float | None]:
-    pairs = zip(upper, lower, strict=True)
-    return [None if None in pair else pair[0] - pair[1] for pair in pairs]
+def _apart(upper: Numbers, lower: Numbers) -> list[float | None]:
+    return [
+        None if one is None or other is None else one - other
+        for one, other in zip(upper, lower, strict=True)
+    ]

@@ -218,5 +218,5 @@ def _about(frame: pd.DataFrame, gathered: Gathered, chosen: Sequence[str]) -> li
     ]
     if not set(gathered.shared) - set(chosen) and (dense := dense_accuracies(gathered.runs)):
         error = stats.sem(dense) if len(dense) > 1 else np.nan
-        lines.append(f"Dense, as it was found: {_with_error(np.mean(dense), error)}.")
+        lines.append(f"Dense, as it was found: {_with_error(float(np.mean(dense)), error)}.")
     return lines

@@ -50,7 +50,8 @@ def tuned(gathered: Gathered, names: Sequence[str], seeds: Collection[int] = ())
     of_baseline = dict.fromkeys(gathered.of_tweaks) | {"recipe": gathered.baseline}
     runs = gathered.runs
     whole = dict(groups(runs, [*others, *names]))
-    chosen, tried, notes, grids, by_some = [], [], [], {}, Counter()
+    chosen, tried, notes, grids = [], [], [], {}
+    by_some: Counter[tuple[int, int]] = Counter()
     for kind, group in groups(runs, others):
         label = f"{kind[0]}, {kind[1]}, {100 * kind[2]:.2f} %"
         there = len(groups(group, PAIR))

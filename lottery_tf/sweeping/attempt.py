@@ -8,8 +8,13 @@ import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from lottery_tf.common.device_settings import DeviceSettings
 from lottery_tf.common.errors import UsageError
+
+if TYPE_CHECKING:  # it imports TensorFlow
+    from lottery_tf.sweeping.trials import Trial
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +35,13 @@ class Outcome:
 
 
 def attempt(
-    trial, out: Path, devices, tensorboard: bool = False, allow_code: bool = False
+    trial: "Trial",
+    out: Path,
+    devices: DeviceSettings,
+    tensorboard: bool = False,
+    allow_code: bool = False,
 ) -> Outcome:
-    """Runs ``trial`` on ``devices`` (``DeviceSettings``); what it says goes to its log."""
+    """Runs ``trial`` on ``devices``; what it says goes to its log."""
     # Here and not above: an engine sets the environment of TensorFlow first.
     from lottery_tf.common.devices import scope_of
     from lottery_tf.graph.compat import keras

@@ -1,14 +1,17 @@
 """Attempts on a Ray cluster."""
 
+import logging
 import os
 import socket
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import log
 from lottery_tf.sweeping.process import MOST_CALLS, environment
+
+Made = TypeVar("Made")
 
 
 class RayEngine:
@@ -43,10 +46,10 @@ class RayEngine:
         self._ray = ray
         try:
             _knock(address)
-            ray.init(address=address or "local", log_to_driver=False, logging_level="error")
+            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, ValueError, RuntimeError) as error:
-            wanted = f"a Ray cluster at --ray_address={address}" if address else "Ray to start here"
-            raise UsageError(f"Expected {wanted}; {' '.join(str(error).split())}") from error
+            asked = f"a Ray cluster at --ray_address={address}" if address else "Ray to start here"
+            raise UsageError(f"Expected {asked}; {' '.join(str(error).split())}") from error
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if gpus_per_trial is None:
             gpus_per_trial = 1 if any(node.get("GPU") for node in nodes) else 0
@@ -67,7 +70,7 @@ class RayEngine:
             runtime_env={"env_vars": {**variables, "TF_CPP_MIN_LOG_LEVEL": "2"}},
         )(_here)
 
-    def submit(self, function: Callable, *args: Any) -> Future:
+    def submit(self, function: Callable[..., Made], *args: Any) -> Future[Made]:
         """The future of ``function(*args)`` on some node; it raises Ray's errors."""
         return self._remote.remote(os.getcwd(), function, args).future()
 
@@ -75,10 +78,10 @@ class RayEngine:
         """Leaves the cluster, and ends it if it was started here."""
         self._ray.shutdown()
 
-    def __enter__(self):
+    def __enter__(self) -> "RayEngine":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -89,6 +92,6 @@ def _knock(address: str | None) -> None:
         socket.create_connection((host.removeprefix("ray://"), int(port)), timeout=10).close()
 
 
-def _here(folder: str, function: Callable, args: tuple):
+def _here(folder: str, function: Callable, args: tuple) -> Any:
     os.chdir(folder)  # paths may be relative to where the sweep was started
     return function(*args)

@@ -6,10 +6,14 @@ import queue
 import signal
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import Any, TypeVar, cast
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.sweeping.process import MOST_CALLS, end_with_parent, environment
+
+Made = TypeVar("Made")
 
 
 class LocalEngine:
@@ -54,7 +58,7 @@ class LocalEngine:
             self._workers.put(self._all[-1])
         self._threads = ThreadPoolExecutor(len(self._all))
 
-    def submit(self, function: Callable, *args: Any) -> Future:
+    def submit(self, function: Callable[..., Made], *args: Any) -> Future[Made]:
         """The future of ``function(*args)`` in one of the processes; it raises ChildProcessError if
         the process dies. What it says is shown nowhere, unless it keeps that itself."""
         return self._threads.submit(self._call, function, args)
@@ -67,13 +71,13 @@ class LocalEngine:
         for worker in self._all:
             worker.join()
 
-    def __enter__(self):
+    def __enter__(self) -> "LocalEngine":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _call(self, function, args):
+    def _call(self, function: Callable[..., Made], args: tuple) -> Made:
         worker = self._workers.get()
         try:
             return worker.call(function, args)
@@ -87,54 +91,58 @@ class _Worker:
 
     def __init__(self, environment: dict[str, str]):
         self._environment = environment
-        self._process = self._connection = None
+        self._process: SpawnProcess | None = None
+        self._connection: Connection | None = None
         self._calls = 0
         self._ended = False
 
-    def call(self, function, args):
-        if self._process is None:
-            self._start()
+    def call(self, function: Callable[..., Made], args: tuple) -> Made:
+        process, connection = self._process, self._connection
+        if process is None or connection is None:
+            process, connection = self._start()
         if self._ended:
             raise ChildProcessError("The engine is closed.")
         try:
-            self._connection.send((function, args))
-            found, error = self._connection.recv()
+            connection.send((function, args))
+            found, error = connection.recv()
         except (EOFError, ConnectionError) as lost:
-            self._process.join()
-            code, self._process = self._process.exitcode, None
+            process.join()
+            self._process = None
+            code = cast(int, process.exitcode)  # it has ended
             why = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
             raise ChildProcessError(f"The process died {why}.") from lost
         self._calls += 1
         if self._calls == MOST_CALLS:
-            self._connection.close()  # it leaves when there is nothing more to read
+            connection.close()  # it leaves when there is nothing more to read
             self.join()
         if error is not None:
             raise error
         return found
 
-    def end(self):
+    def end(self) -> None:
         """Whatever it is at; may come from another thread."""
         self._ended = True
         if process := self._process:
             process.terminate()
 
-    def join(self):
+    def join(self) -> None:
         if self._process is not None:
             self._process.join()
             self._process = None
 
-    def _start(self):
+    def _start(self) -> tuple[SpawnProcess, Connection]:
         spawn = multiprocessing.get_context("spawn")  # a fork would lack TensorFlow's threads
-        self._connection, theirs = spawn.Pipe()
+        ours, theirs = spawn.Pipe()
         process = spawn.Process(target=_serve, args=(theirs, self._environment), daemon=True)
         process.start()
         theirs.close()
-        self._process, self._calls = process, 0
+        self._process, self._connection, self._calls = process, ours, 0
         if self._ended:
             process.terminate()
+        return process, ours
 
 
-def _serve(connection, environment: dict[str, str]) -> None:
+def _serve(connection: Connection, environment: dict[str, str]) -> None:
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the sweep's, which ends its processes
     os.environ.update(environment)
@@ -142,6 +150,7 @@ def _serve(connection, environment: dict[str, str]) -> None:
     with open(os.devnull, "wb") as nowhere:  # TensorFlow's notes when it is imported, by `recv`
         for number in (1, 2):
             os.dup2(nowhere.fileno(), number)
+    answer: tuple[Any, Exception | None]
     while True:
         try:
             function, args = connection.recv()

@@ -4,6 +4,8 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import threading
+from multiprocessing.process import BaseProcess
+from typing import cast
 
 # Keras keeps some 60 MB of each training: a process is replaced after so many.
 MOST_CALLS = 10
@@ -26,8 +28,9 @@ def end_with_parent() -> None:
     """Ends this process when the one that started it is gone, however that ended: whoever starts
     the sweep again would find a second writer in its folders."""
 
-    def watch():
-        multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    def watch() -> None:
+        parent = cast(BaseProcess, multiprocessing.parent_process())  # a started process has one
+        multiprocessing.connection.wait([parent.sentinel])
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -53,7 +53,7 @@ class Progress:
 def run_trials(
     trials: Sequence[Trial],
     out: Path,
-    submit: Callable[[Trial], Future],
+    submit: Callable[[Trial], Future[Outcome]],
     retries: int = 0,
     watch: Callable[[Progress, Trial | None, Outcome | None], None] = lambda *_: None,
     failed: Mapping[str, str] = MappingProxyType({}),
@@ -84,7 +84,7 @@ def run_trials(
     for trial in trials:
         if trial.folder not in failed:
             look(trial)
-    running: dict[Future, Trial] = {}
+    running: dict[Future[Outcome], Trial] = {}
     tried: Counter[str] = Counter()
     watch(progress, None, None)
     while True:
@@ -114,7 +114,7 @@ def run_trials(
             watch(progress, trial, outcome)
 
 
-def _outcome(future: Future) -> Outcome:
+def _outcome(future: Future[Outcome]) -> Outcome:
     try:
         return future.result()
     except Exception as error:

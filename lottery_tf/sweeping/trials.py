@@ -83,8 +83,11 @@ class FindTrial:
 
     def run(self, out: Path, tensorboard: bool = False, allow_code: bool = False) -> float | None:
         """Runs it, or goes on with it; returns the last ticket's dev accuracy if it has one."""
-        options = {"tensorboard": tensorboard, "allow_code": allow_code}
-        rows = find(out / self.folder, self.experiment, self.finding, **options)
+        rows = find(
+            *(out / self.folder, self.experiment, self.finding),
+            tensorboard=tensorboard,
+            allow_code=allow_code,
+        )
         return rows[-1].get("dev_accuracy")
 
     def collapsed(self, out: Path) -> list[str]:
@@ -180,8 +183,12 @@ class RetrainTrial:
     def run(self, out: Path, tensorboard: bool = False, allow_code: bool = False) -> float | None:
         """Runs it, or goes on with it; returns the dev accuracy of the finished model if there are
         dev images."""
-        options = {"tensorboard": tensorboard, "test": self.test, "allow_code": allow_code}
-        result = retrain_ticket(out / self.folder, *self._work(out), **options)
+        result = retrain_ticket(
+            *(out / self.folder, *self._work(out)),
+            tensorboard=tensorboard,
+            test=self.test,
+            allow_code=allow_code,
+        )
         return result.get("dev_accuracy")
 
     def _work(self, out: Path) -> tuple[Path, Recipe, Experiment, bool]:
