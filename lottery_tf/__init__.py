@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # what _WHERE says, for type checkers and editors
     from lottery_tf.tweaks.rescaled_init import RescaledInit as RescaledInit
     from lottery_tf.tweaks.soft_activation import SoftActivation as SoftActivation
     from lottery_tf.tweaks.soft_labels import LabelSmoothing as LabelSmoothing
+    from lottery_tf.tweaks.table import register_tweak as register_tweak
 
 _WHERE = {
     "Masks": "masks.masks",
@@ -47,6 +48,7 @@ _WHERE = {
     "RescaledInit": "tweaks.rescaled_init",
     "LabelSmoothing": "tweaks.soft_labels",
     "Distillation": "tweaks.distillation",
+    "register_tweak": "tweaks.table",
     "prune": "finding.one_shot",
     "register_method": "finding.scores",
     "find_ticket": "finding.find",

@@ -6,6 +6,7 @@ import typing
 from pathlib import Path
 
 import lottery_tf as lt
+from lottery_tf.common.settings import settings_of
 from lottery_tf.data.readers import FOLDERS, READERS
 from lottery_tf.exporting import formats
 from lottery_tf.exporting.settings import FORMATS
@@ -22,7 +23,7 @@ def test_a_tweak_is_its_parameters_and_no_more_fields():
     for name, kind in TWEAKS.items():
         assert issubclass(kind, PARAMETERS[name]) and issubclass(kind, Tweak)
         names = [field.name for field in dataclasses.fields(PARAMETERS[name])]
-        assert [field.name for field in dataclasses.fields(kind)] == names
+        assert [field.name for field in settings_of(kind)] == names
     assert {part for parts in RECIPES.values() for part in parts} <= TWEAKS.keys()
 
 

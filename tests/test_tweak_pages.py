@@ -1,6 +1,5 @@
 """The tweaks' pages: their examples run as they stand, their tables say what the code says."""
 
-import dataclasses
 import os
 import re
 import subprocess
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lottery_tf.common.settings import one_of
+from lottery_tf.common.settings import one_of, settings_of
 from lottery_tf.tweaks.table import TWEAKS
 
 PAGES = Path(__file__).parents[1] / "docs" / "tweaks"
@@ -23,7 +22,7 @@ BLOCKS = {
 def parameters(name):
     """The lines of a tweak's table: | flag | default | help (choices) |."""
     lines = ["| flag | default | |", "|---|---|---|"]
-    for field in dataclasses.fields(TWEAKS[name]):
+    for field in settings_of(TWEAKS[name]):
         default, choices = field.default, field.metadata["choices"]
         if isinstance(default, tuple):
             default = ",".join(default)

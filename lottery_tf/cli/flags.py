@@ -39,6 +39,8 @@ from lottery_tf.common.settings import (
     value_type,
 )
 
+Owner = type | Callable[[], type]
+
 
 class _Kind(NamedTuple):
     define: Callable  # absl's function that defines such a flag
@@ -69,17 +71,18 @@ class Parsed:
     given: frozenset[str]
     positional: list[str]
 
-    def settings(self, owner: type, /, **defaults: Any) -> Any:
+    def settings(self, owner: Owner, /, **defaults: Any) -> Any:
         """The settings dataclass ``owner`` with the values of its flags.
 
         Args:
-          owner: one of the dataclasses that the flags were made from.
+          owner: one of those that the flags were made from.
           **defaults: replace the defaults of flags that the user did not give; names that are not
             of ``owner`` are left out. ``retrain`` passes the settings it finds in a ticket.
 
         Raises:
           UsageError: where a value is not one of its field's choices.
         """
+        owner = as_class(owner)
         values = {field.name: self.values[field.name] for field in dataclasses.fields(owner)}
         inherited = {name: value for name, value in defaults.items() if name not in self.given}
         settings = restore(owner, values | inherited)
@@ -87,12 +90,13 @@ class Parsed:
         return settings
 
 
-def parse(argv: Sequence[str], owners: Sequence[type], positional: str = "") -> Parsed:
+def parse(argv: Sequence[str], owners: Sequence[Owner], positional: str = "") -> Parsed:
     """Reads a command line.
 
     Args:
       argv: the words behind the command's name.
-      owners: the settings dataclasses whose fields are the command's flags.
+      owners: the settings dataclasses whose fields are the command's flags, or functions that give
+        one, where there may be more fields later.
       positional: what the help calls arguments that are no flags; empty if there are none to take.
 
     Raises:
@@ -104,7 +108,7 @@ def parse(argv: Sequence[str], owners: Sequence[type], positional: str = "") -> 
     defined = flags.FlagValues()
     for name, (field, kind) in fields.items():
         default = list(field.default) if isinstance(field.default, tuple) else field.default
-        kind.define(name, default, field.metadata["help"], flag_values=defined)
+        kind.define(name, default, _help(field), flag_values=defined)
     rest = _read(argv, defined, fields)
     if rest and not positional:
         raise UsageError(f"'{rest[0]}' is no flag: flags are written --name=value.")
@@ -122,7 +126,7 @@ def command_line(settings: Any) -> list[str]:
     return [f"--{name}={_written(value)}" for name, value in values if value is not None]
 
 
-def help_text(command: str, summary: str, owners: Sequence[type], positional: str = "") -> str:
+def help_text(command: str, summary: str, owners: Sequence[Owner], positional: str = "") -> str:
     """What ``lottery-tf COMMAND --help`` prints, as wide as the terminal.
 
     Each dataclass makes a block whose heading is the first line of its docstring; ``owners`` and
@@ -132,12 +136,12 @@ def help_text(command: str, summary: str, owners: Sequence[type], positional: st
     usage = f"lottery-tf {command} [--name=value ...] {positional}".strip()
     lines = [*textwrap.wrap(f"{command}: {summary}", width), "", f"usage: {usage}"]
     fields = _fields(owners)
-    for owner in owners:
+    for owner in map(as_class, owners):
         about = cast(str, inspect.getdoc(owner))  # a dataclass without one is given one
         lines += ["", *textwrap.wrap(about.splitlines()[0], width)]
         for field in dataclasses.fields(owner):
             kind, choices = fields[field.name][1], field.metadata["choices"]
-            text = field.metadata["help"] + (f": {one_of(choices)}" if choices else "")
+            text = _help(field) + (f": {one_of(choices)}" if choices else "")
             if field.default not in (None, "", ()):
                 text += f" (default: {_written(field.default)})"
             lines += _help_entry(field.name, kind.value, text, width)
@@ -146,10 +150,15 @@ def help_text(command: str, summary: str, owners: Sequence[type], positional: st
     return "\n".join([*lines, "  --help", "      shows this", ""])
 
 
-def _fields(owners: Sequence[type]) -> dict[str, tuple[dataclasses.Field, _Kind]]:
+def as_class(owner: Owner) -> type:
+    """The dataclass that stands among a command's settings, or that a function there gives."""
+    return owner if isinstance(owner, type) else owner()
+
+
+def _fields(owners: Sequence[Owner]) -> dict[str, tuple[dataclasses.Field, _Kind]]:
     """Flag name → its field and kind, in order; ValueError where a name is taken."""
     fields, taken = {}, dict.fromkeys(("flagfile", "help", "undefok"), "every command")
-    for owner in owners:
+    for owner in map(as_class, owners):
         for field in dataclasses.fields(owner):
             if field.name in taken:
                 raise ValueError(
@@ -199,6 +208,11 @@ def _written(value: Any) -> str:
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow(value)
     return line.getvalue()
+
+
+def _help(field: dataclasses.Field) -> str:
+    text = field.metadata["help"]
+    return text() if callable(text) else text
 
 
 def _help_entry(name: str, value: str, text: str, width: int) -> list[str]:

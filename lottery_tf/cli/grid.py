@@ -9,12 +9,11 @@ from typing import Any
 
 import yaml
 
-from lottery_tf.cli.flags import Parsed, parse
+from lottery_tf.cli.flags import Owner, Parsed, as_class, parse
 from lottery_tf.cli.settings import (
     OF_TRIALS,
     ControlSettings,
     GridSettings,
-    TweakSettings,
 )
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import some
@@ -25,6 +24,7 @@ from lottery_tf.sweeping.trials import FindTrial, RetrainTrial, Trial
 from lottery_tf.training.settings import TrainingSettings
 from lottery_tf.tweaks.distillation import Distillation
 from lottery_tf.tweaks.recipe import Recipe
+from lottery_tf.tweaks.settings import tweak_settings
 
 _OWN_AXES = {
     "seed": "seeds",
@@ -91,7 +91,7 @@ def _merged(one: Trial, other: Trial) -> Trial:
 
 def _trials_of_cell(flags: Parsed) -> Iterator[RetrainTrial]:
     grid, recipes = flags.settings(GridSettings), _recipes(flags)
-    of_tweaks = _names(TweakSettings)
+    of_tweaks = _names(tweak_settings)
     vary, tune = _varied(flags), _tuned(flags)
     seeds = [{"seed": seed, "data_seed": seed} for seed in grid.seeds] or [{}]
     for varied, seed in itertools.product(_combinations(vary), seeds):
@@ -104,7 +104,7 @@ def _trials_of_cell(flags: Parsed) -> Iterator[RetrainTrial]:
         for found, number, dense in _tickets(found_with, grid, _said(varied, without=of_tweaks)):
             for recipe, (chosen, own) in itertools.product(recipes, retrained_with):
                 experiment = _experiment(own)
-                parameters = dataclasses.asdict(own.settings(TweakSettings))
+                parameters = dataclasses.asdict(own.settings(tweak_settings))
                 lacks_teacher = _lacks_teacher(Recipe(recipe, parameters))
                 if found.finding.method == IMPORTED:
                     experiment = experiment.with_model_of_file()
@@ -131,7 +131,7 @@ def _check_tweaks(flags: Parsed, cells: Sequence[Parsed]) -> None:
     """Raises UsageError for a parameter of a tweak, given by the user or varied, that none of the
     recipes has."""
     recipes = dict.fromkeys(recipe for cell in cells for recipe in _recipes(cell))
-    unused = _names(TweakSettings).difference(*map(_parameters, recipes))
+    unused = _names(tweak_settings).difference(*map(_parameters, recipes))
     axes = [axes for cell in cells for axes in (_varied(cell), _tuned(cell))]
     for name in (*flags.given, *itertools.chain(*axes)):
         if name in unused:
@@ -214,15 +214,15 @@ def _number(text: str) -> float:
     return value
 
 
-def _names(*owners: type) -> set[str]:
-    return {field.name for owner in owners for field in dataclasses.fields(owner)}
+def _names(*owners: Owner) -> set[str]:
+    return {field.name for owner in owners for field in dataclasses.fields(as_class(owner))}
 
 
-def _lists(*owners: type) -> set[str]:
+def _lists(*owners: Owner) -> set[str]:
     """The flags that are lists themselves, so that what their commas part is no axis."""
     return {
         field.name
-        for owner in owners
+        for owner in map(as_class, owners)
         for field in dataclasses.fields(owner)
         if value_type(field, owner)[0] is tuple
     }
@@ -234,7 +234,7 @@ def _varied(flags: Parsed) -> dict[str, list[str]]:
 
 def _tuned(flags: Parsed) -> dict[str, list[str]]:
     """Of what the retraining alone may have otherwise."""
-    return _axes(flags, "tune", _names(TrainingSettings, TweakSettings) - _OWN_AXES.keys())
+    return _axes(flags, "tune", _names(TrainingSettings, tweak_settings) - _OWN_AXES.keys())
 
 
 def _axes(flags: Parsed, name: str, known: set[str]) -> dict[str, list[str]]:

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from lottery_tf.cli import settings
-from lottery_tf.cli.flags import Parsed, help_text, parse
+from lottery_tf.cli.flags import Owner, Parsed, help_text, parse
 from lottery_tf.common.errors import UsageError, WorkFailed
 from lottery_tf.common.settings import nearest
 from lottery_tf.common.stderr import quiet_start
@@ -26,7 +26,7 @@ class Command(NamedTuple):
     Attributes:
       module: whose ``run(flags)`` does it.
       summary: what it does, in words.
-      settings: the dataclasses whose fields are its flags.
+      settings: what its flags are made from, as ``parse`` takes it.
       positional: what the help calls its arguments that are no flags.
       checked_later: those of ``settings`` that are whole only when a run, a ticket or a grid has
         filled them in, so that the command alone can tell what is wrong with them.
@@ -35,9 +35,9 @@ class Command(NamedTuple):
 
     module: str
     summary: str
-    settings: tuple[type, ...]
+    settings: tuple[Owner, ...]
     positional: str = ""
-    checked_later: tuple[type, ...] = ()
+    checked_later: tuple[Owner, ...] = ()
     check: Callable[[Parsed], None] = lambda flags: None
 
 

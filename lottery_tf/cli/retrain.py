@@ -10,7 +10,6 @@ from lottery_tf.cli.settings import (
     ControlSettings,
     OutSettings,
     RetrainSettings,
-    TweakSettings,
 )
 from lottery_tf.cli.terminal import at_work
 from lottery_tf.common.device_settings import DeviceSettings
@@ -26,6 +25,7 @@ from lottery_tf.runs.settings import BoardSettings, Experiment
 from lottery_tf.tickets.ticket import Ticket
 from lottery_tf.training.settings import TrainingSettings
 from lottery_tf.tweaks.recipe import Recipe
+from lottery_tf.tweaks.settings import tweak_settings
 
 
 def run(flags: Parsed) -> None:
@@ -35,7 +35,7 @@ def run(flags: Parsed) -> None:
     """
     out = flags.settings(OutSettings).folder
     settings = flags.settings(RetrainSettings)
-    recipe = Recipe(settings.recipe, dataclasses.asdict(flags.settings(TweakSettings)))
+    recipe = Recipe(settings.recipe, dataclasses.asdict(flags.settings(tweak_settings)))
     ticket = Ticket.load(settings.ticket)
     if "settings" not in ticket.info and "dataset" in flags.given:
         found_in = Experiment(DataSettings(), ModelSettings(model=None), TrainingSettings())

@@ -7,10 +7,10 @@ before TensorFlow is imported.
 import dataclasses
 from pathlib import Path
 
-from lottery_tf.cli.flags import Parsed
+from lottery_tf.cli.flags import Owner, Parsed
 from lottery_tf.common.device_settings import DeviceSettings
 from lottery_tf.common.errors import UsageError
-from lottery_tf.common.settings import check_choices, one_of, setting
+from lottery_tf.common.settings import check_choices, one_of, setting, settings_of
 from lottery_tf.data.settings import DataSettings
 from lottery_tf.exporting.settings import FORMATS, MAX_DIFFERENCE
 from lottery_tf.finding.settings import FindingSettings
@@ -20,7 +20,6 @@ from lottery_tf.masks.settings import PrunableSettings
 from lottery_tf.runs.settings import BoardSettings, Experiment
 from lottery_tf.tweaks.settings import PARAMETERS, RECIPES, parameters_of, tweak_settings, tweaks_of
 
-TweakSettings = tweak_settings()
 ENGINES = ("local", "ray")
 
 
@@ -44,7 +43,8 @@ class RetrainSettings:
 
     ticket: str | None = setting(None, "folder of the ticket, RUN/tickets/round_NN of a find run")
     recipe: str = setting(
-        "vanilla", f"{one_of([*RECIPES, *PARAMETERS])}; several tweaks separated by commas"
+        "vanilla",
+        lambda: f"{one_of([*RECIPES, *PARAMETERS])}; several tweaks separated by commas",
     )
 
 
@@ -218,17 +218,22 @@ class QuickstartSettings:
 # Of retrain: what is pruned is the ticket's and no flag.
 OF_RETRAINING = tuple(owner for owner in Experiment.owners() if owner is not PrunableSettings)
 # Every flag of an experiment, whether of its finding or of its retraining.
-OF_TRIALS = (ControlSettings, TweakSettings, *Experiment.owners(), FindingSettings)
+OF_TRIALS: tuple[Owner, ...] = (
+    ControlSettings,
+    tweak_settings,
+    *Experiment.owners(),
+    FindingSettings,
+)
 
 FIND = (
     *(*Experiment.owners(), FindingSettings, DeviceSettings),
     *(CodeSettings, BoardSettings, OutSettings),
 )
-RETRAIN = (
-    *(RetrainSettings, ControlSettings, TweakSettings),
+RETRAIN: tuple[Owner, ...] = (
+    *(RetrainSettings, ControlSettings, tweak_settings),
     *(*OF_RETRAINING, CodeSettings, DeviceSettings, BoardSettings, OutSettings),
 )
-SWEEP = (
+SWEEP: tuple[Owner, ...] = (
     *(GridSettings, SweepSettings, *OF_TRIALS, CodeSettings, DeviceSettings, BoardSettings),
     OutSettings,
 )
@@ -283,11 +288,11 @@ def check_retrain(flags: Parsed) -> None:
     settings = flags.settings(RetrainSettings)
     if not settings.ticket:
         raise UsageError("Expected --ticket=DIR, the ticket to retrain; none was given.")
-    names, given = tweaks_of(settings.recipe), dataclasses.asdict(flags.settings(TweakSettings))
+    names, given = tweaks_of(settings.recipe), dataclasses.asdict(flags.settings(tweak_settings))
     for name in names:
         PARAMETERS[name](**parameters_of(name, given))
     for name in (name for name in PARAMETERS if name not in names):
-        for field in dataclasses.fields(PARAMETERS[name]):
+        for field in settings_of(PARAMETERS[name]):
             if f"{name}_{field.name}" in flags.given:
                 raise UsageError(
                     f"--{name}_{field.name} is a parameter of {name}, which is not in "

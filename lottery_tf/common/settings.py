@@ -24,18 +24,19 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from lottery_tf.common.errors import UsageError
 
 
-def setting(default: Any, help: str, choices: Collection[str] = ()) -> Any:
+def setting(default: Any, help: str | Callable[[], str], choices: Collection[str] = ()) -> Any:
     """A dataclass field that is also a flag.
 
     Args:
       default: the value when none is given; ``None`` for none.
-      help: one line for ``--help``, with units.
+      help: one line for ``--help``, with units; or a function that gives it, where it names what
+        may be more later.
       choices: the valid values of a ``str`` field, or of each part of a ``tuple[str, ...]``;
         empty for any. It is kept as it is, so that names which are added later count.
     """
@@ -81,15 +82,17 @@ def nearest(word: str, names: Collection[str]) -> str:
 
 def describe(settings: Any) -> dict[str, Any]:
     """The settings as JSON knows them (tuples as lists); fields that are none are left out."""
-    return _as_json({f.name: copy.deepcopy(getattr(settings, f.name)) for f in _fields(settings)})
+    return _as_json(
+        {f.name: copy.deepcopy(getattr(settings, f.name)) for f in settings_of(settings)}
+    )
 
 
 def defaults(*owners: type) -> dict[str, Any]:
     """The defaults of all fields of the ``owners`` dataclasses, in the same form."""
-    return _as_json({field.name: field.default for owner in owners for field in _fields(owner)})
+    return _as_json({field.name: field.default for owner in owners for field in settings_of(owner)})
 
 
-def _fields(owner: Any) -> list[dataclasses.Field]:
+def settings_of(owner: Any) -> list[dataclasses.Field]:
     """Those that ``setting`` has made."""
     return [field for field in dataclasses.fields(owner) if "help" in field.metadata]
 

@@ -14,13 +14,14 @@ class PreparedStep:
 
     Attributes:
       step: the ``train_step`` that the model had.
-      around: name of a tweak → function(step, batch) → logs, which is to call ``step(batch)``.
+      around: class of a tweak, or of its layers → function(step, batch) → logs, which is to call
+        ``step(batch)``.
       learned: class of a tweak → what it has learned of the model, as JSON knows it.
     """
 
     def __init__(self, step: Step):
         self.step = step
-        self.around: dict[str, Callable[[Step, Any], dict[str, Any]]] = {}
+        self.around: dict[type, Callable[[Step, Any], dict[str, Any]]] = {}
         self.learned: dict[type, dict[str, Any]] = {}
 
     def __call__(self, data: Any) -> dict[str, Any]:

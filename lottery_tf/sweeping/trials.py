@@ -172,12 +172,12 @@ class RetrainTrial:
         result = out / self.folder / "result.json"
         if not result.is_file() or (self.test and not is_tested(read_json(result))):
             return False
-        ticket, recipe, *rest = self._work(out)
+        ticket, recipe, experiment, reinit = self._work(out)
         dense = dense_folder(out / self.found.folder)
         distilled = [tweak for tweak in recipe.tweaks if isinstance(tweak, Distillation)]
         if _are_there(ticket, *(tweak.teacher or dense for tweak in distilled)):
-            recipe = settled(recipe, ticket, self.experiment)
-            retrain_run(out / self.folder, ticket, recipe, *rest).check()
+            recipe = settled(recipe, ticket, experiment)
+            retrain_run(out / self.folder, ticket, recipe, experiment, reinit).check()
         return True
 
     def run(self, out: Path, tensorboard: bool = False, allow_code: bool = False) -> float | None:

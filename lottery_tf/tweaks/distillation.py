@@ -15,8 +15,6 @@ from lottery_tf.tweaks.settings import DistillationSettings
 from lottery_tf.tweaks.soft_labels import warn_of_another_loss
 from lottery_tf.tweaks.tweak import Tweak
 
-_NAME = "distillation"
-
 
 @dataclasses.dataclass(frozen=True)
 class Distillation(DistillationSettings, Tweak):
@@ -65,7 +63,7 @@ class Distillation(DistillationSettings, Tweak):
         with model.distribute_strategy.scope():
             teacher = self._load()
             teacher.check_fits(model)
-        make_prepared_step(model).around[_NAME] = _Teaching(self._given(), teacher)
+        make_prepared_step(model).around[Distillation] = _Teaching(self._given(), teacher)
 
     def loss(self, loss: keras.losses.Loss | None = None) -> keras.losses.Loss:
         config = {"distillation_weight": self.weight, "temperature": self.temperature}
@@ -142,5 +140,5 @@ class _Teaching:
 def _teaching_of(model: keras.Model) -> _Teaching | None:
     """The teaching that was put on a model; None if there is none."""
     prepared = prepared_step(model)
-    held = None if prepared is None else prepared.around.get(_NAME)
+    held = None if prepared is None else prepared.around.get(Distillation)
     return held if isinstance(held, _Teaching) else None

@@ -102,7 +102,7 @@ class FadingLayer(keras.layers.Layer):
     def value(self) -> tf.Tensor:
         """The schedule's value at the present step. float32 []."""
         model = evaluated_model("test_step", "predict_step")
-        if model is not None and not _is_counted(model, type(self).fading_tweak):
+        if model is not None and not _is_counted(model, type(self)):
             _tell_of(model)
         return self.schedule.at(self.progress())
 
@@ -110,10 +110,10 @@ class FadingLayer(keras.layers.Layer):
         return {**super().get_config(), **dataclasses.asdict(self.schedule)}
 
 
-def _is_counted(model: keras.Model, tweak: str) -> bool:
-    """Whether the steps of ``model`` are counted for the fade of a tweak."""
+def _is_counted(model: keras.Model, layers: type[FadingLayer]) -> bool:
+    """Whether the steps of ``model`` are counted for its layers of a class."""
     prepared = prepared_step(model)
-    return prepared is not None and tweak in prepared.around
+    return prepared is not None and any(issubclass(layers, each) for each in prepared.around)
 
 
 _warned: weakref.WeakSet[keras.Model] = weakref.WeakSet()
@@ -158,8 +158,8 @@ class FadingTweak(FadingSettings, Tweak):
         return [each for each in model.submodules if isinstance(each, self.layer_class)]
 
     def attach(self, model: keras.Model) -> None:
-        tweak, layers = self.layer_class.fading_tweak, self.layers(model)
-        if not layers or _is_counted(model, tweak):
+        layers = self.layers(model)
+        if not layers or _is_counted(model, self.layer_class):
             return
 
         def counted(step: Step, data: Any) -> dict[str, tf.Tensor]:
@@ -168,7 +168,7 @@ class FadingTweak(FadingSettings, Tweak):
                 layer.step.assign_add(1)
             return logs
 
-        make_prepared_step(model).around[tweak] = counted
+        make_prepared_step(model).around[self.layer_class] = counted
 
     def callbacks(self, steps: int | None = None) -> list[keras.callbacks.Callback]:
         return [Fade(self, steps)]

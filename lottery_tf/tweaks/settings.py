@@ -6,11 +6,12 @@ Apart from the tweaks themselves, so that a command line is read without TensorF
 import dataclasses
 import functools
 import math
+import typing
 from collections.abc import Mapping
 from typing import Any
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.common.settings import check_choices, nearest, one_of, setting
+from lottery_tf.common.settings import check_choices, nearest, one_of, setting, settings_of
 
 CURVES = ("linear", "cosine", "exponential")
 CURVE_HELP = "how it fades"
@@ -160,7 +161,8 @@ class DistillationSettings:
             )
 
 
-# Name of a tweak → its parameters; ``table.TWEAKS`` has the tweaks.
+# Name of a tweak → its parameters; ``table.TWEAKS`` has the tweaks. One of the user's own, which
+# ``lt.register_tweak`` adds, has them itself.
 PARAMETERS: dict[str, type] = {
     "soft_activation": SoftActivationSettings,
     "ghost_skips": GhostSkipsSettings,
@@ -185,11 +187,11 @@ def tweak_settings() -> type:
         [
             (
                 f"{name}_{field.name}",
-                field.type,
+                typing.get_type_hints(kind)[field.name],
                 dataclasses.field(default=field.default, metadata=field.metadata),
             )
             for name, kind in PARAMETERS.items()
-            for field in dataclasses.fields(kind)
+            for field in settings_of(kind)
         ],
         frozen=True,
         namespace={"__doc__": "Parameters of the tweaks."},
@@ -231,5 +233,5 @@ def tweaks_of(recipe: str) -> list[str]:
 
 def parameters_of(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters of one tweak by their own names, of ``settings`` keyed <tweak>_<parameter>."""
-    fields = dataclasses.fields(PARAMETERS[name])
+    fields = settings_of(PARAMETERS[name])
     return {f.name: settings[key] for f in fields if (key := f"{name}_{f.name}") in settings}

@@ -1,8 +1,12 @@
 """The tweaks by name."""
 
+import dataclasses
+
+from lottery_tf.common.errors import UsageError
 from lottery_tf.tweaks.distillation import Distillation
 from lottery_tf.tweaks.ghost_skip import GhostSkips
 from lottery_tf.tweaks.rescaled_init import RescaledInit
+from lottery_tf.tweaks.settings import PARAMETERS, RECIPES, tweak_settings
 from lottery_tf.tweaks.soft_activation import SoftActivation
 from lottery_tf.tweaks.soft_labels import LabelSmoothing
 from lottery_tf.tweaks.tweak import Tweak
@@ -14,3 +18,38 @@ TWEAKS: dict[str, type[Tweak]] = {
     "label_smoothing": LabelSmoothing,
     "distillation": Distillation,
 }
+
+
+def register_tweak(name: str, tweak: type[Tweak]) -> None:
+    """Gives a tweak of the user's own a name, by which ``Recipe`` knows it and, in this process,
+    the commands; its parameters become settings and flags, ``<name>_<parameter>``.
+
+    Args:
+      name: letters, digits and underscores.
+      tweak: a frozen dataclass, a subclass of ``Tweak``. Those of its fields that
+        ``lottery_tf.common.settings.setting`` has made are its parameters.
+
+    Raises:
+      UsageError: for a name that cannot be, or stands for another tweak, and for a class that is no
+        such dataclass or has fields without a default.
+    """
+    if not name.isidentifier():
+        raise UsageError(f"Expected a tweak's name of letters, digits and _, not '{name}'.")
+    if not (
+        isinstance(tweak, type) and issubclass(tweak, Tweak) and dataclasses.is_dataclass(tweak)
+    ):
+        raise UsageError(
+            f"Expected a frozen dataclass that is a subclass of lottery_tf.tweaks.Tweak for the "
+            f"tweak '{name}'; got {tweak!r}."
+        )
+    needed = (dataclasses.MISSING, dataclasses.MISSING)
+    for field in dataclasses.fields(tweak):
+        if field.init and (field.default, field.default_factory) == needed:
+            raise UsageError(
+                f"Expected defaults of all fields of the tweak '{name}', which a recipe makes by "
+                f"its name; {field.name} has none."
+            )
+    if name in RECIPES or TWEAKS.get(name, tweak) is not tweak:
+        raise UsageError(f"Expected a new name for the tweak; '{name}' is another: choose one.")
+    TWEAKS[name] = PARAMETERS[name] = tweak
+    tweak_settings.cache_clear()

@@ -158,6 +158,6 @@ class Attach(keras.callbacks.Callback):
             model.train_function = None
 
 
-def _around(model: keras.Model) -> dict[str, Any]:
+def _around(model: keras.Model) -> dict[type, Any]:
     prepared = prepared_step(model)
     return {} if prepared is None else dict(prepared.around)

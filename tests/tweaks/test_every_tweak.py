@@ -20,6 +20,7 @@ from networks import (
 
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
+from lottery_tf.common.settings import settings_of
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import named_layers, named_variables
 from lottery_tf.masks.wrapper import PruneByMask
@@ -185,8 +186,7 @@ def test_a_tweak_is_a_frozen_dataclass_with_documented_fields(name):
     for field in dataclasses.fields(kind):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(tweak, field.name, field.default)
-        if field.name == "allow_code":
-            continue  # no parameter of what the tweak is
+    for field in settings_of(kind):
         assert field.metadata["help"]
         assert settings[f"{name}_{field.name}"].metadata == field.metadata
 
