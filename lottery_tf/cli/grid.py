@@ -14,7 +14,9 @@ from lottery_tf.cli.settings import (
     OF_TRIALS,
     ControlSettings,
     GridSettings,
+    check_out,
 )
+from lottery_tf.common.device_settings import DeviceSettings
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import some
 from lottery_tf.common.settings import nearest, restore, value_type
@@ -22,9 +24,7 @@ from lottery_tf.finding.settings import FROM_TRAINED, IMPORTED, FindingSettings
 from lottery_tf.runs.settings import Experiment
 from lottery_tf.sweeping.trials import FindTrial, RetrainTrial, Trial
 from lottery_tf.training.settings import TrainingSettings
-from lottery_tf.tweaks.distillation import Distillation
-from lottery_tf.tweaks.recipe import Recipe
-from lottery_tf.tweaks.settings import tweak_settings
+from lottery_tf.tweaks.settings import described, tweak_settings
 
 _OWN_AXES = {
     "seed": "seeds",
@@ -33,6 +33,15 @@ _OWN_AXES = {
     "sparsity": "sparsities",
     "rounds": "sparsities",
 }
+
+
+def check(flags: Parsed) -> None:
+    """Raises UsageError for what is wrong with a sweep's command line, as far as it tells alone."""
+    check_out(flags)
+    if flags.settings(DeviceSettings).strategy == "multi_worker":
+        raise UsageError("Expected --strategy=none or mirrored: a trial runs on one machine.")
+    trials_of(flags)
+    tuning_seeds(flags)
 
 
 def trials_of(flags: Parsed) -> list[Trial]:
@@ -105,7 +114,8 @@ def _trials_of_cell(flags: Parsed) -> Iterator[RetrainTrial]:
             for recipe, (chosen, own) in itertools.product(recipes, retrained_with):
                 experiment = _experiment(own)
                 parameters = dataclasses.asdict(own.settings(tweak_settings))
-                lacks_teacher = _lacks_teacher(Recipe(recipe, parameters))
+                of_recipe = described(recipe, parameters)
+                lacks_teacher = any(p.get("teacher", "") is None for p in of_recipe.values())
                 if found.finding.method == IMPORTED:
                     experiment = experiment.with_model_of_file()
                     if lacks_teacher and dense is None:
@@ -148,8 +158,8 @@ def _said(values: Mapping[str, str], without: set[str]) -> str:
 
 def _parameters(recipe: str) -> set[str]:
     """The flags of a recipe's tweaks."""
-    described = Recipe(recipe).describe()
-    return {f"{tweak}_{name}" for tweak, values in described.items() for name in values}
+    of_tweaks = described(recipe, {})
+    return {f"{tweak}_{name}" for tweak, values in of_tweaks.items() for name in values}
 
 
 def _tickets(
@@ -191,10 +201,6 @@ def _tickets(
 
 def _experiment(flags: Parsed) -> Experiment:
     return Experiment(*(flags.settings(owner) for owner in Experiment.owners()))
-
-
-def _lacks_teacher(recipe: Recipe) -> bool:
-    return any(isinstance(t, Distillation) and t.teacher is None for t in recipe.tweaks)
 
 
 def _nearest_round(sparsity: float, fraction: float) -> int:

@@ -41,6 +41,12 @@ class Command(NamedTuple):
     check: Callable[[Parsed], None] = lambda flags: None
 
 
+def _check_sweep(flags: Parsed) -> None:
+    from lottery_tf.cli.grid import check  # with a reader of YAML, which no other command needs
+
+    check(flags)
+
+
 COMMANDS = {
     "quickstart": Command(
         "lottery_tf.cli.quickstart",
@@ -72,7 +78,7 @@ COMMANDS = {
         "find and retrain over a grid of recipes, masks and seeds",
         settings.SWEEP,
         checked_later=settings.OF_TRIALS,
-        check=settings.check_out,
+        check=_check_sweep,
     ),
     "report": Command(
         "lottery_tf.cli.report",

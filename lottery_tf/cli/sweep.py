@@ -28,17 +28,19 @@ from lottery_tf.sweeping.cluster import RayEngine
 from lottery_tf.sweeping.local import LocalEngine
 from lottery_tf.sweeping.scheduling import Progress, run_trials
 from lottery_tf.sweeping.trials import FindTrial, RetrainTrial, Trial
+from lottery_tf.tweaks.recipe import Recipe
 
 
 def run(flags: Parsed) -> None:
     """Runs what is missing of the grid, and says what is left."""
     out = flags.settings(OutSettings).folder.resolve()  # a worker may have another folder
     settings, devices = flags.settings(SweepSettings), flags.settings(DeviceSettings)
-    if devices.strategy == "multi_worker":
-        raise UsageError("Expected --strategy=none or mirrored: a trial runs on one machine.")
     tensorboard = flags.settings(BoardSettings).tensorboard
     allow_code = flags.settings(CodeSettings).allow_code
     trials, names, choosing = trials_of(flags), tuned(flags), tuning_seeds(flags)
+    for trial in trials:
+        if isinstance(trial, RetrainTrial):
+            Recipe(trial.recipe, trial.parameters)  # says what only Keras knows to be wrong
     seeds = whole_numbers(choosing)
     reporting = library() if names and settings.measure else None
     there = {trial.experiment.training.seed for trial in trials}

@@ -3,6 +3,8 @@
 The folder of a trial is named by a hash of those of its settings that are not defaults: the same
 trial of two sweeps is one run, and a setting that a later release adds leaves the name as it is. A
 run of imp is the same however many rounds it has: it goes on when more are asked for.
+
+A command line is checked by making its trials; what needs TensorFlow is imported where one is run.
 """
 
 import dataclasses
@@ -11,32 +13,18 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lottery_tf.common.files import read_json
 from lottery_tf.common.log import counted
 from lottery_tf.common.settings import defaults, describe
 from lottery_tf.finding.settings import FindingSettings
 from lottery_tf.masks.masks import Masks
-from lottery_tf.runs.find import (
-    check_find_places,
-    dense_folder,
-    find,
-    find_run,
-    finished_rounds,
-    round_folder,
-)
-from lottery_tf.runs.retrain import (
-    check_retrain_places,
-    is_tested,
-    retrain_run,
-    retrain_ticket,
-    settled,
-)
 from lottery_tf.runs.settings import Experiment
-from lottery_tf.tweaks.distillation import Distillation
-from lottery_tf.tweaks.recipe import Recipe
-from lottery_tf.tweaks.table import TWEAKS
+from lottery_tf.tweaks.settings import PARAMETERS, described
+
+if TYPE_CHECKING:
+    from lottery_tf.tweaks.recipe import Recipe
 
 _DIGITS = 10
 
@@ -73,6 +61,8 @@ class FindTrial:
     def finished(self, out: Path) -> bool:
         """Whether it is there, whole; a UsageError if the folder holds another run, or anything
         else where this one would write."""
+        from lottery_tf.runs.find import check_find_places, find_run, finished_rounds
+
         folder = out / self.folder
         if len(finished_rounds(folder)) < self.finding.tickets:
             check_find_places(folder, self.finding)
@@ -83,6 +73,8 @@ class FindTrial:
 
     def run(self, out: Path, tensorboard: bool = False, allow_code: bool = False) -> float | None:
         """Runs it, or goes on with it; returns the last ticket's dev accuracy if it has one."""
+        from lottery_tf.runs.find import find
+
         rows = find(
             *(out / self.folder, self.experiment, self.finding),
             tensorboard=tensorboard,
@@ -92,6 +84,8 @@ class FindTrial:
 
     def collapsed(self, out: Path) -> list[str]:
         """The layers of which the last ticket has nothing left; none while there is no ticket."""
+        from lottery_tf.runs.find import round_folder
+
         masks = round_folder(out / self.folder, self.finding.last_round) / "masks.npz"
         return Masks.load(masks).collapsed if masks.is_file() else []
 
@@ -136,8 +130,8 @@ class RetrainTrial:
     def folder(self) -> str:
         """Below the sweep's own: ``retrain/tost+distillation_0123456789``."""
         changed = _changed(self.experiment.describe(), defaults(*Experiment.owners()))
-        for tweak, parameters in Recipe(self.recipe, self.parameters).describe().items():
-            changed[tweak] = _changed(parameters, defaults(TWEAKS[tweak]))
+        for tweak, parameters in described(self.recipe, self.parameters).items():
+            changed[tweak] = _changed(parameters, defaults(PARAMETERS[tweak]))
         changed["ticket"] = f"{self.found.folder} {self.round}"
         changed |= {"reinit": True} if self.reinit else {}
         changed |= {"teacher": self.teacher.folder} if self.teacher else {}
@@ -168,14 +162,18 @@ class RetrainTrial:
         """Whether it is there, whole; a UsageError if the folder holds another run, of another
         teacher at the same path or of a release with other defaults, or anything else where this
         one would write."""
+        from lottery_tf.runs.find import dense_folder
+        from lottery_tf.runs.retrain import check_retrain_places, is_tested, retrain_run, settled
+
         check_retrain_places(out / self.folder)
         result = out / self.folder / "result.json"
         if not result.is_file() or (self.test and not is_tested(read_json(result))):
             return False
         ticket, recipe, experiment, reinit = self._work(out)
         dense = dense_folder(out / self.found.folder)
-        distilled = [tweak for tweak in recipe.tweaks if isinstance(tweak, Distillation)]
-        if _are_there(ticket, *(tweak.teacher or dense for tweak in distilled)):
+        of_tweaks = recipe.describe().values()
+        taught = [each["teacher"] or dense for each in of_tweaks if "teacher" in each]
+        if _are_there(ticket, *taught):
             recipe = settled(recipe, ticket, experiment)
             retrain_run(out / self.folder, ticket, recipe, experiment, reinit).check()
         return True
@@ -183,6 +181,8 @@ class RetrainTrial:
     def run(self, out: Path, tensorboard: bool = False, allow_code: bool = False) -> float | None:
         """Runs it, or goes on with it; returns the dev accuracy of the finished model if there are
         dev images."""
+        from lottery_tf.runs.retrain import retrain_ticket
+
         result = retrain_ticket(
             *(out / self.folder, *self._work(out)),
             tensorboard=tensorboard,
@@ -191,8 +191,11 @@ class RetrainTrial:
         )
         return result.get("dev_accuracy")
 
-    def _work(self, out: Path) -> tuple[Path, Recipe, Experiment, bool]:
+    def _work(self, out: Path) -> "tuple[Path, Recipe, Experiment, bool]":
         """The ticket and what to do with it, as ``runs.retrain.retrain_ticket`` takes them."""
+        from lottery_tf.runs.find import dense_folder, round_folder
+        from lottery_tf.tweaks.recipe import Recipe
+
         parameters = dict(self.parameters)
         if self.teacher is not None:
             parameters["distillation_teacher"] = str(dense_folder(out / self.teacher.folder))

@@ -11,7 +11,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.common.settings import check_choices, nearest, one_of, setting, settings_of
+from lottery_tf.common.settings import (
+    check_choices,
+    describe,
+    nearest,
+    one_of,
+    setting,
+    settings_of,
+)
 
 CURVES = ("linear", "cosine", "exponential")
 CURVE_HELP = "how it fades"
@@ -229,6 +236,15 @@ def tweaks_of(recipe: str) -> list[str]:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(f"Expected each tweak once in a recipe; {one_of(twice)} came twice.")
     return names
+
+
+def described(recipe: str, settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What ``Recipe(recipe, settings).describe()`` says, as far as the parameters alone tell it.
+
+    Raises:
+      UsageError: for an unknown name, a tweak that is given twice, and parameters out of range.
+    """
+    return {n: describe(PARAMETERS[n](**parameters_of(n, settings))) for n in tweaks_of(recipe)}
 
 
 def parameters_of(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,6 @@ from lottery_tf.common.files import write_json
 from lottery_tf.common.log import log
 from lottery_tf.runs.retrain import retrain_run, settled
 from lottery_tf.sweeping import attempt as attempts
-from lottery_tf.sweeping import trials as sweeping_trials
 from lottery_tf.sweeping.attempt import attempt
 from lottery_tf.sweeping.local import LocalEngine
 from lottery_tf.sweeping.scheduling import Progress
@@ -96,7 +95,7 @@ def files_alone(monkeypatch):
         write_json(out / "result.json", result)
         return result
 
-    monkeypatch.setattr(sweeping_trials, "retrain_ticket", write)
+    monkeypatch.setattr("lottery_tf.runs.retrain.retrain_ticket", write)
 
 
 @pytest.fixture(params=["alone", pytest.param("trained", marks=pytest.mark.e2e)])
