@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from lottery_tf.cli import settings
 from lottery_tf.cli.flags import Owner, Parsed, help_text, parse
+from lottery_tf.cli.messages import in_flags
 from lottery_tf.common.errors import UsageError, WorkFailed
 from lottery_tf.common.settings import nearest
 from lottery_tf.common.stderr import quiet_start
@@ -133,15 +134,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         _run(name, words)
         return DONE
     except UsageError as error:
-        print(f"lottery-tf {name}: {error}", file=sys.stderr)
+        print(f"lottery-tf {name}: {in_flags(str(error))}", file=sys.stderr)
         return MISTAKE
     except WorkFailed as error:
-        print(f"lottery-tf {name}: {error}", file=sys.stderr)
+        print(f"lottery-tf {name}: {in_flags(str(error))}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         again = "the same command goes on where it was."
         print(f"\nlottery-tf {name}: interrupted; {again}", file=sys.stderr)
         return INTERRUPTED
+    except RuntimeError as error:  # as ours are; in Keras' errors backquotes mean other things
+        said = str(error)
+        print(traceback.format_exc().replace(said, in_flags(said)), end="", file=sys.stderr)
+        return FAILED
     except Exception:
         traceback.print_exc()
         return FAILED

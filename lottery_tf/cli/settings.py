@@ -242,6 +242,10 @@ EVALUATE = (EvaluateSettings, DataSettings, CodeSettings, DeviceSettings)
 INSPECT = (InspectSettings,)
 REPORT = (ReportSettings,)
 QUICKSTART = (QuickstartSettings,)
+# Of every command, each once.
+ALL = tuple(
+    dict.fromkeys((*FIND, *RETRAIN, *SWEEP, *EXPORT, *EVALUATE, *INSPECT, *REPORT, *QUICKSTART))
+)
 
 
 def check_out(flags: Parsed) -> None:

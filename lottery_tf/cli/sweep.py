@@ -13,6 +13,7 @@ from rich.table import Table
 from lottery_tf.cli.console import console, duration, percent
 from lottery_tf.cli.flags import Parsed
 from lottery_tf.cli.grid import trials_of, tuned, tuning_seeds
+from lottery_tf.cli.messages import in_flags
 from lottery_tf.cli.report import library, whole_numbers
 from lottery_tf.cli.settings import (
     OutSettings,
@@ -181,7 +182,7 @@ class _Table:
 
 def _line(trial: Trial, outcome: Outcome, out: Path) -> str:
     if outcome.error is not None:
-        return f"{trial.folder}  {trial.label}  failed: {outcome.error}"
+        return f"{trial.folder}  {trial.label}  failed: {in_flags(outcome.error)}"
     dev = "" if outcome.dev_accuracy is None else f"  dev {percent(outcome.dev_accuracy)}"
     collapsed = trial.collapsed(out) if isinstance(trial, FindTrial) else []
     empty = f"  nothing is left of {some(collapsed)}" if collapsed else ""

@@ -10,7 +10,7 @@ import pytest
 
 from lottery_tf.cli import main as main_module
 from lottery_tf.cli.main import COMMANDS, Command, main
-from lottery_tf.common.errors import UsageError
+from lottery_tf.common.errors import UsageError, WorkFailed
 from lottery_tf.common.settings import setting
 
 ROOT = Path(main_module.__file__).parents[2]
@@ -92,6 +92,24 @@ def test_a_mistake_found_at_work_is_one_sentence_and_code_2(bake, capfd):
     assert main(["bake"]) == 2
     out, err = capfd.readouterr()
     assert (out, err) == ("", "lottery-tf bake: runs/a belongs to another configuration.\n")
+
+
+@pytest.mark.parametrize("error", [UsageError, WorkFailed])
+def test_a_setting_is_told_as_its_flag(bake, capfd, error):
+    bake.error = error("Expected `rounds` above 0.")
+    assert main(["bake"]) == (2 if error is UsageError else 1)
+    assert capfd.readouterr().err == "lottery-tf bake: Expected --rounds above 0.\n"
+
+
+def test_below_a_traceback_too_but_not_in_the_words_of_others(bake, capfd):
+    bake.error = RuntimeError("allow more with `tolerance`.")
+    assert main(["bake"]) == 1
+    told = capfd.readouterr().err
+    assert told.startswith("Traceback")
+    assert told.endswith("RuntimeError: allow more with --tolerance.\n")
+    bake.error = ValueError("Argument `optimizer` must be a text.")  # as Keras says it
+    assert main(["bake"]) == 1
+    assert capfd.readouterr().err.endswith("ValueError: Argument `optimizer` must be a text.\n")
 
 
 @pytest.mark.parametrize("error", [RuntimeError("out of flour"), ValueError("out of flour")])
