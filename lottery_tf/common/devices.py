@@ -38,7 +38,7 @@ def _strategy(settings: DeviceSettings) -> tf.distribute.Strategy:
         except ValueError as error:
             raise UsageError(
                 "Expected TF_CONFIG, a JSON text which says who the workers are, with "
-                "--strategy=multi_worker; there is none: start them with launch/workers.py."
+                "`strategy=multi_worker`; there is none: start them with launch/workers.py."
             ) from error
         return tf.distribute.MultiWorkerMirroredStrategy()
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
@@ -47,7 +47,7 @@ def _strategy(settings: DeviceSettings) -> tf.distribute.Strategy:
             return tf.distribute.MirroredStrategy()
         if devices[0].device_type == "CPU":
             raise UsageError(
-                "Expected GPUs with --strategy=mirrored, and TensorFlow sees none: install "
+                "Expected GPUs with `strategy=mirrored`, and TensorFlow sees none: install "
                 "lottery_tf with its extra [cuda] where there are any, or leave the flag out."
             )
     return tf.distribute.get_strategy()
@@ -58,7 +58,7 @@ def check_batch_size(batch_size: int) -> None:
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     if batch_size % replicas:
         raise UsageError(
-            f"Expected a --batch_size that the {replicas} devices can share equally, not "
+            f"Expected a `batch_size` that the {replicas} devices can share equally, not "
             f"{batch_size}: give a multiple of {replicas}."
         )
 

@@ -16,7 +16,7 @@ retraining all come from these fields. A field's type is one of ``int``, ``float
 Oven(heat=200, mode='fan')
 >>> check_choices(Oven(mode="gril"))
 Traceback (most recent call last):
-lottery_tf.common.errors.UsageError: --mode takes fan or grill, not 'gril'; nearest: grill.
+lottery_tf.common.errors.UsageError: `mode` takes fan or grill, not 'gril'; nearest: grill.
 """
 
 import copy
@@ -64,7 +64,7 @@ def check_choice(field: dataclasses.Field, value: Any) -> None:
     for part in value if isinstance(value, tuple) else (value,):
         if choices and part is not None and part not in choices:
             raise UsageError(
-                f"--{field.name} takes {one_of(choices)}, not '{part}'{nearest(part, choices)}."
+                f"`{field.name}` takes {one_of(choices)}, not '{part}'{nearest(part, choices)}."
             )
 
 

@@ -24,12 +24,12 @@ def parse_steps(text: str, steps_per_epoch: int) -> int:
     return int(steps) if steps else round(float(epochs) * steps_per_epoch)
 
 
-def check_steps(text: str, name: str = "a number of steps") -> None:
-    """Raises UsageError if ``text`` is no length of training; ``name`` is what it was given for."""
-    _parts(text, name)
+def check_steps(text: str, name: str) -> None:
+    """Raises UsageError if ``text`` is no length of training; ``name`` is the setting's."""
+    _parts(text, f"`{name}`")
 
 
-def _parts(text: str, name: str) -> re.Match[str]:
+def _parts(text: str, what: str) -> re.Match[str]:
     if found := _FORM.fullmatch(text):
         return found
-    raise UsageError(f"Expected steps (500it) or epochs (2ep) for {name}, not '{text}'.")
+    raise UsageError(f"Expected steps (500it) or epochs (2ep) for {what}, not '{text}'.")

@@ -48,7 +48,7 @@ def read(name: str, data_dir: str | None) -> Source:
         raise RuntimeError(
             f"{name} is not in {builder.data_dir} and could not be downloaded "
             f"({type(error).__name__}: {reason}); prepare it where there is a network, with "
-            f"`tfds build {name}`, and give that folder as --data_dir."
+            f"`tfds build {name}`, and give that folder as `data_dir`."
         ) from error
     return _source(builder, "test")
 
@@ -81,8 +81,8 @@ def read_tiny_imagenet(data_dir: str) -> Source:
                 builder = _prepared(make, download_dir=nothing, download_config=config)
         except OSError as error:
             raise UsageError(
-                f"--dataset=tiny_imagenet expects to write {builder.data_dir}, and cannot "
-                f"({error.strerror}); give a --data_dir that can be written and holds "
+                f"`dataset=tiny_imagenet` expects to write {builder.data_dir}, and cannot "
+                f"({error.strerror}); give a `data_dir` that can be written and holds "
                 "tiny-imagenet-200 or a link to it."
             ) from error
     return _source(builder, "validation")

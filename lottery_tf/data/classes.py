@@ -22,7 +22,7 @@ def check_labels(dataset: str, source: Source) -> None:
         wrong = split.labels[(split.labels < 0) | (split.labels >= source.num_classes)]
         if len(wrong):
             raise UsageError(
-                f"--dataset={dataset} expects labels from 0 to {source.num_classes - 1}, and "
+                f"`dataset={dataset}` expects labels from 0 to {source.num_classes - 1}, and "
                 f"{len(wrong)} of its {len(split)} {name} images have others, such as {wrong[0]}; "
                 "label them or take them out."
             )
@@ -44,33 +44,33 @@ def check_trained(settings: DataSettings, source: Source, rest: np.ndarray) -> N
     dataset, labels, wanted = settings.dataset, source.train.labels, settings.train_examples
     if source.num_classes < 2:
         raise UsageError(
-            f"--dataset={dataset} expects images of two classes or more, and there is only "
+            f"`dataset={dataset}` expects images of two classes or more, and there is only "
             f"{_named(source, np.arange(source.num_classes))}; add another."
         )
     lost = _without(source, labels)
     if len(lost):
         raise UsageError(
-            f"--dataset={dataset} expects training images of every class, 0 to "
+            f"`dataset={dataset}` expects training images of every class, 0 to "
             f"{source.num_classes - 1}, and there are none of {_named(source, lost)}; "
             f"{_OF_FOLDERS if dataset == 'image_folder' else _OF_NUMBERS}."
         )
     lost = _without(source, labels[rest])
     if len(lost) and settings.dev_split == "first":
         raise UsageError(
-            f"--dev_split=first expects examples in a mixed order, and holds out all those of "
-            f"{_named(source, lost)} of {dataset}; give --dev_split=random."
+            f"`dev_split=first` expects examples in a mixed order, and holds out all those of "
+            f"{_named(source, lost)} of {dataset}; give `dev_split=random`."
         )
     if len(lost):
         raise UsageError(
-            f"--dev_share={settings.dev_share} holds out all training images of "
-            f"{_named(source, lost)} of {dataset}; give a smaller share or another --data_seed."
+            f"`dev_share={settings.dev_share}` holds out all training images of "
+            f"{_named(source, lost)} of {dataset}; give a smaller share or another `data_seed`."
         )
     lost = _without(source, labels[rest[:wanted]])
     if len(lost):
         enough = np.unique(labels[rest], return_index=True)[1].max() + 1
         raise UsageError(
-            f"--train_examples={wanted} leaves no training images of {_named(source, lost)} of "
-            f"{dataset}; give {enough} or more, or another --data_seed."
+            f"`train_examples={wanted}` leaves no training images of {_named(source, lost)} of "
+            f"{dataset}; give {enough} or more, or another `data_seed`."
         )
 
 

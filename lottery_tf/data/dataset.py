@@ -21,7 +21,7 @@ class Dataset:
     """A dataset as ``lottery_tf.data.load`` makes it.
 
     Attributes:
-      name: the name given as ``--dataset``.
+      name: the setting ``dataset``.
       train, dev, test: the splits; ``dev`` may be empty.
       num_classes: labels are 0 .. num_classes - 1.
       mean, std: of each channel over the training split alone, in the pixels' own units; images
@@ -57,7 +57,7 @@ class Dataset:
         """
         if len(self.train) < self.batch_size:
             raise UsageError(
-                f"--batch_size expects at most the {len(self.train)} training examples of "
+                f"`batch_size` expects at most the {len(self.train)} training examples of "
                 f"{self.name}, not {self.batch_size}; give a smaller one."
             )
         return len(self.train) // self.batch_size

@@ -75,8 +75,8 @@ def read(data_dir: str) -> Source:
     folder = Path(data_dir).expanduser()
     if not folder.is_dir():
         raise UsageError(
-            f"--dataset=glyphs expects a folder of fonts, and there is none at {folder}; give "
-            "another --data_dir, such as /usr/share/fonts."
+            f"`dataset=glyphs` expects a folder of fonts, and there is none at {folder}; give "
+            "another `data_dir`, such as /usr/share/fonts."
         )
     fonts, file = _fonts(folder), folder / KEPT
     origin = _origin(fonts)
@@ -87,7 +87,7 @@ def read(data_dir: str) -> Source:
     if min(count) == 0:
         where = f"in {file}" if kept else f"below {folder}"
         raise UsageError(
-            f"--dataset=glyphs expects fonts of many families, one in {_ONE_IN} for testing; "
+            f"`dataset=glyphs` expects fonts of many families, one in {_ONE_IN} for testing; "
             f"{where} are {count[0]} for training and {count[1]} for testing that draw all "
             f"{len(CHARACTERS)} characters differently: "
             f"{'put fonts beside it' if kept else 'install more fonts'}."
@@ -158,7 +158,7 @@ def _kept(file: Path, origin: dict[str, str], fonts: bool) -> tuple[np.ndarray, 
         return images, families
     if not fonts:
         raise UsageError(
-            f"--dataset=glyphs expects fonts or whole images of them, and {file} is damaged; put "
+            f"`dataset=glyphs` expects fonts or whole images of them, and {file} is damaged; put "
             "fonts beside it, or a copy that is whole in its place."
         )
     if not whole:
@@ -178,7 +178,7 @@ def _draw(paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
         import PIL  # noqa: F401
     except ImportError as error:
         raise UsageError(
-            f"--dataset=glyphs expects Pillow and fonttools; {error.name} is not installed: "
+            f"`dataset=glyphs` expects Pillow and fonttools; {error.name} is not installed: "
             "install lottery_tf with its extra [glyphs]."
         ) from None
     faces = _different(_faces(paths))

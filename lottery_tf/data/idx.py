@@ -32,7 +32,7 @@ def read(data_dir: str) -> Source:
     folder = Path(data_dir).expanduser()
     if not folder.is_dir():
         raise UsageError(
-            f"--data_dir expects a folder of IDX files, and there is no folder {folder}; "
+            f"`data_dir` expects a folder of IDX files, and there is no folder {folder}; "
             "give the folder that holds train-images-idx3-ubyte."
         )
     train, test = (_split(folder, *FILES[name]) for name in ("train", "test"))
@@ -62,8 +62,8 @@ def _find(folder: Path, name: str) -> Path:
         if path.is_file():
             return path
     raise UsageError(
-        f"--dataset=idx expects {name} or {name}.gz in {folder}, and neither is there; "
-        "give the folder of the four MNIST-format files as --data_dir."
+        f"`dataset=idx` expects {name} or {name}.gz in {folder}, and neither is there; "
+        "give the folder of the four MNIST-format files as `data_dir`."
     )
 
 

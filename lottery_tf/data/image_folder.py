@@ -42,7 +42,7 @@ class _Found:
                 self._look_into(split)
         except OSError as error:
             raise UsageError(
-                f"--dataset=image_folder expects to read the folders in {folder}, and cannot read "
+                f"`dataset=image_folder` expects to read the folders in {folder}, and cannot read "
                 f"{error.filename} ({error.strerror}); mend or remove it."
             ) from error
 
@@ -117,15 +117,15 @@ def read(data_dir: str) -> Source:
     for name in ("train", test):
         if not (folder / name).is_dir():
             raise UsageError(
-                f"--dataset=image_folder expects a folder {name} in {folder}, and there is none; "
-                "give a folder with train and test, and a folder a class in each, as --data_dir."
+                f"`dataset=image_folder` expects a folder {name} in {folder}, and there is none; "
+                "give a folder with train and test, and a folder a class in each, as `data_dir`."
             )
     found = _Found(folder, ("train", test))
     found.say_what_is_left_out()
     for name, files in found.files.items():
         if not files:
             raise UsageError(
-                f"--dataset=image_folder expects images, *.png, *.jpg or *.jpeg, in a folder a "
+                f"`dataset=image_folder` expects images, *.png, *.jpg or *.jpeg, in a folder a "
                 f"class in {folder / name}, and there are none; put them there."
             )
     classes = sorted({name for names in found.classes.values() for name in names})
@@ -154,7 +154,7 @@ def _in_memory(files: list[tuple[Path, str]], classes: list[str]) -> Split:
                 images = np.empty((len(paths), *image.shape), np.uint8)
             if image.shape != images.shape[1:]:
                 raise UsageError(
-                    f"--dataset=image_folder expects images of one shape, and {paths[0]} has "
+                    f"`dataset=image_folder` expects images of one shape, and {paths[0]} has "
                     f"{images.shape[1:]} and {path} {image.shape}; bring them to one size."
                 )
             images[done] = image

@@ -40,14 +40,14 @@ def load(settings: DataSettings, training: bool = True) -> Dataset:
     rest = drawn[~np.isin(drawn, dev)]
     if not len(rest):
         raise UsageError(
-            f"--dev_share={settings.dev_share} leaves none of the {len(order)} examples of "
+            f"`dev_share={settings.dev_share}` leaves none of the {len(order)} examples of "
             f"{settings.dataset} to train on; give a smaller share."
         )
     wanted = settings.train_examples
     if wanted is not None and wanted > len(rest):
         raise UsageError(
-            f"--train_examples expects at most the {len(rest)} examples that {settings.dataset} "
-            f"has for training, not {wanted}; give fewer, or a smaller --dev_share."
+            f"`train_examples` expects at most the {len(rest)} examples that {settings.dataset} "
+            f"has for training, not {wanted}; give fewer, or a smaller `dev_share`."
         )
     if training:
         classes.check_trained(settings, source, rest)

@@ -49,7 +49,7 @@ def read_all(paths: Sequence[Path]) -> Generator[np.ndarray, None, None]:
 
 
 def _read(path: Path) -> np.ndarray:
-    expects = "--dataset=image_folder expects PNG and JPEG images"
+    expects = "`dataset=image_folder` expects PNG and JPEG images"
     try:
         if not path.is_file():
             raise UsageError(

@@ -16,7 +16,7 @@ READERS: dict[str, Callable[[Any], Source]] = {
     "tiny_imagenet": catalogue.read_tiny_imagenet,
 }
 
-# What --data_dir has to name, of those that have no other place.
+# What ``data_dir`` has to name, of those that have no other place.
 FOLDERS = {
     "idx": "a folder of IDX files",
     "image_folder": "a folder of the folders train and test, with a folder a class in each",
@@ -26,6 +26,6 @@ FOLDERS = {
 # Of those, where the images are whatever lies there; Tiny-ImageNet's are the same everywhere.
 FOLDER_IS_DATASET = ("idx", "image_folder", "glyphs")
 
-# Augmented where --augment is not given; and never mirrored: a digit in a mirror is none.
+# Augmented where ``augment`` is not given; and never mirrored: a digit in a mirror is none.
 AUGMENTED = ("cifar10", "cifar100", "tiny_imagenet")
 NOT_FLIPPED = ("digits", "mnist", "svhn_cropped", "glyphs")

@@ -47,17 +47,17 @@ class DataSettings:
         check_choices(self)
         if self.dataset in FOLDERS and self.data_dir is None:
             raise UsageError(
-                f"--dataset={self.dataset} reads {FOLDERS[self.dataset]}; name it with --data_dir."
+                f"`dataset={self.dataset}` reads {FOLDERS[self.dataset]}; name it with `data_dir`."
             )
         if not 0 <= self.dev_share < 1:
             raise UsageError(
-                f"--dev_share expects a share of at least 0 and below 1, not {self.dev_share}; "
+                f"`dev_share` expects a share of at least 0 and below 1, not {self.dev_share}; "
                 "give, say, 0.1."
             )
         for name, least in (("train_examples", 1), ("data_seed", 0), ("batch_size", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UsageError(
-                    f"--{name} expects a whole number of at least {least}, not {value}; "
+                    f"`{name}` expects a whole number of at least {least}, not {value}; "
                     "give a larger one."
                 )

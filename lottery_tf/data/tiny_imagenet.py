@@ -94,9 +94,9 @@ def unpacked(data_dir: Path) -> Path:
         if (folder / "wnids.txt").is_file():
             return folder
     raise UsageError(
-        f"--dataset=tiny_imagenet expects the unpacked tiny-imagenet-200.zip in {data_dir}, and "
+        f"`dataset=tiny_imagenet` expects the unpacked tiny-imagenet-200.zip in {data_dir}, and "
         "there is no wnids.txt of it; give the folder tiny-imagenet-200 or the one that holds it "
-        "as --data_dir."
+        "as `data_dir`."
     )
 
 

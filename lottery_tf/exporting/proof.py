@@ -172,7 +172,7 @@ def compare(
             f"{what} does not compute what the model computes: max |Δ| is {difference:.3g} over "
             f"{count} images, at most {tolerance:.3g} is allowed. The largest |output| is "
             f"{largest:.3g}, where float32 itself steps by {np.spacing(np.float32(largest)):.1g}: "
-            "if that is the reason, allow more with --tolerance. Nothing was written."
+            "if that is the reason, allow more with `tolerance`. Nothing was written."
         )
     accuracy, first = None, next(iter(wide))
     if labels is not None:

@@ -237,8 +237,8 @@ def find_tickets(
     for name in settings:
         if name not in known:
             raise UsageError(
-                f"Expected settings of finding such as method, rounds or sparsity; there is no "
-                f"'{name}'{nearest(name, known)}."
+                f"Expected settings of finding such as `method`, `rounds` or `sparsity`; there is "
+                f"no '{name}'{nearest(name, known)}."
             )
     finding = FindingSettings(**settings)
     if finding.method == IMPORTED:

@@ -107,7 +107,7 @@ def draw_masks(
     check_reachable(sparsity, masks, scope)
     for name, number in (("rounds", rounds), ("batches", batches)):
         if number < 1:
-            raise UsageError(f"Expected {name} of 1 or more, not {number}.")
+            raise UsageError(f"Expected `{name}` of 1 or more, not {number}.")
     network = Network(wrap(model, masks), data, loss, batches, seed)
     density, safe = 1 - masks.sparsity, None
     for i in range(1, rounds + 1):

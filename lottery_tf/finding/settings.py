@@ -79,23 +79,24 @@ class FindingSettings:
         check_choices(self)
         for name in ("rewind_to", "gmp_begin", "gmp_end", "gmp_frequency"):
             if getattr(self, name) is not None:
-                check_steps(getattr(self, name), f"--{name}")
+                check_steps(getattr(self, name), name)
         if not 0 < self.prune_fraction < 1:
             raise UsageError(
-                f"Expected --prune_fraction in (0, 1), the share of the surviving weights that a "
+                f"Expected `prune_fraction` in (0, 1), the share of the surviving weights that a "
                 f"round prunes, not {self.prune_fraction}."
             )
         if self.rounds is not None and self.rounds < 0:
-            raise UsageError(f"Expected --rounds to be 0 or more, not {self.rounds}.")
+            raise UsageError(f"Expected `rounds` to be 0 or more, not {self.rounds}.")
         for name in ("sparsity", "gmp_initial_sparsity"):
             if getattr(self, name) is not None:
                 check_sparsity(getattr(self, name))
         for name in ("score_batches", "score_rounds"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise UsageError(f"Expected --{name} of 1 or more, not {getattr(self, name)}.")
+                raise UsageError(f"Expected `{name}` of 1 or more, not {getattr(self, name)}.")
         if self.method in FROM_TRAINED and not self.train_tickets:
             raise UsageError(
-                f"Expected no --notrain_tickets with {self.method}, which ranks trained weights."
+                f"Expected no `train_tickets=False` with {self.method}, which ranks trained "
+                "weights."
             )
         if self.method == IMPORTED:
             self._check_imported()
@@ -107,30 +108,30 @@ class FindingSettings:
     def _check_imp(self) -> None:
         if (self.rounds is None) == (self.sparsity is None):
             raise UsageError(
-                "Expected either --rounds or --sparsity: the number of rounds of pruning, or the "
+                "Expected either `rounds` or `sparsity`: the number of rounds of pruning, or the "
                 f"sparsity to end at; got {'neither' if self.rounds is None else 'both'}."
             )
 
     def _check_one_round(self) -> None:
         if self.sparsity is None:
             raise UsageError(
-                f"Expected --sparsity with --method={self.method}: the share of weights to prune."
+                f"Expected `sparsity` with `method={self.method}`: the share of weights to prune."
             )
         if self.rewind == "learning_rate" and self.method not in (*FROM_TRAINED, "gmp"):
             raise UsageError(
-                f"Expected --rewind=weights for {self.method}, which trains nothing whose weights "
+                f"Expected `rewind=weights` for {self.method}, which trains nothing whose weights "
                 "could be kept."
             )
         if self.method == "gmp" and self.gmp_initial_sparsity > self.sparsity:
             raise UsageError(
-                f"Expected --gmp_initial_sparsity of at most --sparsity={self.sparsity}, not "
+                f"Expected `gmp_initial_sparsity` of at most `sparsity={self.sparsity}`, not "
                 f"{self.gmp_initial_sparsity}."
             )
 
     def _check_imported(self) -> None:
         if self.model_path is None:
             raise UsageError(
-                f"Expected --model_path=FILE, the pruned model, with --method={IMPORTED}."
+                f"Expected `model_path=FILE`, the pruned model, with `method={IMPORTED}`."
             )
 
     @property
@@ -165,7 +166,7 @@ class FindingSettings:
         step = parse_steps(self.rewind_to, steps_per_epoch)
         if step >= last_step:
             raise UsageError(
-                f"Expected --rewind_to before the end of training at step {last_step}, got "
+                f"Expected `rewind_to` before the end of training at step {last_step}, got "
                 f"{self.rewind_to} (step {step})."
             )
         if self.method == "gmp":
@@ -182,8 +183,8 @@ class FindingSettings:
         end = parse_steps(self.gmp_end, steps_per_epoch) if self.gmp_end else last_step * 3 // 4
         if not begin < end <= last_step or end <= rewind_step or not frequency:
             raise UsageError(
-                "Expected --gmp_begin before --gmp_end, that after --rewind_to and not after the "
-                f"end of training, and a --gmp_frequency above 0; got steps {begin}, {end}, "
+                "Expected `gmp_begin` before `gmp_end`, that after `rewind_to` and not after the "
+                f"end of training, and a `gmp_frequency` above 0; got steps {begin}, {end}, "
                 f"{rewind_step}, {last_step} and {frequency}."
             )
         return begin, end, frequency

@@ -110,8 +110,7 @@ def check_code(path: str | os.PathLike, custom_objects: Mapping[str, type] | Non
     except HoldsCode as error:
         raise UsageError(
             f"Expected a model in {path} that holds no code; it has {error.what}: give another, "
-            "or, if you trust its author, --allow_code (allow_code=True in a program), with which "
-            "its code runs."
+            "or, if you trust its author, `allow_code=True`, with which its code runs."
         ) from error
     except Exception as error:  # of zip, HDF5, protobuf, JSON, each its own
         raise UsageError(f"Expected a model in {path} that Keras loads; {error}") from error

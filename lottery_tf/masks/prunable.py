@@ -127,7 +127,7 @@ def _kept_dense(model: keras.Model, keep_dense: tuple[str, ...]) -> set[str]:
             dense.add(name)
         else:
             raise UsageError(
-                f"--keep_dense takes {', '.join(PLACES)} or a layer of '{model.name}', not "
+                f"`keep_dense` takes {', '.join(PLACES)} or a layer of '{model.name}', not "
                 f"'{name}'{nearest(name, [*PLACES, *layers])}."
             )
     return dense

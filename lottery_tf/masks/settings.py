@@ -25,5 +25,5 @@ class PrunableSettings:
         for kind in self.prune_layers:
             if kind not in KINDS:
                 raise UsageError(
-                    f"--prune_layers takes {', '.join(KINDS)}, not '{kind}'{nearest(kind, KINDS)}."
+                    f"`prune_layers` takes {', '.join(KINDS)}, not '{kind}'{nearest(kind, KINDS)}."
                 )

@@ -212,7 +212,7 @@ def all_kept(model: keras.Model, prunable: PrunableSettings) -> Masks:
         raise UsageError(
             f"Expected weights to prune in '{model.name}'; it has none in layers of the kinds "
             f"{', '.join(prunable.prune_layers)} once {', '.join(prunable.keep_dense) or 'none'} "
-            "are kept dense: choose others with --prune_layers and --keep_dense."
+            "are kept dense: choose others with `prune_layers` and `keep_dense`."
         )
     log_left_dense(model, masks)
     return masks

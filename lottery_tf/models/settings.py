@@ -56,12 +56,12 @@ class ModelSettings:
     def __post_init__(self) -> None:
         check_choices(self)
         if self.width is not None:
-            check_at_least("--width", self.width, 1)
+            check_at_least("width", self.width, 1)
 
 
 def check_at_least(name: str, value: int, least: int) -> None:
-    """Raises UsageError for a number below ``least``."""
+    """Raises UsageError for a number below ``least``, given as ``name``."""
     if value < least:
         raise UsageError(
-            f"{name} expects a whole number of at least {least}, not {value}; give a larger one."
+            f"`{name}` expects a whole number of at least {least}, not {value}; give a larger one."
         )

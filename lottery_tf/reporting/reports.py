@@ -59,7 +59,7 @@ def write(report: Report, page: Path, flops: bool = True) -> int:
     if (beside := page.with_suffix("")).exists() and not beside.is_dir():
         raise UsageError(
             f"Expected {beside} to be new or a folder, for the report's tables and figures; it is "
-            "a file: choose another --out."
+            "a file: choose another `out`."
         )
     runs = report.gathered.runs
     files = {_RUNS: runs.to_csv(index=False).encode()}

@@ -83,7 +83,7 @@ def report(
     for name in tune:
         if name not in gathered.known:
             raise UsageError(
-                f"Expected --tune to name settings of the runs, got '{name}'"
+                f"Expected `tune` to name settings of the runs, got '{name}'"
                 f"{nearest(name, sorted(gathered.known)) or '; config.json has their names'}."
             )
     frame, notes = compare(gathered.runs, gathered.settings, gathered.shared, baseline)

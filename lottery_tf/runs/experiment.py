@@ -49,7 +49,7 @@ def experiment_of(ticket: Ticket, path: Path) -> Experiment:
     if "settings" not in ticket.info:
         raise UsageError(
             f"Expected the ticket {path} to say how its network is trained; it does not (method "
-            f"{ticket.info.get('method')}): give --dataset and the flags of the training."
+            f"{ticket.info.get('method')}): give `dataset` and the flags of the training."
         )
     return Experiment.restore(ticket.info["settings"])
 
@@ -65,7 +65,7 @@ def check_fit(ticket: Ticket, experiment: Experiment) -> None:
         theirs = found_in.get(name, asked)
         if theirs != asked:
             raise UsageError(
-                f"Expected a ticket for --{name}={asked}, got one for {theirs}: leave --{name} "
+                f"Expected a ticket for `{name}={asked}`, got one for {theirs}: leave `{name}` "
                 "out, or choose another ticket."
             )
 
@@ -82,5 +82,5 @@ def check_data(model: keras.Model, data: Dataset, which: str) -> None:
         raise UsageError(
             f"Expected a model from images {wanted[0]} to {data.num_classes} classes, as those of "
             f"{data.name}; the {which} has inputs and outputs "
-            f"{', '.join(map(str, shapes))}: choose another, or another --dataset."
+            f"{', '.join(map(str, shapes))}: choose another, or another `dataset`."
         )

@@ -59,8 +59,8 @@ def export_run(
         theirs = {each.get("source", {}).get("result_sha256") for each in facts.values()}
         if facts.keys() != set(formats) or theirs != {source["result_sha256"]}:
             raise UsageError(
-                f"Expected --out to be new or this export's; {out} holds another run's, or other "
-                f"formats ({', '.join(facts)}): choose another --out."
+                f"Expected `out` to be new or this export's; {out} holds another run's, or other "
+                f"formats ({', '.join(facts)}): choose another `out`."
             )
         if all(_is_whole(out / each["file"], each, tolerance) for each in facts.values()):
             return facts
@@ -105,6 +105,6 @@ def _check_same(data: Dataset, model: keras.Model, result: Row) -> None:
     if abs(accuracy - stated) > max(_ROUNDED, 2 / len(data.test)):
         raise UsageError(
             f"Expected the test images of the run, on which the model has an accuracy of "
-            f"{100 * stated:.2f} %; on those of --dataset={data.name} that lie there now it has "
-            f"{100 * accuracy:.2f} %: say with --data_dir where the run's own are."
+            f"{100 * stated:.2f} %; on those of `dataset={data.name}` that lie there now it has "
+            f"{100 * accuracy:.2f} %: say with `data_dir` where the run's own are."
         )

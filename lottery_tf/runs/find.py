@@ -105,7 +105,7 @@ def find(
         raise UsageError(
             f"Expected the ticket of the next round at {unfinished}; it is gone, or the last "
             "round's training had diverged, so that there can be none: put it back, or choose "
-            "another --out to start again."
+            "another `out` to start again."
         )
     ticket = initial
     if goes_on or unfinished.exists():
@@ -113,7 +113,7 @@ def find(
         if ticket.architecture != initial.architecture:
             raise UsageError(
                 f"Expected {unfinished} to be of the {model.name} that this release makes; another "
-                "release made another: choose another --out to start again."
+                "release made another: choose another `out` to start again."
             )
         warn_of_collapse(ticket.masks)
 

@@ -63,9 +63,9 @@ class Run:
             ]
             if differing:
                 raise UsageError(
-                    f"Expected --out to be new or this run's; {self.out} belongs to another: "
+                    f"Expected `out` to be new or this run's; {self.out} belongs to another: "
                     f"{'; '.join(differing[:4])}{' …' if differing[4:] else ''}. Choose another "
-                    "--out."
+                    "`out`."
                 )
         else:
             check_run_or_new(self.out)
@@ -89,7 +89,7 @@ class Run:
             write_json(self.out / "config.json", config)
         except OSError as error:
             raise UsageError(
-                f"Expected --out to be a folder that can be written; {error}."
+                f"Expected `out` to be a folder that can be written; {error}."
             ) from None
 
 
@@ -99,8 +99,8 @@ def check_run_or_new(out: Path) -> None:
         return
     if any(each.is_file() for each in (out, *out.parents)) or (out.is_dir() and _visible(out)):
         raise UsageError(
-            f"Expected --out to be new, empty or this run's folder; {out} holds other files. "
-            "Choose another --out."
+            f"Expected `out` to be new, empty or this run's folder; {out} holds other files. "
+            "Choose another `out`."
         )
 
 

@@ -118,7 +118,7 @@ def retrain_ticket(
     last_step = experiment.training.steps(data.steps_per_epoch)
     if ticket.info.get("rewind_step", 0) >= last_step:
         raise UsageError(
-            f"Expected --train_for to end behind step {ticket.info['rewind_step']}, to which the "
+            f"Expected `train_for` to end behind step {ticket.info['rewind_step']}, to which the "
             f"ticket was rewound, not at step {last_step}."
         )
     if "settings" not in ticket.info:
@@ -245,8 +245,8 @@ def _dense_model_of(ticket_path: Path) -> str:
         raise UsageError(
             f"Expected the dense model of the ticket's own run, to distil from, at {dense}; "
             "there is none: the ticket was copied, its run trained no dense network "
-            "(from_model, --notrain_tickets), or an older release found it. Name a teacher "
-            "with --distillation_teacher."
+            "(from_model, `train_tickets=False`), or an older release found it. Name a teacher "
+            "with `distillation_teacher`."
         )
     return str(dense)
 
@@ -260,13 +260,13 @@ def _check_dense_model(ticket_path: Path) -> None:
     if stated is None:
         raise UsageError(
             f"Expected metrics.jsonl beside {dense} to have its sum ({DENSE_SUM}), as this release "
-            f"writes it; it has none: name the teacher, --distillation_teacher={dense}, if it is "
+            f"writes it; it has none: name the teacher, `distillation_teacher={dense}`, if it is "
             "the right one."
         )
     if stated != sha256(dense):
         raise UsageError(
             f"Expected {dense} to have the sum that metrics.jsonl beside it gives; it is damaged "
-            "or changed: copy it again, or name a teacher with --distillation_teacher."
+            "or changed: copy it again, or name a teacher with `distillation_teacher`."
         )
 
 

@@ -55,6 +55,6 @@ class BoardSettings:
     def __post_init__(self) -> None:
         if self.tensorboard and find_spec("tensorboard") is None:
             raise UsageError(
-                "Expected TensorBoard with --tensorboard; it is not installed: install lottery_tf "
-                "with its extra [tensorboard]."
+                "Expected TensorBoard with `tensorboard=True`; it is not installed: install "
+                "lottery_tf with its extra [tensorboard]."
             )

@@ -40,7 +40,7 @@ class RayEngine:
             import ray
         except ImportError:
             raise UsageError(
-                "Expected Ray with --engine=ray; it is not installed: install lottery_tf with its "
+                "Expected Ray with `engine=ray`; it is not installed: install lottery_tf with its "
                 "extra [ray]."
             ) from None
         self._ray = ray
@@ -48,7 +48,7 @@ class RayEngine:
             _knock(address)
             ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, ValueError, RuntimeError) as error:
-            asked = f"a Ray cluster at --ray_address={address}" if address else "Ray to start here"
+            asked = f"a Ray cluster at `ray_address={address}`" if address else "Ray to start here"
             raise UsageError(f"Expected {asked}; {' '.join(str(error).split())}") from error
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if gpus_per_trial is None:

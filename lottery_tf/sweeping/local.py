@@ -33,20 +33,20 @@ class LocalEngine:
             gpus_per_trial = min(len(gpus), 1)
         if gpus_per_trial > 1 and gpus_per_trial % 1:
             raise UsageError(
-                "Expected --gpus_per_trial to be a whole number or a share below 1, got "
+                "Expected `gpus_per_trial` to be a whole number or a share below 1, got "
                 f"{gpus_per_trial:g}."
             )
         if gpus_per_trial > len(gpus):
             raise UsageError(
-                f"Expected --gpus_per_trial of at most the machine's GPUs, {len(gpus)}; got "
+                f"Expected `gpus_per_trial` of at most the machine's GPUs, {len(gpus)}; got "
                 f"{gpus_per_trial:g}."
             )
         cores = _cores()
         most = _sets_of(gpus, gpus_per_trial) if gpus else [None] * (processes or cores)
         if processes and processes > len(most):
             raise UsageError(
-                f"Expected at most {len(most)} --processes with --gpus_per_trial="
-                f"{gpus_per_trial:g}, as {len(gpus)} GPUs serve; got {processes}."
+                f"Expected at most {len(most)} `processes` with `gpus_per_trial="
+                f"{gpus_per_trial:g}`, as {len(gpus)} GPUs serve; got {processes}."
             )
         sets = most[:processes]
         shared = environment(max(1, cores // len(sets)), gpus_per_trial)

@@ -71,7 +71,7 @@ def learning_rate_schedule(settings: TrainingSettings, steps_per_epoch: int) -> 
         # Keras keeps the old value at the boundary itself; the drop is to be felt there.
         boundaries = [parse_steps(text, steps_per_epoch) - 1 for text in drops]
         if boundaries != sorted(set(boundaries)):
-            raise UsageError(f"Expected --milestones one after the other, not {','.join(drops)}.")
+            raise UsageError(f"Expected `milestones` one after the other, not {','.join(drops)}.")
         rates = [rate * settings.decay**i for i in range(len(boundaries) + 1)]
         schedule = schedules.PiecewiseConstantDecay(boundaries, rates)
     warmup = parse_steps(settings.warmup, steps_per_epoch)

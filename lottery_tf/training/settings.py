@@ -48,11 +48,11 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         check_choices(self)
         for name in ("train_for", "warmup"):
-            check_steps(getattr(self, name), f"--{name}")
+            check_steps(getattr(self, name), name)
         for milestone in self.milestones:
-            check_steps(milestone, "--milestones")
+            check_steps(milestone, "milestones")
         if self.schedule == "step" and not self.milestones:
-            raise UsageError("Expected --milestones (e.g. 90ep,135ep) with --schedule=step.")
+            raise UsageError("Expected `milestones` (e.g. 90ep,135ep) with `schedule=step`.")
         for name, good, what in (
             ("learning_rate", self.learning_rate > 0, "above 0"),
             ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
@@ -64,7 +64,7 @@ class TrainingSettings:
         ):
             if not good:
                 raise UsageError(
-                    f"Expected --{name} to be a number {what}, not {getattr(self, name)}."
+                    f"Expected `{name}` to be a number {what}, not {getattr(self, name)}."
                 )
 
     def steps(self, steps_per_epoch: int) -> int:

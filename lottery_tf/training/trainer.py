@@ -67,8 +67,8 @@ class Trainer:
         replicas = strategy.num_replicas_in_sync
         if jit_compile and replicas > 1:
             raise UsageError(
-                f"Expected no --jit_compile with {replicas} devices, over which XLA's steps cannot "
-                "reach: leave it out, or train on one."
+                f"Expected no `jit_compile=True` with {replicas} devices, over which XLA's steps "
+                "cannot reach: leave it out, or train on one."
             )
         if jit_compile is None:
             jit_compile = replicas == 1 and _has_no_convolution(model)

@@ -111,7 +111,7 @@ class Distillation(DistillationSettings, Tweak):
         if self.teacher is None:
             raise UsageError(
                 "Expected a teacher for the distillation, none was given: pass "
-                "--distillation_teacher, or Distillation(teacher=…) with a keras.Model or a path."
+                "`distillation_teacher`, or Distillation(teacher=…) with a keras.Model or a path."
             )
         return self.teacher
 

@@ -102,7 +102,7 @@ def test_another_teacher_is_another_run(found, ticket, taught, tmp_path):
 def test_without_the_dense_model_a_teacher_is_asked_for(found, ticket, taught, tmp_path):
     copied = shutil.copytree(ticket, tmp_path / "copied")
     out = tmp_path / "out"
-    with pytest.raises(UsageError, match="dense_model; there is none.* --distillation_teacher"):
+    with pytest.raises(UsageError, match="dense_model; there is none.* `distillation_teacher`"):
         retrain(out, copied)
     assert not out.exists()
     named = lt.Recipe([Distillation(found / "dense_model")])

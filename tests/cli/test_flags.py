@@ -130,7 +130,7 @@ def test_any_name_may_be_inherited():
 
 
 def test_an_inherited_value_is_checked_too():
-    with pytest.raises(UsageError, match="--mode takes fan or grill, not 'steam'"):
+    with pytest.raises(UsageError, match="`mode` takes fan or grill, not 'steam'"):
         parse([], OWNERS).settings(Oven, mode="steam")
 
 
@@ -242,9 +242,9 @@ def test_a_mistake_in_a_flagfile_is_told_like_any_other(tmp_path):
         (["--light=maybe"], "--light=maybe: expected True or False."),
         (["--nolight=True"], "--nolight=True does not take an argument."),
         (['--trays="a'], '--trays="a: expected texts separated by commas.'),
-        (["--mode=gril"], "--mode takes fan or grill, not 'gril'; nearest: grill."),
-        (["--mode=FAN"], "--mode takes fan or grill, not 'FAN'."),
-        (["--rings=low,hihg"], "--rings takes high, low or gong, not 'hihg'; nearest: high."),
+        (["--mode=gril"], "`mode` takes fan or grill, not 'gril'; nearest: grill."),
+        (["--mode=FAN"], "`mode` takes fan or grill, not 'FAN'."),
+        (["--rings=low,hihg"], "`rings` takes high, low or gong, not 'hihg'; nearest: high."),
         (["--heat"], "--heat lacks its value: --heat=INTEGER."),
         (["--heat", "--light"], "--heat lacks its value: --heat=INTEGER."),
         (["--label", "--heat=3"], "--label lacks its value: --label=TEXT."),

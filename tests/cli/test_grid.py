@@ -316,7 +316,7 @@ def test_the_grids_of_the_project(name, counts):
         (["--cells=wide"], "--grid=FILE.yaml with --cells"),
         ([f"--grid={FLAGS / 'standing.yaml'}", "--cells=plane"], "'plane'; nearest: plain"),
         (["--grid=/nowhere.yaml"], "--grid=/nowhere.yaml to be a YAML file"),
-        (["--prune_fraction=1"], "--prune_fraction in"),
+        (["--prune_fraction=1"], "`prune_fraction` in"),
     ],
 )
 def test_mistakes_are_told_before_anything_runs(words, expected):

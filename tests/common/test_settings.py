@@ -57,13 +57,13 @@ def test_choices():
 @pytest.mark.parametrize(
     ("oven", "sentence"),
     [
-        (Oven(mode="gril"), "--mode takes fan or grill, not 'gril'; nearest: grill."),
-        (Oven(mode=""), "--mode takes fan or grill, not ''."),
+        (Oven(mode="gril"), "`mode` takes fan or grill, not 'gril'; nearest: grill."),
+        (Oven(mode=""), "`mode` takes fan or grill, not ''."),
         (
             Oven(trays=("top", "midle")),
-            "--trays takes top, middle or low, not 'midle'; nearest: middle.",
+            "`trays` takes top, middle or low, not 'midle'; nearest: middle.",
         ),
-        (Oven(trays=("topmiddle",)), "--trays takes top, middle or low, not 'topmiddle'; nearest"),
+        (Oven(trays=("topmiddle",)), "`trays` takes top, middle or low, not 'topmiddle'; nearest"),
     ],
 )
 def test_what_is_no_choice_is_refused_with_the_nearest(oven, sentence):

@@ -42,7 +42,7 @@ def given(request, monkeypatch):
 )
 @pytest.mark.parametrize("training", [True, False])
 def test_labels_that_are_no_classes(given, train, test, what, training):
-    message = f"--dataset={given.name} expects labels from 0 to 2, and {what}; label them or"
+    message = f"`dataset={given.name}` expects labels from 0 to 2, and {what}; label them or"
     with pytest.raises(UsageError, match=message):
         given(train, test, training=training)
 
@@ -56,7 +56,10 @@ def test_labels_that_are_no_classes(given, train, test, what, training):
     ],
 )
 def test_a_class_without_training_images(given, train, names, lost):
-    message = f"={given.name} expects training images of every class, 0 to 2, and there are none of"
+    message = (
+        f"`dataset={given.name}` expects training images of every class, 0 to 2, and there are "
+        "none of"
+    )
     do = "put images into train/NAME" if given.name == "image_folder" else "add some, or take the"
     with pytest.raises(UsageError, match=re.escape(f"{message} {lost}; {do}")):
         given(train, (0, 1, 2), names=names)
@@ -82,7 +85,7 @@ FIVE = (0, 0, 1, 0, 0)
 
 
 def test_a_class_that_is_held_out(given):
-    message = f"--dev_share=0.2 holds out all training images of class 1 of {given.name}; give a"
+    message = f"`dev_share=0.2` holds out all training images of class 1 of {given.name}; give a"
     with pytest.raises(UsageError, match=message):
         given(FIVE, (0, 1), classes=2, dev_share=0.2)
     assert len(given(FIVE, (0, 1), classes=2, dev_share=0.2, training=False).dev) == 1
@@ -90,20 +93,20 @@ def test_a_class_that_is_held_out(given):
 
 
 def test_the_first_that_are_a_whole_class(given):
-    message = f"--dev_split=first .*holds out all those of class 0 of {given.name}; give"
+    message = f"`dev_split=first` .*holds out all those of class 0 of {given.name}; give"
     with pytest.raises(UsageError, match=message):
         given((0, 1, 1, 1, 1), (0, 1), classes=2, dev_share=0.2, dev_split="first")
 
 
 def test_a_class_that_is_not_among_those_kept(given):
     few = dict(train=(0,) * 9 + (1,), test=(0, 1), classes=2)
-    with pytest.raises(UsageError, match="--train_examples=1 leaves no training images of class"):
+    with pytest.raises(UsageError, match="`train_examples=1` leaves no training images of class"):
         given(**few, train_examples=1)
     with pytest.raises(UsageError, match="of class 1 of .*; give [0-9]+ or more") as caught:
         given(**few, train_examples=2)
     enough = int(re.search("give ([0-9]+) or", str(caught.value))[1])
     assert len(given(**few, train_examples=enough).train) == enough
-    with pytest.raises(UsageError, match=f"; give {enough} or more, or another --data_seed"):
+    with pytest.raises(UsageError, match=f"; give {enough} or more, or another `data_seed`"):
         given(**few, train_examples=enough - 1)
 
 
@@ -130,7 +133,7 @@ def idx(folder, train, test):
     ids=["a gap", "a class of the test images alone", "numbered from 1"],
 )
 def test_idx(tmp_path, train, test, lost):
-    with pytest.raises(UsageError, match=f"--dataset=idx expects .* every class, {lost}"):
+    with pytest.raises(UsageError, match=f"`dataset=idx` expects .* every class, {lost}"):
         load(idx(tmp_path, train, test))
 
 
@@ -145,7 +148,7 @@ def test_images_of_tensorflow_datasets_without_labels(tmp_path):
     with (
         tfds.testing.mock_data(as_dataset_fn=stored, data_dir=str(tmp_path)),
         pytest.raises(
-            UsageError, match="=cifar10 expects labels from 0 to 9, and 20 of its 20 test"
+            UsageError, match="`dataset=cifar10` expects labels from 0 to 9, and 20 of its 20 test"
         ),
     ):
         load(DataSettings("cifar10", str(tmp_path)))

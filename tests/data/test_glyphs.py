@@ -250,7 +250,7 @@ def test_mistakes(folder, tmp_path, monkeypatch):
         glyphs.read(str(folder))
     with pytest.raises(UsageError, match="a folder of fonts, and there is none at"):
         glyphs.read(str(tmp_path / "nowhere"))
-    with pytest.raises(UsageError, match="name it with --data_dir"):
+    with pytest.raises(UsageError, match="name it with `data_dir`"):
         DataSettings("glyphs")
     monkeypatch.setitem(sys.modules, "fontTools", None)
     with pytest.raises(UsageError, match=r"extra \[glyphs\]"):

@@ -48,7 +48,7 @@ def test_classes_are_counted_over_both_splits(folder):
 
 
 def test_a_missing_folder(tmp_path):
-    with pytest.raises(UsageError, match=r"--data_dir expects a folder .*no folder .*/nowhere;"):
+    with pytest.raises(UsageError, match=r"`data_dir` expects a folder .*no folder .*/nowhere;"):
         idx.read(str(tmp_path / "nowhere"))
 
 

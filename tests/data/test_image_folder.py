@@ -260,5 +260,6 @@ def test_a_missing_folder(tmp_path):
 
 
 def test_no_folder_at_all():
-    with pytest.raises(UsageError, match="image_folder reads a folder .*; name it with --data_dir"):
+    told = "`dataset=image_folder` reads a folder .*; name it with `data_dir`"
+    with pytest.raises(UsageError, match=told):
         DataSettings(dataset="image_folder")

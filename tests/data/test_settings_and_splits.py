@@ -27,15 +27,15 @@ def numbers(split: Split) -> list[int]:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(dataset="cifar_10"), "--dataset takes .*not 'cifar_10'; nearest: cifar10"),
-        (dict(dataset="idx"), "--dataset=idx reads a folder of IDX files; name it with --data_dir"),
-        (dict(dev_share=1.0), "--dev_share expects .*below 1, not 1.0"),
-        (dict(dev_share=-0.1), "--dev_share expects .*not -0.1"),
-        (dict(dev_share=float("nan")), "--dev_share expects .*not nan"),
-        (dict(dev_split="last"), "--dev_split takes random or first, not 'last'"),
-        (dict(train_examples=0), "--train_examples expects .*at least 1, not 0"),
-        (dict(data_seed=-1), "--data_seed expects .*at least 0, not -1"),
-        (dict(batch_size=0), "--batch_size expects .*at least 1, not 0"),
+        (dict(dataset="cifar_10"), "`dataset` takes .*not 'cifar_10'; nearest: cifar10"),
+        (dict(dataset="idx"), "`dataset=idx` reads a folder of IDX files; name it with `data_dir`"),
+        (dict(dev_share=1.0), "`dev_share` expects .*below 1, not 1.0"),
+        (dict(dev_share=-0.1), "`dev_share` expects .*not -0.1"),
+        (dict(dev_share=float("nan")), "`dev_share` expects .*not nan"),
+        (dict(dev_split="last"), "`dev_split` takes random or first, not 'last'"),
+        (dict(train_examples=0), "`train_examples` expects .*at least 1, not 0"),
+        (dict(data_seed=-1), "`data_seed` expects .*at least 0, not -1"),
+        (dict(batch_size=0), "`batch_size` expects .*at least 1, not 0"),
     ],
 )
 def test_values_out_of_range_are_refused(arguments, message):
@@ -105,19 +105,19 @@ def test_fewer_training_examples_are_some_of_the_more_and_leave_dev_alone(number
 
 
 def test_more_examples_than_there_are_is_refused(numbered):
-    with pytest.raises(UsageError, match=r"--train_examples expects at most the 90 .*not 91"):
+    with pytest.raises(UsageError, match=r"`train_examples` expects at most the 90 .*not 91"):
         load(DataSettings(train_examples=91))
 
 
 def test_a_dev_split_of_everything_is_refused(numbered):
-    with pytest.raises(UsageError, match=r"--dev_share=0.999 leaves none of the 100 examples"):
+    with pytest.raises(UsageError, match=r"`dev_share=0.999` leaves none of the 100 examples"):
         load(DataSettings(dev_share=0.999))
 
 
 def test_a_batch_larger_than_the_training_split_is_refused(numbered):
     dataset = load(DataSettings(batch_size=91))
     for use in (lambda: dataset.steps_per_epoch, dataset.stream):
-        with pytest.raises(UsageError, match="--batch_size expects at most the 90 .*not 91"):
+        with pytest.raises(UsageError, match="`batch_size` expects at most the 90 .*not 91"):
             use()
 
 

@@ -198,7 +198,7 @@ def test_a_folder_that_cannot_be_written(folder):
 
 
 def test_no_folder_at_all(tmp_path):
-    with pytest.raises(UsageError, match="tiny_imagenet reads the unpacked .*with --data_dir"):
+    with pytest.raises(UsageError, match="tiny_imagenet` reads the unpacked .*with `data_dir`"):
         DataSettings(dataset="tiny_imagenet")
     with pytest.raises(UsageError, match="in .*/nowhere, and there is no wnids.txt"):
         catalogue.read_tiny_imagenet(str(tmp_path / "nowhere"))

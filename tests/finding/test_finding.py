@@ -279,13 +279,13 @@ def test_all_rounds_are_traced_once(data):
     [
         ({}, "neither"),
         ({"rounds": 1, "sparsity": 0.5}, "both"),
-        ({"rounds": -1}, "--rounds"),
+        ({"rounds": -1}, "`rounds`"),
         ({"sparsity": 1.0}, r"\[0, 1\)"),
         ({"sparsity": -0.5}, r"\[0, 1\)"),
         ({"rounds": 1, "prune_fraction": 0.0}, r"\(0, 1\)"),
         ({"rounds": 1, "scope": "globl"}, "global"),
         ({"rounds": 1, "rewind": "lr"}, "learning_rate"),
-        ({"rounds": 1, "rewind_to": "5"}, "--rewind_to"),
+        ({"rounds": 1, "rewind_to": "5"}, "`rewind_to`"),
     ],
 )
 def test_settings_out_of_range(settings, message):

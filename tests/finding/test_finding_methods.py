@@ -200,7 +200,7 @@ def test_a_softmax_at_the_end_is_looked_through(model):
 
 def test_a_schedule_that_cannot_be_is_told_before_anything_is_trained(model, monkeypatch):
     monkeypatch.setattr(Trainer, "fit", lambda *_: pytest.fail("it was trained"))
-    with pytest.raises(UsageError, match="--gmp_begin before --gmp_end.*got steps 9, 8, 3, 15"):
+    with pytest.raises(UsageError, match="`gmp_begin` before `gmp_end`.*got steps 9, 8, 3, 15"):
         draw(model, method="gmp", sparsity=0.5, gmp_begin="9it", gmp_end="8it")
 
 
@@ -249,28 +249,31 @@ def test_when_gmp_prunes():
 )
 def test_when_gmp_cannot_prune(settings, steps):
     settings = FindingSettings(**GMP, **settings)
-    with pytest.raises(UsageError, match=f"--gmp_begin before --gmp_end.*got steps {steps}"):
+    with pytest.raises(UsageError, match=f"`gmp_begin` before `gmp_end`.*got steps {steps}"):
         settings.rewind_step(10, 100)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "snp", "sparsity": 0.5}, "--method takes .*not 'snp'; nearest: snip"),
-        ({"method": "snip"}, "--sparsity with --method=snip"),
-        ({"method": "gmp", "rounds": 2}, "--sparsity with --method=gmp"),
+        ({"method": "snp", "sparsity": 0.5}, "`method` takes .*not 'snp'; nearest: snip"),
+        ({"method": "snip"}, "`sparsity` with `method=snip`"),
+        ({"method": "gmp", "rounds": 2}, "`sparsity` with `method=gmp`"),
         ({"method": "synflow", "sparsity": 1.0}, r"\[0, 1\)"),
-        ({"method": "snip", "sparsity": 0.5, "score_batches": 0}, "--score_batches of 1 or more"),
-        ({"method": "snip", "sparsity": 0.5, "score_rounds": 0}, "--score_rounds of 1 or more"),
-        ({"method": "grasp", "sparsity": 0.5, "rewind": "learning_rate"}, "--rewind=weights for g"),
-        ({"method": "omp", "sparsity": 0.5, "train_tickets": False}, "no --notrain_tickets with o"),
-        ({"rounds": 1, "train_tickets": False}, "no --notrain_tickets with imp"),
-        ({**GMP, "gmp_initial_sparsity": 0.95}, "at most --sparsity=0.9, not 0.95"),
+        ({"method": "snip", "sparsity": 0.5, "score_batches": 0}, "`score_batches` of 1 or more"),
+        ({"method": "snip", "sparsity": 0.5, "score_rounds": 0}, "`score_rounds` of 1 or more"),
+        ({"method": "grasp", "sparsity": 0.5, "rewind": "learning_rate"}, "`rewind=weights` for g"),
+        (
+            {"method": "omp", "sparsity": 0.5, "train_tickets": False},
+            "no `train_tickets=False` with omp",
+        ),
+        ({"rounds": 1, "train_tickets": False}, "no `train_tickets=False` with imp"),
+        ({**GMP, "gmp_initial_sparsity": 0.95}, "at most `sparsity=0.9`, not 0.95"),
         ({**GMP, "gmp_initial_sparsity": -0.1}, r"\[0, 1\).* not -0.1"),
-        ({**GMP, "gmp_begin": "5"}, "--gmp_begin, not '5'"),
-        ({**GMP, "gmp_end": "1 epoch"}, "--gmp_end, not '1 epoch'"),
-        ({**GMP, "gmp_frequency": "often"}, "--gmp_frequency, not 'often'"),
-        ({"method": "from_model"}, "--model_path=FILE"),
+        ({**GMP, "gmp_begin": "5"}, "`gmp_begin`, not '5'"),
+        ({**GMP, "gmp_end": "1 epoch"}, "`gmp_end`, not '1 epoch'"),
+        ({**GMP, "gmp_frequency": "often"}, "`gmp_frequency`, not 'often'"),
+        ({"method": "from_model"}, "`model_path=FILE`"),
     ],
 )
 def test_settings_out_of_range(settings, message):

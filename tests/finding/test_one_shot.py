@@ -208,8 +208,8 @@ def test_mistakes(arguments, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rounds": 0}, "rounds of 1 or more, not 0"),
-        ({"batches": 0}, "batches of 1 or more, not 0"),
+        ({"rounds": 0}, "`rounds` of 1 or more, not 0"),
+        ({"batches": 0}, "`batches` of 1 or more, not 0"),
         ({"scope": "layer"}, "scope to be global, layerwise or erk, not 'layer'"),
         ({"loss": "mena_squared_error"}, "mean_squared_error, not 'mena_squared_error'"),
         ({"keep_dense": ("frist",)}, "not 'frist'; nearest: first"),

@@ -359,8 +359,8 @@ def test_images_too_small_are_refused(name):
         (dict(input_shape=(28, 28)), r"\(height, width, channels\).*not \(28, 28\)"),
         (dict(input_shape=(None, None, 3)), r"not \(None, None, 3\)"),
         (dict(input_shape=(0, 28, 1)), r"above 0, not \(0, 28, 1\)"),
-        (dict(num_classes=1), "num_classes expects a whole number of at least 2, not 1"),
-        (dict(width=0), "width expects a whole number of at least 1, not 0"),
+        (dict(num_classes=1), "`num_classes` expects a whole number of at least 2, not 1"),
+        (dict(width=0), "`width` expects a whole number of at least 1, not 0"),
     ],
 )
 def test_numbers_out_of_range_are_refused(arguments, message):
@@ -370,7 +370,7 @@ def test_numbers_out_of_range_are_refused(arguments, message):
 
 def test_settings_know_the_table():
     assert ModelSettings() == ModelSettings(model="lenet_300_100", width=None)
-    with pytest.raises(UsageError, match="--model takes .*nearest: resnet20"):
+    with pytest.raises(UsageError, match="`model` takes .*nearest: resnet20"):
         ModelSettings(model="resnet200")
-    with pytest.raises(UsageError, match="--width expects a whole number of at least 1, not 0"):
+    with pytest.raises(UsageError, match="`width` expects a whole number of at least 1, not 0"):
         ModelSettings(width=0)

@@ -123,7 +123,7 @@ def test_more_gpus_than_there_are(machine):
         LocalEngine(None, 2)
     with pytest.raises(UsageError, match="a whole number or a share below 1, got 1.5"):
         LocalEngine(None, 1.5)
-    with pytest.raises(UsageError, match="at most 1 --processes .* got 2"):
+    with pytest.raises(UsageError, match="at most 1 `processes` .* got 2"):
         LocalEngine(2, 1)
 
 

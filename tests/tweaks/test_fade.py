@@ -461,16 +461,16 @@ def test_two_replicas_fade_together():
     [
         (lambda: lt.SoftActivation(share=1.2), r"share of SoftActivation in \[0, 1\].*not 1.2"),
         (lambda: lt.GhostSkips(share=-1), r"share of GhostSkips in \[0, 1\]"),
-        (lambda: lt.SoftActivation(curve="line"), "curve takes linear.*nearest: linear"),
-        (lambda: lt.SoftActivation(unit="gelu"), "unit takes pswish or mish"),
+        (lambda: lt.SoftActivation(curve="line"), "`curve` takes linear.*nearest: linear"),
+        (lambda: lt.SoftActivation(unit="gelu"), "`unit` takes pswish or mish"),
         (lambda: lt.SoftActivation(beta_start=0.0), "beta_start and beta_end above 0"),
         (lambda: lt.SoftActivation(beta_end=0.0), "beta_start and beta_end above 0"),
         (lambda: lt.SoftActivation(beta_end=np.inf), "beta_start and beta_end above 0"),
         (lambda: lt.SoftActivation(unit="mish", curve="exponential"), "linear or cosine"),
-        (lambda: lt.GhostSkips(curve="exponential"), "curve takes linear or cosine"),
+        (lambda: lt.GhostSkips(curve="exponential"), "`curve` takes linear or cosine"),
         (lambda: lt.GhostSkips(alpha=0.0), "alpha above 0"),
         (lambda: lt.GhostSkips(alpha=np.inf), "alpha above 0"),
-        (lambda: lt.GhostSkips(shortcut="pool"), "shortcut takes identity or conv"),
+        (lambda: lt.GhostSkips(shortcut="pool"), "`shortcut` takes identity or conv"),
     ],
 )
 def test_parameters_out_of_range(make, message):

@@ -289,7 +289,7 @@ def _file(path):
 
 
 MISTAKES = {
-    "none": (lambda folder: None, "none was given: pass --distillation_teacher, or"),
+    "none": (lambda folder: None, "none was given: pass `distillation_teacher`, or"),
     "nothing there": (lambda folder: folder / "no", "a SavedModel .* there is none at .*no"),
     "an empty folder": (lambda folder: folder, "there is none at"),
     "another file": (lambda folder: _file(folder / "thesis.keras"), "in .* that Keras loads; "),
