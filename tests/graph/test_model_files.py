@@ -30,7 +30,6 @@ from lottery_tf.runs import retrain as retrain_stage
 from lottery_tf.runs.experiment import create_model, load_data
 from lottery_tf.runs.folder import load_pruned
 from lottery_tf.runs.settings import Experiment
-from lottery_tf.sweeping import trials
 from lottery_tf.sweeping.attempt import attempt
 from lottery_tf.sweeping.trials import FindTrial, RetrainTrial
 from lottery_tf.training.settings import TrainingSettings
@@ -558,7 +557,8 @@ def test_a_sweep_hands_the_leave_on(monkeypatch, tmp_path):
             given.append(options["allow_code"])
             return result
 
-        monkeypatch.setattr(trials, name, stage)
+        module = "find" if name == "find" else "retrain"
+        monkeypatch.setattr(f"lottery_tf.runs.{module}.{name}", stage)
     for trial in (found, retrained):
         for leave in (False, True):
             assert attempt(trial, tmp_path, DeviceSettings(), False, leave).error is None
