@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import tensorflow as tf
 import tf_keras as keras
 from tensorflow.core.protobuf import fingerprint_pb2, saved_model_pb2, tensor_bundle_pb2
+from tensorflow.python.autograph.impl.api import autograph_artifact
 from tensorflow.python.eager import context
 from tensorflow.python.saved_model import loader_impl
 from tensorflow.python.util.tf_export import get_symbol_from_name
@@ -23,6 +24,7 @@ from tensorflow_model_optimization.python.core.sparsity.keras.pruning_wrapper im
 from tf_keras.protobuf import saved_metadata_pb2
 from tf_keras.src import activations, constraints, initializers, losses, metrics, regularizers
 from tf_keras.src.engine.functional import Functional, has_functional_like_constructor
+from tf_keras.src.engine.keras_tensor import KerasTensor
 from tf_keras.src.layers import serialization
 from tf_keras.src.layers.core.tf_op_layer import TFOpLambda
 from tf_keras.src.layers.preprocessing.index_lookup import IndexLookup
@@ -111,6 +113,15 @@ def takes(layer: Layer) -> dict[str, bool]:
     return {"training": spec.expects_training_arg, "mask": spec.expects_mask_arg}
 
 
+def unconverted(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Has AutoGraph take the call of a layer or loss of ours as it is; a decorator.
+
+    It has no branch on a tensor, and converting it takes longer than running it. What it calls of
+    the user's own is converted as ever, which it would not be under TensorFlow's do_not_convert.
+    """
+    return autograph_artifact(call)
+
+
 def take_input_shape(layer: Layer, other: Layer) -> None:
     """Gives a layer the input shape of ``other``, if that begins a Sequential and it has none."""
     if not hasattr(layer, "_batch_input_shape") and hasattr(other, "_batch_input_shape"):
@@ -184,6 +195,92 @@ def call_of(tensor: Any) -> Any:
     """Keras' node of the call that makes a symbolic tensor."""
     layer, number, _ = tensor._keras_history
     return layer._inbound_nodes[number]
+
+
+# Layers whose call does nothing but compute: it makes no variable, and sets nothing on the layer.
+_ONLY_COMPUTE = frozenset(
+    getattr(keras.layers, name)
+    for name in (
+        *("Activation", "Add", "AveragePooling2D", "BatchNormalization", "Concatenate", "Conv1D"),
+        *("Conv2D", "Conv2DTranspose", "Conv3D", "Dense", "DepthwiseConv2D", "Dropout", "Flatten"),
+        *("GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalMaxPooling2D", "LeakyReLU"),
+        *("LayerNormalization", "MaxPooling1D", "MaxPooling2D", "Multiply", "PReLU", "ReLU"),
+        *("Reshape", "SeparableConv2D", "Softmax", "ZeroPadding2D"),
+    )
+)
+
+
+def only_computes(layer: Layer) -> bool:
+    """Whether a call of the layer is known to change nothing in it, once it is built.
+
+    Others of which it is not known may be such layers too.
+    """
+    if type(layer) not in _ONLY_COMPUTE or "call" in vars(layer):
+        return False
+    # A layer may stand in the place of an activation.
+    return not (layer.dynamic or layer._activity_regularizer or len(list(parts_of(layer))) > 1)
+
+
+@contextlib.contextmanager
+def called_as(layer: Layer, other: Layer) -> Iterator[None]:
+    """Within the block, calls of a layer as those of ``other`` have symbolic outputs like theirs.
+
+    That is much faster than Keras' own way to find these out: it runs the layer's code in a graph
+    that it throws away. The layer is built as there. Calls that ``other`` has not had, by shapes
+    and dtypes, and calls with masks go Keras' own way.
+
+    Args:
+      layer: a new layer, which ``only_computes`` or whose parts do.
+      other: a layer of the same configuration, but for what leaves shapes and dtypes alone.
+    """
+    theirs = layer._infer_output_signature
+
+    def infer(inputs: Any, args: Any, kwargs: dict[str, Any], input_masks: Any) -> Any:
+        given, masks = map(tf.nest.flatten, (inputs, (input_masks, kwargs.get("mask"))))
+        simple = not args and kwargs.keys() <= {"training", "mask"}
+        unmasked = all(each is None for each in masks)
+        uncast = all(each.dtype == layer.compute_dtype for each in given)
+        outputs = _known_outputs(other, given) if simple and unmasked and uncast else None
+        if outputs is None:
+            return theirs(inputs, args, kwargs, input_masks)
+        with (
+            tf.__internal__.FuncGraph("scratch_graph").as_default(),
+            keras.backend.name_scope(layer._name_scope()),
+        ):
+            layer._maybe_build(inputs)
+        layer._set_save_spec(inputs, args, kwargs)
+        unnamed = tf.nest.map_structure(lambda each: tf.TensorSpec(each.shape, each.dtype), inputs)
+        for part in parts_of(layer):
+            part._called = True
+            part._set_save_spec(unnamed, (), {})
+        return outputs
+
+    vars(layer)["_infer_output_signature"] = infer
+    try:
+        yield
+    finally:
+        del vars(layer)["_infer_output_signature"]
+
+
+def _known_outputs(layer: Layer, given: list[Any]) -> Any:
+    """New tensors like the outputs of a layer's call with such inputs; None if there was none."""
+    for node in layer._inbound_nodes:
+        args, kwargs, outputs = node.call_args, node.call_kwargs, tf.nest.flatten(node.outputs)
+        if len(args) != 1 or kwargs.keys() - {"training"}:
+            continue
+        before = tf.nest.flatten(args[0])
+        plain = all(type(each) is KerasTensor for each in (*given, *before, *outputs))
+        if (
+            plain
+            and [each.type_spec for each in given] == [each.type_spec for each in before]
+            and not any(getattr(each, "_keras_mask", None) is not None for each in outputs)
+        ):
+            return tf.nest.map_structure(_like, node.outputs)
+    return None
+
+
+def _like(tensor: Any) -> Any:
+    return KerasTensor(tensor.type_spec, tensor._inferred_value, tensor._name)
 
 
 # Optimizers and training

@@ -1,6 +1,7 @@
 """Copies of a model in which some layers, or some calls of layers, are other ones."""
 
 import contextlib
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -11,13 +12,25 @@ from typing import Any
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.graph.compat import calls_in, has_losses, input_layers, keras, rename, vocabulary_of
+from lottery_tf.graph.compat import (
+    called_as,
+    calls_in,
+    has_losses,
+    input_layers,
+    keras,
+    only_computes,
+    rename,
+    vocabulary_of,
+)
 from lottery_tf.graph.layers import Held, finalize, own_variables, places, unwrapped
 from lottery_tf.graph.own_classes import carry_over
 from lottery_tf.graph.sharing import check_untied, pass_on
 
 # A model, and what gives the new layer of an old one → its copy; None for the usual copy.
 Connect = Callable[[keras.Model, Callable[..., Any]], keras.Model | None]
+# Copy → the layer that ``copy_layer`` was given, where nothing in the configuration is another.
+_unchanged: weakref.WeakKeyDictionary[keras.layers.Layer, weakref.ref[keras.layers.Layer]]
+_unchanged = weakref.WeakKeyDictionary()
 
 
 @contextlib.contextmanager
@@ -51,7 +64,18 @@ def copy_layer(layer: keras.layers.Layer, /, **config: Any) -> keras.layers.Laye
     count = Counter(f.__name__ for f in functions)
     named = {f.__name__: f for f in functions if count[f.__name__] == 1}
     with _copying(_called(layer)), keras.saving.custom_object_scope(named):
-        return type(layer).from_config({**layer.get_config(), **vocabulary_of(layer), **config})
+        copy = type(layer).from_config({**layer.get_config(), **vocabulary_of(layer), **config})
+    if not config:
+        _unchanged[copy] = weakref.ref(layer)
+    return copy
+
+
+def _has_outputs_of(copy: keras.layers.Layer, layer: keras.layers.Layer) -> bool:
+    """Whether the outputs of a new layer are known to have the shapes and dtypes of another's."""
+    inner = unwrapped(copy)
+    same = inner is copy or getattr(copy, "keeps_outputs", False)
+    known = _unchanged.get(inner, lambda: None)() is unwrapped(layer)
+    return same and known and only_computes(inner)
 
 
 def _called(layer: keras.layers.Layer) -> str:
@@ -101,11 +125,14 @@ def rebuild(
                 for each in (new, unwrapped(new)):
                     rename(each, unwrapped(layer).name)
                 pass_on(layer, new)
+                if _has_outputs_of(new, layer):
+                    known.enter_context(called_as(new, layer))
                 pairs.append((layer, new))
         return made[id(layer)]
 
     with model.distribute_strategy.scope():
-        copy = copied(model)
+        with contextlib.ExitStack() as known:
+            copy = copied(model)
         # Layer by layer: a layer in several models may be found in another of them first.
         for old, new in pairs:
             theirs = own_variables(old)

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import some
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import keras, unconverted
 from lottery_tf.graph.step_checks import check_in_step
 from lottery_tf.losses.divergence import at_least_float32, divergence, logits_of
 from lottery_tf.losses.evaluating import evaluated_model
@@ -69,6 +69,7 @@ class CrossEntropy(keras.losses.Loss):
         self.distillation_weight = distillation_weight
         self.temperature = temperature
 
+    @unconverted
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         y_pred = tf.convert_to_tensor(y_pred)
         hard = self._hard(y_true, y_pred)

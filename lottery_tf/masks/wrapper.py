@@ -23,6 +23,7 @@ from lottery_tf.graph.compat import (
     regularize_instead,
     take_input_shape,
     takes,
+    unconverted,
 )
 from lottery_tf.graph.copies import Connect, copy_layer, rebuild
 from lottery_tf.graph.layers import (
@@ -54,6 +55,7 @@ class PruneByMask(PruneLowMagnitude):
 
     # tfmot's callbacks read these; the masks here follow no schedule of steps.
     pruning_step = 0
+    keeps_outputs = True  # of the layer inside, as to shapes and dtypes
 
     def __init__(
         self, layer: keras.layers.Layer, attributes: Sequence[str] | None = None, **kwargs: Any
@@ -91,6 +93,7 @@ class PruneByMask(PruneLowMagnitude):
         kernel = getattr(self.layer, attribute)
         return kernel * tf.cast(self.masks[attribute], kernel.dtype)
 
+    @unconverted
     def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         # Keras hands both to any call that takes **kwargs; the layer's own may not.
         for name, wanted in takes(self.layer).items():

@@ -10,7 +10,7 @@ import tensorflow as tf
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import counted, log, some
 from lottery_tf.common.settings import nearest
-from lottery_tf.graph.compat import call_of, input_layers, keras, producer_of
+from lottery_tf.graph.compat import call_of, input_layers, keras, producer_of, unconverted
 from lottery_tf.graph.copies import copy_layer, reconnected
 from lottery_tf.graph.layers import named_layers, nodes, unwrapped
 from lottery_tf.masks.wrapper import remake
@@ -88,6 +88,7 @@ class GhostSkip(FadingLayer):
             self.norm.build(y_shape)
         super().build(input_shape)
 
+    @unconverted
     def call(self, inputs: Sequence[tf.Tensor], training: Any = None) -> tf.Tensor:
         y, x = inputs
 

@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from lottery_tf.common.log import counted, log, some
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import keras, unconverted
 from lottery_tf.graph.copies import copy_layer
 from lottery_tf.masks.wrapper import remake
 from lottery_tf.tweaks.fade import FadingLayer, FadingTweak
@@ -65,6 +65,7 @@ class SoftReLU(FadingLayer):
         )
 
     # As tf.nn.relu, whose place it may take in a graph.
+    @unconverted
     def call(self, features: tf.Tensor, name: str | None = None) -> tf.Tensor:
         value = tf.cast(self.value(), features.dtype)
         output = tf.cond(

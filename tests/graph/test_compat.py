@@ -1,6 +1,8 @@
 """What is private in tf_keras, tfmot and TensorFlow does what the library takes it to do."""
 
 import ast
+import contextlib
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from networks import chain, examples, layers, mlp
 import lottery_tf
 from lottery_tf.graph import compat
 from lottery_tf.graph.compat import keras
+from lottery_tf.masks.wrapper import PruneByMask
 
 
 def compiled(optimizer="sgd", **kwargs):
@@ -102,6 +105,29 @@ def test_take_input_shape():
     assert keras.Sequential([taker]).input_shape == (None, 3)
 
 
+def test_an_unconverted_call_has_the_layers_within_converted():
+    class Branches(layers.Layer):
+        def call(self, x):
+            if tf.reduce_sum(x) > 0:
+                return x
+            return -x
+
+    class Outer(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.inner = Branches()
+
+        @compat.unconverted
+        def call(self, x):
+            seen.append(inspect.currentframe().f_code.co_name)
+            return self.inner(x)
+
+    seen = []
+    model = chain(Outer(), shape=(1,))
+    assert model.predict([[-2.0]], verbose=0) == 2 and len(seen) == 2 and {*seen} == {"call"}
+    assert tf.function(model)(tf.constant([[-2.0]])) == 2 and {*seen} == {"call"}
+
+
 def test_regularize_instead():
     layer = layers.Dense(1, kernel_regularizer=keras.regularizers.L1(1.0))
     layer.build((None, 3))
@@ -150,6 +176,104 @@ def test_producers_and_calls_of_tensors():
     assert compat.producer_of(first) is compat.producer_of(second) is shared
     assert compat.call_of(first).keras_inputs[0] is one
     assert compat.call_of(second).keras_inputs[0] is other
+
+
+def only_computing():
+    """A layer of each kind that is known to compute alone, and inputs for it."""
+    of = {
+        (6,): (
+            *(
+                layers.Dense(3),
+                layers.Dropout(0.5),
+                layers.LayerNormalization(),
+                layers.LeakyReLU(),
+            ),
+            *(layers.PReLU(), layers.ReLU(), layers.Reshape((2, 3)), layers.Softmax()),
+            *(layers.Activation("tanh"), layers.BatchNormalization()),
+        ),
+        (6, 2): (
+            *(layers.Conv1D(3, 2), layers.GlobalAveragePooling1D(), layers.MaxPooling1D()),
+            *(layers.Flatten(),),
+        ),
+        (6, 6, 2): (
+            *(layers.AveragePooling2D(), layers.Conv2D(3, 3), layers.Conv2DTranspose(3, 2)),
+            *(layers.DepthwiseConv2D(2), layers.GlobalAveragePooling2D(), layers.MaxPooling2D()),
+            *(layers.GlobalMaxPooling2D(), layers.SeparableConv2D(3, 2), layers.ZeroPadding2D()),
+        ),
+        (3, 3, 3, 1): (layers.Conv3D(2, 2),),
+    }
+    cases = [(layer, keras.Input(shape)) for shape, some in of.items() for layer in some]
+    merging = layers.Add(), layers.Concatenate(), layers.Multiply()
+    return [*cases, *((layer, [keras.Input((2,)), keras.Input((2,))]) for layer in merging)]
+
+
+def kept_by(layer):
+    """What a layer and its parts keep, as far as it can be compared."""
+    simple = (bool, int, float, str, tuple, tf.TensorSpec, tf.TensorShape, type(None))
+    return [
+        {name: value if isinstance(value, simple) else type(value) for name, value in held.items()}
+        for held in map(vars, compat.parts_of(layer))
+    ]
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["plain", "wrapped"])
+def test_called_as_another_a_layer_is_what_keras_makes_of_it(wrapped):
+    """Its variables, what it keeps, its outputs, and where that leaves the random numbers."""
+    cases = only_computing()
+    assert {type(layer) for layer, _ in cases} == compat._ONLY_COMPUTE
+    for layer, inputs in cases:
+        output = layer(inputs)
+        assert compat.only_computes(layer)
+        if wrapped and not hasattr(layer, "kernel"):
+            continue
+
+        def made(known, layer=layer, inputs=inputs):
+            keras.utils.set_random_seed(0)
+            new = type(layer).from_config(layer.get_config())
+            new = PruneByMask(new) if wrapped else new
+            with compat.called_as(new, layer) if known else contextlib.nullcontext():
+                output = new(inputs)
+            draws = keras.initializers.RandomNormal()((2,)).numpy(), tf.random.uniform((2,)).numpy()
+            weights = [(each.name, each.trainable, each.numpy()) for each in new.weights]
+            return output.type_spec, kept_by(new), str(weights), str(draws)
+
+        known = made(True)
+        assert known == made(False) and known[0] == output.type_spec, layer.name
+
+
+def test_called_as_another_the_code_of_a_layer_does_not_run():
+    class Counts(layers.Layer):
+        calls = 0
+
+        def call(self, x):
+            Counts.calls += 1
+            return x
+
+    old, new, inputs = Counts(), Counts(), keras.Input((2,))
+    old(inputs)
+    with compat.called_as(new, old):
+        output = new(inputs)
+    assert Counts.calls == 1 and new.built and compat.producer_of(output) is new
+    with compat.called_as(new, old):
+        assert new(keras.Input((3,))).shape == (None, 3)  # the other was not called so
+        assert new(keras.Input((2,), dtype="float64")).dtype == "float32"
+        new(layers.Masking()(inputs))
+    assert Counts.calls == 4
+    new(inputs)
+    assert Counts.calls == 5
+
+
+def test_what_is_not_known_to_compute_alone():
+    class Own(layers.Dense):
+        pass
+
+    with_layer = layers.Dense(1, activation=layers.ReLU())
+    another_call = layers.Dense(1)
+    another_call.call = print
+    regularized = layers.Dense(1, activity_regularizer="l2")
+    for layer in (Own(1), with_layer, another_call, regularized, layers.Lambda(abs)):
+        assert not compat.only_computes(layer), layer
+    assert compat.only_computes(layers.Dense(1))
 
 
 def test_the_rate_of_an_optimizer():
