@@ -60,7 +60,7 @@ def check_finished(model: keras.Model) -> None:
 
 def fading(model: keras.Model) -> set[str]:
     """Names of the tweaks that have fading layers in ``model``, inside other layers too."""
-    return {layer.fading_tweak for layer in model.submodules if hasattr(layer, "fading_tweak")}
+    return {layer.fading_tweak for layer in parts_of(model) if hasattr(layer, "fading_tweak")}
 
 
 def models_in(model: keras.Model, seen: set[int] | None = None) -> Iterator[keras.Model]:

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import log
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import keras, parts_of
 from lottery_tf.graph.layers import fading
 from lottery_tf.graph.prepared_step import Step, make_prepared_step, prepared_step
 from lottery_tf.losses.evaluating import evaluated_model
@@ -155,7 +155,7 @@ class FadingTweak(FadingSettings, Tweak):
 
     def layers(self, model: keras.Model) -> list[FadingLayer]:
         """The fading layers of this tweak in ``model``, inside other layers too."""
-        return [each for each in model.submodules if isinstance(each, self.layer_class)]
+        return [each for each in parts_of(model) if isinstance(each, self.layer_class)]
 
     def attach(self, model: keras.Model) -> None:
         layers = self.layers(model)

@@ -14,7 +14,6 @@ from lottery_tf.graph.compat import TFOpLambda, has_losses, input_layers, keras
 from lottery_tf.graph.copies import copy_layer, rebuild, reconnected
 from lottery_tf.graph.layers import named_variables, nodes, unwrapped
 from lottery_tf.losses.derivatives import is_offset
-from lottery_tf.masks.wrapper import without_wrappers
 
 _layers = keras.layers
 _ACTIVATIONS = (
@@ -53,7 +52,7 @@ class Flow:
                 "there as in a linear network.",
                 *(some(list(products)), network.model.name),
             )
-        self.model = rebuild(without_wrappers(network.model), _linear, _with_wide_inputs)
+        self.model = rebuild(network.model, _linear, _with_wide_inputs)  # pruned weights are 0
         variables = named_variables(self.model)
         for name, variable in variables.items():
             variable.assign(tf.zeros_like(variable) if is_offset(name) else tf.abs(variable))
@@ -102,7 +101,8 @@ def _with_wide_inputs(part: keras.Model, copy_of: Callable[..., Any]) -> keras.M
 
 
 def _linear(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """The layer in float64, without its activation."""
+    """The layer in float64, without its mask and activation."""
+    layer = unwrapped(layer)
     if isinstance(layer, _ACTIVATIONS):
         return _layers.Activation("linear", name=layer.name, dtype="float64")
     if type(layer) is TFOpLambda:
