@@ -18,6 +18,7 @@ TINY = (
     "--learning_rate=0.002",
     "--width=30",
     "--nojit_compile",  # XLA compiles for longer than these train
+    "--steps_per_execution=1",  # of a loop over steps Keras traces the step twice
 )
 
 

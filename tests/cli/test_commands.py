@@ -447,7 +447,7 @@ def test_an_out_that_cannot_be_is_one_sentence(found, tmp_path, capfd):
 def test_with_xla_as_without(found, retrained, tmp_path):
     """XLA, which other tests leave out, is the default; it adds in another order."""
     find, out = tmp_path / "find", tmp_path / "retrained"
-    words = [*TINY, "--jit_compile", "--rounds=1", "--rewind_to=5it"]
+    words = [*TINY, "--jit_compile", "--steps_per_execution=50", "--rounds=1", "--rewind_to=5it"]
     assert main(["find", *words, f"--out={find}"]) == 0
     words = [f"--ticket={find}/tickets/round_01", f"--out={out}"]
     assert main(["retrain", *words]) == 0

@@ -15,6 +15,7 @@ def test_the_same_bits_twice(tmp_path):
     runs = [tmp_path / "one", tmp_path / "two"]
     for run in runs:
         find = ["find", *TINY, "--train_for=1ep", "--jit_compile", "--rounds=1"]
+        find += ["--steps_per_execution=50"]
         find += ["--rewind_to=5it", "--deterministic"]
         subprocess.run([*words, *find, f"--out={run}"], check=True)
     files = [f"tickets/round_{n:02}/{part}.npz" for n in range(2) for part in ("masks", "weights")]

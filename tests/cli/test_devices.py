@@ -17,7 +17,10 @@ from lottery_tf.common.files import read_json, read_json_lines, write_json
 from lottery_tf.models import BUILDERS
 from lottery_tf.runs.folder import load_saved_model
 
-FIND = ("find", *TINY, "--rounds=1", "--rewind_to=5it", "--nojit_compile")
+FIND = (
+    *("find", *TINY, "--steps_per_execution=50"),
+    *("--rounds=1", "--rewind_to=5it", "--nojit_compile"),
+)
 RETRAIN = (
     "retrain",
     "--recipe=tost,distillation",

@@ -30,7 +30,7 @@ UNTRAINED = ["--notrain_tickets", "--rewind_to=0it"]
 OF = {
     "imp": ["--prune_fraction=0.9"],
     "omp": [],
-    "gmp": ["--gmp_end=15it", "--gmp_frequency=4it", "--regrow"],
+    "gmp": ["--gmp_end=15it", "--gmp_frequency=4it", "--regrow", "--steps_per_execution=50"],
     "snip": [],
     "iterative_snip": ["--score_rounds=5", "--score_batches=2", *UNTRAINED],
     "grasp": UNTRAINED,

@@ -31,7 +31,7 @@ from lottery_tf.tickets.ticket import Ticket
 WORDS = (
     *("--train_for=1ep", "--batch_size=64", "--width=30", "--learning_rate=0.1", "--rounds=2"),
     *("--recipes=vanilla,label_smoothing", "--sparsities=0.36", "--processes=1"),
-    "--nojit_compile",
+    *("--nojit_compile", "--steps_per_execution=1"),
 )
 FILES = ("config", "result")
 
@@ -125,7 +125,7 @@ def test_the_runs_are_those_of_find_and_retrain(swept, tmp_path):
     label_smoothing, vanilla = sorted((swept / "retrain").iterdir())
     assert label_smoothing.name.startswith("label_smoothing_")
     assert vanilla.name.startswith("vanilla_")
-    assert main(["find", *WORDS[:5], "--nojit_compile", f"--out={tmp_path / 'find'}"]) == 0
+    assert main(["find", *WORDS[:5], *WORDS[-2:], f"--out={tmp_path / 'find'}"]) == 0
     ticket = tmp_path / "find" / "tickets" / "round_02"
     assert main(["retrain", f"--ticket={ticket}", f"--out={tmp_path / 'run'}"]) == 0
     for there, here in ((find, tmp_path / "find"), (vanilla, tmp_path / "run")):

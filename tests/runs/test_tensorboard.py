@@ -77,7 +77,10 @@ def test_without_tensorboard(monkeypatch):
         BoardSettings(tensorboard=True)
 
 
-WORDS = ("--train_for=2ep", "--batch_size=64", "--width=30", "--nojit_compile", "--tensorboard")
+WORDS = (
+    *("--train_for=2ep", "--batch_size=64", "--width=30", "--nojit_compile", "--tensorboard"),
+    "--steps_per_execution=1",
+)
 RECIPE = ("--recipe=soft_activation,ghost_skips", "--learning_rate=0.05", "--tensorboard")
 
 
