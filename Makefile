@@ -1,11 +1,14 @@
 # What one does again and again here, in the environment that is active.
-.PHONY: test e2e lint types docs bench
+.PHONY: test e2e coverage lint types docs bench
 
 test:  ## the default suite
 	pytest -q -n 2
 
 e2e:  ## whole runs, processes, devices, browsers
 	pytest -q -n 2 -m e2e
+
+coverage:  ## of the default suite: what it runs of each file, and the lines that it does not
+	pytest -q -n 2 --cov=lottery_tf --cov-report=term-missing:skip-covered
 
 lint:
 	ruff check .
