@@ -1,5 +1,5 @@
 # What one does again and again here, in the environment that is active.
-.PHONY: test e2e coverage lint types docs bench
+.PHONY: test e2e coverage lint types docs dist bench
 
 test:  ## the default suite
 	pytest -q -n 2
@@ -19,6 +19,9 @@ types:
 
 docs:  ## the table of packages, for docs/architecture.md
 	python tests/test_layout.py
+
+dist:  ## an sdist, and the wheel that is made from it
+	python -m build
 
 bench:  ## benchmarks/README.md says what each measures
 	python benchmarks/tweak_overhead.py
