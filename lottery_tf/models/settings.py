@@ -24,6 +24,7 @@ class Builder(NamedTuple):
 BUILDERS: dict[str, Builder | Callable[..., Any]] = {
     "lenet_300_100": Builder("lenet", "lenet_300_100"),
     "conv4": Builder("conv4", "conv4"),
+    **{f"chain{depth}": Builder("chain", "chain", (depth,)) for depth in (8, 12)},
     "resnet8_half": Builder("resnet", "cifar_resnet", (8,), {"halving_stem": True}),
     **{
         f"resnet{depth}": Builder("resnet", "cifar_resnet", (depth,))

@@ -14,7 +14,7 @@ from lottery_tf.models import BUILDERS, ModelSettings, create
 from lottery_tf.models.pytorch import convolution
 
 SMALL = {
-    **{"lenet_300_100": 6, "conv4": 2, "resnet8_half": 2},
+    **{"lenet_300_100": 6, "conv4": 2, "resnet8_half": 2, "chain8": 2, "chain12": 2},
     **{f"resnet{depth}": 2 for depth in (20, 32, 44, 56, 104, 110)},
     **{f"plain{depth}": 2 for depth in (14, 20, 32, 44, 56)},
     **{"resnet18": 2, "resnet34": 2, "vgg16": 2, "mobilenet": 2},
@@ -22,7 +22,7 @@ SMALL = {
 
 
 # One of each family, where a test builds twice.
-FAMILIES = ["lenet_300_100", "conv4", "resnet8_half", "vgg16", "mobilenet"]
+FAMILIES = ["lenet_300_100", "conv4", "chain8", "resnet8_half", "vgg16", "mobilenet"]
 # Of these families those that take seconds to build.
 DEEP = [f"{kind}{depth}" for kind in ("resnet", "plain") for depth in (32, 44, 56)]
 DEEP += ["resnet104", "resnet110", "resnet34"]
@@ -93,6 +93,7 @@ def test_the_only_activations_are_relu_layers(name):
         == {
             "lenet_300_100": 2,
             "conv4": 6,
+            **{"chain8": 8, "chain12": 12},
             "resnet8_half": 7,
             **{f"resnet{depth}": depth - 1 for depth in (18, 34, 20, 32, 44, 56, 104, 110)},
             **{f"plain{depth}": depth - 1 for depth in (14, 20, 32, 44, 56)},
@@ -130,6 +131,15 @@ def test_lenet_keeps_its_proportions_at_another_width():
     model = create("lenet_300_100", (2, 2, 1), 3, width=30)
     assert [layer.units for layer in model.layers if hasattr(layer, "units")] == [30, 10, 3]
     assert model.count_params() == (4 * 30 + 30) + (30 * 10 + 10) + (10 * 3 + 3)
+
+
+def test_a_chain_is_a_chain():
+    """Each layer feeds the next alone; two of the convolutions halve the image."""
+    model = create("chain12", (8, 8, 1), 10)
+    assert model.count_params() == (9 * 16 + 16) + 11 * (9 * 16 * 16 + 16) + (16 * 10 + 10)
+    assert all(len(layer.inbound_nodes) == 1 for layer in model.layers)
+    sizes = [each.output.shape[1] for each in model.layers if each.name.startswith("conv")]
+    assert sizes == [8] * 4 + [4] * 4 + [2] * 4
 
 
 def test_conv4_counts_the_2_4_million_of_the_paper():
