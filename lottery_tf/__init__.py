@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # what _WHERE says, for type checkers and editors
     from lottery_tf.tweaks.ghost_skip import GhostSkips as GhostSkips
     from lottery_tf.tweaks.recipe import Recipe as Recipe
     from lottery_tf.tweaks.rescaled_init import RescaledInit as RescaledInit
+    from lottery_tf.tweaks.signal_scaling import SignalScaling as SignalScaling
     from lottery_tf.tweaks.soft_activation import SoftActivation as SoftActivation
     from lottery_tf.tweaks.soft_labels import LabelSmoothing as LabelSmoothing
     from lottery_tf.tweaks.table import register_tweak as register_tweak
@@ -43,6 +44,7 @@ _WHERE = {
     "get_masks": "masks.wrapper",
     "Ticket": "tickets.ticket",
     "Recipe": "tweaks.recipe",
+    "SignalScaling": "tweaks.signal_scaling",
     "SoftActivation": "tweaks.soft_activation",
     "GhostSkips": "tweaks.ghost_skip",
     "RescaledInit": "tweaks.rescaled_init",

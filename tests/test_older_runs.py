@@ -23,8 +23,18 @@ FIND = (
     *("find", "--train_for=2ep", "--batch_size=64", "--optimizer=adam", "--learning_rate=0.002"),
     *("--width=6", "--rounds=1", "--rewind_to=5it", "--nojit_compile"),
 )
-RETRAIN = ("retrain", "--recipe=tost", "--rescaled_init_iterations=3")
-RETRAIN = (*RETRAIN, "--soft_activation_share=0.4")
+DEFAULTS = ("retrain", "--recipe=tost", "--rescaled_init_iterations=3")
+DEFAULTS = (*DEFAULTS, "--soft_activation_share=0.4")
+# What it did, as its config.json says, and what it had no words for.
+RETRAIN = (
+    *("retrain", "--recipe=soft_activation,ghost_skips,rescaled_init,label_smoothing"),
+    *("--soft_activation_share=0.4", "--ghost_skips_alpha=0.1", "--ghost_skips_convolutions=all"),
+    *("--rescaled_init_iterations=3", "--rescaled_init_max_norm=1"),
+    "--rescaled_init_learning_rate=0.03",
+    *("--nosoft_activation_keep_signal", "--noghost_skips_keep_signal"),
+    *("--norescaled_init_keep_signal", "--rescaled_init_norm=l2", "--rescaled_init_patience=3"),
+    "--rescaled_init_min_gamma=0.01",
+)
 
 
 @pytest.fixture
@@ -38,6 +48,44 @@ def test_finished_runs_are_finished(old, capsys):
     ticket = f"--ticket={old}/find/tickets/round_01"
     assert main([*RETRAIN, ticket, f"--out={old}/retrain"]) == 0
     assert capsys.readouterr().out.count("is finished; nothing to do") == 2
+
+
+@pytest.mark.parametrize("run", ["retrain", "retrain_broken_off"])
+def test_tost_is_another_recipe_now(old, capsys, run):
+    """The first four differences are named; nothing is written."""
+    words = [*DEFAULTS, f"--ticket={old}/find/tickets/round_01", f"--out={old}/{run}"]
+    before = {file: file.read_bytes() for file in (old / run).rglob("*") if file.is_file()}
+    assert main(words) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert (
+        "belongs to another: recipe is soft_activation,ghost_skips,rescaled_init,label_smoothing "
+        "there and signal_scaling,soft_activation,ghost_skips,rescaled_init,label_smoothing here; "
+        "ghost_skips_alpha is 0.1 there and None here; ghost_skips_convolutions is ['all'] there "
+        "and ['hidden'] here; ghost_skips_keep_signal is False there and True here …"
+    ) in said
+    assert before == {file: file.read_bytes() for file in (old / run).rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("left_out", [word for word in RETRAIN if "keep_signal" in word])
+def test_none_of_its_tweaks_kept_the_signal(old, capsys, left_out):
+    words = [word for word in RETRAIN if word != left_out]
+    words += [f"--ticket={old}/find/tickets/round_01", f"--out={old}/retrain"]
+    assert main(words) == 2
+    name = left_out.removeprefix("--no")
+    assert f"another: {name} is False there and True here. Choose" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
+def test_its_description_of_a_recipe_is_restored_as_it_was():
+    description = read_json(OLD / "retrain" / "config.json")["tweaks"]
+    recipe = lt.Recipe.restore(description)
+    soft, ghosts, search, _ = recipe.tweaks
+    assert not (soft.keep_signal or ghosts.keep_signal or search.keep_signal)
+    assert (search.norm, search.patience, search.min_gamma) == ("l2", 3, 0.01)
+    for name, parameters in recipe.describe().items():
+        assert parameters.items() >= description[name].items()
+    assert lt.Recipe.restore(recipe.describe()).tweaks == recipe.tweaks
 
 
 def test_a_find_goes_on(old):
@@ -83,6 +131,8 @@ def test_a_model_in_training_trains_on():
         "tost,distillation", {"rescaled_init_iterations": 2, "distillation_teacher": teacher}
     )
     model = keras.models.load_model(OLD / "in_training.keras")
+    fading = lt.SoftActivation().layers(model) + lt.GhostSkips().layers(model)
+    assert fading and not any(layer.keep_signal for layer in fading)
     x = np.random.default_rng(0).random((16, 8, 8, 1), np.float32)
     y = np.arange(16) % 10
     model.fit(x, y, batch_size=8, epochs=4, callbacks=recipe.callbacks(), verbose=0)

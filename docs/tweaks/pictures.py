@@ -1,8 +1,8 @@
 """The pictures of the tweaks' pages, drawn from what the library computes.
 
-Writes soft_activation.svg, ghost_skips.svg, rescaled_init.svg, label_smoothing.svg and
-distillation.svg; the same each time on one machine. Half a minute on two cores. Needs the extra
-[plot].
+Writes signal_scaling.svg, soft_activation.svg, ghost_skips.svg, rescaled_init.svg,
+label_smoothing.svg and distillation.svg; the same each time on one machine. A minute on two cores.
+Needs the extra [plot].
 
     python docs/tweaks/pictures.py [--out=docs/tweaks]
 """
@@ -37,22 +37,60 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     make_deterministic()
     plt.rcParams |= {"svg.hashsalt": "lottery_tf", "axes.titlesize": "medium", "font.size": 10}
-    for picture in (soft_activation, ghost_skips, rescaled_init, label_smoothing, distillation):
+    pictures = (signal_scaling, soft_activation, ghost_skips)
+    for picture in (*pictures, rescaled_init, label_smoothing, distillation):
         keras.utils.set_random_seed(0)
         figure = picture()
         figure.savefig(out / f"{picture.__name__}.svg", metadata={"Date": None})
         plt.close(figure)
 
 
+def signal_scaling() -> plt.Figure:
+    """The second moment of what each layer of a deep chain gives: dense, ticket, scaled."""
+    depth, width, sparsity, draws = 12, 64, 0.95, 10
+    hidden = [
+        layers.Dense(width, "relu", kernel_initializer="he_normal", name=f"hidden{i}")
+        for i in range(depth)
+    ]
+    x = np.random.default_rng(0).standard_normal((512, width)).astype(np.float32)
+    lines = {"dense": (GREY, ":"), "ticket": (RED, "--"), "ticket, scaled": (BLUE, "-")}
+    found = {label: np.zeros((draws, depth)) for label in lines}
+    for draw in range(draws):
+        keras.utils.set_random_seed(draw)
+        fresh = [layers.Dense.from_config(each.get_config()) for each in hidden]
+        model = keras.Sequential([keras.Input((width,)), *fresh, layers.Dense(10)])
+        ticket = lt.prune(model, "random", sparsity, scope="layerwise", seed=draw).build()
+        networks = (model, ticket, lt.SignalScaling().prepare(ticket))
+        for label, network in zip(lines, networks, strict=True):
+            z = x
+            for i, layer in enumerate(network.layers[:depth]):
+                z = layer(z)
+                found[label][draw, i] = np.log10(np.mean(np.square(z)))
+    figure, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")
+    numbers = np.arange(1, depth + 1)
+    for label, (colour, style) in lines.items():
+        middle, spread = found[label].mean(0), found[label].std(0, ddof=1)
+        axes.plot(numbers, 10**middle, style, color=colour, label=label)
+        axes.fill_between(
+            numbers, 10 ** (middle - spread), 10 ** (middle + spread), color=colour, alpha=0.15
+        )
+    axes.set(yscale="log", xlabel="layer", ylabel="second moment of its output", xticks=numbers)
+    axes.set_title(f"A chain of width {width}, {draws} random masks of {100 * sparsity:.0f} %")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, loc="lower left")
+    return figure
+
+
 def soft_activation() -> plt.Figure:
     """The units, and β over the training."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
     x = np.linspace(-4, 1.5, 276, dtype=np.float32)
+    keep = {"keep_signal": lt.SoftActivation().keep_signal}
     units = {
-        "PSwish, β = 1 (Swish)": (SoftReLU("pswish", start=1.0), BLUE, "-"),
-        "PSwish, β = 3": (SoftReLU("pswish", start=3.0), RED, "-"),
-        "PSwish, β = 10": (SoftReLU("pswish", start=10.0), GREEN, "-"),
-        "Mish": (SoftReLU("mish", start=0.0, end=1.0), ORANGE, "--"),
+        "PSwish, β = 1 (Swish)": (SoftReLU("pswish", start=1.0, **keep), BLUE, "-"),
+        "PSwish, β = 3": (SoftReLU("pswish", start=3.0, **keep), RED, "-"),
+        "PSwish, β = 10": (SoftReLU("pswish", start=10.0, **keep), GREEN, "-"),
+        "Mish": (SoftReLU("mish", start=0.0, end=1.0, **keep), ORANGE, "--"),
     }
     for label, (unit, colour, style) in units.items():
         left.plot(x, unit(x), style, color=colour, label=label)
@@ -83,7 +121,8 @@ def ghost_skips() -> plt.Figure:
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(8.6, 3.4), width_ratios=(1.25, 1), layout="constrained"
     )
-    tweak, shares = lt.GhostSkips(), np.linspace(0, 1, 401)
+    # As in a chain; beside a shortcut it begins at a tenth of that.
+    tweak, shares = lt.GhostSkips(alpha=1.0), np.linspace(0, 1, 401)
     for row, share in enumerate((1.0, 0.5, 0.0)):
         _draw_skip(left, -2.6 * row, share, tweak.alpha)
     left.set(xlim=(-0.5, 10.6), ylim=(-5.9, 1.8), aspect="equal")

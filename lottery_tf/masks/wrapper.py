@@ -9,6 +9,7 @@ and it adds nothing to a gradient norm; no callback is needed.
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from lottery_tf.graph.layers import (
     named_layers,
     named_variables,
     unwrapped,
+    values,
 )
 from lottery_tf.graph.optimizers import renewal
 from lottery_tf.masks.masks import Masks
@@ -50,6 +52,7 @@ class PruneByMask(PruneLowMagnitude):
     Args:
       layer: a layer with at least one prunable weight.
       attributes: names of the layer's attributes to mask; default: all prunable ones.
+      dense_norms: attribute → ‖w‖₂ before it was pruned, of those where it is known.
       **kwargs: as any Keras layer.
     """
 
@@ -58,7 +61,11 @@ class PruneByMask(PruneLowMagnitude):
     keeps_outputs = True  # of the layer inside, as to shapes and dtypes
 
     def __init__(
-        self, layer: keras.layers.Layer, attributes: Sequence[str] | None = None, **kwargs: Any
+        self,
+        layer: keras.layers.Layer,
+        attributes: Sequence[str] | None = None,
+        dense_norms: Mapping[str, float] | None = None,
+        **kwargs: Any,
     ):
         # The layer's own name, so that outputs, losses by name and get_layer stay as they were.
         kwargs.setdefault("name", layer.name)
@@ -66,6 +73,7 @@ class PruneByMask(PruneLowMagnitude):
         # tfmot's own constructor refuses layers that it does not know.
         super(PruneLowMagnitude, self).__init__(layer, **kwargs)
         self.attributes = attributes
+        self.dense_norms = MappingProxyType(dict(dense_norms or {}))  # Keras tracks a dictionary
         self.masks: dict[str, tf.Variable] = {}
         self.pruning_vars: list[Any] = []
         self.supports_masking = layer.supports_masking
@@ -119,6 +127,7 @@ class PruneByMask(PruneLowMagnitude):
         return {
             **keras.layers.Wrapper.get_config(self),
             "attributes": None if self.attributes is None else list(self.attributes),
+            "dense_norms": dict(self.dense_norms),
         }
 
     @classmethod
@@ -130,7 +139,12 @@ class PruneByMask(PruneLowMagnitude):
         return cls(layer, **config)
 
 
-def wrap(model: keras.Model, masks: Masks | None = None) -> keras.Model:
+def wrap(
+    model: keras.Model,
+    masks: Masks | None = None,
+    *,
+    dense_norms: Mapping[str, float] | None = None,
+) -> keras.Model:
     """A copy of ``model`` whose weights in ``masks`` are pruned and stay pruned in training.
 
     The copy has the same layers, names and weights, those pruned set to exactly 0; it is not
@@ -141,6 +155,9 @@ def wrap(model: keras.Model, masks: Masks | None = None) -> keras.Model:
         wrapped already its masks are replaced.
       masks: name of a weight → mask. Default: all of ``prunable_weights(model)``, all kept, and
         one line is logged of what stays dense.
+      dense_norms: name of a weight → its ‖·‖₂ before it was pruned, which the copy remembers for
+        tweaks that look at it. Default: those of the model's weights, where ``masks`` prune what is
+        not 0 yet, and what a wrapped model remembers.
 
     Raises:
       UsageError: if the model has no graph of layers, or the masks are not of this model.
@@ -151,12 +168,18 @@ def wrap(model: keras.Model, masks: Masks | None = None) -> keras.Model:
         log_left_dense(model, masks)
     plain = without_wrappers(model) if _wrappers(model) else model
     check_masks(plain, masks)
+    if dense_norms is None:
+        dense_norms = dense_norms_of(model, values(plain), masks)
     attributes = _attributes_of(plain, masks)
-    by_layer = {id(layer): attributes.get(path) for path, layer in named_layers(plain).items()}
+    paths = {id(layer): path for path, layer in named_layers(plain).items()}
+    names = {variable.ref(): name for name, variable in named_variables(plain).items()}
 
     def change(layer: keras.layers.Layer) -> keras.layers.Layer:
-        copy, wanted = copy_layer(layer), by_layer[id(layer)]
-        return PruneByMask(copy, wanted) if wanted else copy
+        copy, wanted = copy_layer(layer), attributes.get(paths[id(layer)])
+        if not wanted:
+            return copy
+        own = {each: dense_norms.get(names[getattr(layer, each).ref()]) for each in wanted}
+        return PruneByMask(copy, wanted, {k: v for k, v in own.items() if v is not None})
 
     wrapped = rebuild(plain, change)
     set_masks(wrapped, masks)
@@ -179,7 +202,7 @@ def remake(
         new = change(unwrapped(layer))
         if not isinstance(layer, PruneByMask):
             return new
-        pairs.append((layer, PruneByMask(new, layer.attributes)))
+        pairs.append((layer, PruneByMask(new, layer.attributes, layer.dense_norms)))
         return pairs[-1][1]
 
     copy = rebuild(model, inside, connect)
@@ -251,6 +274,41 @@ def without_wrappers(model: keras.Model) -> keras.Model:
 def get_masks(model: keras.Model) -> Masks:
     """The masks of a wrapped model; no masks of one that is not wrapped."""
     return Masks({name: mask.numpy() for name, (_, mask) in _masked_variables(model).items()})
+
+
+def norms_before(weights: Mapping[str, np.ndarray], masks: Masks) -> dict[str, float]:
+    """‖w‖₂ of the weights that ``masks`` are about to prune; what is pruned already says nothing
+    of what it was, and is left out."""
+    found = {}
+    for name, mask in masks.items():
+        weight = np.asarray(weights[name])
+        if mask.all() or np.any(weight[~mask]):
+            found[name] = float(np.linalg.norm(weight.astype(np.float64)))
+    return found
+
+
+def dense_norms_of(
+    model: keras.Model, weights: Mapping[str, np.ndarray], masks: Masks
+) -> dict[str, float]:
+    """``norms_before``, but of what the masks of ``model`` have pruned in part what it remembers,
+    if it does: of a weight that is pruned further the norm was that before the first mask."""
+    pruned = {name for name, mask in get_masks(model).items() if not mask.all()}
+    fresh, known = norms_before(weights, masks), get_dense_norms(model)
+    return {n: norm for n, norm in fresh.items() if n not in pruned} | {
+        n: norm for n, norm in known.items() if n in masks and (n in pruned or n not in fresh)
+    }
+
+
+def get_dense_norms(model: keras.Model) -> dict[str, float]:
+    """Name of a masked weight → ‖w‖₂ before it was pruned, of those of which a wrapped model
+    knows it."""
+    names = {variable.ref(): name for name, variable in named_variables(model).items()}
+    return {
+        names[getattr(layer.layer, attribute).ref()]: norm
+        for layer in _wrappers(model).values()
+        if isinstance(layer, PruneByMask)
+        for attribute, norm in layer.dense_norms.items()
+    }
 
 
 def set_masks(

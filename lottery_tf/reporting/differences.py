@@ -14,7 +14,7 @@ from lottery_tf.common.settings import defaults
 from lottery_tf.data.readers import FOLDER_IS_DATASET
 from lottery_tf.finding.settings import FindingSettings
 from lottery_tf.runs.settings import Experiment
-from lottery_tf.tweaks.settings import PARAMETERS
+from lottery_tf.tweaks.settings import PARAMETERS, of_older_release
 
 Settings = dict[tuple[str, str], Any]
 
@@ -70,7 +70,8 @@ def column(setting: tuple[str, str]) -> str:
 
 
 def fill_in_defaults(runs: Sequence[Settings]) -> None:
-    """Gives runs of older releases the defaults of settings that only others have."""
+    """Gives runs of older releases the settings that only others have: of tweaks what
+    ``of_older_release`` says, else the defaults."""
     parts = [{part for part, _ in run} for run in runs]
     have_part = Counter(part for found in parts for part in found)
     have = Counter(setting for run in runs for setting in run)
@@ -81,9 +82,16 @@ def fill_in_defaults(runs: Sequence[Settings]) -> None:
     known = {RUN: of_runs, TICKET: of_runs | defaults(FindingSettings)}
     known |= {name: defaults(tweak) for name, tweak in PARAMETERS.items()}
     for run, has in zip(runs, parts, strict=True):
+        of_tweaks = {
+            (part, name): value
+            for part in has & PARAMETERS.keys()
+            for name, value in of_older_release(
+                part, {name: value for (own, name), value in run.items() if own == part}
+            ).items()
+        }
         for part, name in lacking:
             if part in has and name in known.get(part, ()):
-                run.setdefault((part, name), known[part][name])
+                run.setdefault((part, name), of_tweaks.get((part, name), known[part][name]))
 
 
 def differing(runs: Sequence[Settings]) -> list[tuple[str, str]]:

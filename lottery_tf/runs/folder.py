@@ -17,6 +17,7 @@ from lottery_tf.common.files import read_json, write_json
 from lottery_tf.common.ownership import of_file_manager
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.model_files import existing_model, load_model
+from lottery_tf.tweaks.settings import of_older_release
 
 # What a run is does not hang on these: it may go on on other devices and with more rounds, and
 # tickets, teachers and models are known by their sums, wherever they lie.
@@ -38,7 +39,7 @@ class Run:
       command: the command whose run it is.
       settings: every setting that decides the result, as JSON knows them.
       defaults: of those that a run of an older release may lack.
-      of_tweaks: likewise of the parameters of tweaks.
+      of_tweaks: likewise of the parameters of tweaks, where ``of_older_release`` has no other.
     """
 
     out: Path
@@ -52,15 +53,12 @@ class Run:
         if (self.out / "config.json").is_file():
             theirs = {**self.defaults, **read_config(self.out)}
             mine = json.loads(json.dumps({"command": self.command, **self.settings}))
-            for tweak in theirs.get("tweaks", {}).keys() & mine.get("tweaks", {}).keys():
+            for tweak in _both(theirs, mine):
                 usual = self.of_tweaks.get(tweak, {})
                 own = {name: usual.get(name) for name in mine["tweaks"][tweak]}
-                theirs["tweaks"] = {**theirs["tweaks"], tweak: {**own, **theirs["tweaks"][tweak]}}
-            differing = [
-                f"{key} is {theirs.get(key)!r} there and {mine.get(key)!r} here"
-                for key in sorted((theirs.keys() | mine.keys()) - _NOT_COMPARED)
-                if theirs.get(key) != mine.get(key)
-            ]
+                own |= of_older_release(tweak, theirs["tweaks"][tweak])
+                theirs["tweaks"] = {**theirs["tweaks"], tweak: own}
+            differing = _differing(theirs, mine)
             if differing:
                 raise UsageError(
                     f"Expected `out` to be new or this run's; {self.out} belongs to another: "
@@ -91,6 +89,37 @@ class Run:
             raise UsageError(
                 f"Expected `out` to be a folder that can be written; {error}."
             ) from None
+
+
+def _differing(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
+    """What tells two runs' settings apart: the recipe, whose tweaks may stand in any order, then
+    parameters of tweaks and other settings as flags have them."""
+    both, there, here = _both(theirs, mine), _tweaks(theirs), _tweaks(mine)
+    one, other = (
+        {
+            **{name: value for name, value in config.items() if name != "tweaks"},
+            **{f"{tweak}_{name}": v for tweak in both for name, v in tweaks[tweak].items()},
+        }
+        for config, tweaks in ((theirs, there), (mine, here))
+    )
+    found = [
+        f"{key} is {one.get(key)!r} there and {other.get(key)!r} here"
+        for key in sorted((one.keys() | other.keys()) - _NOT_COMPARED)
+        if one.get(key) != other.get(key)
+    ]
+    if there.keys() != here.keys():
+        names = (",".join(tweaks) or "vanilla" for tweaks in (there, here))
+        found.insert(0, "recipe is {} there and {} here".format(*names))
+    return found
+
+
+def _tweaks(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    return config.get("tweaks", {})
+
+
+def _both(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
+    """The tweaks that both runs have."""
+    return [tweak for tweak in _tweaks(mine) if tweak in _tweaks(theirs)]
 
 
 def check_run_or_new(out: Path) -> None:

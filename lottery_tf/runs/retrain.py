@@ -31,7 +31,7 @@ from lottery_tf.graph.compat import keras
 from lottery_tf.masks.masks import read_arrays
 from lottery_tf.runs import Row
 from lottery_tf.runs.experiment import check_data, check_fit, experiment_of, load_data
-from lottery_tf.runs.find import DENSE_SUM, dense_folder, finished_rounds
+from lottery_tf.runs.find import DENSE_SUM, dense_folder, finished_rounds, round_folder
 from lottery_tf.runs.folder import Run, check_run_or_new, load_saved_model
 from lottery_tf.runs.settings import Experiment
 from lottery_tf.runs.tensorboard import BOARD, FOLDER, Board
@@ -228,7 +228,11 @@ def settled(
 
     def completed(tweak: Tweak) -> Tweak:
         if isinstance(tweak, RescaledInit):
-            return tweak.for_training_by(experiment.training.optimizer)
+            tweak = tweak.for_training_by(experiment.training.optimizer)
+            if tweak.order == "search_first" and tweak.dense is None:
+                dense = round_folder(Path(ticket_path).resolve().parents[1], 0)
+                tweak = dataclasses.replace(tweak, dense=str(dense))
+            return tweak
         if isinstance(tweak, Distillation) and (tweak.teacher is None or allow_code):
             teacher = tweak.teacher or _dense_model_of(ticket_path)
             allowed = allow_code or tweak.allow_code

@@ -28,7 +28,15 @@ from lottery_tf.graph.layers import (
 from lottery_tf.masks.masks import Masks, read_arrays
 from lottery_tf.masks.prunable import prunable_weights
 from lottery_tf.masks.settings import KINDS, PrunableSettings
-from lottery_tf.masks.wrapper import check_masks, get_masks, log_left_dense, strip, wrap
+from lottery_tf.masks.wrapper import (
+    check_masks,
+    dense_norms_of,
+    get_masks,
+    log_left_dense,
+    norms_before,
+    strip,
+    wrap,
+)
 
 FORMAT_VERSION = 1
 _PARTS = ("masks.npz", "weights.npz", "model.json")
@@ -61,7 +69,8 @@ class Ticket:
       info: where the ticket comes from, as JSON knows it: ``method``, ``round``,
         ``rewind_step``, ``model``, ``dataset``, ``seed``, ``settings`` of the run, …; and
         ``trainable_parameters``, the number of them in the dense model, whether its layers are
-        frozen or not.
+        frozen or not; ``dense_norms``, ‖w‖₂ of each prunable weight before it was pruned, where
+        that is known.
 
     Raises:
       UsageError: for a mask without a weight of its name and shape.
@@ -93,7 +102,8 @@ class Ticket:
         weights, variables = values(plain), named_variables(plain)
         # The variables of a frozen layer still say that they are trainable.
         counted = (weights[n].size for n, v in variables.items() if v.trainable or n in masks)
-        info = {**(info or {}), "trainable_parameters": sum(counted)}
+        norms = dense_norms_of(model, weights, masks)
+        info = {**(info or {}), "trainable_parameters": sum(counted), "dense_norms": norms}
         return cls(masks, weights, architecture.to_json(plain), info, plain)
 
     @classmethod
@@ -149,7 +159,9 @@ class Ticket:
 
     def with_weights(self, weights: Mapping[str, np.ndarray], **info: Any) -> "Ticket":
         """The same masks over other weights of the same model, with more ``info``."""
-        return dataclasses.replace(self, weights=weights, info={**self.info, **info})
+        norms = norms_before(weights, self.masks)
+        info = {**self.info, "dense_norms": norms, **info}
+        return dataclasses.replace(self, weights=weights, info=info)
 
     def build(
         self,
@@ -168,7 +180,7 @@ class Ticket:
         """
         if model is None:
             model = self._template or architecture.from_json(self.architecture, custom_objects)
-        wrapped = wrap(model, self.masks)
+        wrapped = wrap(model, self.masks, dense_norms=self.info.get("dense_norms", {}))
         assign(wrapped, self.weights)
         return wrapped
 

@@ -13,6 +13,7 @@ from lottery_tf.common.settings import nearest
 from lottery_tf.graph.compat import call_of, input_layers, keras, producer_of, unconverted
 from lottery_tf.graph.copies import copy_layer, reconnected
 from lottery_tf.graph.layers import named_layers, nodes, unwrapped
+from lottery_tf.graph.signal_paths import first_of, on_every_way
 from lottery_tf.masks.wrapper import remake
 from lottery_tf.tweaks.fade import FadingLayer, FadingTweak
 from lottery_tf.tweaks.settings import GhostSkipsSettings
@@ -25,12 +26,12 @@ _CONVOLUTIONS = (
 )
 _TRANSPOSED = (_layers.Conv1DTranspose, _layers.Conv2DTranspose, _layers.Conv3DTranspose)
 _PADDINGS = (_layers.ZeroPadding1D, _layers.ZeroPadding2D, _layers.ZeroPadding3D)
-PLACES = ("all", "same")
+PLACES = ("hidden", "all", "same")
 
 
 @keras.saving.register_keras_serializable("lottery_tf")
 class GhostSkip(FadingLayer):
-    """activation(y + α·S(x)), with α from ``start`` to ``end``; then activation(y).
+    """activation(n·(y + α·S(x))), with α from ``start`` to ``end``; then activation(y).
 
     Args:
       shortcut: what S is. "identity": x itself; where the shapes differ it is averaged over the
@@ -41,6 +42,9 @@ class GhostSkip(FadingLayer):
       activation: the one that was fused into the convolution.
       sequential: whether the model that it was put into was Sequential.
       start, end, curve: of α.
+      keep_signal: whether n = √(r/(r + α²)), so that the second moment stays that of y; else n = 1.
+        r is that of y over that of S(x): 2 for a rectified x, as He's initialisation and a
+        BatchNorm of y make it, 1 for what comes out of a BatchNorm too.
       **kwargs: as any Keras layer.
 
     Call arguments:
@@ -60,9 +64,11 @@ class GhostSkip(FadingLayer):
         start: float = 1.0,
         end: float = 0.0,
         curve: str = "linear",
+        keep_signal: bool = False,  # as those were that releases before have saved
         **kwargs: Any,
     ):
         super().__init__(start, end, curve, **kwargs)
+        self.keep_signal = keep_signal
         self.shortcut, self.strides, self.data_format = shortcut, tuple(strides), data_format
         self.activation = keras.activations.get(activation)
         self.sequential = sequential
@@ -97,7 +103,12 @@ class GhostSkip(FadingLayer):
             skip = self._cut(skip, y)
             if self.norm is not None:
                 skip = self.norm(skip, training=training)
-            return y + tf.cast(self.value(), y.dtype) * skip
+            alpha = self.value()
+            both = y + tf.cast(alpha, y.dtype) * skip
+            if not self.keep_signal:
+                return both
+            ratio = 2.0 if self.norm is None else 1.0
+            return both * tf.cast(tf.sqrt(ratio / (ratio + tf.square(alpha))), y.dtype)
 
         output = tf.cond(self.is_over(), lambda: tf.identity(y), with_skip)
         output.set_shape(y.shape)
@@ -139,6 +150,7 @@ class GhostSkip(FadingLayer):
             "data_format": self.data_format,
             "activation": keras.activations.serialize(self.activation),
             "sequential": self.sequential,
+            "keep_signal": self.keep_signal,
         }
 
 
@@ -148,7 +160,9 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
 
     y ← y + α·S(x) for each chosen spatial convolution: x is its input, before a ZeroPadding layer
     does what padding="same" would do, y the pre-activation that it feeds, after its BatchNorm
-    where there is one. α falls to exactly 0 over the first share of the training; then they are
+    where there is one. Where every signal has to go through the convolution α begins at 1, else,
+    beside a shortcut, at 0.1, and with ``keep_signal`` the sum keeps the second moment of y. α
+    falls to exactly 0 over the first share of the training; then they are
     out, and ``finish`` returns the architecture without them. One line is logged of the spatial
     convolutions that have none.
 
@@ -166,6 +180,7 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
         # (model, convolution) → convolution and skip: a shared one has one skip in each model.
         skips: dict[tuple[int, int], tuple[keras.layers.Layer, GhostSkip]] = {}
         taken = {layer.name for part, _ in nodes(model) for layer in part.layers}
+        narrow = on_every_way(model)
 
         def connect(part: keras.Model, copy_of: Callable[..., Any]) -> keras.Model | None:
             here = {id(node): source for owner, node, source in places if owner is part}
@@ -177,11 +192,12 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
                     conv = unwrapped(source.layer)
                     key = id(part), id(conv)
                     if key not in skips:
+                        alpha = self.alpha or (1.0 if id(source) in narrow else 0.1)
                         name = f"{conv.name}_ghost"
                         while name in taken:
                             name += "_"
                         sequential = isinstance(part, keras.Sequential)
-                        skips[key] = conv, self._skip(conv, name, sequential)
+                        skips[key] = conv, self._skip(conv, name, sequential, alpha)
                     return skips[key][1]([run(), tensor(_input_of(source))])
 
                 return call
@@ -242,15 +258,18 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
             _carry(ghost.activation, conv.activation)
         return restored
 
-    def _skip(self, conv: keras.layers.Layer, name: str, sequential: bool) -> GhostSkip:
+    def _skip(
+        self, conv: keras.layers.Layer, name: str, sequential: bool, alpha: float
+    ) -> GhostSkip:
         config = conv.get_config()
         return GhostSkip(
             *(self.shortcut, config["strides"], config["data_format"]),
             activation=_copied(conv.activation),
             sequential=sequential,
-            start=self.alpha,
+            start=alpha,
             end=0.0,
             curve=self.curve,
+            keep_signal=self.keep_signal,
             name=name,
             dtype=conv.dtype_policy,
         )
@@ -264,6 +283,7 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
             for tensor in node.keras_inputs:
                 readers.setdefault(id(tensor), []).append(node)
         outputs = {id(tensor) for part, _ in nodes(model) for tensor in part.outputs}
+        first = first_of(model, lambda layer: _is_spatial(layer, any_kind=True))
         places, left = [], []
         for part, node in nodes(model):
             conv = unwrapped(node.layer)
@@ -276,7 +296,7 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
             if alone and isinstance(norm, _layers.BatchNormalization) and _is_linear(conv):
                 end = after
             # An output has no activation behind it, and keeps its name.
-            chosen = self._is_chosen(conv, paths[id(conv)], node, end)
+            chosen = self._is_chosen(conv, paths[id(conv)], node, end, id(conv) in first)
             if chosen and all(end.outputs is not tensor for tensor in model.outputs):
                 places.append((part, end, node))
             else:
@@ -291,7 +311,9 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
         ]
         return places, list(dict.fromkeys([*(paths[id(conv)] for conv in left), *others]))
 
-    def _is_chosen(self, conv: keras.layers.Layer, path: str, node: Any, end: Any) -> bool:
+    def _is_chosen(
+        self, conv: keras.layers.Layer, path: str, node: Any, end: Any, first: bool
+    ) -> bool:
         # What else a user's own layer, or a regularizer of its output, does with the activation
         # is not known.
         known = type(conv).__module__.startswith("tf_keras.") and conv.activity_regularizer is None
@@ -300,6 +322,7 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
         same = _input_of(node).shape[1:] == end.outputs.shape[1:]
         return (
             "all" in self.convolutions
+            or ("hidden" in self.convolutions and not first)
             or path in self.convolutions
             or ("same" in self.convolutions and same)
         )

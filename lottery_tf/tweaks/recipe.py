@@ -13,6 +13,7 @@ from lottery_tf.masks.wrapper import strip
 from lottery_tf.tweaks.settings import (
     RECIPES,
     check_parameters,
+    of_older_release,
     parameters_of,
     tweak_names,
     tweaks_of,
@@ -58,7 +59,7 @@ class Recipe:
 
     @property
     def name(self) -> str:
-        """The names of the tweaks separated by commas, ``tost`` in the place of its four;
+        """The names of the tweaks separated by commas, ``tost`` in the place of its five;
         ``vanilla`` where there are none."""
         names = list(self.describe())
         for recipe, parts in RECIPES.items():
@@ -72,11 +73,13 @@ class Recipe:
 
     @classmethod
     def restore(cls, description: Mapping[str, Mapping[str, Any]]) -> "Recipe":
-        """The recipe that ``describe`` described; a UsageError for a tweak that is not ours."""
+        """The recipe that ``describe`` described, of this or an older release; a UsageError for a
+        tweak that is not ours."""
         for name in description:
             tweak_names(name)
         names = [name for name in description if name not in RECIPES]
-        return cls([restore(TWEAKS[name], description[name]) for name in names])
+        found = {name: of_older_release(name, description[name]) for name in names}
+        return cls([restore(TWEAKS[name], values) for name, values in found.items()])
 
     def prepare(self, model: keras.Model, data: tf.data.Dataset | None = None) -> keras.Model:
         """The model to compile and train: ``model`` with every tweak on.

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -11,19 +11,23 @@ import tensorflow as tf
 
 from lottery_tf.common.devices import from_chief
 from lottery_tf.common.errors import UsageError
-from lottery_tf.common.log import log
+from lottery_tf.common.log import counted, log
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.copies import copy_layer
-from lottery_tf.graph.layers import check_graph, named_variables
+from lottery_tf.graph.layers import assign, check_graph, named_variables
+from lottery_tf.graph.signal_paths import unnormalised
 from lottery_tf.graph.step_checks import step_checks
 from lottery_tf.losses.cross_entropy import default_loss
 from lottery_tf.losses.derivatives import batches_of, differentiable, is_offset, losses_of, reason
-from lottery_tf.masks.wrapper import masked_by_us, remake
-from lottery_tf.tweaks.settings import STEP_SIZES, RescaledInitSettings
+from lottery_tf.masks.masks import Masks
+from lottery_tf.masks.wrapper import get_masks, masked_by_us, remake, set_masks
+from lottery_tf.tickets.ticket import Ticket
+from lottery_tf.tweaks.settings import MAX_NORMS, STEP_SIZES, RescaledInitSettings
 from lottery_tf.tweaks.tweak import Tweak
 from lottery_tf.tweaks.virtual_step import objective_of
 
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8  # of the Adam that learns the scales
+_JUDGED_EVERY = 10  # iterations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,21 +39,30 @@ class RescaledInit(RescaledInitSettings, Tweak):
 
         minimise over c  L(B̃; θ_c − η·A[∇L(B; θ_c)])  subject to  ‖∇L(B; θ_c)‖₂ ≤ γ.
 
-    An iteration that finds the norm above γ minimises the norm instead. The derivative goes
-    through A[∇L] too, which the released code leaves out. As there, each of the two objectives
-    has moments of its own in the Adam that learns c, and Dropout layers drop nothing; other noise
-    (GaussianNoise, in recurrent layers) is taken as it comes.
+    An iteration that finds the norm above γ minimises the norm instead; for Adam it is ‖·‖₁. The
+    derivative goes through A[∇L] too, which the released code leaves out. As there, the loss is
+    divided by η, each scale's derivative is clipped, and the Adam that learns c keeps a first
+    moment for each of the two objectives and one second moment for both.
+
+    Every ten iterations c is judged by the first two batches: within γ by the loss after the step,
+    else by the norm. The best c is kept, c = 1 among them. The search ends when for ``patience``
+    iterations none was better by 1 % and no scale has gone a quarter of the way that it could.
+
+    With ``keep_signal`` no c is looked at that lets less signal through than c = 1: a bound on the
+    gradient is otherwise met by passing nothing on.
 
     L is the plain loss: smoothed labels, distillation and the model's own ``losses``
-    (regularizers) are left out. BatchNorm takes the batch's statistics and keeps its moving ones.
-    Pruned weights are in neither norm nor step. A tensor of zeros, such as a new bias, keeps
+    (regularizers) are left out. BatchNorm takes the batch's statistics and keeps its moving ones,
+    Dropout layers drop nothing; other noise (GaussianNoise, in recurrent layers) is taken as it
+    comes. Pruned weights are in neither norm nor step. A tensor of zeros, such as a new bias, keeps
     c = 1. Every operation on the weights' way to the loss must have a second derivative.
 
     ``optimizer`` is to be the one that trains: A is the direction of its first step. The model is
     not compiled yet when the search runs, so that only ``lottery-tf retrain`` knows it by itself.
 
     Raises:
-      UsageError: for a field out of its range; by ``change``, as ``find_scales`` does.
+      UsageError: for a field out of its range; by ``change``, as ``find_scales`` does, and for an
+        ``order`` of search_first without a dense ticket of this network.
     """
 
     permanent: ClassVar[bool] = True
@@ -59,10 +72,16 @@ class RescaledInit(RescaledInitSettings, Tweak):
         losses_of(self.criterion)
 
     def for_training_by(self, optimizer: str) -> "RescaledInit":
-        """With an optimizer and a step size where none is given, sgd's or else adam's."""
+        """With an optimizer, a step size and a bound where none is given: sgd's or else adam's."""
         optimizer = self.optimizer or ("sgd" if optimizer == "sgd" else "adam")
-        step_size = self.step_size or STEP_SIZES[optimizer]
-        return dataclasses.replace(self, optimizer=optimizer, step_size=step_size)
+        norm = self.norm or ("l2" if optimizer == "sgd" else "l1")
+        return dataclasses.replace(
+            self,
+            optimizer=optimizer,
+            step_size=self.step_size or STEP_SIZES[optimizer],
+            norm=norm,
+            max_norm=self.max_norm or MAX_NORMS[norm],
+        )
 
     def attach(self, model: keras.Model) -> None:
         trains = getattr(model, "optimizer", None)
@@ -79,9 +98,8 @@ class RescaledInit(RescaledInitSettings, Tweak):
     def apply(
         self, model: keras.Model, data: tf.data.Dataset | None = None
     ) -> tuple[keras.Model, dict[str, Any]]:
-        """The scaled copy; the scales by the names of the variables, ``loss`` and ``norm`` of
-        ``Scales``."""
-        found = find_scales(model, data, self)
+        """The scaled copy; what ``Scales`` has, but for the losses and norms on the way."""
+        found = find_scales(self._searched(model), data, self)
         chosen = from_chief(np.array(list(found.scales.values())))
         scales = dict(zip(found.scales, chosen.tolist(), strict=True))
         copy = remake(model, copy_layer)
@@ -89,7 +107,30 @@ class RescaledInit(RescaledInitSettings, Tweak):
             for name, variable in named_variables(copy).items():
                 if name in scales:
                     variable.assign(variable * tf.constant(scales[name], variable.dtype))
-        return copy, {"scales": scales, "loss": list(found.loss), "norm": list(found.norm)}
+        learned = {"scales": scales, "loss": list(found.loss), "norm": list(found.norm)}
+        return copy, {**learned, "iterations": len(found.norms), "converged": found.converged}
+
+    def _searched(self, model: keras.Model) -> keras.Model:
+        """The model that scales are searched for."""
+        if self.order == "mask_first":
+            return model
+        if self.dense is None:
+            raise UsageError(
+                "Expected the folder of the dense ticket to search with `rescaled_init_order="
+                "search_first`: give `rescaled_init_dense`."
+            )
+        dense = Ticket.load(self.dense)
+        copy = remake(masked_by_us(model), copy_layer)
+        shapes = {name: variable.shape for name, variable in named_variables(copy).items()}
+        odd = [name for name in dense.masks if not dense.masks[name].all()]
+        if odd or {name: value.shape for name, value in dense.weights.items()} != shapes:
+            raise UsageError(
+                f"Expected the dense ticket of '{model.name}' at {self.dense}, to search scales "
+                "for; it is pruned or of another network."
+            )
+        set_masks(copy, Masks.ones({name: mask.shape for name, mask in get_masks(copy).items()}))
+        assign(copy, dense.weights)
+        return copy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,9 +140,11 @@ class Scales:
     Attributes:
       scales: name of a trainable variable → c_l.
       losses: L(B̃; θ_c − η·A) at each iteration; NaN where it minimised the norm.
-      norms: ‖∇L(B; θ_c)‖₂ at each iteration.
+      norms: ‖∇L(B; θ_c)‖ at each iteration, of the kind that is bounded.
       loss: that loss on the first two batches, for c = 1 and for the scales found.
       norm: that norm on the first batch, likewise.
+      best: the iteration that had the scales; 0 where none were better than 1.
+      converged: whether the search ended by itself, before its last iteration.
     """
 
     scales: dict[str, float]
@@ -109,6 +152,8 @@ class Scales:
     norms: tuple[float, ...]
     loss: tuple[float, float]
     norm: tuple[float, float]
+    best: int
+    converged: bool
 
 
 def find_scales(
@@ -124,8 +169,8 @@ def find_scales(
 
     Args:
       model: a built Sequential or functional model, masked or dense; it is left as it is.
-      data: batches (inputs, labels), of which ``iterations`` + 2 are read, those of finite data
-        again and again. Either may be a tensor, a tuple or a dictionary; the losses of several
+      data: batches (inputs, labels), of which at most ``iterations`` + 2 are read, those of finite
+        data again and again. Either may be a tensor, a tuple or a dictionary; the losses of several
         outputs are added up.
       settings: default: ``RescaledInit()``.
       loss: its mean over a batch is L; one loss, or a list or dictionary of one for each output.
@@ -151,11 +196,11 @@ def find_scales(
         with model.distribute_strategy.scope(), step_checks():
             local = model.distribute_strategy.experimental_local_results
             weights = [local(variable)[0] for variable in named.values()]
-            sgd = settings.optimizer == "sgd"
+            sgd, l1 = settings.optimizer == "sgd", settings.norm == "l1"
             step_size = cast(float, settings.step_size)  # which for_training_by has set
-            objective = objective_of(model, weights, loss, data.element_spec, sgd, step_size)
-            lowest = [0.0 if is_offset(name) else settings.min_scale for name in named]
-            c, *found = _search(objective, stream, np.array(lowest), settings)
+            objective = objective_of(model, weights, loss, data.element_spec, sgd, step_size, l1)
+            space = _space_of(model, list(named), settings)
+            c, *found = _search(objective, stream, space, settings)
     except UsageError:
         raise
     except (KeyError, ValueError, tf.errors.InvalidArgumentError) as error:
@@ -172,12 +217,31 @@ def find_scales(
             f"scales needs; TensorFlow says: {reason(error)}. Leave rescaled_init out."
         ) from error
     result = Scales(dict(zip(named, c.tolist(), strict=True)), *found)
-    log.info(
-        f"rescaled_init: {settings.iterations} iterations: scales {min(c):.3g} to {max(c):.3g}, "
-        f"median {statistics.median(c):.3g}; loss after the first step {result.loss[0]:.4g} → "
-        f"{result.loss[1]:.4g}, gradient norm {result.norm[0]:.4g} → {result.norm[1]:.4g}"
-    )
+    _tell(result, settings)
     return result
+
+
+def _tell(found: Scales, settings: RescaledInit) -> None:
+    """Logs a line of what a search has reached."""
+    c, bound = list(found.scales.values()), cast(float, settings.max_norm)
+    log.info(
+        "rescaled_init: %s after %s (best at %s): scales %.3g to %.3g, median %.3g; loss after the "
+        "first step %.4g → %.4g, gradient norm %.4g → %.4g",
+        "converged" if found.converged else "not converged",
+        *(counted(len(found.norms), "iteration"), found.best),
+        *(min(c), max(c), statistics.median(c), *found.loss, *found.norm),
+    )
+    if found.norm[1] > bound:
+        log.warning(
+            "rescaled_init: the gradient's norm is %.4g still, above its bound of %g.",
+            *(found.norm[1], bound),
+        )
+    elif found.loss[1] > found.loss[0]:
+        log.info(
+            "rescaled_init: the norm met its bound of %g at the price of a higher loss after the "
+            "first step.",
+            bound,
+        )
 
 
 def _default_loss(model: keras.Model) -> keras.losses.Loss:
@@ -189,45 +253,116 @@ def _default_loss(model: keras.Model) -> keras.losses.Loss:
         ) from error
 
 
+@dataclasses.dataclass(frozen=True)
+class _Space:
+    """Where scales may lie: above ``lowest`` [n], those at the places ``signal`` with a geometric
+    mean of at least 1."""
+
+    lowest: np.ndarray
+    signal: np.ndarray
+
+    def nearest(self, c: np.ndarray) -> np.ndarray:
+        """``c`` with what lies outside moved in."""
+        c = np.maximum(c, self.lowest)
+        if len(self.signal):
+            mean = float(np.mean(np.log(np.maximum(c[self.signal], 1e-30))))
+            if mean < 0:
+                c[self.signal] *= math.exp(-mean)
+        return c
+
+
+def _space_of(model: keras.Model, names: Sequence[str], settings: RescaledInit) -> _Space:
+    """Where the scales of the weights of those names may lie."""
+    lowest = [
+        0.0 if is_offset(n) else settings.min_gamma if _is_gamma(n) else settings.min_scale
+        for n in names
+    ]
+    free = unnormalised(model, hidden=True) if settings.keep_signal else set()
+    signal = [i for i, name in enumerate(names) if name in free and "kernel" in name]
+    return _Space(np.array(lowest), np.array(signal, int))
+
+
+def _is_gamma(name: str) -> bool:
+    return name.rpartition("/")[2].partition("_")[0] == "gamma"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reached:
+    """Scales and what the first batches say of them."""
+
+    iteration: int
+    c: np.ndarray
+    loss: float
+    norm: float
+
+    def measure(self, bound: float) -> tuple[bool, float]:
+        """The less the better: within the bound the loss after a step, else the norm."""
+        above = self.norm > bound
+        return above, self.norm if above else self.loss
+
+
 def _search(
     objective: Callable[..., Any],
     stream: Iterator[tuple[Any, Any]],
-    lowest: np.ndarray,
+    space: _Space,
     settings: RescaledInit,
 ) -> tuple[Any, ...]:
-    """Projected Adam on c; returns c [n] and the other fields of ``Scales`` in their order."""
-    c, losses, norms = np.ones(len(lowest)), [], []
-    moments, counts = np.zeros((2, 2, len(c))), [0, 0]  # [objective, first or second, n]
+    """GradInit's Adam on c, projected; c [n] and the other fields of ``Scales`` in their order."""
+    bound, step_size = cast(float, settings.max_norm), cast(float, settings.step_size)
+    c = np.ones(len(space.lowest))
+    losses: list[float] = []
+    norms: list[float] = []
     first = batch, following = next(stream), next(stream)
-    before = objective(c, *first, math.inf)
-    for iteration in range(1, settings.iterations + 1):
-        results = objective(c, batch, following, settings.max_norm)
-        loss, norm, gradient = (each.numpy() for each in results)
-        if not np.isfinite([norm, *gradient]).all():
+
+    def reached(iteration: int) -> _Reached:
+        loss, norm, _ = objective(c, *first, math.inf)
+        return _Reached(iteration, c, float(loss), float(norm))
+
+    start = best = settled = reached(0)
+    means, square, counts = np.zeros((2, len(c))), np.zeros(len(c)), [0, 0]
+    converged, turns = False, math.ceil(settings.patience / _JUDGED_EVERY)
+    trail = [c]  # the scales that were judged, the last turns and one before
+    while len(norms) < settings.iterations and not converged:
+        results = objective(c, batch, following, bound)
+        loss, norm, derivative = (each.numpy() for each in results)
+        if not np.isfinite([norm, *derivative]).all():
             raise RuntimeError(
-                f"The search for scales diverged at iteration {iteration}: the gradient's norm is "
-                f"{norm:g}, the loss {loss:g}. If weights and data are finite, a lower "
+                f"The search for scales diverged at iteration {len(norms) + 1}: the gradient's "
+                f"norm is {norm:g}, the loss {loss:g}. If weights and data are finite, a lower "
                 "learning_rate or step_size may help."
             )
         losses.append(float(loss))
         norms.append(float(norm))
-        gradient = gradient * min(
-            1.0, settings.clip / max(float(np.linalg.norm(gradient)), _EPSILON)
-        )
-        which = int(norm > settings.max_norm)
+        which = int(norm > bound)  # the objective: the loss, which is divided by η, or the norm
+        derivative = np.clip(derivative if which else derivative / step_size, *_around(settings))
         counts[which] += 1
-        mean, square = moments[which]  # views
-        mean += (1 - _BETA_1) * (gradient - mean)
-        square += (1 - _BETA_2) * (gradient**2 - square)
-        size = np.sqrt(square / (1 - _BETA_2 ** counts[which])) + _EPSILON
-        step = mean / (1 - _BETA_1 ** counts[which]) / size
-        c = np.maximum(c - settings.learning_rate * step, lowest)
+        means[which] += (1 - _BETA_1) * (derivative - means[which])
+        square += (1 - _BETA_2) * (derivative**2 - square)
+        size = np.sqrt(square / (1 - _BETA_2 ** sum(counts))) + _EPSILON
+        step = means[which] / (1 - _BETA_1 ** counts[which]) / size
+        c = space.nearest(c - settings.learning_rate * step)
         batch, following = following, next(stream)
-    after = objective(c, *first, math.inf)
-    if not np.isfinite([*c, *(float(end) for end in after[:2])]).all():
-        raise RuntimeError(
-            "The search for scales diverged in its last iteration: scales, loss or gradient are "
-            "not finite. A lower learning_rate or step_size may help."
-        )
-    ends = (tuple(float(end[place]) for end in (before, after)) for place in (0, 1))
-    return c, tuple(losses), tuple(norms), *ends
+        if len(norms) % _JUDGED_EVERY and len(norms) < settings.iterations:
+            continue
+        now = reached(len(norms))
+        if not np.isfinite([*c, now.loss, now.norm]).all():
+            raise RuntimeError(
+                "The search for scales diverged: scales, loss or gradient are not finite. A lower "
+                "learning_rate or step_size may help."
+            )
+        if now.measure(bound) < best.measure(bound):
+            best = now
+            above, value = settled.measure(bound)
+            if now.measure(bound) < (above, value - 0.01 * abs(value)):
+                settled = now
+        # A net that passes no signal yet is better by nothing until it does: its scales go on.
+        drift = np.abs(c - trail[0]).max() if len(trail) > turns else math.inf
+        trail = [*trail, c][-turns - 1 :]
+        still = drift < settings.learning_rate * settings.patience / 4
+        converged = still and len(norms) - settled.iteration >= settings.patience
+    ends = [(start.loss, best.loss), (start.norm, best.norm)]
+    return best.c, tuple(losses), tuple(norms), *ends, best.iteration, converged
+
+
+def _around(settings: RescaledInit) -> tuple[float, float]:
+    return -settings.clip, settings.clip

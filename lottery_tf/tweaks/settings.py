@@ -23,6 +23,7 @@ from lottery_tf.common.settings import (
 CURVES = ("linear", "cosine", "exponential")
 CURVE_HELP = "how it fades"
 SHARE_HELP = "share of the training over which it fades, in [0, 1]"
+MAX_NORMS = {"l2": 1.0, "l1": 1000.0}  # of the gradient, GradInit's for sgd and for adam
 STEP_SIZES = {"sgd": 0.1, "adam": 0.001}  # of the first step that RescaledInit looks at
 
 
@@ -43,6 +44,24 @@ class FadingSettings:
             )
 
 
+KEEP_SIGNAL_HELP = "whether it is scaled so that the second moment of what comes out stays"
+
+
+@dataclasses.dataclass(frozen=True)
+class SignalScalingSettings:
+    """Of ``SignalScaling``."""
+
+    by: str = setting(
+        "norm",
+        "what tells how much of a kernel its mask has left: its norm, or where that is not known "
+        "and with density the share of its weights",
+        choices=("norm", "density"),
+    )
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+
 @dataclasses.dataclass(frozen=True)
 class SoftActivationSettings(FadingSettings):
     """Of ``SoftActivation``."""
@@ -50,6 +69,7 @@ class SoftActivationSettings(FadingSettings):
     unit: str = setting("pswish", "the smooth unit", choices=("pswish", "mish"))
     beta_start: float = setting(1.0, "PSwish's β at the first step, above 0; 1 is Swish")
     beta_end: float = setting(10.0, "PSwish's β at the end of its share, before it is ReLU")
+    keep_signal: bool = setting(True, KEEP_SIGNAL_HELP)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,7 +93,11 @@ class GhostSkipsSettings(FadingSettings):
     share: float = setting(0.2, SHARE_HELP)
     curve: str = setting("linear", CURVE_HELP, choices=("linear", "cosine"))
     # docs/results/ghost_skips: 1 doubles the signal a block, and a deep ResNet does not train.
-    alpha: float = setting(0.1, "α at the first step, above 0")
+    alpha: float | None = setting(
+        None,
+        "α at the first step, above 0; default: 1 where every signal goes through the convolution, "
+        "0.1 where there is a parallel way around it",
+    )
     shortcut: str = setting(
         "identity",
         "what goes around: the input itself, pooled and padded where shapes differ, or a "
@@ -81,16 +105,17 @@ class GhostSkipsSettings(FadingSettings):
         choices=("identity", "conv"),
     )
     convolutions: tuple[str, ...] = setting(
-        ("all",),
-        "which convolutions: all whose kernel is larger than 1, same (those of them that keep "
-        "the shape), or layers' names",
+        ("hidden",),
+        "which convolutions: all whose kernel is larger than 1, hidden (those of them that do not "
+        "come first), same (those that keep the shape), or layers' names",
     )
+    keep_signal: bool = setting(True, KEEP_SIGNAL_HELP)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.convolutions, str):  # one name, of which a tuple would be its letters
             object.__setattr__(self, "convolutions", (self.convolutions,))
-        if not 0 < self.alpha < float("inf"):
+        if self.alpha is not None and not 0 < self.alpha < float("inf"):
             raise UsageError(
                 f"Expected GhostSkips' alpha above 0, the weight of the skips at the first step, "
                 f"not {self.alpha}."
@@ -109,24 +134,50 @@ class RescaledInitSettings:
     step_size: float | None = setting(
         None, "η: length of that step (sgd, default 0.1), of each weight's (adam, default 0.001)"
     )
-    max_norm: float = setting(1.0, "γ: bound of the gradient's norm")
-    learning_rate: float = setting(0.03, "of the Adam that learns the scales")
+    norm: str | None = setting(
+        None,
+        "the gradient's norm that is bounded; default: l2 for sgd, l1 for adam",
+        choices=tuple(MAX_NORMS),
+    )
+    max_norm: float | None = setting(
+        None, "γ: bound of that norm; default: 1 for l2, 1000 for l1, GradInit's own"
+    )
+    learning_rate: float = setting(0.01, "of the Adam that learns the scales")
     min_scale: float = setting(0.01, "lower bound of the scales of weights; that of biases is 0")
-    iterations: int = setting(60, "steps of the search, a training batch each")
-    clip: float = setting(1.0, "norm that the gradient by all scales is clipped to")
+    min_gamma: float = setting(0.1, "that of the scales of a normalisation's γ")
+    iterations: int = setting(300, "most steps of the search, a training batch each")
+    patience: int = setting(
+        50, "steps after which it ends if nothing was better by 1 % and the scales rest"
+    )
+    clip: float = setting(1.0, "that each scale's derivative is clipped to, above and below 0")
+    keep_signal: bool = setting(
+        True,
+        "no scales that let less signal through: those of hidden layers without a normalisation "
+        "behind them have a geometric mean of 1 or more",
+    )
+    order: str = setting(
+        "mask_first",
+        "whether the scales are searched for the ticket, or for the dense network, masked then",
+        choices=("mask_first", "search_first"),
+    )
+    dense: str | None = setting(
+        None,
+        "search_first: folder of the dense ticket; default: that of the ticket's own run",
+    )
     criterion: str | None = setting(None, "name of a Keras loss; the cross-entropy where not given")
 
     def __post_init__(self) -> None:
         check_choices(self)
-        for name in ("step_size", "max_norm", "learning_rate", "iterations", "clip"):
+        for name in ("step_size", "max_norm", "learning_rate", "iterations", "patience", "clip"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise UsageError(f"Expected a {name} of RescaledInit above 0, not {value}.")
-        if not 0 <= self.min_scale <= 1:
-            raise UsageError(
-                "Expected a min_scale of RescaledInit in [0, 1], since all scales start at 1, not "
-                f"{self.min_scale}."
-            )
+        for name in ("min_scale", "min_gamma"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(
+                    f"Expected a {name} of RescaledInit in [0, 1], since all scales start at 1, "
+                    f"not {getattr(self, name)}."
+                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,6 +222,7 @@ class DistillationSettings:
 # Name of a tweak → its parameters; ``table.TWEAKS`` has the tweaks. One of the user's own, which
 # ``lt.register_tweak`` adds, has them itself.
 PARAMETERS: dict[str, type] = {
+    "signal_scaling": SignalScalingSettings,
     "soft_activation": SoftActivationSettings,
     "ghost_skips": GhostSkipsSettings,
     "rescaled_init": RescaledInitSettings,
@@ -181,9 +233,39 @@ PARAMETERS: dict[str, type] = {
 # Recipes that have a name of their own; a tweak's name stands for that tweak alone.
 RECIPES: dict[str, tuple[str, ...]] = {
     "vanilla": (),
-    # All of arXiv 2101.03255 (later called ToST, arXiv 2206.12755).
-    "tost": ("soft_activation", "ghost_skips", "rescaled_init", "label_smoothing"),
+    # All of arXiv 2101.03255 (later called ToST, arXiv 2206.12755), behind what keeps the signal.
+    "tost": (
+        "signal_scaling",
+        "soft_activation",
+        "ghost_skips",
+        "rescaled_init",
+        "label_smoothing",
+    ),
 }
+
+
+# What parameters stand for that an older release did not write, where that is not their default of
+# today: it did not keep the signal, and its search for scales bounded ‖·‖₂ for Adam's step too.
+_OLDER: dict[str, dict[str, Any]] = {
+    "soft_activation": {"keep_signal": False},
+    "ghost_skips": {"keep_signal": False},
+    "rescaled_init": {"keep_signal": False, "norm": "l2"},
+}
+# Likewise, of those that stand for what another one says: the search made all its iterations, and
+# had one bound for the scales of all weights.
+_OLDER_AS = {"rescaled_init": {"patience": "iterations", "min_gamma": "min_scale"}}
+
+
+def of_older_release(tweak: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a tweak as JSON has them, with those that they lack and that stand for
+    something else than their default of today, because an older release wrote them.
+
+    >>> of_older_release("ghost_skips", {"alpha": 0.1})
+    {'keep_signal': False, 'alpha': 0.1}
+    """
+    others = _OLDER_AS.get(tweak, {}).items()
+    same = {name: parameters[other] for name, other in others if other in parameters}
+    return {**_OLDER.get(tweak, {}), **same, **parameters}
 
 
 @functools.cache

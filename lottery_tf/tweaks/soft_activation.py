@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from lottery_tf.common.log import counted, log, some
@@ -41,6 +42,8 @@ class SoftReLU(FadingLayer):
       cap: what the output is cut off at, 6 in the place of ReLU6; None for nothing.
       replaced: the description of the ReLU whose place it takes, by which that comes back.
       start, end, curve: of β or τ.
+      keep_signal: whether the output is multiplied by √(E[relu(x)²]/E[unit(x)²]), x ~ N(0, 1), so
+        that its second moment is ReLU's all the way.
       **kwargs: as any Keras layer.
     """
 
@@ -54,9 +57,11 @@ class SoftReLU(FadingLayer):
         start: float = 1.0,
         end: float = 10.0,
         curve: str = "linear",
+        keep_signal: bool = False,  # as those were that releases before have saved
         **kwargs: Any,
     ):
         super().__init__(start, end, curve, autocast=False, **kwargs)
+        self.keep_signal = keep_signal
         self.supports_masking = True
         self.unit, self.cap, self.replaced = unit, cap, replaced
         # Keras writes the inputs of a function's call in another form than those of a layer's.
@@ -67,17 +72,24 @@ class SoftReLU(FadingLayer):
     # As tf.nn.relu, whose place it may take in a graph.
     @unconverted
     def call(self, features: tf.Tensor, name: str | None = None) -> tf.Tensor:
-        value = tf.cast(self.value(), features.dtype)
-        output = tf.cond(
-            self.is_over(),
-            lambda: tf.nn.relu(features),
-            lambda: _UNITS[self.unit](features, value),
-        )
+        value = self.value()
+
+        def soft() -> tf.Tensor:
+            found = _UNITS[self.unit](features, tf.cast(value, features.dtype))
+            return found * tf.cast(self._gain(value), found.dtype) if self.keep_signal else found
+
+        output = tf.cond(self.is_over(), lambda: tf.nn.relu(features), soft)
         output.set_shape(features.shape)
         return output if self.cap is None else tf.minimum(output, tf.cast(self.cap, output.dtype))
 
+    def _gain(self, value: tf.Tensor) -> tf.Tensor:
+        """What the unit's output is multiplied by. float32 []."""
+        moment = tf.reduce_sum(_WEIGHTS * tf.square(_UNITS[self.unit](_POINTS, value)))
+        return tf.sqrt(0.5 / moment)
+
     def get_config(self) -> dict[str, Any]:
         own = {"unit": self.unit, "cap": self.cap, "replaced": self.replaced}
+        own["keep_signal"] = self.keep_signal
         return {**super().get_config(), **own}
 
 
@@ -94,6 +106,9 @@ def _mish(x: tf.Tensor, blend: tf.Tensor) -> tf.Tensor:
 
 
 _UNITS = {"pswish": _pswish, "mish": _mish}
+# The normal distribution at points, to take means by.
+_POINTS = np.linspace(-6, 6, 241, dtype=np.float32)
+_WEIGHTS = np.exp(-(_POINTS**2) / 2) / np.exp(-(_POINTS**2) / 2).sum()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +118,8 @@ class SoftActivation(SoftActivationSettings, FadingTweak):
     A ticket has few paths; a smooth, non-monotonic unit passes gradient for small negative inputs
     too (arXiv 2101.03255). PSwish is x·σ(βx) (Ramachandran et al. 2017, arXiv 1710.05941) with β
     growing over the first share of the training; Mish (Misra 2019, arXiv 1908.08681) is blended
-    into ReLU. For the rest of the training the unit is exactly ReLU. ReLU6 becomes min(PSwish, 6).
+    into ReLU. Swish alone would lose a sixth of the signal a layer: ``keep_signal`` makes up for
+    it. For the rest of the training the unit is exactly ReLU. ReLU6 becomes min(PSwish, 6).
 
     It finds ReLU layers, ``Activation("relu")``, fused ``activation="relu"`` and calls of
     ``tf.nn.relu``, in nested models too; one line is logged of what it left.
@@ -162,7 +178,8 @@ class SoftActivation(SoftActivationSettings, FadingTweak):
     def _unit(self, cap: float, replaced: Any, **kwargs: Any) -> SoftReLU:
         start, end = (self.beta_start, self.beta_end) if self.unit == "pswish" else (0.0, 1.0)
         highest = None if cap == math.inf else cap
-        return SoftReLU(self.unit, highest, replaced, start, end, self.curve, **kwargs)
+        fade = (start, end, self.curve, self.keep_signal)
+        return SoftReLU(self.unit, highest, replaced, *fade, **kwargs)
 
 
 def _left(layer: keras.layers.Layer) -> str | None:

@@ -26,6 +26,8 @@ class Tweak:
 
     # Whether what ``change`` does is in the finished model; then it comes before what fades.
     permanent: ClassVar[bool] = False
+    # Of those that are permanent: which comes first.
+    rank: ClassVar[int] = 1
 
     def prepare(self, model: keras.Model, data: tf.data.Dataset | None = None) -> keras.Model:
         """The model to train with this tweak on; ``Recipe.prepare`` does it for several."""
@@ -119,7 +121,7 @@ def put_on(
     check_graph(model)
     prepared = masked_by_us(model)
     learned: dict[type, dict[str, Any]] = {}
-    for tweak in sorted(tweaks, key=lambda each: not each.permanent):
+    for tweak in sorted(tweaks, key=lambda each: (not each.permanent, each.rank)):
         prepared, found = tweak.apply(prepared, data)
         if found:
             learned[type(tweak)] = found

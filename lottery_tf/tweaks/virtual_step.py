@@ -17,8 +17,11 @@ def objective_of(
     spec: Any,
     sgd: bool,
     step_size: float,
+    l1: bool = False,
 ) -> Callable[..., tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
     """(c [n], B, next batch, γ) → loss after the virtual step, norm, derivative by c [n]; float64.
+
+    The norm is ‖g‖₂, or with ``l1`` ‖g‖₁. Above γ the derivative is the norm's and the loss NaN.
 
     The variables hold θ_c, so that any layer will do: c enters as θ_l = c_l·θ0_l and in no other
     way, and the derivative by c_l is ⟨derivative by θ_l, θ0_l⟩. With g and H gradient and Hessian
@@ -27,7 +30,7 @@ def objective_of(
 
         ∇‖g‖ = H u,    ∇L(B̃; θ_c − η·u) = v − η·H (v − u⟨u, v⟩)/‖g‖;
 
-    a sign has no derivative, and ∇L(B̃; θ_c − η·sign g) = v.
+    a sign has no derivative: ∇‖g‖₁ = H sign(g), and ∇L(B̃; θ_c − η·sign g) = v.
     """
     starts = [tf.convert_to_tensor(weight) for weight in weights]
     eta = tf.constant(step_size, tf.float64)
@@ -57,19 +60,20 @@ def objective_of(
         assign(theta)
         with tf.GradientTape() as tape:
             _, g = loss_and_gradient(*batch)
-        norm = tf.sqrt(tf.reduce_sum(_inner(g, g)))
-        u = [tf.math.divide_no_nan(each, tf.cast(norm, each.dtype)) for each in g]
-        zeros = [tf.zeros_like(each) for each in g]
+        length = tf.sqrt(tf.reduce_sum(_inner(g, g)))
+        u = [tf.math.divide_no_nan(each, tf.cast(length, each.dtype)) for each in g]
+        signs, zeros = [tf.sign(each) for each in g], [tf.zeros_like(each) for each in g]
+        norm = tf.reduce_sum(_inner(g, signs)) if l1 else length
 
         def norm_itself() -> tuple[tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
-            return tf.constant(math.nan, tf.float64), zeros, u
+            return tf.constant(math.nan, tf.float64), zeros, signs if l1 else u
 
         def virtual_step() -> tuple[tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
-            assign(plus(theta, -eta, u if sgd else [tf.sign(each) for each in g]))
+            assign(plus(theta, -eta, u if sgd else signs))
             value, v = loss_and_gradient(*_overlapping(batch, following))
             assign(theta)
             across = plus(v, -tf.reduce_sum(_inner(u, v)), u)
-            return value, v, plus(zeros, tf.math.divide_no_nan(-eta, norm), across)
+            return value, v, plus(zeros, tf.math.divide_no_nan(-eta, length), across)
 
         def through_gradient() -> tf.Tensor:
             return _inner(tape.gradient(g, weights, by, unconnected_gradients="zero"), starts)

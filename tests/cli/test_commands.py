@@ -277,8 +277,32 @@ def test_a_parameter_that_an_older_release_lacked_counts_as_its_default(retraine
     )
     run.check()
     newer["another"] = 4
-    with pytest.raises(UsageError, match="belongs to another: tweaks is"):
+    with pytest.raises(UsageError, match="label_smoothing_another is 3 there and 4 here"):
         run.check()
+
+
+@pytest.mark.parametrize(
+    ("theirs", "mine", "words"),
+    [
+        ({}, {"ghost_skips": {"alpha": 1}}, "recipe is vanilla there and ghost_skips here"),
+        (
+            {"ghost_skips": {"alpha": 0.1, "keep_signal": False}, "own": {}},
+            {"own": {}, "ghost_skips": {"alpha": None, "keep_signal": True}},
+            "another: ghost_skips_alpha is 0.1 there and None here; ghost_skips_keep_signal is "
+            "False there and True here. Choose",
+        ),
+        (
+            {"own": {"a": 1}, "other": {}},
+            {"own": {"a": 2}},
+            "another: recipe is own,other there and own here; own_a is 1 there and 2 here. Choose",
+        ),
+    ],
+)
+def test_what_differs_of_the_recipe_is_named(tmp_path, theirs, mine, words):
+    (tmp_path / "config.json").write_text(json.dumps({"command": "retrain", "tweaks": theirs}))
+    with pytest.raises(UsageError, match=words):
+        Run(tmp_path, "retrain", {"tweaks": mine}).check()
+    Run(tmp_path, "retrain", {"tweaks": dict(reversed(theirs.items()))}).check()
 
 
 def test_a_folder_of_other_files_is_refused(tmp_path, capfd):

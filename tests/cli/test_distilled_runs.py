@@ -95,7 +95,7 @@ def test_another_teacher_is_another_run(found, ticket, taught, tmp_path):
         dense.save(tmp_path / "teacher.keras")
         with pytest.raises(UsageError, match="belongs to another: teacher_sha256 is"):
             retrain(out, ticket, lt.Recipe([Distillation(teacher)]))
-    with pytest.raises(UsageError, match="belongs to another: tweaks is"):
+    with pytest.raises(UsageError, match="distillation_weight is 0.7 there and 0.6 here"):
         retrain(out, ticket, lt.Recipe([Distillation(weight=0.6)]))
 
 

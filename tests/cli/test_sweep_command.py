@@ -439,7 +439,7 @@ def test_a_run_of_other_settings_in_its_folder_is_not_taken(swept, tmp_path, cap
     before = contents(out)
     assert main(["sweep", *WORDS, f"--out={out}"]) == 1
     said = " ".join(capfd.readouterr().err.split())
-    assert "belongs to another: tweaks is" in said
+    assert "another: label_smoothing_epsilon is 0.3 there and 0.1 here" in said
     assert f"Or remove {config.parent.relative_to(out)} to run it anew." in said
     assert contents(out) == before
 

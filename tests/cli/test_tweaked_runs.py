@@ -81,16 +81,18 @@ def test_what_the_files_say(spent):
     result = read_json(spent / "result.json")
     assert result["recipe"] == "tost"
     assert list(result["tweaks"]) == [
-        *("soft_activation", "ghost_skips", "rescaled_init", "label_smoothing"),
+        *("signal_scaling", "soft_activation", "ghost_skips", "rescaled_init", "label_smoothing"),
     ]
     assert result["tweaks"]["soft_activation"]["share"] == 0.75
     assert result["tweaks"]["rescaled_init"]["iterations"] == 2
     found = result["rescaled_init"]
     trainable = load_saved_model(spent / "model").trainable_variables
-    assert list(found) == ["scales", "loss", "norm"] and len(found["scales"]) == len(trainable)
-    # Two steps of Adam with a rate of 0.03.
+    assert list(found) == ["scales", "loss", "norm", "iterations", "converged"]
+    assert len(found["scales"]) == len(trainable)
+    # Two steps of Adam with a rate of 0.01.
     farthest = max(abs(scale - 1) for scale in found["scales"].values())
-    assert farthest == pytest.approx(0.06, abs=0.01)
+    assert farthest == pytest.approx(0.02, abs=0.003)
+    assert (found["iterations"], found["converged"]) == (2, False)
     assert [len(found[name]) for name in ("loss", "norm")] == [2, 2]
     # Five steps an epoch of which three are behind: 17 steps, in epochs of 5, 5, 5 and 2.
     rows = read_json_lines(spent / "metrics.jsonl")
@@ -105,13 +107,14 @@ def test_the_search_looks_at_a_step_of_the_optimizer_that_trains(ticket, tmp_pat
     experiment = experiment_of(Ticket.load(ticket), ticket)
     training = dataclasses.replace(experiment.training, optimizer="adamw")
     for own, expected in (
-        (experiment, ("sgd", 0.1)),
-        (dataclasses.replace(experiment, training=training), ("adam", 0.001)),
+        (experiment, ("sgd", 0.1, "l2", 1)),
+        (dataclasses.replace(experiment, training=training), ("adam", 0.001, "l1", 1000)),
     ):
         recipe = settled(Recipe("rescaled_init"), ticket, own)
         run = retrain_run(tmp_path, ticket, recipe, own)
         tweak = run.settings["tweaks"]["rescaled_init"]
-        assert (tweak["optimizer"], tweak["step_size"]) == expected
+        names = ("optimizer", "step_size", "norm", "max_norm")
+        assert tuple(tweak[name] for name in names) == expected
 
 
 def test_the_best_epoch_on_dev_is_one_after_the_fades(spent):

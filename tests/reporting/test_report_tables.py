@@ -396,6 +396,21 @@ def test_settings_that_older_releases_lack_are_their_defaults(tmp_path):
     assert found.tables[0].frame.pairs.tolist()[1:] == [1, 0]
 
 
+def test_parameters_that_older_releases_lacked_stand_for_what_these_did(tmp_path):
+    """Not for the default of today; one that stood for what another says, for that."""
+    ticket = write_ticket(tmp_path / "ticket", 0)
+    write_run(tmp_path / "vanilla", ticket)
+    old = {"soft_activation": {"share": 0.5}, "rescaled_init": {"iterations": 60}}
+    same = {"keep_signal": False, "patience": 60}
+    new = {"soft_activation": {"share": 0.5, "keep_signal": True}}
+    new |= {"rescaled_init": old["rescaled_init"] | same}
+    for number, tweaks in enumerate((old, new)):
+        write_run(tmp_path / f"{number}", ticket, "a,b", tweaks=tweaks)
+    found = gather([tmp_path])
+    assert found.settings == ["soft_activation_keep_signal"]
+    assert set(found.runs.soft_activation_keep_signal) == {None, False, True}
+
+
 def test_what_is_missing_is_said_and_nothing_invented(tmp_path):
     write_study(tmp_path)
     ticket = write_ticket(tmp_path / "lonely", 3)

@@ -53,7 +53,8 @@ def test_four_weights(tmp_path):
         np.testing.assert_array_equal(each.weights["d/kernel"], [[1, 0], [0, 0]])
         assert each.sparsity == 0.75
         assert each.sparsity_total == 3 / 9  # 6 of Dense(2), 3 of the head
-        assert each.info == {"seed": 0, "trainable_parameters": 9}
+        norms = {"d/kernel": pytest.approx(30**0.5)}  # √(1 + 4 + 9 + 16)
+        assert each.info == {"seed": 0, "trainable_parameters": 9, "dense_norms": norms}
     record = json.loads((tmp_path / "t" / "ticket.json").read_text())
     assert (record["sparsity"], record["sparsity_total"], record["seed"]) == (0.75, 3 / 9, 0)
     assert record["format_version"] == FORMAT_VERSION

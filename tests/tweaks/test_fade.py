@@ -107,7 +107,7 @@ WAYS = {
 )
 def test_each_step_has_its_own_value_by_hand(way, share):
     """Six of twelve steps are soft, then the unit is ReLU: w < 0 does not move any more."""
-    tweak = lt.SoftActivation(share=share, beta_start=1.0, beta_end=4.0)
+    tweak = lt.SoftActivation(share=share, beta_start=1.0, beta_end=4.0, keep_signal=False)
     model = tweak.prepare(_one_weight())
     model.compile(keras.optimizers.SGD(0.5), _mean, **WAYS[way])
     x, watch = np.ones((STEPS, 1), np.float32), Weights()
@@ -123,7 +123,7 @@ def test_each_step_has_its_own_value_by_hand(way, share):
 
 
 def test_in_one_loop_of_xla_too():
-    tweak = lt.SoftActivation(beta_start=1.0, beta_end=4.0)
+    tweak = lt.SoftActivation(beta_start=1.0, beta_end=4.0, keep_signal=False)
     model = tweak.prepare(_one_weight())
     data = tf.data.Dataset.from_tensors((np.ones((1, 1), np.float32),) * 2).repeat()
     trainer = Trainer(
@@ -178,7 +178,7 @@ def _convolutional():
 
 RECIPE = [
     lt.SoftActivation(unit="mish"),
-    lt.GhostSkips(share=0.5, alpha=1.0, shortcut="conv"),
+    lt.GhostSkips(share=0.5, alpha=1.0, shortcut="conv", convolutions="all"),
     lt.LabelSmoothing(),
 ]
 X, Y = examples(8, (6, 6, 2))  # two steps an epoch, eight in all
@@ -344,6 +344,7 @@ def _pruned():
     return lt.wrap(plain, random_masks(plain))
 
 
+GHOSTS = functools.partial(lt.GhostSkips, convolutions="all")
 UNFINISHED = {
     "strip": lambda model, path: lt.strip(model),
     "export": lambda model, path: lt.export(model, path),
@@ -367,7 +368,7 @@ UNFINISHED = {
             marks=() if kind is lt.SoftActivation or way == "strip" else e2e,
         )
         for way, share in [*((way, 0.5) for way in UNFINISHED), ("strip", 0.0), ("export", 0.0)]
-        for kind in (lt.SoftActivation, lt.GhostSkips)
+        for kind in (lt.SoftActivation, GHOSTS)
     ],
 )
 def test_a_prepared_model_is_not_a_finished_one(tmp_path, way, share, kind):
@@ -392,7 +393,7 @@ def test_a_loaded_checkpoint_tells_how_to_finish_it(tmp_path, lines, run):
     def look(model):
         return model.evaluate(X, Y, verbose=0) if run == "evaluate" else model.predict(X, verbose=0)
 
-    recipe = lt.Recipe([lt.SoftActivation(share=0.0), lt.GhostSkips(share=0.0)])
+    recipe = lt.Recipe([lt.SoftActivation(share=0.0), GHOSTS(share=0.0)])
     model = recipe.prepare(_pruned())
     keras.callbacks.CallbackList(recipe.callbacks(steps=4), model=model).on_train_begin()
     model.compile("sgd", recipe.loss())

@@ -12,13 +12,18 @@ from lottery_tf.graph.layers import named_layers
 from lottery_tf.tweaks.ghost_skip import GhostSkip
 
 
+def _bare(convolutions="all", **kwargs):
+    """Skips around every convolution, that add α·S(x) and do nothing else."""
+    return lt.GhostSkips(convolutions=convolutions, keep_signal=False, **kwargs)
+
+
 def _ghosts(model):
     return [layer.name for layer in lt.GhostSkips().layers(model)]
 
 
 def _alone(layer, shape, **kwargs):
     """(y, y + S(x), x) of one convolution with a ghost around it, and a ReLU behind."""
-    model = lt.GhostSkips(alpha=1.0, **kwargs).prepare(chain(layer, layers.ReLU(), shape=shape))
+    model = _bare(alpha=1.0, **kwargs).prepare(chain(layer, layers.ReLU(), shape=shape))
     x = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
     ghost = model.get_layer(f"{layer.name}_ghost")
     outputs = keras.Model(model.input, [model.get_layer(layer.name).output, ghost.output])(x)
@@ -29,7 +34,7 @@ def test_the_identity_by_hand():
     """Four pixels of one channel, a kernel (1, 2, 0) and α = 0.5."""
     model = chain(layers.Conv1D(1, 3, padding="same", name="conv"), layers.ReLU(), shape=(4, 1))
     model.get_layer("conv").kernel.assign(np.reshape([1.0, 2.0, 0.0], (3, 1, 1)))
-    soft = lt.GhostSkips(alpha=0.5).prepare(model)
+    soft = _bare(alpha=0.5).prepare(model)
     x = np.reshape([1.0, -2.0, 3.0, -4.0], (1, 4, 1))
     # y = (2, 1·1 − 4, −2 + 6, 3 − 8) = (2, −3, 4, −5), and half of x to it.
     np.testing.assert_allclose(np.ravel(soft(x)), np.maximum([2.5, -4.0, 5.5, -7.0], 0))
@@ -37,13 +42,87 @@ def test_the_identity_by_hand():
 
 def test_alpha_falls_to_0():
     model = chain(layers.Conv1D(1, 3, padding="same", name="conv"), layers.ReLU(), shape=(4, 1))
-    tweak = lt.GhostSkips(curve="cosine", alpha=0.6)
+    tweak = _bare(curve="cosine", alpha=0.6)
     (ghost,) = tweak.layers(tweak.prepare(model))
     ghost.length.assign(4)
     y, x = tf.zeros((1, 4, 1)), tf.ones((1, 4, 1))
     for step, alpha in ((0, 0.6), (2, 0.3), (4, 0), (5, 0)):
         ghost.step.assign(step)
         np.testing.assert_allclose(ghost([y, x]), alpha * np.ones((1, 4, 1)), atol=1e-6)
+
+
+@pytest.mark.parametrize("shortcut", ["identity", "conv"])
+def test_the_sum_keeps_the_signal_by_hand(shortcut):
+    """√(r/(r + α²)) at α = 1, 1/2 and 1/8; when it is over, y itself."""
+    ghost = GhostSkip(shortcut, (1,), keep_signal=True)
+    y, x = np.full((1, 4, 1), 2.0), np.full((1, 4, 1), 4.0)
+    ghost.build([y.shape, x.shape])
+    ghost.length.assign(8)
+    s = 4.0
+    if shortcut == "conv":
+        ghost.conv.kernel.assign([[[3.0]]])
+        s = 12 / np.sqrt(1 + 1e-5)  # moving mean 0 and variance 1
+    factors = {
+        "identity": {1: np.sqrt(2 / 3), 0.5: np.sqrt(8 / 9), 0.125: np.sqrt(128 / 129), 0: 1},
+        "conv": {1: np.sqrt(1 / 2), 0.5: np.sqrt(4 / 5), 0.125: np.sqrt(64 / 65), 0: 1},
+    }[shortcut]
+    for alpha, factor in factors.items():
+        ghost.step.assign(round(8 * (1 - alpha)))
+        np.testing.assert_allclose(ghost([y, x]), np.full_like(y, factor * (2 + alpha * s)), 1e-6)
+    np.testing.assert_array_equal(ghost([y, x]), y)
+
+
+@pytest.mark.parametrize("shortcut", ["identity", "conv"])
+@pytest.mark.parametrize("alpha", [1.0, 0.5, 0.1])
+def test_the_second_moment_stays(shortcut, alpha):
+    """Of y ~ N(0, 1) beside a rectified normal, or that behind a BatchNorm; 400,000 of each."""
+    random = np.random.default_rng(0)
+    y, x = random.standard_normal((2, 4000, 100, 1)).astype(np.float32)
+    ghost = GhostSkip(shortcut, (1,), start=alpha, keep_signal=True)
+    moment = np.mean(np.square(ghost([y, np.maximum(x, 0)], training=True)))
+    assert moment == pytest.approx(1, rel=0.01)
+
+
+def _with_a_block():
+    """A stem, a block with a shortcut around two convolutions, and one behind it."""
+
+    def conv(name):
+        return layers.Conv2D(2, 3, padding="same", name=name)
+
+    inputs = keras.Input((6, 6, 1))
+    x = conv("stem")(inputs)
+    x = layers.Add()([x, conv("two")(layers.ReLU()(conv("one")(x)))])
+    return keras.Model(inputs, layers.Flatten()(conv("last")(x)))
+
+
+def _alphas(model, **kwargs):
+    tweak = lt.GhostSkips(**kwargs)
+    return {each.name: each.schedule.start for each in tweak.layers(tweak.prepare(model))}
+
+
+def test_alpha_by_place():
+    """1 where there is no other way, 0.1 beside a shortcut; one that is given holds everywhere."""
+    plain = chain(*(layers.Conv1D(2, 3, name=name) for name in "abcd"), shape=(9, 2))
+    assert _alphas(plain) == {"b_ghost": 1, "c_ghost": 1}  # d is the output
+    assert _alphas(_with_a_block()) == {"one_ghost": 0.1, "two_ghost": 0.1, "last_ghost": 1}
+    assert _alphas(lt.wrap(_with_a_block())) == _alphas(_with_a_block())
+    assert _alphas(_with_a_block(), alpha=0.3) == dict.fromkeys(_alphas(_with_a_block()), 0.3)
+
+
+def test_alpha_by_place_in_a_resnet():
+    model = lt.models.create("resnet20", (8, 8, 3), 10, width=2)
+    blocks = [f"stage{i}_block{j}_conv{k}" for i in (1, 2, 3) for j in (1, 2, 3) for k in (1, 2)]
+    assert _alphas(model) == {f"{name}_ghost": 0.1 for name in blocks}
+    (stem,) = _alphas(model, convolutions="all").keys() - _alphas(model).keys()
+    assert _alphas(model, convolutions="all") == _alphas(model) | {stem: 1}
+    assert _alphas(model, convolutions=stem.removesuffix("_ghost")) == {stem: 1}
+
+
+def test_what_a_release_before_has_saved_does_not_keep_the_signal():
+    config = GhostSkip("identity", (1,)).get_config()
+    del config["keep_signal"]
+    assert GhostSkip.from_config(config).keep_signal is False
+    assert GhostSkip.from_config({**config, "keep_signal": True}).keep_signal is True
 
 
 def test_strides_average_and_channels_are_padded_with_zeros():
@@ -63,7 +142,7 @@ def test_a_layer_that_pads_is_within_the_ghost(padding, eager):
     """As with padding="same": pixels 0 and 1 are averaged, not 0 and the padding."""
     conv = layers.Conv2D(3, 3, strides=2, name="conv")
     plain = chain(layers.ZeroPadding2D(padding), conv, layers.ReLU(), shape=(4, 6, 3))
-    model = lt.GhostSkips(alpha=1.0).prepare(plain)
+    model = _bare(alpha=1.0).prepare(plain)
     x = np.random.default_rng(0).standard_normal((2, 4, 6, 3)).astype(np.float32)
     parts = [model.get_layer("conv").output, model.get_layer("conv_ghost").output]
     y, sum_ = map(np.array, keras.Model(model.input, parts)(x))
@@ -78,7 +157,7 @@ def test_a_layer_that_pads_is_within_the_ghost(padding, eager):
 def test_a_layer_that_pads_for_a_dilated_convolution_is_within_too():
     """All on one side, so that the middle of what is padded is not the input."""
     conv = layers.Conv2D(3, 3, dilation_rate=2, name="conv")
-    model = lt.GhostSkips(alpha=1.0, convolutions="same").prepare(
+    model = _bare("same", alpha=1.0).prepare(
         chain(layers.ZeroPadding2D(((4, 0), (0, 4))), conv, layers.ReLU(), shape=(5, 6, 3))
     )
     x = np.random.default_rng(0).standard_normal((2, 5, 6, 3)).astype(np.float32)
@@ -94,7 +173,7 @@ def test_a_layer_that_pads_for_a_dilated_convolution_is_within_too():
 def test_a_layer_that_pads_for_more_than_the_convolution_is_outside(pad, padding, added):
     """What the convolution leaves of it is in the skip; one in one direction is enough."""
     conv = layers.Conv2D(3, 3, padding=padding, name="conv")
-    model = lt.GhostSkips(alpha=1.0).prepare(
+    model = _bare(alpha=1.0).prepare(
         chain(layers.ZeroPadding2D(pad, name="pad"), conv, layers.ReLU(), shape=(4, 4, 3))
     )
     x = np.random.default_rng(0).standard_normal((2, 4, 4, 3)).astype(np.float32)
@@ -125,7 +204,7 @@ def test_any_convolution(layer, shape, shortcut, eager):
     """
     layer = type(layer).from_config(layer.get_config())
     plain = chain(layer, layers.ReLU(), shape=shape)
-    tweak = lt.GhostSkips(share=1.0, alpha=1.0, shortcut=shortcut)
+    tweak = lt.GhostSkips(share=1.0, alpha=1.0, shortcut=shortcut, convolutions="all")
     model = tweak.prepare(plain)
     assert _ghosts(model) == ["conv_ghost"]
     assert model.output_shape == plain.output_shape
@@ -143,9 +222,7 @@ def test_any_convolution(layer, shape, shortcut, eager):
 def test_the_convolutional_shortcut_by_hand():
     """A strided 1×1 convolution and BatchNorm, in inference and in training."""
     conv = layers.Conv2D(4, 3, strides=2, padding="same", name="conv")
-    model = lt.GhostSkips(shortcut="conv", alpha=0.25).prepare(
-        chain(conv, layers.ReLU(), shape=(4, 4, 3))
-    )
+    model = _bare(shortcut="conv", alpha=0.25).prepare(chain(conv, layers.ReLU(), shape=(4, 4, 3)))
     ghost = model.get_layer("conv_ghost")
     random = np.random.default_rng(0)
     x, y = random.standard_normal((2, 4, 4, 3)), random.standard_normal((2, 2, 2, 4))
@@ -190,7 +267,7 @@ def _network():
 
 def test_places(lines, eager):
     plain = _network()
-    tweak = lt.GhostSkips(share=0.0)
+    tweak = lt.GhostSkips(share=0.0, convolutions="all")
     model = tweak.prepare(lt.wrap(plain, random_masks(plain)))
     assert lines[-1].endswith("4 ghost skips; spatial convolutions without one: transposed, out")
     assert sorted(_ghosts(model)) == [
@@ -221,6 +298,14 @@ def test_places(lines, eager):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
+def test_those_that_come_first_have_none(lines):
+    """By default: here a shared one, that reads both inputs."""
+    prepared = lt.GhostSkips().prepare(_network())
+    end = "3 ghost skips; spatial convolutions without one: shared, transposed, out"
+    assert lines[-1].endswith(end)
+    assert sorted(_ghosts(prepared)) == ["forked_ghost", "in_conv_ghost", "with_norm_ghost"]
+
+
 def test_a_sequential_model_comes_back_as_one(eager):
     plain = keras.Sequential(
         [
@@ -230,7 +315,7 @@ def test_a_sequential_model_comes_back_as_one(eager):
         ],
         name="mine",
     )
-    tweak = lt.GhostSkips(share=0.0)
+    tweak = lt.GhostSkips(share=0.0, convolutions="all")
     model = tweak.prepare(lt.wrap(plain, random_masks(plain)))
     x, y = examples(8, (5, 5, 2))
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(True), run_eagerly=eager)
@@ -256,6 +341,9 @@ def test_which_convolutions():
         )
 
     assert names("all") == ["again_ghost", "same_shape_ghost", "wider_ghost"]
+    assert names("hidden") == ["again_ghost", "wider_ghost"]
+    assert lt.GhostSkips() == lt.GhostSkips(convolutions="hidden")
+    assert names("hidden", "same_shape") == names("all")
     assert names("same") == ["again_ghost", "same_shape_ghost"]
     assert names("wider", "again") == ["again_ghost", "wider_ghost"]
     assert lt.GhostSkips(convolutions="same") == lt.GhostSkips(convolutions=("same",))
@@ -272,7 +360,8 @@ def test_the_convolutional_shortcut_starts_as_he_et_al_have_it():
 
 def test_the_skip_computes_in_the_precision_of_its_convolution():
     conv = layers.Conv2D(3, 3, dtype="mixed_bfloat16", name="conv")
-    model = lt.GhostSkips(shortcut="conv").prepare(chain(conv, layers.Flatten(), shape=(4, 4, 3)))
+    tweak = lt.GhostSkips(shortcut="conv", convolutions="all")
+    model = tweak.prepare(chain(conv, layers.Flatten(), shape=(4, 4, 3)))
     ghost = model.get_layer("conv_ghost")
     parts = (ghost, ghost.conv, ghost.norm)
     assert [(each.compute_dtype, each.dtype) for each in parts] == [("bfloat16", "float32")] * 3
@@ -282,22 +371,24 @@ def test_losses_on_tensors_are_refused():
     model = chain(layers.Conv2D(3, 3, padding="same"), layers.ReLU(), shape=(6, 6, 3))
     model.add_loss(tf.reduce_mean(model.output))
     with pytest.raises(UsageError, match="without add_loss"):
-        lt.GhostSkips().prepare(model)
+        lt.GhostSkips(convolutions="all").prepare(model)
 
 
 def test_the_layer_comes_back_from_its_config():
-    ghost = GhostSkip("conv", (2, 2), activation="relu", sequential=True, start=0.5, curve="cosine")
+    fade = {"start": 0.5, "curve": "cosine", "keep_signal": True}
+    ghost = GhostSkip("conv", (2, 2), activation="relu", sequential=True, **fade)
     again = keras.layers.deserialize(keras.layers.serialize(ghost))
     assert type(again) is GhostSkip and again.get_config() == ghost.get_config()
 
 
 def test_a_name_that_is_taken_is_left_alone():
     model = chain(layers.Conv2D(3, 3, name="a"), layers.ReLU(name="a_ghost"), shape=(6, 6, 3))
-    names = [layer.name for layer in lt.GhostSkips().prepare(model).layers[1:]]
+    prepared = lt.GhostSkips(convolutions="all").prepare(model)
+    names = [layer.name for layer in prepared.layers[1:]]
     assert names == ["a", "a_ghost_", "a_ghost"]
 
 
-@pytest.mark.parametrize("tweak", [lt.GhostSkips(), lt.SoftActivation()])
+@pytest.mark.parametrize("tweak", [lt.GhostSkips(convolutions="all"), lt.SoftActivation()])
 def test_a_model_is_prepared_once(tweak):
     model = chain(layers.Conv2D(3, 3), layers.ReLU(), shape=(6, 6, 3))
     with pytest.raises(UsageError, match="was prepared with it already"):
@@ -306,7 +397,7 @@ def test_a_model_is_prepared_once(tweak):
 
 def _finished_is_trained(model, x):
     """Prepares, skips the fade, finishes; the largest difference between trained and finished."""
-    tweak = lt.GhostSkips(share=0.0)
+    tweak = lt.GhostSkips(share=0.0, convolutions="all")
     prepared = tweak.prepare(model)
     for ghost in tweak.layers(prepared):
         ghost.length.assign(0)
@@ -356,7 +447,7 @@ def test_a_model_within_two_models_has_its_ghost_behind_the_batchnorm():
         outer.append(keras.Model(inputs, inner(inputs), name=name))
     inputs = keras.Input((6, 6, 3))
     model = keras.Model(inputs, layers.Flatten()(outer[1](outer[0](inputs))))
-    prepared = lt.GhostSkips().prepare(model)
+    prepared = lt.GhostSkips(convolutions="all").prepare(model)
     names = [layer.name for layer in prepared.get_layer("one").get_layer("inner").layers[1:]]
     assert names == ["conv", "norm", "conv_ghost", "relu"]
     _finished_is_trained(model, X)
@@ -389,7 +480,8 @@ def test_a_fused_function_of_a_users_own_comes_along_and_back(name):
         shape=(4, 4, 1),
     )
     x, _ = examples(2, (4, 4, 1))
-    recipe = lt.Recipe(name, {"ghost_skips_share": 0.0, "soft_activation_share": 0.0})
+    settings = {"ghost_skips_share": 0.0, "soft_activation_share": 0.0}
+    recipe = lt.Recipe(name, {**settings, "ghost_skips_convolutions": ("all",)})
     model = recipe.prepare(plain)
     assert _ghosts(model) == ["conv_ghost"]
     for callback in recipe.callbacks(steps=1):
@@ -409,7 +501,7 @@ def test_fused_activations_that_are_not_known_stay(lines):
         layers.Flatten(),
         shape=(6, 6, 3),
     )
-    prepared = lt.GhostSkips().prepare(model)
+    prepared = lt.GhostSkips(convolutions="all").prepare(model)
     assert _ghosts(prepared) == ["plain_ghost"]
     assert lines[-1].endswith("without one: scaled, regularised, rows")
 
@@ -424,7 +516,7 @@ class Own(keras.Model):
 def test_a_training_step_of_ones_own_is_kept():
     inputs = keras.Input((6, 6, 3))
     model = Own(inputs, layers.Flatten()(_fused()(inputs)))
-    tweak = lt.GhostSkips(share=1.0)
+    tweak = lt.GhostSkips(share=1.0, convolutions="all")
     prepared = tweak.prepare(model)
     prepared.compile("sgd", "mse")
     history = prepared.fit(X, np.zeros((4, 108)), callbacks=tweak.callbacks(), verbose=0).history

@@ -43,7 +43,14 @@ W1, W2 = np.array([2.0, 1.0]), np.array([0.5, -0.25])
 X = np.array([[1.0, 2.0], [3.0, 1.0], [-1.0, 2.0]])  # three batches of two examples
 Y = np.array([[2.0, 1.0], [1.0, 0.5], [-1.0, 2.5]])
 SETTINGS = RescaledInit(
-    step_size=0.1, max_norm=1.5, iterations=12, learning_rate=0.05, clip=0.5, criterion="mse"
+    step_size=0.1,
+    norm="l2",
+    max_norm=1.5,
+    iterations=12,
+    learning_rate=0.05,
+    clip=0.5,
+    keep_signal=False,
+    criterion="mse",
 )
 
 
@@ -118,7 +125,8 @@ def objective(model, data, settings):
     loss = keras.losses.get(settings.criterion) or rescaled_init.default_loss(model)
     settings = settings.for_training_by("sgd")
     sgd = settings.optimizer == "sgd"
-    found = objective_of(model, weights, loss, data.element_spec, sgd, settings.step_size)
+    how = sgd, settings.step_size, settings.norm == "l1"
+    found = objective_of(model, weights, loss, data.element_spec, *how)
     return lambda c, bound: [each.numpy() for each in found(c, *list(data)[:2], bound)]
 
 
@@ -147,38 +155,76 @@ def test_four_weights_by_hand(optimizer):
 
 @both_optimizers
 def test_a_whole_search_by_hand(optimizer):
-    """Adam on c, clipped to 0.5: first down to the norm's bound, then the loss."""
+    """Step for step GradInit's RescaleAdam: a first moment for each objective, one second moment,
+    each derivative clipped, the loss divided by η. First down to the norm's bound, then the loss;
+    the scales that the first two batches find best are those that are found."""
     settings = dataclasses.replace(SETTINGS, optimizer=optimizer)
     found = find_scales(four_weights(), three_batches(), settings)
     hand, c, rows = ByHand(optimizer), np.ones(2), []
-    state = {kind: [0, np.zeros(2), np.zeros(2)] for kind in ("norm", "loss")}
+    exp_avg, exp_avg_sq, steps = {"norm": 0.0, "loss": 0.0}, 0.0, {"norm": 0, "loss": 0}
+
+    def judged(c):
+        return hand.loss(c, (X[0], Y[0]), (X[1], Y[1])), hand.norm(c, X[0], Y[0])
+
+    candidates = {0: (c, *judged(c))}
     for step in range(settings.iterations):
         first, second = ((X[i % 3], Y[i % 3]) for i in (step, step + 1))
         norm, loss = hand.norm(c, *first), math.nan
         kind = "norm" if norm > settings.max_norm else "loss"
         if kind == "norm":
-            gradient = hand.norm_derivative(c, *first)
+            grad = hand.norm_derivative(c, *first)
         else:
             loss = hand.loss(c, first, second)
-            gradient = hand.loss_derivative(c, first, second)
+            grad = hand.loss_derivative(c, first, second) / settings.step_size
         rows.append((norm, loss))
-        gradient = gradient * min(1, 0.5 / np.linalg.norm(gradient))
-        count, mean, square = state[kind]
-        count, mean = count + 1, 0.9 * mean + 0.1 * gradient
-        square = 0.999 * square + 0.001 * gradient**2
-        state[kind] = [count, mean, square]
-        unbiased = mean / (1 - 0.9**count), square / (1 - 0.999**count)
-        c = np.maximum(c - 0.05 * unbiased[0] / (np.sqrt(unbiased[1]) + 1e-8), 0.01)
-    assert all(count for count, *_ in state.values()), "only one of the objectives was met"
+        grad = np.maximum(np.minimum(grad, 0.5), -0.5)
+        steps[kind] += 1
+        exp_avg[kind] = exp_avg[kind] * 0.9 + grad * 0.1
+        exp_avg_sq = exp_avg_sq * 0.999 + grad * grad * 0.001
+        denom = np.sqrt(exp_avg_sq / (1 - 0.999 ** sum(steps.values()))) + 1e-8
+        step_size = 0.05 / (1 - 0.9 ** steps[kind])
+        c = np.maximum(c - step_size * exp_avg[kind] / denom, 0.01)
+        if step in (9, 11):
+            candidates[step + 1] = c, *judged(c)
+    assert all(steps.values()), "only one of the objectives was met"
     np.testing.assert_allclose(found.norms, [norm for norm, _ in rows], rtol=1e-6)
     np.testing.assert_allclose(found.losses, [loss for _, loss in rows], rtol=1e-6)
+    within = {n: each for n, each in candidates.items() if each[2] <= settings.max_norm}
+    best = min(within, key=lambda number: within[number][1])
+    assert found.best == best and not found.converged
     assert list(found.scales) == ["one/kernel", "two/kernel"]
-    np.testing.assert_allclose(list(found.scales.values()), c, rtol=1e-6)
-    ends = [hand.loss(each, (X[0], Y[0]), (X[1], Y[1])) for each in (np.ones(2), c)]
-    np.testing.assert_allclose(found.loss, ends, rtol=1e-6)
-    np.testing.assert_allclose(
-        found.norm, [hand.norm(each, X[0], Y[0]) for each in (np.ones(2), c)], rtol=1e-6
-    )
+    np.testing.assert_allclose(list(found.scales.values()), candidates[best][0], rtol=1e-6)
+    np.testing.assert_allclose(found.loss, [candidates[n][1] for n in (0, best)], rtol=1e-6)
+    np.testing.assert_allclose(found.norm, [candidates[n][2] for n in (0, best)], rtol=1e-6)
+
+
+def test_the_norm_of_adam_is_the_sum_of_sizes():
+    """‖g‖₁ and its derivative H sign(g), by central differences."""
+    settings = dataclasses.replace(SETTINGS, optimizer="adam", norm=None)
+    assert settings.for_training_by("sgd").norm == "l1"
+    compute = objective(four_weights(), three_batches(), settings)
+    hand, c = ByHand("adam"), np.array([0.9, 1.2])
+
+    def norm(c):
+        return np.abs(hand.gradient(c, X[0], Y[0])[1]).sum()
+
+    loss, found, derivative = compute(c, 0.0)
+    assert np.isnan(loss)
+    np.testing.assert_allclose(found, norm(c), rtol=1e-12)
+    expected = [(norm(c + h) - norm(c - h)) / 2e-6 for h in 1e-6 * np.eye(2)]
+    np.testing.assert_allclose(derivative, expected, rtol=1e-6)
+
+
+def test_bounds_by_default():
+    assert [
+        (each.norm, each.max_norm, each.step_size)
+        for each in (
+            RescaledInit().for_training_by("sgd"),
+            RescaledInit().for_training_by("adamw"),
+            RescaledInit(norm="l2").for_training_by("adam"),
+            RescaledInit(max_norm=3.0, step_size=0.2).for_training_by("adam"),
+        )
+    ] == [("l2", 1, 0.1), ("l1", 1000, 0.001), ("l2", 1, 0.001), ("l1", 3, 0.2)]
 
 
 @pytest.mark.parametrize("which", ["norm", "sgd", "adam"])
@@ -321,6 +367,7 @@ def search_of(eager):
     assert_same(every_variable(model), before)
     found = find_scales(model, data, tweak)
     told = {"scales": found.scales, "loss": list(found.loss), "norm": list(found.norm)}
+    told |= {"iterations": 8, "converged": False}
     assert tweak.learned(changed) == told and tweak.learned(model) == {}
     return model, changed, masks, found, data
 
@@ -390,38 +437,77 @@ def test_frozen_layers_stay(rescaled):
 
 
 def test_scales_have_a_lower_bound():
-    """Of weights and BatchNorm's γ min_scale, of biases and β 0: the norm falls with all."""
+    """Of kernels min_scale, of BatchNorm's γ min_gamma, of biases and β 0: the norm falls with
+    all."""
     model = mlp(bias_initializer="ones")
     model.get_layer("norm").beta.assign(np.ones(6))
-    settings = RescaledInit(max_norm=1e-9, learning_rate=0.3, iterations=60, min_scale=0.4)
+    settings = RescaledInit(
+        max_norm=1e-9, learning_rate=0.3, iterations=60, min_scale=0.4, keep_signal=False
+    )
     found = find_scales(model, batches(), settings).scales
     biases = {name: scale for name, scale in found.items() if name.endswith(("bias", "beta"))}
-    rest = {name: scale for name, scale in found.items() if name not in biases}
-    assert min(rest.values()) == 0.4 and "norm/gamma" in rest
-    assert 0 <= min(biases.values()) < 0.4
+    kernels = {name: scale for name, scale in found.items() if name.endswith("kernel")}
+    assert found["norm/gamma"] == 0.1  # no channel vanishes
+    assert min(kernels.values()) == 0.4
+    assert 0 <= min(biases.values()) < 0.1
 
 
 @both_optimizers
 def test_the_search_does_what_it_is_for(optimizer, lines):
-    """From a norm far above its bound to one below it, then a lower loss."""
+    """From a norm far above its bound to one below it, with a lower loss; then it ends."""
     keras.utils.set_random_seed(1)
     model = mlp()
     model.get_layer("head").kernel.assign(4 * model.get_layer("head").kernel)
-    settings = RescaledInit(optimizer, learning_rate=0.02, iterations=180)
+    settings = RescaledInit(optimizer, norm="l2", learning_rate=0.02, iterations=400)
     found = find_scales(model, batches(12), settings)
     assert isinstance(found, Scales)
-    assert found.norm[0] > 1.5 and found.norm[1] < 1.1
+    assert found.norm[0] > 1.5 and found.norm[1] <= 1
     assert found.loss[1] < found.loss[0]
-    assert len(found.losses) == len(found.norms) == 180
+    assert found.converged and found.best <= len(found.losses) == len(found.norms) < 400
     above = np.array(found.norms) > 1
     np.testing.assert_array_equal(np.isnan(found.losses), above)
     assert above[0] and not above.all()
     scales = list(found.scales.values())
     (line,) = lines
     assert line.startswith(
-        f"rescaled_init: 180 iterations: scales {min(scales):.3g} to {max(scales):.3g}, median "
+        f"rescaled_init: converged after {len(found.norms)} iterations (best at {found.best}): "
+        f"scales {min(scales):.3g} to {max(scales):.3g}, median "
     )
     assert f"{found.loss[0]:.4g} → {found.loss[1]:.4g}, gradient norm" in line
+
+
+@pytest.mark.usefixtures("all_eager")
+def test_what_was_not_reached_is_told(lines):
+    """With a bound that nothing meets the lowest norm is kept, and said to be too high."""
+    settings = dataclasses.replace(SETTINGS, max_norm=1e-3)
+    found = find_scales(four_weights(), three_batches(), settings)
+    assert 1e-3 < found.norm[1] < found.norm[0]
+    assert "not converged after 12 iterations" in lines[0]
+    assert "above its bound of 0.001" in lines[1]
+
+
+@pytest.mark.usefixtures("all_eager")
+def test_no_scales_are_kept_that_are_worse_than_none():
+    """The weights stay as they are where every step makes it worse by the first batches."""
+    settings = dataclasses.replace(SETTINGS, max_norm=1e9, learning_rate=0.9, iterations=10)
+    found = find_scales(four_weights(), three_batches(), settings)
+    assert found.best == 0 and set(found.scales.values()) == {1.0}
+    assert found.loss[0] == found.loss[1] and found.norm[0] == found.norm[1]
+
+
+@pytest.mark.usefixtures("all_eager")
+def test_the_signal_is_kept():
+    """Two layers without a normalisation: only that of the outputs may get smaller."""
+    model = chain(
+        *(layers.Dense(4, "relu", name=name) for name in ("one", "two")),
+        layers.Dense(3, name="head"),
+    )
+    settings = RescaledInit(max_norm=1e-9, learning_rate=0.1, iterations=20)
+    for keep in (True, False):
+        found = find_scales(model, batches(), dataclasses.replace(settings, keep_signal=keep))
+        hidden = found.scales["one/kernel"] * found.scales["two/kernel"]
+        assert hidden >= 1 - 1e-9 if keep else hidden < 0.5
+        assert found.scales["head/kernel"] < 0.5
 
 
 # Models and data of all kinds
@@ -692,7 +778,7 @@ def test_a_search_that_diverges():
 def test_a_search_that_diverges_in_its_last_iteration():
     """No gradient comes after it that would tell."""
     settings = dataclasses.replace(SETTINGS, iterations=1, learning_rate=1e308)
-    with pytest.raises(RuntimeError, match="diverged in its last iteration"):
+    with pytest.raises(RuntimeError, match="diverged: scales, loss or gradient"):
         find_scales(four_weights(), three_batches(), settings)
 
 

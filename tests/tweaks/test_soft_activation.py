@@ -43,6 +43,78 @@ def test_mish_by_hand():
     np.testing.assert_array_equal(_unit(4, **kwargs), relu)
 
 
+def _swish(x, beta=1.0):
+    return x * _sigmoid(beta * x)
+
+
+def _mish(x, blend=0.0):
+    return (1 - blend) * x * np.tanh(np.logaddexp(0, x)) + blend * np.maximum(x, 0)
+
+
+def _gain(unit):
+    """√(E[relu(x)²]/E[unit(x)²]) for x ~ N(0, 1), by Gauss and Hermite's quadrature."""
+    points, weights = np.polynomial.hermite_e.hermegauss(150)
+    return np.sqrt(0.5 / (weights @ unit(points) ** 2 * (2 * np.pi) ** -0.5))
+
+
+def test_the_gain_of_swish_is_known():
+    """E[x²σ(x)²] for x ~ N(0, 1) is 0.3558: a layer of Swish passes 0.71 of what ReLU does."""
+    assert _gain(_swish) == pytest.approx(np.sqrt(0.5 / 0.35577), rel=1e-4)
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0, 1.5, 2.0, 4.0, 10.0, 25.0])
+def test_pswish_keeps_the_signal_by_hand(beta):
+    expected = _gain(lambda x: _swish(x, beta)) * _swish(X, beta)
+    found = _unit(0, start=beta, keep_signal=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-12)
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 3])
+def test_mish_keeps_the_signal_by_hand(step):
+    expected = _gain(lambda x: _mish(x, step / 4)) * _mish(X, step / 4)
+    found = _unit(step, unit="mish", start=0.0, end=1.0, keep_signal=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-12)
+
+
+@pytest.mark.parametrize("fade", [{}, {"unit": "mish", "start": 0.0, "end": 1.0}, {"cap": 6.0}])
+def test_at_the_end_it_is_relu_whatever_it_kept(fade):
+    largest = fade.get("cap", 8)
+    for step in (4, 9):
+        found = _unit(step, keep_signal=True, **fade)
+        np.testing.assert_array_equal(found, [0, 0, 0, 1, largest])
+
+
+def test_what_is_kept_comes_before_the_cap():
+    np.testing.assert_allclose(
+        _unit(0, cap=6.0, keep_signal=True), np.minimum(_gain(_swish) * _swish(X), 6), rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("fade", [{"end": 10.0}, {"unit": "mish", "start": 0.0, "end": 1.0}])
+def test_the_second_moment_is_that_of_relu_all_the_way(fade):
+    """A million of N(0, 1), at β from 1 to 10 or Mish's blend from 0 to 1."""
+    x = np.random.default_rng(0).standard_normal(1_000_000).astype(np.float32)
+    unit = SoftReLU(keep_signal=True, **fade)
+    unit.build(x.shape)
+    unit.length.assign(9)
+    for step in range(10):
+        unit.step.assign(step)
+        assert np.mean(np.square(unit(x))) == pytest.approx(0.5, rel=0.01)
+
+
+def test_it_keeps_the_signal_by_default():
+    inputs = keras.Input((1,))
+    model = lt.SoftActivation().prepare(keras.Model(inputs, layers.ReLU()(inputs)))
+    np.testing.assert_allclose(model(X[:, None])[:, 0], _gain(_swish) * _swish(X), rtol=1e-4)
+
+
+def test_what_a_release_before_has_saved_does_not_keep_the_signal():
+    config = SoftReLU().get_config()
+    del config["keep_signal"]
+    assert SoftReLU.from_config(config).keep_signal is False
+    assert SoftReLU.from_config({**config, "keep_signal": True}).keep_signal is True
+
+
 def test_relu6_is_capped():
     np.testing.assert_allclose(_unit(0, cap=6.0), np.minimum(X * _sigmoid(X), 6), rtol=1e-6)
     np.testing.assert_array_equal(_unit(4, cap=6.0), [0, 0, 0, 1, 6])
@@ -54,7 +126,7 @@ def test_the_largest_value_is_that_of_the_relu():
         *((layers.Activation("relu6"), 6), (layers.Activation(tf.nn.relu6), 6), (tf.nn.relu6, 6)),
     ):
         inputs = keras.Input((1,))
-        soft = lt.SoftActivation().prepare(keras.Model(inputs, relu(inputs)))
+        soft = lt.SoftActivation(keep_signal=False).prepare(keras.Model(inputs, relu(inputs)))
         assert np.array(soft(np.array([[100.0]]))) == largest
 
 
@@ -72,7 +144,7 @@ def test_what_is_masked_stays_so():
         layers.GlobalAveragePooling1D(),
         shape=(2,),
     )
-    soft = lt.SoftActivation().prepare(model)
+    soft = lt.SoftActivation(keep_signal=False).prepare(model)
     word = model.get_layer("words").embeddings.numpy()[1]
     np.testing.assert_allclose(soft(np.array([[1, 0]])), [word * _sigmoid(word)], rtol=1e-6)
 
@@ -166,7 +238,7 @@ def test_the_soft_model_computes_swish():
         return chain(layers.Dense(6, activation), layers.Dense(5, activation), layers.Dense(3))
 
     x, _ = examples(8)
-    soft = lt.SoftActivation().prepare(stack("relu"))
+    soft = lt.SoftActivation(keep_signal=False).prepare(stack("relu"))
     np.testing.assert_allclose(soft(x), stack("swish")(x), atol=1e-6)
     assert np.abs(soft(x) - stack("relu")(x)).max() > 0.01
 
@@ -185,7 +257,8 @@ def test_what_is_looked_into(lines):
     functions = ("linear", "tanh", tf.nn.softmax, "gelu", "silu", tf.nn.sigmoid, "mish", "relu")
     stack = [layers.Dense(4, function) for function in functions]
     model = chain(layers.Conv1D(4, 3), *stack, shape=(4, 4))
-    lt.Recipe("ghost_skips,soft_activation").prepare(model)
+    settings = {"ghost_skips_convolutions": ("all",)}
+    lt.Recipe("ghost_skips,soft_activation", settings).prepare(model)
     assert [line.partition(": ")[2] for line in lines] == [
         "1 ghost skip; spatial convolutions without one: none",
         "1 ReLU made soft; not looked into: none",
@@ -216,16 +289,17 @@ def test_a_fused_relu_under_a_ghost_is_soft_in_either_order(first, eager):
         )
 
     x, y = examples(8, (5, 5, 3))
-    recipe = lt.Recipe(first, {"ghost_skips_alpha": 1.0})
+    settings = {"ghost_skips_alpha": 1.0, "ghost_skips_convolutions": ("all",)}
+    recipe = lt.Recipe(first, settings)
     model = recipe.prepare(network())
     assert [layer.name for layer in model.layers[1:6]] == [
         *("fused", "fused_ghost", "linear", "linear_ghost", "relu"),
     ]
     assert model.get_layer("fused").activation is keras.activations.linear
-    a = model.get_layer("fused")(x) + x
-    a = a * tf.sigmoid(a)
-    b = model.get_layer("linear")(a) + a
-    b = b * tf.sigmoid(b)
+    a = (model.get_layer("fused")(x) + x) * np.sqrt(2 / 3)
+    a = _gain(_swish) * a * tf.sigmoid(a)
+    b = (model.get_layer("linear")(a) + a) * np.sqrt(2 / 3)
+    b = _gain(_swish) * b * tf.sigmoid(b)
     np.testing.assert_allclose(model(x), tf.reduce_mean(b, (1, 2)), atol=1e-5)
     model.compile("sgd", recipe.loss(CrossEntropy()), run_eagerly=eager)
     model.fit(x, y, batch_size=4, callbacks=recipe.callbacks(), verbose=0)

@@ -1,0 +1,116 @@
+"""Which way a signal takes through a model's layers: behind what it is normalised, what it can go
+around."""
+
+from collections.abc import Callable, Iterable
+
+from lottery_tf.graph.compat import keras
+from lottery_tf.graph.layers import Call, calls, named_variables, unwrapped
+
+_layers = keras.layers
+_NORMALISATIONS = (
+    _layers.BatchNormalization,
+    _layers.LayerNormalization,
+    _layers.GroupNormalization,
+    _layers.UnitNormalization,
+)
+# Layers that pass a factor above 0 of their input on to their output.
+_PASS_FACTORS = (
+    *(_layers.ReLU, _layers.LeakyReLU, _layers.PReLU, _layers.Dropout, _layers.Flatten),
+    *(_layers.Reshape, _layers.Permute, _layers.ZeroPadding1D, _layers.ZeroPadding2D),
+    *(_layers.ZeroPadding3D, _layers.Cropping1D, _layers.Cropping2D, _layers.Cropping3D),
+    *(_layers.MaxPooling1D, _layers.MaxPooling2D, _layers.MaxPooling3D),
+    *(_layers.AveragePooling1D, _layers.AveragePooling2D, _layers.AveragePooling3D),
+    *(_layers.GlobalAveragePooling1D, _layers.GlobalAveragePooling2D),
+    *(_layers.GlobalMaxPooling1D, _layers.GlobalMaxPooling2D),
+)
+_RECTIFIERS = (None, keras.activations.linear, keras.activations.relu)
+
+
+def is_normalised(call: Call, outputs: Iterable[Call]) -> bool:
+    """Whether a normalisation takes any factor of the layer's output away again, on every way.
+
+    What lies between passes a factor on, such as ReLU and pooling do.
+
+    Args:
+      call: of ``calls(model)[0]``.
+      outputs: ``calls(model)[1]``.
+    """
+    fused = getattr(unwrapped(call.layer), "activation", None)
+    return _passes_factors(fused) and _ends_in_one(call, set(map(id, outputs)))
+
+
+def _ends_in_one(call: Call, outputs: set[int]) -> bool:
+    if id(call) in outputs or not call.after:
+        return False
+    return all(
+        isinstance(unwrapped(after.layer), _NORMALISATIONS)
+        or (_passes(unwrapped(after.layer)) and _ends_in_one(after, outputs))
+        for after in call.after
+    )
+
+
+def _passes(layer: keras.layers.Layer) -> bool:
+    if isinstance(layer, _layers.ReLU):
+        return layer.max_value is None and not layer.threshold
+    if isinstance(layer, _layers.Activation):
+        return _passes_factors(layer.activation)
+    return isinstance(layer, _PASS_FACTORS)
+
+
+def _passes_factors(activation: object) -> bool:
+    return any(activation is each for each in _RECTIFIERS)
+
+
+def on_every_way(model: keras.Model) -> set[int]:
+    """ids of the calls' nodes that every way from the inputs to the outputs goes through.
+
+    A call that is none of them has a parallel way around it, such as the shortcut of a block.
+    """
+    found, outputs = calls(model)
+    place = {id(call): number for number, call in enumerate(found)}
+    ends = {id(call) for call in outputs}
+    # In the order of computation a way around the call at a place is an arrow from before it to
+    # behind it. The inputs lie before all, what reads the outputs behind all.
+    furthest = max(
+        (place[id(c)] for c in found if any(id(b) not in place for b in c.before)), default=0
+    )
+    necessary = set()
+    for number, call in enumerate(found):
+        if furthest <= number:
+            necessary.add(id(call.node))
+        behind = [len(found)] if id(call) in ends else []
+        furthest = max([furthest, *behind, *(place[id(after)] for after in call.after)])
+    return necessary
+
+
+def unnormalised(model: keras.Model, hidden: bool = False) -> set[str]:
+    """Names of the variables of layers whose scale comes through to the outputs: there is no
+    normalisation behind the layer, in one call at least.
+
+    Args:
+      model: a Sequential or functional model, wrapped or not.
+      hidden: without the layers that make the outputs.
+    """
+    found, outputs = calls(model)
+    names = {variable.ref(): name for name, variable in named_variables(model).items()}
+    return {
+        names[variable.ref()]
+        for call in found
+        if not (is_normalised(call, outputs) or (hidden and call in outputs))
+        for variable in call.layer.variables
+        if variable.ref() in names
+    }
+
+
+def first_of(model: keras.Model, chosen: Callable[[keras.layers.Layer], bool]) -> set[int]:
+    """ids of the chosen layers before which, on no way from the inputs, another one lies."""
+    behind: set[int] = set()
+    first = set()
+    for call in calls(model)[0]:
+        layer = unwrapped(call.layer)
+        late = any(id(each) in behind for each in call.before)
+        if chosen(layer) and not late:
+            first.add(id(layer))
+        if late or chosen(layer):
+            behind.add(id(call))
+    return first

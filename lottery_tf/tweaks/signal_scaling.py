@@ -1,0 +1,67 @@
+"""Signal scaling: a ticket passes the signal on as the dense network does."""
+
+import dataclasses
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow as tf
+
+from lottery_tf.common.log import counted, log
+from lottery_tf.graph.compat import keras
+from lottery_tf.graph.copies import copy_layer
+from lottery_tf.graph.layers import named_variables
+from lottery_tf.graph.signal_paths import unnormalised
+from lottery_tf.masks.wrapper import get_dense_norms, get_masks, remake
+from lottery_tf.tweaks.settings import SignalScalingSettings
+from lottery_tf.tweaks.tweak import Tweak
+
+
+@dataclasses.dataclass(frozen=True)
+class SignalScaling(SignalScalingSettings, Tweak):
+    """Scales each masked kernel so that its layer passes the signal as the dense kernel does.
+
+    Initialisations such as He's are made for dense kernels: a layer that keeps a share d of its
+    weights lets d of the second moment of its inputs through, and n of them dⁿ. Behind a dozen such
+    layers there is nothing left that a gradient could come back from. Each kernel is multiplied by
+    ‖w‖₂/‖w ⊙ m‖₂, where w is as it was before the mask, or where that is not known by 1/√d.
+
+    The scaled weights stay in the finished model. Behind a normalisation, as BatchNorm, a scale
+    would change nothing but the effective learning rate: such layers are left as they are. So are
+    biases, and a kernel of which nothing is left.
+    """
+
+    permanent: ClassVar[bool] = True
+    rank: ClassVar[int] = 0  # the search for scales begins with the scaled network
+
+    def change(self, model: keras.Model, data: tf.data.Dataset | None = None) -> keras.Model:
+        return self.apply(model, data)[0]
+
+    def apply(
+        self, model: keras.Model, data: tf.data.Dataset | None = None
+    ) -> tuple[keras.Model, dict[str, Any]]:
+        """The scaled copy, or ``model`` where there is nothing to scale; the ``scales`` by name."""
+        scales = self._scales(model)
+        if not scales:
+            log.info("signal_scaling: nothing to scale: no mask, or normalisations behind all.")
+            return model, {}
+        copy = remake(model, copy_layer)
+        for name, variable in named_variables(copy).items():
+            if name in scales:
+                variable.assign(variable * tf.constant(scales[name], variable.dtype))
+        log.info(
+            "signal_scaling: %s scaled by %.3g to %.3g",
+            *(counted(len(scales), "kernel"), min(scales.values()), max(scales.values())),
+        )
+        return copy, {"scales": scales}
+
+    def _scales(self, model: keras.Model) -> dict[str, float]:
+        norms = get_dense_norms(model) if self.by == "norm" else {}
+        variables, free = named_variables(model), unnormalised(model)
+        found = {}
+        for name, mask in get_masks(model).items():
+            left = float(np.linalg.norm((variables[name].numpy() * mask).astype(np.float64)))
+            if name in free and left and not mask.all():
+                density = float(mask.mean())
+                found[name] = norms[name] / left if name in norms else 1 / math.sqrt(density)
+        return {name: scale for name, scale in found.items() if scale != 1}
