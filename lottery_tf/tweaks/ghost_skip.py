@@ -1,6 +1,7 @@
 """Ghost skip connections: they help a ticket to begin, and are gone when it is trained."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -42,9 +43,11 @@ class GhostSkip(FadingLayer):
       activation: the one that was fused into the convolution.
       sequential: whether the model that it was put into was Sequential.
       start, end, curve: of α.
-      keep_signal: whether n = √(r/(r + α²)), so that the second moment stays that of y; else n = 1.
-        r is that of y over that of S(x): 2 for a rectified x, as He's initialisation and a
-        BatchNorm of y make it, 1 for what comes out of a BatchNorm too.
+      keep_signal: whether n is such that as much of the second moment comes out of a ReLU as from y
+        alone; else n = 1. For the identity y ~ N(0, 1) and x is rectified, of half the second
+        moment, as He's initialisation and a BatchNorm of y make them; then n is
+        (½ + (1 + α²)(½ + atan(α)/π) + α/π)^-½. For "conv" both come out of a BatchNorm, and n is
+        (1 + α²)^-½.
       **kwargs: as any Keras layer.
 
     Call arguments:
@@ -107,12 +110,20 @@ class GhostSkip(FadingLayer):
             both = y + tf.cast(alpha, y.dtype) * skip
             if not self.keep_signal:
                 return both
-            ratio = 2.0 if self.norm is None else 1.0
-            return both * tf.cast(tf.sqrt(ratio / (ratio + tf.square(alpha))), y.dtype)
+            return both * tf.cast(tf.math.rsqrt(self._moment(alpha)), y.dtype)
 
         output = tf.cond(self.is_over(), lambda: tf.identity(y), with_skip)
         output.set_shape(y.shape)
         return self.activation(output)
+
+    def _moment(self, alpha: tf.Tensor) -> tf.Tensor:
+        """E[relu(y + α·S(x))²]/E[relu(y)²]. float32 []."""
+        squares = 1 + tf.square(alpha)
+        if self.norm is not None:
+            return squares
+        # Half of a rectified x is 0, half of it the size of a normal z: y + α·|z| has an angle
+        # atan(α) to y in the plane of y and z.
+        return 0.5 + squares * (0.5 + tf.atan(alpha) / math.pi) + alpha / math.pi
 
     def _identity(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         """x, averaged over the strides, with as many channels as y."""
@@ -161,7 +172,7 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
     y ← y + α·S(x) for each chosen spatial convolution: x is its input, before a ZeroPadding layer
     does what padding="same" would do, y the pre-activation that it feeds, after its BatchNorm
     where there is one. Where every signal has to go through the convolution α begins at 1, else,
-    beside a shortcut, at 0.1, and with ``keep_signal`` the sum keeps the second moment of y. α
+    beside a shortcut, at 0.1, and with ``keep_signal`` ReLU lets as much through as of y alone. α
     falls to exactly 0 over the first share of the training; then they are
     out, and ``finish`` returns the architecture without them. One line is logged of the spatial
     convolutions that have none.
