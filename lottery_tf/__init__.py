@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # what _WHERE says, for type checkers and editors
     from lottery_tf.finding.one_shot import prune as prune
     from lottery_tf.finding.scores import register_method as register_method
     from lottery_tf.inspecting.facts import inspect as inspect
+    from lottery_tf.inspecting.signal import signal as signal
     from lottery_tf.masks.flops import count_flops as count_flops
     from lottery_tf.masks.masks import Masks as Masks
     from lottery_tf.masks.wrapper import get_masks as get_masks
@@ -58,6 +59,7 @@ _WHERE = {
     "export": "exporting.exports",
     "count_flops": "masks.flops",
     "inspect": "inspecting.facts",
+    "signal": "inspecting.signal",
     "models": "models",
     "data": "data",
 }

@@ -1,21 +1,41 @@
 """lottery-tf inspect: shows what is left of a ticket, layer by layer."""
 
 import dataclasses
+from pathlib import Path
+from typing import Any
 
 from rich.measure import Measurement
 from rich.table import Table
 
 from lottery_tf.cli.console import console, percent
 from lottery_tf.cli.flags import Parsed
-from lottery_tf.cli.settings import (
-    InspectSettings,
-)
+from lottery_tf.cli.settings import InspectSettings, SignalSettings
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import write_json
-from lottery_tf.common.log import some
+from lottery_tf.common.log import log, some
 from lottery_tf.common.ownership import Kind, check_ours, has_keys
-from lottery_tf.inspecting import PICTURE, TicketFacts, WeightFacts, draw, inspect
+from lottery_tf.data import DataSettings, load
+from lottery_tf.inspecting import (
+    PICTURE,
+    Signal,
+    TicketFacts,
+    WeightFacts,
+    blocked,
+    draw,
+    draw_signal,
+    inspect,
+    sentence_of,
+    side_by_side,
+)
+from lottery_tf.inspecting.signal import signal
+from lottery_tf.runs.experiment import check_data
+from lottery_tf.runs.find import round_folder
+from lottery_tf.runs.retrain import settled
+from lottery_tf.runs.settings import Experiment
 from lottery_tf.tickets.ticket import Ticket
+from lottery_tf.tweaks.distillation import Distillation
+from lottery_tf.tweaks.recipe import Recipe
+from lottery_tf.tweaks.settings import tweak_settings
 
 UNKNOWN = "–"
 _FACTS = Kind(
@@ -37,10 +57,18 @@ def run(flags: Parsed) -> None:
     print_facts(path, facts)
     if settings.compare:
         print_overlap(settings.compare, facts)
+    signals, numbers = {}, dataclasses.asdict(facts)
+    if flags.settings(SignalSettings).signal:
+        signals = signals_of(Path(path), ticket, flags)
+        numbers["signal"] = _numbers(signals)
+        print_signals(path, signals, flags.settings(SignalSettings).recipe)
     try:
         if settings.json:
-            write_json(settings.json, dataclasses.asdict(facts))
-        if settings.plot:
+            write_json(settings.json, numbers)
+        if settings.plot and signals:
+            labels = {"recipe": f"with {flags.settings(SignalSettings).recipe}"}
+            draw_signal(side_by_side(**signals), settings.plot, path, labels)
+        elif settings.plot:
             draw(facts, settings.plot, (path, settings.compare or ""))
     except OSError as error:
         raise UsageError(f"Expected files that can be written; {error}.") from None
@@ -98,6 +126,91 @@ def print_overlap(path: str, facts: TicketFacts) -> None:
         console.print(
             f"Masked in one alone, not compared: {some(facts.not_compared)}", markup=False
         )
+
+
+def signals_of(path: Path, ticket: Ticket, flags: Parsed) -> dict[str, Signal]:
+    """The signal of the ``ticket``, of the ``dense`` network of its run if that is there, and of
+    the ticket with the ``recipe``, if one is given; on the batches that its training would begin
+    with.
+
+    Raises:
+      UsageError: if neither the flags nor the ticket say which data, or they do not fit.
+    """
+    settings, found_with = flags.settings(SignalSettings), ticket.info.get("settings", {})
+    if "dataset" not in {*flags.given, *found_with}:
+        raise UsageError(
+            f"Expected the ticket {path} to say which data its network is trained on; it does not "
+            f"(method {ticket.info.get('method')}): give --dataset."
+        )
+    with console.status("reading data, looking at the layers"):
+        data = load(flags.settings(DataSettings, **found_with))
+        model = ticket.build()
+        check_data(model, data, f"ticket in {path}")
+        batches = data.stream(ticket.info.get("rewind_step", 0))
+        networks = {"ticket": model}
+        if dense := _dense_of(path, ticket):
+            networks["dense"] = dense.build()
+        if settings.recipe:
+            recipe = Recipe(settings.recipe, dataclasses.asdict(flags.settings(tweak_settings)))
+            # A teacher is asked for in the loss alone.
+            recipe = Recipe([each for each in recipe.tweaks if not isinstance(each, Distillation)])
+            recipe = settled(recipe, path, Experiment.restore(found_with))
+            networks["recipe"] = recipe.prepare(ticket.build(), data.stream())
+        return {
+            name: signal(each, batches, batches=settings.batches) for name, each in networks.items()
+        }
+
+
+def _dense_of(path: Path, ticket: Ticket) -> Ticket | None:
+    """The dense ticket of the ticket's own run; None, and a line in the log, if it is not there."""
+    place = round_folder(path.resolve().parent.parent, 0)
+    dense = Ticket.load(place) if (place / "ticket.json").is_file() else None
+    if dense is None:
+        log.info("No dense network to compare with: there is no %s.", place)
+    elif any(not mask.all() for mask in dense.masks.values()) or not _same_network(dense, ticket):
+        log.info("No dense network to compare with: %s is pruned or of another network.", place)
+        return None
+    return dense
+
+
+def _same_network(one: Ticket, other: Ticket) -> bool:
+    shapes = [{name: value.shape for name, value in each.weights.items()} for each in (one, other)]
+    return shapes[0] == shapes[1]
+
+
+def print_signals(path: str, signals: dict[str, Signal], recipe: str | None) -> None:
+    """Shows the signals of several networks layer by layer, and what layers none reaches."""
+    table = Table(title=f"{path}: mean square of activations, norm of gradients")
+    table.add_column("layer", overflow="fold")
+    for what in ("activations", "gradient"):
+        for name in signals:
+            table.add_column(f"{what}\n{name}", justify="right", no_wrap=True)
+    for row in side_by_side(**signals):
+        found = [*row.activations.values(), *row.gradient.values()]
+        table.add_row(row.layer, *(UNKNOWN if each is None else f"{each:.3g}" for each in found))
+    table.add_section()
+    _print(table)
+    losses = ", ".join(f"{name} {each.loss:.4g}" for name, each in signals.items())
+    console.print(f"Loss: {losses}", markup=False)
+    dense = signals.get("dense")
+    if told := sentence_of(signals["ticket"], dense):
+        console.print(told, markup=False)
+    if "recipe" in signals:
+        told = sentence_of(signals["recipe"], dense, (recipe or "").split(","))
+        console.print(f"With {recipe}: {told or 'the signal reaches every layer.'}", markup=False)
+
+
+def _numbers(signals: dict[str, Signal]) -> dict[str, Any]:
+    """The signals as JSON has them."""
+    dense = signals.get("dense")
+    return {
+        "layers": [dataclasses.asdict(row) for row in side_by_side(**signals)],
+        "loss": {name: each.loss for name, each in signals.items()},
+        "inputs": signals["ticket"].inputs,
+        "blocked": {
+            name: blocked(each, dense) for name, each in signals.items() if name != "dense"
+        },
+    }
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -65,6 +65,7 @@ COMMANDS = {
         "show what is left of a ticket, layer by layer",
         settings.INSPECT,
         "TICKET",
+        checked_later=(settings.DataSettings,),
         check=settings.check_inspect,
     ),
     "retrain": Command(

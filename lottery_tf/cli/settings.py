@@ -7,7 +7,7 @@ before TensorFlow is imported.
 import dataclasses
 from pathlib import Path
 
-from lottery_tf.cli.flags import Owner, Parsed
+from lottery_tf.cli.flags import Owner, Parsed, as_class
 from lottery_tf.common.device_settings import DeviceSettings
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.settings import check_choices, one_of, setting, settings_of
@@ -93,6 +93,30 @@ class InspectSettings:
     def __post_init__(self) -> None:
         if self.plot and Path(self.plot).suffix.lower() not in SUFFIXES:
             raise UsageError(f"--plot takes a file {one_of(SUFFIXES)}, not '{self.plot}'.")
+
+
+@dataclasses.dataclass(frozen=True)
+class SignalSettings:
+    """What reaches its layers; the flags below go with --signal."""
+
+    signal: bool = setting(
+        False,
+        "show the mean square of activations and the norm of gradients, layer by layer, of the "
+        "ticket, of the dense network of its run, and with --recipe; --json has them too, and "
+        "--plot shows them instead. The data are those of the ticket's own run by default",
+    )
+    recipe: str | None = setting(
+        None,
+        lambda: (
+            f"a recipe to look at beside it: {one_of([*RECIPES, *PARAMETERS])}; several "
+            "tweaks separated by commas"
+        ),
+    )
+    batches: int = setting(1, "how many training batches to look at")
+
+    def __post_init__(self) -> None:
+        if self.batches < 1:
+            raise UsageError(f"Expected --batches of 1 or more, not {self.batches}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,7 +263,7 @@ SWEEP: tuple[Owner, ...] = (
 )
 EXPORT = (ExportSettings, CodeSettings, OutSettings)
 EVALUATE = (EvaluateSettings, DataSettings, CodeSettings, DeviceSettings)
-INSPECT = (InspectSettings,)
+INSPECT: tuple[Owner, ...] = (InspectSettings, SignalSettings, DataSettings, tweak_settings)
 REPORT = (ReportSettings,)
 QUICKSTART = (QuickstartSettings,)
 # Of every command, each once.
@@ -261,12 +285,21 @@ def check_export(flags: Parsed) -> None:
 
 
 def check_inspect(flags: Parsed) -> None:
-    """Raises UsageError unless one ticket is given."""
+    """Raises UsageError unless one ticket is given; for flags that go with --signal without it,
+    and a recipe that cannot be."""
     if len(flags.positional) != 1:
         raise UsageError(
             "Expected one ticket, RUN/tickets/round_NN of a find run (a second one goes to "
             f"--compare); got {len(flags.positional)}."
         )
+    settings = flags.settings(SignalSettings)
+    if settings.signal:
+        _check_recipe(settings.recipe or "vanilla", flags)
+        return
+    owners: tuple[Owner, ...] = (SignalSettings, DataSettings, tweak_settings)
+    for name in (field.name for owner in map(as_class, owners) for field in settings_of(owner)):
+        if name in flags.given and name != "signal":
+            raise UsageError(f"--{name} goes with --signal: add that, or leave --{name} out.")
 
 
 def check_report(flags: Parsed) -> None:
@@ -292,7 +325,11 @@ def check_retrain(flags: Parsed) -> None:
     settings = flags.settings(RetrainSettings)
     if not settings.ticket:
         raise UsageError("Expected --ticket=DIR, the ticket to retrain; none was given.")
-    names, given = tweaks_of(settings.recipe), dataclasses.asdict(flags.settings(tweak_settings))
+    _check_recipe(settings.recipe, flags)
+
+
+def _check_recipe(recipe: str, flags: Parsed) -> None:
+    names, given = tweaks_of(recipe), dataclasses.asdict(flags.settings(tweak_settings))
     for name in names:
         PARAMETERS[name](**parameters_of(name, given))
     for name in (name for name in PARAMETERS if name not in names):
@@ -300,5 +337,5 @@ def check_retrain(flags: Parsed) -> None:
             if f"{name}_{field.name}" in flags.given:
                 raise UsageError(
                     f"--{name}_{field.name} is a parameter of {name}, which is not in "
-                    f"--recipe={settings.recipe}: add it there, or leave the flag out."
+                    f"--recipe={recipe}: add it there, or leave the flag out."
                 )

@@ -8,9 +8,11 @@ the tests of this module first.
 import contextlib
 import functools
 import os
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 from tensorflow.core.protobuf import fingerprint_pb2, saved_model_pb2, tensor_bundle_pb2
@@ -22,7 +24,15 @@ from tensorflow_model_optimization.python.core.sparsity.keras.pruning_wrapper im
     PruneLowMagnitude,
 )
 from tf_keras.protobuf import saved_metadata_pb2
-from tf_keras.src import activations, constraints, initializers, losses, metrics, regularizers
+from tf_keras.src import (
+    activations,
+    backend,
+    constraints,
+    initializers,
+    losses,
+    metrics,
+    regularizers,
+)
 from tf_keras.src.engine.functional import Functional, has_functional_like_constructor
 from tf_keras.src.engine.keras_tensor import KerasTensor
 from tf_keras.src.layers import serialization
@@ -391,6 +401,31 @@ def add_gradients_in_order() -> None:
     options.memory_optimization = options.SWAPPING_HEURISTICS
     context.context()._config = config
     tf.config.optimizer.set_experimental_options({})  # drops what was made of the config before
+
+
+@contextlib.contextmanager
+def random_state_kept() -> Iterator[None]:
+    """What is drawn within the block changes no random number behind it.
+
+    Copying a layer draws initial values that nobody wants. Python's, NumPy's, Keras' and
+    TensorFlow's eager numbers go on as if they had not been drawn.
+    """
+    eager = context.context()
+    keras_own = getattr(backend._SEED_GENERATOR, "generator", None)
+    states = random.getstate(), np.random.get_state(), keras_own and keras_own.getstate()
+    seeded = hasattr(eager, "_rng")
+    seeds = eager._rng.getstate() if seeded else None
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        if keras_own:
+            keras_own.setstate(states[2])
+        if seeded and eager._rng.getstate() != seeds:
+            # With the kernels: one of the same seed would go on where it was.
+            eager._set_global_seed(eager._seed)
+            eager._rng.setstate(seeds)
 
 
 # Files

@@ -1,10 +1,12 @@
-"""A ticket's facts as a picture: a row a weight, as in the table."""
+"""A ticket's facts as a picture: a row a weight, as in the table; its signal, a row a layer."""
 
 import io
+import itertools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from lottery_tf.common.errors import UsageError
@@ -14,6 +16,7 @@ from lottery_tf.common.ownership import PICTURE_MARKS, Kind, check_ours, is_pict
 from lottery_tf.common.settings import one_of
 from lottery_tf.inspecting.facts import TicketFacts
 from lottery_tf.inspecting.settings import SUFFIXES
+from lottery_tf.inspecting.signal import SignalRow
 
 if TYPE_CHECKING:  # matplotlib is not always there
     from matplotlib.axes import Axes
@@ -21,6 +24,8 @@ if TYPE_CHECKING:  # matplotlib is not always there
 PICTURE = Kind("a picture that lottery_tf has drawn", {".": is_picture})
 # Colours that colour-blind readers can tell, also by their lightness.
 _BLUE, _ORANGE, _GREY = "#0072b2", "#e69f00", "#c8c8c8"
+# Colour and mark of the networks: ticket, dense, with a recipe.
+_LINES = ((_BLUE, "o"), ("#7f7f7f", "s"), (_ORANGE, "^"))
 
 
 def draw(
@@ -37,17 +42,7 @@ def draw(
       UsageError: for another kind of file, if anything else is at ``path``, or where matplotlib
         (the extra [plot]) is missing.
     """
-    suffix = Path(path).suffix.lower()
-    if suffix not in SUFFIXES:
-        raise UsageError(f"Expected a picture {one_of(SUFFIXES)}, got {path}.")
-    check_ours(path, PICTURE)
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UsageError(
-            "Expected matplotlib for the picture; it is not installed: install lottery_tf with "
-            "its extra [plot]."
-        ) from None
+    figure_of = _figure_for(path)
     compared = facts.other_sparsity is not None
     panels = [_sparsity]
     panels += [_flops] if facts.flops_dense else []
@@ -57,7 +52,7 @@ def draw(
     row, size = (0.24, 9) if count <= 40 else (0.14, 7)
     label = max((len(weight.name) for weight in facts.weights), default=0) * size / 120
     shape = (0.5 + label + 3.1 * len(panels), 2 + row * count)
-    figure = Figure(figsize=shape, layout="constrained")
+    figure = figure_of(figsize=shape, layout="constrained")
     title = f"{names[0]}\ncompared with {names[1]}" if compared else names[0]
     title += f", but for {some(facts.not_compared)}" if facts.not_compared else ""
     figure.suptitle(title, fontsize="medium", wrap=True)
@@ -71,7 +66,68 @@ def draw(
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=2, frameon=False)
     every[0].set_yticks(range(count), [weight.name for weight in facts.weights], fontsize=size)
     every[0].set_ylim(count - 0.4, -0.6)
-    content = io.BytesIO()
+    _write(figure, path)
+
+
+def draw_signal(
+    rows: Sequence[SignalRow],
+    path: str | os.PathLike[str],
+    title: str = "ticket",
+    labels: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Draws the activations and the gradients of several networks, layer by layer, on log axes.
+
+    What is 0 or unknown is a gap in the line.
+
+    Args:
+      rows: what ``side_by_side`` returned.
+      path: as ``draw`` takes it.
+      title: of the picture.
+      labels: name of a network → its label; default: the name.
+
+    Raises:
+      UsageError: as ``draw``.
+    """
+    figure_of = _figure_for(path)
+    count, names = len(rows), list(rows[0].gradient) if rows else []
+    row, size = (0.24, 9) if count <= 40 else (0.14, 7)
+    label = max((len(each.layer) for each in rows), default=0) * size / 120
+    figure = figure_of(figsize=(0.5 + label + 6.2, 2 + row * count), layout="constrained")
+    figure.suptitle(title, fontsize="medium", wrap=True)
+    every = figure.subplots(1, 2, sharey=True)
+    heads = {"activations": "Mean square of activations", "gradient": "Norm of gradients"}
+    for axes, (what, head) in zip(every, heads.items(), strict=True):
+        for name, (colour, mark) in zip(names, itertools.cycle(_LINES)):
+            found = [getattr(each, what)[name] or math.nan for each in rows]
+            style = {"color": colour, "marker": mark, "ms": 4, "label": labels.get(name, name)}
+            axes.plot(found, range(count), **style)
+        axes.set(title=head, xscale="log")
+        axes.tick_params(axis="x", which="minor", labelsize=6)
+        axes.grid(axis="x", alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=2, frameon=False)
+    every[0].set_yticks(range(count), [each.layer for each in rows], fontsize=size)
+    every[0].set_ylim(count - 0.4, -0.6)
+    _write(figure, path)
+
+
+def _figure_for(path: str | os.PathLike[str]) -> Any:
+    """matplotlib's class; a UsageError where it is missing or no picture may be at ``path``."""
+    if Path(path).suffix.lower() not in SUFFIXES:
+        raise UsageError(f"Expected a picture {one_of(SUFFIXES)}, got {path}.")
+    check_ours(path, PICTURE)
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UsageError(
+            "Expected matplotlib for the picture; it is not installed: install lottery_tf with "
+            "its extra [plot]."
+        ) from None
+    return Figure
+
+
+def _write(figure: Any, path: str | os.PathLike[str]) -> None:
+    suffix, content = Path(path).suffix.lower(), io.BytesIO()
     figure.savefig(content, format=suffix[1:], dpi=150, metadata=PICTURE_MARKS[suffix])
     write_bytes(path, content.getvalue())
 

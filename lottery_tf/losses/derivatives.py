@@ -68,13 +68,15 @@ def _add_bias_by_plus(layer: keras.layers.Layer) -> None:
     that has the same gradient of its output. In a second derivative there are two of those, and
     with the wrong one the graph has a cycle: TensorFlow refuses it, now and then.
     """
-    theirs, activation = layer.call, layer.activation
+    theirs = layer.call
     first = getattr(layer, "data_format", None) == "channels_first"
 
-    def biased(outputs: tf.Tensor) -> tf.Tensor:
-        return activation(outputs + (layer.bias[:, None, None] if first else layer.bias))
-
     def call(inputs: tf.Tensor) -> tf.Tensor:
+        activation = layer.activation  # of this call: others may look on (inspecting/signal)
+
+        def biased(outputs: tf.Tensor) -> tf.Tensor:
+            return activation(outputs + (layer.bias[:, None, None] if first else layer.bias))
+
         layer.use_bias, layer.activation = False, biased
         try:
             return theirs(inputs)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,14 @@ import numpy as np
 import tensorflow as tf
 
 from lottery_tf.common.devices import check_same, from_chief
+from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import whole_folder, write_json
+from lottery_tf.common.log import log
 from lottery_tf.common.ownership import Kind, has_arrays, has_keys
 from lottery_tf.data import Dataset
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import assign, named_variables, values
+from lottery_tf.inspecting.signal import sentence_of, signal
 from lottery_tf.losses.cross_entropy import default_loss
 from lottery_tf.masks.masks import read_arrays
 from lottery_tf.tickets.ticket import Ticket
@@ -98,8 +101,10 @@ def retrain(
         steps_per_execution=training.steps_per_execution,
     )
     on_prepared()
-    trainer.stream = _stream(recipe, trainer.model, data)
     first_step = ticket.info.get("rewind_step", 0)
+    if resumed is None:
+        _warn_of_blocked(trainer.model, data.stream(first_step), described["tweaks"])
+    trainer.stream = _stream(recipe, trainer.model, data)
     last_step = training.steps(steps_per_epoch)
     trainer.reset(first_step)
     dev = data.batches("dev") if len(data.dev) else None
@@ -128,6 +133,16 @@ def retrain(
         "seconds": time.perf_counter() - start + watch.seconds_before,
     }
     return Retrained(finished, result, watch.rows, best)
+
+
+def _warn_of_blocked(model: keras.Model, data: tf.data.Dataset, tried: Collection[str]) -> None:
+    """Logs a line if next to no gradient reaches layers of a prepared model; changes nothing."""
+    try:
+        told = sentence_of(signal(model, data), tried=tried)
+    except UsageError:
+        return  # of what does not fit the training itself tells, in its own words
+    if told:
+        log.warning("%s", told)
 
 
 def measured_on_test(

@@ -1,0 +1,303 @@
+"""How far the signal and its gradient reach in a network, layer by layer."""
+
+import dataclasses
+import itertools
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.log import some
+from lottery_tf.common.settings import one_of
+from lottery_tf.graph.compat import in_place_of, keras, random_state_kept
+from lottery_tf.graph.layers import calls, check_graph, named_variables, unwrapped
+from lottery_tf.graph.step_checks import step_checks
+from lottery_tf.losses.cross_entropy import default_loss
+from lottery_tf.losses.derivatives import batches_of, differentiable, losses_of, mean_loss, reason
+from lottery_tf.masks.prunable import prunable_attributes
+from lottery_tf.masks.wrapper import get_masks, masked_by_us
+
+# Below these shares of the dense network's a layer counts as blocked. Found on chains of 8 and 12
+# convolutions at 90 and 95 %: where they do not train, gradients are 2e-4 of the dense network's
+# and less, and activations down to 1e-7; scaled, so that they train, 1e-2 of either and more.
+LEAST_GRADIENT, LEAST_ACTIVATIONS = 1e-3, 1e-4
+# Where no dense network is known: of the mean square of the network's inputs (those chains end at
+# 2e-8 and less, scaled at 2e-3 and more), if the gradient is small beside the loss too (4e-5 and
+# less, and 1e-2): a layer that starts at 0, as some heads do, gives nothing yet, but it learns.
+LEAST_OF_INPUTS, LEAST_OF_LOSS = 1e-6, 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerSignal:
+    """What reaches one layer with a kernel.
+
+    Attributes:
+      layer: its path.
+      activations: the mean square of what it gives, before an activation that is fused into it; of
+        a layer of the user's own, whatever its call returns. None where that is no tensor of
+        floating-point numbers.
+      gradient: ‖∂L/∂w‖₂ over the surviving weights of its kernels.
+      kept: the number of these weights.
+      spatial: whether it is a convolution with a kernel above 1, around which a ghost skip may go.
+    """
+
+    layer: str
+    activations: float | None
+    gradient: float
+    kept: int
+    spatial: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Signal:
+    """What reaches the layers of a network.
+
+    Attributes:
+      layers: a row a layer with a kernel, in the order of computation.
+      loss: L, the mean of the loss over the examples.
+      inputs: the mean square of the network's inputs; None where none of them are floating-point
+        numbers.
+    """
+
+    layers: list[LayerSignal]
+    loss: float
+    inputs: float | None
+
+
+def signal(
+    model: keras.Model, data: tf.data.Dataset, *, loss: Any = None, batches: int = 1
+) -> Signal:
+    """The second moment of each layer's activations, and the norm of each kernel's gradient.
+
+    BatchNorm takes each batch's statistics, Dropout drops nothing, and no random number behind
+    the call is another. The model is left as it is: a copy is looked at.
+
+    Args:
+      model: a built Sequential or functional tf_keras model: plain, wrapped, or with a recipe's
+        tweaks on. It need not be compiled.
+      data: a ``tf.data.Dataset`` of batches (inputs, labels).
+      loss: its mean is L; one loss, or a list or dictionary of one for each output. Default:
+        cross-entropy, on logits or probabilities as the model has them.
+      batches: how many batches are read, if there are so many.
+
+    Raises:
+      UsageError: for a model of another kind, data of another form or that do not fit the model and
+        the loss.
+    """
+    check_graph(model)
+    if batches < 1:
+        raise UsageError(f"Expected `batches` to be at least 1, not {batches}.")
+    with random_state_kept():
+        stream = batches_of(data, "the signal", again=False)
+        with step_checks():
+            read = list(itertools.islice(stream, batches))
+        try:
+            with model.distribute_strategy.scope(), step_checks():
+                return _Observed(model, loss).measure(read, data.element_spec)
+        except UsageError:
+            raise
+        except (KeyError, ValueError, tf.errors.InvalidArgumentError) as error:
+            raise UsageError(
+                f"Expected batches (inputs, labels) that fit the model '{model.name}' and the "
+                f"loss; TensorFlow says: {reason(error)}"
+            ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class SignalRow:
+    """One layer of several networks side by side.
+
+    Attributes:
+      layer: its path.
+      activations, gradient: as in ``LayerSignal``, by the networks' names; None in one that has no
+        such layer.
+    """
+
+    layer: str
+    activations: dict[str, float | None]
+    gradient: dict[str, float | None]
+
+
+def side_by_side(**signals: Signal) -> list[SignalRow]:
+    """A row a layer of several networks, in the order of the first one's computation.
+
+    Args:
+      **signals: name → what ``signal`` returned, as in
+        ``side_by_side(ticket=…, dense=…, recipe=…)``.
+    """
+    by_layer = {name: {row.layer: row for row in each.layers} for name, each in signals.items()}
+    paths = dict.fromkeys(path for rows in by_layer.values() for path in rows)
+
+    def of_each(path: str, what: str) -> dict[str, float | None]:
+        return {name: getattr(rows.get(path), what, None) for name, rows in by_layer.items()}
+
+    return [SignalRow(p, of_each(p, "activations"), of_each(p, "gradient")) for p in paths]
+
+
+def blocked(ticket: Signal, dense: Signal | None = None) -> list[str]:
+    """The layers that next to no signal or gradient reaches, in the order of computation.
+
+    Layers of which the mask leaves nothing are not among them: they have nothing to train.
+
+    Args:
+      ticket: the ticket's, as it is or with a recipe on.
+      dense: that of the dense network on the same batches. Without it layers count whose
+        activations are next to nothing beside the network's inputs, and whose gradient is that
+        beside the loss.
+    """
+    others = {} if dense is None else {row.layer: row for row in dense.layers}
+
+    def reached(row: LayerSignal) -> bool:
+        other = others.get(row.layer)
+        if other is None:
+            return (
+                row.activations is None
+                or ticket.inputs is None
+                or not row.activations < LEAST_OF_INPUTS * ticket.inputs
+                or not row.gradient < LEAST_OF_LOSS * ticket.loss
+            )
+        # What is 0 in the dense network too says nothing, and NaN is another trouble.
+        if row.gradient < LEAST_GRADIENT * other.gradient:
+            return False
+        if row.activations is None or other.activations is None:
+            return True
+        return not row.activations < LEAST_ACTIVATIONS * other.activations
+
+    return [row.layer for row in ticket.layers if row.kept and not reached(row)]
+
+
+def sentence_of(
+    ticket: Signal, dense: Signal | None = None, tried: Collection[str] = ()
+) -> str | None:
+    """What to tell of the layers that are ``blocked``; None where there are none.
+
+    Args:
+      ticket, dense: as ``blocked`` takes them.
+      tried: the names of the tweaks that are on already, which are not recommended again.
+    """
+    found = blocked(ticket, dense)
+    if not found:
+        return None
+    rest = [row.layer for row in ticket.layers if row.kept]
+    # Where nothing comes out nothing trains; a branch with a way around it is another matter.
+    whole = found[-1] == rest[-1] or 2 * len(found) >= len(rest)
+    which = "this ticket will not train as it is"
+    verdict = which if whole else "these layers will not train as they are"
+    helps = {
+        "signal_scaling": all(row.kept for row in ticket.layers),  # nothing is not to be scaled
+        "ghost_skips": any(row.spatial for row in ticket.layers),
+    }
+    cures = [name for name, would in helps.items() if would and name not in tried]
+    advice = f"; {one_of(cures)} would help" if cures else ""
+    return f"No gradient reaches {some(found)}: {verdict}{advice}."
+
+
+class _Observed:
+    """A copy of a model that tells of each layer with a kernel what it gives."""
+
+    def __init__(self, model: keras.Model, loss: Any):
+        self.model = differentiable(masked_by_us(model))
+        self.loss = losses_of(loss) or default_loss(self.model)
+        # A replica's own variables can be differentiated by from outside of it.
+        local = self.model.distribute_strategy.experimental_local_results
+        names = {variable.ref(): name for name, variable in named_variables(self.model).items()}
+        masks = get_masks(self.model)
+        self.kernels: dict[str, list[tf.Variable]] = {}
+        self.kept: dict[str, int] = {}
+        self.spatial: dict[str, bool] = {}
+        # Of the latest step: sum of squares and number of values, of each call.
+        self.seen: dict[str, list[tuple[tf.Tensor, tf.Tensor]]] = {}
+        for call in calls(self.model)[0]:
+            layer = unwrapped(call.layer)
+            attributes = prunable_attributes(layer)
+            if attributes and call.path not in self.kernels:
+                held = [getattr(layer, attribute) for attribute in attributes]
+                kept = (masks.get(names[each.ref()], np.ones(each.shape, bool)) for each in held)
+                self.kernels[call.path] = [local(each)[0] for each in held]
+                self.kept[call.path] = sum(int(mask.sum()) for mask in kept)
+                size = getattr(layer, "kernel_size", (1,))
+                self.spatial[call.path] = max(tf.nest.flatten(size)) > 1
+                self._look_on(call.path, layer)
+
+    def _look_on(self, path: str, layer: keras.layers.Layer) -> None:
+        """Has each call of ``layer`` note what it gives, before its activation if it has one."""
+        theirs, fused = layer.call, type(layer).call.__module__.startswith("tf_keras.")
+        fused = fused and getattr(layer, "activation", None) is not None
+
+        def note(outputs: Any) -> None:
+            if isinstance(outputs, tf.Tensor) and outputs.dtype.is_floating:
+                self.seen.setdefault(path, []).append(_squares(outputs))
+
+        def call(inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            if not fused:
+                outputs = theirs(inputs, *args, **kwargs)
+                note(outputs)
+                return outputs
+            activation = layer.activation
+
+            def noted(outputs: tf.Tensor) -> tf.Tensor:
+                note(outputs)
+                return activation(outputs)
+
+            with in_place_of(layer, {"activation": noted}):
+                return theirs(inputs, *args, **kwargs)
+
+        layer.call = call
+
+    def measure(self, read: Sequence[Any], spec: Any) -> Signal:
+        """The signal of these batches, of that form."""
+        weights = [each for held in self.kernels.values() for each in held]
+
+        def step(batch: Any) -> Any:
+            x, y = batch
+            self.seen.clear()
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(weights)  # a layer may be frozen
+                outputs = self.model(x, training=True)
+                loss = mean_loss(self.loss, y, outputs, self.model.output_names)
+            gradients = tape.gradient(loss, weights, unconnected_gradients="zero")
+            inputs = [_squares(each) for each in tf.nest.flatten(x) if each.dtype.is_floating]
+            squares = {path: _added(each) for path, each in self.seen.items()}
+            return loss, [tf.convert_to_tensor(g) for g in gradients], _added(inputs), squares
+
+        # Tracing takes several times as long as one batch does; the bits are the same.
+        compute = step if len(read) == 1 else tf.function(step, input_signature=[spec])
+        examples, loss, gradients = 0, 0.0, [np.zeros(())] * len(weights)
+        inputs, squares = np.zeros(2), {path: np.zeros(2) for path in self.kernels}
+        for batch in read:
+            size = int(tf.nest.flatten(batch)[0].shape[0])
+            value, found, of_inputs, seen = tf.nest.map_structure(_wide, compute(batch))
+            examples, loss, inputs = examples + size, loss + size * value, inputs + of_inputs
+            gradients = [total + size * g for total, g in zip(gradients, found, strict=True)]
+            for path, each in seen.items():
+                squares[path] += each
+        each_gradient = iter(gradients)
+        layers = []
+        for path, held in self.kernels.items():
+            square = sum(float(np.sum(next(each_gradient) ** 2)) for _ in held)
+            gradient = float(np.sqrt(square)) / examples
+            moment, kept, spatial = _mean(squares[path]), self.kept[path], self.spatial[path]
+            layers.append(LayerSignal(path, moment, gradient, kept, spatial))
+        return Signal(layers, float(loss / examples), _mean(inputs))
+
+
+def _squares(values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The sum of the squares of some values, and their number."""
+    values = tf.cast(values, tf.float32) if values.dtype.size < 4 else values
+    return tf.reduce_sum(tf.square(values)), tf.size(values)
+
+
+def _added(pairs: Sequence[tuple[tf.Tensor, tf.Tensor]]) -> tf.Tensor:
+    """The sum of such pairs. float64 [2]."""
+    wide = [tf.stack([tf.cast(each, tf.float64) for each in pair]) for pair in pairs]
+    return tf.add_n(wide) if wide else tf.zeros(2, tf.float64)
+
+
+def _mean(total: np.ndarray) -> float | None:
+    return float(total[0] / total[1]) if total[1] else None
+
+
+def _wide(tensor: tf.Tensor) -> np.ndarray:
+    return tensor.numpy().astype(np.float64)
