@@ -1,4 +1,4 @@
-"""What is left of a ticket's network, in numbers and as a picture."""
+"""What is left of a ticket's network, and what signal reaches its layers; as a picture too."""
 
 from lottery_tf.common.lazy import loads
 

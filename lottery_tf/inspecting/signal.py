@@ -93,16 +93,22 @@ def signal(
         stream = batches_of(data, "the signal", again=False)
         with step_checks():
             read = list(itertools.islice(stream, batches))
-        try:
-            with model.distribute_strategy.scope(), step_checks():
-                return _Observed(model, loss).measure(read, data.element_spec)
-        except UsageError:
-            raise
-        except (KeyError, ValueError, tf.errors.InvalidArgumentError) as error:
-            raise UsageError(
-                f"Expected batches (inputs, labels) that fit the model '{model.name}' and the "
-                f"loss; TensorFlow says: {reason(error)}"
-            ) from error
+        with model.distribute_strategy.scope():
+            observed = _Observed(model, loss)
+            # Tracing takes several times as long as one batch does; the bits are the same. But of
+            # a mistake a traced step tells more: shapes, and not the values.
+            for traced in [False, True] if len(read) == 1 else [True]:
+                try:
+                    with step_checks():
+                        return observed.measure(read, data.element_spec, traced)
+                except UsageError:
+                    raise
+                except (KeyError, ValueError, tf.errors.InvalidArgumentError) as error:
+                    mistake = error
+    raise UsageError(
+        f"Expected batches (inputs, labels) that fit the model '{model.name}' and the loss; "
+        f"TensorFlow says: {reason(mistake)}"
+    ) from mistake
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,8 +252,8 @@ class _Observed:
 
         layer.call = call
 
-    def measure(self, read: Sequence[Any], spec: Any) -> Signal:
-        """The signal of these batches, of that form."""
+    def measure(self, read: Sequence[Any], spec: Any, traced: bool) -> Signal:
+        """The signal of these batches, of that form, by a compiled step or an eager one."""
         weights = [each for held in self.kernels.values() for each in held]
 
         def step(batch: Any) -> Any:
@@ -262,8 +268,7 @@ class _Observed:
             squares = {path: _added(each) for path, each in self.seen.items()}
             return loss, [tf.convert_to_tensor(g) for g in gradients], _added(inputs), squares
 
-        # Tracing takes several times as long as one batch does; the bits are the same.
-        compute = step if len(read) == 1 else tf.function(step, input_signature=[spec])
+        compute = tf.function(step, input_signature=[spec]) if traced else step
         examples, loss, gradients = 0, 0.0, [np.zeros(())] * len(weights)
         inputs, squares = np.zeros(2), {path: np.zeros(2) for path in self.kernels}
         for batch in read:

@@ -4,9 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from networks import chain, layers
 
 import lottery_tf as lt
 from lottery_tf.cli.main import main
+from lottery_tf.common.settings import restore
+from lottery_tf.data import DataSettings
 from lottery_tf.graph.compat import keras
 
 
@@ -91,6 +94,99 @@ def test_an_architecture_that_is_not_read_from_a_file(saved, capsys):
     out = capsys.readouterr().out
     assert rows(out) == [["d/kernel", "2×2", "2", "50.00 %", "–", "–", "–"]]
     assert "FLOPs: unknown. Expected layers that are data; the model has a Lambda layer" in out
+
+
+# The signal
+
+
+def deep():
+    """Eight layers of 64 units at 90 % on digits, without a normalisation: nothing comes out."""
+    hidden = (
+        layers.Dense(64, "relu", kernel_initializer="he_normal", name=f"hidden{i}")
+        for i in range(8)
+    )
+    model = chain(layers.Flatten(), *hidden, layers.Dense(10, name="head"), shape=(8, 8, 1))
+    return lt.prune(model, "erk", 0.9)
+
+
+def test_the_signal_of_a_run(found, tmp_path, capsys):
+    """Ticket, dense network and recipe, as table, JSON and picture, on the run's own data."""
+    numbers, picture = tmp_path / "a.json", tmp_path / "a.svg"
+    words = ["--signal", "--recipe=signal_scaling,soft_activation", "--batches=2"]
+    words += ["--soft_activation_share=0.5", f"--json={numbers}", f"--plot={picture}"]
+    ticket = found / "tickets" / "round_02"
+    assert main(["inspect", str(ticket), *words]) == 0
+    out = capsys.readouterr().out
+    written = json.loads(numbers.read_text())
+    signal = written["signal"]
+    assert [row["layer"] for row in signal["layers"]] == ["dense1", "dense2", "head"]
+    networks = ["ticket", "dense", "recipe"]
+    for row in signal["layers"]:
+        cells = [row[what][name] for what in ("activations", "gradient") for name in networks]
+        assert rows(out, row["layer"]) == [[row["layer"], *(f"{cell:.3g}" for cell in cells)]]
+        assert min(cells) > 0 and len(set(cells)) > 3
+    assert list(signal["loss"]) == networks and signal["inputs"] == pytest.approx(1, abs=0.1)
+    assert signal["blocked"] == {"ticket": [], "recipe": []}
+    assert "No gradient" not in out
+    assert "With signal_scaling,soft_activation: the signal reaches every layer." in out
+    assert written["weights"][0]["name"] == "dense1/kernel"
+    said = picture.read_text()
+    for text in ("dense1", "Norm of gradients", "with signal_scaling,soft_activation", "dense"):
+        assert f"<!-- {text} -->" in said, text
+
+
+def test_the_numbers_are_those_of_the_first_batches_of_its_training(found, tmp_path):
+    path = found / "tickets" / "round_01"
+    assert main(["inspect", str(path), "--signal", f"--json={tmp_path / 'a.json'}"]) == 0
+    signal = json.loads((tmp_path / "a.json").read_text())["signal"]
+    ticket = lt.Ticket.load(path)
+    settings = restore(DataSettings, ticket.info["settings"])
+    mine = lt.signal(ticket.build(), lt.data.load(settings).stream(5))
+    assert signal["loss"]["ticket"] == mine.loss
+    assert [row["gradient"]["ticket"] for row in signal["layers"]] == [
+        row.gradient for row in mine.layers
+    ]
+
+
+def test_a_ticket_that_will_not_train(tmp_path, capsys, lines):
+    """It is from a program: there is no dense network, and the data have to be named."""
+    path = tmp_path / "a" / "ticket"
+    deep().save(path)
+    words = ["--signal", "--dataset=digits", "--recipe=signal_scaling"]
+    assert main(["inspect", str(path), *words, f"--json={tmp_path / 'a.json'}"]) == 0
+    out = capsys.readouterr().out
+    told = "this ticket will not train as it is; signal_scaling would help."
+    assert "No gradient reaches hidden" in out and told in out
+    assert "With signal_scaling: the signal reaches every layer." in out
+    assert f"No dense network to compare with: there is no {tmp_path}/tickets/round_00." in lines
+    signal = json.loads((tmp_path / "a.json").read_text())["signal"]
+    assert list(signal["loss"]) == ["ticket", "recipe"]
+    assert signal["blocked"]["ticket"][-1] == "head" and not signal["blocked"]["recipe"]
+
+
+SIGNAL_MISTAKES = {
+    "no data known": (["--signal"], "say which data its network is trained on; it does not"),
+    "other data": (["--signal", "--dataset=digits"], "Expected a model from images (8, 8, 1) to"),
+    "a recipe alone": (["--recipe=tost"], "--recipe goes with --signal: add that, or leave"),
+    "data alone": (["--batch_size=2"], "--batch_size goes with --signal"),
+    "a parameter alone": (["--ghost_skips_share=1"], "--ghost_skips_share goes with --signal"),
+    "a parameter of no tweak": (
+        ["--signal", "--ghost_skips_share=0.5"],
+        "is a parameter of ghost_skips, which is not in --recipe=vanilla",
+    ),
+    "no batches": (["--signal", "--batches=0"], "Expected --batches of 1 or more, not 0"),
+}
+
+
+@pytest.mark.parametrize("mistake", SIGNAL_MISTAKES)
+def test_mistakes_with_the_signal(mistake, saved, capfd):
+    words, told = SIGNAL_MISTAKES[mistake]
+    assert main(["inspect", saved("one", [[1, 0], [1, 0]]), *words]) == 2
+    message = capfd.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("lottery-tf inspect: ") and told in message
+
+
+# What is wrong
 
 
 MISTAKES = {

@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import inspect
+import random
 from pathlib import Path
 
 import numpy as np
@@ -409,3 +410,25 @@ def test_classes():
     function = keras.Model(one := keras.Input((1,)), tf.nn.relu(one)).layers[1]
     assert type(function) is compat.TFOpLambda
     assert issubclass(compat.PruneLowMagnitude, keras.layers.Wrapper)
+
+
+@pytest.mark.parametrize("seeded", [True, False])
+def test_random_state_kept(seeded, monkeypatch):
+    """Of Python, NumPy, Keras' initial values and TensorFlow; before any seed there is none."""
+
+    def drawn():
+        initial = keras.initializers.GlorotUniform()((2, 2)).numpy().tolist()
+        drawn = tf.random.normal((3,)).numpy().tolist()
+        return [random.random(), np.random.random(), initial, drawn]
+
+    if not seeded:
+        monkeypatch.delattr(compat.context.context(), "_rng")
+        with compat.random_state_kept():
+            pass
+        return
+    keras.utils.set_random_seed(1)
+    before = drawn()
+    keras.utils.set_random_seed(1)
+    with compat.random_state_kept():
+        assert drawn() == before
+    assert drawn() == before
