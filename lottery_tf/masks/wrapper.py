@@ -8,6 +8,7 @@ and it adds nothing to a gradient norm; no callback is needed.
 """
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -52,7 +53,8 @@ class PruneByMask(PruneLowMagnitude):
     Args:
       layer: a layer with at least one prunable weight.
       attributes: names of the layer's attributes to mask; default: all prunable ones.
-      dense_norms: attribute → ‖w‖₂ before it was pruned, of those where it is known.
+      dense_norms: attribute → ‖w‖₂ before it was pruned and ‖w ⊙ m‖₂ as it was then, of those of
+        which that is known.
       **kwargs: as any Keras layer.
     """
 
@@ -64,7 +66,7 @@ class PruneByMask(PruneLowMagnitude):
         self,
         layer: keras.layers.Layer,
         attributes: Sequence[str] | None = None,
-        dense_norms: Mapping[str, float] | None = None,
+        dense_norms: Mapping[str, Sequence[float]] | None = None,
         **kwargs: Any,
     ):
         # The layer's own name, so that outputs, losses by name and get_layer stay as they were.
@@ -73,7 +75,8 @@ class PruneByMask(PruneLowMagnitude):
         # tfmot's own constructor refuses layers that it does not know.
         super(PruneLowMagnitude, self).__init__(layer, **kwargs)
         self.attributes = attributes
-        self.dense_norms = MappingProxyType(dict(dense_norms or {}))  # Keras tracks a dictionary
+        # Of a type that Keras does not track, as it does a dictionary.
+        self.dense_norms: Mapping[str, Sequence[float]] = MappingProxyType(dict(dense_norms or {}))
         self.masks: dict[str, tf.Variable] = {}
         self.pruning_vars: list[Any] = []
         self.supports_masking = layer.supports_masking
@@ -127,7 +130,7 @@ class PruneByMask(PruneLowMagnitude):
         return {
             **keras.layers.Wrapper.get_config(self),
             "attributes": None if self.attributes is None else list(self.attributes),
-            "dense_norms": dict(self.dense_norms),
+            "dense_norms": {name: list(pair) for name, pair in self.dense_norms.items()},
         }
 
     @classmethod
@@ -139,12 +142,7 @@ class PruneByMask(PruneLowMagnitude):
         return cls(layer, **config)
 
 
-def wrap(
-    model: keras.Model,
-    masks: Masks | None = None,
-    *,
-    dense_norms: Mapping[str, float] | None = None,
-) -> keras.Model:
+def wrap(model: keras.Model, masks: Masks | None = None) -> keras.Model:
     """A copy of ``model`` whose weights in ``masks`` are pruned and stay pruned in training.
 
     The copy has the same layers, names and weights, those pruned set to exactly 0; it is not
@@ -155,9 +153,6 @@ def wrap(
         wrapped already its masks are replaced.
       masks: name of a weight → mask. Default: all of ``prunable_weights(model)``, all kept, and
         one line is logged of what stays dense.
-      dense_norms: name of a weight → its ‖·‖₂ before it was pruned, which the copy remembers for
-        tweaks that look at it. Default: those of the model's weights, where ``masks`` prune what is
-        not 0 yet, and what a wrapped model remembers.
 
     Raises:
       UsageError: if the model has no graph of layers, or the masks are not of this model.
@@ -168,21 +163,16 @@ def wrap(
         log_left_dense(model, masks)
     plain = without_wrappers(model) if _wrappers(model) else model
     check_masks(plain, masks)
-    if dense_norms is None:
-        dense_norms = dense_norms_of(model, values(plain), masks)
     attributes = _attributes_of(plain, masks)
     paths = {id(layer): path for path, layer in named_layers(plain).items()}
-    names = {variable.ref(): name for name, variable in named_variables(plain).items()}
 
     def change(layer: keras.layers.Layer) -> keras.layers.Layer:
         copy, wanted = copy_layer(layer), attributes.get(paths[id(layer)])
-        if not wanted:
-            return copy
-        own = {each: dense_norms.get(names[getattr(layer, each).ref()]) for each in wanted}
-        return PruneByMask(copy, wanted, {k: v for k, v in own.items() if v is not None})
+        return PruneByMask(copy, wanted) if wanted else copy
 
     wrapped = rebuild(plain, change)
     set_masks(wrapped, masks)
+    remember(wrapped, dense_norms_of(model, values(plain), masks))
     return wrapped
 
 
@@ -283,7 +273,7 @@ def norms_before(weights: Mapping[str, np.ndarray], masks: Masks) -> dict[str, f
     for name, mask in masks.items():
         weight = np.asarray(weights[name])
         if mask.all() or np.any(weight[~mask]):
-            found[name] = float(np.linalg.norm(weight.astype(np.float64)))
+            found[name] = _norm(weight)
     return found
 
 
@@ -299,16 +289,40 @@ def dense_norms_of(
     }
 
 
+def remember(model: keras.Model, dense_norms: Mapping[str, float]) -> None:
+    """Has a wrapped model remember what its weights, as they are now, were before they were pruned.
+
+    Args:
+      model: its masked weights have just been pruned.
+      dense_norms: name of a weight → its ‖·‖₂ before.
+    """
+    names = {variable.ref(): name for name, variable in named_variables(model).items()}
+    for layer in _wrappers(model).values():
+        if isinstance(layer, PruneByMask):
+            pairs = {}
+            for attribute in layer.attributes or ():
+                weight = getattr(layer.layer, attribute)
+                if (name := names[weight.ref()]) in dense_norms:
+                    pairs[attribute] = (dense_norms[name], _norm(weight.numpy()))
+            layer.dense_norms = MappingProxyType(pairs)
+
+
 def get_dense_norms(model: keras.Model) -> dict[str, float]:
     """Name of a masked weight → ‖w‖₂ before it was pruned, of those of which a wrapped model
-    knows it."""
+    knows it, and which have not been trained since then."""
     names = {variable.ref(): name for name, variable in named_variables(model).items()}
-    return {
-        names[getattr(layer.layer, attribute).ref()]: norm
-        for layer in _wrappers(model).values()
-        if isinstance(layer, PruneByMask)
-        for attribute, norm in layer.dense_norms.items()
-    }
+    found = {}
+    for layer in _wrappers(model).values():
+        if isinstance(layer, PruneByMask):
+            for attribute, (dense, left) in layer.dense_norms.items():
+                weight = getattr(layer.layer, attribute)
+                if math.isclose(_norm(weight.numpy()), left, rel_tol=1e-5):
+                    found[names[weight.ref()]] = dense
+    return found
+
+
+def _norm(weight: np.ndarray) -> float:
+    return float(np.linalg.norm(np.asarray(weight, np.float64)))
 
 
 def set_masks(

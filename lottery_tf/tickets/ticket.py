@@ -34,6 +34,7 @@ from lottery_tf.masks.wrapper import (
     get_masks,
     log_left_dense,
     norms_before,
+    remember,
     strip,
     wrap,
 )
@@ -180,8 +181,9 @@ class Ticket:
         """
         if model is None:
             model = self._template or architecture.from_json(self.architecture, custom_objects)
-        wrapped = wrap(model, self.masks, dense_norms=self.info.get("dense_norms", {}))
+        wrapped = wrap(model, self.masks)
         assign(wrapped, self.weights)
+        remember(wrapped, self.info.get("dense_norms", {}))
         return wrapped
 
     def reinitialised(self, seed: int) -> "Ticket":

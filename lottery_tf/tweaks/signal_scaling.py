@@ -12,7 +12,7 @@ from lottery_tf.graph.compat import keras
 from lottery_tf.graph.copies import copy_layer
 from lottery_tf.graph.layers import named_variables
 from lottery_tf.graph.signal_paths import unnormalised
-from lottery_tf.masks.wrapper import get_dense_norms, get_masks, remake
+from lottery_tf.masks.wrapper import get_dense_norms, get_masks, remake, remember
 from lottery_tf.tweaks.settings import SignalScalingSettings
 from lottery_tf.tweaks.tweak import Tweak
 
@@ -49,6 +49,7 @@ class SignalScaling(SignalScalingSettings, Tweak):
         for name, variable in named_variables(copy).items():
             if name in scales:
                 variable.assign(variable * tf.constant(scales[name], variable.dtype))
+        remember(copy, get_dense_norms(model))  # so that it would be scaled by 1 again
         log.info(
             "signal_scaling: %s scaled by %.3g to %.3g",
             *(counted(len(scales), "kernel"), min(scales.values()), max(scales.values())),
@@ -64,4 +65,4 @@ class SignalScaling(SignalScalingSettings, Tweak):
             if name in free and left and not mask.all():
                 density = float(mask.mean())
                 found[name] = norms[name] / left if name in norms else 1 / math.sqrt(density)
-        return {name: scale for name, scale in found.items() if scale != 1}
+        return {n: scale for n, scale in found.items() if not math.isclose(scale, 1, rel_tol=1e-5)}

@@ -94,6 +94,20 @@ def test_what_is_pruned_further_was_as_before_the_first_mask():
     assert lt.Ticket.of(dense, second).info["dense_norms"] == {"one/kernel": 5.0}
 
 
+def test_weights_that_were_trained_since_are_scaled_by_density():
+    """Their norm says nothing of what the mask took; and what was scaled is not scaled again."""
+    model = chain(layers.Dense(2, use_bias=False, name="one"), layers.Dense(1), shape=(2,))
+    masks = lt.Masks({"one/kernel": np.eye(2) == 1})
+    ticket = lt.Ticket.of(model, masks).build()
+    scaled = lt.SignalScaling().prepare(ticket)
+    assert lt.SignalScaling().prepare(scaled) is scaled
+    ticket.get_layer("one").layer.kernel.assign(10 * np.eye(2))
+    assert get_dense_norms(ticket) == {}
+    found = lt.SignalScaling().prepare(ticket)
+    expected = 10 * math.sqrt(2) * np.eye(2)
+    np.testing.assert_allclose(values(found)["one/kernel"], expected, rtol=1e-6)
+
+
 def test_a_deep_ticket_passes_the_signal_again():
     """The second moment at the end is the dense network's, to what eight sparse layers of 64 units
     vary; without it is thousandths."""
