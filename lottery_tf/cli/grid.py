@@ -24,7 +24,7 @@ from lottery_tf.finding.settings import FROM_TRAINED, IMPORTED, FindingSettings
 from lottery_tf.runs.settings import Experiment
 from lottery_tf.sweeping.trials import FindTrial, RetrainTrial, Trial
 from lottery_tf.training.settings import TrainingSettings
-from lottery_tf.tweaks.settings import described, tweak_settings
+from lottery_tf.tweaks.settings import defaults_of, described, tweak_settings
 
 _OWN_AXES = {
     "seed": "seeds",
@@ -113,7 +113,8 @@ def _trials_of_cell(flags: Parsed) -> Iterator[RetrainTrial]:
         for found, number, dense in _tickets(found_with, grid, _said(varied, without=of_tweaks)):
             for recipe, (chosen, own) in itertools.product(recipes, retrained_with):
                 experiment = _experiment(own)
-                parameters = dataclasses.asdict(own.settings(tweak_settings))
+                settings = own.settings(tweak_settings, **defaults_of(recipe))
+                parameters = dataclasses.asdict(settings)
                 of_recipe = described(recipe, parameters)
                 lacks_teacher = any(p.get("teacher", "") is None for p in of_recipe.values())
                 if found.finding.method == IMPORTED:

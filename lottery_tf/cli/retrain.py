@@ -25,7 +25,7 @@ from lottery_tf.runs.settings import BoardSettings, Experiment
 from lottery_tf.tickets.ticket import Ticket
 from lottery_tf.training.settings import TrainingSettings
 from lottery_tf.tweaks.recipe import Recipe
-from lottery_tf.tweaks.settings import tweak_settings
+from lottery_tf.tweaks.settings import defaults_of, tweak_settings
 
 
 def run(flags: Parsed) -> None:
@@ -35,7 +35,8 @@ def run(flags: Parsed) -> None:
     """
     out = flags.settings(OutSettings).folder
     settings = flags.settings(RetrainSettings)
-    recipe = Recipe(settings.recipe, dataclasses.asdict(flags.settings(tweak_settings)))
+    parameters = flags.settings(tweak_settings, **defaults_of(settings.recipe))
+    recipe = Recipe(settings.recipe, dataclasses.asdict(parameters))
     ticket = Ticket.load(settings.ticket)
     if "settings" not in ticket.info and "dataset" in flags.given:
         found_in = Experiment(DataSettings(), ModelSettings(model=None), TrainingSettings())

@@ -18,7 +18,14 @@ from lottery_tf.graph.settings import CodeSettings
 from lottery_tf.inspecting.settings import SUFFIXES
 from lottery_tf.masks.settings import PrunableSettings
 from lottery_tf.runs.settings import BoardSettings, Experiment
-from lottery_tf.tweaks.settings import PARAMETERS, RECIPES, parameters_of, tweak_settings, tweaks_of
+from lottery_tf.tweaks.settings import (
+    PARAMETERS,
+    RECIPES,
+    defaults_of,
+    parameters_of,
+    tweak_settings,
+    tweaks_of,
+)
 
 ENGINES = ("local", "ray")
 
@@ -329,7 +336,8 @@ def check_retrain(flags: Parsed) -> None:
 
 
 def _check_recipe(recipe: str, flags: Parsed) -> None:
-    names, given = tweaks_of(recipe), dataclasses.asdict(flags.settings(tweak_settings))
+    names = tweaks_of(recipe)
+    given = dataclasses.asdict(flags.settings(tweak_settings, **defaults_of(recipe)))
     for name in names:
         PARAMETERS[name](**parameters_of(name, given))
     for name in (name for name in PARAMETERS if name not in names):

@@ -1,11 +1,12 @@
-"""ResNets of basic blocks for small images.
+"""ResNets for small images, of basic blocks or of bottlenecks.
 
 He et al., "Deep Residual Learning for Image Recognition", https://arxiv.org/abs/1512.03385: those
 for CIFAR of section 4.2, and ResNet-18 and -34 of table 1 with a stem for small images, as the
-literature on lottery tickets trains them. Shortcuts that change shape are option B, with BatchNorm:
+literature on lottery tickets trains them; and the reference's ResNet-104, of bottlenecks in the
+stages for CIFAR. Shortcuts that change shape are option B, with BatchNorm:
 a 1×1 convolution of stride 2, the stride as a pooling of one pixel. Weights are drawn as the
 reference draws those that it prunes (https://github.com/VITA-Group/ToST,
-pruning_techniques/models).
+pruning_techniques/models, for ResNet-104 LRsI/models/oresnet.py).
 """
 
 import functools
@@ -19,6 +20,7 @@ from lottery_tf.models.shapes import check_halvings
 
 CIFAR_WIDTH, WIDTH = 16, 64
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+_EXPANSION = 4  # of a bottleneck: its last convolution's channels by those of the others
 
 
 def cifar_resnet(
@@ -50,6 +52,24 @@ def cifar_resnet(
     return model(stages, "fan_in", head, halving_stem=halving_stem, residual=residual)
 
 
+def bottleneck_resnet(
+    depth: int, input_shape: Sequence[int], num_classes: int, width: int | None = None
+) -> keras.Model:
+    """The reference's ResNet of bottlenecks for CIFAR, (depth − 2)/6 of them in each of 3 stages.
+
+    It names depths so from 54 on, as if its blocks had two convolutions: the longest path of
+    "ResNet-104" has 155 layers with weights. The stages have ``width`` (16), 2·width and 4·width
+    channels inside the blocks, four times as many between them; a stage's first block has a 1×1
+    convolution for its shortcut, that of the first stage too.
+
+    Raises:
+      UsageError: the image is smaller than 4×4.
+    """
+    blocks = ((depth - 2) // 6,) * 3
+    model = functools.partial(_resnet, f"resnet{depth}", input_shape, num_classes)
+    return model(width or CIFAR_WIDTH, blocks, fan="fan_out", bottleneck=True)
+
+
 def resnet(
     depth: int, input_shape: Sequence[int], num_classes: int, width: int | None = None
 ) -> keras.Model:
@@ -74,6 +94,7 @@ def _resnet(
     head: keras.initializers.Initializer | None = None,
     halving_stem: bool = False,
     residual: bool = True,
+    bottleneck: bool = False,
 ) -> keras.Model:
     """``blocks``: their number in each stage; ``fan``: of the He normal kernels but ``head``."""
     check_halvings(name, input_shape, len(blocks) - 1 + halving_stem)
@@ -84,27 +105,33 @@ def _resnet(
         x = convolution(x, channels, size, stride, conv_name, kernel_initializer=he_normal(fan))
         return batch_norm(x, bn_name)
 
-    def basic_block(x: tf.Tensor, channels: int, stride: int, name: str) -> tf.Tensor:
-        shortcut = x
-        if residual and stride > 1:
-            # The gradient of a 1×1 convolution with a stride, of fewer than 16 channels, writes
-            # beyond its memory in TensorFlow 2.21 with oneDNN on AVX-512.
-            pool = keras.layers.AveragePooling2D(1, stride, name=f"{name}_shortcut_pool")
+    def block(x: tf.Tensor, channels: int, stride: int, name: str) -> tf.Tensor:
+        # Channels, size and stride of each convolution.
+        within = [(channels, 3, stride), (channels, 3, 1)]
+        if bottleneck:
+            within = [(channels, 1, 1), (channels, 3, stride), (channels * _EXPANSION, 1, 1)]
+        shortcut, after = x, within[-1][0]
+        if residual and (stride > 1 or x.shape[-1] != after):
+            if stride > 1:
+                # The gradient of a 1×1 convolution with a stride, of fewer than 16 channels, writes
+                # beyond its memory in TensorFlow 2.21 with oneDNN on AVX-512.
+                pool = keras.layers.AveragePooling2D(1, stride, name=f"{name}_shortcut_pool")
+                shortcut = pool(shortcut)
             conv_name, bn_name = f"{name}_shortcut_conv", f"{name}_shortcut_bn"
-            shortcut = conv_bn(pool(x), channels, conv_name, bn_name, size=1)
-        x = conv_bn(x, channels, f"{name}_conv1", f"{name}_bn1", stride=stride)
-        x = keras.layers.ReLU(name=f"{name}_relu1")(x)
-        x = conv_bn(x, channels, f"{name}_conv2", f"{name}_bn2")
-        if residual:
-            x = keras.layers.Add(name=f"{name}_add")([x, shortcut])
-        return keras.layers.ReLU(name=f"{name}_relu2")(x)
+            shortcut = conv_bn(shortcut, after, conv_name, bn_name, size=1)
+        for number, (filters, size, step) in enumerate(within, 1):
+            x = conv_bn(x, filters, f"{name}_conv{number}", f"{name}_bn{number}", size, step)
+            if residual and number == len(within):
+                x = keras.layers.Add(name=f"{name}_add")([x, shortcut])
+            x = keras.layers.ReLU(name=f"{name}_relu{number}")(x)
+        return x
 
     images = keras.Input(input_shape, name="image")
     x = conv_bn(images, width, "stem_conv", "stem_bn", stride=2 if halving_stem else 1)
     x = keras.layers.ReLU(name="stem_relu")(x)
     for stage, number in enumerate(blocks):
-        for block in range(number):
-            stride = 2 if stage > 0 and block == 0 else 1
-            x = basic_block(x, width * 2**stage, stride, f"stage{stage + 1}_block{block + 1}")
+        for index in range(number):
+            stride = 2 if stage > 0 and index == 0 else 1
+            x = block(x, width * 2**stage, stride, f"stage{stage + 1}_block{index + 1}")
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
     return keras.Model(images, linear(x, num_classes, "head", head), name=name)

@@ -28,8 +28,9 @@ BUILDERS: dict[str, Builder | Callable[..., Any]] = {
     "resnet8_half": Builder("resnet", "cifar_resnet", (8,), {"halving_stem": True}),
     **{
         f"resnet{depth}": Builder("resnet", "cifar_resnet", (depth,))
-        for depth in (20, 32, 44, 56, 104, 110)
+        for depth in (20, 32, 44, 56, 110)
     },
+    "resnet104": Builder("resnet", "bottleneck_resnet", (104,)),
     **{
         f"plain{depth}": Builder("resnet", "cifar_resnet", (depth,), {"residual": False})
         for depth in (14, 20, 32, 44, 56)

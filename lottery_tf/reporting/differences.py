@@ -14,7 +14,7 @@ from lottery_tf.common.settings import defaults
 from lottery_tf.data.readers import FOLDER_IS_DATASET
 from lottery_tf.finding.settings import FindingSettings
 from lottery_tf.runs.settings import Experiment
-from lottery_tf.tweaks.settings import PARAMETERS, of_older_release
+from lottery_tf.tweaks.settings import PARAMETERS, defaults_of, of_older_release
 
 Settings = dict[tuple[str, str], Any]
 
@@ -94,11 +94,12 @@ def fill_in_defaults(runs: Sequence[Settings]) -> None:
                 run.setdefault((part, name), of_tweaks.get((part, name), known[part][name]))
 
 
-def differing(runs: Sequence[Settings]) -> list[tuple[str, str]]:
+def differing(runs: Sequence[Settings], recipes: Sequence[str] = ()) -> list[tuple[str, str]]:
     """The settings that have more than one value among the runs that have them.
 
     A ticket's setting that is always the run's own is left out: the run's says it; and so is a
-    teacher's that is always the run's or the ticket's.
+    teacher's that is always the run's or the ticket's, and a tweak's parameter that is always what
+    the name of the run's recipe in ``recipes`` stands for.
     """
     values: dict[tuple[str, str], set[str]] = {}
     for run in runs:
@@ -119,4 +120,19 @@ def differing(runs: Sequence[Settings]) -> list[tuple[str, str]]:
             for other in said_by.get(setting, ())
         )
 
-    return [setting for setting in several if not is_said(setting)]
+    def is_named(setting: tuple[str, str]) -> bool:
+        part, name = setting
+        if part not in PARAMETERS or not recipes:
+            return False
+        usual = defaults(PARAMETERS[part]).get(name)
+        return all(
+            run[setting] == _as_json(defaults_of(recipe).get(column(setting), usual))
+            for run, recipe in zip(runs, recipes, strict=True)
+            if setting in run
+        )
+
+    return [setting for setting in several if not (is_said(setting) or is_named(setting))]
+
+
+def _as_json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -102,7 +102,7 @@ def gather(folders: Sequence[str | os.PathLike], baseline: str = VANILLA) -> Gat
             f"{nearest(baseline, sorted(recipes))}."
         )
     fill_in_defaults(settings)
-    differ = differing(settings)
+    differ = differing(settings, [row["recipe"] for row in rows])
     runs = pd.DataFrame(rows, columns=list(rows[0]))
     runs["ticket"] = pd.Series([row["ticket"] for row in rows], dtype=object)  # keeps its None
     runs["level"] = _levels(runs["sparsity"])

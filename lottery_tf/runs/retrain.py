@@ -239,7 +239,7 @@ def settled(
             return dataclasses.replace(tweak, teacher=teacher, allow_code=allowed)
         return tweak
 
-    return Recipe([completed(tweak) for tweak in recipe.tweaks])
+    return recipe.with_tweaks([completed(tweak) for tweak in recipe.tweaks])
 
 
 def _dense_model_of(ticket_path: Path) -> str:

@@ -22,7 +22,8 @@ class Schedule:
     """A value that goes from ``start`` to ``end`` while the progress p goes from 0 to 1.
 
     linear: start + (end − start)·p; cosine: the same with (1 − cos πp)/2 in the place of p;
-    exponential: start·(end/start)^p, for values above 0. From p = 1 on it is exactly ``end``.
+    exponential: start·(end/start)^p, for values above 0; constant: start. From p = 1 on it is
+    exactly ``end``.
 
     >>> [Schedule(1.0, 0.0, "linear").at(p) for p in (0, 0.25, 1, 2)]
     [1.0, 0.75, 0.0, 0.0]
@@ -44,7 +45,9 @@ class Schedule:
         if not tf.is_tensor(progress):
             return float(self.at(tf.constant(progress, tf.float32)))
         p = tf.clip_by_value(progress, 0.0, 1.0)
-        if self.curve == "exponential":
+        if self.curve == "constant":
+            value = self.start + 0.0 * p
+        elif self.curve == "exponential":
             value = self.start * tf.exp(p * math.log(self.end / self.start))
         else:
             p = (1 - tf.cos(math.pi * p)) / 2 if self.curve == "cosine" else p
@@ -106,6 +109,10 @@ class FadingLayer(keras.layers.Layer):
             _tell_of(model)
         return self.schedule.at(self.progress())
 
+    def present(self) -> float:
+        """The like, as a number."""
+        return float(self.schedule.at(self.progress()))
+
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **dataclasses.asdict(self.schedule)}
 
@@ -145,6 +152,22 @@ class FadingTweak(FadingSettings, Tweak):
         """What the layers' value is called in logs."""
         raise NotImplementedError
 
+    @property
+    def kept(self) -> bool:
+        """Whether the layers stay as they begin, and ``finish`` leaves in what they compute."""
+        return False
+
+    def check_kept(self, model: keras.Model) -> None:
+        """Has what stays in the finished model made once, and logs a line of it; nothing if
+        nothing stays. Else the end of the training would be the first to fail."""
+        if self.kept and self.layers(model):
+            self.restore(model)
+            log.info(
+                "%s: %s stays in the finished model, which is then another architecture than that "
+                "of the ticket.",
+                *(model.name, self.layer_class.fading_tweak),
+            )
+
     def check_fresh(self, model: keras.Model) -> None:
         """Raises UsageError if the tweak is on ``model`` already."""
         if self.layers(model):
@@ -174,6 +197,8 @@ class FadingTweak(FadingSettings, Tweak):
         return [Fade(self, steps)]
 
     def progress(self, model: keras.Model) -> float:
+        if self.kept:
+            return 1.0
         return min((float(layer.progress()) for layer in self.layers(model)), default=1.0)
 
 
@@ -207,7 +232,9 @@ class Fade(Attach):
         self._begin((self.params["epochs"] - epoch) * self.params["steps"])
 
     def _is_new(self) -> bool:
-        return any(layer.length.numpy() < 0 for layer in self.tweak.layers(self.model))
+        return not self.tweak.kept and any(
+            layer.length.numpy() < 0 for layer in self.tweak.layers(self.model)
+        )
 
     def _begin(self, steps: int) -> None:
         if self._is_new():

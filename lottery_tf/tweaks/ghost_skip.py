@@ -37,7 +37,8 @@ class GhostSkip(FadingLayer):
     Args:
       shortcut: what S is. "identity": x itself; where the shapes differ it is averaged over the
         strides, cut to y's size in the middle, and its channels are padded with zeros or left out.
-        "conv": a 1×1 convolution of those strides with BatchNorm.
+        "conv": a 1×1 convolution of those strides with BatchNorm, whose weights begin at 1e-4, or
+        with ``keep_signal`` as He's.
       strides: of the convolution that it goes around, one a dimension.
       data_format: "channels_last" or "channels_first".
       activation: the one that was fused into the convolution.
@@ -81,12 +82,15 @@ class GhostSkip(FadingLayer):
         self._axis = -1 if self.data_format == "channels_last" else 1
         self.conv = self.norm = None
         if self.shortcut == "conv":
-            kind = {1: _layers.Conv1D, 2: _layers.Conv2D, 3: _layers.Conv3D}[len(self.strides)]
-            self.conv = kind(
+            self.conv = _of_rank(len(self.strides), "Conv")(
                 *(y_shape[self._axis], 1),
                 data_format=self.data_format,
                 use_bias=False,
-                kernel_initializer="he_normal",
+                # The reference's constant, of which BatchNorm's ε makes a small beginning; what is
+                # to keep the signal has to be as large as the BatchNorm makes it from the start.
+                kernel_initializer=(
+                    "he_normal" if self.keep_signal else keras.initializers.Constant(1e-4)
+                ),
                 dtype=self.dtype_policy,
             )
             # The reference's constants; it fades before Keras' own momentum would have settled.
@@ -145,6 +149,91 @@ class GhostSkip(FadingLayer):
         places.insert(len(places) if self._axis == -1 else 0, slice(None))
         return x[(slice(None), *places)]
 
+    def in_plain_layers(self, taken: set[str]) -> Callable[..., Any]:
+        """A function (y, x) → output that is made of Keras' own layers and computes what this layer
+        does now; called again it goes by the same layers.
+
+        Args:
+          taken: names that the layers may not have.
+        """
+        made: dict[str, keras.layers.Layer] = {}
+        rank, config = len(self.strides), {"dtype": self.dtype_policy}
+        placed = {**config, "data_format": self.data_format}
+
+        def run(part: str, x: Any, kind: type, *args: Any, **kwargs: Any) -> tf.Tensor:
+            if part not in made:
+                name = f"{self.name}_{part}"
+                while name in taken:
+                    name += "_"
+                made[part] = kind(*args, name=name, **kwargs)
+            return made[part](x)
+
+        def pooled(x: tf.Tensor, size: Sequence[int]) -> tf.Tensor:
+            if max(self.strides) == 1:
+                return x
+            kind = _of_rank(rank, "AveragePooling")
+            return run("pool", x, kind, size, self.strides, "same", **placed)
+
+        def convolved(x: tf.Tensor, channels: int, **kwargs: Any) -> tf.Tensor:
+            return run(
+                "conv", x, _of_rank(rank, "Conv"), channels, 1, use_bias=False, **placed, **kwargs
+            )
+
+        def cut(skip: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+            first = 1 if self._axis == -1 else 2
+            sizes = [each.shape[first : first + rank] for each in (skip, y)]
+            if None in (*sizes[0], *sizes[1]):
+                raise UsageError(
+                    f"Expected images of a known size, to keep the ghost skip around "
+                    f"'{self.name.removesuffix('_ghost')}' in the finished model: build the model "
+                    "with the image's height and width."
+                )
+            amounts = tuple((left // 2, left - left // 2) for left in np.subtract(*sizes).tolist())
+            if not np.any(amounts):
+                return skip
+            amounts = amounts[0] if rank == 1 else amounts
+            return run(
+                "cut",
+                skip,
+                _of_rank(rank, "Cropping"),
+                amounts,
+                **(config if rank == 1 else placed),
+            )
+
+        def output(y: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+            over, alpha, channels = bool(self.is_over()), self.present(), y.shape[self._axis]
+            if over:
+                skip = None
+            elif self.conv is None or self.norm is None:
+                skip = pooled(x, self.strides)
+                given = x.shape[self._axis]
+                if given != channels:  # the rest zeros, or left out
+                    skip = convolved(skip, channels, trainable=False)
+                    kernel = np.eye(given, channels).reshape(*(1,) * rank, given, channels)
+                    made["conv"].set_weights([kernel])
+                skip = cut(skip, y)
+            else:
+                skip = cut(convolved(pooled(x, (1,) * rank), channels), y)
+                constants = {"momentum": self.norm.momentum, "epsilon": self.norm.epsilon}
+                skip = run(
+                    "bn", skip, _layers.BatchNormalization, self._axis, **constants, **config
+                )
+                made["conv"].set_weights(self.conv.get_weights())
+                made["bn"].set_weights(self.norm.get_weights())
+            if skip is not None:
+                if alpha != 1:
+                    skip = run("alpha", skip, _layers.Rescaling, alpha, **config)
+                y = run("add", [y, skip], _layers.Add, **config)
+                if self.keep_signal:
+                    n = float(tf.math.rsqrt(self._moment(tf.constant(alpha))))
+                    y = run("scale", y, _layers.Rescaling, n, **config)
+            if not _is_linear(self):
+                y = run("unit", y, _layers.Activation, _copied(self.activation), **config)
+                _carry(self.activation, made["unit"].activation)
+            return y
+
+        return output
+
     def _cut(self, skip: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         """The middle of ``skip``, of y's size: a convolution without padding makes less."""
         if skip.shape.is_fully_defined() and skip.shape == y.shape:
@@ -173,9 +262,9 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
     does what padding="same" would do, y the pre-activation that it feeds, after its BatchNorm
     where there is one. Where every signal has to go through the convolution α begins at 1, else,
     beside a shortcut, at 0.1, and with ``keep_signal`` ReLU lets as much through as of y alone. α
-    falls to exactly 0 over the first share of the training; then they are
-    out, and ``finish`` returns the architecture without them. One line is logged of the spatial
-    convolutions that have none.
+    falls to exactly 0 over the first share of the training; then they are out, and ``finish``
+    returns the architecture without them. With ``keep`` they stay as they begin, and ``finish``
+    makes Keras' own layers of them. One line is logged of the spatial convolutions that have none.
 
     Raises:
       UsageError: for parameters out of range; in ``prepare``, if ``convolutions`` names none of
@@ -184,6 +273,10 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
 
     layer_class = GhostSkip
     value_name = "ghost_skips_alpha"
+
+    @property
+    def kept(self) -> bool:
+        return self.keep
 
     def change(self, model: keras.Model, data: tf.data.Dataset | None = None) -> keras.Model:
         self.check_fresh(model)
@@ -229,12 +322,15 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
             "%s: %s; spatial convolutions without one: %s",
             *(model.name, counted(len(skips), "ghost skip"), some(left)),
         )
+        self.check_kept(changed)
         return changed
 
     def restore(self, model: keras.Model) -> keras.Model:
         ghosts = [(part, node) for part, node in nodes(model) if isinstance(node.layer, GhostSkip)]
         if not ghosts:
             return model
+        if self.keep:
+            return self._in_plain_layers(model, ghosts)
         # id of a convolution → the skip whose activation comes back into it
         fused = {
             id(unwrapped(producer_of(node.keras_inputs[0]))): node.layer
@@ -268,6 +364,22 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
         for ghost, conv in moved:
             _carry(ghost.activation, conv.activation)
         return restored
+
+    def _in_plain_layers(
+        self, model: keras.Model, ghosts: Sequence[tuple[keras.Model, Any]]
+    ) -> keras.Model:
+        taken = {layer.name for part, _ in nodes(model) for layer in part.layers}
+        made = {id(node.layer): node.layer.in_plain_layers(taken) for _, node in ghosts}
+
+        def connect(part: keras.Model, copy_of: Callable[..., Any]) -> keras.Model | None:
+            def plain(node: Any) -> Callable[..., Any]:
+                y, x = node.keras_inputs
+                return lambda run, tensor: made[id(node.layer)](tensor(y), tensor(x))
+
+            calls = {id(node): plain(node) for owner, node in ghosts if owner is part}
+            return reconnected(part, copy_of, calls) if calls else None
+
+        return remake(model, copy_layer, connect)
 
     def _skip(
         self, conv: keras.layers.Layer, name: str, sequential: bool, alpha: float
@@ -348,6 +460,11 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
                     f"'{model.name}' with a kernel larger than 1, not '{name}'"
                     f"{nearest(name, [*PLACES, *good])}."
                 )
+
+
+def _of_rank(rank: int, kind: str) -> type:
+    """Keras' layer of that kind for one, two or three dimensions."""
+    return getattr(_layers, f"{kind}{rank}D")
 
 
 def _input_of(node: Any) -> tf.Tensor:

@@ -11,10 +11,13 @@ from lottery_tf.graph.compat import keras
 from lottery_tf.losses.cross_entropy import default_loss
 from lottery_tf.masks.wrapper import strip
 from lottery_tf.tweaks.settings import (
+    RECIPE_DEFAULTS,
     RECIPES,
     check_parameters,
+    defaults_of,
     of_older_release,
     parameters_of,
+    recipes_in,
     tweak_names,
     tweaks_of,
 )
@@ -33,7 +36,8 @@ class Recipe:
     Args:
       tweaks: a name of RECIPES or TWEAKS, several separated by commas, or a list of tweaks.
       settings: parameters of tweaks that are given by name, keyed as their flags are
-        (``label_smoothing_epsilon``); those of tweaks that are not in the recipe are left out.
+        (``label_smoothing_epsilon``); those of tweaks that are not in the recipe are left out. They
+        come before those that a recipe such as ``tost_reference`` has by itself.
 
     Raises:
       UsageError: for an unknown name or parameter, or a tweak given twice.
@@ -42,8 +46,10 @@ class Recipe:
     def __init__(self, tweaks: str | Sequence[Tweak], settings: Mapping[str, Any] | None = None):
         if settings:
             check_parameters(settings)
+        self._said: list[str] | None = None  # names of recipes that it was made by
         if isinstance(tweaks, str):
-            tweaks = [_create(name, settings or {}) for name in tweaks_of(tweaks)]
+            self._said, given = recipes_in(tweaks), {**defaults_of(tweaks), **(settings or {})}
+            tweaks = [_create(name, given) for name in tweaks_of(tweaks)]
         for tweak in tweaks:
             if not isinstance(tweak, Tweak):
                 raise UsageError(
@@ -60,12 +66,40 @@ class Recipe:
     @property
     def name(self) -> str:
         """The names of the tweaks separated by commas, ``tost`` in the place of its five;
-        ``vanilla`` where there are none."""
-        names = list(self.describe())
-        for recipe, parts in RECIPES.items():
+        ``vanilla`` where there are none.
+
+        One that was made by the name of a recipe has it with other parameters too. Among those that
+        were made of tweaks one with the very parameters of ``tost_reference`` has that name.
+        """
+        names, found = list(self.describe()), []
+        for recipe in self._candidates():
+            parts = RECIPES[recipe]
             if parts and tuple(name for name in names if name in parts) == parts:
-                names = [recipe, *(name for name in names if name not in parts)]
-        return ",".join(names) or "vanilla"
+                found.append(recipe)
+                names = [name for name in names if name not in parts]
+        return ",".join([*found, *names]) or "vanilla"
+
+    def _candidates(self) -> list[str]:
+        """The recipes that it may be, those first that it is for certain."""
+        first = self._said
+        if first is None:
+            first = [name for name in RECIPE_DEFAULTS if self._has_defaults_of(name)]
+        others = [name for name in RECIPES if name not in RECIPE_DEFAULTS]
+        return list(dict.fromkeys([*(name for name in RECIPES if name in first), *others]))
+
+    def _has_defaults_of(self, recipe: str) -> bool:
+        tweaks = {_name_of(tweak): tweak for tweak in self.tweaks}
+        return all(
+            name in tweaks and getattr(tweaks[name], parameter) == value
+            for name in RECIPES[recipe]
+            for parameter, value in parameters_of(name, RECIPE_DEFAULTS[recipe]).items()
+        )
+
+    def with_tweaks(self, tweaks: Sequence[Tweak]) -> "Recipe":
+        """The recipe of the same name with other parameters of its tweaks."""
+        recipe = Recipe(tweaks)
+        recipe._said = self._said
+        return recipe
 
     def describe(self) -> dict[str, dict[str, Any]]:
         """Name of each tweak → its parameters, as JSON knows them; ``restore`` reads it."""

@@ -20,8 +20,8 @@ from lottery_tf.common.settings import (
     settings_of,
 )
 
-CURVES = ("linear", "cosine", "exponential")
-CURVE_HELP = "how it fades"
+CURVES = ("linear", "cosine", "exponential", "constant")
+CURVE_HELP = "how it fades; constant: not before the end of its share, and then at once"
 SHARE_HELP = "share of the training over which it fades, in [0, 1]"
 MAX_NORMS = {"l2": 1.0, "l1": 1000.0}  # of the gradient, GradInit's for sgd and for adam
 STEP_SIZES = {"sgd": 0.1, "adam": 0.001}  # of the first step that RescaledInit looks at
@@ -44,6 +44,10 @@ class FadingSettings:
             )
 
 
+KEEP_HELP = (
+    "whether it stays to the end of the training as it begins, and in the finished model, which is "
+    "then another architecture"
+)
 KEEP_SIGNAL_HELP = "whether it is scaled so that the second moment of what comes out stays"
 
 
@@ -70,6 +74,7 @@ class SoftActivationSettings(FadingSettings):
     beta_start: float = setting(1.0, "PSwish's β at the first step, above 0; 1 is Swish")
     beta_end: float = setting(10.0, "PSwish's β at the end of its share, before it is ReLU")
     keep_signal: bool = setting(True, KEEP_SIGNAL_HELP)
+    keep: bool = setting(False, KEEP_HELP)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,8 +85,8 @@ class SoftActivationSettings(FadingSettings):
             )
         if self.unit == "mish" and self.curve == "exponential":
             raise UsageError(
-                "Expected a linear or cosine curve for SoftActivation with mish, whose blend "
-                "starts at 0, not an exponential one."
+                "Expected a linear, cosine or constant curve for SoftActivation with mish, whose "
+                "blend starts at 0, not an exponential one."
             )
 
 
@@ -91,7 +96,7 @@ class GhostSkipsSettings(FadingSettings):
 
     # docs/results/fades: 0.2 was best on dev, 0.8 cost a point.
     share: float = setting(0.2, SHARE_HELP)
-    curve: str = setting("linear", CURVE_HELP, choices=("linear", "cosine"))
+    curve: str = setting("linear", CURVE_HELP, choices=("linear", "cosine", "constant"))
     # docs/results/ghost_skips: 1 doubles the signal a block, and a deep ResNet does not train.
     alpha: float | None = setting(
         None,
@@ -110,6 +115,7 @@ class GhostSkipsSettings(FadingSettings):
         "come first), same (those that keep the shape), or layers' names",
     )
     keep_signal: bool = setting(True, KEEP_SIGNAL_HELP)
+    keep: bool = setting(False, KEEP_HELP)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -241,6 +247,43 @@ RECIPES: dict[str, tuple[str, ...]] = {
         "rescaled_init",
         "label_smoothing",
     ),
+    # The same with the parameters of the code that was released with that paper.
+    "tost_reference": ("soft_activation", "ghost_skips", "rescaled_init", "label_smoothing"),
+    "kd_reference": ("distillation",),
+}
+
+# Recipe → parameters that are other than the tweaks' own defaults there, by their flags' names;
+# what the user gives comes before them. docs/paper.md says where they are from.
+RECIPE_DEFAULTS: dict[str, dict[str, Any]] = {
+    "tost_reference": {
+        "soft_activation_unit": "pswish",
+        "soft_activation_beta_start": 2.0,
+        "soft_activation_beta_end": 2.0,
+        "soft_activation_share": 1.0,
+        "soft_activation_curve": "constant",
+        "soft_activation_keep_signal": False,
+        "soft_activation_keep": True,
+        "ghost_skips_shortcut": "conv",
+        "ghost_skips_convolutions": ("hidden",),
+        "ghost_skips_alpha": 1.0,
+        "ghost_skips_share": 1.0,
+        "ghost_skips_curve": "constant",
+        "ghost_skips_keep_signal": False,
+        "ghost_skips_keep": True,
+        "rescaled_init_optimizer": "sgd",
+        "rescaled_init_step_size": 0.1,
+        "rescaled_init_norm": "l2",
+        "rescaled_init_max_norm": 1.0,
+        "rescaled_init_learning_rate": 0.01,
+        "rescaled_init_min_scale": 0.01,
+        "rescaled_init_min_gamma": 0.01,
+        "rescaled_init_iterations": 180,
+        "rescaled_init_patience": 180,
+        "rescaled_init_clip": 1.0,
+        "rescaled_init_keep_signal": False,
+        "label_smoothing_epsilon": 0.1,
+    },
+    "kd_reference": {"distillation_temperature": 5.0, "distillation_weight": 0.9},
 }
 
 
@@ -320,13 +363,24 @@ def tweaks_of(recipe: str) -> list[str]:
     return names
 
 
+def recipes_in(recipe: str) -> list[str]:
+    """The recipes among the names of a recipe in words."""
+    return [name for part in recipe.split(",") if (name := part.strip()) in RECIPES]
+
+
+def defaults_of(recipe: str) -> dict[str, Any]:
+    """The parameters that a recipe in words has by itself, by their flags' names."""
+    return {k: v for n in recipes_in(recipe) for k, v in RECIPE_DEFAULTS.get(n, {}).items()}
+
+
 def described(recipe: str, settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What ``Recipe(recipe, settings).describe()`` says, as far as the parameters alone tell it.
 
     Raises:
       UsageError: for an unknown name, a tweak that is given twice, and parameters out of range.
     """
-    return {n: describe(PARAMETERS[n](**parameters_of(n, settings))) for n in tweaks_of(recipe)}
+    given = {**defaults_of(recipe), **settings}
+    return {n: describe(PARAMETERS[n](**parameters_of(n, given))) for n in tweaks_of(recipe)}
 
 
 def parameters_of(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,14 +2,17 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import counted, log, some
-from lottery_tf.graph.compat import keras, unconverted
-from lottery_tf.graph.copies import copy_layer
+from lottery_tf.graph.compat import calls_in, keras, unconverted
+from lottery_tf.graph.copies import Connect, copy_layer, reconnected
+from lottery_tf.graph.layers import nodes, unwrapped
 from lottery_tf.masks.wrapper import remake
 from lottery_tf.tweaks.fade import FadingLayer, FadingTweak
 from lottery_tf.tweaks.settings import SoftActivationSettings
@@ -82,6 +85,34 @@ class SoftReLU(FadingLayer):
         output.set_shape(features.shape)
         return output if self.cap is None else tf.minimum(output, tf.cast(self.cap, output.dtype))
 
+    def in_plain_layers(self, name: str) -> list[keras.layers.Layer]:
+        """Layers of Keras' own that compute, one behind the other, what this one does now."""
+        config, value = {"dtype": self.dtype_policy}, self.present()
+        gain = float(self._gain(tf.constant(value))) if self.keep_signal else 1.0
+        if bool(self.is_over()):
+            found = [_layers.ReLU(name=name, **config)]
+        elif self.unit == "pswish":  # x·σ(βx) is Swish(βx)/β
+            scales = (
+                _scaled(value, f"{name}_beta", config),
+                _scaled(gain / value, f"{name}_scale", config),
+            )
+            found = [*scales[0], _layers.Activation("swish", name=name, **config), *scales[1]]
+        elif value == 0:
+            mish = _layers.Activation("mish", name=name, **config)
+            found = [mish, *_scaled(gain, f"{name}_scale", config)]
+        else:
+            raise UsageError(
+                f"Expected Mish as it begins, to be kept in the finished model; that of '{name}' "
+                "has been blended into ReLU: train it from the start with `soft_activation_keep`."
+            )
+        if self.cap is not None:  # min(x, c) is c − ReLU(c − x)
+            found += [
+                _layers.Rescaling(-1.0, self.cap, name=f"{name}_below", **config),
+                _layers.ReLU(name=f"{name}_cap", **config),
+                _layers.Rescaling(-1.0, self.cap, name=f"{name}_capped", **config),
+            ]
+        return found
+
     def _gain(self, value: tf.Tensor) -> tf.Tensor:
         """What the unit's output is multiplied by. float32 []."""
         moment = tf.reduce_sum(_WEIGHTS * tf.square(_UNITS[self.unit](_POINTS, value)))
@@ -95,6 +126,10 @@ class SoftReLU(FadingLayer):
 
 # A fused activation in an .h5 file goes by the class's own name.
 keras.utils.get_custom_objects()["SoftReLU"] = SoftReLU
+
+
+def _scaled(scale: float, name: str, config: dict[str, Any]) -> list[keras.layers.Layer]:
+    return [] if scale == 1 else [_layers.Rescaling(scale, name=name, **config)]
 
 
 def _pswish(x: tf.Tensor, beta: tf.Tensor) -> tf.Tensor:
@@ -119,13 +154,19 @@ class SoftActivation(SoftActivationSettings, FadingTweak):
     too (arXiv 2101.03255). PSwish is x·σ(βx) (Ramachandran et al. 2017, arXiv 1710.05941) with β
     growing over the first share of the training; Mish (Misra 2019, arXiv 1908.08681) is blended
     into ReLU. Swish alone would lose a sixth of the signal a layer: ``keep_signal`` makes up for
-    it. For the rest of the training the unit is exactly ReLU. ReLU6 becomes min(PSwish, 6).
+    it. For the rest of the training the unit is exactly ReLU. ReLU6 becomes min(PSwish, 6). With
+    ``keep`` it stays as it begins, and ``finish`` puts Keras' own layers in its place, a Swish
+    between two scales.
 
     It finds ReLU layers, ``Activation("relu")``, fused ``activation="relu"`` and calls of
     ``tf.nn.relu``, in nested models too; one line is logged of what it left.
     """
 
     layer_class = SoftReLU
+
+    @property
+    def kept(self) -> bool:
+        return self.keep
 
     @property
     def value_name(self) -> str:
@@ -151,6 +192,7 @@ class SoftActivation(SoftActivationSettings, FadingTweak):
             "%s: %s made soft; not looked into: %s",
             *(model.name, counted(len(found), "ReLU"), some(left)),
         )
+        self.check_kept(changed)
         return changed
 
     def restore(self, model: keras.Model) -> keras.Model:
@@ -158,10 +200,45 @@ class SoftActivation(SoftActivationSettings, FadingTweak):
             if isinstance(layer, SoftReLU):
                 return _layers.deserialize(layer.replaced)
             if isinstance(getattr(layer, "activation", None), SoftReLU):
-                return copy_layer(layer, activation=layer.activation.replaced)
+                own = "linear" if self.keep else layer.activation.replaced
+                return copy_layer(layer, activation=own)
             return copy_layer(layer)
 
-        return remake(model, change) if self.layers(model) else model
+        if not self.layers(model):
+            return model
+        return remake(model, change, *([self._connect_plain(model)] if self.keep else []))
+
+    def _connect_plain(self, model: keras.Model) -> Connect:
+        """Has each soft unit's plain layers in its place."""
+        made: dict[int, list[keras.layers.Layer]] = {}
+        taken = {layer.name for part, _ in nodes(model) for layer in part.layers}
+
+        def plain(layer: keras.layers.Layer, x: tf.Tensor) -> tf.Tensor:
+            if id(layer) not in made:
+                alone = isinstance(layer, SoftReLU)
+                name, unit = (
+                    (layer.name, layer) if alone else (f"{layer.name}_unit", layer.activation)
+                )
+                while not alone and name in taken:
+                    name += "_"
+                made[id(layer)] = unit.in_plain_layers(name)
+            for each in made[id(layer)]:
+                x = each(x)
+            return x
+
+        def call(node: Any) -> Callable[..., Any] | None:
+            layer = unwrapped(node.layer)
+            if isinstance(layer, SoftReLU):
+                return lambda run, tensor: plain(layer, tensor(node.keras_inputs[0]))
+            if isinstance(getattr(layer, "activation", None), SoftReLU):
+                return lambda run, tensor: plain(layer, run())
+            return None
+
+        def connect(part: keras.Model, copy_of: Callable[..., Any]) -> keras.Model | None:
+            calls = {id(n): made for n in calls_in(part) if (made := call(n)) is not None}
+            return reconnected(part, copy_of, calls) if calls else None
+
+        return connect
 
     def _softened(self, layer: keras.layers.Layer) -> keras.layers.Layer | None:
         """A copy of ``layer`` with the soft unit in the place of its ReLU; None if it has none."""

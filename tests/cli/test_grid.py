@@ -39,6 +39,19 @@ def test_one_run_of_imp_serves_every_recipe_and_sparsity():
         assert trial.found.experiment == trial.experiment
 
 
+def test_a_recipe_has_parameters_of_its_own_and_flags_come_before_them():
+    words = "--recipes=vanilla,kd_reference,distillation+label_smoothing", "--rounds=1"
+    _, (_, reference, ours) = made(*words)
+    names = ("distillation_temperature", "distillation_weight")
+    assert [reference.parameters[name] for name in names] == [5.0, 0.9]
+    assert [ours.parameters[name] for name in names] == [4.0, 0.7]
+    assert reference.folder.startswith("retrain/kd_reference_")
+    _, (_, reference, ours) = made(*words, "--distillation_weight=0.7")
+    assert [reference.parameters[name] for name in names] == [5.0, 0.7]
+    _, tuned = made("--recipes=kd_reference", "--rounds=1", "--tune=distillation_weight:0.5,0.9")
+    assert [[trial.parameters[name] for name in names] for trial in tuned] == [[5, 0.5], [5, 0.9]]
+
+
 def test_without_sparsities_the_last_ticket_is_meant():
     finds, retrains = made("--rounds=3")
     assert [find.finding.rounds for find in finds] == [3]
@@ -265,8 +278,8 @@ def test_parts_of_a_file_share_their_runs(file):
 
 
 GRIDS = {
-    # imp of twelve networks, whose dense ones teach; three sparsities, eight recipes; three seeds
-    "paper": (36, 12 * 3 * 8 * 3),
+    # imp of twelve networks, whose dense ones teach; three sparsities, ten recipes; three seeds
+    "paper": (36, 12 * 3 * 10 * 3),
     # imp once for three sparsities, eight methods for each; two recipes; three seeds
     "fashion_mnist_masks": (75, 162),
     # vanilla and three searches; five seeds

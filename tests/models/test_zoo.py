@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import keras
 from lottery_tf.models import BUILDERS, ModelSettings, create
 from lottery_tf.models.pytorch import convolution
+from lottery_tf.models.resnet import bottleneck_resnet
 
 SMALL = {
     **{"lenet_300_100": 6, "conv4": 2, "resnet8_half": 2, "chain8": 2, "chain12": 2},
@@ -95,7 +97,8 @@ def test_the_only_activations_are_relu_layers(name):
             "conv4": 6,
             **{"chain8": 8, "chain12": 12},
             "resnet8_half": 7,
-            **{f"resnet{depth}": depth - 1 for depth in (18, 34, 20, 32, 44, 56, 104, 110)},
+            **{f"resnet{depth}": depth - 1 for depth in (18, 34, 20, 32, 44, 56, 110)},
+            "resnet104": 1 + 3 * 3 * 17,
             **{f"plain{depth}": depth - 1 for depth in (14, 20, 32, 44, 56)},
             "vgg16": 13,
             "mobilenet": 27,
@@ -202,14 +205,15 @@ def test_a_plain_network_is_a_resnet_without_its_shortcuts():
 
 # Of the PyTorch models, counted there, with 10, 100 and 200 classes and images of three channels:
 # ToST's (github.com/VITA-Group/ToST: LRsI/models/oresnet.py, soft_activation/models/resnet.py and
-# pruning_techniques/models/VGG.py), OpenLTH's (github.com/facebookresearch/open_lth) for the
-# depths at which ToST's blocks are bottlenecks, and github.com/kuangliu/pytorch-cifar's MobileNet.
+# pruning_techniques/models/VGG.py), OpenLTH's (github.com/facebookresearch/open_lth) for ResNet-56
+# and -110, bottlenecks with ToST, and github.com/kuangliu/pytorch-cifar's MobileNet. Those
+# of ResNet-104 are counted by hand, below.
 COUNTS = {
     "resnet20": (272_474, 278_324, 284_824),
     "resnet32": (466_906, 472_756, 479_256),
     "resnet44": (661_338, 667_188, 673_688),
     "resnet56": (855_770, 861_620, 868_120),
-    "resnet104": (1_633_498, 1_639_348, 1_645_848),
+    "resnet104": (1_611_418, 1_634_548, 1_660_248),
     "resnet110": (1_730_714, 1_736_564, 1_743_064),
     "resnet18": (11_173_962, 11_220_132, 11_271_432),
     "resnet34": (21_282_122, 21_328_292, 21_379_592),
@@ -225,6 +229,74 @@ def test_models_count_as_the_reference(name):
     # Only the head knows the classes: a row and a bias each.
     head = model.get_layer("head").kernel.shape[0] + 1
     assert counts == (counts[0], counts[0] + 90 * head, counts[0] + 190 * head)
+
+
+def bottlenecks_count(n: int, w: int, channels: int, classes: int) -> int:
+    """Trainable parameters of n bottlenecks in each of three stages, by LRsI/models/oresnet.py.
+
+    Within a block of p channels 1×1 from what comes in to p, 3×3 from p to p, and 1×1 from p to 4p;
+    behind each 2 parameters a channel of BatchNorm, as behind the first block's 1×1 shortcut.
+    """
+    total, before = 9 * channels * w + 2 * w, w
+    for p in (w, 2 * w, 4 * w):
+        bn = 2 * p + 2 * p + 2 * 4 * p
+        total += before * p + 9 * p * p + 4 * p * p + bn + (before * 4 * p + 2 * 4 * p)
+        total += (n - 1) * (4 * p * p + 9 * p * p + 4 * p * p + bn)
+        before = 4 * p
+    return total + before * classes + classes
+
+
+def test_resnet104_counts_1611418():
+    """Stem 464; stages 77,632, 308,864 and 1,221,888; head 2,570."""
+    assert COUNTS["resnet104"][0] == 464 + 77_632 + 308_864 + 1_221_888 + 2_570
+    for classes, count in zip((10, 100, 200), COUNTS["resnet104"], strict=True):
+        assert bottlenecks_count(17, 16, 3, classes) == count
+
+
+@functools.cache
+def bottleneck_net() -> keras.Model:
+    """As ResNet-104, of two blocks a stage."""
+    return bottleneck_resnet(14, (12, 12, 3), 5, width=4)
+
+
+def test_bottlenecks_compute_what_the_reference_s_code_says():
+    """Written out with TensorFlow's functions: there is no PyTorch to compute its logits with."""
+    model = bottleneck_net()
+    assert trainable(model) == bottlenecks_count(2, 4, 3, 5)
+    with_known_weights(model)
+    image = np.random.default_rng(1).normal(size=(2, 12, 12, 3)).astype(np.float32)
+
+    def conv_bn(x, conv, bn, stride=1):
+        kernel = model.get_layer(conv).kernel
+        edge = kernel.shape[0] // 2  # PyTorch's padding
+        x = tf.pad(x, [[0, 0], [edge, edge], [edge, edge], [0, 0]])
+        x = tf.nn.conv2d(x, kernel, stride, "VALID")
+        gamma, beta, mean, variance = model.get_layer(bn).get_weights()
+        return (x - mean) / np.sqrt(variance + 1e-5) * gamma + beta
+
+    x = tf.nn.relu(conv_bn(image, "stem_conv", "stem_bn"))
+    for stage in (1, 2, 3):
+        for block in (1, 2):
+            name, stride = f"stage{stage}_block{block}", 2 if (stage > 1 and block == 1) else 1
+            y = tf.nn.relu(conv_bn(x, f"{name}_conv1", f"{name}_bn1"))
+            y = tf.nn.relu(conv_bn(y, f"{name}_conv2", f"{name}_bn2", stride))
+            y = conv_bn(y, f"{name}_conv3", f"{name}_bn3")
+            if block == 1:
+                x = conv_bn(x, f"{name}_shortcut_conv", f"{name}_shortcut_bn", stride)
+            x = tf.nn.relu(x + y)
+    kernel, bias = model.get_layer("head").get_weights()
+    logits = tf.reduce_mean(x, (1, 2)) @ kernel + bias
+    np.testing.assert_allclose(model(image), logits, rtol=1e-4, atol=1e-5)
+
+
+def test_bottlenecks_are_drawn_as_the_reference_draws_them():
+    """N(0, 2/(k²·channels out)) by oresnet.py; the head is PyTorch's own uniform."""
+    keras.utils.set_random_seed(0)
+    model = bottleneck_resnet(14, (8, 8, 3), 100)
+    for name, fan in (("conv1", 64), ("conv2", 9 * 64), ("conv3", 256), ("shortcut_conv", 256)):
+        kernel = model.get_layer(f"stage3_block1_{name}").kernel.numpy()
+        assert kernel.std() == pytest.approx(np.sqrt(2 / fan), rel=0.03)
+    assert np.abs(model.get_layer("head").kernel).max() <= 1 / 16
 
 
 # Logits of the PyTorch models named above, computed there with the weights and image of

@@ -320,6 +320,19 @@ def test_settings_that_differ_are_columns(tmp_path):
     assert table.frame.gain[3] == pytest.approx(0.1)
 
 
+def test_what_a_recipe_s_name_says_is_no_column(tmp_path):
+    """Until one run of it has something else."""
+    ticket = write_ticket(tmp_path / "ticket", 0)
+    write_run(tmp_path / "vanilla", ticket)
+    for name, temperature, weight in (("distillation", 4.0, 0.7), ("kd_reference", 5.0, 0.9)):
+        taught = {"distillation": {"temperature": temperature, "weight": weight}}
+        write_run(tmp_path / name, ticket, name, tweaks=taught)
+    assert report([tmp_path]).gathered.settings == []
+    taught = {"distillation": {"temperature": 5.0, "weight": 0.5}}
+    write_run(tmp_path / "other", ticket, "kd_reference", tweaks=taught)
+    assert report([tmp_path]).gathered.settings == ["distillation_weight"]
+
+
 def test_a_folder_that_is_the_dataset_is_a_setting():
     from lottery_tf.data.readers import FOLDERS
 

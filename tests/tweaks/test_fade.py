@@ -26,6 +26,8 @@ def test_the_curves_by_hand():
     np.testing.assert_allclose(ats(1.0, 0.0, "cosine"), [1, 0.5, 0, 0], atol=1e-7)
     np.testing.assert_allclose(ats(1.0, 25.0, "exponential"), [1, 5, 25, 25], rtol=1e-6)
     np.testing.assert_allclose(Schedule(1.0, 0.0, "cosine").at(0.25), (2 + 2**0.5) / 4, rtol=1e-6)
+    assert ats(1.0, 0.0, "constant") == [1, 1, 0, 0]
+    assert Schedule(2.0, 9.0, "constant").at(0.999) == 2
 
 
 @given(
@@ -120,6 +122,21 @@ def test_each_step_has_its_own_value_by_hand(way, share):
     np.testing.assert_allclose(watch.found, expected, rtol=1e-5)
     betas = {0.5: [3, 4, 4], 0.0: [4, 4, 4], 1.0: [2, 3, 4]}[share]
     np.testing.assert_allclose(history["soft_activation_beta"], betas, rtol=1e-6)
+
+
+def test_a_constant_curve_by_hand():
+    """β = 2 for six of twelve steps, whatever its end, and ReLU at once; at share 1 to the end."""
+    for share in (0.5, 1.0):
+        fade = {"share": share, "curve": "constant", "keep_signal": False}
+        tweak = lt.SoftActivation(beta_start=2.0, beta_end=7.0, **fade)
+        model = tweak.prepare(_one_weight())
+        model.compile(keras.optimizers.SGD(0.5), _mean, run_eagerly=True)
+        x, watch = np.ones((STEPS, 1), np.float32), Weights()
+        callbacks = [*tweak.callbacks(), watch]
+        model.fit(x, x, batch_size=1, epochs=EPOCHS, callbacks=callbacks, verbose=0)
+        expected = _by_hand(2.0, 2.0, round(12 * share), 12)
+        np.testing.assert_allclose(watch.found, expected, rtol=1e-5)
+        assert tweak.progress(model) == 1
 
 
 def test_in_one_loop_of_xla_too():
@@ -467,8 +484,8 @@ def test_two_replicas_fade_together():
         (lambda: lt.SoftActivation(beta_start=0.0), "beta_start and beta_end above 0"),
         (lambda: lt.SoftActivation(beta_end=0.0), "beta_start and beta_end above 0"),
         (lambda: lt.SoftActivation(beta_end=np.inf), "beta_start and beta_end above 0"),
-        (lambda: lt.SoftActivation(unit="mish", curve="exponential"), "linear or cosine"),
-        (lambda: lt.GhostSkips(curve="exponential"), "`curve` takes linear or cosine"),
+        (lambda: lt.SoftActivation(unit="mish", curve="exponential"), "linear, cosine or const"),
+        (lambda: lt.GhostSkips(curve="exponential"), "`curve` takes linear, cosine or const"),
         (lambda: lt.GhostSkips(alpha=0.0), "alpha above 0"),
         (lambda: lt.GhostSkips(alpha=np.inf), "alpha above 0"),
         (lambda: lt.GhostSkips(shortcut="pool"), "`shortcut` takes identity or conv"),

@@ -1,6 +1,7 @@
 """Recipes: lists of tweaks by name, and the loss that fits the model."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import named_layers
 from lottery_tf.losses.cross_entropy import CrossEntropy
-from lottery_tf.tweaks.settings import RECIPES, tweak_settings
+from lottery_tf.tweaks.settings import RECIPE_DEFAULTS, RECIPES, described, tweak_settings
 from lottery_tf.tweaks.table import TWEAKS
 from lottery_tf.tweaks.tweak import Tweak
 
@@ -30,7 +31,9 @@ def test_names():
 
 def test_every_name_of_the_tables_is_a_recipe():
     for name, parts in RECIPES.items():
-        assert [type(tweak) for tweak in lt.Recipe(name).tweaks] == [TWEAKS[p] for p in parts]
+        recipe = lt.Recipe(name)
+        assert [type(tweak) for tweak in recipe.tweaks] == [TWEAKS[p] for p in parts]
+        assert recipe.name == lt.Recipe.restore(recipe.describe()).name == name
     for name, kind in TWEAKS.items():
         assert lt.Recipe(name).tweaks == (kind(),)
 
@@ -41,6 +44,66 @@ def test_settings_go_to_the_tweaks_that_are_named():
     assert lt.Recipe("vanilla", settings).tweaks == ()
     fields = {field.name: field.default for field in dataclasses.fields(tweak_settings())}
     assert fields["label_smoothing_epsilon"] == 0.1
+
+
+PAPER = (Path(__file__).parents[2] / "docs" / "paper.md").read_text()
+# | parameter | ours | the recipe's | whose it is |, of both tables.
+OF_PAPER = [
+    [cell.strip().strip("`") for cell in line.split("|")[1:-1]]
+    for line in PAPER.split("<!-- /reference -->")[0].split("<!-- reference -->")[1].splitlines()
+    if line.startswith("| `")
+]
+
+
+def _written(value):
+    return "none" if value is None else ",".join(value) if isinstance(value, list) else str(value)
+
+
+@pytest.mark.parametrize(
+    ("ours", "name", "others"),
+    [
+        ("tost", "tost_reference", {"order", "dense", "criterion"}),
+        ("distillation", "kd_reference", {"teacher"}),
+    ],
+)
+def test_the_reference_s_parameters_are_those_of_the_page(ours, name, others):
+    """All that a recipe fixes and no other, but for what is no number of the paper's."""
+    described = lt.Recipe(name).describe()
+    told = {line[0]: line[1:3] for line in OF_PAPER if line[0] != "signal_scaling"}
+    for tweak, parameters in described.items():
+        own = {f"{tweak}_{each}": value for each, value in parameters.items()}
+        usual = lt.Recipe(ours).describe()[tweak]
+        rows = {each: told[each] for each in told if each.startswith(tweak)}
+        assert {f"{tweak}_{each}" for each in parameters.keys() - others} == rows.keys()
+        for parameter, (first, second) in rows.items():
+            assert second == _written(own[parameter]), parameter
+            assert first == _written(usual[parameter.removeprefix(f"{tweak}_")]), parameter
+    assert RECIPE_DEFAULTS[name].keys() == {
+        each for each in told if any(each.startswith(tweak) for tweak in described)
+    }
+    (line,) = (line for line in OF_PAPER if line[0] == "signal_scaling")
+    assert line[1:3] == ["yes", "no"] and "signal_scaling" not in described
+
+
+def test_what_is_given_comes_before_what_a_recipe_has_by_itself():
+    recipe = lt.Recipe("tost_reference,kd_reference", {"distillation_weight": 0.5})
+    assert recipe.name == "tost_reference,kd_reference"
+    assert recipe.describe()["distillation"] == {
+        **{"teacher": None, "temperature": 5.0, "weight": 0.5},
+    }
+    assert recipe.tweaks[0].beta_start == 2.0 and recipe.tweaks[3].epsilon == 0.1
+    assert described("kd_reference", {}) == lt.Recipe("kd_reference").describe()
+    assert described("kd_reference", {"distillation_weight": 0.5}) == {
+        "distillation": recipe.describe()["distillation"]
+    }
+    # By tweaks it is the reference's only with the reference's parameters.
+    assert lt.Recipe.restore(recipe.describe()).name == "tost_reference,distillation"
+    assert lt.Recipe([lt.Distillation(temperature=5, weight=0.9)]).name == "kd_reference"
+    same = {"distillation_temperature": 5.0, "distillation_weight": 0.9}
+    assert lt.Recipe("distillation", same).name == "distillation"  # as it was called for
+    assert lt.Recipe("signal_scaling,tost_reference").name == "tost_reference,signal_scaling"
+    changed = recipe.with_tweaks([*recipe.tweaks[:3], lt.LabelSmoothing(0.3), recipe.tweaks[4]])
+    assert changed.name == recipe.name and changed.tweaks[3].epsilon == 0.3
 
 
 @pytest.mark.parametrize(
