@@ -128,7 +128,6 @@ def test_with_a_recipe_on():
     found = lt.signal(prepared, data)
     assert_same(every_variable(prepared), before)
     assert [row.layer for row in found.layers] == ["conv1", "conv2", "head"]
-    assert [row.spatial for row in found.layers] == [True, True, False]
     assert found.layers[0].activations == plain.layers[0].activations
     assert found.layers[1].activations != plain.layers[1].activations
 
@@ -188,7 +187,7 @@ def deep(depth):
 
 @pytest.mark.parametrize(("depth", "sparsity"), [(12, 0.95), (8, 0.9)])
 def test_a_ticket_that_does_not_train_and_its_cure(depth, sparsity):
-    """These stay at chance for ever; scaled they reach 90 %. Some seconds: twelve convolutions."""
+    """These stay at chance, scaled they train. Two seconds and more: up to twelve convolutions."""
     model, data = deep(depth), digits()
     ticket, dense = lt.prune(model, "erk", sparsity), lt.signal(model, data)
     found = lt.signal(ticket.build(), data)
@@ -197,21 +196,18 @@ def test_a_ticket_that_does_not_train_and_its_cure(depth, sparsity):
     assert blocked(found)[-1] == found.layers[-1].layer
     for told in (sentence_of(found, dense), sentence_of(found)):
         assert told.startswith("No gradient reaches conv")
-        assert told.endswith(
-            "this ticket will not train as it is; signal_scaling or ghost_skips would help."
-        )
+        assert told.endswith("this ticket will not train as it is; signal_scaling would help.")
     for reference in (dense, None):
         assert blocked(scaled, reference) == blocked(dense, reference) == []
         assert sentence_of(scaled, reference) is None
 
 
-NORMALISED = ["resnet20", *("resnet32", "resnet44", "resnet56", "resnet18", "resnet34")]
-
-
 @pytest.mark.parametrize(
-    "name", ["resnet8_half", *(pytest.param(each, marks=pytest.mark.e2e) for each in NORMALISED)]
+    "name",
+    ["resnet8_half", *(pytest.param(f"resnet{n}", marks=pytest.mark.e2e) for n in (20, 18))],
 )
 def test_with_batchnorm_nothing_is_blocked(name):
+    """Some seconds: the smallest network of the zoo with BatchNorm and shortcuts."""
     model, data = lt.models.create(name, (8, 8, 1), 10, 8), digits()
     found = lt.signal(lt.prune(model, "erk", 0.95).build(), data)
     assert blocked(found, lt.signal(model, data)) == blocked(found) == []
@@ -233,7 +229,7 @@ def test_the_thresholds():
     assert blocked(of((0, 0), (math.nan, math.nan)), of((0, 0), (1, 1))) == []
     assert blocked(of((0, 0, 0), (1, 1)), dense) == []
     # Without it both have to be small, beside the inputs and the loss.
-    small = (9e-7 * 4, 9e-4 * 2)
+    small = (9e-6 * 4, 9e-4 * 2)
     assert blocked(of(small, (small[0], 1), (1, small[1]), loss=2, inputs=4)) == ["a"]
     assert blocked(of(small, loss=2, inputs=None)) == []
     assert blocked(of((None, 0))) == []
@@ -246,7 +242,7 @@ def test_the_sentence():
     assert sentence_of(of(*none)) == f"{told}; signal_scaling would help."
     assert sentence_of(of(*none), tried=["signal_scaling"]) == f"{told}."
     # Scaling nothing is of no use.
-    assert sentence_of(of(*none, (0, 0, 0, True))) == f"{told}; ghost_skips would help."
+    assert sentence_of(of(*none, (0, 0, 0))) == f"{told}."
     # In the middle of a network that gives something all the same.
     assert sentence_of(of((1, 1), (0, 0), (1, 1))) == (
         "No gradient reaches b: these layers will not train as they are; signal_scaling would help."
