@@ -48,7 +48,7 @@ KEEP_HELP = (
     "whether it stays to the end of the training as it begins, and in the finished model, which is "
     "then another architecture"
 )
-KEEP_SIGNAL_HELP = "whether it is scaled so that the second moment of what comes out stays"
+KEEP_SIGNAL_HELP = "whether it is scaled so that as much of the signal gets through as without it"
 
 
 @dataclasses.dataclass(frozen=True)
