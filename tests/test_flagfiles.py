@@ -27,13 +27,14 @@ ROOT = Path(__file__).parents[1]
 FLAGFILES = sorted(path.stem for path in (ROOT / "flags").glob("*.cfg"))
 # Shape of an image, classes, training examples.
 SHAPES = {
+    "digits": ((8, 8, 1), 10, 1_438),
     "idx": ((28, 28, 1), 10, 60_000),
     "cifar10": ((32, 32, 3), 10, 50_000),
     "cifar100": ((32, 32, 3), 100, 50_000),
     "tiny_imagenet": ((64, 64, 3), 200, 100_000),
 }
 NETWORKS = ("resnet18", "resnet34", "vgg16", "mobilenet")
-GRID = [f"{dataset}_{net}" for dataset in list(SHAPES)[1:] for net in NETWORKS]
+GRID = [f"{dataset}_{net}" for dataset in list(SHAPES)[2:] for net in NETWORKS]
 
 
 def flags_of(name: str, *more: str):
