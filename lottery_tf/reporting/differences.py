@@ -22,6 +22,7 @@ RUN, TICKET, TEACHER = "run", "ticket", ("distillation", "teacher")
 _PLACES_AND_SEEDS = {
     *("command", "versions", "devices", "seed", "data_seed", "data_dir", "tweaks"),
     *("ticket", "ticket_sha256", "teacher", "teacher_sha256", "model_path", "model_sha256"),
+    *("dense_ticket", "dense_ticket_sha256"),
     *("rewind_path", "rewind_sha256"),
 }
 # What the ticket's own columns say, its sparsity and its method.

@@ -21,7 +21,10 @@ from lottery_tf.tweaks.settings import of_older_release
 
 # What a run is does not hang on these: it may go on on other devices and with more rounds, and
 # tickets, teachers and models are known by their sums, wherever they lie.
-_NOT_COMPARED = {"versions", "devices", "ticket", "teacher", "model_path", "rewind_path", "rounds"}
+_NOT_COMPARED = {
+    *("versions", "devices", "ticket", "teacher", "dense_ticket", "model_path", "rewind_path"),
+    "rounds",
+}
 # Of tfmot's wrappers, which know them by name.
 _SCHEDULES = {
     kind.__name__: kind

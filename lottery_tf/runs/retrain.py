@@ -275,9 +275,24 @@ def _check_dense_model(ticket_path: Path) -> None:
 
 
 def _tweaks(recipe: Recipe) -> dict[str, Any]:
-    """What a run's settings say of its recipe; where a teacher lies, apart from what it is."""
-    described, teacher = recipe.describe(), {}
+    """What a run's settings say of its recipe; where a teacher or a dense ticket lies, apart from
+    what it is."""
+    described: dict[str, Any] = recipe.describe()
+    apart: dict[str, Any] = {}
     for tweak, parameters in zip(recipe.tweaks, described.values(), strict=True):
         if isinstance(tweak, Distillation):
-            teacher = {"teacher": parameters.pop("teacher"), "teacher_sha256": tweak.sha256}
-    return {"tweaks": described, **teacher}
+            apart |= {"teacher": parameters.pop("teacher"), "teacher_sha256": tweak.sha256}
+        if isinstance(tweak, RescaledInit) and (dense := parameters.pop("dense")) is not None:
+            apart |= {"dense_ticket": dense, "dense_ticket_sha256": _sum_of_ticket(dense)}
+    return {"tweaks": described, **apart}
+
+
+def _sum_of_ticket(path: str) -> str:
+    """The sum of a ticket's record, which has the sums of its other files."""
+    record = Path(path) / "ticket.json"
+    if not record.is_file():
+        raise UsageError(
+            f"Expected the dense ticket to search scales for at {path}; there is none: name one "
+            "with `rescaled_init_dense`."
+        )
+    return sha256(record)

@@ -358,7 +358,7 @@ def _search(
         # A net that passes no signal yet is better by nothing until it does: its scales go on.
         drift = np.abs(c - trail[0]).max() if len(trail) > turns else math.inf
         trail = [*trail, c][-turns - 1 :]
-        still = drift < settings.learning_rate * settings.patience / 4
+        still = bool(drift < settings.learning_rate * settings.patience / 4)
         converged = still and len(norms) - settled.iteration >= settings.patience
     ends = [(start.loss, best.loss), (start.norm, best.norm)]
     return best.c, tuple(losses), tuple(norms), *ends, best.iteration, converged

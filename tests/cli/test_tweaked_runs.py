@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from networks import chain, layers, random_masks, values
 
 import lottery_tf as lt
 from lottery_tf.cli.main import main
-from lottery_tf.common.files import read_json, read_json_lines
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.files import read_json, read_json_lines, sha256
 from lottery_tf.runs.experiment import experiment_of
 from lottery_tf.runs.folder import load_saved_model
 from lottery_tf.runs.retrain import retrain_run, settled
@@ -115,6 +117,25 @@ def test_the_search_looks_at_a_step_of_the_optimizer_that_trains(ticket, tmp_pat
         tweak = run.settings["tweaks"]["rescaled_init"]
         names = ("optimizer", "step_size", "norm", "max_norm")
         assert tuple(tweak[name] for name in names) == expected
+
+
+def test_the_dense_ticket_of_a_search_is_known_by_its_sum(ticket, tmp_path):
+    """Wherever it lies: that of the ticket's own run where none is named."""
+    for name in ("round_00", "round_01"):
+        ticket = shutil.copytree(ticket, tmp_path / "find" / "tickets" / name)
+    experiment = experiment_of(Ticket.load(ticket), ticket)
+    recipe = Recipe("rescaled_init", {"rescaled_init_order": "search_first"})
+    recipe = settled(recipe, ticket, experiment)
+    settings = retrain_run(tmp_path / "out", ticket, recipe, experiment).settings
+    dense = ticket.parent / "round_00"
+    assert settings["dense_ticket"] == str(dense.resolve())
+    assert settings["dense_ticket_sha256"] == sha256(dense / "ticket.json")
+    assert "dense" not in settings["tweaks"]["rescaled_init"]
+    lost = Recipe(
+        "rescaled_init", {"rescaled_init_order": "search_first", "rescaled_init_dense": "no"}
+    )
+    with pytest.raises(UsageError, match="there is none: name one"):
+        retrain_run(tmp_path, ticket, lost, experiment)
 
 
 def test_the_best_epoch_on_dev_is_one_after_the_fades(spent):

@@ -25,6 +25,7 @@ from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import assign
 from lottery_tf.losses.derivatives import differentiable
+from lottery_tf.masks.prunable import prunable_weights
 from lottery_tf.masks.wrapper import masked_by_us
 from lottery_tf.tweaks import rescaled_init
 from lottery_tf.tweaks.rescaled_init import RescaledInit, Scales, find_scales
@@ -463,7 +464,7 @@ def test_the_search_does_what_it_is_for(optimizer, lines):
     assert isinstance(found, Scales)
     assert found.norm[0] > 1.5 and found.norm[1] <= 1
     assert found.loss[1] < found.loss[0]
-    assert found.converged and found.best <= len(found.losses) == len(found.norms) < 400
+    assert found.converged is True and found.best <= len(found.losses) == len(found.norms) < 400
     above = np.array(found.norms) > 1
     np.testing.assert_array_equal(np.isnan(found.losses), above)
     assert above[0] and not above.all()
@@ -508,6 +509,32 @@ def test_the_signal_is_kept():
         hidden = found.scales["one/kernel"] * found.scales["two/kernel"]
         assert hidden >= 1 - 1e-9 if keep else hidden < 0.5
         assert found.scales["head/kernel"] < 0.5
+
+
+def test_the_search_may_come_before_the_mask(tmp_path):
+    """ToST's other order: the dense network's scales, on the ticket."""
+    keras.utils.set_random_seed(1)
+    model = mlp()
+    dense = lt.Ticket.of(model, lt.Masks.ones(prunable_weights(model)))
+    masks = {n: m for n, m in random_masks(model).items() if n in dense.masks}
+    ticket = dense.with_masks(lt.Masks(masks))
+    dense.save(tmp_path / "dense")
+    settings = RescaledInit(iterations=10, learning_rate=0.05)
+    first = dataclasses.replace(settings, order="search_first", dense=str(tmp_path / "dense"))
+    scaled = first.prepare(ticket.build(), batches())
+    scales = first.learned(scaled)["scales"]
+    assert scales == find_scales(model, batches(), settings).scales
+    assert scales != find_scales(ticket.build(), batches(), settings).scales
+    for name, value in ticket.weights.items():
+        expected = value * np.float32(scales.get(name, 1))
+        np.testing.assert_array_equal(values(scaled)[name], expected)
+    assert lt.get_masks(scaled) == ticket.masks
+    for dense_at, told in ((None, "rescaled_init_dense"), (str(tmp_path / "no"), "a ticket's")):
+        with pytest.raises(UsageError, match=told):
+            dataclasses.replace(first, dense=dense_at).prepare(ticket.build(), batches())
+    ticket.save(tmp_path / "dense")
+    with pytest.raises(UsageError, match="it is pruned or of another network"):
+        first.prepare(ticket.build(), batches())
 
 
 # Models and data of all kinds
