@@ -64,8 +64,9 @@ def assert_same_find(run, one):
 
 def assert_same_retrain(run, one, masks):
     ours, theirs = (read_json(each / "result.json") for each in (run, one))
-    for name, found in ours.pop("rescaled_init").items():
-        assert found == pytest.approx(theirs["rescaled_init"][name], rel=1e-4), name
+    for tweak in ("signal_scaling", "rescaled_init"):
+        for name, found in ours.pop(tweak).items():
+            assert found == pytest.approx(theirs[tweak][name], rel=1e-4), name
     for name in ours.keys() - {"seconds", "tweaks", "recipe", "ticket"}:
         assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
     model = assert_same_model(run / "model", one / "model")
