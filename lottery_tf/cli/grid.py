@@ -15,6 +15,7 @@ from lottery_tf.cli.settings import (
     ControlSettings,
     GridSettings,
     check_out,
+    parameters_for,
 )
 from lottery_tf.common.device_settings import DeviceSettings
 from lottery_tf.common.errors import UsageError
@@ -24,7 +25,7 @@ from lottery_tf.finding.settings import FROM_TRAINED, IMPORTED, FindingSettings
 from lottery_tf.runs.settings import Experiment
 from lottery_tf.sweeping.trials import FindTrial, RetrainTrial, Trial
 from lottery_tf.training.settings import TrainingSettings
-from lottery_tf.tweaks.settings import defaults_of, described, tweak_settings
+from lottery_tf.tweaks.settings import described, tweak_settings
 
 _OWN_AXES = {
     "seed": "seeds",
@@ -113,8 +114,7 @@ def _trials_of_cell(flags: Parsed) -> Iterator[RetrainTrial]:
         for found, number, dense in _tickets(found_with, grid, _said(varied, without=of_tweaks)):
             for recipe, (chosen, own) in itertools.product(recipes, retrained_with):
                 experiment = _experiment(own)
-                settings = own.settings(tweak_settings, **defaults_of(recipe))
-                parameters = dataclasses.asdict(settings)
+                parameters = parameters_for(recipe, own)
                 of_recipe = described(recipe, parameters)
                 lacks_teacher = any(p.get("teacher", "") is None for p in of_recipe.values())
                 if found.finding.method == IMPORTED:

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from lottery_tf.cli.console import console, percent
 from lottery_tf.cli.flags import Parsed
-from lottery_tf.cli.settings import InspectSettings, SignalSettings
+from lottery_tf.cli.settings import InspectSettings, SignalSettings, parameters_for
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import write_json
 from lottery_tf.common.log import log, some
@@ -35,7 +35,6 @@ from lottery_tf.runs.settings import Experiment
 from lottery_tf.tickets.ticket import Ticket
 from lottery_tf.tweaks.distillation import Distillation
 from lottery_tf.tweaks.recipe import Recipe
-from lottery_tf.tweaks.settings import tweak_settings
 
 UNKNOWN = "–"
 _FACTS = Kind(
@@ -151,7 +150,7 @@ def signals_of(path: Path, ticket: Ticket, flags: Parsed) -> dict[str, Signal]:
         if dense := _dense_of(path, ticket):
             networks["dense"] = dense.build()
         if settings.recipe:
-            recipe = Recipe(settings.recipe, dataclasses.asdict(flags.settings(tweak_settings)))
+            recipe = Recipe(settings.recipe, parameters_for(settings.recipe, flags))
             # A teacher is asked for in the loss alone.
             recipe = Recipe([each for each in recipe.tweaks if not isinstance(each, Distillation)])
             recipe = settled(recipe, path, Experiment.restore(found_with))

@@ -1,6 +1,5 @@
 """lottery-tf retrain: trains a ticket with a recipe and writes the finished model."""
 
-import dataclasses
 from pathlib import Path
 
 from lottery_tf.cli.console import console, duration, percent
@@ -10,6 +9,7 @@ from lottery_tf.cli.settings import (
     ControlSettings,
     OutSettings,
     RetrainSettings,
+    parameters_for,
 )
 from lottery_tf.cli.terminal import at_work
 from lottery_tf.common.device_settings import DeviceSettings
@@ -25,7 +25,6 @@ from lottery_tf.runs.settings import BoardSettings, Experiment
 from lottery_tf.tickets.ticket import Ticket
 from lottery_tf.training.settings import TrainingSettings
 from lottery_tf.tweaks.recipe import Recipe
-from lottery_tf.tweaks.settings import defaults_of, tweak_settings
 
 
 def run(flags: Parsed) -> None:
@@ -35,8 +34,7 @@ def run(flags: Parsed) -> None:
     """
     out = flags.settings(OutSettings).folder
     settings = flags.settings(RetrainSettings)
-    parameters = flags.settings(tweak_settings, **defaults_of(settings.recipe))
-    recipe = Recipe(settings.recipe, dataclasses.asdict(parameters))
+    recipe = Recipe(settings.recipe, parameters_for(settings.recipe, flags))
     ticket = Ticket.load(settings.ticket)
     if "settings" not in ticket.info and "dataset" in flags.given:
         found_in = Experiment(DataSettings(), ModelSettings(model=None), TrainingSettings())

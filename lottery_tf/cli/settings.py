@@ -6,6 +6,7 @@ before TensorFlow is imported.
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from lottery_tf.cli.flags import Owner, Parsed, as_class
 from lottery_tf.common.device_settings import DeviceSettings
@@ -335,9 +336,13 @@ def check_retrain(flags: Parsed) -> None:
     _check_recipe(settings.recipe, flags)
 
 
+def parameters_for(recipe: str, flags: Parsed) -> dict[str, Any]:
+    """The parameters of all tweaks, keyed as their flags are: the user's, else the recipe's own."""
+    return dataclasses.asdict(flags.settings(tweak_settings, **defaults_of(recipe)))
+
+
 def _check_recipe(recipe: str, flags: Parsed) -> None:
-    names = tweaks_of(recipe)
-    given = dataclasses.asdict(flags.settings(tweak_settings, **defaults_of(recipe)))
+    names, given = tweaks_of(recipe), parameters_for(recipe, flags)
     for name in names:
         PARAMETERS[name](**parameters_of(name, given))
     for name in (name for name in PARAMETERS if name not in names):

@@ -135,6 +135,23 @@ def test_the_signal_of_a_run(found, tmp_path, capsys):
         assert f"<!-- {text} -->" in said, text
 
 
+def test_a_recipe_has_its_own_parameters(found, monkeypatch):
+    """Those that the reference's recipe has by itself, but where a flag says otherwise; as
+    ``retrain`` has them."""
+    seen = []
+
+    def looked_at(recipe, path, experiment):
+        seen.append(recipe.describe())
+        return lt.Recipe("vanilla")
+
+    monkeypatch.setattr("lottery_tf.cli.inspect.settled", looked_at)
+    words = ["--signal", "--recipe=tost_reference", "--rescaled_init_iterations=7"]
+    assert main(["inspect", str(found / "tickets" / "round_01"), *words]) == 0
+    expected = lt.Recipe("tost_reference", {"rescaled_init_iterations": 7}).describe()
+    assert seen == [expected]
+    assert expected["soft_activation"]["beta_start"] == 2
+
+
 def test_the_numbers_are_those_of_the_first_batches_of_its_training(found, tmp_path):
     path = found / "tickets" / "round_01"
     assert main(["inspect", str(path), "--signal", f"--json={tmp_path / 'a.json'}"]) == 0
