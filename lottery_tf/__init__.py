@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # what _WHERE says, for type checkers and editors
     from lottery_tf.masks.wrapper import wrap as wrap
     from lottery_tf.tickets.ticket import Ticket as Ticket
     from lottery_tf.tweaks.distillation import Distillation as Distillation
-    from lottery_tf.tweaks.ghost_skip import GhostSkips as GhostSkips
+    from lottery_tf.tweaks.ghost_skips import GhostSkips as GhostSkips
     from lottery_tf.tweaks.recipe import Recipe as Recipe
     from lottery_tf.tweaks.rescaled_init import RescaledInit as RescaledInit
     from lottery_tf.tweaks.signal_scaling import SignalScaling as SignalScaling
@@ -47,7 +47,7 @@ _WHERE = {
     "Recipe": "tweaks.recipe",
     "SignalScaling": "tweaks.signal_scaling",
     "SoftActivation": "tweaks.soft_activation",
-    "GhostSkips": "tweaks.ghost_skip",
+    "GhostSkips": "tweaks.ghost_skips",
     "RescaledInit": "tweaks.rescaled_init",
     "LabelSmoothing": "tweaks.soft_labels",
     "Distillation": "tweaks.distillation",

@@ -244,4 +244,5 @@ class Fade(Attach):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         layers = self.tweak.layers(self.model)
         if layers and logs is not None:
-            logs[self.tweak.value_name] = float(layers[0].value())
+            furthest = max(layers, key=lambda layer: layer.schedule.start)
+            logs[self.tweak.value_name] = float(furthest.value())

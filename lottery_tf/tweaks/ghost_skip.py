@@ -1,6 +1,5 @@
-"""Ghost skip connections: they help a ticket to begin, and are gone when it is trained."""
+"""The layer that a ghost skip is."""
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,25 +8,11 @@ import numpy as np
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.common.log import counted, log, some
-from lottery_tf.common.settings import nearest
-from lottery_tf.graph.compat import call_of, input_layers, keras, producer_of, unconverted
-from lottery_tf.graph.copies import copy_layer, reconnected
-from lottery_tf.graph.layers import named_layers, nodes, unwrapped
-from lottery_tf.graph.signal_paths import first_of, on_every_way
-from lottery_tf.masks.wrapper import remake
-from lottery_tf.tweaks.fade import FadingLayer, FadingTweak
-from lottery_tf.tweaks.settings import GhostSkipsSettings
+from lottery_tf.graph.compat import keras, unconverted
+from lottery_tf.graph.copies import copy_layer
+from lottery_tf.tweaks.fade import FadingLayer
 
 _layers = keras.layers
-_CONVOLUTIONS = (
-    *(_layers.Conv1D, _layers.Conv2D, _layers.Conv3D),
-    *(_layers.SeparableConv1D, _layers.SeparableConv2D),
-    *(_layers.DepthwiseConv1D, _layers.DepthwiseConv2D),
-)
-_TRANSPOSED = (_layers.Conv1DTranspose, _layers.Conv2DTranspose, _layers.Conv3DTranspose)
-_PADDINGS = (_layers.ZeroPadding1D, _layers.ZeroPadding2D, _layers.ZeroPadding3D)
-PLACES = ("hidden", "all", "same")
 
 
 @keras.saving.register_keras_serializable("lottery_tf")
@@ -44,11 +29,14 @@ class GhostSkip(FadingLayer):
       activation: the one that was fused into the convolution.
       sequential: whether the model that it was put into was Sequential.
       start, end, curve: of α.
-      keep_signal: whether n is such that as much of the second moment comes out of a ReLU as from y
-        alone; else n = 1. For the identity y ~ N(0, 1) and x is rectified, of half the second
-        moment, as He's initialisation and a BatchNorm of y make them; then n is
-        (½ + (1 + α²)(½ + atan(α)/π) + α/π)^-½. For "conv" both come out of a BatchNorm, and n is
-        (1 + α²)^-½.
+      fade: "weight": all images have α·S(x). "drop": in training each image has start·S(x) with a
+        chance of α/start and else y alone, as in stochastic depth (arXiv 1603.09382).
+      seed: of those draws.
+      keep_signal: whether n is such that no more of the second moment comes out of a ReLU than from
+        the y of a dense convolution alone; else n = 1. For the identity that y ~ N(0, 1) and x is
+        rectified, of half the second moment, as He's initialisation and a BatchNorm of y make
+        them; for "conv" both come out of a BatchNorm.
+      strength: s, of this y against that of the dense convolution, as it begins.
       **kwargs: as any Keras layer.
 
     Call arguments:
@@ -69,10 +57,14 @@ class GhostSkip(FadingLayer):
         end: float = 0.0,
         curve: str = "linear",
         keep_signal: bool = False,  # as those were that releases before have saved
+        strength: float = 1.0,
+        fade: str = "weight",
+        seed: int = 0,
         **kwargs: Any,
     ):
         super().__init__(start, end, curve, **kwargs)
-        self.keep_signal = keep_signal
+        self.keep_signal, self.strength = keep_signal, strength
+        self.fade, self.seed = fade, seed
         self.shortcut, self.strides, self.data_format = shortcut, tuple(strides), data_format
         self.activation = keras.activations.get(activation)
         self.sequential = sequential
@@ -110,24 +102,44 @@ class GhostSkip(FadingLayer):
             skip = self._cut(skip, y)
             if self.norm is not None:
                 skip = self.norm(skip, training=training)
-            alpha = self.value()
+            alpha = self._alpha(training, y)
             both = y + tf.cast(alpha, y.dtype) * skip
             if not self.keep_signal:
                 return both
-            return both * tf.cast(tf.math.rsqrt(self._moment(alpha)), y.dtype)
+            return both * tf.cast(self._gain(alpha), y.dtype)
 
         output = tf.cond(self.is_over(), lambda: tf.identity(y), with_skip)
         output.set_shape(y.shape)
         return self.activation(output)
 
-    def _moment(self, alpha: tf.Tensor) -> tf.Tensor:
-        """E[relu(y + α·S(x))²]/E[relu(y)²]. float32 []."""
-        squares = 1 + tf.square(alpha)
-        if self.norm is not None:
-            return squares
-        # Half of a rectified x is 0, half of it the size of a normal z: y + α·|z| has an angle
-        # atan(α) to y in the plane of y and z.
-        return 0.5 + squares * (0.5 + tf.atan(alpha) / math.pi) + alpha / math.pi
+    def _alpha(self, training: Any, y: tf.Tensor) -> tf.Tensor:
+        """α now, float32 []; that of each image where they are dropped, [batch, 1, …, 1]."""
+        alpha = self.value()
+        if self.fade == "weight":
+            return alpha
+        replica = tf.distribute.get_replica_context()
+        place = replica.replica_id_in_sync_group if replica else 0
+        # By the step, so that a training that is resumed draws what it would have drawn.
+        seed = tf.stack([self.seed + tf.cast(place, tf.int64), self.step])
+        shape = [tf.shape(y)[0], *(1 for _ in y.shape[1:])]
+        has_skip = tf.random.stateless_uniform(shape, seed) * self.schedule.start < alpha
+        drawn = tf.where(has_skip, self.schedule.start, 0.0)
+        training = keras.backend.learning_phase() if training is None else training
+        return tf.where(tf.cast(training, tf.bool), drawn, alpha)
+
+    def _gain(self, alpha: tf.Tensor) -> tf.Tensor:
+        """n for such an α, of its shape."""
+        squares = self.strength**2 + tf.square(alpha)
+        if self.norm is None:
+            # E[relu(y + α·S(x))²]/E[relu(y / s)²]. Half of a rectified x is 0, half of it the size
+            # of a normal z: y + α·|z| has an angle atan(α/s) to y in the plane of y and z.
+            angle = tf.atan2(alpha, self.strength)
+            squares = (
+                self.strength**2 / 2
+                + squares * (0.5 + angle / math.pi)
+                + self.strength * alpha / math.pi
+            )
+        return tf.math.rsqrt(tf.maximum(squares, 1.0))
 
     def _identity(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         """x, averaged over the strides, with as many channels as y."""
@@ -225,11 +237,11 @@ class GhostSkip(FadingLayer):
                     skip = run("alpha", skip, _layers.Rescaling, alpha, **config)
                 y = run("add", [y, skip], _layers.Add, **config)
                 if self.keep_signal:
-                    n = float(tf.math.rsqrt(self._moment(tf.constant(alpha))))
+                    n = float(self._gain(tf.constant(alpha)))
                     y = run("scale", y, _layers.Rescaling, n, **config)
-            if not _is_linear(self):
-                y = run("unit", y, _layers.Activation, _copied(self.activation), **config)
-                _carry(self.activation, made["unit"].activation)
+            if not is_linear(self):
+                y = run("unit", y, _layers.Activation, copied_activation(self.activation), **config)
+                carry_activation(self.activation, made["unit"].activation)
             return y
 
         return output
@@ -251,215 +263,10 @@ class GhostSkip(FadingLayer):
             "activation": keras.activations.serialize(self.activation),
             "sequential": self.sequential,
             "keep_signal": self.keep_signal,
+            "strength": self.strength,
+            "fade": self.fade,
+            "seed": self.seed,
         }
-
-
-@dataclasses.dataclass(frozen=True)
-class GhostSkips(GhostSkipsSettings, FadingTweak):
-    """Skip connections around convolutions that fade out (arXiv 2101.03255).
-
-    y ← y + α·S(x) for each chosen spatial convolution: x is its input, before a ZeroPadding layer
-    does what padding="same" would do, y the pre-activation that it feeds, after its BatchNorm
-    where there is one. Where every signal has to go through the convolution α begins at 1, else,
-    beside a shortcut, at 0.1, and with ``keep_signal`` ReLU lets as much through as of y alone. α
-    falls to exactly 0 over the first share of the training; then they are out, and ``finish``
-    returns the architecture without them. With ``keep`` they stay as they begin, and ``finish``
-    makes Keras' own layers of them. One line is logged of the spatial convolutions that have none.
-
-    Raises:
-      UsageError: for parameters out of range; in ``prepare``, if ``convolutions`` names none of
-        the model's.
-    """
-
-    layer_class = GhostSkip
-    value_name = "ghost_skips_alpha"
-
-    @property
-    def kept(self) -> bool:
-        return self.keep
-
-    def change(self, model: keras.Model, data: tf.data.Dataset | None = None) -> keras.Model:
-        self.check_fresh(model)
-        places, left = self._places(model)
-        # (model, convolution) → convolution and skip: a shared one has one skip in each model.
-        skips: dict[tuple[int, int], tuple[keras.layers.Layer, GhostSkip]] = {}
-        taken = {layer.name for part, _ in nodes(model) for layer in part.layers}
-        narrow = on_every_way(model)
-
-        def connect(part: keras.Model, copy_of: Callable[..., Any]) -> keras.Model | None:
-            here = {id(node): source for owner, node, source in places if owner is part}
-            if not here:
-                return None
-
-            def with_skip(source: Any) -> Callable[..., Any]:
-                def call(run: Callable[[], Any], tensor: Callable[[Any], Any]) -> Any:
-                    conv = unwrapped(source.layer)
-                    key = id(part), id(conv)
-                    if key not in skips:
-                        alpha = self.alpha or (1.0 if id(source) in narrow else 0.1)
-                        name = f"{conv.name}_ghost"
-                        while name in taken:
-                            name += "_"
-                        sequential = isinstance(part, keras.Sequential)
-                        skips[key] = conv, self._skip(conv, name, sequential, alpha)
-                    return skips[key][1]([run(), tensor(_input_of(source))])
-
-                return call
-
-            calls = {node: with_skip(source) for node, source in here.items()}
-            return reconnected(part, copy_of, calls)
-
-        around = {id(unwrapped(source.layer)) for _, _, source in places}
-
-        def change(layer: keras.layers.Layer) -> keras.layers.Layer:
-            fused = id(layer) in around and not _is_linear(layer)
-            return copy_layer(layer, activation="linear") if fused else copy_layer(layer)
-
-        changed = remake(model, change, connect)
-        for conv, skip in skips.values():
-            _carry(conv.activation, skip.activation)
-        log.info(
-            "%s: %s; spatial convolutions without one: %s",
-            *(model.name, counted(len(skips), "ghost skip"), some(left)),
-        )
-        self.check_kept(changed)
-        return changed
-
-    def restore(self, model: keras.Model) -> keras.Model:
-        ghosts = [(part, node) for part, node in nodes(model) if isinstance(node.layer, GhostSkip)]
-        if not ghosts:
-            return model
-        if self.keep:
-            return self._in_plain_layers(model, ghosts)
-        # id of a convolution → the skip whose activation comes back into it
-        fused = {
-            id(unwrapped(producer_of(node.keras_inputs[0]))): node.layer
-            for _, node in ghosts
-            if not _is_linear(node.layer)
-        }
-        moved: list[tuple[GhostSkip, keras.layers.Layer]] = []
-
-        def connect(part: keras.Model, copy_of: Callable[..., Any]) -> keras.Model | None:
-            here = [node for owner, node in ghosts if owner is part]
-            if not here:
-                return None
-            if here[0].layer.sequential:
-                first = _layers.InputLayer(**input_layers(part)[0].get_config())
-                rest = [copy_of(layer) for layer in part.layers[1:] if type(layer) is not GhostSkip]
-                return keras.Sequential([first, *rest], name=part.name)
-            drop = {
-                id(node): lambda run, tensor, y=node.keras_inputs[0]: tensor(y) for node in here
-            }
-            return reconnected(part, copy_of, drop)
-
-        def change(layer: keras.layers.Layer) -> keras.layers.Layer:
-            if id(layer) not in fused:
-                return copy_layer(layer)
-            ghost = fused[id(layer)]
-            copy = copy_layer(layer, activation=_copied(ghost.activation))
-            moved.append((ghost, copy))
-            return copy
-
-        restored = remake(model, change, connect)
-        for ghost, conv in moved:
-            _carry(ghost.activation, conv.activation)
-        return restored
-
-    def _in_plain_layers(
-        self, model: keras.Model, ghosts: Sequence[tuple[keras.Model, Any]]
-    ) -> keras.Model:
-        taken = {layer.name for part, _ in nodes(model) for layer in part.layers}
-        made = {id(node.layer): node.layer.in_plain_layers(taken) for _, node in ghosts}
-
-        def connect(part: keras.Model, copy_of: Callable[..., Any]) -> keras.Model | None:
-            def plain(node: Any) -> Callable[..., Any]:
-                y, x = node.keras_inputs
-                return lambda run, tensor: made[id(node.layer)](tensor(y), tensor(x))
-
-            calls = {id(node): plain(node) for owner, node in ghosts if owner is part}
-            return reconnected(part, copy_of, calls) if calls else None
-
-        return remake(model, copy_layer, connect)
-
-    def _skip(
-        self, conv: keras.layers.Layer, name: str, sequential: bool, alpha: float
-    ) -> GhostSkip:
-        config = conv.get_config()
-        return GhostSkip(
-            *(self.shortcut, config["strides"], config["data_format"]),
-            activation=_copied(conv.activation),
-            sequential=sequential,
-            start=alpha,
-            end=0.0,
-            curve=self.curve,
-            keep_signal=self.keep_signal,
-            name=name,
-            dtype=conv.dtype_policy,
-        )
-
-    def _places(self, model: keras.Model) -> tuple[list[tuple[keras.Model, Any, Any]], list[str]]:
-        """Where skips end, as (model, node, node of the convolution), and the convolutions left."""
-        self._check_names(model)
-        paths = {id(unwrapped(layer)): path for path, layer in named_layers(model).items()}
-        readers: dict[int, list[Any]] = {}
-        for _, node in nodes(model):
-            for tensor in node.keras_inputs:
-                readers.setdefault(id(tensor), []).append(node)
-        outputs = {id(tensor) for part, _ in nodes(model) for tensor in part.outputs}
-        first = first_of(model, lambda layer: _is_spatial(layer, any_kind=True))
-        places, left = [], []
-        for part, node in nodes(model):
-            conv = unwrapped(node.layer)
-            if not _is_spatial(conv):
-                continue
-            end = node
-            (after, *others) = readers.get(id(node.outputs), [None])
-            norm = None if after is None else after.layer
-            alone = not others and id(node.outputs) not in outputs
-            if alone and isinstance(norm, _layers.BatchNormalization) and _is_linear(conv):
-                end = after
-            # An output has no activation behind it, and keeps its name.
-            chosen = self._is_chosen(conv, paths[id(conv)], node, end, id(conv) in first)
-            if chosen and all(end.outputs is not tensor for tensor in model.outputs):
-                places.append((part, end, node))
-            else:
-                left.append(conv)
-        # A fused activation moves into the skip, and has to do so wherever the layer is called.
-        stay = {id(conv) for conv in left if not _is_linear(conv)}
-        places = [place for place in places if id(unwrapped(place[2].layer)) not in stay]
-        others = [
-            path
-            for path, layer in named_layers(model).items()
-            if _is_spatial(unwrapped(layer), any_kind=True) and not _is_spatial(unwrapped(layer))
-        ]
-        return places, list(dict.fromkeys([*(paths[id(conv)] for conv in left), *others]))
-
-    def _is_chosen(
-        self, conv: keras.layers.Layer, path: str, node: Any, end: Any, first: bool
-    ) -> bool:
-        # What else a user's own layer, or a regularizer of its output, does with the activation
-        # is not known.
-        known = type(conv).__module__.startswith("tf_keras.") and conv.activity_regularizer is None
-        if isinstance(conv, _TRANSPOSED) or not (known or _is_linear(conv)):
-            return False
-        same = _input_of(node).shape[1:] == end.outputs.shape[1:]
-        return (
-            "all" in self.convolutions
-            or ("hidden" in self.convolutions and not first)
-            or path in self.convolutions
-            or ("same" in self.convolutions and same)
-        )
-
-    def _check_names(self, model: keras.Model) -> None:
-        layers = {path: unwrapped(layer) for path, layer in named_layers(model).items()}
-        good = [path for path, layer in layers.items() if _is_spatial(layer)]
-        for name in self.convolutions:
-            if name not in (*PLACES, *good):
-                raise UsageError(
-                    f"Expected GhostSkips' convolutions to be {', '.join(PLACES)} or a layer of "
-                    f"'{model.name}' with a kernel larger than 1, not '{name}'"
-                    f"{nearest(name, [*PLACES, *good])}."
-                )
 
 
 def _of_rank(rank: int, kind: str) -> type:
@@ -467,36 +274,16 @@ def _of_rank(rank: int, kind: str) -> type:
     return getattr(_layers, f"{kind}{rank}D")
 
 
-def _input_of(node: Any) -> tf.Tensor:
-    """What a convolution reads; where a layer pads it to "same" or less, what that layer reads."""
-    (tensor,) = node.keras_inputs
-    conv = unwrapped(node.layer)
-    layer = producer_of(tensor)
-    if isinstance(layer, _PADDINGS) and conv.padding == "valid":
-        added = np.reshape(layer.padding, (-1, 2)).sum(axis=1)
-        if (added <= np.multiply(conv.dilation_rate, np.subtract(conv.kernel_size, 1))).all():
-            return call_of(tensor).keras_inputs[0]
-    return tensor
-
-
-def _is_spatial(layer: keras.layers.Layer, any_kind: bool = False) -> bool:
-    """Whether it is a convolution with a kernel above 1; of ``any_kind``, or one wrapped, too."""
-    if any_kind and isinstance(layer, _layers.Wrapper):
-        return _is_spatial(layer.layer, any_kind)
-    kernel = getattr(layer, "kernel_size", (1,))
-    return (any_kind or isinstance(layer, _CONVOLUTIONS)) and max(kernel) > 1
-
-
-def _is_linear(layer: keras.layers.Layer) -> bool:
+def is_linear(layer: keras.layers.Layer) -> bool:
     return layer.activation in (None, keras.activations.linear)
 
 
-def _copied(activation: Any) -> Any:
+def copied_activation(activation: Any) -> Any:
     """The activation for another layer; one that is a layer, and has variables, as a new layer."""
     return copy_layer(activation) if isinstance(activation, _layers.Layer) else activation
 
 
-def _carry(old: Any, new: Any) -> None:
+def carry_activation(old: Any, new: Any) -> None:
     """Gives one activation the variables of another, where it is a layer that has some."""
     for value, variable in zip(
         getattr(old, "weights", ()), getattr(new, "weights", ()), strict=True

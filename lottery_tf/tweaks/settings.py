@@ -109,6 +109,13 @@ class GhostSkipsSettings(FadingSettings):
         "1x1 convolution with BatchNorm",
         choices=("identity", "conv"),
     )
+    # docs/results/ghost_skips: a convolution makes up for a smaller weight until it is gone.
+    fade: str | None = setting(
+        None,
+        "how it goes: weight, by its α; drop, in training more and more images go without it; "
+        "default: drop for conv, weight for identity",
+        choices=("weight", "drop"),
+    )
     convolutions: tuple[str, ...] = setting(
         ("hidden",),
         "which convolutions: all whose kernel is larger than 1, hidden (those of them that do not "
@@ -268,6 +275,7 @@ RECIPE_DEFAULTS: dict[str, dict[str, Any]] = {
         "ghost_skips_alpha": 1.0,
         "ghost_skips_share": 1.0,
         "ghost_skips_curve": "constant",
+        "ghost_skips_fade": "weight",
         "ghost_skips_keep_signal": False,
         "ghost_skips_keep": True,
         "rescaled_init_optimizer": "sgd",
@@ -305,10 +313,14 @@ def of_older_release(tweak: str, parameters: Mapping[str, Any]) -> dict[str, Any
 
     >>> of_older_release("ghost_skips", {"alpha": 0.1})
     {'keep_signal': False, 'alpha': 0.1}
+    >>> of_older_release("ghost_skips", {"shortcut": "conv"})
+    {'keep_signal': False, 'fade': 'weight', 'shortcut': 'conv'}
     """
     others = _OLDER_AS.get(tweak, {}).items()
     same = {name: parameters[other] for name, other in others if other in parameters}
-    return {**_OLDER.get(tweak, {}), **same, **parameters}
+    # The identity's default is what it was.
+    conv = {"fade": "weight"} if parameters.get("shortcut") == "conv" else {}
+    return {**_OLDER.get(tweak, {}), **conv, **same, **parameters}
 
 
 @functools.cache

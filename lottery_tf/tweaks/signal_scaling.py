@@ -57,12 +57,26 @@ class SignalScaling(SignalScalingSettings, Tweak):
         return copy, {"scales": scales}
 
     def _scales(self, model: keras.Model) -> dict[str, float]:
-        norms = get_dense_norms(model) if self.by == "norm" else {}
-        variables, free = named_variables(model), unnormalised(model)
-        found = {}
-        for name, mask in get_masks(model).items():
-            left = float(np.linalg.norm((variables[name].numpy() * mask).astype(np.float64)))
-            if name in free and left and not mask.all():
-                density = float(mask.mean())
-                found[name] = norms[name] / left if name in norms else 1 / math.sqrt(density)
-        return {n: scale for n, scale in found.items() if not math.isclose(scale, 1, rel_tol=1e-5)}
+        free, left = unnormalised(model), strengths(model, self.by)
+        scales = {name: 1 / strength for name, strength in left.items() if name in free}
+        return {n: scale for n, scale in scales.items() if not math.isclose(scale, 1, rel_tol=1e-5)}
+
+
+def strengths(model: keras.Model, by: str = "norm") -> dict[str, float]:
+    """Name of a masked kernel → ‖w ⊙ m‖₂/‖w‖₂, how strong its layer's outputs are against those of
+    the dense one; of those of which something is left.
+
+    Args:
+      model: wrapped or not.
+      by: "norm", or "density": √d, as where ‖w‖₂ is not known.
+    """
+    norms = get_dense_norms(model) if by == "norm" else {}
+    variables = named_variables(model)
+    found = {}
+    for name, mask in get_masks(model).items():
+        left = float(np.linalg.norm((variables[name].numpy() * mask).astype(np.float64)))
+        if left and mask.all():
+            found[name] = 1.0
+        elif left:
+            found[name] = left / norms[name] if name in norms else math.sqrt(mask.mean())
+    return found

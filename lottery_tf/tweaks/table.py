@@ -4,7 +4,7 @@ import dataclasses
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.tweaks.distillation import Distillation
-from lottery_tf.tweaks.ghost_skip import GhostSkips
+from lottery_tf.tweaks.ghost_skips import GhostSkips
 from lottery_tf.tweaks.rescaled_init import RescaledInit
 from lottery_tf.tweaks.settings import PARAMETERS, RECIPES, tweak_settings
 from lottery_tf.tweaks.signal_scaling import SignalScaling

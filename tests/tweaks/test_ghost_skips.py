@@ -9,6 +9,7 @@ import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import named_layers
+from lottery_tf.tweaks import signal_scaling
 from lottery_tf.tweaks.ghost_skip import GhostSkip
 
 
@@ -80,15 +81,136 @@ def test_the_sum_keeps_the_signal_by_hand(shortcut):
 
 @pytest.mark.parametrize("shortcut", ["identity", "conv"])
 @pytest.mark.parametrize("alpha", [1.0, 0.5, 0.1])
-def test_the_second_moment_stays(shortcut, alpha):
-    """Behind a ReLU, of y ~ N(0, 1) beside a rectified normal; 400,000 of each. What comes out of
-    a BatchNorm is as normal as y."""
+@pytest.mark.parametrize("strength", [1.0, 0.5, 0.1])
+def test_the_second_moment_is_never_above_the_dense_one(shortcut, alpha, strength):
+    """Behind a ReLU, of y ~ N(0, s²) beside a rectified normal; 400,000 of each. What comes out of
+    a BatchNorm is as normal as y. It is that of the dense y where the sum is as strong, and that of
+    the sum itself where it is weaker."""
     random = np.random.default_rng(0)
     y, x = random.standard_normal((2, 4000, 100, 1)).astype(np.float32)
-    ghost = GhostSkip(shortcut, (1,), start=alpha, keep_signal=True)
     x = np.maximum(x, 0) if shortcut == "identity" else x
-    moment = np.mean(np.square(tf.nn.relu(ghost([y, x], training=True))))
-    assert moment == pytest.approx(0.5, rel=0.01)
+    y *= strength
+
+    def moment(**kwargs):
+        ghost = GhostSkip(shortcut, (1,), start=alpha, strength=strength, **kwargs)
+        return np.mean(np.square(tf.nn.relu(ghost([y, x], training=True))))
+
+    ghost = GhostSkip("identity", (1,), start=alpha)
+    if shortcut == "conv":
+        sum_ = np.mean(np.square(np.maximum(y + alpha * x, 0)))
+    else:
+        sum_ = np.mean(np.square(tf.nn.relu(ghost([y, x]))))
+    assert moment(keep_signal=True) == pytest.approx(min(sum_, 0.5), rel=0.02)
+
+
+def _strengths(model):
+    tweak = lt.GhostSkips()
+    return {each.name: each.strength for each in tweak.layers(tweak.prepare(model))}
+
+
+def test_a_skip_knows_what_is_left_of_its_convolution():
+    """By norms; of one that a normalisation follows, or that the scaling has made whole, all."""
+
+    def conv(name, kind=layers.Conv2D):
+        return kind(2, 3, padding="same", use_bias=False, name=name)
+
+    plain = chain(
+        *(conv("first"), layers.ReLU(), conv("bare"), layers.ReLU(), conv("normed")),
+        *(layers.BatchNormalization(), layers.ReLU(), conv("dense"), layers.ReLU()),
+        shape=(4, 4, 2),
+    )
+    half = np.broadcast_to([[True, False], [True, True]], (3, 3, 2, 2))
+    masks = lt.Masks({f"{name}/kernel": half for name in ("first", "bare", "normed")})
+    kernel = plain.get_layer("bare").kernel.numpy()
+    left = np.linalg.norm(kernel * half) / np.linalg.norm(kernel)
+    expected = {"bare_ghost": pytest.approx(left), "normed_ghost": 1, "dense_ghost": 1}
+    assert left < 0.99 and _strengths(lt.wrap(plain, masks)) == expected
+    scaled = lt.SignalScaling().prepare(lt.wrap(plain, masks))
+    assert _strengths(scaled) == dict.fromkeys(expected, pytest.approx(1))
+    from_zeros = lt.Ticket.from_pruned(lt.strip(lt.wrap(plain, masks))).build()
+    assert _strengths(from_zeros)["bare_ghost"] == pytest.approx(0.75**0.5)
+
+
+def test_a_separable_convolution_is_as_strong_as_its_two_kernels():
+    plain = chain(
+        layers.Conv2D(2, 3, padding="same"),
+        layers.SeparableConv2D(2, 3, padding="same", name="both"),
+        layers.ReLU(),
+        shape=(4, 4, 2),
+    )
+    deep, point = (f"both/{each}_kernel" for each in ("depthwise", "pointwise"))
+    model = lt.wrap(plain, masks := random_masks(plain))
+    assert {deep, point} & masks.keys() == set(masks) - {"conv2d/kernel"}
+    (strength,) = _strengths(model).values()
+    left = signal_scaling.strengths(model)
+    assert strength == pytest.approx(left.get(deep, 1) * left.get(point, 1)) and strength < 0.99
+
+
+def _drops(**kwargs):
+    ghost = GhostSkip("identity", (1,), fade="drop", start=0.5, keep_signal=True, **kwargs)
+    y, x = tf.fill((4000, 2, 1), 3.0), tf.fill((4000, 2, 1), 2.0)
+    ghost.build([y.shape, x.shape])
+    ghost.length.assign(8)
+    return ghost, [y, x]
+
+
+def test_images_go_without_it_more_and_more():
+    """An image has the whole skip or none; their share is α/α₀, of 4,000 known to 0.8 %."""
+    ghost, data = _drops()
+    whole = 4 * (0.5 + 1.25 * (0.5 + np.arctan(0.5) / np.pi) + 0.5 / np.pi) ** -0.5
+    for step, share in ((0, 1), (2, 3 / 4), (4, 1 / 2), (7, 1 / 8), (8, 0)):
+        ghost.step.assign(step)
+        seen = ghost(data, training=True).numpy()
+        np.testing.assert_array_equal(seen[:, 0], seen[:, 1])  # of one image
+        has_it = np.isclose(seen[:, 0, 0], whole)
+        np.testing.assert_allclose(seen[~has_it], 3)
+        assert has_it.mean() == pytest.approx(share, abs=0.03 * (0 < share < 1))
+    ghost.step.assign(4)
+    gentle = GhostSkip("identity", (1,), start=0.25, keep_signal=True)
+    np.testing.assert_allclose(ghost(data, training=False), gentle(data), 1e-6)
+
+
+def test_the_draws_are_those_of_the_step_and_the_seed():
+    """So that a training that is resumed draws what it would have drawn."""
+    ghost, data = _drops(seed=1)
+    ghost.step.assign(3)
+    first = ghost(data, training=True).numpy()
+    np.testing.assert_array_equal(ghost(data, training=True), first)
+    again, _ = _drops(seed=1)
+    again.step.assign(3)
+    np.testing.assert_array_equal(again(data, training=True), first)
+    ghost.step.assign(2)
+    other, _ = _drops(seed=2)
+    other.step.assign(3)
+    assert all((each(data, training=True).numpy() != first).any() for each in (ghost, other))
+
+
+def test_the_convolutional_shortcut_is_dropped_by_default():
+    plain = chain(
+        *(layers.Conv2D(3, 3, padding="same") for _ in range(3)), layers.ReLU(), shape=(6, 6, 3)
+    )
+
+    def fades(**kwargs):
+        keras.utils.set_random_seed(0)
+        tweak = lt.GhostSkips(**kwargs)
+        skips = tweak.layers(tweak.prepare(plain))
+        return {each.fade for each in skips}, len({each.seed for each in skips})
+
+    assert fades() == ({"weight"}, 1) and fades(shortcut="conv", fade="weight") == ({"weight"}, 1)
+    assert fades(shortcut="conv") == fades(fade="drop") == ({"drop"}, 2)
+
+
+def test_the_epoch_logs_the_largest():
+    model = keras.Sequential([_with_a_block()])
+    model.build((None, 6, 6, 1))
+    tweak = lt.GhostSkips()
+    prepared = tweak.prepare(model)
+    prepared.compile("sgd", "mse", run_eagerly=True)
+    x = np.zeros((4, 6, 6, 1), np.float32)
+    history = prepared.fit(
+        *(x, model(x)), epochs=10, batch_size=1, callbacks=tweak.callbacks(), verbose=0
+    ).history
+    np.testing.assert_allclose(history["ghost_skips_alpha"], [0.5] + 9 * [0], atol=1e-6)
 
 
 def _with_a_block():
@@ -387,7 +509,8 @@ def test_losses_on_tensors_are_refused():
 
 
 def test_the_layer_comes_back_from_its_config():
-    fade = {"start": 0.5, "curve": "cosine", "keep_signal": True}
+    fade = {"start": 0.5, "curve": "cosine", "keep_signal": True, "strength": 0.5}
+    fade |= {"fade": "drop", "seed": 3}
     ghost = GhostSkip("conv", (2, 2), activation="relu", sequential=True, **fade)
     again = keras.layers.deserialize(keras.layers.serialize(ghost))
     assert type(again) is GhostSkip and again.get_config() == ghost.get_config()

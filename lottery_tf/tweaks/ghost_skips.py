@@ -1,0 +1,274 @@
+"""Ghost skip connections: they help a ticket to begin, and are gone when it is trained."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.log import counted, log, some
+from lottery_tf.common.settings import nearest
+from lottery_tf.graph.compat import call_of, input_layers, keras, producer_of
+from lottery_tf.graph.copies import copy_layer, reconnected
+from lottery_tf.graph.layers import named_layers, named_variables, nodes, unwrapped
+from lottery_tf.graph.signal_paths import first_of, on_every_way
+from lottery_tf.masks.wrapper import remake
+from lottery_tf.tweaks.fade import FadingTweak
+from lottery_tf.tweaks.ghost_skip import GhostSkip, carry_activation, copied_activation, is_linear
+from lottery_tf.tweaks.settings import GhostSkipsSettings
+from lottery_tf.tweaks.signal_scaling import strengths
+
+_layers = keras.layers
+_CONVOLUTIONS = (
+    *(_layers.Conv1D, _layers.Conv2D, _layers.Conv3D),
+    *(_layers.SeparableConv1D, _layers.SeparableConv2D),
+    *(_layers.DepthwiseConv1D, _layers.DepthwiseConv2D),
+)
+_TRANSPOSED = (_layers.Conv1DTranspose, _layers.Conv2DTranspose, _layers.Conv3DTranspose)
+_PADDINGS = (_layers.ZeroPadding1D, _layers.ZeroPadding2D, _layers.ZeroPadding3D)
+PLACES = ("hidden", "all", "same")
+
+
+@dataclasses.dataclass(frozen=True)
+class GhostSkips(GhostSkipsSettings, FadingTweak):
+    """Skip connections around convolutions that fade out (arXiv 2101.03255).
+
+    y ← y + α·S(x) for each chosen spatial convolution: x is its input, before a ZeroPadding layer
+    does what padding="same" would do, y the pre-activation that it feeds, after its BatchNorm
+    where there is one. Where every signal has to go through the convolution α begins at 1, else,
+    beside a shortcut, at 0.1, and with ``keep_signal`` ReLU lets no more through than of a dense
+    convolution's y alone. α falls to exactly 0 over the first share of the training, or images
+    without a skip become more and more; then they are out, and ``finish`` returns the architecture
+    without them. With ``keep`` they stay as they begin, and ``finish``
+    makes Keras' own layers of them. One line is logged of the spatial convolutions that have none.
+
+    Raises:
+      UsageError: for parameters out of range; in ``prepare``, if ``convolutions`` names none of
+        the model's.
+    """
+
+    layer_class = GhostSkip
+    value_name = "ghost_skips_alpha"
+
+    @property
+    def kept(self) -> bool:
+        return self.keep
+
+    def change(self, model: keras.Model, data: tf.data.Dataset | None = None) -> keras.Model:
+        self.check_fresh(model)
+        places, without = self._places(model)
+        # (model, convolution) → convolution and skip: a shared one has one skip in each model.
+        skips: dict[tuple[int, int], tuple[keras.layers.Layer, GhostSkip]] = {}
+        taken = {layer.name for part, _ in nodes(model) for layer in part.layers}
+        narrow, left = on_every_way(model), strengths(model)
+        of = {v.ref(): left[name] for name, v in named_variables(model).items() if name in left}
+
+        def connect(part: keras.Model, copy_of: Callable[..., Any]) -> keras.Model | None:
+            here = [(node, source) for owner, node, source in places if owner is part]
+            if not here:
+                return None
+
+            def with_skip(node: Any, source: Any) -> Callable[..., Any]:
+                def call(run: Callable[[], Any], tensor: Callable[[Any], Any]) -> Any:
+                    conv = unwrapped(source.layer)
+                    key = id(part), id(conv)
+                    if key not in skips:
+                        alpha = self.alpha or (1.0 if id(source) in narrow else 0.1)
+                        name = f"{conv.name}_ghost"
+                        while name in taken:
+                            name += "_"
+                        # What comes out of a BatchNorm is as strong as with a dense kernel.
+                        kernels = conv.variables if node is source else []
+                        strength = math.prod(of.get(v.ref(), 1.0) for v in kernels)
+                        sequential = isinstance(part, keras.Sequential)
+                        skips[key] = conv, self._skip(conv, name, sequential, alpha, strength)
+                    return skips[key][1]([run(), tensor(_input_of(source))])
+
+                return call
+
+            calls = {id(node): with_skip(node, source) for node, source in here}
+            return reconnected(part, copy_of, calls)
+
+        around = {id(unwrapped(source.layer)) for _, _, source in places}
+
+        def change(layer: keras.layers.Layer) -> keras.layers.Layer:
+            fused = id(layer) in around and not is_linear(layer)
+            return copy_layer(layer, activation="linear") if fused else copy_layer(layer)
+
+        changed = remake(model, change, connect)
+        for conv, skip in skips.values():
+            carry_activation(conv.activation, skip.activation)
+        log.info(
+            "%s: %s; spatial convolutions without one: %s",
+            *(model.name, counted(len(skips), "ghost skip"), some(without)),
+        )
+        self.check_kept(changed)
+        return changed
+
+    def restore(self, model: keras.Model) -> keras.Model:
+        ghosts = [(part, node) for part, node in nodes(model) if isinstance(node.layer, GhostSkip)]
+        if not ghosts:
+            return model
+        if self.keep:
+            return self._in_plain_layers(model, ghosts)
+        # id of a convolution → the skip whose activation comes back into it
+        fused = {
+            id(unwrapped(producer_of(node.keras_inputs[0]))): node.layer
+            for _, node in ghosts
+            if not is_linear(node.layer)
+        }
+        moved: list[tuple[GhostSkip, keras.layers.Layer]] = []
+
+        def connect(part: keras.Model, copy_of: Callable[..., Any]) -> keras.Model | None:
+            here = [node for owner, node in ghosts if owner is part]
+            if not here:
+                return None
+            if here[0].layer.sequential:
+                first = _layers.InputLayer(**input_layers(part)[0].get_config())
+                rest = [copy_of(layer) for layer in part.layers[1:] if type(layer) is not GhostSkip]
+                return keras.Sequential([first, *rest], name=part.name)
+            drop = {
+                id(node): lambda run, tensor, y=node.keras_inputs[0]: tensor(y) for node in here
+            }
+            return reconnected(part, copy_of, drop)
+
+        def change(layer: keras.layers.Layer) -> keras.layers.Layer:
+            if id(layer) not in fused:
+                return copy_layer(layer)
+            ghost = fused[id(layer)]
+            copy = copy_layer(layer, activation=copied_activation(ghost.activation))
+            moved.append((ghost, copy))
+            return copy
+
+        restored = remake(model, change, connect)
+        for ghost, conv in moved:
+            carry_activation(ghost.activation, conv.activation)
+        return restored
+
+    def _in_plain_layers(
+        self, model: keras.Model, ghosts: Sequence[tuple[keras.Model, Any]]
+    ) -> keras.Model:
+        taken = {layer.name for part, _ in nodes(model) for layer in part.layers}
+        made = {id(node.layer): node.layer.in_plain_layers(taken) for _, node in ghosts}
+
+        def connect(part: keras.Model, copy_of: Callable[..., Any]) -> keras.Model | None:
+            def plain(node: Any) -> Callable[..., Any]:
+                y, x = node.keras_inputs
+                return lambda run, tensor: made[id(node.layer)](tensor(y), tensor(x))
+
+            calls = {id(node): plain(node) for owner, node in ghosts if owner is part}
+            return reconnected(part, copy_of, calls) if calls else None
+
+        return remake(model, copy_layer, connect)
+
+    def _skip(
+        self,
+        conv: keras.layers.Layer,
+        name: str,
+        sequential: bool,
+        alpha: float,
+        strength: float,
+    ) -> GhostSkip:
+        config = conv.get_config()
+        fade = self.fade or ("drop" if self.shortcut == "conv" else "weight")
+        return GhostSkip(
+            *(self.shortcut, config["strides"], config["data_format"]),
+            activation=copied_activation(conv.activation),
+            sequential=sequential,
+            start=alpha,
+            end=0.0,
+            curve=self.curve,
+            keep_signal=self.keep_signal,
+            strength=strength,
+            fade=fade,
+            seed=int(np.random.randint(2**31)) if fade == "drop" else 0,
+            name=name,
+            dtype=conv.dtype_policy,
+        )
+
+    def _places(self, model: keras.Model) -> tuple[list[tuple[keras.Model, Any, Any]], list[str]]:
+        """Where skips end, as (model, node, node of the convolution), and the convolutions left."""
+        self._check_names(model)
+        paths = {id(unwrapped(layer)): path for path, layer in named_layers(model).items()}
+        readers: dict[int, list[Any]] = {}
+        for _, node in nodes(model):
+            for tensor in node.keras_inputs:
+                readers.setdefault(id(tensor), []).append(node)
+        outputs = {id(tensor) for part, _ in nodes(model) for tensor in part.outputs}
+        first = first_of(model, lambda layer: _is_spatial(layer, any_kind=True))
+        places, left = [], []
+        for part, node in nodes(model):
+            conv = unwrapped(node.layer)
+            if not _is_spatial(conv):
+                continue
+            end = node
+            (after, *others) = readers.get(id(node.outputs), [None])
+            norm = None if after is None else after.layer
+            alone = not others and id(node.outputs) not in outputs
+            if alone and isinstance(norm, _layers.BatchNormalization) and is_linear(conv):
+                end = after
+            # An output has no activation behind it, and keeps its name.
+            chosen = self._is_chosen(conv, paths[id(conv)], node, end, id(conv) in first)
+            if chosen and all(end.outputs is not tensor for tensor in model.outputs):
+                places.append((part, end, node))
+            else:
+                left.append(conv)
+        # A fused activation moves into the skip, and has to do so wherever the layer is called.
+        stay = {id(conv) for conv in left if not is_linear(conv)}
+        places = [place for place in places if id(unwrapped(place[2].layer)) not in stay]
+        others = [
+            path
+            for path, layer in named_layers(model).items()
+            if _is_spatial(unwrapped(layer), any_kind=True) and not _is_spatial(unwrapped(layer))
+        ]
+        return places, list(dict.fromkeys([*(paths[id(conv)] for conv in left), *others]))
+
+    def _is_chosen(
+        self, conv: keras.layers.Layer, path: str, node: Any, end: Any, first: bool
+    ) -> bool:
+        # What else a user's own layer, or a regularizer of its output, does with the activation
+        # is not known.
+        known = type(conv).__module__.startswith("tf_keras.") and conv.activity_regularizer is None
+        if isinstance(conv, _TRANSPOSED) or not (known or is_linear(conv)):
+            return False
+        same = _input_of(node).shape[1:] == end.outputs.shape[1:]
+        return (
+            "all" in self.convolutions
+            or ("hidden" in self.convolutions and not first)
+            or path in self.convolutions
+            or ("same" in self.convolutions and same)
+        )
+
+    def _check_names(self, model: keras.Model) -> None:
+        layers = {path: unwrapped(layer) for path, layer in named_layers(model).items()}
+        good = [path for path, layer in layers.items() if _is_spatial(layer)]
+        for name in self.convolutions:
+            if name not in (*PLACES, *good):
+                raise UsageError(
+                    f"Expected GhostSkips' convolutions to be {', '.join(PLACES)} or a layer of "
+                    f"'{model.name}' with a kernel larger than 1, not '{name}'"
+                    f"{nearest(name, [*PLACES, *good])}."
+                )
+
+
+def _input_of(node: Any) -> tf.Tensor:
+    """What a convolution reads; where a layer pads it to "same" or less, what that layer reads."""
+    (tensor,) = node.keras_inputs
+    conv = unwrapped(node.layer)
+    layer = producer_of(tensor)
+    if isinstance(layer, _PADDINGS) and conv.padding == "valid":
+        added = np.reshape(layer.padding, (-1, 2)).sum(axis=1)
+        if (added <= np.multiply(conv.dilation_rate, np.subtract(conv.kernel_size, 1))).all():
+            return call_of(tensor).keras_inputs[0]
+    return tensor
+
+
+def _is_spatial(layer: keras.layers.Layer, any_kind: bool = False) -> bool:
+    """Whether it is a convolution with a kernel above 1; of ``any_kind``, or one wrapped, too."""
+    if any_kind and isinstance(layer, _layers.Wrapper):
+        return _is_spatial(layer.layer, any_kind)
+    kernel = getattr(layer, "kernel_size", (1,))
+    return (any_kind or isinstance(layer, _CONVOLUTIONS)) and max(kernel) > 1
