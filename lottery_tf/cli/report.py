@@ -32,6 +32,10 @@ def run(flags: Parsed) -> None:
         log.info("%s", note)
     print_table(found.tables[0], reporting)
     console.print(" ".join(found.tables[0].about), markup=False)
+    if found.pooled is not None:
+        names, lines = reporting.pooled_head(found.pooled), reporting.pooled_cells(found.pooled)
+        print_lines(reporting.POOLED_TITLE, names, lines)
+        console.print(" ".join(found.pooled.about), markup=False)
     if settings.page is None:
         return
     try:
@@ -73,10 +77,15 @@ def library() -> ModuleType:
 
 def print_table(found: "reports.Table", reporting: ModuleType) -> None:
     """In a terminal as wide as that is, in a file as wide as need be."""
-    table = Table(title=found.title)
-    for name in reporting.head(found):
+    print_lines(found.title, reporting.head(found), reporting.cells(found))
+
+
+def print_lines(title: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """The like, of a table in words."""
+    table = Table(title=title)
+    for name in names:
         table.add_column(name, justify="left" if name in ("method", "recipe") else "right")
-    for row in reporting.cells(found):
+    for row in rows:
         table.add_row(*row)
     if not console.is_terminal:
         table.width = Measurement.get(console, console.options.update(width=1000), table).maximum

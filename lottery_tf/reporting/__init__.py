@@ -2,10 +2,21 @@
 
 from lottery_tf.reporting.reports import write
 from lottery_tf.reporting.runs import gather
-from lottery_tf.reporting.tables import Report, Table, cells, head, markdown, report
+from lottery_tf.reporting.tables import (
+    POOLED_TITLE,
+    Report,
+    Table,
+    cells,
+    head,
+    markdown,
+    pooled_cells,
+    pooled_head,
+    report,
+)
 from lottery_tf.reporting.tuning import Tuned, tuned
 
 __all__ = [
+    "POOLED_TITLE",
     "Report",
     "Table",
     "Tuned",
@@ -13,6 +24,8 @@ __all__ = [
     "gather",
     "head",
     "markdown",
+    "pooled_cells",
+    "pooled_head",
     "report",
     "tuned",
     "write",

@@ -47,14 +47,7 @@ def compare(
       are shares.
     """
     tested = runs[runs["test_accuracy"].notna()]
-    partners, several = {}, set()
-    for _, row in tested[tested["recipe"] == baseline].iterrows():
-        which = (*key(row, PAIR), *key(row, shared))
-        if which in partners:
-            several.add(which)
-        partners[which] = row["test_accuracy"]
-    for which in several:
-        del partners[which]
+    partner, several = partners(runs, shared, baseline)
     rows, alone, on_one_ticket = [], [], 0
     for values, group in groups(runs, [*KIND, *settings]):
         row = {"recipe": values[0], "method": values[1], "sparsity": values[2]}
@@ -65,14 +58,10 @@ def compare(
             row["at_edge"] = group["at_edge"].iloc[0]
         if row["recipe"] != baseline:
             group = group[group["test_accuracy"].notna()]
-            found = [partners.get((*key(r, PAIR), *key(r, shared))) for _, r in group.iterrows()]
-            alone += [name for name, one in zip(group["run"], found, strict=True) if one is None]
-            pairs = [
-                (own, one)
-                for own, one in zip(group["test_accuracy"], found, strict=True)
-                if one is not None
-            ]
-            row |= _gain(pairs)
+            paired = partner[group.index].notna()
+            alone += list(group["run"][~paired])
+            group = group[paired]
+            row |= gain(group["test_accuracy"], partner[group.index])
         rows.append(row)
     table = pd.DataFrame(rows)
     for name in ("pairs", "gain", "gain_sem", "gain_low", "gain_high", "p"):
@@ -89,7 +78,7 @@ def compare(
         )
     if several:
         notes.append(
-            f"{counted(len(several), 'ticket')} with runs of {baseline} that differ in parameters "
+            f"{counted(several, 'ticket')} with runs of {baseline} that differ in parameters "
             "of its tweaks: no gain over them."
         )
     if alone:
@@ -111,6 +100,34 @@ def compare(
             "equal."
         )
     return _sorted(table, settings), notes
+
+
+def partners(
+    runs: pd.DataFrame, shared: Sequence[str], baseline: str = VANILLA
+) -> tuple[pd.Series, int]:
+    """The test accuracy of each run's partner of the baseline, on the same ticket; NaN for none.
+
+    Args:
+      runs: of ``Gathered``, all or some.
+      shared: settings that a run must have in common with its partner.
+      baseline: the partners' recipe.
+
+    Returns:
+      By the index of ``runs``; and of how many tickets the baseline has several runs, that are
+      nobody's partners.
+    """
+    found: dict[tuple, float] = {}
+    several = set()
+    which = {place: (*key(row, PAIR), *key(row, shared)) for place, row in runs.iterrows()}
+    for place, accuracy in runs["test_accuracy"][runs["recipe"] == baseline].dropna().items():
+        if which[place] in found:
+            several.add(which[place])
+        found[which[place]] = accuracy
+    accuracies = [
+        np.nan if which[place] in several else found.get(which[place], np.nan)
+        for place in runs.index
+    ]
+    return pd.Series(accuracies, runs.index, dtype=float), len(several)
 
 
 def groups(runs: pd.DataFrame, columns: Sequence[str]) -> list[tuple[tuple, pd.DataFrame]]:
@@ -144,17 +161,17 @@ def _measured(group: pd.DataFrame) -> dict[str, float]:
     return row | {name: group[name].astype(float).mean(skipna=False) for name in _OTHERS}
 
 
-def _gain(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
-    """Of pairs of a recipe's and the baseline's accuracy; NaN for what so many do not tell."""
-    row: dict[str, float] = {"pairs": len(pairs)}
-    if not pairs:
+def gain(own: Sequence[float], other: Sequence[float]) -> dict[str, float]:
+    """Of pairs of accuracies, ``compare``'s ``pairs`` to ``p``; only those that so many tell."""
+    row: dict[str, float] = {"pairs": len(own)}
+    differences = np.subtract(own, other)
+    if not len(differences):
         return row
-    own, other = np.array(pairs, float).T
-    row["gain"] = float(np.mean(own - other))
-    if len(pairs) == 1:
+    row["gain"] = float(np.mean(differences))
+    if len(differences) == 1:
         return row
-    row["gain_sem"] = float(stats.sem(own - other))
-    if np.ptp(own - other) > _NO_SPREAD:
+    row["gain_sem"] = float(stats.sem(differences))
+    if np.ptp(differences) > _NO_SPREAD:
         test = stats.ttest_rel(own, other)
         low, high = test.confidence_interval(CONFIDENCE)
         row |= {"gain_low": float(low), "gain_high": float(high), "p": float(test.pvalue)}

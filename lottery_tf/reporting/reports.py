@@ -17,7 +17,7 @@ from lottery_tf.common.ownership import (
 from lottery_tf.reporting.drawing import draw
 from lottery_tf.reporting.figures import Figures
 from lottery_tf.reporting.page import page as html
-from lottery_tf.reporting.tables import Report, markdown
+from lottery_tf.reporting.tables import Report, markdown, pooled_markdown
 from lottery_tf.reporting.tickets import ticket_flops
 
 _RUNS, _PAGE = "runs.csv", Kind("a report", {".": head_has(b"<title>lottery_tf report</title>")})
@@ -27,6 +27,8 @@ _TABLES = {
     _RUNS: _of_runs,
     **{"table.csv": _table, "tuned.csv": _table, "tried.csv": _table},
     **{"table.md": _read, "tuned.md": _read},
+    "pooled.csv": begins_with("recipe,"),
+    "pooled.md": begins_with("| recipe |"),
 }
 _by_matplotlib = head_has(b"Matplotlib v")
 
@@ -68,6 +70,9 @@ def write(report: Report, page: Path, flops: bool = True) -> int:
         files[f"{table.name}.md"] = markdown(table).encode()
         if len(table.tried):
             files["tried.csv"] = table.tried.to_csv(index=False).encode()
+    if report.pooled is not None:
+        files["pooled.csv"] = report.pooled.frame.to_csv(index=False).encode()
+        files["pooled.md"] = pooled_markdown(report.pooled).encode()
     tickets = list(runs["ticket"].dropna().unique())
     figures = Figures(report, ticket_flops(tickets) if flops else {})
     sections = figures.sections()

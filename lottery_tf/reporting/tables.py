@@ -12,11 +12,13 @@ from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import counted
 from lottery_tf.common.settings import nearest
 from lottery_tf.reporting.comparing import CONFIDENCE, compare
+from lottery_tf.reporting.pooling import Pooled, pool
 from lottery_tf.reporting.runs import VANILLA, Gathered, gather
 from lottery_tf.reporting.tickets import dense_accuracies
 from lottery_tf.reporting.tuning import tuned
 
 UNKNOWN = "–"
+POOLED_TITLE = "All kinds of tickets together (post hoc)"
 _TEST = ("95 % interval", "p", "p (Holm)")
 
 
@@ -54,10 +56,12 @@ class Report:
     Attributes:
       gathered: the runs.
       tables: one or two.
+      pooled: the first of them over all kinds of tickets, where there are several.
     """
 
     gathered: Gathered
     tables: list[Table]
+    pooled: Pooled | None = None
 
 
 def report(
@@ -111,7 +115,17 @@ def report(
         tables.insert(0, table)
     else:
         about += best.notes
-    return Report(gathered, tables)
+    return Report(gathered, tables, _pooled(tables[0], gathered, tune))
+
+
+def _pooled(table: Table, gathered: Gathered, tune: Sequence[str]) -> Pooled | None:
+    """None where settings to choose among differ, but none was chosen."""
+    differ = [name for name in table.settings if name not in table.chosen]
+    if set(differ) & set(tune):
+        return None
+    kinds = [name for name in differ if name not in gathered.of_tweaks]
+    own = [name for name in differ if name in gathered.of_tweaks]
+    return pool(table.runs, kinds, own, table.baseline)
 
 
 def _of(seeds: Collection[int]) -> str:
@@ -141,20 +155,59 @@ def cells(table: Table) -> list[list[str]]:
 def values(table: Table) -> list[list[float | str | None]]:
     """What the cells are sorted by, in the same places."""
     numbers = ("seeds", *_accuracies(table), "gain", "gain_low", "p", "p_holm")
-    columns = ["sparsity", "method", "recipe", *table.settings, *numbers]
+    return _values(table.frame, ["sparsity", "method", "recipe", *table.settings, *numbers])
+
+
+def _values(frame: pd.DataFrame, columns: Sequence[str]) -> list[list[float | str | None]]:
     return [
         [None if pd.isna(row[name]) else row[name] for name in columns]
-        for _, row in table.frame.iterrows()
+        for _, row in frame.iterrows()
     ]
 
 
 def markdown(table: Table) -> str:
     """The table in Markdown, what it is about below."""
-    names, texts = head(table), 2 + len(table.settings)
-    sides = ["---:", *["---"] * texts, *["---:"] * (len(names) - texts - 1)]
-    lines = [names, sides, *cells(table)]
-    rows = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    return f"{rows}\n{' '.join(table.about)}\n"
+    return in_markdown(head(table), range(1, 3 + len(table.settings)), cells(table), table.about)
+
+
+def pooled_head(pooled: Pooled) -> list[str]:
+    """As ``head``, of the pooled table."""
+    over = f"gain over {pooled.baseline}"
+    return ["recipe", *pooled.settings, "kinds of tickets", "seeds", over, *_TEST[:2]]
+
+
+def pooled_cells(pooled: Pooled) -> list[list[str]]:
+    """As ``cells``, of the pooled table."""
+    return [
+        [
+            *(row["recipe"], *(shown(row[name]) for name in pooled.settings)),
+            *(str(row["kinds"]), str(row["seeds"]), *_gains(row)[:3]),
+        ]
+        for _, row in pooled.frame.iterrows()
+    ]
+
+
+def pooled_values(pooled: Pooled) -> list[list[float | str | None]]:
+    """As ``values``, of the pooled table."""
+    return _values(
+        pooled.frame,
+        ["recipe", *pooled.settings, "kinds", "seeds", "gain", "gain_low", "p"],
+    )
+
+
+def pooled_markdown(pooled: Pooled) -> str:
+    """As ``markdown``, of the pooled table."""
+    texts = range(1 + len(pooled.settings))
+    return in_markdown(pooled_head(pooled), texts, pooled_cells(pooled), pooled.about)
+
+
+def in_markdown(
+    head: Sequence[str], texts: Collection[int], rows: Sequence[Sequence[str]], about: Sequence[str]
+) -> str:
+    """A table in Markdown, sentences below; the columns at ``texts`` to the left."""
+    sides = ["---" if place in texts else "---:" for place in range(len(head))]
+    lines = "".join(f"| {' | '.join(line)} |\n" for line in (head, sides, *rows))
+    return f"{lines}\n{' '.join(about)}\n"
 
 
 def _accuracies(table: Table) -> list[str]:
@@ -175,21 +228,26 @@ def shown(value: object) -> str:
 def _cells(table: Table, row: pd.Series) -> list[str]:
     at_edge = row.get("at_edge", "").split(",")
     settings = [shown(row[name]) + "*" * (name in at_edge) for name in table.settings]
-    gains = [UNKNOWN] * 4
-    if row["recipe"] == table.baseline:
-        gains = [""] * 4
-    elif not np.isnan(row["gain"]):
-        fewer = "" if row["pairs"] == row["seeds"] else f" ({row['pairs']:.0f} pairs)"
-        gains[0] = _with_error(row["gain"], row["gain_sem"], "+") + fewer
-        if not np.isnan(row["p"]):
-            bounds = f"{100 * row['gain_low']:+.2f} to {100 * row['gain_high']:+.2f}"
-            gains[1:] = [bounds, _p(row["p"]), _p(row["p_holm"])]
+    gains = [""] * 4 if row["recipe"] == table.baseline else _gains(row)
+    if gains[0] not in ("", UNKNOWN) and row["pairs"] != row["seeds"]:
+        gains[0] += f" ({row['pairs']:.0f} pairs)"
     return [
         *(f"{100 * row['sparsity']:.2f} %", row["method"], row["recipe"], *settings),
         str(row["seeds"]),
         *(_with_error(row[name], row[f"{name}_sem"]) for name in _accuracies(table)),
         *gains,
     ]
+
+
+def _gains(row: pd.Series) -> list[str]:
+    """A gain, its interval, p, and p after Holm's correction where there is one."""
+    gains = [UNKNOWN] * 4
+    if not np.isnan(row["gain"]):
+        gains[0] = _with_error(row["gain"], row["gain_sem"], "+")
+        if not np.isnan(row["p"]):
+            bounds = f"{100 * row['gain_low']:+.2f} to {100 * row['gain_high']:+.2f}"
+            gains[1:] = [bounds, _p(row["p"]), _p(row.get("p_holm", row["p"]))]
+    return gains
 
 
 def _with_error(mean: float, error: float, sign: str = "") -> str:

@@ -288,12 +288,15 @@ GRIDS = {
     "fashion_mnist_ghost_skips": (9, 90),
     # imp of three networks, five masks of ERK and three dense networks to learn from, the others
     # having imp's; nine recipes on two tickets with seven rates, three with eight, two with nine,
-    # two with twelve, one with six, one with five; five seeds. And ERK's mask of the chain at two
-    # rates, with four recipes
+    # two with twelve, one with six, one with five; five seeds. And of the chains four masks of ERK
+    # and one imp, at three rates, with four recipes
     "standing": (
-        5 * (3 + 5 + 3) + 5 * 2,
-        5 * (2 * 7 + 3 * 8 + 2 * 9 + 2 * 12 + 6 + 5) * 9 + 5 * 2 * 4,
+        5 * (3 + 5 + 3) + 5 * 5,
+        5 * (2 * 7 + 3 * 8 + 2 * 9 + 2 * 12 + 6 + 5) * 9 + 5 * 5 * 3 * 4,
     ),
+    # two masks of ERK; two recipes, and skips of two kinds that go in two ways over three shares;
+    # three seeds
+    "digits_chain12_fades": (6, 2 * (2 + 2 * 2 * 3) * 3),
     # a mask of ERK and a dense network to learn from; vanilla and five recipes; twenty seeds
     "standing_confirmed": (40, 120),
 }

@@ -91,7 +91,7 @@ def test_every_figure_is_a_png_and_an_svg(written):
     assert len(names) == count
     figures = ["accuracy_method_imp", "gain_method_imp", "layers_method_imp", "seconds_method_imp"]
     figures += [f"training_method_imp_{share}_pruned" for share in ("75.00", "90.00")]
-    wanted = {"runs.csv", "table.csv", "table.md"}
+    wanted = {"runs.csv", "table.csv", "table.md", "pooled.csv", "pooled.md"}
     assert names == wanted | {f + suffix for f in figures for suffix in (".png", ".svg")}
     assert (folder / "page" / "gain_method_imp.png").read_bytes().startswith(b"\x89PNG")
     # Beside the outlines of each text matplotlib writes it into a comment.

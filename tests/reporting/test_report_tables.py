@@ -12,7 +12,17 @@ from report_runs import FADES, SETTINGS, write_run, write_study, write_ticket
 from scipy import stats
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.reporting import cells, gather, head, markdown, report, tuned, write
+from lottery_tf.reporting import (
+    cells,
+    gather,
+    head,
+    markdown,
+    pooled_cells,
+    pooled_head,
+    report,
+    tuned,
+    write,
+)
 from lottery_tf.reporting.differences import FOLDER_IS_DATASET, settings_of
 
 
@@ -661,3 +671,94 @@ def test_tables_need_no_tensorflow(tmp_path):
         f"report([{str(write_study(tmp_path))!r}]); sys.exit('tensorflow' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+def write_kinds(runs, gains, **more):
+    """A recipe's gains in points over vanilla's 50 %: kind (a method) → seed → gain."""
+    for method, by_seed in gains.items():
+        for seed, points in by_seed.items():
+            ticket = runs / f"ticket_{method}_{seed}"
+            if not ticket.exists():
+                write_ticket(ticket, seed, method=method)
+                write_run(runs / f"vanilla_{method}_{seed}", ticket, test=0.5, seed=seed)
+            name = runs / "_".join(map(str, (method, seed, *more.values())))
+            write_run(
+                name, ticket, **{"recipe": "tost", **more}, seed=seed, test=0.5 + points / 100
+            )
+
+
+def test_the_kinds_of_tickets_pooled_by_hand(tmp_path):
+    """Of each seed the mean over the kinds: 2, 4 and 6; seed 3 has one kind only."""
+    write_kinds(tmp_path, {"imp": {0: 1, 1: 4, 2: 9, 3: 50}, "erk": {0: 3, 1: 4, 2: 3}})
+    write_kinds(tmp_path, {"imp": {0: 7, 1: 7, 2: 7}}, recipe="soft_activation")
+    found = report([tmp_path])
+    (tost,) = (row for _, row in found.pooled.frame.iterrows())
+    assert (tost.recipe, tost.kinds, tost.seeds) == ("tost", 2, 3)
+    # Deviations -2, 0, 2: the error is 2 / √3.
+    assert (tost.gain, tost.gain_sem) == pytest.approx((0.04, 0.02 / math.sqrt(3)))
+    # t is 4 / (2 / √3), and 4.3027 is its 97.5 % point with 2 degrees of freedom.
+    assert tost.gain_high - tost.gain == pytest.approx(4.3027 * 0.02 / math.sqrt(3), rel=1e-4)
+    assert tost.p == pytest.approx(2 * stats.t.sf(2 * math.sqrt(3), 2))
+    assert pooled_head(found.pooled)[:4] == [
+        "recipe",
+        "kinds of tickets",
+        "seeds",
+        "gain over vanilla",
+    ]
+    (line,) = pooled_cells(found.pooled)
+    assert line == ["tost", "2", "3", "+4.00 ± 1.15", "-0.97 to +8.97", "0.074"]
+    assert "post hoc" in found.pooled.about[0] and len(found.pooled.about) == 1
+
+
+def test_recipes_of_fewer_kinds_are_said_to_be_so(tmp_path):
+    write_kinds(tmp_path, {each: {0: 1, 1: 2} for each in ("imp", "erk", "snip")})
+    write_kinds(tmp_path, {each: {0: 1, 1: 2} for each in ("imp", "erk")}, recipe="soft_activation")
+    found = report([tmp_path]).pooled
+    assert rows(found, "recipe", "kinds") == [("soft_activation", 2), ("tost", 3)]
+    assert "fewer kinds are not to be compared" in found.about[1]
+
+
+def test_one_kind_of_tickets_is_not_pooled(tmp_path):
+    assert report([write_study(tmp_path / "one")]).pooled is None
+    assert report([write_study(tmp_path / "two", (0.75, 0.8))]).pooled is not None
+
+
+def test_each_recipe_is_pooled_at_its_chosen_rate(tmp_path):
+    for rate, points in ((0.1, 1), (0.2, 5)):
+        runs = {each: {0: points, 1: points + 1} for each in ("imp", "erk")}
+        write_kinds(tmp_path, runs, learning_rate=rate)
+        for ticket in sorted(tmp_path.glob("ticket_*")):
+            _, method, seed = ticket.name.split("_")
+            more = {"test": 0.5, "seed": int(seed), "learning_rate": rate}
+            write_run(tmp_path / f"{method}_{seed}_vanilla_{rate}", ticket, **more)
+    found = report([tmp_path])
+    assert found.tables[0].chosen == ["learning_rate"]
+    assert rows(found.pooled, "recipe", "kinds", "gain") == [("tost", 2, pytest.approx(0.055))]
+
+
+def test_rates_of_which_none_is_chosen_are_not_pooled(tmp_path):
+    """Each with tickets of its own, which cannot choose."""
+    for rate in (0.1, 0.2):
+        for method in ("imp", "erk"):
+            place = tmp_path / f"{method}_{rate}" / "ticket"
+            ticket = write_ticket(place, 0, method=method, learning_rate=rate)
+            for recipe in ("vanilla", "tost"):
+                folder = ticket.parent / recipe
+                write_run(folder, ticket, recipe, learning_rate=rate)
+    found = report([tmp_path])
+    assert not found.tables[0].chosen and found.pooled is None
+
+
+def test_the_pooled_table_is_on_the_page_and_beside_it(tmp_path, undrawn):
+    page = tmp_path / "report.html"
+    found = report([write_study(tmp_path / "runs", (0.75, 0.8))])
+    write(found, page, flops=False)
+    text = page.read_text()
+    assert text.index("All settings") < text.index("All kinds of tickets together (post hoc)")
+    assert "kinds of tickets</button>" in text
+    assert (tmp_path / "report" / "pooled.csv").read_text().startswith("recipe,kinds,seeds,gain")
+    lines = (tmp_path / "report" / "pooled.md").read_text().splitlines()
+    assert lines[0].startswith("| recipe | kinds of tickets | seeds |")
+    assert lines[1] == "| --- | ---: | ---: | ---: | ---: | ---: |"
+    assert lines[2].startswith("| tost | 2 | 3 | +2.00 ± 0.58 |")
+    write(found, page, flops=False)  # over its own
