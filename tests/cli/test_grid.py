@@ -282,17 +282,18 @@ GRIDS = {
     "paper": (36, 12 * 3 * 10 * 3),
     # imp once for three sparsities, eight methods for each; two recipes; three seeds
     "fashion_mnist_masks": (75, 162),
-    # vanilla and three searches; five seeds
-    "fashion_mnist_rescaled_init": (5, 20),
+    # vanilla and the search; three rates; five seeds
+    "fashion_mnist_rescaled_init": (5, 30),
     # four strengths and vanilla; two rates; three networks; three seeds
     "fashion_mnist_ghost_skips": (9, 90),
     # imp of three networks, five masks of ERK and three dense networks to learn from, the others
     # having imp's; nine recipes on two tickets with seven rates, three with eight, two with nine,
-    # two with twelve, one with six, one with five; five seeds. And of the chains four masks of ERK
-    # and one imp, at three rates, with four recipes
+    # two with twelve, one with six, one with five; five seeds. And of the chains three masks of
+    # ERK and one imp, at three rates, and ERK's on other data, at two, with four recipes; with one
+    # of them in two ways
     "standing": (
         5 * (3 + 5 + 3) + 5 * 5,
-        5 * (2 * 7 + 3 * 8 + 2 * 9 + 2 * 12 + 6 + 5) * 9 + 5 * 5 * 3 * 4,
+        5 * (2 * 7 + 3 * 8 + 2 * 9 + 2 * 12 + 6 + 5) * 9 + 5 * (4 * 3 * 4 + 2 * 4 + 3),
     ),
     # two masks of ERK; two recipes, and skips of two kinds that go in two ways over three shares;
     # three seeds
