@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # what _WHERE says, for type checkers and editors
     from lottery_tf.inspecting.signal import signal as signal
     from lottery_tf.masks.flops import count_flops as count_flops
     from lottery_tf.masks.masks import Masks as Masks
-    from lottery_tf.masks.wrapper import get_masks as get_masks
+    from lottery_tf.masks.prune_by_mask import get_masks as get_masks
     from lottery_tf.masks.wrapper import set_masks as set_masks
     from lottery_tf.masks.wrapper import strip as strip
     from lottery_tf.masks.wrapper import wrap as wrap
@@ -42,7 +42,7 @@ _WHERE = {
     "wrap": "masks.wrapper",
     "strip": "masks.wrapper",
     "set_masks": "masks.wrapper",
-    "get_masks": "masks.wrapper",
+    "get_masks": "masks.prune_by_mask",
     "Ticket": "tickets.ticket",
     "Recipe": "tweaks.recipe",
     "SignalScaling": "tweaks.signal_scaling",

@@ -18,7 +18,8 @@ from lottery_tf.exporting.saved_model import SAVED_MODEL, signature_name
 from lottery_tf.exporting.settings import MAX_DIFFERENCE
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import check_finished, check_graph
-from lottery_tf.masks.wrapper import get_masks, strip
+from lottery_tf.masks.prune_by_mask import get_masks
+from lottery_tf.masks.wrapper import strip
 
 REPORT = "export.json"
 

@@ -28,8 +28,9 @@ from lottery_tf.graph.optimizers import copied
 from lottery_tf.losses.cross_entropy import checked_labels
 from lottery_tf.masks.allocate import prune_fraction, prune_to
 from lottery_tf.masks.masks import Masks
+from lottery_tf.masks.prune_by_mask import get_masks
 from lottery_tf.masks.settings import PrunableSettings
-from lottery_tf.masks.wrapper import all_kept, assign_masks, get_masks
+from lottery_tf.masks.wrapper import all_kept, assign_masks
 from lottery_tf.tickets.ticket import Ticket
 from lottery_tf.training.trainer import Trainer, check_finite, make_trainer
 from lottery_tf.tweaks.recipe import Recipe

@@ -17,8 +17,9 @@ from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import check_finished, check_graph
 from lottery_tf.masks.allocate import check_reachable, check_sparsity, prune_to
 from lottery_tf.masks.masks import Masks
+from lottery_tf.masks.prune_by_mask import get_masks
 from lottery_tf.masks.settings import PrunableSettings
-from lottery_tf.masks.wrapper import all_kept, get_masks, log_left_dense, set_masks, wrap
+from lottery_tf.masks.wrapper import all_kept, log_left_dense, set_masks, wrap
 from lottery_tf.tickets.ticket import Ticket
 
 

@@ -16,7 +16,8 @@ from lottery_tf.graph.step_checks import step_checks
 from lottery_tf.losses.cross_entropy import default_loss
 from lottery_tf.losses.derivatives import batches_of, differentiable, losses_of, mean_loss, reason
 from lottery_tf.masks.prunable import prunable_attributes
-from lottery_tf.masks.wrapper import get_masks, masked_by_us
+from lottery_tf.masks.prune_by_mask import get_masks
+from lottery_tf.masks.wrapper import masked_by_us
 
 # Below these shares of the dense network's a layer counts as blocked. Found on chains of 3×3
 # convolutions (width 16, He, no BatchNorm), ERK masks, on digits with 20 epochs of SGD, one seed:

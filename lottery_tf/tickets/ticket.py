@@ -25,19 +25,12 @@ from lottery_tf.graph.layers import (
     own_variables,
     values,
 )
+from lottery_tf.masks.dense_norms import dense_norms_of, norms_before, remember
 from lottery_tf.masks.masks import Masks, read_arrays
 from lottery_tf.masks.prunable import prunable_weights
+from lottery_tf.masks.prune_by_mask import get_masks
 from lottery_tf.masks.settings import KINDS, PrunableSettings
-from lottery_tf.masks.wrapper import (
-    check_masks,
-    dense_norms_of,
-    get_masks,
-    log_left_dense,
-    norms_before,
-    remember,
-    strip,
-    wrap,
-)
+from lottery_tf.masks.wrapper import check_masks, log_left_dense, strip, wrap
 
 FORMAT_VERSION = 1
 _PARTS = ("masks.npz", "weights.npz", "model.json")

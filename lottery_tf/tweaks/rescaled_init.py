@@ -20,7 +20,8 @@ from lottery_tf.graph.step_checks import step_checks
 from lottery_tf.losses.cross_entropy import default_loss
 from lottery_tf.losses.derivatives import batches_of, differentiable, is_offset, losses_of, reason
 from lottery_tf.masks.masks import Masks
-from lottery_tf.masks.wrapper import get_masks, masked_by_us, remake, set_masks
+from lottery_tf.masks.prune_by_mask import get_masks
+from lottery_tf.masks.wrapper import masked_by_us, remake, set_masks
 from lottery_tf.tickets.ticket import Ticket
 from lottery_tf.tweaks.settings import MAX_NORMS, STEP_SIZES, RescaledInitSettings
 from lottery_tf.tweaks.tweak import Tweak

@@ -12,7 +12,9 @@ from lottery_tf.graph.compat import keras
 from lottery_tf.graph.copies import copy_layer
 from lottery_tf.graph.layers import named_variables
 from lottery_tf.graph.signal_paths import unnormalised
-from lottery_tf.masks.wrapper import get_dense_norms, get_masks, remake, remember
+from lottery_tf.masks.dense_norms import get_dense_norms, remember
+from lottery_tf.masks.prune_by_mask import get_masks
+from lottery_tf.masks.wrapper import remake
 from lottery_tf.tweaks.settings import SignalScalingSettings
 from lottery_tf.tweaks.tweak import Tweak
 

@@ -11,7 +11,8 @@ from lottery_tf.exporting import FORMATS, export, write_exports
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import named_variables
 from lottery_tf.masks.masks import Masks
-from lottery_tf.masks.wrapper import get_masks, set_masks, wrap
+from lottery_tf.masks.prune_by_mask import get_masks
+from lottery_tf.masks.wrapper import set_masks, wrap
 
 layers = keras.layers
 

@@ -11,7 +11,7 @@ from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.architecture import from_json, to_json
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import layer_paths, named_layers, named_variables
-from lottery_tf.masks.wrapper import PruneByMask
+from lottery_tf.masks.prune_by_mask import PruneByMask
 
 REGISTERED = keras.saving.get_registered_name(PruneByMask)
 

@@ -14,7 +14,7 @@ from networks import chain, examples, layers, mlp
 import lottery_tf
 from lottery_tf.graph import compat
 from lottery_tf.graph.compat import keras
-from lottery_tf.masks.wrapper import PruneByMask
+from lottery_tf.masks.prune_by_mask import PruneByMask
 
 
 def compiled(optimizer="sgd", **kwargs):

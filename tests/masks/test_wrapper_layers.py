@@ -23,7 +23,7 @@ from tensorflow_model_optimization.python.core.sparsity.keras.pruning_wrapper im
 import lottery_tf as lt
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import named_layers, named_variables
-from lottery_tf.masks.wrapper import PruneByMask
+from lottery_tf.masks.prune_by_mask import PruneByMask
 
 optimizers = keras.optimizers
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

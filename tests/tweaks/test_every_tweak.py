@@ -23,7 +23,7 @@ from lottery_tf.common.errors import UsageError
 from lottery_tf.common.settings import settings_of
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import named_layers, named_variables
-from lottery_tf.masks.wrapper import PruneByMask
+from lottery_tf.masks.prune_by_mask import PruneByMask
 from lottery_tf.models import create
 from lottery_tf.tweaks.settings import tweak_settings
 from lottery_tf.tweaks.table import TWEAKS

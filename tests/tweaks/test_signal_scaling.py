@@ -9,7 +9,7 @@ from networks import chain, layers, mlp, random_masks, values
 
 import lottery_tf as lt
 from lottery_tf.graph.compat import keras
-from lottery_tf.masks.wrapper import get_dense_norms
+from lottery_tf.masks.dense_norms import get_dense_norms
 
 
 def plain(depth=2, width=4):

@@ -14,7 +14,7 @@ from lottery_tf.graph.step_checks import step_checks
 from lottery_tf.losses.cross_entropy import CrossEntropy, as_cross_entropy, default_loss
 from lottery_tf.losses.derivatives import batches_of, differentiable, losses_of, mean_loss, reason
 from lottery_tf.losses.divergence import logits_of
-from lottery_tf.masks.wrapper import get_masks
+from lottery_tf.masks.prune_by_mask import get_masks
 
 Made = TypeVar("Made")
 

@@ -1,0 +1,71 @@
+"""How strong a masked model's weights were before they were pruned."""
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import numpy as np
+
+from lottery_tf.graph.compat import keras
+from lottery_tf.graph.layers import named_variables
+from lottery_tf.masks.masks import Masks
+from lottery_tf.masks.prune_by_mask import PruneByMask, get_masks, wrappers
+
+
+def norms_before(weights: Mapping[str, np.ndarray], masks: Masks) -> dict[str, float]:
+    """‖w‖₂ of the weights that ``masks`` are about to prune; what is pruned already says nothing
+    of what it was, and is left out."""
+    found = {}
+    for name, mask in masks.items():
+        weight = np.asarray(weights[name])
+        if mask.all() or np.any(weight[~mask]):
+            found[name] = _norm(weight)
+    return found
+
+
+def dense_norms_of(
+    model: keras.Model, weights: Mapping[str, np.ndarray], masks: Masks
+) -> dict[str, float]:
+    """``norms_before``, but of what the masks of ``model`` have pruned in part what it remembers,
+    if it does: of a weight that is pruned further the norm was that before the first mask."""
+    pruned = {name for name, mask in get_masks(model).items() if not mask.all()}
+    fresh, known = norms_before(weights, masks), get_dense_norms(model)
+    return {n: norm for n, norm in fresh.items() if n not in pruned} | {
+        n: norm for n, norm in known.items() if n in masks and (n in pruned or n not in fresh)
+    }
+
+
+def remember(model: keras.Model, dense_norms: Mapping[str, float]) -> None:
+    """Has a wrapped model remember what its weights, as they are now, were before they were pruned.
+
+    Args:
+      model: its masked weights have just been pruned.
+      dense_norms: name of a weight → its ‖·‖₂ before.
+    """
+    names = {variable.ref(): name for name, variable in named_variables(model).items()}
+    for layer in wrappers(model).values():
+        if isinstance(layer, PruneByMask):
+            pairs = {}
+            for attribute in layer.attributes or ():
+                weight = getattr(layer.layer, attribute)
+                if (name := names[weight.ref()]) in dense_norms:
+                    pairs[attribute] = (dense_norms[name], _norm(weight.numpy()))
+            layer.dense_norms = MappingProxyType(pairs)
+
+
+def get_dense_norms(model: keras.Model) -> dict[str, float]:
+    """Name of a masked weight → ‖w‖₂ before it was pruned, of those of which a wrapped model
+    knows it, and which have not been trained since then."""
+    names = {variable.ref(): name for name, variable in named_variables(model).items()}
+    found = {}
+    for layer in wrappers(model).values():
+        if isinstance(layer, PruneByMask):
+            for attribute, (dense, left) in layer.dense_norms.items():
+                weight = getattr(layer.layer, attribute)
+                if math.isclose(_norm(weight.numpy()), left, rel_tol=1e-5):
+                    found[names[weight.ref()]] = dense
+    return found
+
+
+def _norm(weight: np.ndarray) -> float:
+    return float(np.linalg.norm(np.asarray(weight, np.float64)))

@@ -1,0 +1,152 @@
+"""The pruning wrapper: a layer that computes with kernel ⊙ mask.
+
+tensorflow-model-optimization's wrapper assigns ``w ← w ⊙ m`` before each forward pass, so that
+between two steps weights, gradients and optimizer slots are dense. Here the mask is part of the
+forward pass: by the chain rule ∂L/∂w = ∂L/∂(w ⊙ m) ⊙ m, so a pruned weight has gradient 0 in
+``fit`` and in a hand-written loop alike. It starts at 0 and stays exactly 0, its momentum too,
+and it adds nothing to a gradient norm; no callback is needed.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import tensorflow as tf
+
+from lottery_tf.graph.compat import (
+    PruneLowMagnitude,
+    in_place_of,
+    keras,
+    regularize_instead,
+    take_input_shape,
+    takes,
+    unconverted,
+)
+from lottery_tf.graph.layers import named_layers, named_variables
+from lottery_tf.masks.masks import Masks
+from lottery_tf.masks.prunable import prunable_attributes
+
+
+@keras.saving.register_keras_serializable("lottery_tf")
+class PruneByMask(PruneLowMagnitude):
+    """Computes ``layer`` with each prunable weight multiplied by a mask that can be set.
+
+    A subclass of tfmot's ``PruneLowMagnitude`` and recognised by its tools (``strip_pruning``;
+    ``UpdatePruningStep`` finds nothing to do). The masks are non-trainable float32 variables, all
+    ones at first; ``set_masks`` of this module changes them.
+
+    Args:
+      layer: a layer with at least one prunable weight.
+      attributes: names of the layer's attributes to mask; default: all prunable ones.
+      dense_norms: attribute → ‖w‖₂ before it was pruned and ‖w ⊙ m‖₂ as it was then, of those of
+        which that is known.
+      **kwargs: as any Keras layer.
+    """
+
+    # tfmot's callbacks read these; the masks here follow no schedule of steps.
+    pruning_step = 0
+    keeps_outputs = True  # of the layer inside, as to shapes and dtypes
+
+    def __init__(
+        self,
+        layer: keras.layers.Layer,
+        attributes: Sequence[str] | None = None,
+        dense_norms: Mapping[str, Sequence[float]] | None = None,
+        **kwargs: Any,
+    ):
+        # The layer's own name, so that outputs, losses by name and get_layer stay as they were.
+        kwargs.setdefault("name", layer.name)
+        kwargs.setdefault("dtype", layer.dtype_policy)
+        # tfmot's own constructor refuses layers that it does not know.
+        super(PruneLowMagnitude, self).__init__(layer, **kwargs)
+        self.attributes = attributes
+        # Of a type that Keras does not track, as it does a dictionary.
+        self.dense_norms: Mapping[str, Sequence[float]] = MappingProxyType(dict(dense_norms or {}))
+        self.masks: dict[str, tf.Variable] = {}
+        self.pruning_vars: list[Any] = []
+        self.supports_masking = layer.supports_masking
+        take_input_shape(self, layer)
+
+    def build(self, input_shape: Any) -> None:
+        keras.layers.Wrapper.build(self, input_shape)
+        self.attributes = list(self.attributes or prunable_attributes(self.layer))
+        for attribute in self.attributes:
+            self.masks[attribute] = self.add_weight(
+                f"mask_{attribute}",
+                shape=getattr(self.layer, attribute).shape,
+                initializer="ones",
+                dtype=tf.float32,
+                experimental_autocast=False,
+                trainable=False,
+                aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+            )
+            # Or an orthogonal one would move zeros.
+            masked = functools.partial(self._masked, attribute)
+            regularize_instead(self.layer, getattr(self.layer, attribute), masked)
+
+    def _masked(self, attribute: str) -> tf.Tensor:
+        """kernel ⊙ mask."""
+        kernel = getattr(self.layer, attribute)
+        return kernel * tf.cast(self.masks[attribute], kernel.dtype)
+
+    @unconverted
+    def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        # Keras hands both to any call that takes **kwargs; the layer's own may not.
+        for name, wanted in takes(self.layer).items():
+            if not wanted:
+                kwargs.pop(name, None)
+        masked = {attribute: self._masked(attribute) for attribute in self.attributes or ()}
+        with in_place_of(self.layer, masked):
+            return self.layer(inputs, *args, **kwargs)
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        return self.layer.compute_mask(inputs, mask)
+
+    @property
+    def pruning_obj(self) -> "PruneByMask":
+        """tfmot's callbacks ask this object to mask the weights."""
+        return self
+
+    def weight_mask_op(self) -> tf.Operation:
+        """Nothing to do: the weights are masked."""
+        return tf.no_op()
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **keras.layers.Wrapper.get_config(self),
+            "attributes": None if self.attributes is None else list(self.attributes),
+            "dense_norms": {name: list(pair) for name, pair in self.dense_norms.items()},
+        }
+
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, Any], custom_objects: Mapping[str, type] | None = None
+    ) -> "PruneByMask":
+        config = dict(config)
+        layer = keras.layers.deserialize(config.pop("layer"), custom_objects=custom_objects)
+        return cls(layer, **config)
+
+
+def get_masks(model: keras.Model) -> Masks:
+    """The masks of a wrapped model; no masks of one that is not wrapped."""
+    return Masks({name: mask.numpy() for name, (_, mask) in masked_variables(model).items()})
+
+
+def wrappers(model: keras.Model) -> dict[str, PruneLowMagnitude]:
+    """Path of each wrapped layer → its wrapper; tfmot's own count."""
+    layers = named_layers(model).items()
+    return {path: layer for path, layer in layers if isinstance(layer, PruneLowMagnitude)}
+
+
+def masked_variables(model: keras.Model) -> dict[str, tuple[tf.Variable, tf.Variable]]:
+    """Name of each masked weight → (weight, mask); tfmot's own wrappers count."""
+    names = {variable.ref(): name for name, variable in named_variables(model).items()}
+    found: dict[str, tuple[tf.Variable, tf.Variable]] = {}
+    for layer in wrappers(model).values():
+        if isinstance(layer, PruneByMask):
+            pairs = [(getattr(layer.layer, a), layer.masks[a]) for a in layer.attributes or ()]
+        else:
+            pairs = [(weight, mask) for weight, mask, _ in layer.pruning_vars]
+        found |= {names[weight.ref()]: (weight, mask) for weight, mask in pairs}
+    return found
