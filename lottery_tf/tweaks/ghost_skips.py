@@ -82,7 +82,8 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
                             name += "_"
                         # What comes out of a BatchNorm is as strong as with a dense kernel.
                         kernels = conv.variables if node is source else []
-                        strength = math.prod(of.get(v.ref(), 1.0) for v in kernels)
+                        # One that is scaled up counts as whole: the fade ends with y itself.
+                        strength = min(1.0, math.prod(of.get(v.ref(), 1.0) for v in kernels))
                         sequential = isinstance(part, keras.Sequential)
                         skips[key] = conv, self._skip(conv, name, sequential, alpha, strength)
                     return skips[key][1]([run(), tensor(_input_of(source))])

@@ -23,6 +23,7 @@ from lottery_tf.masks.masks import Masks
 from lottery_tf.masks.prune_by_mask import get_masks
 from lottery_tf.masks.wrapper import masked_by_us, remake, set_masks
 from lottery_tf.tickets.ticket import Ticket
+from lottery_tf.tweaks.scaling import scaled
 from lottery_tf.tweaks.settings import MAX_NORMS, STEP_SIZES, RescaledInitSettings
 from lottery_tf.tweaks.tweak import Tweak
 from lottery_tf.tweaks.virtual_step import objective_of
@@ -103,13 +104,12 @@ class RescaledInit(RescaledInitSettings, Tweak):
         found = find_scales(self._searched(model), data, self)
         chosen = from_chief(np.array(list(found.scales.values())))
         scales = dict(zip(found.scales, chosen.tolist(), strict=True))
-        copy = remake(model, copy_layer)
-        with copy.distribute_strategy.scope():
-            for name, variable in named_variables(copy).items():
-                if name in scales:
-                    variable.assign(variable * tf.constant(scales[name], variable.dtype))
         learned = {"scales": scales, "loss": list(found.loss), "norm": list(found.norm)}
-        return copy, {**learned, "iterations": len(found.norms), "converged": found.converged}
+        return scaled(model, scales), {
+            **learned,
+            "iterations": len(found.norms),
+            "converged": found.converged,
+        }
 
     def _searched(self, model: keras.Model) -> keras.Model:
         """The model that scales are searched for."""

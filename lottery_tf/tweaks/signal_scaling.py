@@ -9,12 +9,11 @@ import tensorflow as tf
 
 from lottery_tf.common.log import counted, log
 from lottery_tf.graph.compat import keras
-from lottery_tf.graph.copies import copy_layer
 from lottery_tf.graph.layers import named_variables
 from lottery_tf.graph.signal_paths import unnormalised
-from lottery_tf.masks.dense_norms import get_dense_norms, remember
+from lottery_tf.masks.dense_norms import get_dense_norms
 from lottery_tf.masks.prune_by_mask import get_masks
-from lottery_tf.masks.wrapper import remake
+from lottery_tf.tweaks.scaling import scaled
 from lottery_tf.tweaks.settings import SignalScalingSettings
 from lottery_tf.tweaks.tweak import Tweak
 
@@ -47,16 +46,11 @@ class SignalScaling(SignalScalingSettings, Tweak):
         if not scales:
             log.info("signal_scaling: nothing to scale: no mask, or normalisations behind all.")
             return model, {}
-        copy = remake(model, copy_layer)
-        for name, variable in named_variables(copy).items():
-            if name in scales:
-                variable.assign(variable * tf.constant(scales[name], variable.dtype))
-        remember(copy, get_dense_norms(model))  # so that it would be scaled by 1 again
         log.info(
             "signal_scaling: %s scaled by %.3g to %.3g",
             *(counted(len(scales), "kernel"), min(scales.values()), max(scales.values())),
         )
-        return copy, {"scales": scales}
+        return scaled(model, scales), {"scales": scales}
 
     def _scales(self, model: keras.Model) -> dict[str, float]:
         free, left = unnormalised(model), strengths(model, self.by)

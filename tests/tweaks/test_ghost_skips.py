@@ -9,7 +9,7 @@ import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import named_layers
-from lottery_tf.tweaks import signal_scaling
+from lottery_tf.tweaks import scaling, signal_scaling
 from lottery_tf.tweaks.ghost_skip import GhostSkip
 
 
@@ -127,6 +127,10 @@ def test_a_skip_knows_what_is_left_of_its_convolution():
     assert left < 0.99 and _strengths(lt.wrap(plain, masks)) == expected
     scaled = lt.SignalScaling().prepare(lt.wrap(plain, masks))
     assert _strengths(scaled) == dict.fromkeys(expected, pytest.approx(1))
+    # The search for scales multiplies what is left, and more than whole is whole.
+    for scales, strength in (({"bare/kernel": 0.5}, left / 2), ({"bare/kernel": 9.0}, 1)):
+        again = scaling.scaled(lt.wrap(plain, masks), scales)
+        assert _strengths(again) == expected | {"bare_ghost": pytest.approx(strength)}
     from_zeros = lt.Ticket.from_pruned(lt.strip(lt.wrap(plain, masks))).build()
     assert _strengths(from_zeros)["bare_ghost"] == pytest.approx(0.75**0.5)
 

@@ -27,7 +27,7 @@ from lottery_tf.graph.layers import assign
 from lottery_tf.losses.derivatives import differentiable
 from lottery_tf.masks.prunable import prunable_weights
 from lottery_tf.masks.wrapper import masked_by_us
-from lottery_tf.tweaks import rescaled_init
+from lottery_tf.tweaks import rescaled_init, signal_scaling
 from lottery_tf.tweaks.rescaled_init import RescaledInit, Scales, find_scales
 from lottery_tf.tweaks.virtual_step import objective_of
 
@@ -843,3 +843,16 @@ def test_scales_of_a_stock_tfmot_model_are_those_of_its_mask():
     data = batches()
     found = find_scales(model, data, RescaledInit(iterations=2))
     assert found == find_scales(masked_by_us(model), data, RescaledInit(iterations=2))
+
+
+def test_what_is_scaled_is_still_known_to_have_been_dense():
+    """Or a ghost skip would take the kernel's density for its strength."""
+    model = chain(layers.Dense(4, name="hidden"), layers.ReLU(), layers.Dense(3), shape=(4,))
+    masks = random_masks(model)
+    recipe = lt.Recipe("signal_scaling,rescaled_init", {"rescaled_init_iterations": 10})
+    data = tf.data.Dataset.from_tensor_slices(examples(16, (4,))).batch(8)
+    prepared = recipe.prepare(lt.wrap(model, masks), data)
+    scales = recipe.learned(prepared)["rescaled_init"]["scales"]
+    strengths = signal_scaling.strengths(prepared)
+    assert strengths == {name: pytest.approx(scales[name]) for name in masks}
+    assert any(abs(scales[name] - 1) > 0.01 for name in masks)
