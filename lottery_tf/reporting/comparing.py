@@ -54,8 +54,8 @@ def compare(
         row |= {**dict(zip(settings, values[3:], strict=True)), "seeds": len(group)}
         row |= _measured(group)
         on_one_ticket += group["ticket_sha256"].dropna().duplicated().any()
-        if "at_edge" in group:
-            row["at_edge"] = group["at_edge"].iloc[0]
+        for name in {"at_edge", "tied"} & set(group.columns):
+            row[name] = group[name].iloc[0]
         if row["recipe"] != baseline:
             group = group[group["test_accuracy"].notna()]
             paired = partner[group.index].notna()

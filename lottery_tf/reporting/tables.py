@@ -30,7 +30,8 @@ class Table:
       name: of its files.
       title: above it.
       runs: the runs it is of.
-      frame: what ``compare`` returned; with ``at_edge`` where settings were chosen.
+      frame: what ``compare`` returned; with ``at_edge`` and ``tied`` where settings
+        were chosen.
       settings: the columns of settings.
       chosen: those of them whose values were chosen for each recipe.
       tried: what they were chosen among, as ``Tuned`` has it; empty where nothing was.
@@ -102,7 +103,8 @@ def report(
         frame, notes = compare(best.runs, gathered.settings, shared, baseline)
         about = [
             f"{', '.join(chosen)} chosen for each recipe, {baseline} too, by the mean dev accuracy"
-            f"{_of(tune_seeds)}; *: at the edge of the values tried.",
+            f"{_of(tune_seeds)}; *: at the edge of the values tried; ~: others are as good, within "
+            "one standard error of the paired differences.",
             *_about(frame, gathered, chosen),
             *notes,
             *best.notes,
@@ -227,7 +229,10 @@ def shown(value: object) -> str:
 
 def _cells(table: Table, row: pd.Series) -> list[str]:
     at_edge = row.get("at_edge", "").split(",")
-    settings = [shown(row[name]) + "*" * (name in at_edge) for name in table.settings]
+    tied = table.chosen if row.get("tied", False) else []
+    settings = [
+        shown(row[name]) + "*" * (name in at_edge) + "~" * (name in tied) for name in table.settings
+    ]
     gains = [""] * 4 if row["recipe"] == table.baseline else _gains(row)
     if gains[0] not in ("", UNKNOWN) and row["pairs"] != row["seeds"]:
         gains[0] += f" ({row['pairs']:.0f} pairs)"

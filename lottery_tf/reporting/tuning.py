@@ -10,6 +10,8 @@ from lottery_tf.common.log import counted, some
 from lottery_tf.reporting.comparing import PAIR, groups, is_number, order
 from lottery_tf.reporting.runs import KIND, Gathered, key
 
+_ROUNDING = 1e-9
+
 
 @dataclasses.dataclass(frozen=True)
 class Tuned:
@@ -18,11 +20,13 @@ class Tuned:
     Attributes:
       runs: those with the best values, none where nothing could be chosen, and a column
         ``at_edge``: the settings whose value is the least or the greatest of several numbers,
-        separated by commas. None where there is nothing to choose.
+        separated by commas; and ``tied``, whether other values are as good: the mean of the
+        paired differences of dev accuracy is not above its standard error. None where there is
+        nothing to choose.
       tried: a row for all that the best values were chosen among: ``recipe``, ``method``,
         ``sparsity``, settings, ``seeds`` (number of those that choose), their mean
-        ``dev_accuracy``, ``dev_accuracy_sem``, its standard error (NaN for one seed), and
-        ``chosen``.
+        ``dev_accuracy``, ``dev_accuracy_sem``, its standard error (NaN for one seed), ``chosen``,
+        and ``tied``, whether it is as good as what was chosen.
       notes: sentences on what could not be chosen, and on what some of the seeds have chosen.
     """
 
@@ -81,10 +85,11 @@ def tuned(gathered: Gathered, names: Sequence[str], seeds: Collection[int] = ())
             best = max(on_dev, key=lambda values: on_dev[values]["dev_accuracy"])
             edges = _at_edge(best, list(complete))
             at_edge = ",".join(n for n, edge in zip(names, edges, strict=True) if edge)
-            chosen.append(whole[kind + best].assign(at_edge=at_edge))
+            tied = {v for v, part in complete.items() if v != best and _ties(complete[best], part)}
+            chosen.append(whole[kind + best].assign(at_edge=at_edge, tied=bool(tied)))
             for values, measured in on_dev.items():
                 row = dict(zip([*others, *names], kind + values, strict=True))
-                tried.append(row | measured | {"chosen": values == best})
+                tried.append(row | measured | {"chosen": values == best, "tied": values in tied})
             grids[kind] = label, list(complete)
             by_some[len(pairs), there] += 1
     for kind, (label, grid) in grids.items():
@@ -102,7 +107,7 @@ def tuned(gathered: Gathered, names: Sequence[str], seeds: Collection[int] = ())
         if number < there and not seeds
     ]
     if not chosen:
-        return Tuned(runs.iloc[:0].assign(at_edge=""), notes=notes)
+        return Tuned(runs.iloc[:0].assign(at_edge="", tied=False), notes=notes)
     frame = pd.DataFrame(tried).rename(columns={"level": "sparsity"})
     return Tuned(pd.concat(chosen, ignore_index=True), frame, notes)
 
@@ -114,6 +119,14 @@ def _on_dev(runs: pd.DataFrame) -> dict[str, float]:
         "dev_accuracy": accuracies.mean(),
         "dev_accuracy_sem": accuracies.sem(),
     }
+
+
+def _ties(best: pd.DataFrame, other: pd.DataFrame) -> bool:
+    """Whether runs on the same tickets are no worse than the best by a standard error."""
+    pairs = (each.set_index(list(PAIR))["dev_accuracy"].astype(float) for each in (best, other))
+    differences = next(pairs) - next(pairs)
+    error = differences.sem() if len(differences) > 1 else 0.0
+    return bool(differences.mean() <= error + _ROUNDING)
 
 
 def _tried(values: Sequence[tuple]) -> str:

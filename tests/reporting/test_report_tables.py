@@ -762,3 +762,36 @@ def test_the_pooled_table_is_on_the_page_and_beside_it(tmp_path, undrawn):
     assert lines[1] == "| --- | ---: | ---: | ---: | ---: | ---: |"
     assert lines[2].startswith("| tost | 2 | 3 | +2.00 ± 0.58 |")
     write(found, page, flops=False)  # over its own
+
+
+def write_rates(runs, dev):
+    """Vanilla on a ticket a seed: rate → dev accuracy of each seed in percent."""
+    for seed in range(len(next(iter(dev.values())))):
+        ticket = write_ticket(runs / f"ticket_{seed}", seed)
+        for rate, accuracies in dev.items():
+            accuracy = accuracies[seed] / 100
+            more = {"dev_accuracy": accuracy, "seed": seed, "learning_rate": rate}
+            write_run(runs / f"{rate}_{seed}", ticket, **more)
+
+
+@pytest.mark.parametrize(
+    ("dev", "chosen", "ties"),
+    [
+        # The differences are 1, 2, 3: 2 is above their error, 1 / √3.
+        ({0.1: (81, 82, 83), 0.2: (80, 80, 80)}, 0.1, []),
+        # 3, 0, -1: 2/3 is below 1.2.
+        ({0.1: (83, 80, 79), 0.2: (80, 80, 80)}, 0.1, [0.2]),
+        ({0.1: (80, 80), 0.2: (80, 80), 0.4: (70, 70)}, 0.1, [0.2]),
+        ({0.1: (80,), 0.2: (80.1,)}, 0.2, []),
+        ({0.1: (80,), 0.2: (80,)}, 0.1, [0.2]),
+    ],
+    ids=["none", "near", "equal", "one seed", "one seed, equal"],
+)
+def test_ties_are_listed(tmp_path, dev, chosen, ties):
+    write_rates(tmp_path, dev)
+    (table, _) = report([tmp_path]).tables
+    assert rows(table, "learning_rate", "tied") == [(chosen, bool(ties))]
+    tried = table.tried
+    assert list(tried["learning_rate"][tried["tied"]]) == ties
+    (line,) = cells(table)
+    assert ("~" in line[3]) == bool(ties) and "~: others are as good" in table.about[0]
