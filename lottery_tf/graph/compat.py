@@ -10,7 +10,7 @@ import functools
 import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, SupportsIndex, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -194,6 +194,59 @@ def calls_in(model: Model) -> Iterator[Any]:
 def has_losses(model: Model) -> bool:
     """Whether there is an ``add_loss`` or ``add_metric`` on tensors of the model."""
     return min(model._nodes_by_depth) < 0
+
+
+def layer_of(node: Any) -> Layer:
+    """The layer that is called."""
+    return node.layer
+
+
+def inputs_of(node: Any) -> list[Any]:
+    """The symbolic tensors that a call takes, in whatever structure."""
+    return tf.nest.flatten(node.keras_inputs)
+
+
+def outputs_of(node: Any) -> list[Any]:
+    """The symbolic tensors that a call makes, in whatever structure."""
+    return tf.nest.flatten(node.outputs)
+
+
+def called_again(node: Any, layer: Callable[..., Any], new: Callable[[Any], Any]) -> Any:
+    """Calls a layer, or a function, as ``node`` called its layer.
+
+    Args:
+      node: Keras' record of a call.
+      layer: what is called.
+      new: symbolic tensor that the call took → the tensor in its place.
+    """
+    args, kwargs = node.map_arguments({str(id(old)): _Held(new(old)) for old in inputs_of(node)})
+    return layer(*args, **kwargs)
+
+
+class _Held(list[Any]):
+    """A tensor, in the form in which a node asks for its inputs: however often it pops."""
+
+    def __init__(self, tensor: Any):
+        super().__init__([tensor])
+
+    def pop(self, index: SupportsIndex = -1, /) -> Any:
+        return self[0]
+
+
+def given_to(node: Any) -> list[Variable]:
+    """The variables among the arguments of a call."""
+    arguments = tf.nest.flatten((node.call_args, node.call_kwargs))
+    return [each for each in arguments if isinstance(each, tf.Variable)]
+
+
+def input_like(layer: Layer) -> Any:
+    """The symbolic tensor of a new InputLayer with the configuration of another."""
+    return keras.layers.InputLayer(**layer.get_config()).output
+
+
+def ends_of(model: Model) -> tuple[Any, Any]:
+    """The symbolic inputs and outputs of a model, each in the structure that it was made with."""
+    return model.input, model.output
 
 
 def producer_of(tensor: Any) -> Layer:

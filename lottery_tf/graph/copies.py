@@ -13,16 +13,21 @@ import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import (
+    called_again,
     called_as,
     calls_in,
+    ends_of,
     has_losses,
     input_layers,
+    input_like,
     keras,
+    layer_of,
     only_computes,
+    outputs_of,
     rename,
     vocabulary_of,
 )
-from lottery_tf.graph.layers import Held, finalize, own_variables, places, unwrapped
+from lottery_tf.graph.layers import finalize, own_variables, places, unwrapped
 from lottery_tf.graph.own_classes import carry_over
 from lottery_tf.graph.sharing import check_untied, pass_on
 
@@ -169,25 +174,22 @@ def reconnected(
             "some: put them into a layer's call."
         )
     if inputs is None:
-        configs = (layer.get_config() for layer in input_layers(part))
-        inputs = [keras.layers.InputLayer(**config).output for config in configs]
-    pairs = zip(part.inputs, inputs, strict=True)
-    held = {str(id(old)): Held(new) for old, new in pairs}
+        inputs = [input_like(layer) for layer in input_layers(part)]
+    held = {id(old): new for old, new in zip(part.inputs, inputs, strict=True)}
 
-    def tensor(old: tf.Tensor) -> tf.Tensor:
-        return held[str(id(old))][0]
+    def tensor(old: Any) -> Any:
+        return held[id(old)]
 
     def run(node: Any) -> Any:
-        args, kwargs = node.map_arguments(held)
-        layer = copy_of(node.layer)
-        with _copying(_called(node.layer)):
-            return layer(*args, **kwargs)
+        layer = copy_of(layer_of(node))
+        with _copying(_called(layer_of(node))):
+            return called_again(node, layer, tensor)
 
     for node in calls_in(part):
         outputs = calls[id(node)](partial(run, node), tensor) if id(node) in calls else run(node)
-        pairs = zip(tf.nest.flatten(node.outputs), tf.nest.flatten(outputs), strict=True)
-        held.update({str(id(old)): Held(new) for old, new in pairs})
-    ends = (tf.nest.map_structure(tensor, each) for each in (part.input, part.output))
+        pairs = zip(outputs_of(node), tf.nest.flatten(outputs), strict=True)
+        held.update({id(old): new for old, new in pairs})
+    ends = (tf.nest.map_structure(tensor, each) for each in ends_of(part))
     return keras.Model(*ends, name=part.name)
 
 

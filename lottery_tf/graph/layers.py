@@ -6,7 +6,7 @@ that it wraps, so that a weight has the same name in a model and in its wrapped 
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any, SupportsIndex
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -16,9 +16,12 @@ from lottery_tf.graph.compat import (
     PruneLowMagnitude,
     calls_in,
     input_layers,
+    inputs_of,
     is_graph_network,
     keras,
+    layer_of,
     listed_weights,
+    outputs_of,
     parts_of,
 )
 
@@ -108,6 +111,11 @@ def named_variables(model: keras.Model) -> dict[str, tf.Variable]:
     }
 
 
+def variable_names(model: keras.Model) -> dict[int, str]:
+    """id of a variable → its name in ``named_variables``."""
+    return {id(variable): name for name, variable in named_variables(model).items()}
+
+
 def own_variables(layer: keras.layers.Layer) -> dict[str, tf.Variable]:
     """Last name → variable of one layer, without its masks."""
     found = {}
@@ -135,16 +143,6 @@ def nodes(model: keras.Model) -> Iterator[tuple[keras.Model, Any]]:
     """Each call of a layer in a model and in those nested in it, as (the model, Keras' node)."""
     for part in models_in(model):
         yield from ((part, node) for node in calls_in(part))
-
-
-class Held(list[Any]):
-    """A tensor, in the form in which a Keras node asks for its inputs: however often it pops."""
-
-    def __init__(self, tensor: tf.Tensor):
-        super().__init__([tensor])
-
-    def pop(self, index: SupportsIndex = -1, /) -> tf.Tensor:
-        return self[0]
 
 
 def layer_paths(model: keras.Model) -> list[str]:
@@ -222,13 +220,13 @@ def calls(model: keras.Model) -> tuple[list[Call], list[Call]]:
         """Walks one model whose inputs are made by ``makers``; returns its outputs' makers."""
         made = {id(tensor): maker for tensor, maker in zip(part.inputs, makers, strict=True)}
         for node in calls_in(part):
-            sources = [made[id(t)] for t in tf.nest.flatten(node.keras_inputs)]
-            outputs = tf.nest.flatten(node.outputs)
-            if isinstance(node.layer, keras.Model):
-                results = walk(node.layer, sources)
+            sources = [made[id(t)] for t in inputs_of(node)]
+            outputs = outputs_of(node)
+            if isinstance(layer_of(node), keras.Model):
+                results = walk(layer_of(node), sources)
             else:
                 before = list(dict.fromkeys(c for source in sources for c in source))
-                call = Call(paths[id(node.layer)], node.layer, before, node=node)
+                call = Call(paths[id(layer_of(node))], layer_of(node), before, node=node)
                 for earlier in before:
                     earlier.after.append(call)
                 found.append(call)

@@ -13,8 +13,17 @@ from typing import Any, TypeAlias
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.graph.compat import inner_variable, keras, parts_of, takes
-from lottery_tf.graph.layers import Held, named_layers, nodes, unwrapped
+from lottery_tf.graph.compat import (
+    called_again,
+    given_to,
+    inner_variable,
+    inputs_of,
+    keras,
+    layer_of,
+    parts_of,
+    takes,
+)
+from lottery_tf.graph.layers import named_layers, nodes, unwrapped
 
 _Layer: TypeAlias = keras.layers.Layer
 _KNOWN = (
@@ -43,11 +52,11 @@ def check_untied(model: keras.Model, copy: Callable[[_Layer], _Layer]) -> None:
                 _refuse(model, path, variable, f"which '{other}' holds too")
         holders |= dict.fromkeys(_ids(layer), path)
     for _, node in nodes(model):
-        layer = unwrapped(node.layer)
+        layer = unwrapped(layer_of(node))
         if isinstance(layer, keras.Model):
             continue  # its own calls are among the nodes
         own = _ids(layer)
-        for variable in (*_given(node), *_read(node, copy)):
+        for variable in (*given_to(node), *_read(node, copy)):
             owner = holders.get(id(variable))
             # What none holds and nothing trains, as a generator's state, may be shared.
             if id(variable) not in own and (owner or variable.trainable):
@@ -86,15 +95,9 @@ def _ids(layer: _Layer) -> set[int]:
     return found
 
 
-def _given(node: Any) -> list[tf.Variable]:
-    """The variables among the arguments of one call of a layer."""
-    arguments = tf.nest.flatten((node.call_args, node.call_kwargs))
-    return [each for each in arguments if isinstance(each, tf.Variable)]
-
-
 def _read(node: Any, copy: Callable[[_Layer], _Layer]) -> list[tf.Variable]:
     """The variables that are not its own and that a copy of the layer reads in this call."""
-    layer = unwrapped(node.layer)
+    layer = unwrapped(layer_of(node))
     if layer in _passed or layer.dynamic or not _is_opaque(layer):
         return []
     created = set()
@@ -105,17 +108,20 @@ def _read(node: Any, copy: Callable[[_Layer], _Layer]) -> list[tf.Variable]:
         return variable
 
     def call(training: Any, *tensors: Any) -> Any:
-        pairs = zip(node.keras_inputs, tensors, strict=True)
-        args, kwargs = node.map_arguments({str(id(old)): Held(new) for old, new in pairs})
-        if training and takes(new)["training"]:
-            kwargs["training"] = True
-        outputs = new(*args, **kwargs), new.losses
+        pairs = zip(inputs_of(node), tensors, strict=True)
+        given = {id(old): tensor for old, tensor in pairs}
+        more = {"training": True} if training and takes(new)["training"] else {}
+
+        def again(*args: Any, **kwargs: Any) -> Any:
+            return new(*args, **{**kwargs, **more})
+
+        outputs = called_again(node, again, lambda old: given[id(old)]), new.losses
         for weight in new.trainable_weights:
             if weight.constraint is not None:
                 weight.constraint(weight)
         return outputs
 
-    specs = [tensor.type_spec for tensor in node.keras_inputs]
+    specs = [tensor.type_spec for tensor in inputs_of(node)]
     found: list[tf.Variable] = []
     with tf.variable_creator_scope(creator):
         new = copy(layer)

@@ -4,7 +4,7 @@ around."""
 from collections.abc import Callable, Iterable
 
 from lottery_tf.graph.compat import keras
-from lottery_tf.graph.layers import Call, calls, named_variables, unwrapped
+from lottery_tf.graph.layers import Call, calls, unwrapped, variable_names
 
 _layers = keras.layers
 _NORMALISATIONS = (
@@ -92,13 +92,13 @@ def unnormalised(model: keras.Model, hidden: bool = False) -> set[str]:
       hidden: without the layers that make the outputs.
     """
     found, outputs = calls(model)
-    names = {variable.ref(): name for name, variable in named_variables(model).items()}
+    names = variable_names(model)
     return {
-        names[variable.ref()]
+        names[id(variable)]
         for call in found
         if not (is_normalised(call, outputs) or (hidden and call in outputs))
         for variable in call.layer.variables
-        if variable.ref() in names
+        if id(variable) in names
     }
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import keras
-from lottery_tf.graph.layers import named_layers, named_variables, unwrapped
+from lottery_tf.graph.layers import named_layers, unwrapped, variable_names
 from lottery_tf.masks.flops import TRANSPOSED, count_flops
 from lottery_tf.masks.masks import Masks
 from lottery_tf.masks.overlap import overlap
@@ -174,11 +174,11 @@ def _network(ticket: Ticket, model: keras.Model | None) -> tuple[keras.Model | N
 
 def _outputs(network: keras.Model, masks: Masks) -> dict[str, tuple[int, int]]:
     """Name of a kernel → its number of outputs, and how many of them are dead."""
-    names = {variable.ref(): name for name, variable in named_variables(network).items()}
+    names = variable_names(network)
     found = {}
     for layer in map(unwrapped, named_layers(network).values()):
         for attribute in kernel_attributes(layer):
-            name = names[getattr(layer, attribute).ref()]
+            name = names[id(getattr(layer, attribute))]
             if name in masks:
                 alive = masks[name].any(axis=_input_axes(layer, attribute, masks[name].ndim))
                 found[name] = alive.size, int(np.count_nonzero(~alive))

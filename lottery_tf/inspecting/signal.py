@@ -11,7 +11,7 @@ import tensorflow as tf
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import some
 from lottery_tf.graph.compat import in_place_of, keras, random_state_kept
-from lottery_tf.graph.layers import calls, check_graph, named_variables, unwrapped
+from lottery_tf.graph.layers import calls, check_graph, unwrapped, variable_names
 from lottery_tf.graph.step_checks import step_checks
 from lottery_tf.losses.cross_entropy import default_loss
 from lottery_tf.losses.derivatives import batches_of, differentiable, losses_of, mean_loss, reason
@@ -208,7 +208,7 @@ class _Observed:
         self.loss = losses_of(loss) or default_loss(self.model)
         # A replica's own variables can be differentiated by from outside of it.
         local = self.model.distribute_strategy.experimental_local_results
-        names = {variable.ref(): name for name, variable in named_variables(self.model).items()}
+        names = variable_names(self.model)
         masks = get_masks(self.model)
         self.kernels: dict[str, list[tf.Variable]] = {}
         self.kept: dict[str, int] = {}
@@ -219,7 +219,7 @@ class _Observed:
             attributes = prunable_attributes(layer)
             if attributes and call.path not in self.kernels:
                 held = [getattr(layer, attribute) for attribute in attributes]
-                kept = (masks.get(names[each.ref()], np.ones(each.shape, bool)) for each in held)
+                kept = (masks.get(names[id(each)], np.ones(each.shape, bool)) for each in held)
                 self.kernels[call.path] = [local(each)[0] for each in held]
                 self.kept[call.path] = sum(int(mask.sum()) for mask in kept)
                 self._look_on(call.path, layer)

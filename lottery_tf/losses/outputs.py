@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import inputs_of, keras
 from lottery_tf.graph.layers import Call, calls
 
 _layers, _activations = keras.layers, keras.activations
@@ -119,7 +119,7 @@ def _made_by(call: Call) -> Outputs:
     if isinstance(layer, _layers.Concatenate) or symbol == "concat":
         return Outputs.LOGITS if before == {Outputs.LOGITS} else Outputs.UNKNOWN
     # A product with what is not of the model, a matrix of weights, gives any real numbers.
-    with_weights = symbol in _PRODUCTS and len(call.node.keras_inputs) == 1
+    with_weights = symbol in _PRODUCTS and len(inputs_of(call.node)) == 1
     sums = isinstance(layer, _SUMS) or symbol in (*_SUM_FUNCTIONS, *_PRODUCTS)
     if not before & {Outputs.PROBABILITIES} and (
         with_weights or (sums and Outputs.LOGITS in before)
@@ -140,5 +140,5 @@ def _argument(call: Call, place: int, name: str, default: Any) -> Any:
 
 def _classes_of(call: Call, side: str) -> set[int | None]:
     """The last dimensions of what a call takes, or of what it gives."""
-    tensors = call.node.keras_inputs if side == "in" else tf.nest.flatten(call.node.outputs)
+    tensors = inputs_of(call.node) if side == "in" else tf.nest.flatten(call.node.outputs)
     return {tensor.shape[-1] for tensor in tensors}

@@ -7,7 +7,7 @@ from types import MappingProxyType
 import numpy as np
 
 from lottery_tf.graph.compat import keras
-from lottery_tf.graph.layers import named_variables
+from lottery_tf.graph.layers import variable_names
 from lottery_tf.masks.masks import Masks
 from lottery_tf.masks.prune_by_mask import PruneByMask, get_masks, wrappers
 
@@ -42,13 +42,13 @@ def remember(model: keras.Model, dense_norms: Mapping[str, float]) -> None:
       model: its masked weights have just been pruned.
       dense_norms: name of a weight → its ‖·‖₂ before.
     """
-    names = {variable.ref(): name for name, variable in named_variables(model).items()}
+    names = variable_names(model)
     for layer in wrappers(model).values():
         if isinstance(layer, PruneByMask):
             pairs = {}
             for attribute in layer.attributes or ():
                 weight = getattr(layer.layer, attribute)
-                if (name := names[weight.ref()]) in dense_norms:
+                if (name := names[id(weight)]) in dense_norms:
                     pairs[attribute] = (dense_norms[name], _norm(weight.numpy()))
             layer.dense_norms = MappingProxyType(pairs)
 
@@ -56,14 +56,14 @@ def remember(model: keras.Model, dense_norms: Mapping[str, float]) -> None:
 def get_dense_norms(model: keras.Model) -> dict[str, float]:
     """Name of a masked weight → ‖w‖₂ before it was pruned, of those of which a wrapped model
     knows it, and which have not been trained since then."""
-    names = {variable.ref(): name for name, variable in named_variables(model).items()}
+    names = variable_names(model)
     found = {}
     for layer in wrappers(model).values():
         if isinstance(layer, PruneByMask):
             for attribute, (dense, left) in layer.dense_norms.items():
                 weight = getattr(layer.layer, attribute)
                 if math.isclose(_norm(weight.numpy()), left, rel_tol=1e-5):
-                    found[names[weight.ref()]] = dense
+                    found[names[id(weight)]] = dense
     return found
 
 

@@ -11,11 +11,10 @@ A multiply-add is two floating-point operations.
 import math
 
 import numpy as np
-import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.graph.compat import keras
-from lottery_tf.graph.layers import Call, calls, check_graph, named_variables, unwrapped
+from lottery_tf.graph.compat import inputs_of, keras, outputs_of
+from lottery_tf.graph.layers import Call, calls, check_graph, unwrapped, variable_names
 from lottery_tf.masks.masks import Masks
 from lottery_tf.masks.prunable import kernel_attributes
 
@@ -47,13 +46,13 @@ def count_flops(model: keras.Model, masks: Masks | None = None) -> dict[str, int
       UsageError: if the model has no graph of layers, or leaves the size of an input open.
     """
     check_graph(model)
-    names = {variable.ref(): name for name, variable in named_variables(model).items()}
+    names = variable_names(model)
     found: dict[str, int] = {}
     for call in calls(model)[0]:
         layer = unwrapped(call.layer)
         for attribute in kernel_attributes(layer):
             kernel = getattr(layer, attribute)
-            name = names[kernel.ref()]
+            name = names[id(kernel)]
             mask = None if masks is None else masks.get(name)
             kept = math.prod(kernel.shape) if mask is None else int(np.count_nonzero(mask))
             found[name] = found.get(name, 0) + 2 * _positions(call) * kept
@@ -64,8 +63,7 @@ def _positions(call: Call) -> int:
     """How often each weight of the called layer's kernels takes part, for one example."""
     layer = unwrapped(call.layer)
     inputs, outputs = (
-        tuple(tf.nest.flatten(tensors)[0].shape)
-        for tensors in (call.node.keras_inputs, call.node.outputs)
+        tuple(tensors[0].shape) for tensors in (inputs_of(call.node), outputs_of(call.node))
     )
     shared = 1
     if isinstance(layer, _layers.EinsumDense):

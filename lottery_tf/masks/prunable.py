@@ -13,6 +13,7 @@ from lottery_tf.graph.layers import (
     named_variables,
     own_variables,
     unwrapped,
+    variable_names,
 )
 from lottery_tf.masks.settings import KINDS, PrunableSettings
 
@@ -55,9 +56,9 @@ def prunable_weights(
     """
     settings = settings or PrunableSettings()
     check_graph(model)
-    names = {v.ref(): name for name, v in named_variables(model).items()}
+    names = variable_names(model)
     candidates = {
-        path: {names[getattr(layer, a).ref()]: getattr(layer, a) for a in attributes}
+        path: {names[id(getattr(layer, a))]: getattr(layer, a) for a in attributes}
         for path, layer in ((p, unwrapped(w)) for p, w in named_layers(model).items())
         if (attributes := prunable_attributes(layer, settings.prune_layers))
     }
@@ -75,8 +76,8 @@ def prunable_attributes(layer: keras.layers.Layer, kinds: tuple[str, ...] = KIND
     attributes = set(kernel_attributes(layer, kinds))
     # Of its class: tfmot gives a method of this name to each layer that it has wrapped.
     if hasattr(type(layer), "get_prunable_weights"):
-        own = {variable.ref() for variable in layer.get_prunable_weights()}
-        attributes |= {name for name, variable in _held(layer).items() if variable.ref() in own}
+        own = {id(variable) for variable in layer.get_prunable_weights()}
+        attributes |= {name for name, variable in _held(layer).items() if id(variable) in own}
     return sorted(attributes)
 
 

@@ -23,7 +23,7 @@ from lottery_tf.graph.compat import (
     takes,
     unconverted,
 )
-from lottery_tf.graph.layers import named_layers, named_variables
+from lottery_tf.graph.layers import named_layers, variable_names
 from lottery_tf.masks.masks import Masks
 from lottery_tf.masks.prunable import prunable_attributes
 
@@ -141,12 +141,12 @@ def wrappers(model: keras.Model) -> dict[str, PruneLowMagnitude]:
 
 def masked_variables(model: keras.Model) -> dict[str, tuple[tf.Variable, tf.Variable]]:
     """Name of each masked weight → (weight, mask); tfmot's own wrappers count."""
-    names = {variable.ref(): name for name, variable in named_variables(model).items()}
+    names = variable_names(model)
     found: dict[str, tuple[tf.Variable, tf.Variable]] = {}
     for layer in wrappers(model).values():
         if isinstance(layer, PruneByMask):
             pairs = [(getattr(layer.layer, a), layer.masks[a]) for a in layer.attributes or ()]
         else:
             pairs = [(weight, mask) for weight, mask, _ in layer.pruning_vars]
-        found |= {names[weight.ref()]: (weight, mask) for weight, mask in pairs}
+        found |= {names[id(weight)]: (weight, mask) for weight, mask in pairs}
     return found

@@ -20,6 +20,7 @@ from lottery_tf.graph.layers import (
     named_variables,
     unwrapped,
     values,
+    variable_names,
 )
 from lottery_tf.graph.optimizers import renewal
 from lottery_tf.masks.dense_norms import dense_norms_of, remember
@@ -203,9 +204,9 @@ def check_masks(model: keras.Model, masks: Masks) -> None:
 
 def _attributes_of(model: keras.Model, masks: Masks) -> dict[str, list[str]]:
     """Path of a layer → its attributes that ``masks`` names."""
-    names = {variable.ref(): name for name, variable in named_variables(model).items()}
+    names = variable_names(model)
     return {
-        path: [a for a in prunable_attributes(layer) if names[getattr(layer, a).ref()] in masks]
+        path: [a for a in prunable_attributes(layer) if names[id(getattr(layer, a))] in masks]
         for path, layer in named_layers(model).items()
     }
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import counted, log, some
 from lottery_tf.common.settings import nearest
-from lottery_tf.graph.compat import call_of, input_layers, keras, producer_of
+from lottery_tf.graph.compat import call_of, input_layers, inputs_of, keras, layer_of, producer_of
 from lottery_tf.graph.copies import copy_layer, reconnected
 from lottery_tf.graph.layers import named_layers, named_variables, nodes, unwrapped
 from lottery_tf.graph.signal_paths import first_of, on_every_way
@@ -64,7 +64,7 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
         skips: dict[tuple[int, int], tuple[keras.layers.Layer, GhostSkip]] = {}
         taken = {layer.name for part, _ in nodes(model) for layer in part.layers}
         narrow, left = on_every_way(model), strengths(model)
-        of = {v.ref(): left[name] for name, v in named_variables(model).items() if name in left}
+        of = {id(v): left[name] for name, v in named_variables(model).items() if name in left}
 
         def connect(part: keras.Model, copy_of: Callable[..., Any]) -> keras.Model | None:
             here = [(node, source) for owner, node, source in places if owner is part]
@@ -83,7 +83,7 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
                         # What comes out of a BatchNorm is as strong as with a dense kernel.
                         kernels = conv.variables if node is source else []
                         # One that is scaled up counts as whole: the fade ends with y itself.
-                        strength = min(1.0, math.prod(of.get(v.ref(), 1.0) for v in kernels))
+                        strength = min(1.0, math.prod(of.get(id(v), 1.0) for v in kernels))
                         sequential = isinstance(part, keras.Sequential)
                         skips[key] = conv, self._skip(conv, name, sequential, alpha, strength)
                     return skips[key][1]([run(), tensor(_input_of(source))])
@@ -110,30 +110,32 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
         return changed
 
     def restore(self, model: keras.Model) -> keras.Model:
-        ghosts = [(part, node) for part, node in nodes(model) if isinstance(node.layer, GhostSkip)]
+        ghosts = [each for each in nodes(model) if isinstance(layer_of(each[1]), GhostSkip)]
         if not ghosts:
             return model
         if self.keep:
             return self._in_plain_layers(model, ghosts)
         # id of a convolution → the skip whose activation comes back into it
         fused = {
-            id(unwrapped(producer_of(node.keras_inputs[0]))): node.layer
+            id(unwrapped(producer_of(inputs_of(node)[0]))): layer_of(node)
             for _, node in ghosts
-            if not is_linear(node.layer)
+            if not is_linear(layer_of(node))
         }
         moved: list[tuple[GhostSkip, keras.layers.Layer]] = []
+
+        def without(node: Any) -> Callable[..., Any]:
+            y = inputs_of(node)[0]
+            return lambda run, tensor: tensor(y)
 
         def connect(part: keras.Model, copy_of: Callable[..., Any]) -> keras.Model | None:
             here = [node for owner, node in ghosts if owner is part]
             if not here:
                 return None
-            if here[0].layer.sequential:
+            if layer_of(here[0]).sequential:
                 first = _layers.InputLayer(**input_layers(part)[0].get_config())
                 rest = [copy_of(layer) for layer in part.layers[1:] if type(layer) is not GhostSkip]
                 return keras.Sequential([first, *rest], name=part.name)
-            drop = {
-                id(node): lambda run, tensor, y=node.keras_inputs[0]: tensor(y) for node in here
-            }
+            drop = {id(node): without(node) for node in here}
             return reconnected(part, copy_of, drop)
 
         def change(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -153,12 +155,12 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
         self, model: keras.Model, ghosts: Sequence[tuple[keras.Model, Any]]
     ) -> keras.Model:
         taken = {layer.name for part, _ in nodes(model) for layer in part.layers}
-        made = {id(node.layer): node.layer.in_plain_layers(taken) for _, node in ghosts}
+        made = {id(layer_of(node)): layer_of(node).in_plain_layers(taken) for _, node in ghosts}
 
         def connect(part: keras.Model, copy_of: Callable[..., Any]) -> keras.Model | None:
             def plain(node: Any) -> Callable[..., Any]:
-                y, x = node.keras_inputs
-                return lambda run, tensor: made[id(node.layer)](tensor(y), tensor(x))
+                y, x = inputs_of(node)
+                return lambda run, tensor: made[id(layer_of(node))](tensor(y), tensor(x))
 
             calls = {id(node): plain(node) for owner, node in ghosts if owner is part}
             return reconnected(part, copy_of, calls) if calls else None
@@ -196,13 +198,13 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
         paths = {id(unwrapped(layer)): path for path, layer in named_layers(model).items()}
         readers: dict[int, list[Any]] = {}
         for _, node in nodes(model):
-            for tensor in node.keras_inputs:
+            for tensor in inputs_of(node):
                 readers.setdefault(id(tensor), []).append(node)
         outputs = {id(tensor) for part, _ in nodes(model) for tensor in part.outputs}
         first = first_of(model, lambda layer: _is_spatial(layer, any_kind=True))
         places, left = [], []
         for part, node in nodes(model):
-            conv = unwrapped(node.layer)
+            conv = unwrapped(layer_of(node))
             if not _is_spatial(conv):
                 continue
             end = node
@@ -257,13 +259,13 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
 
 def _input_of(node: Any) -> tf.Tensor:
     """What a convolution reads; where a layer pads it to "same" or less, what that layer reads."""
-    (tensor,) = node.keras_inputs
-    conv = unwrapped(node.layer)
+    (tensor,) = inputs_of(node)
+    conv = unwrapped(layer_of(node))
     layer = producer_of(tensor)
     if isinstance(layer, _PADDINGS) and conv.padding == "valid":
         added = np.reshape(layer.padding, (-1, 2)).sum(axis=1)
         if (added <= np.multiply(conv.dilation_rate, np.subtract(conv.kernel_size, 1))).all():
-            return call_of(tensor).keras_inputs[0]
+            return inputs_of(call_of(tensor))[0]
     return tensor
 
 

@@ -188,8 +188,8 @@ def find_scales(
     stream = batches_of(data, "rescaled_init, as in recipe.prepare(model, data)")
     model = differentiable(masked_by_us(model))
     loss = losses_of(loss or settings.criterion) or _default_loss(model)
-    trainable = {variable.ref() for variable in model.trainable_variables}
-    named = {n: each for n, each in named_variables(model).items() if each.ref() in trainable}
+    trainable = {id(variable) for variable in model.trainable_variables}
+    named = {n: each for n, each in named_variables(model).items() if id(each) in trainable}
     if not named:
         raise UsageError(f"Expected trainable weights to rescale; '{model.name}' has none.")
     try:

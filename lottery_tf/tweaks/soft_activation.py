@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import counted, log, some
-from lottery_tf.graph.compat import calls_in, keras, unconverted
+from lottery_tf.graph.compat import calls_in, inputs_of, keras, layer_of, unconverted
 from lottery_tf.graph.copies import Connect, copy_layer, reconnected
 from lottery_tf.graph.layers import nodes, unwrapped
 from lottery_tf.masks.wrapper import remake
@@ -227,9 +227,9 @@ class SoftActivation(SoftActivationSettings, FadingTweak):
             return x
 
         def call(node: Any) -> Callable[..., Any] | None:
-            layer = unwrapped(node.layer)
+            layer = unwrapped(layer_of(node))
             if isinstance(layer, SoftReLU):
-                return lambda run, tensor: plain(layer, tensor(node.keras_inputs[0]))
+                return lambda run, tensor: plain(layer, tensor(inputs_of(node)[0]))
             if isinstance(getattr(layer, "activation", None), SoftReLU):
                 return lambda run, tensor: plain(layer, run())
             return None

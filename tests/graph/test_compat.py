@@ -163,6 +163,47 @@ def test_calls_in_come_in_the_order_of_computation():
     assert [node.layer.name for node in compat.calls_in(model)] == ["one", "two", "end"]
 
 
+def test_what_a_call_takes_and_makes():
+    """y + 2 x: one call is of a tensor and a number, the other of a list."""
+
+    class Times(layers.Layer):
+        def call(self, given, factor):
+            return given * factor
+
+    x, y = keras.Input((2,), name="x"), keras.Input((2,), name="y")
+    double, add = Times(), layers.Add()
+    model = keras.Model([x, y], add([y, double(x, factor=2.0)]))
+    first, second = compat.calls_in(model)
+    assert [compat.layer_of(node) for node in (first, second)] == [double, add]
+    assert [id(each) for each in compat.inputs_of(first)] == [id(x)]
+    (doubled,) = compat.outputs_of(first)
+    assert [id(each) for each in compat.inputs_of(second)] == [id(y), id(doubled)]
+
+    def seen(*args, **kwargs):
+        return args, kwargs
+
+    values = {id(x): "x", id(y): "y", id(doubled): "2 x"}
+    again = [compat.called_again(node, seen, lambda t: values[id(t)]) for node in (first, second)]
+    assert again == [(("x",), {"factor": 2.0}), ((["y", "2 x"],), {})]
+    one, other = compat.ends_of(model)
+    assert [id(each) for each in one] == [id(x), id(y)] and id(other) == id(model.output)
+
+
+def test_variables_that_are_given_to_a_call():
+    variable = tf.Variable(tf.ones((2, 2)))
+    x = keras.Input((2,))
+    model = keras.Model(x, tf.matmul(x, variable))
+    (node,) = compat.calls_in(model)
+    assert [id(each) for each in compat.given_to(node)] == [id(variable)]
+
+
+def test_input_like():
+    given = keras.Input((3,), batch_size=2, dtype="int32", name="given")
+    new = compat.input_like(compat.producer_of(given))
+    assert new is not given and compat.producer_of(new) is not compat.producer_of(given)
+    assert compat.producer_of(new).get_config() == compat.producer_of(given).get_config()
+
+
 def test_has_losses():
     model = mlp()
     assert not compat.has_losses(model)

@@ -10,7 +10,7 @@ import tensorflow as tf
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import log, some
 from lottery_tf.finding.scores.network import Network
-from lottery_tf.graph.compat import TFOpLambda, has_losses, input_layers, keras
+from lottery_tf.graph.compat import TFOpLambda, has_losses, input_layers, inputs_of, keras, layer_of
 from lottery_tf.graph.copies import copy_layer, rebuild, reconnected
 from lottery_tf.graph.layers import named_variables, nodes, unwrapped
 from lottery_tf.losses.derivatives import is_offset
@@ -45,7 +45,7 @@ class Flow:
                     f" of the model '{network.model.name}' has {tuple(tensor.shape)}: build it "
                     "with that shape."
                 )
-        products = {node.layer.name: 0 for _, node in nodes(network.model) if _multiplies(node)}
+        products = {layer_of(node).name: 0 for _, node in nodes(network.model) if _multiplies(node)}
         if products:
             log.warning(
                 "synflow: what flows is multiplied in %s of '%s', so that its scores do not add up "
@@ -81,9 +81,9 @@ class Flow:
 
 def _multiplies(node: Any) -> bool:
     """Whether a call multiplies two tensors of the model."""
-    layer = unwrapped(node.layer)
+    layer = unwrapped(layer_of(node))
     if getattr(layer, "symbol", None) in _PRODUCT_FUNCTIONS:
-        return len(node.keras_inputs) > 1
+        return len(inputs_of(node)) > 1
     return isinstance(layer, _PRODUCTS)
 
 
