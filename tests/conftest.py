@@ -19,6 +19,9 @@ def same_start():
 
     So does the count in the names that Keras gives to layers.
     """
+    if "keras" in sys.modules:  # Keras 3
+        sys.modules["keras"].utils.set_random_seed(0)
+        sys.modules["keras"].utils.clear_session(free_memory=False)
     if "tf_keras" in sys.modules:
         _light()
         sys.modules["tf_keras"].utils.set_random_seed(0)

@@ -3,11 +3,20 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
+from types import ModuleType
 from typing import Any
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import some
-from lottery_tf.graph.compat import Functional, has_functional_like_constructor, keras, symbol
+from lottery_tf.graph.compat import (
+    Functional,
+    has_functional_like_constructor,
+    is_operation_of_keras,
+    is_public_class,
+    keras,
+    keras3,
+    symbol,
+)
 from lottery_tf.graph.copies import with_paths
 from lottery_tf.graph.layers import layer_paths, models_in
 from lottery_tf.graph.own_classes import is_own, own_methods, set_on
@@ -28,7 +37,17 @@ _NOT_PUBLIC = {
     "TFOpLambda": "tf_keras.src.layers.core.tf_op_layer",
     "SlicingOpLambda": "tf_keras.src.layers.core.tf_op_layer",
 }
-_DATA = ("__tensor__", "__numpy__", "__bytes__", "__tuple__", "__ellipsis__", "TensorShape")
+# The same of Keras 3, and its layers that run code of others.
+_PUBLIC3 = (*_PUBLIC, "keras.dtype_policies", "keras.quantizers")
+_NOT_PUBLIC3 = {
+    "Functional": "keras.src.models.functional",
+    "LayerScale": "keras.src.applications.convnext",
+}
+_RUN_CODE = ("TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer")
+_DATA = (
+    *("__tensor__", "__numpy__", "__bytes__", "__tuple__", "__ellipsis__", "TensorShape"),
+    *("__keras_tensor__", "__slice__"),
+)
 # The modules in which TensorFlow defines its functions on tensors.
 _TENSOR_FUNCTIONS = re.compile(
     r"tensorflow\.python\.(framework\.tensor_conversion|ops\.("
@@ -108,10 +127,11 @@ def from_json(text: str, custom_objects: Mapping[str, type] | None = None) -> ke
             f"Expected a model of Keras' own classes; '{min(own)}' is a {own[min(own)]}, which a "
             "file does not hold: pass the model itself, ticket.build(model=…)."
         )
+    its_keras = keras3.keras if is_of_keras3(description) else keras
     try:
         for part in objects(description):
-            check_object(part, custom_objects)
-        model = keras.models.model_from_json(text, custom_objects=custom_objects)
+            check_object(part, custom_objects, its_keras)
+        model = its_keras.models.model_from_json(text, custom_objects=custom_objects)
         paths = description.get("layer_paths", layer_paths(model))
         return model if paths == layer_paths(model) else with_paths(model, paths)
     except UsageError:
@@ -121,6 +141,12 @@ def from_json(text: str, custom_objects: Mapping[str, type] | None = None) -> ke
             "Expected a model description that Keras can build; it says: "
             f"{str(error).rpartition('Exception encountered: ')[2][:300]}"
         ) from error
+
+
+def is_of_keras3(description: Any) -> bool:
+    """Whether Keras 3 has written the description of a model: tf_keras notes its version."""
+    known = isinstance(description, dict) and "module" in description
+    return known and "keras_version" not in description
 
 
 def objects(value: Any) -> Iterator[dict[str, Any]]:
@@ -135,9 +161,17 @@ def objects(value: Any) -> Iterator[dict[str, Any]]:
             yield from objects(inner)
 
 
-def check_object(part: Mapping[str, Any], custom_objects: Mapping[str, type]) -> None:
+def check_object(
+    part: Mapping[str, Any], custom_objects: Mapping[str, type], its_keras: ModuleType = keras
+) -> None:
     """Raises HoldsCode unless a JSON object that describes a Keras object names Keras' own or a
-    registered one, or one of ``custom_objects``."""
+    registered one, or one of ``custom_objects``.
+
+    Args:
+      part: the JSON object.
+      custom_objects: class name → class.
+      its_keras: the Keras that the description is of, tf_keras or Keras 3.
+    """
     kind, module = str(part["class_name"]), part.get("module")
     config: Any = part.get("config")
     inner = config.values() if isinstance(config, dict) else ()
@@ -153,13 +187,14 @@ def check_object(part: Mapping[str, Any], custom_objects: Mapping[str, type]) ->
     # The name under which Keras looks for a registered object.
     name = part.get("registered_name", kind) if "module" in part else kind
     name = config if kind == "function" else name
-    found = keras.saving.get_registered_object(name, custom_objects)
+    found = its_keras.saving.get_registered_object(name, custom_objects)
     # Inside a wrapper Keras goes by the class name alone, whatever is registered.
     if found is not None and (
         kind in (name, "function") or getattr(found, "__name__", None) == kind
     ):
         return
-    if not _is_of_keras(kind, module, config):
+    known = _is_of_keras if its_keras is keras else _is_of_keras3
+    if not known(kind, module, config):
         name = name or kind
         raise HoldsCode(
             f"Expected layers of Keras or registered ones; the model has '{name}' of {module}: "
@@ -187,6 +222,20 @@ def _is_of_keras(kind: str, module: str | None, config: Any) -> bool:
     if module is None:
         return kind in _DATA or any(_is_class(f"{place}.{kind}") for place in _PUBLIC)
     return module in _PUBLIC and _is_class(f"{module}.{kind}")
+
+
+def _is_of_keras3(kind: str, module: str | None, config: Any) -> bool:
+    """The same of Keras 3."""
+    if kind == "function":
+        named = isinstance(config, str) and hasattr(keras3.keras.activations, config)
+        return named and module in ("builtins", "keras.activations")
+    if kind in _NOT_PUBLIC3:
+        return module == _NOT_PUBLIC3[kind]
+    if module is None:
+        return kind in _DATA
+    if module in _PUBLIC3:
+        return kind not in _RUN_CODE and is_public_class(module, kind)
+    return is_operation_of_keras(module, kind)
 
 
 def _is_class(name: str) -> bool:

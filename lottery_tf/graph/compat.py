@@ -1,8 +1,10 @@
-"""The one door to Keras: ``tf_keras``, the Keras that tensorflow-model-optimization works with.
+"""The one door to Keras: ``tf_keras``, the Keras that tensorflow-model-optimization works with, and
+Keras 3, of which the functions here hand on to their namesakes in ``keras3``.
 
 What has no public name in tf_keras, tfmot or TensorFlow stands here and nowhere else, behind plain
 functions, and so does whatever replaces a method of theirs. A release that moves something fails in
-the tests of this module first.
+the tests of this module first. Both Kerases live in one process; which one a thing is of is seen
+from the thing.
 """
 
 import contextlib
@@ -10,7 +12,8 @@ import functools
 import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, SupportsIndex, TypeAlias
+from types import FunctionType, ModuleType
+from typing import Any, ParamSpec, SupportsIndex, TypeAlias, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -39,15 +42,34 @@ from tf_keras.src.layers import serialization
 from tf_keras.src.layers.core.tf_op_layer import TFOpLambda
 from tf_keras.src.layers.preprocessing.index_lookup import IndexLookup
 
+from lottery_tf.graph import keras3
+from lottery_tf.graph.keras3 import (
+    PruningWrapper,
+    chained,
+    constrain_too,
+    is_operation_of_keras,
+    is_public_class,
+    methods_set_on,
+    operation_like,
+)
+
 # What has no public name and is used as it is.
 __all__ = [
+    "SCHEDULES",
     "Functional",
     "PruneLowMagnitude",
+    "PruningWrapper",
     "TFOpLambda",
     "Trackable",
+    "chained",
+    "constrain_too",
     "fingerprint_pb2",
     "has_functional_like_constructor",
+    "is_operation_of_keras",
+    "is_public_class",
     "keras",
+    "methods_set_on",
+    "operation_like",
     "saved_metadata_pb2",
     "saved_model_pb2",
     "tensor_bundle_pb2",
@@ -58,30 +80,111 @@ Layer: TypeAlias = keras.layers.Layer
 Model: TypeAlias = keras.Model
 Variable: TypeAlias = tf.Variable
 
+SCHEDULES = (
+    keras.optimizers.schedules.LearningRateSchedule,
+    keras3.keras.optimizers.schedules.LearningRateSchedule,
+)
+_Taken = ParamSpec("_Taken")
+_Given = TypeVar("_Given")
+
+
+# The two Kerases
+
+
+def is_keras3(thing: Any) -> bool:
+    """Whether a model, layer, call, symbolic tensor, variable or optimizer is one of Keras 3."""
+    return isinstance(thing, keras3.KINDS)
+
+
+def keras_of(thing: Any) -> ModuleType:
+    """The Keras that a model, layer, call, variable or optimizer is of: its public module."""
+    return keras3.keras if is_keras3(thing) else keras
+
+
+def both(*names: str) -> tuple[Any, ...]:
+    """The layer classes of these names in tf_keras and in Keras 3, for ``isinstance``."""
+    places = (keras.layers, keras3.keras.layers)
+    return tuple(getattr(each, name) for each in places for name in names if hasattr(each, name))
+
+
+def is_layer(thing: Any) -> bool:
+    """Whether it is a layer; a call of a function of ``keras.ops`` is recorded as none."""
+    return isinstance(thing, keras.layers.Layer | keras3.Layer)
+
+
+def is_model(thing: Any) -> bool:
+    """Whether it is a model of either Keras."""
+    return isinstance(thing, keras.Model | keras3.Model)
+
+
+def is_variable(thing: Any) -> bool:
+    """Whether it is a variable of either Keras."""
+    return isinstance(thing, tf.Variable | keras3.Variable)
+
+
+def is_pruning_wrapper(thing: Any) -> bool:
+    """Whether it is a layer that prunes the one in it, of tfmot's or ours."""
+    return isinstance(thing, PruneLowMagnitude | keras3.PruningWrapper)
+
+
+def _of_either(function: Callable[_Taken, _Given]) -> Callable[_Taken, _Given]:
+    """Hands on to the namesake in ``keras3`` what is of Keras 3; a decorator."""
+    theirs = getattr(keras3, function.__name__)
+
+    @functools.wraps(function)
+    def either(*args: _Taken.args, **kwargs: _Taken.kwargs) -> _Given:
+        return (theirs if is_keras3(args[0]) else function)(*args, **kwargs)
+
+    return either
+
 
 # Models and their layers
 
 
+@_of_either
 def is_graph_network(model: Model) -> bool:
     """Whether a model knows the calls of its layers: built, and Sequential or functional."""
     return model._is_graph_network
 
 
+@_of_either
 def input_layers(model: Model) -> list[Layer]:
     """The InputLayers of a model's inputs, in their order."""
     return list(model._input_layers)
 
 
+@_of_either
 def parts_of(layer: Layer) -> Iterator[Layer]:
     """A layer and the layers that it holds, in the order in which it got them."""
     return layer._flatten_layers()
 
 
+@_of_either
 def listed_weights(layer: Layer) -> list[Variable]:
     """The variables of a layer alone as it made them; what is frozen changes nothing in it."""
     return [*layer._trainable_weights, *layer._non_trainable_weights]
 
 
+@_of_either
+def made_trainable(layer: Layer) -> list[Variable]:
+    """The variables that a layer has made to be trained, whether it is frozen or not."""
+    return [each for each in layer.weights if isinstance(each, tf.Variable) and each.trainable]
+
+
+@_of_either
+def held_variables(layer: Layer) -> dict[str, Variable]:
+    """Name of an attribute of a layer → the variable that it is."""
+    return {name: value for name, value in vars(layer).items() if isinstance(value, tf.Variable)}
+
+
+@_of_either
+def functions_of(layer: Layer) -> set[FunctionType]:
+    """The functions that a layer and the layers in it hold, such as activations."""
+    parts = [layer, *layer.submodules]
+    return {f for part in parts for f in vars(part).values() if isinstance(f, FunctionType)}
+
+
+@_of_either
 def rename(layer: Layer, name: str) -> None:
     """Gives a layer another name; its variables keep theirs."""
     layer._name = name
@@ -101,6 +204,7 @@ def _set_by_keras() -> frozenset[str]:
     return frozenset(name for model in models for name in vars(model) if name[0] == "_")
 
 
+@_of_either
 def vocabulary_of(layer: Layer) -> dict[str, Any]:
     """The config of what ``adapt`` has found for a lookup or TextVectorization, which their own
     config lacks."""
@@ -117,6 +221,24 @@ def vocabulary_of(layer: Layer) -> dict[str, Any]:
     return found
 
 
+@_of_either
+def made_from(layer: Layer, config: Mapping[str, Any]) -> Layer:
+    """A new layer of the class of ``layer``.
+
+    Args:
+      layer: the layer that the configuration is of; a copy may have its functions.
+      config: as from ``get_config``.
+    """
+    return type(layer).from_config(config)
+
+
+@_of_either
+def is_adapted(layer: Layer) -> bool:
+    """Whether what a layer holds comes from ``adapt``, not from training."""
+    return isinstance(layer, keras.layers.experimental.preprocessing.PreprocessingLayer)
+
+
+@_of_either
 def takes(layer: Layer) -> dict[str, bool]:
     """Whether a layer's call takes ``training`` and ``mask``."""
     spec = layer._call_spec
@@ -138,6 +260,7 @@ def take_input_shape(layer: Layer, other: Layer) -> None:
         layer._batch_input_shape = other._batch_input_shape
 
 
+@_of_either
 def regularize_instead(layer: Layer, kernel: Variable, seen: Callable[[], tf.Tensor]) -> None:
     """Has the regularizers of one of a layer's variables see ``seen()`` in its place."""
     for place, tagged in enumerate(layer._callable_losses):
@@ -149,6 +272,7 @@ def regularize_instead(layer: Layer, kernel: Variable, seen: Callable[[], tf.Ten
             )
 
 
+@_of_either
 @contextlib.contextmanager
 def in_place_of(layer: Layer, tensors: Mapping[str, tf.Tensor]) -> Iterator[None]:
     """Within the block the layer has tensors in the place of variables, by attribute.
@@ -185,32 +309,44 @@ def moments_by(layer: Layer, moments: Callable[..., tuple[tf.Tensor, tf.Tensor]]
 # The calls of layers
 
 
+@_of_either
 def calls_in(model: Model) -> Iterator[Any]:
     """Keras' nodes of one model in the order of computation, without the inputs'."""
     for depth in sorted(model._nodes_by_depth, reverse=True):
         yield from (node for node in model._nodes_by_depth[depth] if not node.is_input)
 
 
+@_of_either
 def has_losses(model: Model) -> bool:
     """Whether there is an ``add_loss`` or ``add_metric`` on tensors of the model."""
     return min(model._nodes_by_depth) < 0
 
 
+@_of_either
 def layer_of(node: Any) -> Layer:
     """The layer that is called."""
     return node.layer
 
 
+@_of_either
+def function_of(layer: Any) -> str | None:
+    """The name of the function that is called where the call is none of a layer: ``x + y``."""
+    return getattr(layer, "symbol", None)
+
+
+@_of_either
 def inputs_of(node: Any) -> list[Any]:
     """The symbolic tensors that a call takes, in whatever structure."""
     return tf.nest.flatten(node.keras_inputs)
 
 
+@_of_either
 def outputs_of(node: Any) -> list[Any]:
     """The symbolic tensors that a call makes, in whatever structure."""
     return tf.nest.flatten(node.outputs)
 
 
+@_of_either
 def called_again(node: Any, layer: Callable[..., Any], new: Callable[[Any], Any]) -> Any:
     """Calls a layer, or a function, as ``node`` called its layer.
 
@@ -233,27 +369,44 @@ class _Held(list[Any]):
         return self[0]
 
 
+@_of_either
 def given_to(node: Any) -> list[Variable]:
     """The variables among the arguments of a call."""
     arguments = tf.nest.flatten((node.call_args, node.call_kwargs))
     return [each for each in arguments if isinstance(each, tf.Variable)]
 
 
+@_of_either
 def input_like(layer: Layer) -> Any:
     """The symbolic tensor of a new InputLayer with the configuration of another."""
     return keras.layers.InputLayer(**layer.get_config()).output
 
 
+@_of_either
 def ends_of(model: Model) -> tuple[Any, Any]:
     """The symbolic inputs and outputs of a model, each in the structure that it was made with."""
     return model.input, model.output
 
 
+@_of_either
+def connected(model: Model, ends: tuple[Any, Any]) -> Model:
+    """A functional model of symbolic inputs and outputs, called as ``model`` is."""
+    return keras.Model(*ends, name=model.name)
+
+
+@_of_either
+def spec_of(tensor: Any) -> Any:
+    """The TensorSpec, or another TypeSpec, of a symbolic tensor."""
+    return tensor.type_spec
+
+
+@_of_either
 def producer_of(tensor: Any) -> Layer:
     """The layer whose call makes a symbolic tensor."""
     return tensor._keras_history.layer
 
 
+@_of_either
 def call_of(tensor: Any) -> Any:
     """Keras' node of the call that makes a symbolic tensor."""
     layer, number, _ = tensor._keras_history
@@ -273,6 +426,7 @@ _ONLY_COMPUTE = frozenset(
 )
 
 
+@_of_either
 def only_computes(layer: Layer) -> bool:
     """Whether a call of the layer is known to change nothing in it, once it is built.
 
@@ -348,12 +502,13 @@ def _like(tensor: Any) -> Any:
 
 # Optimizers and training
 
-# Where an optimizer keeps its learning rate, and what of it is no memory: TensorFlow's own accounts
-# of what is tracked, devices, and the rate of a schedule, which each step computes anew.
+# Where an optimizer, of either Keras, keeps its learning rate, and what of it is no memory:
+# TensorFlow's own accounts of what is tracked, devices, and the rate of a schedule, which each step
+# computes anew.
 _RATE = "_learning_rate"
 _NO_MEMORY = ("_self_", "_coalesced_", "_distribution_strategy", "_mesh", "_current_learning_rate")
 _OF_WEIGHTS = "_index_dict"
-_ALL = "_variables"
+_LISTS = ("_variables", _OF_WEIGHTS, "_trainable_variables", "_trainable_variables_indices")
 
 
 def rate_of(optimizer: keras.optimizers.Optimizer) -> Any:
@@ -372,17 +527,20 @@ def rate_replaced(optimizer: keras.optimizers.Optimizer, rate: Any) -> Iterator[
         vars(optimizer)[_RATE] = own
 
 
+@_of_either
 def undecayed(optimizer: keras.optimizers.Optimizer) -> tuple[bool, list[str]]:
     """Whether variables, and by which names some, are excluded from weight decay."""
     names = getattr(optimizer, "_exclude_from_weight_decay_names", None)
     return bool(getattr(optimizer, "_exclude_from_weight_decay", None)), list(names or ())
 
 
+@_of_either
 def weights_known_to(optimizer: keras.optimizers.Optimizer) -> dict[Any, int]:
     """Key → place of each weight that a built optimizer trains; empty where it is not built."""
     return dict(getattr(optimizer, _OF_WEIGHTS, None) or {})
 
 
+@_of_either
 def place_of(optimizer: keras.optimizers.Optimizer, weight: Variable) -> int | None:
     """The place of a weight among those that the optimizer trains; None if it does not."""
     known = weights_known_to(optimizer)
@@ -400,11 +558,12 @@ def is_no_memory(name: str) -> bool:
 
 
 def is_of_keras(path: str) -> bool:
-    """Whether an attribute of an optimizer is Keras' own list of all variables, or account of which
-    weight is at which place."""
-    return path in (_ALL, _OF_WEIGHTS)
+    """Whether an attribute of an optimizer is Keras' own list of all variables, or of the weights,
+    or account of which weight is at which place."""
+    return path in _LISTS
 
 
+@_of_either
 def build_for(optimizer: Any, weights: Sequence[Variable]) -> None:
     """Makes the variables that an optimizer, a legacy one too, needs to train ``weights``."""
     build = getattr(optimizer, "build", None) or optimizer._create_all_weights
@@ -436,6 +595,7 @@ def without_averages(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
         del vars(optimizer)["finalize_variable_values"]
 
 
+@_of_either
 def inner_variable(variable: Variable) -> Variable | None:
     """The variable in full precision of one that casts what is read."""
     inner = vars(variable).get("_variable")

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from textwrap import shorten
-from types import FunctionType
 from typing import Any
 
 import tensorflow as tf
@@ -16,13 +15,22 @@ from lottery_tf.graph.compat import (
     called_again,
     called_as,
     calls_in,
+    chained,
+    connected,
     ends_of,
+    functions_of,
     has_losses,
     input_layers,
     input_like,
+    is_keras3,
+    is_layer,
+    is_model,
     keras,
+    keras_of,
     layer_of,
+    made_from,
     only_computes,
+    operation_like,
     outputs_of,
     rename,
     vocabulary_of,
@@ -63,13 +71,12 @@ def copy_layer(layer: keras.layers.Layer, /, **config: Any) -> keras.layers.Laye
     Raises:
       UsageError: if the layer cannot be made from its config.
     """
-    parts = [layer, *layer.submodules]
-    functions = {f for part in parts for f in vars(part).values() if isinstance(f, FunctionType)}
+    functions = functions_of(layer)
     # A config holds no more of a function than its name.
     count = Counter(f.__name__ for f in functions)
     named = {f.__name__: f for f in functions if count[f.__name__] == 1}
-    with _copying(_called(layer)), keras.saving.custom_object_scope(named):
-        copy = type(layer).from_config({**layer.get_config(), **vocabulary_of(layer), **config})
+    with _copying(_called(layer)), keras_of(layer).saving.custom_object_scope(named):
+        copy = made_from(layer, {**layer.get_config(), **vocabulary_of(layer), **config})
     if not config:
         _unchanged[copy] = weakref.ref(layer)
     return copy
@@ -111,18 +118,19 @@ def rebuild(
 
     def copied(part: keras.Model) -> keras.Model:
         copy = connect(part, copy_of)
-        if copy is None and not (isinstance(part, keras.Sequential) or has_losses(part)):
+        sequential = isinstance(part, keras_of(part).Sequential)
+        if copy is None and not (sequential or has_losses(part)):
             # Keras' clone_model takes a call's constants through JSON, and layers refuse lists.
             copy = reconnected(part, copy_of, {})
         if copy is None:
             with _copying(f"the model '{part.name}'"):
-                copy = keras.models.clone_model(part, clone_function=copy_of)
+                copy = _cloned(part, copy_of)
         carry_over(part, copy, made)
         return copy
 
     def copy_of(layer: keras.layers.Layer) -> keras.layers.Layer:
         if id(layer) not in made:
-            if isinstance(layer, keras.Model):
+            if is_model(layer):
                 made[id(layer)] = copied(layer)
             else:
                 made[id(layer)] = new = change(layer)
@@ -180,8 +188,14 @@ def reconnected(
     def tensor(old: Any) -> Any:
         return held[id(old)]
 
+    made: dict[int, Any] = {}
+
     def run(node: Any) -> Any:
-        layer = copy_of(layer_of(node))
+        layer = layer_of(node)
+        if is_layer(layer):
+            layer = copy_of(layer)
+        else:  # a function of keras.ops, which a model may call again
+            layer = made.setdefault(id(layer), operation_like(layer))
         with _copying(_called(layer_of(node))):
             return called_again(node, layer, tensor)
 
@@ -190,7 +204,23 @@ def reconnected(
         pairs = zip(outputs_of(node), tf.nest.flatten(outputs), strict=True)
         held.update({id(old): new for old, new in pairs})
     ends = (tf.nest.map_structure(tensor, each) for each in ends_of(part))
-    return keras.Model(*ends, name=part.name)
+    return connected(part, tuple(ends))
+
+
+def _cloned(part: keras.Model, copy_of: Callable[..., Any]) -> keras.Model:
+    """A copy of a model whose layers are connected as they were."""
+    if not is_keras3(part):
+        return keras.models.clone_model(part, clone_function=copy_of)
+    made: dict[int, Any] = {}
+
+    def once(layer: Any) -> Any:  # as in Keras' clone_model, which compiles what was compiled
+        if id(layer) not in made:
+            made[id(layer)] = copy_of(layer)
+        return made[id(layer)]
+
+    if isinstance(part, keras_of(part).Sequential):
+        return chained(part, once)
+    return reconnected(part, once, {})
 
 
 def with_paths(model: keras.Model, paths: list[str], new_seeds: bool = False) -> keras.Model:
@@ -203,15 +233,15 @@ def with_paths(model: keras.Model, paths: list[str], new_seeds: bool = False) ->
     made: dict[str, keras.layers.Layer] = {}
 
     def change(layer: keras.layers.Layer) -> keras.layers.Layer:
-        if isinstance(layer, keras.Model):
-            return keras.models.clone_model(layer, clone_function=change)
+        if is_model(layer):
+            return _cloned(layer, change)
         path = wanted[id(layer)]
         if path not in made:
             made[path] = copy_layer(layer, **(_without_seeds(layer) if new_seeds else {}))
             rename(made[path], path.rpartition("/")[2])
         return made[path]
 
-    return keras.models.clone_model(model, clone_function=change)
+    return _cloned(model, change)
 
 
 def _without_seeds(layer: keras.layers.Layer) -> dict[str, Any]:

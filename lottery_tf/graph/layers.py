@@ -13,34 +13,47 @@ import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import (
-    PruneLowMagnitude,
     calls_in,
     input_layers,
     inputs_of,
     is_graph_network,
+    is_keras3,
+    is_layer,
+    is_model,
+    is_pruning_wrapper,
+    is_variable,
     keras,
+    keras_of,
     layer_of,
     listed_weights,
+    made_trainable,
     outputs_of,
     parts_of,
 )
 
 
-def check_graph(model: keras.Model) -> None:
-    """Raises UsageError unless ``model`` is a built Sequential or functional tf_keras model."""
-    if any(kind.__module__.partition(".")[0] == "keras" for kind in type(model).__mro__):
+def check_graph(model: keras.Model, keras3: bool = False) -> None:
+    """Raises UsageError unless ``model`` is a built Sequential or functional tf_keras model.
+
+    Args:
+      model: anything.
+      keras3: whether it may be one of Keras 3 too, on TensorFlow.
+    """
+    if keras3 and is_keras3(model) and is_model(model):
+        _check_keras3(model)
+    elif any(kind.__module__.partition(".")[0] == "keras" for kind in type(model).__mro__):
         raise UsageError(
             f"Expected a model of tf_keras, got a Keras 3 {type(model).__name__}: build it with "
             "`import tf_keras as keras`, or set TF_USE_LEGACY_KERAS=1 before importing tensorflow."
         )
-    if not isinstance(model, keras.Model):
+    if not is_model(model):
         raise UsageError(
             f"Expected a tf_keras model, got a {type(model).__module__}.{type(model).__name__}."
         )
     for part in models_in(model):
         if is_graph_network(part):
             continue
-        if isinstance(part, keras.Sequential):
+        if isinstance(part, keras_of(part).Sequential):
             raise UsageError(
                 f"Expected a built model, got the Sequential '{part.name}' without an input "
                 "shape: put a keras.Input in front, or call it on a batch first."
@@ -50,6 +63,22 @@ def check_graph(model: keras.Model) -> None:
             f"({type(part).__name__}), whose layers cannot be replaced: build it as "
             "keras.Model(inputs, outputs)."
         )
+
+
+def _check_keras3(model: keras.Model) -> None:
+    """Raises UsageError for what of Keras 3 the library does not take yet."""
+    backend = keras_of(model).backend.backend()
+    if backend != "tensorflow":
+        raise UsageError(
+            f"Expected Keras 3 on TensorFlow, got it on {backend}: set KERAS_BACKEND=tensorflow "
+            "before importing keras."
+        )
+    for part in models_in(model):
+        if is_graph_network(part) and not type(part).__module__.startswith("keras."):
+            raise UsageError(
+                f"Expected a Keras 3 model of Keras' own classes; '{part.name}' is a "
+                f"{type(part).__name__}: build it as keras.Model(inputs, outputs)."
+            )
 
 
 def check_finished(model: keras.Model) -> None:
@@ -73,13 +102,13 @@ def models_in(model: keras.Model, seen: set[int] | None = None) -> Iterator[kera
         seen.add(id(model))
         yield model
         for layer in model.layers:
-            if isinstance(layer, keras.Model):
+            if is_model(layer):
                 yield from models_in(layer, seen)
 
 
 def unwrapped(layer: keras.layers.Layer) -> keras.layers.Layer:
     """The layer inside a pruning wrapper; any other layer is itself."""
-    return layer.layer if isinstance(layer, PruneLowMagnitude) else layer
+    return layer.layer if is_pruning_wrapper(layer) else layer
 
 
 def named_layers(model: keras.Model, prefix: str = "") -> dict[str, keras.layers.Layer]:
@@ -91,7 +120,7 @@ def named_layers(model: keras.Model, prefix: str = "") -> dict[str, keras.layers
     found: dict[str, keras.layers.Layer] = {}
     for layer in model.layers:
         path = prefix + unwrapped(layer).name
-        inner = named_layers(layer, f"{path}/") if isinstance(layer, keras.Model) else {path: layer}
+        inner = named_layers(layer, f"{path}/") if is_model(layer) else {path: layer}
         seen = {id(other) for other in found.values()}
         found |= {name: each for name, each in inner.items() if id(each) not in seen}
     return found
@@ -123,7 +152,7 @@ def own_variables(layer: keras.layers.Layer) -> dict[str, tf.Variable]:
     held = (v for part in parts_of(unwrapped(layer)) for v in listed_weights(part))
     place = {id(variable): number for number, variable in enumerate(held)}
     # What a lookup has among its weights is its table.
-    variables = [each for each in unwrapped(layer).weights if isinstance(each, tf.Variable)]
+    variables = [each for each in unwrapped(layer).weights if is_variable(each)]
     for variable in sorted(variables, key=lambda each: place.get(id(each), len(place))):
         own = variable.name.rpartition("/")[2].partition(":")[0]
         name, copies = own, 0
@@ -132,6 +161,13 @@ def own_variables(layer: keras.layers.Layer) -> dict[str, tf.Variable]:
             name = f"{own}_{copies}"
         found[name] = variable
     return found
+
+
+def trainable_names(model: keras.Model) -> set[str]:
+    """Names of the variables that are trained, or would be if their layers were not frozen."""
+    names = variable_names(model)
+    made = (v for layer in named_layers(model).values() for v in made_trainable(unwrapped(layer)))
+    return {names[id(variable)] for variable in made if id(variable) in names}
 
 
 def values(model: keras.Model) -> dict[str, np.ndarray]:
@@ -154,7 +190,7 @@ def layer_paths(model: keras.Model) -> list[str]:
 def places(model: keras.Model) -> Iterator[keras.layers.Layer]:
     """The layers that are no models, nested models opened; a shared one comes again."""
     for layer in model.layers:
-        if isinstance(layer, keras.Model):
+        if is_model(layer):
             yield from places(layer)
         else:
             yield layer
@@ -179,7 +215,7 @@ def assign(model: keras.Model, values: Mapping[str, np.ndarray]) -> None:
             "to the same one with other names: give its layers names of your own."
         )
     for name, variable in variables.items():
-        if not variable.shape.is_compatible_with(values[name].shape):
+        if not tf.TensorShape(variable.shape).is_compatible_with(values[name].shape):
             raise UsageError(
                 f"Expected shape {tuple(variable.shape)} for {name} of the model '{model.name}', "
                 f"got {values[name].shape}. The values belong to another model."
@@ -193,7 +229,8 @@ def assign(model: keras.Model, values: Mapping[str, np.ndarray]) -> None:
 def finalize(layer: keras.layers.Layer) -> None:
     """Has Keras make anew what it makes of a layer's variables, as Normalization's mean."""
     for part in parts_of(layer):
-        part.finalize_state()
+        if hasattr(part, "finalize_state"):  # of Keras 3 some layers alone
+            part.finalize_state()
 
 
 @dataclasses.dataclass(eq=False)
@@ -216,17 +253,20 @@ def calls(model: keras.Model) -> tuple[list[Call], list[Call]]:
     paths = {id(layer): path for path, layer in named_layers(model).items()}
     found: list[Call] = []
 
-    def walk(part: keras.Model, makers: list[list[Call]]) -> list[list[Call]]:
+    def walk(part: keras.Model, makers: list[list[Call]], prefix: str = "") -> list[list[Call]]:
         """Walks one model whose inputs are made by ``makers``; returns its outputs' makers."""
         made = {id(tensor): maker for tensor, maker in zip(part.inputs, makers, strict=True)}
         for node in calls_in(part):
             sources = [made[id(t)] for t in inputs_of(node)]
             outputs = outputs_of(node)
-            if isinstance(layer_of(node), keras.Model):
-                results = walk(layer_of(node), sources)
+            layer = layer_of(node)
+            if is_model(layer):
+                results = walk(layer, sources, f"{prefix}{layer.name}/")
             else:
                 before = list(dict.fromkeys(c for source in sources for c in source))
-                call = Call(paths[id(layer_of(node))], layer_of(node), before, node=node)
+                # A function of Keras 3 is no layer; no layer's name has brackets.
+                path = paths[id(layer)] if is_layer(layer) else f"{prefix}{layer.name}()"
+                call = Call(path, layer, before, node=node)
                 for earlier in before:
                     earlier.after.append(call)
                 found.append(call)

@@ -16,12 +16,17 @@ import tensorflow as tf
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import some
 from lottery_tf.graph.compat import (
+    SCHEDULES,
     Trackable,
     build_for,
+    is_keras3,
+    is_layer,
     is_no_memory,
     is_of_keras,
     is_rate,
+    is_variable,
     keras,
+    keras_of,
     place_of,
     rate_of,
     rate_replaced,
@@ -140,7 +145,7 @@ def _config(
     described = None
     try:
         config = optimizer.get_config()
-        described = keras.optimizers.schedules.serialize(schedule)["class_name"]
+        described = keras_of(optimizer).optimizers.schedules.serialize(schedule)["class_name"]
     except NotImplementedError:  # the schedule has no get_config
         with rate_replaced(optimizer, _MARK):
             config = optimizer.get_config()
@@ -210,7 +215,7 @@ def slots(optimizer: Any, weight: tf.Variable) -> dict[str, tf.Variable]:
     return {
         path: group[place]
         for path, group in _groups(optimizer)
-        if isinstance(group[place], tf.Variable) and group[place].shape == weight.shape
+        if is_variable(group[place]) and group[place].shape == weight.shape
     }
 
 
@@ -234,16 +239,19 @@ def renewal(
     if optimizer is None:
         return lambda where: None
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    if not isinstance(optimizer, keras.optimizers.Optimizer | keras.optimizers.legacy.Optimizer):
+    kinds = [keras_of(model).optimizers.Optimizer]
+    kinds += [] if is_keras3(model) else [keras.optimizers.legacy.Optimizer]
+    if not isinstance(optimizer, tuple(kinds)):
         raise UsageError(
-            f"Expected a tf_keras optimizer, whose memory of pruned weights is known; got a "
-            f"{type(optimizer).__module__}.{type(optimizer).__name__}."
+            f"Expected a {keras_of(model).__name__} optimizer, whose memory of pruned weights is "
+            f"known; got a {type(optimizer).__module__}.{type(optimizer).__name__}."
         )
     held = [slots(optimizer, weight) for weight in weights]
     _check_known(optimizer, model, weights)
     if not any(held):
         return lambda where: None
-    new = copied(optimizer)
+    with model.distribute_strategy.scope():  # one of Keras 3 goes by that in which it is made
+        new = copied(optimizer)
 
     def renew(where: Sequence[np.ndarray]) -> None:
         with model.distribute_strategy.scope():
@@ -262,13 +270,13 @@ def _check_known(optimizer: Any, model: keras.Model, weights: Sequence[tf.Variab
         return
     known = {id(variable) for _, group in _groups(optimizer) for variable in group}
     shapes = [weight.shape for weight in weights]
-    own = not type(optimizer).__module__.startswith(("tf_keras.", "lottery_tf."))
+    own = not type(optimizer).__module__.startswith(("tf_keras.", "keras.", "lottery_tf."))
     if own:  # Keras' Adafactor alone keeps more than slots, sums over rows and columns
         known = {
             id(v) for each in model.trainable_variables for v in slots(optimizer, each).values()
         }
     for variable in state(optimizer, model).values():
-        suspect = variable.shape.rank if own else variable.shape in shapes
+        suspect = len(variable.shape) if own else variable.shape in shapes
         if suspect and id(variable) not in known:
             raise UsageError(
                 "Expected an optimizer that keeps what it remembers of the weights in lists, an "
@@ -294,7 +302,7 @@ def _groups(optimizer: keras.optimizers.Optimizer) -> Iterator[tuple[str, list[A
 
 def _held(thing: Any) -> Iterator[tuple[str, tf.Variable]]:
     """The variables in an object's attributes and whatever these hold, each once."""
-    return ((path, each) for path, each in _parts(thing) if isinstance(each, tf.Variable))
+    return ((path, each) for path, each in _parts(thing) if is_variable(each))
 
 
 def _parts(thing: Any, prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
@@ -306,7 +314,7 @@ def _parts(thing: Any, prefix: str = "", seen: set[int] | None = None) -> Iterat
         if id(part) in seen or is_no_memory(str(name)):
             continue
         path = f"{prefix}{name}"
-        if isinstance(part, tf.Variable):
+        if is_variable(part):
             seen.add(id(part))
             yield path, part
         elif isinstance(part, Mapping | list | tuple):
@@ -321,13 +329,13 @@ def _parts(thing: Any, prefix: str = "", seen: set[int] | None = None) -> Iterat
 
 
 def _is_schedule(part: Any) -> bool:
-    return isinstance(part, keras.optimizers.schedules.LearningRateSchedule)
+    return isinstance(part, SCHEDULES)
 
 
 def _is_open(part: Any) -> bool:
     """Whether variables are looked for in an object: it is tracked, or of the user's own class."""
-    closed = keras.layers.Layer | FunctionType | type | tf.types.experimental.PolymorphicFunction
-    if not hasattr(part, "__dict__") or isinstance(part, closed):
+    closed = FunctionType | type | tf.types.experimental.PolymorphicFunction
+    if not hasattr(part, "__dict__") or is_layer(part) or isinstance(part, closed):
         return False
     package = type(part).__module__.partition(".")[0]
     return isinstance(part, Trackable) or package not in ("tensorflow", "tf_keras", "keras")

@@ -7,7 +7,14 @@ from types import FunctionType, MethodType
 from typing import Any
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.graph.compat import Trackable, is_set_by_keras, keras, parts_of
+from lottery_tf.graph.compat import (
+    Trackable,
+    is_keras3,
+    is_set_by_keras,
+    keras,
+    methods_set_on,
+    parts_of,
+)
 from lottery_tf.graph.prepared_step import PreparedStep
 
 # What Keras keeps on a model.
@@ -37,6 +44,10 @@ def carry_over(model: keras.Model, copy: keras.Model, made: dict[int, keras.laye
       UsageError: for what has a state that the two would share, or a method of Keras' that was set
         on the model itself.
     """
+    if is_keras3(model):  # of Keras' own class, or check_graph has refused it
+        for name in methods_set_on(model):
+            _refuse_method(model, name)
+        return
     if is_own(type(model)):
         if isinstance(copy, keras.Sequential) != isinstance(model, keras.Sequential):
             raise UsageError(
@@ -49,10 +60,7 @@ def carry_over(model: keras.Model, copy: keras.Model, made: dict[int, keras.laye
     model_itself = {id(each) for each in (model, *layers, *model.variables)}
     for name, value in set_on(model).items():
         if callable(value) and hasattr(keras.Model, name):
-            raise UsageError(
-                f"Expected a model whose {name} is that of its class; on '{model.name}' another "
-                "was set, which copies of it would not have: put it into a subclass."
-            )
+            _refuse_method(model, name)
         parts = _mapped(functools.partial(_of_copy, model, copy, made, model_itself), value)
         if not any(part is _STATE for part in _leaves(parts)):
             setattr(copy, name, parts)
@@ -62,6 +70,13 @@ def carry_over(model: keras.Model, copy: keras.Model, made: dict[int, keras.laye
                 f"'{model.name}' also has {name}, which copies of it would share: put it into a "
                 "layer, a metric of compile or a callback."
             )
+
+
+def _refuse_method(model: keras.Model, name: str) -> None:
+    raise UsageError(
+        f"Expected a model whose {name} is that of its class; on '{model.name}' another "
+        "was set, which copies of it would not have: put it into a subclass."
+    )
 
 
 _STATE = object()  # in the place of what cannot be carried over
@@ -131,7 +146,7 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 def is_own(kind: type) -> bool:
     """Whether a class of models is not Keras' own."""
-    return not kind.__module__.startswith("tf_keras.")
+    return not kind.__module__.startswith(("tf_keras.", "keras."))
 
 
 def own_methods(kind: type) -> list[str]:

@@ -14,13 +14,18 @@ import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import (
+    both,
     called_again,
     given_to,
     inner_variable,
     inputs_of,
+    is_layer,
+    is_model,
+    is_variable,
     keras,
     layer_of,
     parts_of,
+    spec_of,
     takes,
 )
 from lottery_tf.graph.layers import named_layers, nodes, unwrapped
@@ -53,16 +58,18 @@ def check_untied(model: keras.Model, copy: Callable[[_Layer], _Layer]) -> None:
         holders |= dict.fromkeys(_ids(layer), path)
     for _, node in nodes(model):
         layer = unwrapped(layer_of(node))
-        if isinstance(layer, keras.Model):
+        if is_model(layer):
             continue  # its own calls are among the nodes
-        own = _ids(layer)
-        for variable in (*given_to(node), *_read(node, copy)):
+        own = _ids(layer) if is_layer(layer) else set()  # a function holds none
+        read = _read(node, copy) if is_layer(layer) else []
+        for variable in (*given_to(node), *read):
             owner = holders.get(id(variable))
             # What none holds and nothing trains, as a generator's state, may be shared.
             if id(variable) not in own and (owner or variable.trainable):
                 whose = f"which '{owner}' holds" if owner else "which no layer of it holds"
                 _refuse(model, layer.name, variable, whose)
-        _passed.add(layer)
+        if is_layer(layer):
+            _passed.add(layer)
 
 
 def pass_on(layer: _Layer, copy: _Layer) -> None:
@@ -80,7 +87,7 @@ def _refuse(model: keras.Model, path: str, variable: tf.Variable, whose: str) ->
 
 
 def _weights(layer: _Layer) -> list[tf.Variable]:
-    return [each for each in layer.weights if isinstance(each, tf.Variable)]
+    return [each for each in layer.weights if is_variable(each)]
 
 
 def _ids(layer: _Layer) -> set[int]:
@@ -98,7 +105,7 @@ def _ids(layer: _Layer) -> set[int]:
 def _read(node: Any, copy: Callable[[_Layer], _Layer]) -> list[tf.Variable]:
     """The variables that are not its own and that a copy of the layer reads in this call."""
     layer = unwrapped(layer_of(node))
-    if layer in _passed or layer.dynamic or not _is_opaque(layer):
+    if layer in _passed or getattr(layer, "dynamic", False) or not _is_opaque(layer):
         return []
     created = set()
 
@@ -121,7 +128,7 @@ def _read(node: Any, copy: Callable[[_Layer], _Layer]) -> list[tf.Variable]:
                 weight.constraint(weight)
         return outputs
 
-    specs = [tensor.type_spec for tensor in inputs_of(node)]
+    specs = [spec_of(tensor) for tensor in inputs_of(node)]
     found: list[tf.Variable] = []
     with tf.variable_creator_scope(creator):
         new = copy(layer)
@@ -139,7 +146,7 @@ def _is_opaque(layer: _Layer) -> bool:
 
 
 def _has_own_code(part: _Layer) -> bool:
-    if isinstance(part, keras.layers.Lambda):
+    if isinstance(part, both("Lambda")):
         return True
     return any(_is_foreign(each) for each in (part, *vars(part).values()))
 

@@ -1,0 +1,329 @@
+"""The second door to Keras: what ``compat`` says of tf_keras, said of Keras 3.
+
+A function here has the name, the arguments and the meaning of the one there, which hands on what is
+of Keras 3. Beside the door stands the base of what wraps a layer.
+"""
+
+import contextlib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FunctionType
+from typing import Any, ClassVar, TypeAlias
+
+import keras
+import tensorflow as tf
+from keras import KerasTensor
+from keras.src.models.functional import Functional
+from keras.src.ops.node import Node
+
+# What has no public name and is used as it is.
+__all__ = ["Functional", "Node", "keras"]
+
+Layer: TypeAlias = keras.layers.Layer
+Model: TypeAlias = keras.Model
+Variable: TypeAlias = keras.Variable
+
+KINDS = (keras.Operation, KerasTensor, keras.Variable, Node, keras.optimizers.Optimizer)
+# The modules in which Keras has the functions of keras.ops.
+_OPERATIONS = re.compile(r"keras\.src\.ops\.(core|einops|fft|image|linalg|math|nn|numpy)")
+# What Keras knows of the arguments of a layer's call.
+_SIGNATURE = (
+    *("_call_signature", "call_signature_parameters", "_call_has_training_arg"),
+    *("_call_has_mask_arg", "_call_context_args", "_call_has_context_arg"),
+)
+
+
+class PruningWrapper(keras.layers.Wrapper):
+    """A layer that is another one, some of whose weights are pruned: it takes what that one takes.
+
+    Args:
+      layer: any layer.
+      **kwargs: as any Keras layer; default: the layer's own name and precision.
+    """
+
+    keeps_outputs: ClassVar[bool] = True  # of the layer inside, as to shapes and dtypes
+
+    def __init__(self, layer: Layer, **kwargs: Any):
+        kwargs = {"name": layer.name, "dtype": layer.dtype_policy, **kwargs}
+        super().__init__(layer, autocast=layer.autocast, **kwargs)
+        self.supports_masking = layer.supports_masking
+        self.supports_jit = layer.supports_jit
+        self.__dict__.update({n: vars(layer)[n] for n in _SIGNATURE if n in vars(layer)})
+
+    def _maybe_build(self, call_spec: Any) -> None:
+        # By the arguments of its own call, of which there may be several.
+        if not self.layer.built:
+            with self.layer._open_name_scope():
+                self.layer._maybe_build(call_spec)
+        super()._maybe_build(call_spec)
+
+    def compute_output_shape(self, *args: Any, **kwargs: Any) -> Any:
+        return self.layer.compute_output_shape(*args, **kwargs)
+
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        return self.layer.compute_output_spec(*args, **kwargs)
+
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
+        return self.layer.compute_mask(inputs, previous_mask)
+
+
+# Models and their layers
+
+
+def is_graph_network(model: Model) -> bool:
+    if isinstance(model, keras.Sequential):
+        return model._functional is not None
+    return isinstance(model, Functional)
+
+
+def _graph_of(model: Model) -> Functional:
+    """The functional model that holds the calls of a model's layers: for most the model itself."""
+    return model._functional if isinstance(model, keras.Sequential) else model
+
+
+def input_layers(model: Model) -> list[Layer]:
+    return [tensor._keras_history.operation for tensor in _graph_of(model).inputs]
+
+
+def parts_of(layer: Layer) -> Iterator[Layer]:
+    yield from dict.fromkeys(layer._flatten_layers())
+
+
+def listed_weights(layer: Layer) -> list[Variable]:
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def made_trainable(layer: Layer) -> list[Variable]:
+    # Freezing a built layer writes into its variables.
+    return [each for part in parts_of(layer) for each in part._trainable_variables]
+
+
+def held_variables(layer: Layer) -> dict[str, Variable]:
+    found = {}
+    for name, value in vars(layer).items():
+        if isinstance(value, keras.Variable):
+            # Some have a kernel as a property: with LoRA, or in 8 bits, it is more than a variable.
+            public = name.removeprefix("_")
+            found[public if getattr(layer, public, None) is value else name] = value
+    return found
+
+
+def functions_of(layer: Layer) -> set[FunctionType]:
+    # Keras sets its own wrappings of some methods on each layer.
+    return {
+        value
+        for part in parts_of(layer)
+        for name, value in vars(part).items()
+        if isinstance(value, FunctionType) and not hasattr(type(part), name)
+    }
+
+
+def methods_set_on(model: Model) -> list[str]:
+    """Names of Keras' methods that were set on a model itself."""
+    return [
+        name
+        for name, value in vars(model).items()
+        if inspect.isroutine(value)
+        and hasattr(type(model), name)
+        and name not in ("build", "quantize")
+    ]
+
+
+def rename(layer: Layer, name: str) -> None:
+    layer.name = name
+
+
+def vocabulary_of(layer: Layer) -> dict[str, Any]:
+    return {}  # its own config has the vocabulary
+
+
+def made_from(layer: Layer, config: Mapping[str, Any]) -> Layer:
+    config = dict(config)
+    for name, value in config.items():
+        # A lambda is written as its code, which loses what it refers to.
+        written = isinstance(value, dict) and (value.get("class_name") or "__lambda__")
+        if written == "__lambda__" and isinstance(vars(layer).get(name), FunctionType):
+            config[name] = vars(layer)[name]
+    if isinstance(layer, keras.layers.Lambda):  # its from_config takes no functions
+        config["function"], config["arguments"] = layer.function, dict(layer.arguments)
+        config |= {"output_shape": layer._output_shape, "mask": layer.mask}
+        return type(layer)(**config)
+    return type(layer).from_config(config)
+
+
+def is_adapted(layer: Layer) -> bool:
+    return hasattr(layer, "adapt")
+
+
+def takes(layer: Layer) -> dict[str, bool]:
+    return {"training": layer._call_has_training_arg, "mask": layer._call_has_mask_arg}
+
+
+def regularize_instead(layer: Layer, kernel: Variable, seen: Callable[[], Any]) -> None:
+    if (regularize := kernel.regularizer) is not None:
+        kernel.regularizer = lambda value: regularize(seen())
+
+
+def constrain_too(kernel: Variable, constrain: Callable[[Any], Any]) -> None:
+    """Has each step of an optimizer end in ``kernel ← constrain(kernel)``, behind its own
+    constraint."""
+    own = kernel.constraint
+    kernel.constraint = lambda value: constrain(value if own is None else own(value))
+
+
+@contextlib.contextmanager
+def in_place_of(layer: Layer, tensors: Mapping[str, Any]) -> Iterator[None]:
+    placed = {name if name in vars(layer) else f"_{name}": each for name, each in tensors.items()}
+    own = {name: vars(layer)[name] for name in placed}
+    try:
+        vars(layer).update(placed)
+        yield
+    finally:
+        vars(layer).update(own)
+
+
+# The calls of layers
+
+
+def calls_in(model: Model) -> Iterator[Node]:
+    by_depth = _graph_of(model)._nodes_by_depth
+    for depth in sorted(by_depth, reverse=True):
+        yield from (node for node in by_depth[depth] if not node.is_input)
+
+
+def has_losses(model: Model) -> bool:
+    return False  # add_loss takes no symbolic tensor there
+
+
+def layer_of(node: Node) -> keras.Operation:
+    return node.operation
+
+
+def function_of(layer: keras.Operation) -> str | None:
+    return None if isinstance(layer, keras.layers.Layer) else type(layer).__name__
+
+
+def inputs_of(node: Node) -> list[KerasTensor]:
+    return list(node.arguments.keras_tensors)
+
+
+def outputs_of(node: Node) -> list[KerasTensor]:
+    return list(node.outputs)
+
+
+def called_again(node: Node, layer: Callable[..., Any], new: Callable[[Any], Any]) -> Any:
+    def renewed(each: Any) -> Any:
+        return new(each) if isinstance(each, KerasTensor) else each
+
+    args, kwargs = node.arguments.convert(renewed)
+    return layer(*args, **kwargs)
+
+
+def given_to(node: Node) -> list[Variable]:
+    arguments = keras.tree.flatten((node.arguments.args, node.arguments.kwargs))
+    return [each for each in arguments if isinstance(each, keras.Variable)]
+
+
+def spec_of(tensor: KerasTensor) -> Any:
+    return tf.TensorSpec(tensor.shape, tensor.dtype)
+
+
+def producer_of(tensor: KerasTensor) -> keras.Operation:
+    return tensor._keras_history.operation
+
+
+def call_of(tensor: KerasTensor) -> Node:
+    layer, number, _ = tensor._keras_history
+    return layer._inbound_nodes[number]
+
+
+def only_computes(layer: Layer) -> bool:
+    return False  # a call of a new layer costs little there
+
+
+def operation_like(operation: keras.Operation) -> keras.Operation:
+    """A function of ``keras.ops`` that is recorded in no model yet."""
+    try:
+        return type(operation).from_config(operation.get_config())
+    except NotImplementedError:  # it was made of functions or arrays, but has no state
+        return operation
+
+
+def input_like(layer: Layer) -> KerasTensor:
+    return type(layer).from_config(layer.get_config()).output
+
+
+def ends_of(model: Model) -> tuple[Any, Any]:
+    graph = _graph_of(model)
+    return tuple(map(_alone, (graph._inputs_struct, graph._outputs_struct)))
+
+
+def _alone(structure: Any) -> Any:
+    one = isinstance(structure, list | tuple) and len(structure) == 1
+    return structure[0] if one else structure
+
+
+def connected(model: Model, ends: tuple[Any, Any]) -> Model:
+    return _frozen_as(model, keras.Model(*ends, name=model.name))
+
+
+def chained(model: keras.Sequential, copy_of: Callable[[Layer], Layer]) -> keras.Sequential:
+    """A Sequential of the copies of another's layers."""
+    first = input_like(input_layers(model)[0])
+    return _frozen_as(
+        model, keras.Sequential([first, *map(copy_of, model.layers)], name=model.name)
+    )
+
+
+def _frozen_as(model: Model, copy: Model) -> Model:
+    # Its setter would freeze, or thaw, all that is in it.
+    copy._trainable = model._trainable
+    return copy
+
+
+# Optimizers
+
+
+def undecayed(optimizer: keras.optimizers.Optimizer) -> tuple[bool, list[str]]:
+    pattern = getattr(optimizer, "_exclude_from_weight_decay_pattern", None)
+    names = [] if pattern is None else pattern.pattern.split("|")
+    return bool(getattr(optimizer, "_exclude_from_weight_decay", None)), names
+
+
+def weights_known_to(optimizer: keras.optimizers.Optimizer) -> dict[Any, int]:
+    return dict(optimizer._trainable_variables_indices)
+
+
+def place_of(optimizer: keras.optimizers.Optimizer, weight: Variable) -> int | None:
+    known = weights_known_to(optimizer)
+    return known.get(optimizer._var_key(weight)) if known else None
+
+
+def build_for(optimizer: keras.optimizers.Optimizer, weights: Sequence[Variable]) -> None:
+    optimizer.build(list(weights))
+
+
+def inner_variable(variable: Variable) -> Any:
+    return variable.value
+
+
+# Files
+
+
+def is_public_class(module: str, name: str) -> bool:
+    """Whether Keras has a class of that name in one of its public modules, ``keras.layers``."""
+    place: Any = keras
+    for part in module.split(".")[1:]:
+        place = getattr(place, part, None)
+    return isinstance(getattr(place, name, None), type)
+
+
+def is_operation_of_keras(module: str, name: str) -> bool:
+    """Whether a function of ``keras.ops`` is recorded in models by a class of that name."""
+    if not _OPERATIONS.fullmatch(module):
+        return False
+    found = getattr(sys.modules.get(module), name, None)
+    known = isinstance(found, type) and issubclass(found, keras.Operation)
+    return known and found.__module__ == module
