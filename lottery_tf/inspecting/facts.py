@@ -6,7 +6,7 @@ import numpy as np
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import keras
-from lottery_tf.graph.layers import named_layers, unwrapped, variable_names
+from lottery_tf.graph.layers import check_graph, named_layers, unwrapped, variable_names
 from lottery_tf.masks.flops import TRANSPOSED, count_flops
 from lottery_tf.masks.masks import Masks
 from lottery_tf.masks.overlap import overlap
@@ -165,7 +165,9 @@ def _in_both(one: Masks, other: Masks) -> tuple[Masks, Masks]:
 def _network(ticket: Ticket, model: keras.Model | None) -> tuple[keras.Model | None, str | None]:
     """The ticket's model, or None and why its file does not give one."""
     try:
-        return ticket.build(model), None
+        network = ticket.build(model)
+        check_graph(network)
+        return network, None
     except UsageError as error:
         if model is not None:
             raise

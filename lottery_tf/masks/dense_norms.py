@@ -9,7 +9,7 @@ import numpy as np
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import variable_names
 from lottery_tf.masks.masks import Masks
-from lottery_tf.masks.prune_by_mask import PruneByMask, get_masks, wrappers
+from lottery_tf.masks.prune_by_mask import OURS, get_masks, wrappers
 
 
 def norms_before(weights: Mapping[str, np.ndarray], masks: Masks) -> dict[str, float]:
@@ -44,7 +44,7 @@ def remember(model: keras.Model, dense_norms: Mapping[str, float]) -> None:
     """
     names = variable_names(model)
     for layer in wrappers(model).values():
-        if isinstance(layer, PruneByMask):
+        if isinstance(layer, OURS):
             pairs = {}
             for attribute in layer.attributes or ():
                 weight = getattr(layer.layer, attribute)
@@ -59,7 +59,7 @@ def get_dense_norms(model: keras.Model) -> dict[str, float]:
     names = variable_names(model)
     found = {}
     for layer in wrappers(model).values():
-        if isinstance(layer, PruneByMask):
+        if isinstance(layer, OURS):
             for attribute, (dense, left) in layer.dense_norms.items():
                 weight = getattr(layer.layer, attribute)
                 if math.isclose(_norm(weight.numpy()), left, rel_tol=1e-5):

@@ -1,10 +1,10 @@
 """Which weights of a model may be pruned."""
 
-import tensorflow as tf
+from typing import Any
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.settings import nearest
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import both, function_of, held_variables, keras
 from lottery_tf.graph.layers import (
     Call,
     calls,
@@ -12,29 +12,33 @@ from lottery_tf.graph.layers import (
     named_layers,
     named_variables,
     own_variables,
+    trainable_names,
     unwrapped,
     variable_names,
 )
 from lottery_tf.masks.settings import KINDS, PrunableSettings
 
-_layers = keras.layers
+_DEPTHWISE = both("DepthwiseConv1D", "DepthwiseConv2D")
 _CONVOLUTIONS = (
-    *(_layers.Conv1D, _layers.Conv2D, _layers.Conv3D),  # the transposed ones among them
-    *(_layers.SeparableConv1D, _layers.SeparableConv2D),
-    *(_layers.DepthwiseConv1D, _layers.DepthwiseConv2D),
+    *both("Conv1D", "Conv2D", "Conv3D", "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"),
+    *both("SeparableConv1D", "SeparableConv2D"),
 )
+_ANY_CONVOLUTION: tuple[Any, ...] = (*_CONVOLUTIONS, *_DEPTHWISE)
 _POOLINGS = (
-    *(_layers.AveragePooling1D, _layers.AveragePooling2D, _layers.AveragePooling3D),
-    *(_layers.MaxPooling1D, _layers.MaxPooling2D, _layers.MaxPooling3D),
+    *both("AveragePooling1D", "AveragePooling2D", "AveragePooling3D"),
+    *both("MaxPooling1D", "MaxPooling2D", "MaxPooling3D"),
 )
-# Kind → the layer classes and the attributes that hold their prunable weights.
-_CLASSES = {
-    "conv": (_CONVOLUTIONS, ("kernel", "pointwise_kernel")),
-    "dense": ((_layers.Dense, _layers.EinsumDense), ("kernel",)),
-    "depthwise": (_CONVOLUTIONS, ("depthwise_kernel",)),
-}
+# Kind, layer classes, and the attributes that hold their prunable weights. A depthwise kernel is
+# called ``kernel`` in Keras 3.
+_CLASSES = (
+    ("conv", _CONVOLUTIONS, ("kernel", "pointwise_kernel")),
+    ("dense", both("Dense", "EinsumDense"), ("kernel",)),
+    ("depthwise", _ANY_CONVOLUTION, ("depthwise_kernel",)),
+    ("depthwise", _DEPTHWISE, ("kernel",)),
+)
 PLACES = ("first", "last", "shortcut")
-_ADDITIONS = ("__operators__.add", "math.add", "math.add_n")
+# The names of functions that add: of ``x + y``, in Keras 3 too.
+_ADDITIONS = ("__operators__.add", "math.add", "math.add_n", "Add")
 
 
 def prunable_weights(
@@ -55,7 +59,7 @@ def prunable_weights(
       UsageError: if the model has no graph, or ``keep_dense`` names no layer of it.
     """
     settings = settings or PrunableSettings()
-    check_graph(model)
+    check_graph(model, keras3=True)
     names = variable_names(model)
     candidates = {
         path: {names[id(getattr(layer, a))]: getattr(layer, a) for a in attributes}
@@ -77,28 +81,29 @@ def prunable_attributes(layer: keras.layers.Layer, kinds: tuple[str, ...] = KIND
     # Of its class: tfmot gives a method of this name to each layer that it has wrapped.
     if hasattr(type(layer), "get_prunable_weights"):
         own = {id(variable) for variable in layer.get_prunable_weights()}
-        attributes |= {name for name, variable in _held(layer).items() if id(variable) in own}
+        held = held_variables(layer)
+        attributes |= {name for name, variable in held.items() if id(variable) in own}
     return sorted(attributes)
 
 
 def kernel_attributes(layer: keras.layers.Layer, kinds: tuple[str, ...] = KINDS) -> list[str]:
     """The names of the attributes of ``layer`` that hold the kernels of ``KINDS``."""
     attributes = {
-        a for kind in kinds if isinstance(layer, _CLASSES[kind][0]) for a in _CLASSES[kind][1]
+        name
+        for kind, classes, names in _CLASSES
+        if kind in kinds and isinstance(layer, classes)
+        for name in names
     }
-    return sorted(attributes & _held(layer).keys())
-
-
-def _held(layer: keras.layers.Layer) -> dict[str, tf.Variable]:
-    return {name: value for name, value in vars(layer).items() if isinstance(value, tf.Variable)}
+    return sorted(attributes & held_variables(layer).keys())
 
 
 def left_dense(model: keras.Model, masked: set[str]) -> list[str]:
     """Names of the trainable weights of rank 2 and more that are not in ``masked``."""
+    trainable = trainable_names(model)
     return [
         name
         for name, variable in named_variables(model).items()
-        if variable.trainable and variable.shape.rank >= 2 and name not in masked
+        if name in trainable and len(variable.shape) >= 2 and name not in masked
     ]
 
 
@@ -111,7 +116,7 @@ def _kept_dense(model: keras.Model, keep_dense: tuple[str, ...]) -> set[str]:
     kernels = {
         path
         for path, each in layers.items()
-        if any(variable.shape.rank >= 2 for variable in own_variables(each).values())
+        if any(len(variable.shape) >= 2 for variable in own_variables(each).values())
     }
     for name in keep_dense:
         if name == "first":
@@ -158,12 +163,12 @@ def _is_shortcut(call: Call, kernels: set[str]) -> bool:
     alone.
     """
     layer = unwrapped(call.layer)
-    if not isinstance(layer, _CONVOLUTIONS) or set(layer.kernel_size) != {1}:
+    if not isinstance(layer, _ANY_CONVOLUTION) or set(layer.kernel_size) != {1}:
         return False
     ends, todo = set(), list(call.after)
     while todo:
         step = todo.pop()
-        if isinstance(step.layer, keras.layers.Add) or _symbol(step) in _ADDITIONS:
+        if isinstance(step.layer, both("Add")) or function_of(step.layer) in _ADDITIONS:
             ends.add(step)
         elif step.path not in kernels:
             todo += step.after
@@ -172,11 +177,6 @@ def _is_shortcut(call: Call, kernels: set[str]) -> bool:
         branch += branch[-1].before
     beside = [c for each in branch for source in each.before for c in source.after if c is not each]
     return any(_past_kernels(other, ends, kernels) for other in beside)
-
-
-def _symbol(call: Call) -> str | None:
-    """The name of the TensorFlow function that a layer stands for, of ``x + y`` for instance."""
-    return getattr(call.layer, "symbol", None)
 
 
 def _past_kernels(call: Call, ends: set[Call], kernels: set[str]) -> bool:

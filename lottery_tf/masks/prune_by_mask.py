@@ -17,6 +17,8 @@ import tensorflow as tf
 from lottery_tf.graph.compat import (
     PruneLowMagnitude,
     in_place_of,
+    is_keras3,
+    is_pruning_wrapper,
     keras,
     regularize_instead,
     take_input_shape,
@@ -26,6 +28,7 @@ from lottery_tf.graph.compat import (
 from lottery_tf.graph.layers import named_layers, variable_names
 from lottery_tf.masks.masks import Masks
 from lottery_tf.masks.prunable import prunable_attributes
+from lottery_tf.masks.prune_by_mask3 import PruneByMask as PruneByMask3
 
 
 @keras.saving.register_keras_serializable("lottery_tf")
@@ -128,6 +131,20 @@ class PruneByMask(PruneLowMagnitude):
         return cls(layer, **config)
 
 
+# What prunes the layers of either Keras.
+OURS = (PruneByMask, PruneByMask3)
+
+
+def pruned(
+    layer: keras.layers.Layer,
+    attributes: Sequence[str] | None = None,
+    dense_norms: Mapping[str, Sequence[float]] | None = None,
+) -> PruneByMask:
+    """The ``PruneByMask`` of the Keras that a layer is of; arguments as there."""
+    kind = PruneByMask3 if is_keras3(layer) else PruneByMask
+    return kind(layer, attributes, dense_norms)
+
+
 def get_masks(model: keras.Model) -> Masks:
     """The masks of a wrapped model; no masks of one that is not wrapped."""
     return Masks({name: mask.numpy() for name, (_, mask) in masked_variables(model).items()})
@@ -136,7 +153,7 @@ def get_masks(model: keras.Model) -> Masks:
 def wrappers(model: keras.Model) -> dict[str, PruneLowMagnitude]:
     """Path of each wrapped layer → its wrapper; tfmot's own count."""
     layers = named_layers(model).items()
-    return {path: layer for path, layer in layers if isinstance(layer, PruneLowMagnitude)}
+    return {path: layer for path, layer in layers if is_pruning_wrapper(layer)}
 
 
 def masked_variables(model: keras.Model) -> dict[str, tuple[tf.Variable, tf.Variable]]:
@@ -144,7 +161,7 @@ def masked_variables(model: keras.Model) -> dict[str, tuple[tf.Variable, tf.Vari
     names = variable_names(model)
     found: dict[str, tuple[tf.Variable, tf.Variable]] = {}
     for layer in wrappers(model).values():
-        if isinstance(layer, PruneByMask):
+        if isinstance(layer, OURS):
             pairs = [(getattr(layer.layer, a), layer.masks[a]) for a in layer.attributes or ()]
         else:
             pairs = [(weight, mask) for weight, mask, _ in layer.pruning_vars]

@@ -26,7 +26,14 @@ from lottery_tf.graph.optimizers import renewal
 from lottery_tf.masks.dense_norms import dense_norms_of, remember
 from lottery_tf.masks.masks import Masks
 from lottery_tf.masks.prunable import left_dense, prunable_attributes, prunable_weights
-from lottery_tf.masks.prune_by_mask import PruneByMask, get_masks, masked_variables, wrappers
+from lottery_tf.masks.prune_by_mask import (
+    OURS,
+    PruneByMask,
+    get_masks,
+    masked_variables,
+    pruned,
+    wrappers,
+)
 from lottery_tf.masks.settings import KINDS, PrunableSettings
 
 
@@ -37,15 +44,15 @@ def wrap(model: keras.Model, masks: Masks | None = None) -> keras.Model:
     compiled.
 
     Args:
-      model: a built Sequential or functional tf_keras model; it is left as it is. If it is
-        wrapped already its masks are replaced.
+      model: a built Sequential or functional model of tf_keras or Keras 3; it is left as it is. If
+        it is wrapped already its masks are replaced.
       masks: name of a weight → mask. Default: all of ``prunable_weights(model)``, all kept, and
         one line is logged of what stays dense.
 
     Raises:
       UsageError: if the model has no graph of layers, or the masks are not of this model.
     """
-    check_graph(model)
+    check_graph(model, keras3=True)
     if masks is None:
         masks = Masks.ones(prunable_weights(model))
         log_left_dense(model, masks)
@@ -56,7 +63,7 @@ def wrap(model: keras.Model, masks: Masks | None = None) -> keras.Model:
 
     def change(layer: keras.layers.Layer) -> keras.layers.Layer:
         copy, wanted = copy_layer(layer), attributes.get(paths[id(layer)])
-        return PruneByMask(copy, wanted) if wanted else copy
+        return pruned(copy, wanted) if wanted else copy
 
     wrapped = rebuild(plain, change)
     set_masks(wrapped, masks)
@@ -73,14 +80,19 @@ def remake(
 
     ``change`` is given the layers inside the wrappers and returns plain layers. A model that is
     wrapped by tfmot itself has to go through ``masked_by_us`` first.
+
+    Raises:
+      UsageError: if the model has no graph of layers, or is of Keras 3, whose layers no caller
+        changes yet.
     """
+    check_graph(model)
     pairs: list[tuple[PruneByMask, PruneByMask]] = []
 
     def inside(layer: keras.layers.Layer) -> keras.layers.Layer:
         new = change(unwrapped(layer))
-        if not isinstance(layer, PruneByMask):
+        if not isinstance(layer, OURS):
             return new
-        pairs.append((layer, PruneByMask(new, layer.attributes, layer.dense_norms)))
+        pairs.append((layer, pruned(new, layer.attributes, layer.dense_norms)))
         return pairs[-1][1]
 
     copy = rebuild(model, inside, connect)
@@ -135,7 +147,7 @@ def strip(model: keras.Model) -> keras.Model:
     Raises:
       UsageError: if the model has no graph of layers, or a recipe's tweaks are still in it.
     """
-    check_graph(model)
+    check_graph(model, keras3=True)
     check_finished(model)
     return without_wrappers(model)
 

@@ -137,6 +137,7 @@ def put_on(
 
 def taken_off(tweaks: Sequence[Tweak], model: keras.Model) -> keras.Model:
     """``model`` without ``tweaks``; a UsageError if one of them has still an effect."""
+    check_graph(model)
     for tweak in tweaks:
         tweak.check_progress(model)
     for tweak in reversed(tweaks):

@@ -1,0 +1,87 @@
+"""The pruning wrapper of Keras 3, which computes as that of tf_keras in ``prune_by_mask``."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import keras
+from keras import ops
+
+from lottery_tf.graph.compat import (
+    PruningWrapper,
+    constrain_too,
+    in_place_of,
+    regularize_instead,
+)
+from lottery_tf.masks.prunable import prunable_attributes
+
+
+@keras.saving.register_keras_serializable("lottery_tf")
+class PruneByMask(PruningWrapper):
+    """Computes ``layer`` with each prunable weight multiplied by a mask that can be set.
+
+    The masks are non-trainable float32 variables, all ones at first; ``lt.set_masks`` changes
+    them. Each step of an optimizer ends in w ← w ⊙ m: it changes nothing where a weight without a
+    gradient stays where it is, but Muon makes its update of the whole gradient's singular vectors,
+    and some constraints move zeros. Averages of the weights (``use_ema``) are taken before that.
+
+    Args:
+      layer: a layer with at least one prunable weight.
+      attributes: names of the layer's attributes to mask; default: all prunable ones.
+      dense_norms: attribute → ‖w‖₂ before it was pruned and ‖w ⊙ m‖₂ as it was then, of those of
+        which that is known.
+      **kwargs: as any Keras layer.
+    """
+
+    def __init__(
+        self,
+        layer: keras.layers.Layer,
+        attributes: Sequence[str] | None = None,
+        dense_norms: Mapping[str, Sequence[float]] | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(layer, **kwargs)
+        self.attributes = attributes
+        # Of a type that Keras does not track, as it does a dictionary.
+        self.dense_norms: Mapping[str, Sequence[float]] = MappingProxyType(dict(dense_norms or {}))
+        self.masks: dict[str, keras.Variable] = {}
+
+    def build(self, input_shape: Any = None) -> None:
+        super().build(input_shape)
+        self.attributes = list(self.attributes or prunable_attributes(self.layer))
+        for attribute in self.attributes:
+            kernel = getattr(self.layer, attribute)
+            self.masks[attribute] = self.add_weight(
+                name=f"mask_{attribute}",
+                shape=kernel.shape,
+                initializer="ones",
+                dtype="float32",
+                autocast=False,
+                trainable=False,
+                aggregation="only_first_replica",
+            )
+            # Or an orthogonal one would move zeros.
+            regularize_instead(self.layer, kernel, functools.partial(self._masked, attribute))
+            constrain_too(kernel, functools.partial(self._pruned, attribute))
+
+    def _masked(self, attribute: str) -> Any:
+        """kernel ⊙ mask."""
+        kernel = ops.convert_to_tensor(getattr(self.layer, attribute))
+        return kernel * ops.cast(self.masks[attribute], kernel.dtype)
+
+    def _pruned(self, attribute: str, weight: Any) -> Any:
+        """``weight`` with 0 where it is pruned, whatever stood there."""
+        return ops.where(ops.cast(self.masks[attribute], "bool"), weight, ops.zeros_like(weight))
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        masked = {attribute: self._masked(attribute) for attribute in self.attributes or ()}
+        with in_place_of(self.layer, masked):
+            return self.layer(*args, **kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "attributes": None if self.attributes is None else list(self.attributes),
+            "dense_norms": {name: list(pair) for name, pair in self.dense_norms.items()},
+        }
