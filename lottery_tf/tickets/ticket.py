@@ -14,7 +14,7 @@ from lottery_tf.common.files import sha256, whole_folder, write_json
 from lottery_tf.common.log import some
 from lottery_tf.common.ownership import Kind, has_keys
 from lottery_tf.graph import architecture
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import is_adapted, keras, keras_of
 from lottery_tf.graph.copies import with_paths
 from lottery_tf.graph.layers import (
     assign,
@@ -23,6 +23,7 @@ from lottery_tf.graph.layers import (
     named_layers,
     named_variables,
     own_variables,
+    trainable_names,
     values,
 )
 from lottery_tf.masks.dense_norms import dense_norms_of, norms_before, remember
@@ -93,9 +94,9 @@ class Ticket:
         """
         plain = strip(model)
         check_masks(plain, masks)
-        weights, variables = values(plain), named_variables(plain)
+        weights, trainable = values(plain), trainable_names(plain)
         # The variables of a frozen layer still say that they are trainable.
-        counted = (weights[n].size for n, v in variables.items() if v.trainable or n in masks)
+        counted = (weights[n].size for n in weights if n in trainable or n in masks)
         norms = dense_norms_of(model, weights, masks)
         info = {**(info or {}), "trainable_parameters": sum(counted), "dense_norms": norms}
         return cls(masks, weights, architecture.to_json(plain), info, plain)
@@ -116,7 +117,7 @@ class Ticket:
           UsageError: if there is no zero in the prunable weights, or ``rewind_to`` has other
             variables than ``model``.
         """
-        check_graph(model)
+        check_graph(model, keras3=True)
         every = prunable_weights(model, PrunableSettings(KINDS, keep_dense=()))
         found = get_masks(model)
         masks = Masks({name: mask for name, mask in found.items() if name in every})
@@ -187,13 +188,13 @@ class Ticket:
             new also where the ticket's own were drawn with this seed.
         """
         plain = self._template or architecture.from_json(self.architecture)
-        keras.utils.set_random_seed(int(np.random.SeedSequence([seed, 1]).generate_state(1)[0]))
+        drawn = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])
+        keras_of(plain).utils.set_random_seed(drawn)
         fresh = with_paths(plain, layer_paths(plain), new_seeds=True)
         weights = values(fresh)
         # What a layer was adapted to is no initial weight.
-        adapted = keras.layers.experimental.preprocessing.PreprocessingLayer
         for path, layer in named_layers(plain).items():
-            if isinstance(layer, adapted):
+            if is_adapted(layer):
                 weights |= {(n := f"{path}/{own}"): self.weights[n] for own in own_variables(layer)}
         return self.with_weights(weights, reinitialised_with_seed=seed)
 
