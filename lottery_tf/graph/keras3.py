@@ -162,15 +162,34 @@ def takes(layer: Layer) -> dict[str, bool]:
 
 
 def regularize_instead(layer: Layer, kernel: Variable, seen: Callable[[], Any]) -> None:
-    if (regularize := kernel.regularizer) is not None:
-        kernel.regularizer = lambda value: regularize(seen())
+    if kernel.regularizer is not None:
+        kernel.regularizer = _OfAnother(kernel.regularizer, seen)
+
+
+class _OfAnother(keras.regularizers.Regularizer):
+    """A regularizer that sees something else than its variable."""
+
+    def __init__(self, regularize: Callable[[Any], Any], seen: Callable[[], Any]):
+        self.regularize, self.seen = regularize, seen
+
+    def __call__(self, value: Any) -> Any:
+        return self.regularize(self.seen())
 
 
 def constrain_too(kernel: Variable, constrain: Callable[[Any], Any]) -> None:
     """Has each step of an optimizer end in ``kernel ← constrain(kernel)``, behind its own
     constraint."""
-    own = kernel.constraint
-    kernel.constraint = lambda value: constrain(value if own is None else own(value))
+    kernel.constraint = _Both(kernel.constraint, constrain)
+
+
+class _Both(keras.constraints.Constraint):
+    """One constraint, if there is one, and then another."""
+
+    def __init__(self, first: Callable[[Any], Any] | None, then: Callable[[Any], Any]):
+        self.first, self.then = first, then
+
+    def __call__(self, value: Any) -> Any:
+        return self.then(value if self.first is None else self.first(value))
 
 
 @contextlib.contextmanager
@@ -246,9 +265,11 @@ def only_computes(layer: Layer) -> bool:
 def operation_like(operation: keras.Operation) -> keras.Operation:
     """A function of ``keras.ops`` that is recorded in no model yet."""
     try:
-        return type(operation).from_config(operation.get_config())
+        new = type(operation).from_config(operation.get_config())
     except NotImplementedError:  # it was made of functions or arrays, but has no state
         return operation
+    new.name = operation.name  # which outputs go by, and not every config holds
+    return new
 
 
 def input_like(layer: Layer) -> KerasTensor:
