@@ -12,11 +12,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FunctionType
 from typing import Any, ClassVar, TypeAlias
 
-import keras
 import tensorflow as tf
-from keras import KerasTensor
-from keras.src.models.functional import Functional
-from keras.src.ops.node import Node
+
+from lottery_tf.common.errors import UsageError
+
+try:
+    import keras
+    from keras import KerasTensor
+    from keras.src.models.functional import Functional
+    from keras.src.ops.node import Node
+except ImportError as error:
+    raise UsageError(
+        f"Expected Keras 3 with the backend that it is set to; it cannot be imported ({error}): "
+        "unset KERAS_BACKEND, or install what it names."
+    ) from error
 
 # What has no public name and is used as it is.
 __all__ = ["Functional", "Node", "keras"]

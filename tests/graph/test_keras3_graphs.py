@@ -1,7 +1,11 @@
 """Models of Keras 3 through the door, their graphs, copies, and descriptions."""
 
+import importlib.util
 import inspect
 import json
+import os
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -65,6 +69,19 @@ def test_which_keras_a_thing_is_of_is_seen_from_it():
         assert [compat.is_layer(each) for each in things] == [True, True, *[False] * 4]
         assert [compat.is_model(each) for each in things] == [True, *[False] * 5]
         assert [compat.is_variable(each) for each in things[:4]] == [False, False, True, False]
+
+
+@pytest.mark.e2e
+@pytest.mark.skipif(importlib.util.find_spec("jax") is not None, reason="JAX is installed")
+def test_a_backend_that_is_not_installed_gets_one_sentence():
+    done = subprocess.run(
+        [sys.executable, "-c", "import lottery_tf; lottery_tf.wrap"],
+        env={**os.environ, "KERAS_BACKEND": "jax"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "UsageError: Expected Keras 3 with the backend that it is set to" in done.stderr
 
 
 def test_both():
