@@ -35,7 +35,8 @@ async function read() {
   select.selectedIndex = 1;
   select.dispatchEvent(new Event("change"));
   seen.figure = document.getElementById(select.dataset.chart).dataset.figure;
-  const column = () => each("table:first-of-type tbody tr", row => row.cells[5].textContent);
+  const column = () => [...document.querySelector("table").tBodies[0].rows]
+    .map(row => row.cells[5].textContent);
   click("th:nth-child(6) button");
   seen.ascending = column();
   click("th:nth-child(6) button");
