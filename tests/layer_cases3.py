@@ -1,28 +1,15 @@
 """The models of ``layer_cases``, of Keras 3."""
 
+import functools
+
 import keras
+import networks
 import numpy as np
 from keras import layers, ops
 from layer_cases import Case
-from networks import examples
+from networks import chain, examples
 
-
-def chain(*stack, shape=(4,)):
-    """The functional model of a chain of layers."""
-    inputs = outputs = keras.Input(shape)
-    for layer in stack:
-        outputs = layer(outputs)
-    return keras.Model(inputs, outputs)
-
-
-def mlp(**last):
-    """4 → 6 → 5 → 3, with BatchNorm."""
-    return chain(
-        layers.Dense(6, activation="relu", name="first"),
-        layers.BatchNormalization(momentum=0.5, name="norm"),
-        layers.Dense(5, activation="relu", name="second"),
-        layers.Dense(3, name="head", **last),
-    )
+mlp = functools.partial(networks.mlp, layers)
 
 
 class EachBatch(keras.callbacks.Callback):

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 import lottery_tf as lt
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import keras, keras_of
 from lottery_tf.graph.layers import named_variables
 from lottery_tf.graph.optimizers import slots as slots_of
 from lottery_tf.masks.prunable import prunable_weights
@@ -22,15 +22,16 @@ EVERYTHING = PrunableSettings(prune_layers=KINDS, keep_dense=())
 
 
 def chain(*stack, shape=(4,)):
-    """The functional model of a chain of layers."""
-    inputs = outputs = keras.Input(shape)
+    """The functional model of a chain of layers, of either Keras."""
+    its_keras = keras_of(stack[0])
+    inputs = outputs = its_keras.Input(shape)
     for layer in stack:
         outputs = layer(outputs)
-    return keras.Model(inputs, outputs)
+    return its_keras.Model(inputs, outputs)
 
 
-def mlp(**last):
-    """4 → 6 → 5 → 3, with BatchNorm."""
+def mlp(layers=layers, **last):
+    """4 → 6 → 5 → 3, with BatchNorm; ``layers`` are those of a Keras."""
     return chain(
         layers.Dense(6, activation="relu", name="first"),
         layers.BatchNormalization(momentum=0.5, name="norm"),

@@ -406,7 +406,6 @@ def producer_of(tensor: Any) -> Layer:
     return tensor._keras_history.layer
 
 
-@_of_either
 def call_of(tensor: Any) -> Any:
     """Keras' node of the call that makes a symbolic tensor."""
     layer, number, _ = tensor._keras_history
@@ -540,7 +539,6 @@ def weights_known_to(optimizer: keras.optimizers.Optimizer) -> dict[Any, int]:
     return dict(getattr(optimizer, _OF_WEIGHTS, None) or {})
 
 
-@_of_either
 def place_of(optimizer: keras.optimizers.Optimizer, weight: Variable) -> int | None:
     """The place of a weight among those that the optimizer trains; None if it does not."""
     known = weights_known_to(optimizer)
@@ -563,7 +561,6 @@ def is_of_keras(path: str) -> bool:
     return path in _LISTS
 
 
-@_of_either
 def build_for(optimizer: Any, weights: Sequence[Variable]) -> None:
     """Makes the variables that an optimizer, a legacy one too, needs to train ``weights``."""
     build = getattr(optimizer, "build", None) or optimizer._create_all_weights

@@ -8,7 +8,7 @@ import contextlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from types import FunctionType
 from typing import Any, ClassVar, TypeAlias
 
@@ -262,11 +262,6 @@ def producer_of(tensor: KerasTensor) -> keras.Operation:
     return tensor._keras_history.operation
 
 
-def call_of(tensor: KerasTensor) -> Node:
-    layer, number, _ = tensor._keras_history
-    return layer._inbound_nodes[number]
-
-
 def only_computes(layer: Layer) -> bool:
     return False  # a call of a new layer costs little there
 
@@ -324,15 +319,6 @@ def undecayed(optimizer: keras.optimizers.Optimizer) -> tuple[bool, list[str]]:
 
 def weights_known_to(optimizer: keras.optimizers.Optimizer) -> dict[Any, int]:
     return dict(optimizer._trainable_variables_indices)
-
-
-def place_of(optimizer: keras.optimizers.Optimizer, weight: Variable) -> int | None:
-    known = weights_known_to(optimizer)
-    return known.get(optimizer._var_key(weight)) if known else None
-
-
-def build_for(optimizer: keras.optimizers.Optimizer, weights: Sequence[Variable]) -> None:
-    optimizer.build(list(weights))
 
 
 def inner_variable(variable: Variable) -> Any:

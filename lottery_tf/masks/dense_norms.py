@@ -19,7 +19,7 @@ def norms_before(weights: Mapping[str, np.ndarray], masks: Masks) -> dict[str, f
     for name, mask in masks.items():
         weight = np.asarray(weights[name])
         if mask.all() or np.any(weight[~mask]):
-            found[name] = _norm(weight)
+            found[name] = norm_of(weight)
     return found
 
 
@@ -49,7 +49,7 @@ def remember(model: keras.Model, dense_norms: Mapping[str, float]) -> None:
             for attribute in layer.attributes or ():
                 weight = getattr(layer.layer, attribute)
                 if (name := names[id(weight)]) in dense_norms:
-                    pairs[attribute] = (dense_norms[name], _norm(weight.numpy()))
+                    pairs[attribute] = (dense_norms[name], norm_of(weight.numpy()))
             layer.dense_norms = MappingProxyType(pairs)
 
 
@@ -62,10 +62,11 @@ def get_dense_norms(model: keras.Model) -> dict[str, float]:
         if isinstance(layer, OURS):
             for attribute, (dense, left) in layer.dense_norms.items():
                 weight = getattr(layer.layer, attribute)
-                if math.isclose(_norm(weight.numpy()), left, rel_tol=1e-5):
+                if math.isclose(norm_of(weight.numpy()), left, rel_tol=1e-5):
                     found[names[id(weight)]] = dense
     return found
 
 
-def _norm(weight: np.ndarray) -> float:
+def norm_of(weight: np.ndarray) -> float:
+    """‖w‖₂, summed up in float64."""
     return float(np.linalg.norm(np.asarray(weight, np.float64)))

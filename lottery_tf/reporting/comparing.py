@@ -20,6 +20,7 @@ from lottery_tf.reporting.runs import KIND, VANILLA, key
 CONFIDENCE = 0.95
 PAIR = ("ticket_sha256", "seed", "data_seed")
 _ACCURACIES = ("test_accuracy", "dev_accuracy", "train_accuracy", "best_dev_test_accuracy")
+_GAIN = ("gain", "gain_sem", "gain_low", "gain_high", "p")
 _OTHERS = ("sparsity_total", "nonzero_parameters", "seconds")
 # Differences that differ by no more than rounding have no spread to test against.
 _NO_SPREAD = 1e-9
@@ -54,8 +55,7 @@ def compare(
         row |= {**dict(zip(settings, values[3:], strict=True)), "seeds": len(group)}
         row |= _measured(group)
         on_one_ticket += group["ticket_sha256"].dropna().duplicated().any()
-        for name in {"at_edge", "tied"} & set(group.columns):
-            row[name] = group[name].iloc[0]
+        row |= {name: group[name].iloc[0] for name in ("at_edge", "tied") if name in group}
         if row["recipe"] != baseline:
             group = group[group["test_accuracy"].notna()]
             paired = partner[group.index].notna()
@@ -64,7 +64,7 @@ def compare(
             row |= gain(group["test_accuracy"], partner[group.index])
         rows.append(row)
     table = pd.DataFrame(rows)
-    for name in ("pairs", "gain", "gain_sem", "gain_low", "gain_high", "p"):
+    for name in ("pairs", *_GAIN):
         table[name] = table.get(name, pd.Series(np.nan, table.index)).astype(float)
     has_p = table["p"].notna()
     table["p_holm"] = np.nan
@@ -162,19 +162,17 @@ def _measured(group: pd.DataFrame) -> dict[str, float]:
 
 
 def gain(own: Sequence[float], other: Sequence[float]) -> dict[str, float]:
-    """Of pairs of accuracies, ``compare``'s ``pairs`` to ``p``; only those that so many tell."""
-    row: dict[str, float] = {"pairs": len(own)}
+    """``compare``'s ``pairs`` to ``p`` of pairs of accuracies; NaN for what so many do not tell."""
     differences = np.subtract(own, other)
-    if not len(differences):
-        return row
-    row["gain"] = float(np.mean(differences))
-    if len(differences) == 1:
-        return row
-    row["gain_sem"] = float(stats.sem(differences))
-    if np.ptp(differences) > _NO_SPREAD:
-        test = stats.ttest_rel(own, other)
-        low, high = test.confidence_interval(CONFIDENCE)
-        row |= {"gain_low": float(low), "gain_high": float(high), "p": float(test.pvalue)}
+    row: dict[str, float] = {"pairs": len(differences), **dict.fromkeys(_GAIN, np.nan)}
+    if len(differences):
+        row["gain"] = float(np.mean(differences))
+    if len(differences) > 1:
+        row["gain_sem"] = float(stats.sem(differences))
+        if np.ptp(differences) > _NO_SPREAD:
+            test = stats.ttest_rel(own, other)
+            low, high = test.confidence_interval(CONFIDENCE)
+            row |= {"gain_low": float(low), "gain_high": float(high), "p": float(test.pvalue)}
     return row
 
 

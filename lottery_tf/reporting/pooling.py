@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 
 from lottery_tf.common.log import counted
@@ -59,8 +58,7 @@ def pool(
         if len(by_kind) < 2 or gains.empty:
             continue
         row = {"recipe": recipe, **dict(zip(own, values, strict=True)), "kinds": len(by_kind)}
-        measured = {"gain_sem": np.nan, "gain_low": np.nan, "gain_high": np.nan, "p": np.nan}
-        measured |= gain(list(gains), [0.0] * len(gains))
+        measured = gain(list(gains), [0.0] * len(gains))
         rows.append({**row, "seeds": int(measured.pop("pairs")), **measured})
     if not rows:
         return None

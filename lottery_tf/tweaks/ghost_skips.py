@@ -11,7 +11,15 @@ import tensorflow as tf
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import counted, log, some
 from lottery_tf.common.settings import nearest
-from lottery_tf.graph.compat import call_of, input_layers, inputs_of, keras, layer_of, producer_of
+from lottery_tf.graph.compat import (
+    call_of,
+    input_layers,
+    input_like,
+    inputs_of,
+    keras,
+    layer_of,
+    producer_of,
+)
 from lottery_tf.graph.copies import copy_layer, reconnected
 from lottery_tf.graph.layers import named_layers, named_variables, nodes, unwrapped
 from lottery_tf.graph.signal_paths import first_of, on_every_way
@@ -132,7 +140,7 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
             if not here:
                 return None
             if layer_of(here[0]).sequential:
-                first = _layers.InputLayer(**input_layers(part)[0].get_config())
+                first = input_like(input_layers(part)[0])
                 rest = [copy_of(layer) for layer in part.layers[1:] if type(layer) is not GhostSkip]
                 return keras.Sequential([first, *rest], name=part.name)
             drop = {id(node): without(node) for node in here}

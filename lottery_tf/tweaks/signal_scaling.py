@@ -4,14 +4,13 @@ import dataclasses
 import math
 from typing import Any, ClassVar
 
-import numpy as np
 import tensorflow as tf
 
 from lottery_tf.common.log import counted, log
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import named_variables
 from lottery_tf.graph.signal_paths import unnormalised
-from lottery_tf.masks.dense_norms import get_dense_norms
+from lottery_tf.masks.dense_norms import get_dense_norms, norm_of
 from lottery_tf.masks.prune_by_mask import get_masks
 from lottery_tf.tweaks.scaling import scaled
 from lottery_tf.tweaks.settings import SignalScalingSettings
@@ -70,7 +69,7 @@ def strengths(model: keras.Model, by: str = "norm") -> dict[str, float]:
     variables = named_variables(model)
     found = {}
     for name, mask in get_masks(model).items():
-        left = float(np.linalg.norm((variables[name].numpy() * mask).astype(np.float64)))
+        left = norm_of(variables[name].numpy() * mask)
         if left and mask.all():
             found[name] = 1.0
         elif left:

@@ -12,7 +12,7 @@ import tensorflow as tf
 from networks import chain, examples, layers, mlp
 
 import lottery_tf
-from lottery_tf.graph import compat
+from lottery_tf.graph import compat, keras3
 from lottery_tf.graph.compat import keras
 from lottery_tf.masks.prune_by_mask import PruneByMask
 
@@ -163,27 +163,29 @@ def test_calls_in_come_in_the_order_of_computation():
     assert [node.layer.name for node in compat.calls_in(model)] == ["one", "two", "end"]
 
 
-def test_what_a_call_takes_and_makes():
+@pytest.mark.parametrize("its_keras", [keras, keras3.keras], ids=["tf_keras", "Keras 3"])
+def test_what_a_call_takes_and_makes(its_keras):
     """y + 2 x: one call is of a tensor and a number, the other of a list."""
 
-    class Times(layers.Layer):
+    class Times(its_keras.layers.Layer):
         def call(self, given, factor):
             return given * factor
 
-    x, y = keras.Input((2,), name="x"), keras.Input((2,), name="y")
-    double, add = Times(), layers.Add()
-    model = keras.Model([x, y], add([y, double(x, factor=2.0)]))
+    x, y = its_keras.Input((2,), name="x"), its_keras.Input((2,), name="y")
+    double, add = Times(), its_keras.layers.Add()
+    model = its_keras.Model([x, y], add([y, double(x, factor=2.0)]))
     first, second = compat.calls_in(model)
     assert [compat.layer_of(node) for node in (first, second)] == [double, add]
     assert [id(each) for each in compat.inputs_of(first)] == [id(x)]
     (doubled,) = compat.outputs_of(first)
     assert [id(each) for each in compat.inputs_of(second)] == [id(y), id(doubled)]
+    assert compat.producer_of(doubled) is double and compat.call_of(doubled) is first
 
     def seen(*args, **kwargs):
         return args, kwargs
 
-    values = {id(x): "x", id(y): "y", id(doubled): "2 x"}
-    again = [compat.called_again(node, seen, lambda t: values[id(t)]) for node in (first, second)]
+    named = {id(x): "x", id(y): "y", id(doubled): "2 x"}
+    again = [compat.called_again(node, seen, lambda t: named[id(t)]) for node in (first, second)]
     assert again == [(("x",), {"factor": 2.0}), ((["y", "2 x"],), {})]
     one, other = compat.ends_of(model)
     assert [id(each) for each in one] == [id(x), id(y)] and id(other) == id(model.output)

@@ -13,8 +13,8 @@ import pytest
 import tensorflow as tf
 import tf_keras
 from keras import layers, ops
-from layer_cases3 import CASES, chain, mlp
-from networks import assert_same, values
+from layer_cases3 import CASES, mlp
+from networks import assert_same, chain, values
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph import compat, keras3
@@ -113,30 +113,6 @@ def test_what_is_frozen_was_made_to_be_trained():
     names = trainable_names(model)
     model.trainable = False
     assert trainable_names(model) == names == {n for n in values(model) if "moving" not in n}
-
-
-def test_what_a_call_takes_and_makes():
-    """y + 2 x: one call is of a tensor and a number, the other of a list."""
-
-    class Times(layers.Layer):
-        def call(self, given, factor):
-            return given * factor
-
-    x, y = keras.Input((2,), name="x"), keras.Input((2,), name="y")
-    double, add = Times(), layers.Add()
-    model = keras.Model([x, y], add([y, double(x, factor=2.0)]))
-    first, second = compat.calls_in(model)
-    assert [compat.layer_of(node) for node in (first, second)] == [double, add]
-    (doubled,) = compat.outputs_of(first)
-    assert [id(each) for each in compat.inputs_of(second)] == [id(y), id(doubled)]
-    assert compat.producer_of(doubled) is double and compat.call_of(doubled) is first
-
-    def seen(*args, **kwargs):
-        return args, kwargs
-
-    named = {id(x): "x", id(y): "y", id(doubled): "2 x"}
-    again = [compat.called_again(node, seen, lambda t: named[id(t)]) for node in (first, second)]
-    assert again == [(("x",), {"factor": 2.0}), ((["y", "2 x"],), {})]
 
 
 def test_variables_that_are_given_to_a_call():

@@ -9,12 +9,13 @@ import pytest
 import tensorflow as tf
 import tf_keras
 from keras import layers, optimizers
-from layer_cases3 import CASES, EachBatch, Gate, chain, mlp
+from layer_cases3 import CASES, EachBatch, Gate, mlp
 from networks import (
     EVERYTHING,
     assert_finite_and_moved,
     assert_same,
     assert_zeros,
+    chain,
     every_variable,
     examples,
     random_masks,

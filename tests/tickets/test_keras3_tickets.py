@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import tf_keras
 from keras import layers
-from layer_cases3 import CASES, EachBatch, chain, mlp
+from layer_cases3 import CASES, EachBatch, mlp
 from networks import (
     assert_finite_and_moved,
     assert_same,
     assert_zeros,
+    chain,
     examples,
     random_masks,
     values,
