@@ -92,12 +92,13 @@ _Given = TypeVar("_Given")
 
 
 def is_keras3(thing: Any) -> bool:
-    """Whether a model, layer, call, symbolic tensor, variable or optimizer is one of Keras 3."""
+    """Whether a model, layer, call, symbolic tensor, variable, optimizer, schedule, loss, metric or
+    callback is one of Keras 3."""
     return isinstance(thing, keras3.KINDS)
 
 
 def keras_of(thing: Any) -> ModuleType:
-    """The Keras that a model, layer, call, variable or optimizer is of: its public module."""
+    """The Keras that a thing is of, as ``is_keras3`` tells it: its public module."""
     return keras3.keras if is_keras3(thing) else keras
 
 
@@ -386,6 +387,12 @@ def input_like(layer: Layer) -> Any:
 def ends_of(model: Model) -> tuple[Any, Any]:
     """The symbolic inputs and outputs of a model, each in the structure that it was made with."""
     return model.input, model.output
+
+
+@_of_either
+def output_names(model: Model) -> list[str]:
+    """The names of a model's outputs, by which losses and labels may be given, in their order."""
+    return list(model.output_names)
 
 
 @_of_either

@@ -34,7 +34,11 @@ Layer: TypeAlias = keras.layers.Layer
 Model: TypeAlias = keras.Model
 Variable: TypeAlias = keras.Variable
 
-KINDS = (keras.Operation, KerasTensor, keras.Variable, Node, keras.optimizers.Optimizer)
+KINDS = (
+    *(keras.Operation, KerasTensor, keras.Variable, Node),
+    *(keras.optimizers.Optimizer, keras.losses.Loss, keras.metrics.Metric),
+    *(keras.callbacks.Callback, keras.optimizers.schedules.LearningRateSchedule),
+)
 # The modules in which Keras has the functions of keras.ops.
 _OPERATIONS = re.compile(r"keras\.src\.ops\.(core|einops|fft|image|linalg|math|nn|numpy)")
 # What Keras knows of the arguments of a layer's call.
@@ -283,6 +287,10 @@ def input_like(layer: Layer) -> KerasTensor:
 def ends_of(model: Model) -> tuple[Any, Any]:
     graph = _graph_of(model)
     return tuple(map(_alone, (graph._inputs_struct, graph._outputs_struct)))
+
+
+def output_names(model: Model) -> list[str]:
+    return list(_graph_of(model).output_names)
 
 
 def _alone(structure: Any) -> Any:

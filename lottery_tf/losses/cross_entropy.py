@@ -3,13 +3,15 @@
 import contextlib
 import contextvars
 from collections.abc import Iterator
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar, TypeAlias
 
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import some
-from lottery_tf.graph.compat import keras, unconverted
+from lottery_tf.graph.compat import ends_of, keras, keras_of, output_names, unconverted
+from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.step_checks import check_in_step
 from lottery_tf.losses.divergence import at_least_float32, divergence, logits_of
 from lottery_tf.losses.evaluating import evaluated_model
@@ -20,9 +22,10 @@ from lottery_tf.losses.outputs import Outputs, outputs_of
 _taught = contextvars.ContextVar("taught", default=None)
 
 
-@keras.saving.register_keras_serializable("lottery_tf")
-class CrossEntropy(keras.losses.Loss):
+class _CrossEntropy:
     """Cross-entropy for integer or one-hot labels; in training with soft labels, if asked for.
+
+    ``CrossEntropy`` is a loss of tf_keras, ``CrossEntropy3`` the same of Keras 3.
 
     With smoothing ε over C classes the target is 1−ε for the true class and ε/(C−1) for each
     other one, the paper's form (arXiv 2101.03255). Keras' own spreads ε over all C classes and
@@ -42,7 +45,7 @@ class CrossEntropy(keras.losses.Loss):
       label_smoothing: ε in [0, 1); 0 is the plain cross-entropy.
       distillation_weight: λ in [0, 1]; above 0 the loss is to be called within ``taught_by``.
       temperature: τ > 0.
-      name, reduction: as any Keras loss.
+      name, **kwargs: as any loss of that Keras.
 
     Call arguments:
       y_true: integers of shape [batch] or [batch, 1], or one-hot rows [batch, C].
@@ -54,6 +57,8 @@ class CrossEntropy(keras.losses.Loss):
         cannot raise, the loss is NaN.
     """
 
+    of: ClassVar[ModuleType]  # the Keras that it is a loss of
+
     def __init__(
         self,
         from_logits: bool = True,
@@ -61,9 +66,9 @@ class CrossEntropy(keras.losses.Loss):
         distillation_weight: float = 0.0,
         temperature: float = 1.0,
         name: str = "cross_entropy",
-        reduction: str = keras.losses.Reduction.AUTO,
+        **kwargs: Any,
     ):
-        super().__init__(name=name, reduction=reduction)
+        super().__init__(name=name, **kwargs)  # type: ignore[call-arg]  # of the loss
         self.from_logits = from_logits
         self.label_smoothing = label_smoothing
         self.distillation_weight = distillation_weight
@@ -83,7 +88,7 @@ class CrossEntropy(keras.losses.Loss):
                 "file, and in a loop of your own call the loss within "
                 "lottery_tf.losses.cross_entropy.taught_by(teacher_logits)."
             )
-        student = y_pred if self.from_logits else logits_of(y_pred, keras.backend.epsilon())
+        student = y_pred if self.from_logits else logits_of(y_pred, self.of.backend.epsilon())
         student = tf.cast(student, at_least_float32(student.dtype))
         teacher = tf.cast(_taught.get(), student.dtype)
         soft = divergence(student / self.temperature, teacher / self.temperature)
@@ -116,7 +121,7 @@ class CrossEntropy(keras.losses.Loss):
 
         if not (one_hot or unknown or smoothing):
             found = integers()
-            each = keras.losses.sparse_categorical_crossentropy(
+            each = self.of.losses.sparse_categorical_crossentropy(
                 tf.clip_by_value(found, 0, classes - 1), y_pred, from_logits=self.from_logits
             )
             return check_classes(each, found, classes)
@@ -128,16 +133,36 @@ class CrossEntropy(keras.losses.Loss):
             target = tf.cast(y_true, y_pred.dtype) if one_hot else as_one_hot()
         if smoothing:
             target = target * (1 - smoothing) + (1 - target) * (smoothing / (classes - 1))
-        return keras.losses.categorical_crossentropy(target, y_pred, from_logits=self.from_logits)
+        return self.of.losses.categorical_crossentropy(target, y_pred, from_logits=self.from_logits)
 
     def get_config(self) -> dict[str, Any]:
         return {
-            **super().get_config(),
+            **super().get_config(),  # type: ignore[misc]  # of the loss
             "from_logits": self.from_logits,
             "label_smoothing": self.label_smoothing,
             "distillation_weight": self.distillation_weight,
             "temperature": self.temperature,
         }
+
+
+@keras.saving.register_keras_serializable("lottery_tf")
+class CrossEntropy(_CrossEntropy, keras.losses.Loss):
+    __doc__ = _CrossEntropy.__doc__
+    of = keras
+
+
+@keras3.saving.register_keras_serializable("lottery_tf", "CrossEntropy")
+class CrossEntropy3(_CrossEntropy, keras3.losses.Loss):
+    __doc__ = _CrossEntropy.__doc__
+    of = keras3
+
+
+AnyCrossEntropy: TypeAlias = CrossEntropy | CrossEntropy3
+
+
+def cross_entropy(of: ModuleType) -> type[AnyCrossEntropy]:
+    """The class of our cross-entropy that is a loss of that Keras."""
+    return CrossEntropy3 if of is keras3 else CrossEntropy
 
 
 def check_classes(value: tf.Tensor, labels: tf.Tensor, classes: int) -> tf.Tensor:
@@ -166,8 +191,8 @@ def checked_labels(data: tf.data.Dataset, model: keras.Model, loss: Any) -> tf.d
       loss: a loss, or a list or dictionary of one for each output. Of those that take integer
         classes the labels are checked.
     """
-    by_key = isinstance(model.output, dict)
-    names = sorted(model.output) if by_key else model.output_names
+    by_key = isinstance(ends_of(model)[1], dict)
+    names = sorted(ends_of(model)[1]) if by_key else output_names(model)
     outputs = dict(zip(names, model.outputs, strict=True))
     if isinstance(loss, dict):
         losses = loss
@@ -178,7 +203,11 @@ def checked_labels(data: tf.data.Dataset, model: keras.Model, loss: Any) -> tf.d
 
     def checked(name: str, labels: Any) -> Any:
         output, loss = outputs.get(name), losses.get(name)
-        if output is None or not _takes_classes(loss) or not isinstance(labels, tf.Tensor):
+        if (
+            output is None
+            or not _takes_classes(loss, keras_of(model))
+            or not isinstance(labels, tf.Tensor)
+        ):
             return labels
         same_rank = labels.shape.rank == output.shape.rank
         if same_rank and labels.shape[-1] in (None, output.shape[-1]):
@@ -196,15 +225,15 @@ def checked_labels(data: tf.data.Dataset, model: keras.Model, loss: Any) -> tf.d
     return data.map(of_batch) if pairs else data
 
 
-def _takes_classes(loss: Any) -> bool:
+def _takes_classes(loss: Any, of: ModuleType) -> bool:
     """Whether a loss takes integer classes, and none that it is to ignore."""
     try:
-        loss = keras.losses.get(loss)
+        loss = of.losses.get(loss)
     except ValueError:
         return False  # compile says what is wrong with it
-    if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
+    if isinstance(loss, of.losses.SparseCategoricalCrossentropy):
         return loss.get_config().get("ignore_class") is None
-    return isinstance(loss, CrossEntropy) or loss is keras.losses.sparse_categorical_crossentropy
+    return isinstance(loss, _CrossEntropy) or loss is of.losses.sparse_categorical_crossentropy
 
 
 @contextlib.contextmanager
@@ -217,40 +246,44 @@ def taught_by(logits: tf.Tensor) -> Iterator[None]:
         _taught.reset(token)
 
 
-def as_cross_entropy(loss: keras.losses.Loss | str) -> CrossEntropy | None:
-    """The same cross-entropy as a ``CrossEntropy``; None if it cannot be said as one."""
-    loss = keras.losses.get(loss)
-    if isinstance(loss, CrossEntropy):
+def as_cross_entropy(loss: Any, of: ModuleType = keras) -> AnyCrossEntropy | None:
+    """The same cross-entropy as one of ours; None if it cannot be said as one.
+
+    Args:
+      loss: a loss of either Keras, or the name of one.
+      of: the Keras that a name is of.
+    """
+    loss = of.losses.get(loss)
+    if isinstance(loss, CrossEntropy | CrossEntropy3):
         return loss
-    kinds = (keras.losses.SparseCategoricalCrossentropy, keras.losses.CategoricalCrossentropy)
-    if type(loss) in kinds:
-        config = loss.get_config()
-        usual = {"label_smoothing": 0, "axis": -1, "ignore_class": None}
-        if any(config.get(name, value) != value for name, value in usual.items()):
-            return None
-        return CrossEntropy(config["from_logits"], reduction=loss.reduction)
-    if loss in (
-        keras.losses.sparse_categorical_crossentropy,
-        keras.losses.categorical_crossentropy,
-    ):
-        return CrossEntropy(from_logits=False)
+    for kind in (CrossEntropy, CrossEntropy3):
+        theirs = kind.of.losses
+        if type(loss) in (theirs.SparseCategoricalCrossentropy, theirs.CategoricalCrossentropy):
+            config = loss.get_config()
+            usual = {"label_smoothing": 0, "axis": -1, "ignore_class": None}
+            if any(config.get(name, value) != value for name, value in usual.items()):
+                return None
+            return kind(config["from_logits"], reduction=loss.reduction)
+        if loss in (theirs.sparse_categorical_crossentropy, theirs.categorical_crossentropy):
+            return kind(from_logits=False)
     return None
 
 
 def changed(
-    loss: keras.losses.Loss | str | None, purpose: str, name: str, **config: float
-) -> CrossEntropy:
-    """``loss`` (default: cross-entropy of logits) as a ``CrossEntropy`` with other ``config``.
+    loss: Any, purpose: str, name: str, of: ModuleType = keras, /, **config: float
+) -> AnyCrossEntropy:
+    """``loss`` (default: cross-entropy of logits) as one of ours with other ``config``.
 
     Args:
-      loss: a Keras loss or its name.
+      loss: a loss of either Keras, or the name of one.
       purpose, name: what the cross-entropy is for, and who asks for it, for the error.
+      of: the Keras that a name, or the default, is of.
       **config: of ``CrossEntropy``.
 
     Raises:
       UsageError: if it is no categorical cross-entropy, or has an option that ours has not.
     """
-    plain = CrossEntropy() if loss is None else as_cross_entropy(loss)
+    plain = cross_entropy(of)() if loss is None else as_cross_entropy(loss, of)
     if plain is None:
         raise UsageError(
             f"Expected a categorical cross-entropy {purpose}, not {getattr(loss, 'name', loss)}: "
@@ -258,10 +291,10 @@ def changed(
             f"label_smoothing, axis or ignore_class of their own, or leave {name} out of the "
             "recipe."
         )
-    return CrossEntropy.from_config({**plain.get_config(), **config})
+    return type(plain).from_config({**plain.get_config(), **config})
 
 
-def default_loss(model: keras.Model) -> CrossEntropy:
+def default_loss(model: keras.Model) -> AnyCrossEntropy:
     """The cross-entropy for ``model``, on logits or on probabilities as its outputs are.
 
     Raises:
@@ -286,4 +319,4 @@ def default_loss(model: keras.Model) -> CrossEntropy:
             "Expected outputs that are all logits or all probabilities; the model has "
             "both: pass the loss to start from."
         )
-    return CrossEntropy(Outputs.LOGITS in found.values())
+    return cross_entropy(keras_of(model))(Outputs.LOGITS in found.values())

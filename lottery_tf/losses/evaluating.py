@@ -4,7 +4,7 @@ import inspect
 
 import tensorflow as tf
 
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import is_model, keras
 
 
 @tf.autograph.experimental.do_not_convert
@@ -25,7 +25,7 @@ def evaluated_model(*steps: str) -> keras.Model | None:
         code = frame.f_code
         if code.co_name in names and code.co_argcount:
             owner = frame.f_locals.get(code.co_varnames[0])
-            if isinstance(owner, keras.Model):
+            if is_model(owner):
                 return owner
         frame = frame.f_back
     return None

@@ -82,10 +82,9 @@ def remake(
     wrapped by tfmot itself has to go through ``masked_by_us`` first.
 
     Raises:
-      UsageError: if the model has no graph of layers, or is of Keras 3, whose layers no caller
-        changes yet.
+      UsageError: if the model has no graph of layers.
     """
-    check_graph(model)
+    check_graph(model, keras3=True)
     pairs: list[tuple[PruneByMask, PruneByMask]] = []
 
     def inside(layer: keras.layers.Layer) -> keras.layers.Layer:
