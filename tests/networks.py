@@ -8,16 +8,21 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 import lottery_tf as lt
 from lottery_tf.graph.compat import keras, keras_of
+from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import named_variables
 from lottery_tf.graph.optimizers import slots as slots_of
 from lottery_tf.masks.prunable import prunable_weights
 from lottery_tf.masks.settings import KINDS, PrunableSettings
 
 layers = keras.layers
+# A test of both Kerases takes one as ``its_keras``.
+KERASES = {"tf_keras": keras, "keras": keras3}
+both_kerases = pytest.mark.parametrize("its_keras", KERASES.values(), ids=KERASES)
 EVERYTHING = PrunableSettings(prune_layers=KINDS, keep_dense=())
 
 
@@ -107,16 +112,22 @@ def assert_finite_and_moved(model, before):
         assert "moving" in name or (value != before[name]).any(), name
 
 
-class EachBatch(keras.callbacks.Callback):
-    """Calls a function after each batch of training, and counts."""
+def each_batch(check, its_keras):
+    """A callback that calls a function after each batch of training, and counts them: ``calls``."""
 
-    def __init__(self, check):
-        super().__init__()
-        self.check, self.calls = check, 0
+    class EachBatch(its_keras.callbacks.Callback):
+        calls = 0
 
-    def on_train_batch_end(self, batch, logs=None):
-        self.check(self.model)
-        self.calls += 1
+        def on_train_batch_end(self, batch, logs=None):
+            check(self.model)
+            self.calls += 1
+
+    return EachBatch()
+
+
+def EachBatch(check):  # noqa: N802
+    """The same of tf_keras."""
+    return each_batch(check, keras)
 
 
 def tape_step(model, x, y, loss, optimizer):

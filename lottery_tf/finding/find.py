@@ -22,8 +22,8 @@ from lottery_tf.common.settings import nearest
 from lottery_tf.finding.gmp import prune_gradually, updates_of
 from lottery_tf.finding.one_shot import draw_masks, highest_without_collapse, warn_of_collapse
 from lottery_tf.finding.settings import FROM_TRAINED, IMPORTED, FindingSettings
-from lottery_tf.graph.compat import keras, undecayed
-from lottery_tf.graph.layers import assign, check_finished, check_graph, values
+from lottery_tf.graph.compat import keras, keras_of, undecayed
+from lottery_tf.graph.layers import assign, check_finished, check_graph, check_of_its_keras, values
 from lottery_tf.graph.optimizers import copied
 from lottery_tf.losses.cross_entropy import checked_labels
 from lottery_tf.masks.allocate import prune_fraction, prune_to
@@ -208,11 +208,11 @@ def find_tickets(
     """Draws tickets from a model of the user's own; yields that of each round when it is trained.
 
     Args:
-      model: a built Sequential or functional tf_keras model; it is left as it is.
+      model: a built Sequential or functional model of tf_keras or Keras 3; it is left as it is.
       train_data: batches (inputs, labels) of known number, an epoch; seed its shuffling and make
         its batches equally large for speed.
-      optimizer: a Keras optimizer; it is copied. Each round begins with a new one; only a schedule
-        of its ``learning_rate`` goes on from the step that is rewound to.
+      optimizer: one of the model's Keras; it is copied. Each round begins with a new one; only a
+        schedule of its ``learning_rate`` goes on from the step that is rewound to.
       loss: as ``compile`` takes it; default: cross-entropy, on logits or probabilities as the
         model gives them.
       epochs: length of the training of each round.
@@ -231,8 +231,8 @@ def find_tickets(
       other than imp have one round more.
 
     Raises:
-      UsageError: for settings out of range, data of unknown length, and labels that are no classes
-        of the model.
+      UsageError: for settings out of range, data of unknown length, labels that are no classes of
+        the model, and what is of the other Keras.
     """
     known = [field.name for field in dataclasses.fields(FindingSettings)]
     for name in settings:
@@ -244,7 +244,7 @@ def find_tickets(
     finding = FindingSettings(**settings)
     if finding.method == IMPORTED:
         raise UsageError("Expected a method that finds a mask; lt.Ticket.from_pruned takes one.")
-    check_graph(model)
+    check_graph(model, keras3=True)
     check_finished(model)
     if any(not mask.all() for mask in get_masks(model).values()):
         raise UsageError(
@@ -257,10 +257,11 @@ def find_tickets(
             "Expected train_data of a known number of batches; its cardinality is not known: say "
             "it with train_data.apply(tf.data.experimental.assert_cardinality(n))."
         )
-    if not isinstance(optimizer, keras.optimizers.Optimizer):
+    check_of_its_keras(model, optimizer=optimizer, loss=loss, metrics=list(metrics))
+    if not isinstance(optimizer, keras_of(model).optimizers.Optimizer):
         raise UsageError(
-            f"Expected a tf_keras optimizer such as keras.optimizers.Adam(), got {optimizer!r}; "
-            "those of keras.optimizers.legacy and names are not taken."
+            f"Expected an optimizer of {keras_of(model).__name__} such as keras.optimizers.Adam(), "
+            f"got {optimizer!r}; those of keras.optimizers.legacy and names are not taken."
         )
     masks = all_kept(model, PrunableSettings(tuple(prune_layers), tuple(keep_dense)))
     info = {"method": finding.method, "model": model.name, "seed": seed}

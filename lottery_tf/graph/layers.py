@@ -81,6 +81,31 @@ def _check_keras3(model: keras.Model) -> None:
             )
 
 
+def check_of_its_keras(model: keras.Model, **things: Any) -> None:
+    """Raises UsageError if something is of another Keras than ``model``.
+
+    Args:
+      model: of either Keras.
+      **things: what is to be used with it, such as an optimizer, or a structure of losses. Names
+        and functions of the user's own go with both.
+    """
+    own = keras_of(model).__name__
+    for what, structure in things.items():
+        for thing in tf.nest.flatten(structure):
+            places = [getattr(thing, "__module__", None) or "", *_modules_of(type(thing))]
+            kinds = {place.partition(".")[0] for place in places} & {"keras", "tf_keras"}
+            if kinds and own not in kinds:
+                name = getattr(thing, "__name__", type(thing).__name__)
+                raise UsageError(
+                    f"Expected the {what} of {own}, as the model '{model.name}' is; got {name} of "
+                    f"{kinds.pop()}: both Kerases may live in one program, not in one training."
+                )
+
+
+def _modules_of(kind: type) -> list[str]:
+    return [base.__module__ for base in kind.__mro__]
+
+
 def check_finished(model: keras.Model) -> None:
     """Raises UsageError if layers are in ``model`` that a tweak's ``finish`` takes off."""
     if names := sorted(fading(model)):

@@ -7,8 +7,8 @@ for the weights as they are now.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from textwrap import shorten
-from types import FunctionType
-from typing import Any
+from types import FunctionType, ModuleType
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -18,6 +18,7 @@ from lottery_tf.common.log import some
 from lottery_tf.graph.compat import (
     SCHEDULES,
     Trackable,
+    Variable,
     build_for,
     is_keras3,
     is_layer,
@@ -33,25 +34,47 @@ from lottery_tf.graph.compat import (
     undecayed,
     weights_known_to,
 )
+from lottery_tf.graph.keras3 import keras as keras3
 
-_MARK = 0.0123456789  # stands for a schedule in a config
+_MARK = 2**-7 + 2**-20  # stands for a schedule in a config; exact in float32
 
 
-@keras.saving.register_keras_serializable("lottery_tf")
-class From(keras.optimizers.schedules.LearningRateSchedule):
+class _From:
     """``schedule`` from a later step on: at step t of the optimizer the rate is its rate at k + t.
 
     A rewound training has the learning rate of step k, and an optimizer that counts from 0: Adam
     corrects its moments by that count for having begun at 0.
 
     Args:
-      schedule: a Keras schedule.
-      first: k; kept in a variable, so that it may change without a new trace.
+      schedule: a schedule of its Keras; None where only k is wanted.
+      first: k; kept in a variable, so that it may change without a new trace. int64 [].
     """
 
-    def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule, first: int = 0):
-        self.schedule = schedule
-        self.first = tf.Variable(
+    of: ClassVar[ModuleType]  # the Keras that it is a schedule of
+
+    def __init__(self, schedule: Any, first: int = 0):
+        self.schedule, self.first = schedule, self._variable(first)
+
+    def _variable(self, first: int) -> Any:
+        raise NotImplementedError
+
+    def get_config(self) -> dict[str, Any]:
+        schedule = self.of.optimizers.schedules.serialize(self.schedule)
+        return {"schedule": schedule, "first": int(self.first.numpy())}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "_From":
+        schedule = cls.of.optimizers.schedules.deserialize(config["schedule"])
+        return cls(schedule, config["first"])
+
+
+@keras.saving.register_keras_serializable("lottery_tf")
+class From(_From, keras.optimizers.schedules.LearningRateSchedule):
+    __doc__ = _From.__doc__
+    of = keras
+
+    def _variable(self, first: int) -> tf.Variable:
+        return tf.Variable(
             first,
             dtype=tf.int64,
             trainable=False,
@@ -61,13 +84,19 @@ class From(keras.optimizers.schedules.LearningRateSchedule):
     def __call__(self, step: Any) -> tf.Tensor:
         return self.schedule(tf.cast(step, tf.int64) + self.first)
 
-    def get_config(self) -> dict[str, Any]:
-        schedule = keras.optimizers.schedules.serialize(self.schedule)
-        return {"schedule": schedule, "first": int(self.first.numpy())}
 
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "From":
-        return cls(keras.optimizers.schedules.deserialize(config["schedule"]), config["first"])
+@keras3.saving.register_keras_serializable("lottery_tf", "From")
+class From3(_From, keras3.optimizers.schedules.LearningRateSchedule):
+    __doc__ = _From.__doc__
+    of = keras3
+
+    def _variable(self, first: int) -> Any:
+        return keras3.Variable(
+            first, dtype="int64", trainable=False, aggregation="only_first_replica"
+        )
+
+    def __call__(self, step: Any) -> Any:
+        return self.schedule(keras3.ops.cast(step, "int64") + self.first)
 
 
 def schedule_of(
@@ -78,9 +107,9 @@ def schedule_of(
     return rate if _is_schedule(rate) else None
 
 
-def first_step(optimizer: keras.optimizers.Optimizer) -> tf.Variable:
+def first_step(optimizer: keras.optimizers.Optimizer) -> Variable:
     """Has the schedule of the learning rate go by ``From``; returns its k, to be set. int64 []."""
-    schedule = From(schedule_of(optimizer))
+    schedule = (From3 if is_keras3(optimizer) else From)(schedule_of(optimizer))
     if schedule.schedule is not None:
         optimizer.learning_rate = schedule
     return schedule.first
@@ -98,6 +127,20 @@ def check_schedules(optimizer: keras.optimizers.Optimizer) -> None:
             )
 
 
+def scales_loss(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Whether it scales the loss of a training in float16, around another optimizer."""
+    return isinstance(optimizer, (_loss_scale_optimizer(keras), _loss_scale_optimizer(keras3)))
+
+
+def scaling_loss(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """The same, which scales the loss."""
+    return _loss_scale_optimizer(keras_of(optimizer))(optimizer)
+
+
+def _loss_scale_optimizer(of: ModuleType) -> type:
+    return (of.optimizers if of is keras3 else of.mixed_precision).LossScaleOptimizer
+
+
 def copied(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
     """A new optimizer of the same settings, those too that its config lacks; it is not built.
 
@@ -107,11 +150,12 @@ def copied(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
       UsageError: if the optimizer cannot be made anew from its config, or its schedule has
         variables, which would go on from where they are.
     """
-    if isinstance(optimizer, keras.mixed_precision.LossScaleOptimizer):
-        scale = optimizer.dynamic, optimizer.initial_scale, optimizer.dynamic_growth_steps
-        return keras.mixed_precision.LossScaleOptimizer(copied(optimizer.inner_optimizer), *scale)
+    if scales_loss(optimizer):
+        own = optimizer.initial_scale, optimizer.dynamic_growth_steps
+        scale = own if is_keras3(optimizer) else (optimizer.dynamic, *own)
+        return type(optimizer)(copied(optimizer.inner_optimizer), *scale)
     kind, schedule = type(optimizer).__name__, schedule_of(optimizer)
-    if schedule is not None and not isinstance(schedule, From) and dict(_held(vars(schedule))):
+    if schedule is not None and not isinstance(schedule, _From) and dict(_held(vars(schedule))):
         raise UsageError(
             f"Expected a learning rate that is a function of the step; {type(schedule).__name__} "
             "has variables of its own, which a training that begins anew would go on with: give "
@@ -147,7 +191,8 @@ def _config(
         config = optimizer.get_config()
         described = keras_of(optimizer).optimizers.schedules.serialize(schedule)["class_name"]
     except NotImplementedError:  # the schedule has no get_config
-        with rate_replaced(optimizer, _MARK):
+        # Keras 3 looks for numbers in variables alone.
+        with rate_replaced(optimizer, keras3.Variable(_MARK) if is_keras3(optimizer) else _MARK):
             config = optimizer.get_config()
 
     def is_schedule(value: Any) -> bool:

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import some
-from lottery_tf.graph.compat import ends_of, keras, keras_of, output_names, unconverted
+from lottery_tf.graph.compat import ends_of, keras, keras_of, output_names, spec_of, unconverted
 from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.step_checks import check_in_step
 from lottery_tf.losses.divergence import at_least_float32, divergence, logits_of
@@ -193,7 +193,7 @@ def checked_labels(data: tf.data.Dataset, model: keras.Model, loss: Any) -> tf.d
     """
     by_key = isinstance(ends_of(model)[1], dict)
     names = sorted(ends_of(model)[1]) if by_key else output_names(model)
-    outputs = dict(zip(names, model.outputs, strict=True))
+    outputs = dict(zip(names, map(spec_of, model.outputs), strict=True))
     if isinstance(loss, dict):
         losses = loss
     elif isinstance(loss, list | tuple):
@@ -215,9 +215,10 @@ def checked_labels(data: tf.data.Dataset, model: keras.Model, loss: Any) -> tf.d
         return check_classes(labels, labels, output.shape[-1])
 
     def of_batch(x: Any, y: Any, *rest: Any) -> tuple[Any, ...]:
+        parts = tf.nest.flatten(y)
         if isinstance(y, dict):
             y = {name: checked(name, labels) for name, labels in y.items()}
-        elif len(parts := tf.nest.flatten(y)) == len(names):
+        elif len(parts) == len(names):
             y = tf.nest.pack_sequence_as(y, list(map(checked, names, parts)))
         return (x, y, *rest)
 

@@ -10,9 +10,9 @@ import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph import optimizers
-from lottery_tf.graph.compat import add_gradients_in_order, keras, without_averages
+from lottery_tf.graph.compat import add_gradients_in_order, is_keras3, keras, without_averages
 from lottery_tf.graph.compat import steps_per_execution as steps_of
-from lottery_tf.graph.layers import named_layers, unwrapped
+from lottery_tf.graph.layers import check_of_its_keras, named_layers, unwrapped
 from lottery_tf.graph.step_checks import step_checks
 from lottery_tf.tickets.ticket import Ticket
 from lottery_tf.training.batch_norm import SharedStatistics
@@ -48,7 +48,8 @@ class Trainer:
       metrics: what is measured besides the loss.
 
     Raises:
-      UsageError: if XLA is to compile for several devices.
+      UsageError: if XLA is to compile for several devices, or optimizer, loss or metrics are not
+        of the model's Keras.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Trainer:
         metrics: Sequence[Any] = ("accuracy",),
     ):
         self.model, self.stream, self.steps_per_epoch = model, stream, steps_per_epoch
+        check_of_its_keras(model, optimizer=optimizer, loss=loss, metrics=list(metrics))
         strategy = model.distribute_strategy
         replicas = strategy.num_replicas_in_sync
         if jit_compile and replicas > 1:
@@ -74,8 +76,8 @@ class Trainer:
             jit_compile = replicas == 1 and _has_no_convolution(model)
         half = any(layer.compute_dtype == "float16" for layer in named_layers(model).values())
         with strategy.scope():
-            if half and not isinstance(optimizer, keras.mixed_precision.LossScaleOptimizer):
-                optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
+            if half and not optimizers.scales_loss(optimizer):
+                optimizer = optimizers.scaling_loss(optimizer)
             self._first = optimizers.first_step(optimizer)
             self._new_optimizer = optimizers.copied(optimizer)
             _compile(
@@ -84,10 +86,10 @@ class Trainer:
                 loss=loss,
                 metrics=list(metrics),
                 jit_compile=jit_compile,
-                steps_per_execution=min(steps_per_execution, steps_per_epoch),
+                steps_per_execution=_steps_that_fit(model, steps_per_execution, steps_per_epoch),
             )
-            several = steps_of(model).numpy() > 1
-            if model.jit_compile and several and not tf.distribute.has_strategy():
+            in_loop = model.jit_compile and not (is_keras3(model) or tf.distribute.has_strategy())
+            if in_loop and steps_of(model).numpy() > 1:
                 steps_in_one_loop(model)
             model.optimizer.build(model.trainable_variables)
 
@@ -128,7 +130,7 @@ class Trainer:
         """The learning rate of the last step."""
         schedule = optimizers.schedule_of(self.model.optimizer)
         if schedule is None:
-            return float(self.model.optimizer.learning_rate.numpy())
+            return float(np.asarray(self.model.optimizer.learning_rate))
         return float(schedule.schedule(max(self.step - 1, 0)))
 
     def fit(
@@ -160,13 +162,17 @@ class Trainer:
             optimizer = self.model.optimizer
             averages = contextlib.nullcontext() if put_in else without_averages(optimizer)
             with averages, step_checks():
+                stream = self.stream(self.step)
+                if is_keras3(self.model):  # its executions are of as many steps as there is data
+                    stream = stream.take(count * steps)
                 self.model.fit(
-                    self.stream(self.step),
+                    stream,
                     epochs=count,
                     steps_per_epoch=steps,
                     callbacks=list(callbacks),
                     validation_data=validation_data if looks else None,
                     validation_freq=looks or 1,
+                    shuffle=False,  # what is in the stream is
                     verbose=0,
                 )
         if last and not parts:
@@ -207,6 +213,18 @@ def make_trainer(
     """
     model = recipe.prepare(ticket.build(), data)
     return Trainer(model, stream, steps_per_epoch, optimizer, recipe.loss(loss), **options)
+
+
+def _steps_that_fit(model: keras.Model, steps_per_execution: int, steps_per_epoch: int) -> int:
+    """How many steps an execution may have for an epoch to end where it should.
+
+    tf_keras makes the last execution of an epoch shorter. Keras 3 goes on into the next epoch's
+    batches: there it is the largest number that divides the epoch.
+    """
+    most = min(steps_per_execution, steps_per_epoch)
+    if is_keras3(model):
+        return max(n for n in range(1, most + 1) if steps_per_epoch % n == 0)
+    return most
 
 
 def _compile(model: keras.Model, **arguments: Any) -> None:

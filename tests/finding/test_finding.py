@@ -5,14 +5,15 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
-from networks import assert_same, values
+from networks import KERASES, assert_same, both_kerases, values
 
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
 from lottery_tf.finding import find as finding
 from lottery_tf.finding.find import next_masks
 from lottery_tf.finding.settings import FindingSettings
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import keras, keras_of
+from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import named_variables
 from lottery_tf.masks.prunable import prunable_weights
 from lottery_tf.training.trainer import Trainer
@@ -28,18 +29,29 @@ def data():
     return tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
 
 
-def network():
-    keras.utils.set_random_seed(1)
-    return keras.Sequential(
+def network(its_keras=keras):
+    its_keras.utils.set_random_seed(1)
+    layers = its_keras.layers
+    return its_keras.Sequential(
         [
-            keras.Input((6,)),
-            keras.layers.Dense(8, name="first"),
-            keras.layers.BatchNormalization(momentum=0.5, name="norm"),
-            keras.layers.ReLU(),
-            keras.layers.Dense(5, activation="relu", name="second"),
-            keras.layers.Dense(3, name="head"),
+            its_keras.Input((6,)),
+            layers.Dense(8, name="first"),
+            layers.BatchNormalization(momentum=0.5, name="norm"),
+            layers.ReLU(),
+            layers.Dense(5, activation="relu", name="second"),
+            layers.Dense(3, name="head"),
         ]
     )
+
+
+def cross_entropy(its_keras=keras):
+    return its_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def falling(its_keras):
+    schedules = its_keras.optimizers.schedules
+    rate = schedules.PiecewiseConstantDecay([8], [0.5, 0.05])
+    return its_keras.optimizers.SGD(rate, momentum=0.9)
 
 
 def imp_by_hand(model, data, rewind_step, fraction, rounds, keep_trained=False):
@@ -47,13 +59,11 @@ def imp_by_hand(model, data, rewind_step, fraction, rounds, keep_trained=False):
 
     Returns the masks and the starting weights of each round.
     """
-    loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    loss_of = cross_entropy(keras_of(model))
     kernels = {name: named_variables(model)[name] for name in ("first/kernel", "second/kernel")}
 
     def train(masks, start, stop):
-        optimizer = keras.optimizers.SGD(
-            keras.optimizers.schedules.PiecewiseConstantDecay([8], [0.5, 0.05]), momentum=0.9
-        )
+        optimizer = falling(keras_of(model))
         optimizer.build(model.trainable_variables)
         optimizer.iterations.assign(start)
         for _step, (x, y) in zip(range(start, stop), data.repeat().skip(start), strict=False):
@@ -93,9 +103,9 @@ def imp_by_hand(model, data, rewind_step, fraction, rounds, keep_trained=False):
 
 def draw(model, data, jit_compile=False, **settings):
     """Without XLA, which takes longer to compile than these trainings take."""
-    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([8], [0.5, 0.05])
-    optimizer = keras.optimizers.SGD(schedule, momentum=0.9)
-    settings = {"optimizer": optimizer, "jit_compile": jit_compile, **settings}
+    of = keras_of(model)
+    own = {"optimizer": falling(of), "loss": cross_entropy(of), "jit_compile": jit_compile}
+    settings = {**own, **settings}
     return list(lt.find_tickets(model, data, epochs=EPOCHS, **settings))
 
 
@@ -114,9 +124,10 @@ BY_HAND = [("1ep", "learning_rate", True), ("3it", "weights", False)]
         for jit in (False, True, None)
     ],
 )
-def test_three_rounds_by_hand(data, rewind_to, step, rewind, jit_compile):
+@both_kerases
+def test_three_rounds_by_hand(data, rewind_to, step, rewind, jit_compile, its_keras):
     tickets = draw(
-        network(),
+        network(its_keras),
         data,
         rounds=3,
         prune_fraction=0.3,
@@ -124,7 +135,7 @@ def test_three_rounds_by_hand(data, rewind_to, step, rewind, jit_compile):
         rewind=rewind,
         jit_compile=jit_compile,
     )
-    expected = imp_by_hand(network(), data, step, 0.3, 3, rewind == "learning_rate")
+    expected = imp_by_hand(network(its_keras), data, step, 0.3, 3, rewind == "learning_rate")
     assert len(tickets) == 4
     for ticket, (masks, weights) in zip(tickets, expected, strict=True):
         assert ticket.masks == lt.Masks(masks)
@@ -134,8 +145,9 @@ def test_three_rounds_by_hand(data, rewind_to, step, rewind, jit_compile):
 
 
 @pytest.mark.usefixtures("all_eager")
-def test_every_variable_is_rewound_and_zeros_are_exact(data):
-    tickets = draw(network(), data, rounds=3, rewind_to="2it")
+@both_kerases
+def test_every_variable_is_rewound_and_zeros_are_exact(data, its_keras):
+    tickets = draw(network(its_keras), data, rounds=3, rewind_to="2it")
     first = tickets[0]
     assert not np.array_equal(first.weights["norm/moving_mean"], np.zeros(8))
     for ticket in tickets:
@@ -152,18 +164,18 @@ def test_every_variable_is_rewound_and_zeros_are_exact(data):
         ({"method": "gmp", "sparsity": 0.5, "gmp_begin": "8it"}, [[4, 8, 4], [4]]),
     ],
 )
-def test_every_training_begins_with_the_ticket(data, settings, starts):
+@both_kerases
+def test_every_training_begins_with_the_ticket(data, settings, starts, its_keras):
     """To the bit, BatchNorm's moving statistics too, and at step k."""
     begun, streams = [], []
 
-    class Begun(keras.callbacks.Callback):
+    class Begun(its_keras.callbacks.Callback):
         def on_train_begin(self, logs=None):
             begun.append((values(self.model), trainer.step))
 
-    model = network()
+    model = network(its_keras)
     initial = lt.Ticket.of(model, lt.Masks.ones(prunable_weights(model)))
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    optimizer = keras.optimizers.SGD(0.5)
+    loss, optimizer = cross_entropy(its_keras), its_keras.optimizers.SGD(0.5)
 
     def stream(start):
         streams.append(start)
@@ -198,8 +210,9 @@ def test_round_numbers_counts_and_nesting(data):
 
 
 @pytest.mark.usefixtures("all_eager")
-def test_the_model_is_left_as_it_was(data):
-    model = network()
+@both_kerases
+def test_the_model_is_left_as_it_was(data, its_keras):
+    model = network(its_keras)
     before = [weight.copy() for weight in model.get_weights()]
     draw(model, data, rounds=1)
     for old, new in zip(before, model.get_weights(), strict=True):
@@ -246,22 +259,25 @@ def test_layerwise(data):
     }
 
 
-def test_all_rounds_are_traced_once(data):
+@both_kerases
+def test_all_rounds_are_traced_once(data, its_keras):
     traces = []
 
-    @keras.saving.register_keras_serializable("test_finding")
-    class Counting(keras.layers.Layer):
+    @its_keras.saving.register_keras_serializable("test_finding")
+    class Counting(its_keras.layers.Layer):
         def call(self, inputs, training=None):
             traces.append(bool(training))
             return inputs
 
-    model = keras.Sequential([keras.Input((6,)), Counting(), *network().layers])
+    layers = [its_keras.Input((6,)), Counting(), *network(its_keras).layers]
+    model = its_keras.Sequential(layers)
     del traces[:]
-    schedule = keras.optimizers.schedules.CosineDecay(0.1, 12)
+    schedule = its_keras.optimizers.schedules.CosineDecay(0.1, 12)
     tickets = lt.find_tickets(
         model,
         data,
-        optimizer=keras.optimizers.SGD(schedule, momentum=0.9),
+        optimizer=its_keras.optimizers.SGD(schedule, momentum=0.9),
+        loss=cross_entropy(its_keras),
         epochs=EPOCHS,
         rounds=4,
         rewind_to="1ep",
@@ -322,10 +338,19 @@ def test_the_last_round_is_within_a_weight_of_the_target(total, target):
     assert abs(masks.kept - (1 - target) * total) <= 1.5
 
 
-@pytest.mark.parametrize("optimizer", ["adam", keras.optimizers.legacy.Adam()])
-def test_other_optimizers_are_refused(data, optimizer):
-    with pytest.raises(UsageError, match="tf_keras optimizer"):
-        lt.find_ticket(network(), data, optimizer=optimizer, epochs=1, rounds=1)
+@pytest.mark.parametrize(
+    ("of", "optimizer"),
+    [
+        ("tf_keras", "adam"),
+        ("tf_keras", keras.optimizers.legacy.Adam()),
+        ("tf_keras", keras3.optimizers.Adam()),
+        ("keras", "adam"),
+        ("keras", keras.optimizers.Adam()),
+    ],
+)
+def test_other_optimizers_are_refused(data, of, optimizer):
+    with pytest.raises(UsageError, match=f"Expected (the|an) optimizer of {of}"):
+        lt.find_ticket(network(KERASES[of]), data, optimizer=optimizer, epochs=1, rounds=1)
 
 
 def test_a_model_of_one_unit_needs_a_loss(data):

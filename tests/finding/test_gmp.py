@@ -6,11 +6,22 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
-from networks import EachBatch, assert_zeros, chain, eagerly, examples, layers, mlp, values
+from networks import (
+    EachBatch,
+    assert_zeros,
+    both_kerases,
+    chain,
+    each_batch,
+    eagerly,
+    examples,
+    layers,
+    mlp,
+    values,
+)
 
 import lottery_tf as lt
 from lottery_tf.finding.gmp import prune_gradually, schedule
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import keras, keras_of
 from lottery_tf.graph.layers import assign, named_variables
 from lottery_tf.training.trainer import Trainer
 
@@ -56,9 +67,13 @@ def data():
     return tf.data.Dataset.from_tensor_slices(examples(20)).batch(4, drop_remainder=True)
 
 
+def cross_entropy(model):
+    return keras_of(model).losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
 def trainer_of(model, masks, **options):
-    optimizer = keras.optimizers.SGD(RATE, momentum=MOMENTUM)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    optimizer = keras_of(model).optimizers.SGD(RATE, momentum=MOMENTUM)
+    loss = cross_entropy(model)
     return Trainer(
         *(lt.wrap(model, masks), lambda start: data().repeat().skip(start), 5, optimizer, loss),
         **options,
@@ -67,7 +82,7 @@ def trainer_of(model, masks, **options):
 
 def gmp_by_hand(model, updates, regrow):
     """The paper in plain TensorFlow, SGD's momentum too; the masks made and the weights after."""
-    loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    loss_of = cross_entropy(model)
     kernels = {name: named_variables(model)[name] for name in ("first/kernel", "second/kernel")}
     masks = {name: np.ones(kernel.shape, np.float32) for name, kernel in kernels.items()}
     last = {name: kernel.numpy() for name, kernel in kernels.items()}  # when it was alive
@@ -116,13 +131,14 @@ def gmp_by_hand(model, updates, regrow):
         pytest.param(True, False, True, marks=pytest.mark.e2e),
     ],
 )
-def test_a_tiny_run_by_hand(regrow, eager, jit_compile):
+@both_kerases
+def test_a_tiny_run_by_hand(regrow, eager, jit_compile, its_keras):
     """Updates after 2, 6, 10, 14 and 17 steps, three steps an execution, five an epoch.
 
     Between updates the pruned weights are exactly 0, their momentum too.
     """
-    model, updates = mlp(), updates_of(regrow)
-    by_hand = mlp()
+    model, updates = mlp(its_keras.layers), updates_of(regrow)
+    by_hand = mlp(its_keras.layers)
     assign(by_hand, values(model))
     expected, weights = gmp_by_hand(by_hand, updates, regrow)
     start = lt.Masks.ones({name: mask.shape for name, mask in expected[0].items()})
@@ -135,7 +151,7 @@ def test_a_tiny_run_by_hand(regrow, eager, jit_compile):
         if masks != seen[-1]:
             seen.append(masks)
 
-    each = EachBatch(check)
+    each = each_batch(check, its_keras)
     with eagerly(eager):
         found = prune_gradually(trainer, start, updates, regrow=regrow, callbacks=[each])
     assert each.calls and trainer.step == 17

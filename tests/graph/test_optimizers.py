@@ -1,11 +1,15 @@
 """A training that begins anew begins anew, whatever its optimizer remembers."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from networks import (
+    KERASES,
     assert_same,
     assert_zeros,
+    both_kerases,
     chain,
     eagerly,
     examples,
@@ -19,14 +23,14 @@ from lottery_tf.common.errors import UsageError
 from lottery_tf.finding.find import find
 from lottery_tf.finding.settings import FindingSettings
 from lottery_tf.graph import optimizers
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import keras, keras_of
+from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import assign, named_variables
 from lottery_tf.training import optimizers as optimizers_of_ours
 from lottery_tf.training.retraining import _of_older_release
 from lottery_tf.training.trainer import Trainer
 
 kept = keras.optimizers
-CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 @keras.saving.register_keras_serializable("test_optimizers")
@@ -52,32 +56,78 @@ class Lookahead(kept.SGD):
         variable.assign_add(0.5 * (slow - variable))
 
 
+@keras3.saving.register_keras_serializable("test_optimizers")
+class Lookahead3(keras3.optimizers.SGD):
+    """The same of Keras 3."""
+
+    def build(self, variables):
+        if not self.built:
+            super().build(variables)
+            self.slow = self.add_optimizer_variables(variables, "slow", "zeros")
+            for slow, each in zip(self.slow, variables, strict=True):
+                slow.assign(each)
+            self.seen = self.add_variable((), "zeros", dtype="float32", name="seen")
+
+    def update_step(self, gradient, variable, learning_rate):
+        super().update_step(gradient, variable, learning_rate)
+        slow = self.slow[self._get_variable_index(variable)]
+        self.seen.assign_add(1.0)
+        slow.assign_add((variable - slow) / (1.0 + self.seen))
+        variable.assign_add(0.5 * (slow - variable))
+
+
+def _loss_scaled(k):
+    scaled = k.mixed_precision if k is keras else k.optimizers
+    return scaled.LossScaleOptimizer(k.optimizers.Adam(0.01, clipnorm=1.0))
+
+
 OPTIMIZERS = {
-    "SGD": lambda: kept.SGD(0.1),
-    "momentum": lambda: kept.SGD(0.1, 0.9, nesterov=True),
-    "Adam": lambda: kept.Adam(0.01),
-    "amsgrad": lambda: kept.Adam(0.01, amsgrad=True),
-    "AdamW": lambda: kept.AdamW(0.01),
-    "Adamax": lambda: kept.Adamax(0.01),
-    "Nadam": lambda: kept.Nadam(0.01),
-    "Adadelta": lambda: kept.Adadelta(1.0),
-    "Adagrad": lambda: kept.Adagrad(0.1),
-    "Adafactor": lambda: kept.Adafactor(0.1),
-    "Ftrl": lambda: kept.Ftrl(0.1, l1_regularization_strength=1e-4),
-    "Lion": lambda: kept.Lion(0.01),
-    "RMSprop": lambda: kept.RMSprop(0.01, momentum=0.9, centered=True),
-    "averaged": lambda: kept.Adam(0.01, use_ema=True, ema_momentum=0.9),
-    "averaged at times": lambda: kept.SGD(0.1, use_ema=True, ema_overwrite_frequency=3),
-    "loss scaled": lambda: keras.mixed_precision.LossScaleOptimizer(kept.Adam(0.01, clipnorm=1.0)),
-    "of a user": lambda: Lookahead(0.1, 0.9),
+    "SGD": lambda k: k.optimizers.SGD(0.1),
+    "momentum": lambda k: k.optimizers.SGD(0.1, 0.9, nesterov=True),
+    "Adam": lambda k: k.optimizers.Adam(0.01),
+    "amsgrad": lambda k: k.optimizers.Adam(0.01, amsgrad=True),
+    "AdamW": lambda k: k.optimizers.AdamW(0.01),
+    "Adamax": lambda k: k.optimizers.Adamax(0.01),
+    "Nadam": lambda k: k.optimizers.Nadam(0.01),
+    "Adadelta": lambda k: k.optimizers.Adadelta(1.0),
+    "Adagrad": lambda k: k.optimizers.Adagrad(0.1),
+    "Adafactor": lambda k: k.optimizers.Adafactor(0.1),
+    "Ftrl": lambda k: k.optimizers.Ftrl(0.1, l1_regularization_strength=1e-4),
+    "Lion": lambda k: k.optimizers.Lion(0.01),
+    "RMSprop": lambda k: k.optimizers.RMSprop(0.01, momentum=0.9, centered=True),
+    "averaged": lambda k: k.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.9),
+    "averaged at times": lambda k: k.optimizers.SGD(0.1, use_ema=True, ema_overwrite_frequency=3),
+    "loss scaled": _loss_scaled,
+    "of a user": lambda k: (Lookahead if k is keras else Lookahead3)(0.1, 0.9),
 }
-every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
+OF_KERAS3 = {
+    "Lamb": lambda k: k.optimizers.Lamb(0.01),
+    "Muon": lambda k: k.optimizers.Muon(0.01),
+    "accumulated": lambda k: k.optimizers.SGD(0.1, gradient_accumulation_steps=2),
+}
+MAKE = {**OPTIMIZERS, **OF_KERAS3}
 # Those that do more than sum up gradients; what each remembers is looked at below.
-UNLIKE = ("Nadam", "Ftrl", "averaged", "averaged at times", "loss scaled", "of a user")
-unlike_ones = pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=() if n in UNLIKE else pytest.mark.e2e) for n in OPTIMIZERS],
-)
+UNLIKE = ("Nadam", "Ftrl", "averaged", "averaged at times", "loss scaled", "of a user", *OF_KERAS3)
+
+
+def _each(always):
+    """Every optimizer of each Keras, those that are not to run always as e2e."""
+    cases = [(name, k) for name in OPTIMIZERS for k in KERASES.values()]
+    cases += [(name, keras3) for name in OF_KERAS3]
+    return pytest.mark.parametrize(
+        ("name", "its_keras"),
+        [
+            pytest.param(
+                *(name, k),
+                id=f"{name}-{k.__name__}",
+                marks=() if name in always else pytest.mark.e2e,
+            )
+            for name, k in cases
+        ],
+    )
+
+
+every_optimizer, unlike_ones = _each(MAKE), _each(UNLIKE)
 
 
 @pytest.fixture(name="eagerly")
@@ -87,8 +137,13 @@ def untraced():
         yield
 
 
-def network():
+def network(its_keras=keras):
+    layers = its_keras.layers
     return chain(layers.Dense(5, activation="relu", name="first"), layers.Dense(3, name="head"))
+
+
+def cross_entropy(its_keras=keras):
+    return its_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def batches():
@@ -105,7 +160,7 @@ def masks_of(model, seed=0):
 def scheduled(optimizer, first=0):
     """With a rate that falls step by step; as seen from step ``first`` on."""
 
-    class Falling(kept.schedules.LearningRateSchedule):
+    class Falling(keras_of(optimizer).optimizers.schedules.LearningRateSchedule):
         def __call__(self, step):
             return 0.05 / (1 + tf.cast(step + first, tf.float32))
 
@@ -115,46 +170,56 @@ def scheduled(optimizer, first=0):
 
 def assert_rounds_are_plain_fits(optimizer, plain):
     """Round 1 of ``find_tickets``, two epochs rewound to the end of the first, is a fit."""
+    its_keras = keras_of(optimizer)
     ticket = lt.find_ticket(
-        *(network(), batches()),
+        *(network(its_keras), batches()),
+        loss=cross_entropy(its_keras),
         **{"optimizer": optimizer, "epochs": 2, "rounds": 1, "prune_fraction": 0.3},
         **{"rewind_to": "1ep", "rewind": "learning_rate", "dev_data": batches()},
         jit_compile=False,
     )
     model = ticket.build()
-    model.compile(plain(), CROSS_ENTROPY)
+    model.compile(plain(), cross_entropy(its_keras))
     model.fit(batches(), verbose=0)
     loss = model.evaluate(batches(), verbose=0)
     assert ticket.info["dev_loss"] == pytest.approx(loss, rel=1e-6)
 
 
 @unlike_ones
-def test_every_round_is_a_plain_fit_from_its_ticket(eagerly, name):
-    assert_rounds_are_plain_fits(OPTIMIZERS[name](), OPTIMIZERS[name])
+def test_every_round_is_a_plain_fit_from_its_ticket(eagerly, name, its_keras):
+    make = functools.partial(MAKE[name], its_keras)
+    assert_rounds_are_plain_fits(make(), make)
 
 
+@both_kerases
 @pytest.mark.parametrize("name", ["Adam", "averaged"])
-def test_only_the_learning_rate_goes_on_from_step_k(eagerly, name):
-    make = OPTIMIZERS[name]
+def test_only_the_learning_rate_goes_on_from_step_k(eagerly, name, its_keras):
+    make = functools.partial(MAKE[name], its_keras)
     assert_rounds_are_plain_fits(scheduled(make()), lambda: scheduled(make(), first=2))
 
 
+@both_kerases
 @pytest.mark.parametrize("name", ["Nadam"])
-def test_every_round_is_a_plain_fit_when_it_is_compiled(name):
-    assert_rounds_are_plain_fits(OPTIMIZERS[name](), OPTIMIZERS[name])
+def test_every_round_is_a_plain_fit_when_it_is_compiled(name, its_keras):
+    make = functools.partial(MAKE[name], its_keras)
+    assert_rounds_are_plain_fits(make(), make)
 
 
 def trainer_of(optimizer, model=None):
     def stream(start):
         return batches().repeat().skip(start)
 
-    return Trainer(model or lt.wrap(network()), stream, 2, optimizer, CROSS_ENTROPY, False)
+    its_keras = keras_of(optimizer)
+    model = model or lt.wrap(network(its_keras))
+    return Trainer(model, stream, 2, optimizer, cross_entropy(its_keras), False)
 
 
 @pytest.mark.parametrize(
     "step", [*(pytest.param(each, marks=pytest.mark.e2e) for each in (0, 10)), 1500]
 )
-@pytest.mark.parametrize("kind", [kept.Adam, kept.AdamW, optimizers_of_ours.Adam])
+@pytest.mark.parametrize(
+    "kind", [kept.Adam, kept.AdamW, optimizers_of_ours.Adam, keras3.optimizers.Adam]
+)
 def test_the_first_step_of_adam_after_rewinding_is_the_learning_rate(eagerly, kind, step):
     """From empty moments: m̂/√v̂ = g/|g|, so that each weight moves by the rate."""
     trainer = trainer_of(scheduled(kind(0.01, weight_decay=0.0)))
@@ -169,10 +234,10 @@ def test_the_first_step_of_adam_after_rewinding_is_the_learning_rate(eagerly, ki
 
 
 @every_optimizer
-def test_what_it_remembers_is_that_of_a_new_one(eagerly, name):
-    trainer = trainer_of(OPTIMIZERS[name]())
+def test_what_it_remembers_is_that_of_a_new_one(eagerly, name, its_keras):
+    trainer = trainer_of(MAKE[name](its_keras))
     trainer.fit(3)
-    new = OPTIMIZERS[name]()
+    new = MAKE[name](its_keras)
     new.build(trainer.model.trainable_variables)
     expected = {n: v.numpy() for n, v in optimizers.state(new, trainer.model).items()}
     expected["first_step"] = 7
@@ -183,10 +248,10 @@ def test_what_it_remembers_is_that_of_a_new_one(eagerly, name):
 
 
 @unlike_ones
-def test_masks_in_the_middle_of_training_leave_zeros_and_finite_weights(eagerly, name):
+def test_masks_in_the_middle_of_training_leave_zeros_and_finite_weights(eagerly, name, its_keras):
     """What is remembered of a pruned weight is as in a new optimizer, which need not be 0."""
-    model, make = lt.wrap(network()), OPTIMIZERS[name]
-    model.compile(make(), CROSS_ENTROPY)
+    model, make = lt.wrap(network(its_keras)), functools.partial(MAKE[name], its_keras)
+    model.compile(make(), cross_entropy(its_keras))
     model.fit(batches(), verbose=0)
     masks = masks_of(model)
     lt.set_masks(model, masks)
@@ -223,7 +288,7 @@ def test_ftrl_and_adagrad_by_hand():
 
 def test_a_weight_that_comes_back_is_averaged_from_where_it_comes_back(eagerly):
     model = lt.wrap(network(), random_masks(network()))
-    model.compile(kept.SGD(0.1, use_ema=True), CROSS_ENTROPY)
+    model.compile(kept.SGD(0.1, use_ema=True), cross_entropy())
     model.fit(batches(), verbose=0)
     kernel = named_variables(model)["head/kernel"]
     revived = ~lt.get_masks(model)["head/kernel"]
@@ -233,8 +298,9 @@ def test_a_weight_that_comes_back_is_averaged_from_where_it_comes_back(eagerly):
     assert (average.numpy()[revived] == 0.5).all()
 
 
-def test_averages_are_put_in_at_the_end_of_a_training_and_not_in_between(eagerly):
-    make = OPTIMIZERS["averaged"]
+@both_kerases
+def test_averages_are_put_in_at_the_end_of_a_training_and_not_in_between(eagerly, its_keras):
+    make = functools.partial(MAKE["averaged"], its_keras)
     whole, parts = (trainer_of(make()) for _ in range(2))
     assign(parts.model, values(whole.model))
     parts.reset()
@@ -249,10 +315,11 @@ def test_averages_are_put_in_at_the_end_of_a_training_and_not_in_between(eagerly
     assert_same(values(parts.model), values(whole.model))
 
 
-def test_the_weights_to_rewind_to_are_no_averages(eagerly):
-    trainer = trainer_of(OPTIMIZERS["averaged"]())
+@both_kerases
+def test_the_weights_to_rewind_to_are_no_averages(eagerly, its_keras):
+    trainer = trainer_of(MAKE["averaged"](its_keras))
     initial = lt.Ticket.of(trainer.model, lt.get_masks(trainer.model))
-    plain = trainer_of(kept.Adam(0.01))
+    plain = trainer_of(its_keras.optimizers.Adam(0.01))
     assign(plain.model, initial.weights)
     plain.fit(2)
     settings = FindingSettings(rounds=0, rewind_to="2it")
@@ -260,9 +327,10 @@ def test_the_weights_to_rewind_to_are_no_averages(eagerly):
     assert_same(only.ticket.weights, values(plain.model))
 
 
-def test_a_callbacks_learning_rate_ends_with_the_training(eagerly):
-    trainer = trainer_of(kept.SGD(0.1))
-    trainer.fit(1, [keras.callbacks.LearningRateScheduler(lambda epoch: 0.01)])
+@both_kerases
+def test_a_callbacks_learning_rate_ends_with_the_training(eagerly, its_keras):
+    trainer = trainer_of(its_keras.optimizers.SGD(0.1))
+    trainer.fit(1, [its_keras.callbacks.LearningRateScheduler(lambda epoch: 0.01)])
     assert trainer.learning_rate == pytest.approx(0.01)
     trainer.reset(0)
     assert trainer.learning_rate == pytest.approx(0.1)
@@ -271,7 +339,7 @@ def test_a_callbacks_learning_rate_ends_with_the_training(eagerly):
 @pytest.mark.parametrize("name", ["Adam", "loss scaled"])
 def test_a_checkpoint_of_an_older_release_goes_on(eagerly, name):
     """It has no names, and its count of steps did not begin at the rewind step."""
-    one, other = (trainer_of(scheduled(OPTIMIZERS[name]())) for _ in range(2))
+    one, other = (trainer_of(scheduled(MAKE[name](keras))) for _ in range(2))
     for trainer in (one, other):
         trainer.reset(7)
     one.fit(9)
@@ -286,10 +354,12 @@ def test_a_checkpoint_of_an_older_release_goes_on(eagerly, name):
     assert_same(other.optimizer_state(), one.optimizer_state())
 
 
-def test_from_is_the_schedule_from_a_later_step_on():
-    schedule = optimizers.From(kept.schedules.PiecewiseConstantDecay([5], [1.0, 0.5]), 4)
+@pytest.mark.parametrize("kind", [optimizers.From, optimizers.From3])
+def test_from_is_the_schedule_from_a_later_step_on(kind):
+    schedules = keras_of(kind(None)).optimizers.schedules
+    schedule = kind(schedules.PiecewiseConstantDecay([5], [1.0, 0.5]), 4)
     assert [float(schedule(step)) for step in range(3)] == [1, 1, 0.5]
-    again = optimizers.From.from_config(schedule.get_config())
+    again = kind.from_config(schedule.get_config())
     assert [float(again(step)) for step in range(3)] == [1, 1, 0.5]
     schedule.first.assign(0)
     assert [float(schedule(step)) for step in (4, 5, 6)] == [1, 1, 0.5]
@@ -414,14 +484,14 @@ def test_optimizers_that_cannot_begin_anew_are_refused(eagerly, optimizer, words
             **{"optimizer": optimizer, "epochs": 2, "rounds": 1, "rewind_to": "1it"},
         )
         model = ticket.build()
-        model.compile(optimizer, CROSS_ENTROPY)
+        model.compile(optimizer, cross_entropy())
         model.fit(batches(), verbose=0)
         lt.set_masks(model, masks_of(model))
 
 
 def test_masks_change_nothing_where_the_optimizer_is_refused(eagerly):
     model = lt.wrap(network())
-    model.compile(NoConfig(2), CROSS_ENTROPY)
+    model.compile(NoConfig(2), cross_entropy())
     model.fit(batches(), verbose=0)
     before, masks = values(model), lt.get_masks(model)
     with pytest.raises(UsageError, match="made anew"):

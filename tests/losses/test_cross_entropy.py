@@ -1,16 +1,12 @@
 """The cross-entropy as a loss of each Keras."""
 
-import keras
 import numpy as np
 import pytest
-import tf_keras
-from networks import chain, examples
+from networks import KERASES, both_kerases, chain, examples
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.step_checks import step_checks
 from lottery_tf.losses.cross_entropy import as_cross_entropy, changed, cross_entropy
-
-both = pytest.mark.parametrize("its_keras", [tf_keras, keras], ids=["tf_keras", "keras"])
 
 
 def model_of(its_keras, loss):
@@ -20,7 +16,7 @@ def model_of(its_keras, loss):
     return model
 
 
-@both
+@both_kerases
 def test_the_formula_by_hand(its_keras):
     """Logits ln 1, ln 2, ln 5 are the probabilities ⅛, ¼, ⅝; with ε = ½ the target of class 2 is
     (¼, ¼, ½)."""
@@ -34,8 +30,8 @@ def test_the_formula_by_hand(its_keras):
 def test_both_kerases_train_and_evaluate_by_the_same_loss(tmp_path):
     """The training is smoothed, the evaluation plain; after the way through a file too."""
     x, y = examples()
-    found = {}
-    for its_keras in (tf_keras, keras):
+    found = []
+    for its_keras in KERASES.values():
         loss = cross_entropy(its_keras)(label_smoothing=0.3)
         model = model_of(its_keras, loss)
         plain = model_of(its_keras, cross_entropy(its_keras)())
@@ -50,11 +46,11 @@ def test_both_kerases_train_and_evaluate_by_the_same_loss(tmp_path):
         assert again.loss.get_config() == loss.get_config()
         evaluated = again.evaluate(x, y, verbose=0)
         np.testing.assert_allclose(history.history["val_loss"][-1], evaluated, rtol=1e-5)
-        found[its_keras] = [*history.history["loss"], *history.history["val_loss"]]
-    np.testing.assert_allclose(found[tf_keras], found[keras], rtol=1e-5)
+        found.append([*history.history["loss"], *history.history["val_loss"]])
+    np.testing.assert_allclose(*found, rtol=1e-5)
 
 
-@both
+@both_kerases
 def test_labels_that_are_no_classes(its_keras):
     model = model_of(its_keras, cross_entropy(its_keras)(label_smoothing=0.3))
     x, y = examples()
@@ -62,7 +58,7 @@ def test_labels_that_are_no_classes(its_keras):
         model.train_on_batch(x, y + 3)
 
 
-@both
+@both_kerases
 @pytest.mark.parametrize("from_logits", [True, False])
 @pytest.mark.parametrize("kind", ["Sparse", ""])
 def test_the_loss_stays_one_of_its_keras(its_keras, from_logits, kind):
@@ -75,7 +71,7 @@ def test_the_loss_stays_one_of_its_keras(its_keras, from_logits, kind):
     assert type(as_cross_entropy(named)) is cross_entropy(its_keras)
 
 
-@both
+@both_kerases
 def test_a_name_or_none_is_of_the_keras_that_is_said(its_keras):
     for given in (None, "categorical_crossentropy", "sparse_categorical_crossentropy"):
         ours = changed(given, "for a test", "it", its_keras)

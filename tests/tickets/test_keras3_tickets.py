@@ -183,18 +183,11 @@ def data():
 
 NOT_YET = {
     "prune": lambda model: lt.prune(model, "magnitude", 0.5),
-    "find_ticket": lambda model: lt.find_ticket(
-        model, data(), optimizer=tf_keras.optimizers.SGD(0.1), epochs=1, rounds=1
-    ),
-    "find_tickets": lambda model: next(
-        lt.find_tickets(model, data(), optimizer=tf_keras.optimizers.SGD(0.1), epochs=1, rounds=1)
-    ),
     "export": lambda model: lt.export(model, "never", examples()[0]),
     "signal": lambda model: lt.signal(model, data()),
     "count_flops": lambda model: lt.count_flops(model),
     "prepare": lambda model: lt.Recipe("soft_activation").prepare(model, data()),
     "finish": lambda model: lt.Recipe("soft_activation").finish(model),
-    "apply": lambda model: lt.SoftActivation().apply(model),
     "inspect": lambda model: lt.inspect(drawn(), model=model),
     "distil": lambda model: lt.Distillation(teacher=model),
 }

@@ -4,11 +4,12 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 import tensorflow as tf
+from networks import KERASES, both_kerases
 from tensorflow.python.eager import context
 
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import keras, keras_of
 from lottery_tf.training.optimizers import SGD, Adam, WarmUp, learning_rate_schedule, make_optimizer
 from lottery_tf.training.settings import TrainingSettings
 from lottery_tf.training.trainer import Trainer, make_deterministic
@@ -162,16 +163,22 @@ def small_trainer(**options):
         spec = tf.TensorSpec((1, 1), tf.float32)
         return tf.data.Dataset.from_generator(batches, output_signature=(spec, spec))
 
-    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
-    optimizer = options.pop("optimizer", SGD(1e-3, 0.9))
+    k = options.pop("its_keras", keras)
+    model = k.Sequential([k.Input((1,)), k.layers.Dense(1, use_bias=False)])
+    optimizer = options.pop("optimizer", None) or k.optimizers.SGD(1e-3, 0.9)
     return Trainer(model, stream, 5, optimizer, "mse", metrics=(), **options), seen
 
 
-class Steps(keras.callbacks.Callback):
+class Steps:
+    """Where a trainer stands after each epoch, and after those that look at dev images."""
+
     def __init__(self, trainer):
-        super().__init__()
         self.trainer = trainer
         self.epochs, self.looks = [], []
+
+    def callback(self):
+        callbacks = keras_of(self.trainer.model).callbacks
+        return callbacks.LambdaCallback(on_epoch_end=self.on_epoch_end)
 
     def on_epoch_end(self, epoch, logs=None):
         self.epochs.append(self.trainer.step)
@@ -179,15 +186,18 @@ class Steps(keras.callbacks.Callback):
             self.looks.append(self.epochs[-1])
 
 
+@both_kerases
 @pytest.mark.parametrize(
     ("steps_per_execution", "jit_compile"),
-    [(1, False), (3, None), pytest.param(1, None, marks=pytest.mark.e2e)],
+    [(1, False), (3, None), (5, False), pytest.param(1, None, marks=pytest.mark.e2e)],
 )
-def test_training_starts_and_stops_at_any_step(steps_per_execution, jit_compile):
-    trainer, seen = small_trainer(steps_per_execution=steps_per_execution, jit_compile=jit_compile)
+def test_training_starts_and_stops_at_any_step(steps_per_execution, jit_compile, its_keras):
+    trainer, seen = small_trainer(
+        steps_per_execution=steps_per_execution, jit_compile=jit_compile, its_keras=its_keras
+    )
     steps = Steps(trainer)
     trainer.reset(7)
-    trainer.fit(19, [steps])
+    trainer.fit(19, [steps.callback()])
     assert trainer.step == 19
     assert steps.epochs == [12, 17, 19]
     assert seen[0] == 7 and set(range(7, 19)) <= set(seen)
@@ -211,25 +221,51 @@ LOOKS = [
         for step in (0, 5, 15)
     ],
 )
+@both_kerases
 @pytest.mark.usefixtures("all_eager")
-def test_epochs_that_look_at_dev_images_are_counted_from_the_last(stop, freq, looks, resumed_at):
+def test_epochs_that_look_at_dev_images_are_counted_from_the_last(
+    stop, freq, looks, resumed_at, its_keras
+):
     dev = tf.data.Dataset.from_tensors((np.ones((1, 1)), np.ones((1, 1))))
-    trainer, _ = small_trainer()
+    trainer, _ = small_trainer(its_keras=its_keras)
     steps = Steps(trainer)
     trainer.reset(resumed_at)
-    trainer.fit(stop, [steps], dev, freq)
+    trainer.fit(stop, [steps.callback()], dev, freq)
     assert trainer.step == stop
     assert steps.looks == [step for step in looks if step > resumed_at]
 
 
-def test_training_in_two_parts_is_training_in_one():
-    whole, _ = small_trainer()
-    parts, _ = small_trainer()
+@both_kerases
+@pytest.mark.parametrize("steps_per_execution", [1, 5])
+def test_training_in_two_parts_is_training_in_one(steps_per_execution, its_keras):
+    """With several steps an execution too, the last of which has fewer."""
+    whole, _ = small_trainer(its_keras=its_keras)
+    parts, _ = small_trainer(its_keras=its_keras, steps_per_execution=steps_per_execution)
     parts.model.set_weights(whole.model.get_weights())
     whole.fit(12)
     parts.fit(7)
+    parts.fit(8)
     parts.fit(12)
     np.testing.assert_array_equal(whole.model.get_weights(), parts.model.get_weights())
+
+
+OF_OTHERS = {
+    "optimizer": lambda k: {"optimizer": k.optimizers.SGD(0.1)},
+    "loss": lambda k: {"loss": {"head": k.losses.MeanSquaredError()}},
+    "loss's function": lambda k: {"loss": k.losses.mean_squared_error},
+    "metrics": lambda k: {"metrics": ["mae", k.metrics.MeanAbsoluteError()]},
+}
+
+
+@both_kerases
+@pytest.mark.parametrize("what", OF_OTHERS)
+def test_what_is_of_the_other_keras_is_one_sentence(what, its_keras):
+    (other,) = (each for each in KERASES.values() if each is not its_keras)
+    own = {"optimizer": its_keras.optimizers.SGD(0.1), "loss": "mse", "metrics": ()}
+    model = its_keras.Sequential([its_keras.Input((1,)), its_keras.layers.Dense(1, name="head")])
+    message = f"Expected the {what.split(chr(39))[0]} of {its_keras.__name__}, as the model .* is; "
+    with pytest.raises(UsageError, match=message):
+        Trainer(model, lambda start: None, 1, **{**own, **OF_OTHERS[what](other)})
 
 
 def test_the_learning_rate_is_that_of_the_last_step():
@@ -241,16 +277,17 @@ def test_the_learning_rate_is_that_of_the_last_step():
         assert trainer.learning_rate == rate
 
 
-def test_xla_is_for_models_without_convolutions():
-    layers = keras.layers
-    dense = keras.Sequential([keras.Input((4,)), layers.Dense(2), layers.Dense(2)])
-    conv = keras.Sequential(
-        [keras.Input((4, 4, 1)), layers.Conv2D(2, 3), layers.Flatten(), layers.Dense(2)]
+@both_kerases
+def test_xla_is_for_models_without_convolutions(its_keras):
+    layers, inputs = its_keras.layers, its_keras.Input
+    dense = its_keras.Sequential([inputs((4,)), layers.Dense(2), layers.Dense(2)])
+    conv = its_keras.Sequential(
+        [inputs((4, 4, 1)), layers.Conv2D(2, 3), layers.Flatten(), layers.Dense(2)]
     )
     pairs = [(dense, True), (conv, False)]
     for model, expected in [*pairs, *((lt.wrap(each), is_dense) for each, is_dense in pairs)]:
-        Trainer(model, lambda start: None, 1, SGD(0.1), "mse")
-        assert bool(model._jit_compile) is expected
+        Trainer(model, lambda start: None, 1, its_keras.optimizers.SGD(0.1), "mse")
+        assert bool(model.jit_compile) is expected
 
 
 @pytest.mark.e2e
