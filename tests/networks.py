@@ -125,7 +125,7 @@ def each_batch(check, its_keras):
     return EachBatch()
 
 
-def EachBatch(check):  # noqa: N802
+def EachBatch(check):
     """The same of tf_keras."""
     return each_batch(check, keras)
 

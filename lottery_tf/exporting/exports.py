@@ -16,8 +16,8 @@ from lottery_tf.exporting import proof, sizes
 from lottery_tf.exporting.formats import FORMATS
 from lottery_tf.exporting.saved_model import SAVED_MODEL, signature_name
 from lottery_tf.exporting.settings import MAX_DIFFERENCE
-from lottery_tf.graph.compat import keras
-from lottery_tf.graph.layers import check_finished, check_graph
+from lottery_tf.graph.compat import ends_of, keras, keras_of, output_names
+from lottery_tf.graph.layers import check_finished, check_graph, input_names
 from lottery_tf.masks.prune_by_mask import get_masks
 from lottery_tf.masks.wrapper import strip
 
@@ -47,11 +47,12 @@ def export(
 ) -> dict[str, Any]:
     """Writes ``model`` as one SavedModel, the folder ``path``.
 
-    ``tf.saved_model.load`` and ``tf_keras.models.load_model`` read it without lottery_tf; pruned
-    weights are exact zeros in it.
+    ``tf.saved_model.load`` reads it without lottery_tf, and so does the model's Keras:
+    ``tf_keras.models.load_model``, or of Keras 3 ``layers.TFSMLayer(path, "serving_default")``.
+    Pruned weights are exact zeros in it.
 
     Args:
-      model: a built Sequential or functional tf_keras model. Pruning wrappers are taken off.
+      model: a built Sequential or functional model of either Keras. Pruning wrappers are taken off.
       path: a folder, missing, empty, or an older export of this kind, which is replaced.
       images: the model's input, float32 [N, …] (for several inputs a dict, name → array). If
         given, a fresh process reloads the SavedModel and runs them, a few seconds.
@@ -67,7 +68,7 @@ def export(
         at ``path`` then but what was there before.
     """
     check_ours(path, SAVED_MODEL)
-    check_graph(model)
+    check_graph(model, keras3=True)
     check_finished(model)
     inputs = None if images is None else proof.named_inputs(model, images)
     with whole_folder(path, SAVED_MODEL) as folder:
@@ -90,7 +91,7 @@ def write_exports(
     One fresh process reloads all of them and runs the images.
 
     Args:
-      model: a built Sequential or functional tf_keras model. Pruning wrappers are taken off.
+      model: a built Sequential or functional model of either Keras. Pruning wrappers are taken off.
       out: a folder, missing, empty, or an older export, which is replaced.
       formats: names in ``FORMATS``.
       images: the test images as the model takes them, float32 [N, …] (for several inputs a dict,
@@ -125,7 +126,7 @@ def write_exports(
     if not formats:
         raise UsageError(f"Expected at least one format of {one_of(FORMATS)}, got none.")
     check_ours(out, EXPORT)
-    check_graph(model)
+    check_graph(model, keras3=True)
     check_finished(model)
     inputs = proof.named_inputs(model, images)
     classes = None if labels is None else _classes(labels, len(next(iter(inputs.values()))))
@@ -164,8 +165,8 @@ def _write(
             "bytes": sizes.size(path),
             "bytes_gzip": sizes.gzip_size(path),
             "file": FORMATS[name].file,
-            "inputs": _shapes(map(signature_name, plain.input_names), plain.inputs),
-            "outputs": _shapes(plain.output_names, plain.outputs),
+            "inputs": _shapes(map(signature_name, input_names(plain)), plain.inputs),
+            "outputs": _shapes(output_names(plain), plain.outputs),
             "parameters": int(sum(w.size for w in weights)),
             "nonzero_parameters": int(sum(np.count_nonzero(w) for w in weights)),
         }
@@ -178,7 +179,7 @@ def _plain(model: keras.Model) -> keras.Model:
     if get_masks(model):
         return strip(model)
     # The same layers: a custom loss or metric would have to be known wherever it is loaded.
-    return keras.Model(model.input, model.output, name=model.name)
+    return keras_of(model).Model(*ends_of(model), name=model.name)
 
 
 def _classes(given: ArrayLike, count: int) -> np.ndarray:
@@ -194,4 +195,4 @@ def _classes(given: ArrayLike, count: int) -> np.ndarray:
 def _shapes(names: Iterable[str], tensors: Sequence[Any]) -> dict[str, list[int | None]]:
     # The batch is free in an export, also where the model's input has a fixed one.
     pairs = zip(names, tensors, strict=True)
-    return {name: [None, *tensor.shape[1:].as_list()] for name, tensor in pairs}
+    return {name: [None, *tensor.shape[1:]] for name, tensor in pairs}

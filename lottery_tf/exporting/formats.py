@@ -14,7 +14,7 @@ class Format(NamedTuple):
 
     Attributes:
       file: name of the file or folder in an export's folder.
-      write: ``write(model, path)`` writes the plain, uncompiled tf_keras ``model`` to ``path``,
+      write: ``write(model, path)`` writes the plain, uncompiled ``model`` to ``path``,
         which is missing or an empty folder.
       ours: the places of the files that this makes, below the export's folder → whether a file
         there is one of them.

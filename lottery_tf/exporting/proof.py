@@ -20,7 +20,8 @@ from numpy.typing import ArrayLike
 from lottery_tf.common.errors import UsageError
 from lottery_tf.exporting.saved_model import signature_name
 from lottery_tf.exporting.settings import MAX_DIFFERENCE
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import flattened, keras, output_names, packed, spec_of
+from lottery_tf.graph.layers import input_names
 
 # What ``compare`` returns where nothing was compared.
 NONE = dict.fromkeys(
@@ -43,16 +44,16 @@ def named_inputs(
     Raises:
       UsageError: if names or shapes are not those of the model's inputs.
     """
-    expected = {name: tensor for name, tensor in zip(model.input_names, model.inputs, strict=True)}
-    given = images if isinstance(images, Mapping) else {model.input_names[0]: images}
+    expected = dict(zip(input_names(model), map(spec_of, model.inputs), strict=True))
+    given = images if isinstance(images, Mapping) else {next(iter(expected)): images}
     if given.keys() != expected.keys():
         raise UsageError(
             f"Expected images for the model's inputs {', '.join(expected)}, got them for "
             f"{', '.join(given)}: give a dict, name of an input → array."
         )
     inputs = {
-        name: np.asarray(given[name], dtype=tensor.dtype.as_numpy_dtype)
-        for name, tensor in expected.items()
+        name: np.asarray(given[name], dtype=spec.dtype.as_numpy_dtype)
+        for name, spec in expected.items()
     }
     for name, array in inputs.items():
         shape = expected[name].shape[1:]
@@ -76,18 +77,18 @@ def model_outputs(model: keras.Model, inputs: Mapping[str, np.ndarray]) -> dict[
 
     @tf.function
     def infer(flat: list[tf.Tensor]) -> list[tf.Tensor]:
-        return tf.nest.flatten(model(tf.nest.pack_sequence_as(model.input, flat), training=False))
+        return flattened(model, model(packed(model, flat), training=False))
 
     # Called as it is, ``infer`` would warn of retracing after a few exports.
     infer = infer.get_concrete_function(specs)
-    arrays = [inputs[name] for name in model.input_names]
+    arrays = [inputs[name] for name in input_names(model)]
     batches = []
     with tf.device("/CPU:0"):
         for start in range(0, len(arrays[0]), BATCH):
             batch = [tf.constant(array[start : start + BATCH]) for array in arrays]
             batches.append([output.numpy() for output in infer(batch)])
     columns = (np.concatenate(column) for column in zip(*batches, strict=True))
-    return dict(zip(model.output_names, columns, strict=True))
+    return dict(zip(output_names(model), columns, strict=True))
 
 
 def reloaded_outputs(
@@ -101,7 +102,10 @@ def reloaded_outputs(
     with tempfile.TemporaryDirectory() as folder:
         given = Path(folder, "inputs.npz")
         # Of Any, or mypy takes one for allow_pickle.
-        named: dict[str, Any] = {f"in:{signature_name(n)}": each for n, each in inputs.items()}
+        named: dict[str, Any] = {
+            f"in:{signature_name(name)}": _as_bytes(array) if array.dtype == object else array
+            for name, array in inputs.items()
+        }
         np.savez(given, **named)
         made = [Path(folder, f"outputs_{i}.npz") for i in range(len(artefacts))]
         pairs = [str(file) for pair in zip(artefacts, made, strict=True) for file in pair]
@@ -132,6 +136,12 @@ def reloaded_outputs(
             with np.load(file) as arrays:
                 outputs.append({n.removeprefix("out:"): arrays[n] for n in arrays.files})
     return outputs
+
+
+def _as_bytes(texts: np.ndarray) -> np.ndarray:
+    """Texts, or bytes, as an array that NumPy saves without pickling."""
+    flat = [each if isinstance(each, bytes) else str(each).encode() for each in texts.ravel()]
+    return np.array(flat).reshape(texts.shape)
 
 
 def compare(

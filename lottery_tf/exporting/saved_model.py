@@ -11,6 +11,9 @@ way                 save s  load s  MB    gzip MB  read by
 this                2.9     0.5     1.7   0.18     both
 ==================  ======  ======  ====  =======  ============================
 
+A model of Keras 3 is saved by TensorFlow itself, with the same signature and attributes: Keras 3
+reads no SavedModel back but as a ``TFSMLayer``, for which that is enough.
+
 ``model.export()`` names no tensors (``args_0``), has ``serve`` instead of ``serving_default``,
 and Keras cannot load what it writes. The traces of ``model.save()`` are a graph for each layer,
 needed only to load custom layers without their code; without them Keras leaves out the signature,
@@ -27,12 +30,18 @@ from lottery_tf.common.ownership import Kind
 from lottery_tf.common.stderr import quiet
 from lottery_tf.graph.compat import (
     fingerprint_pb2,
+    flattened,
+    is_keras3,
     keras,
+    output_names,
+    packed,
+    parts_of,
     saved_metadata_pb2,
     saved_model_pb2,
     saved_with,
     tensor_bundle_pb2,
 )
+from lottery_tf.graph.layers import input_names
 
 
 def _graph(file: Path) -> Any:
@@ -40,12 +49,12 @@ def _graph(file: Path) -> Any:
 
 
 def _is_written_here(file: Path) -> bool:
-    """Whether ``write`` has made a saved_model.pb: a model of Keras without its traces
-    (``keras_api``) and yet with the attributes that are added here."""
+    """Whether ``write`` has made a saved_model.pb: a model of tf_keras without its traces
+    (``keras_api``), or what has our mark, with the attributes that are added here."""
     root = _graph(file).object_graph_def.nodes[0]
     names = {child.local_name for child in root.children}
     return (
-        root.user_object.identifier.startswith("_tf_keras_")
+        (root.user_object.identifier.startswith("_tf_keras_") or _MARK in names)
         and {"__call__", "variables", "signatures"} <= names
         and "keras_api" not in names
     )
@@ -111,16 +120,16 @@ def write(model: keras.Model, path: Path) -> None:
     ``tf.saved_model.load`` returns can also be called on the model's input and has ``variables``.
 
     Args:
-      model: a built Sequential or functional tf_keras model.
+      model: a built Sequential or functional model of either Keras.
       path: a folder, missing or empty.
     """
-    names = [signature_name(name) for name in model.input_names]
+    names = [signature_name(name) for name in input_names(model)]
     specs = [
         tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype, name)
         for name, tensor in zip(names, model.inputs, strict=True)
     ]
 
-    @tf.function(input_signature=[tf.nest.pack_sequence_as(model.input, specs)])
+    @tf.function(input_signature=[packed(model, specs)])
     def call(inputs: Any) -> Any:
         return model(inputs, training=False)
 
@@ -128,10 +137,14 @@ def write(model: keras.Model, path: Path) -> None:
     # workers TensorFlow saves none.
     @tf.function(input_signature=specs)
     def serve(*flat: tf.Tensor) -> dict[str, tf.Tensor]:
-        outputs = call(tf.nest.pack_sequence_as(model.input, flat))
-        return dict(zip(model.output_names, tf.nest.flatten(outputs), strict=True))
+        outputs = call(packed(model, flat))
+        return dict(zip(output_names(model), flattened(model, outputs), strict=True))
 
     # A list that TensorFlow can save: an attribute of something that it tracks.
+    if is_keras3(model):
+        with quiet():
+            tf.saved_model.save(_Exported(model, call), path, signatures=serve)
+        return
     holder = tf.Module()
     holder.variables_list = list(model.variables)
     with quiet(), saved_with(model, {"__call__": call, "variables": holder.variables_list}):
@@ -142,3 +155,23 @@ def write(model: keras.Model, path: Path) -> None:
             save_traces=False,
             signatures=serve,
         )
+
+
+_MARK = "lottery_tf"  # an attribute by which a SavedModel of a Keras 3 model is known as ours
+
+
+class _Exported(tf.Module):
+    """What TensorFlow saves of a model of Keras 3: what computes, and what it reads.
+
+    The model itself would be there with all its layers, and each variable twice.
+    """
+
+    variables: Any = None  # in the place of tf.Module's property, which is not saved
+
+    def __init__(self, model: keras.Model, call: Any):
+        super().__init__()
+        self.variables = [variable.value for variable in model.variables]
+        tables = (getattr(part, "lookup_table", None) for part in parts_of(model))
+        self.tables = [table for table in tables if table is not None]
+        self.__call__ = call  # saved as it is, not as a method
+        setattr(self, _MARK, tf.Module())

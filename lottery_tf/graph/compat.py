@@ -390,6 +390,18 @@ def ends_of(model: Model) -> tuple[Any, Any]:
 
 
 @_of_either
+def packed(model: Model, flat: Sequence[Any]) -> Any:
+    """What ``model.inputs`` stand for, in the structure in which the model is called."""
+    return tf.nest.pack_sequence_as(model.input, list(flat))
+
+
+@_of_either
+def flattened(model: Model, outputs: Any) -> list[Any]:
+    """What a call of the model gives, in the order of its outputs."""
+    return tf.nest.flatten(outputs)
+
+
+@_of_either
 def output_names(model: Model) -> list[str]:
     """The names of a model's outputs, by which losses and labels may be given, in their order."""
     return list(model.output_names)

@@ -8,7 +8,7 @@ import contextlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FunctionType
 from typing import Any, ClassVar, TypeAlias
 
@@ -287,6 +287,14 @@ def input_like(layer: Layer) -> KerasTensor:
 def ends_of(model: Model) -> tuple[Any, Any]:
     graph = _graph_of(model)
     return tuple(map(_alone, (graph._inputs_struct, graph._outputs_struct)))
+
+
+def packed(model: Model, flat: Sequence[Any]) -> Any:
+    return keras.tree.pack_sequence_as(_alone(_graph_of(model)._inputs_struct), list(flat))
+
+
+def flattened(model: Model, outputs: Any) -> list[Any]:
+    return keras.tree.flatten(outputs)
 
 
 def output_names(model: Model) -> list[str]:

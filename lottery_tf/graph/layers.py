@@ -136,6 +136,11 @@ def unwrapped(layer: keras.layers.Layer) -> keras.layers.Layer:
     return layer.layer if is_pruning_wrapper(layer) else layer
 
 
+def input_names(model: keras.Model) -> list[str]:
+    """The names of a model's inputs, in the order of ``model.inputs``."""
+    return [layer.name for layer in input_layers(model)]
+
+
 def named_layers(model: keras.Model, prefix: str = "") -> dict[str, keras.layers.Layer]:
     """Path → layer for each layer that is no model, in the order of ``model.layers``.
 

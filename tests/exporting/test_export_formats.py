@@ -3,23 +3,29 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from networks import both_kerases
 
 from lottery_tf.exporting import reload, saved_model, tflite
 from lottery_tf.graph.compat import keras
+from lottery_tf.graph.layers import input_names
 
 layers = keras.layers
 
 
-def dense_net():
-    return keras.Sequential([keras.Input((100,)), layers.Dense(80, "relu"), layers.Dense(10)])
+def dense_net(its_keras=keras):
+    layers = its_keras.layers
+    return its_keras.Sequential(
+        [its_keras.Input((100,)), layers.Dense(80, "relu"), layers.Dense(10)]
+    )
 
 
-def conv_net():
-    return keras.Sequential(
+def conv_net(its_keras=keras):
+    layers, two = its_keras.layers, its_keras.initializers.Constant(2.0)
+    return its_keras.Sequential(
         [
-            keras.Input((8, 8, 8)),
+            its_keras.Input((8, 8, 8)),
             layers.Conv2D(64, 3, use_bias=False),
-            layers.BatchNormalization(moving_variance_initializer=keras.initializers.Constant(2.0)),
+            layers.BatchNormalization(moving_variance_initializer=two),
             layers.ReLU(),
             layers.DepthwiseConv2D(3),
             layers.GlobalAveragePooling2D(),
@@ -41,7 +47,7 @@ def random_images(model, count=300):
 
 def outputs(path, model, images):
     """More images than one batch of the script, run in this process."""
-    (output,) = reload.run(str(path), {model.input_names[0]: images}).values()
+    (output,) = reload.run(str(path), {input_names(model)[0]: images}).values()
     return output
 
 
@@ -56,8 +62,9 @@ def outputs(path, model, images):
         ),
     ],
 )
-def test_sparse_tflite_computes_the_same_and_is_smaller(make, sparsity, tmp_path):
-    model = make()
+@both_kerases
+def test_sparse_tflite_computes_the_same_and_is_smaller(make, sparsity, its_keras, tmp_path):
+    model = make(its_keras)
     prune(model, sparsity)
     tflite.write(model, tmp_path / "model.tflite")
     images = random_images(model)
@@ -69,8 +76,9 @@ def test_sparse_tflite_computes_the_same_and_is_smaller(make, sparsity, tmp_path
     assert 1 - sparsity < share < 1 - sparsity + 0.35
 
 
-def test_saved_model_reads_without_keras_and_with_it(tmp_path):
-    model = conv_net()
+@both_kerases
+def test_saved_model_reads_without_keras_and_with_it(its_keras, tmp_path):
+    model = conv_net(its_keras)
     prune(model, 0.9)
     model.compile("adam", loss=lambda labels, logits: tf.reduce_mean(logits), metrics=["accuracy"])
     saved_model.write(model, tmp_path / "export")
@@ -81,7 +89,15 @@ def test_saved_model_reads_without_keras_and_with_it(tmp_path):
     )
     plain = tf.saved_model.load(tmp_path / "export")
     np.testing.assert_allclose(plain(images), model.predict(images), atol=1e-6)
-    assert [v.name for v in plain.variables] == [v.name for v in model.variables]
+    names = [f"{getattr(v, 'path', v.name).removesuffix(':0')}:0" for v in model.variables]
+    assert [v.name for v in plain.variables] == names
+    for before, after in zip(model.get_weights(), plain.variables, strict=True):
+        np.testing.assert_array_equal(before, after)
+    if its_keras is not keras:
+        layer = its_keras.layers.TFSMLayer(tmp_path / "export", "serving_default")
+        (output,) = layer(images).values()
+        np.testing.assert_allclose(output, model.predict(images), atol=1e-6)
+        return
     loaded = keras.models.load_model(tmp_path / "export", compile=False)
     np.testing.assert_allclose(loaded.predict(images), model.predict(images), atol=1e-6)
     assert [v.name for v in loaded.variables] == [v.name for v in model.variables]
@@ -90,11 +106,14 @@ def test_saved_model_reads_without_keras_and_with_it(tmp_path):
         np.testing.assert_array_equal(before, after)
 
 
-def test_signature_has_named_tensors_and_a_free_batch(tmp_path):
-    image = keras.Input(batch_shape=(7, 4), name="my-image")
-    angle = keras.Input((2,), name="file")
+@pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict")
+@both_kerases
+def test_signature_has_named_tensors_and_a_free_batch(its_keras, tmp_path):
+    image = its_keras.Input(batch_shape=(7, 4), name="my-image")
+    angle = its_keras.Input((2,), name="file")
+    layers = its_keras.layers
     both = layers.Concatenate()([image, angle])
-    model = keras.Model(
+    model = its_keras.Model(
         {"image": image, "angle": angle},
         [layers.Dense(3, name="kind")(both), layers.Dense(1, name="age")(both)],
     )
@@ -125,8 +144,9 @@ def test_an_operation_that_litert_lacks_is_named(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_writing_is_quiet(tmp_path, capfd):
-    model = dense_net()
+@both_kerases
+def test_writing_is_quiet(its_keras, tmp_path, capfd):
+    model = dense_net(its_keras)
     capfd.readouterr()
     saved_model.write(model, tmp_path / "export")
     tflite.write(model, tmp_path / "model.tflite")

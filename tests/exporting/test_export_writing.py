@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+from networks import both_kerases
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.exporting import FORMATS, export, write_exports
@@ -17,8 +18,9 @@ from lottery_tf.masks.wrapper import set_masks, wrap
 layers = keras.layers
 
 
-def small_net():
-    return keras.Sequential([keras.Input((4,), name="x"), layers.Dense(3, name="y")])
+def small_net(its_keras=keras):
+    inputs, output = its_keras.Input((4,), name="x"), its_keras.layers.Dense(3, name="y")
+    return its_keras.Sequential([inputs, output])
 
 
 @pytest.fixture(scope="module")
@@ -89,17 +91,19 @@ def test_a_trained_ticket_in_both_formats(proved, ticket, digits, tmp_path):
         np.testing.assert_array_equal(kernel, named_variables(ticket)[name] * mask)
 
 
-def test_several_inputs_and_outputs(proved, tmp_path):
-    image, angle = keras.Input((4, 4, 1), name="image"), keras.Input((2,), name="angle")
+@both_kerases
+def test_several_inputs_and_outputs(its_keras, proved, tmp_path):
+    layers, new_input = its_keras.layers, its_keras.Input
+    image, angle = new_input((4, 4, 1), name="image"), new_input((2,), name="angle")
     both = layers.Concatenate()([layers.Flatten()(image), angle])
     hidden = layers.Dense(8, "tanh")(both)
-    model = keras.Model(
+    model = its_keras.Model(
         [image, angle], [layers.Dense(3, name="kind")(hidden), layers.Dense(1, name="age")(hidden)]
     )
     rng = np.random.default_rng(0)
     # Links are followed, and an older export is replaced.
     (tmp_path / "latest").symlink_to(tmp_path / "first")
-    export(small_net(), tmp_path / "first")
+    export(small_net(its_keras), tmp_path / "first")
     facts = export(
         model,
         tmp_path / "latest",
@@ -109,10 +113,23 @@ def test_several_inputs_and_outputs(proved, tmp_path):
     assert facts["test_accuracy"] is None
     assert facts["outputs"] == {"kind": [None, 3], "age": [None, 1]}
     assert (tmp_path / "latest").is_symlink()
-    assert keras.models.load_model(tmp_path / "first", compile=False).output_names == [
-        "kind",
-        "age",
-    ]
+    signature = tf.saved_model.load(tmp_path / "first").signatures["serving_default"]
+    assert signature.structured_outputs.keys() == {"kind", "age"}
+    if its_keras is keras:
+        loaded = keras.models.load_model(tmp_path / "first", compile=False)
+        assert loaded.output_names == ["kind", "age"]
+
+
+@both_kerases
+def test_a_model_that_reads_texts(its_keras, proved_here, tmp_path):
+    """Its table of words is in the export, and texts and bytes go to the proof."""
+    layers = its_keras.layers
+    texts = its_keras.Input((2,), dtype="string")
+    numbers = layers.StringLookup(vocabulary=["a", "ö"])(texts)
+    model = its_keras.Model(texts, layers.Flatten()(layers.Embedding(4, 3)(numbers)))
+    images = np.array([["a", "ö"], [b"a", "c"]], object)
+    facts = export(model, tmp_path / "export", images)
+    assert facts["max_abs_difference"] == 0 and facts["max_abs_output"] > 0
 
 
 def test_a_wrong_export_is_found_and_leaves_nothing(proved_here, tmp_path, monkeypatch):

@@ -183,7 +183,6 @@ def data():
 
 NOT_YET = {
     "prune": lambda model: lt.prune(model, "magnitude", 0.5),
-    "export": lambda model: lt.export(model, "never", examples()[0]),
     "signal": lambda model: lt.signal(model, data()),
     "count_flops": lambda model: lt.count_flops(model),
     "prepare": lambda model: lt.Recipe("soft_activation").prepare(model, data()),
