@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lottery_tf.common.ownership import Recognise
-from lottery_tf.exporting import saved_model, tflite
+from lottery_tf.exporting import onnx, saved_model, tflite
 from lottery_tf.graph.compat import keras
 
 
@@ -32,4 +32,5 @@ FORMATS: dict[str, Format] = {
     # LiteRT's kernels add in another order than TensorFlow's and fold BatchNorm into the kernels.
     # That comes to at most 1e-6 of the largest output: 6e-5 where logits reach 106.
     "tflite": Format("model.tflite", tflite.write, {"model.tflite": tflite.is_flatbuffer}),
+    "onnx": Format("model.onnx", onnx.write, {"model.onnx": onnx.is_onnx}),
 }

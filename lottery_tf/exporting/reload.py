@@ -1,4 +1,4 @@
-"""Runs exported models as a stranger would: with numpy and TensorFlow only.
+"""Runs exported models as a stranger would: with numpy and TensorFlow, or ONNX Runtime, only.
 
 A script, started by ``proof.py`` in a process of its own:
 
@@ -43,6 +43,15 @@ def run(artefact: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         loaded = tf.saved_model.load(artefact)
         call = loaded.signatures["serving_default"]
         as_input = tf.constant
+    elif artefact.endswith(".onnx"):
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(artefact, providers=["CPUExecutionProvider"])
+        names = [each.name for each in session.get_outputs()]
+        as_input = np.asarray
+
+        def call(**batch: np.ndarray) -> dict[str, np.ndarray]:
+            return dict(zip(names, session.run(names, batch), strict=True))
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # It is to leave TensorFlow one day.

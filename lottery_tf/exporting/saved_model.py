@@ -112,16 +112,12 @@ def signature_name(name: str) -> str:
     return re.sub(r"\W", "_", name)
 
 
-def write(model: keras.Model, path: Path) -> None:
-    """Writes ``model`` to the folder ``path``.
+def serving(model: keras.Model) -> tuple[Any, Any, list[tf.TensorSpec]]:
+    """What an export of ``model`` computes, as functions of TensorFlow.
 
-    The signature ``serving_default`` takes the model's inputs by ``signature_name``, shape
-    [None, …] in their own dtype, and gives its outputs by name, computed as in inference. What
-    ``tf.saved_model.load`` returns can also be called on the model's input and has ``variables``.
-
-    Args:
-      model: a built Sequential or functional model of either Keras.
-      path: a folder, missing or empty.
+    Returns:
+      a function of the model's input, in its structure; one of the flat inputs, by
+      ``signature_name``, that gives the outputs by name; and the specs of these inputs.
     """
     names = [signature_name(name) for name in input_names(model)]
     specs = [
@@ -140,11 +136,26 @@ def write(model: keras.Model, path: Path) -> None:
         outputs = call(packed(model, flat))
         return dict(zip(output_names(model), flattened(model, outputs), strict=True))
 
-    # A list that TensorFlow can save: an attribute of something that it tracks.
+    return call, serve, specs
+
+
+def write(model: keras.Model, path: Path) -> None:
+    """Writes ``model`` to the folder ``path``.
+
+    The signature ``serving_default`` takes the model's inputs by ``signature_name``, shape
+    [None, …] in their own dtype, and gives its outputs by name, computed as in inference. What
+    ``tf.saved_model.load`` returns can also be called on the model's input and has ``variables``.
+
+    Args:
+      model: a built Sequential or functional model of either Keras.
+      path: a folder, missing or empty.
+    """
+    call, serve, _ = serving(model)
     if is_keras3(model):
         with quiet():
             tf.saved_model.save(_Exported(model, call), path, signatures=serve)
         return
+    # A list that TensorFlow can save: an attribute of something that it tracks.
     holder = tf.Module()
     holder.variables_list = list(model.variables)
     with quiet(), saved_with(model, {"__call__": call, "variables": holder.variables_list}):

@@ -1,11 +1,14 @@
 """Each writer alone: what it writes computes the same, with exact zeros, and says nothing."""
 
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from networks import both_kerases
 
-from lottery_tf.exporting import reload, saved_model, tflite
+from lottery_tf.common.errors import UsageError
+from lottery_tf.exporting import onnx, reload, saved_model, tflite
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import input_names
 
@@ -145,10 +148,41 @@ def test_an_operation_that_litert_lacks_is_named(tmp_path):
 
 
 @both_kerases
+def test_onnx_computes_the_same_by_the_same_names(its_keras, tmp_path):
+    inputs, angle = its_keras.Input((8, 8, 8), name="my-image"), its_keras.Input((2,), name="angle")
+    features = conv_net(its_keras)(inputs)
+    both = its_keras.layers.Concatenate()([features, angle])
+    outputs = [
+        its_keras.layers.Dense(1, name="age")(both),
+        its_keras.layers.ReLU(name="kind")(both),
+    ]
+    model = its_keras.Model([inputs, angle], outputs)
+    prune(model, 0.9)
+    onnx.write(model, tmp_path / "model.onnx")
+    assert onnx.is_onnx(tmp_path / "model.onnx")
+    (tmp_path / "model.tflite").write_bytes(b"    TFL3 and much more")
+    assert not onnx.is_onnx(tmp_path / "model.tflite")
+    rng = np.random.default_rng(1)
+    images, angles = (rng.normal(size=(300, *each.shape[1:])) for each in (inputs, angle))
+    images, angles = images.astype(np.float32), angles.astype(np.float32)
+    found = reload.run(str(tmp_path / "model.onnx"), {"my_image": images, "angle": angles})
+    assert list(found) == ["age", "kind"]
+    for got, wanted in zip(found.values(), model([images, angles]), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)
+
+
+def test_without_its_packages_onnx_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tf2onnx", None)
+    with pytest.raises(UsageError, match=r"tf2onnx for the format onnx: .* extra \[onnx\]"):
+        onnx.write(dense_net(), tmp_path / "model.onnx")
+
+
+@both_kerases
 def test_writing_is_quiet(its_keras, tmp_path, capfd):
     model = dense_net(its_keras)
     capfd.readouterr()
     saved_model.write(model, tmp_path / "export")
     tflite.write(model, tmp_path / "model.tflite")
+    onnx.write(model, tmp_path / "model.onnx")
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("", "")

@@ -52,19 +52,21 @@ def ticket(digits):
     return model
 
 
-def test_a_trained_ticket_in_both_formats(proved, ticket, digits, tmp_path):
+def test_a_trained_ticket_in_every_format(proved, ticket, digits, tmp_path):
     images, labels = digits[0][1400:], digits[1][1400:]
     out = tmp_path / "export"
     facts = write_exports(
         ticket,
         out,
-        ("saved_model", "tflite"),
+        tuple(FORMATS),
         images=images,
         labels=labels,
         preprocessing={"divide_by": 16},
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["export"]
-    assert {p.name for p in out.iterdir()} == {"saved_model", "model.tflite", "export.json"}
+    assert {p.name for p in out.iterdir()} == {each.file for each in FORMATS.values()} | {
+        "export.json"
+    }
     assert json.loads((out / "export.json").read_text()) == facts
 
     accuracy = np.mean(ticket.predict(images, verbose=0).argmax(axis=1) == labels)
@@ -195,7 +197,10 @@ def test_what_is_not_ours_is_never_replaced(name, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"formats": ("tflit",)}, "one of saved_model or tflite, not 'tflit'; nearest: tflite"),
+        (
+            {"formats": ("tflit",)},
+            "one of saved_model, tflite or onnx, not 'tflit'; nearest: tflite",
+        ),
         ({"formats": ()}, "at least one format"),
         ({"images": np.ones((2, 5))}, r"shape \(N, 4\)"),
         ({"labels": [0, 1, 2]}, "2 integer classes"),
