@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import cast
 
 import numpy as np
-import tensorflow_model_optimization as tfmot
+import tensorflow as tf
 
 from lottery_tf.finding.one_shot import highest_without_collapse, warn_of_collapse
 from lottery_tf.finding.settings import FindingSettings
@@ -33,10 +33,14 @@ def schedule(
       begin, end: their steps, t_0 < t_1.
       frequency: steps between two updates.
     """
-    decay = tfmot.sparsity.keras.PolynomialDecay(initial, final, begin, end, frequency=frequency)
-    steps = range(begin, end, frequency)
-    # Of tfmot's float32 the last ones may lie above the final sparsity, and no weight comes back.
-    return [*((step, min(float(decay(step)[1]), final)) for step in steps), (end, final)]
+
+    def decay(step: int) -> float:
+        """As tfmot computes it, to the bit, which is not needed for this."""
+        left = 1 - tf.cast(step - begin, tf.float32) / (end - begin)
+        return float((initial - final) * left**3 + final)
+
+    # Of float32 the last ones may lie above the final sparsity, and no weight comes back.
+    return [*((s, min(decay(s), final)) for s in range(begin, end, frequency)), (end, final)]
 
 
 def updates_of(

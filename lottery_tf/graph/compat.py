@@ -11,38 +11,21 @@ import contextlib
 import functools
 import os
 import random
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FunctionType, ModuleType
 from typing import Any, ParamSpec, SupportsIndex, TypeAlias, TypeVar
 
 import numpy as np
 import tensorflow as tf
-import tf_keras as keras
 from tensorflow.core.protobuf import fingerprint_pb2, saved_model_pb2, tensor_bundle_pb2
 from tensorflow.python.autograph.impl.api import autograph_artifact
 from tensorflow.python.eager import context
 from tensorflow.python.saved_model import loader_impl
 from tensorflow.python.util.tf_export import get_symbol_from_name
-from tensorflow_model_optimization.python.core.sparsity.keras.pruning_wrapper import (
-    PruneLowMagnitude,
-)
-from tf_keras.protobuf import saved_metadata_pb2
-from tf_keras.src import (
-    activations,
-    backend,
-    constraints,
-    initializers,
-    losses,
-    metrics,
-    regularizers,
-)
-from tf_keras.src.engine.functional import Functional, has_functional_like_constructor
-from tf_keras.src.engine.keras_tensor import KerasTensor
-from tf_keras.src.layers import serialization
-from tf_keras.src.layers.core.tf_op_layer import TFOpLambda
-from tf_keras.src.layers.preprocessing.index_lookup import IndexLookup
 
 from lottery_tf.graph import keras3
+from lottery_tf.graph.absent import absent_keras
 from lottery_tf.graph.keras3 import (
     PruningWrapper,
     chained,
@@ -52,6 +35,36 @@ from lottery_tf.graph.keras3 import (
     methods_set_on,
     operation_like,
 )
+
+try:
+    import tf_keras as keras
+    from tensorflow_model_optimization.python.core.sparsity.keras.pruning_wrapper import (
+        PruneLowMagnitude,
+    )
+    from tf_keras.protobuf import saved_metadata_pb2
+    from tf_keras.src import (
+        activations,
+        backend,
+        constraints,
+        initializers,
+        losses,
+        metrics,
+        regularizers,
+    )
+    from tf_keras.src.engine.functional import Functional, has_functional_like_constructor
+    from tf_keras.src.engine.keras_tensor import KerasTensor
+    from tf_keras.src.layers import serialization
+    from tf_keras.src.layers.core.tf_op_layer import TFOpLambda
+    from tf_keras.src.layers.preprocessing.index_lookup import IndexLookup
+except ImportError as error:
+    keras = absent_keras(str(error))
+    saved_metadata_pb2 = keras.protobuf
+    activations, constraints, initializers = keras.src, keras.src, keras.src
+    losses, metrics, regularizers, serialization = (keras.src,) * 4
+    PruneLowMagnitude, Functional, KerasTensor = keras.Pruned, keras.Functional, keras.KerasTensor
+    TFOpLambda, IndexLookup = keras.TFOpLambda, keras.IndexLookup
+    has_functional_like_constructor = keras.src
+    backend = types.SimpleNamespace(_SEED_GENERATOR=None)
 
 # What has no public name and is used as it is.
 __all__ = [

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
-import tensorflow_model_optimization as tfmot
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import read_json, write_json
@@ -24,11 +23,6 @@ from lottery_tf.tweaks.settings import of_older_release
 _NOT_COMPARED = {
     *("versions", "devices", "ticket", "teacher", "dense_ticket", "model_path", "rewind_path"),
     "rounds",
-}
-# Of tfmot's wrappers, which know them by name.
-_SCHEDULES = {
-    kind.__name__: kind
-    for kind in (tfmot.sparsity.keras.ConstantSparsity, tfmot.sparsity.keras.PolynomialDecay)
 }
 _PACKAGES = ("lottery_tf", "tensorflow", "tf_keras", "tensorflow_model_optimization", "numpy")
 
@@ -180,6 +174,11 @@ def load_pruned(path: str | os.PathLike[str], allow_code: bool = False) -> keras
     Raises:
       UsageError: if there is none, none that Keras loads, or it holds code that is not allowed.
     """
+    import tensorflow_model_optimization as tfmot  # a run needs it for nothing else
+
     existing_model(path)
-    with tfmot.sparsity.keras.prune_scope():
-        return load_model(path, allow_code, _SCHEDULES)
+    theirs = tfmot.sparsity.keras
+    # Of tfmot's wrappers, which know them by name.
+    schedules = {kind.__name__: kind for kind in (theirs.ConstantSparsity, theirs.PolynomialDecay)}
+    with theirs.prune_scope():
+        return load_model(path, allow_code, schedules)
