@@ -8,7 +8,7 @@ e2e:  ## whole runs, processes, devices, browsers
 	pytest -q -n 2 -m e2e
 
 coverage:  ## of the default suite: what it runs of each file, and the lines that it does not
-	pytest -q -n 2 --cov=lottery_tf --cov-report=term-missing:skip-covered
+	slipcover --source=lottery_tf --skip-covered -m pytest -q -n 2
 
 lint:
 	ruff check .

@@ -51,7 +51,7 @@ def test_the_stream_from_any_step_is_the_stream_from_0_from_there_on(augment):
             np.testing.assert_array_equal(expected[1], got[1])
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     batch_size=st.integers(1, 10),
     data_seed=st.integers(0, 2**31),
@@ -63,7 +63,7 @@ def test_one_batch_from_any_step_is_that_of_the_whole_stream(batch_size, data_se
     np.testing.assert_array_equal(labels_of(data.stream(start), 1)[0], whole[start])
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(batch_size=st.integers(1, 10), data_seed=st.integers(0, 2**31))
 def test_an_epoch_visits_each_example_at_most_once(batch_size, data_seed):
     data = dataset(batch_size=batch_size, data_seed=data_seed)
