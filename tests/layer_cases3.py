@@ -144,7 +144,7 @@ CASES = {
         images,
         examples(4, (6, 6, 2))[0],
         ("conv/kernel", "separable/pointwise_kernel", "transposed/kernel"),
-        ("depthwise/kernel", "separable/depthwise_kernel", "head/kernel"),
+        ("depthwise/depthwise_kernel", "separable/depthwise_kernel", "head/kernel"),
     ),
     "sequence": Case(
         sequence,

@@ -180,6 +180,12 @@ def listed_weights(layer: Layer) -> list[Variable]:
 
 
 @_of_either
+def last_name(variable: Variable, layer: Layer) -> str:
+    """The name of a variable within the layer that holds it, the same in both Kerases."""
+    return variable.name.rpartition("/")[2].partition(":")[0]
+
+
+@_of_either
 def made_trainable(layer: Layer) -> list[Variable]:
     """The variables that a layer has made to be trained, whether it is frozen or not."""
     return [each for each in layer.weights if isinstance(each, tf.Variable) and each.trainable]

@@ -108,6 +108,11 @@ def listed_weights(layer: Layer) -> list[Variable]:
     return [*layer._trainable_variables, *layer._non_trainable_variables]
 
 
+def last_name(variable: Variable, layer: Layer) -> str:
+    depthwise = isinstance(layer, keras.layers.DepthwiseConv1D | keras.layers.DepthwiseConv2D)
+    return "depthwise_kernel" if depthwise and variable.name == "kernel" else variable.name
+
+
 def made_trainable(layer: Layer) -> list[Variable]:
     # Freezing a built layer writes into its variables.
     return [each for part in parts_of(layer) for each in part._trainable_variables]

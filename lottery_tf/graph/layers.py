@@ -24,6 +24,7 @@ from lottery_tf.graph.compat import (
     is_variable,
     keras,
     keras_of,
+    last_name,
     layer_of,
     listed_weights,
     made_trainable,
@@ -179,12 +180,13 @@ def own_variables(layer: keras.layers.Layer) -> dict[str, tf.Variable]:
     """Last name → variable of one layer, without its masks."""
     found = {}
     # Keras lists the trainable ones first: names may not hang on what is frozen.
-    held = (v for part in parts_of(unwrapped(layer)) for v in listed_weights(part))
-    place = {id(variable): number for number, variable in enumerate(held)}
+    held = [(v, part) for part in parts_of(unwrapped(layer)) for v in listed_weights(part)]
+    place = {id(variable): number for number, (variable, _) in enumerate(held)}
+    holder = {id(variable): part for variable, part in held}
     # What a lookup has among its weights is its table.
     variables = [each for each in unwrapped(layer).weights if is_variable(each)]
     for variable in sorted(variables, key=lambda each: place.get(id(each), len(place))):
-        own = variable.name.rpartition("/")[2].partition(":")[0]
+        own = last_name(variable, holder.get(id(variable), layer))
         name, copies = own, 0
         while name in found:
             copies += 1

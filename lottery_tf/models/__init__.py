@@ -1,8 +1,9 @@
 """The zoo: ``create`` makes a model of the papers by its name.
 
 All models are functional, uncompiled, and end in logits. A new one is a function
-``(input_shape, num_classes, width | None) -> keras.Model`` and one line in ``BUILDERS``. Layer
-names are stable: masks and tickets on disk go by them.
+``(input_shape, num_classes, width | None, keras) -> keras.Model`` with the layers of the Keras that
+it is given, and one line in ``BUILDERS``. Layer names are stable: masks and tickets on disk go by
+them.
 
 >>> create("lenet_300_100", input_shape=(28, 28, 1), num_classes=10).count_params()
 266610
@@ -16,17 +17,21 @@ from typing import TYPE_CHECKING
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.settings import nearest, one_of
-from lottery_tf.models.settings import BUILDERS, Builder, ModelSettings, check_at_least
+from lottery_tf.models.settings import BUILDERS, KERASES, Builder, ModelSettings, check_at_least
 
 if TYPE_CHECKING:
-    from lottery_tf.graph.compat import keras
+    from lottery_tf.graph.compat import keras as tf_keras
 
 __all__ = ["BUILDERS", "ModelSettings", "create"]
 
 
 def create(
-    name: str, input_shape: Sequence[int], num_classes: int, width: int | None = None
-) -> "keras.Model":
+    name: str,
+    input_shape: Sequence[int],
+    num_classes: int,
+    width: int | None = None,
+    keras: str = ModelSettings.keras,
+) -> "tf_keras.Model":
     """A new model of the zoo, its weights drawn from Keras's global seed.
 
     Args:
@@ -35,6 +40,8 @@ def create(
       num_classes: the number of logits.
       width: channels (or units) of the first stage, which the others are multiples of; None for
         the paper's.
+      keras: the Keras that it is a model of, "tf_keras" or "keras", which is Keras 3. Both compute
+        the same with the same weights, but draw other ones.
 
     Returns:
       an uncompiled functional model from images float32 ``[N, H, W, C]`` to logits
@@ -55,6 +62,8 @@ def create(
             f"above 0, not {tuple(input_shape)}; give the shape of one image."
         )
     check_at_least("num_classes", num_classes, 2)
+    if keras not in KERASES:
+        raise UsageError(f"Expected `keras` to be {one_of(KERASES)}, not '{keras}'.")
     if width is not None:
         check_at_least("width", width, 1)
     builder = BUILDERS[name]
@@ -62,4 +71,6 @@ def create(
         found = importlib.import_module(f"lottery_tf.models.{builder.module}")
         function = getattr(found, builder.function)
         builder = functools.partial(function, *builder.args, **builder.kwargs)
+    if keras != ModelSettings.keras:  # an own builder need not know of two
+        builder = functools.partial(builder, keras=importlib.import_module(keras))
     return builder(tuple(input_shape), num_classes, width)

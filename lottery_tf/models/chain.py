@@ -5,16 +5,21 @@ nothing behind it makes up for it. The networks to see that in, not of a paper.
 """
 
 from collections.abc import Sequence
+from types import ModuleType
 
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import keras as tf_keras
 from lottery_tf.models.shapes import check_halvings
 
 WIDTH = 16
 
 
 def chain(
-    depth: int, input_shape: Sequence[int], num_classes: int, width: int | None = None
-) -> keras.Model:
+    depth: int,
+    input_shape: Sequence[int],
+    num_classes: int,
+    width: int | None = None,
+    keras: ModuleType = tf_keras,
+) -> tf_keras.Model:
     """``depth`` 3×3 convolutions of ``width`` (16) channels and biases, each with ReLU, then the
     mean of each channel and a dense layer.
 
@@ -24,7 +29,7 @@ def chain(
 
     Args:
       depth: 3 or more.
-      input_shape, num_classes, width: as in ``lottery_tf.models.create``.
+      input_shape, num_classes, width, keras: as in ``lottery_tf.models.create``.
 
     Raises:
       UsageError: the image is smaller than 4×4.

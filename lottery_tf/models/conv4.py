@@ -4,12 +4,18 @@ Frankle and Carbin, https://arxiv.org/abs/1803.03635, figure 2.
 """
 
 from collections.abc import Sequence
+from types import ModuleType
 
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import keras as tf_keras
 from lottery_tf.models.shapes import check_halvings
 
 
-def conv4(input_shape: Sequence[int], num_classes: int, width: int | None = None) -> keras.Model:
+def conv4(
+    input_shape: Sequence[int],
+    num_classes: int,
+    width: int | None = None,
+    keras: ModuleType = tf_keras,
+) -> tf_keras.Model:
     """3×3 convolutions w, w, pool, 2w, 2w, pool, then two hidden layers of 4w units; w = 64.
 
     Weights are Glorot normal, as in the paper.

@@ -4,13 +4,17 @@ Frankle and Carbin, https://arxiv.org/abs/1803.03635, figure 2; after LeCun et a
 """
 
 from collections.abc import Sequence
+from types import ModuleType
 
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import keras as tf_keras
 
 
 def lenet_300_100(
-    input_shape: Sequence[int], num_classes: int, width: int | None = None
-) -> keras.Model:
+    input_shape: Sequence[int],
+    num_classes: int,
+    width: int | None = None,
+    keras: ModuleType = tf_keras,
+) -> tf_keras.Model:
     """Two hidden layers of ``width`` (300) and a third of it, with ReLUs; Glorot normal weights."""
     width = width or 300
     images = keras.Input(input_shape, name="image")

@@ -5,24 +5,23 @@ shortcut; its BatchNorm lags far behind in short training; and its normal distri
 at two standard deviations.
 """
 
+from types import ModuleType
 from typing import Any
 
 import tensorflow as tf
 
-from lottery_tf.graph.compat import keras
-
-_layers, _initializers = keras.layers, keras.initializers
+from lottery_tf.graph.compat import keras, keras_of
 
 
-def he_normal(mode: str) -> keras.initializers.Initializer:
+def he_normal(keras: ModuleType, mode: str) -> Any:
     """N(0, 2/fan), ``torch.nn.init.kaiming_normal_``; ``mode`` is "fan_in" or "fan_out"."""
-    return _initializers.VarianceScaling(2.0, mode, "untruncated_normal")
+    return keras.initializers.VarianceScaling(2.0, mode, "untruncated_normal")
 
 
-def default_uniform(fan_in: int) -> keras.initializers.Initializer:
+def default_uniform(keras: ModuleType, fan_in: int) -> Any:
     """U(−b, b) with b = 1/√fan_in: kernels and biases that nobody initialises in PyTorch."""
     bound = fan_in**-0.5
-    return _initializers.RandomUniform(-bound, bound)
+    return keras.initializers.RandomUniform(-bound, bound)
 
 
 def convolution(
@@ -31,7 +30,7 @@ def convolution(
     """A square convolution that has as many pixels on all sides of an image; no bias by default."""
     config = {"use_bias": False, **config}
     padded, padding = _padded(x, size, stride, name)
-    return _layers.Conv2D(channels, size, stride, padding, name=name, **config)(padded)
+    return keras_of(x).layers.Conv2D(channels, size, stride, padding, name=name, **config)(padded)
 
 
 def depthwise_convolution(
@@ -40,24 +39,25 @@ def depthwise_convolution(
     """The like, each channel by itself."""
     config = {"use_bias": False, **config}
     padded, padding = _padded(x, size, stride, name)
-    return _layers.DepthwiseConv2D(size, stride, padding, name=name, **config)(padded)
+    return keras_of(x).layers.DepthwiseConv2D(size, stride, padding, name=name, **config)(padded)
 
 
 def batch_norm(x: tf.Tensor, name: str) -> tf.Tensor:
     """BatchNorm with PyTorch's momentum (0.9 in Keras' way of counting) and epsilon."""
-    return _layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
+    return keras_of(x).layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
 
 
 def linear(
     x: tf.Tensor, units: int, name: str, kernel: keras.initializers.Initializer | None = None
 ) -> tf.Tensor:
     """A dense layer; its kernel as ``kernel`` has it, else, like its bias, PyTorch's default."""
-    kernel, bias = kernel or default_uniform(x.shape[-1]), default_uniform(x.shape[-1])
-    return _layers.Dense(units, kernel_initializer=kernel, bias_initializer=bias, name=name)(x)
+    layers, bias = keras_of(x).layers, default_uniform(keras_of(x), x.shape[-1])
+    kernel = kernel or default_uniform(keras_of(x), x.shape[-1])
+    return layers.Dense(units, kernel_initializer=kernel, bias_initializer=bias, name=name)(x)
 
 
 def _padded(x: tf.Tensor, size: int, stride: int, name: str) -> tuple[tf.Tensor, str]:
     """``x`` and Keras' padding for it; only a stride above 1 needs a layer of its own."""
     if stride == 1 or size == 1:
         return x, "same"
-    return _layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x), "valid"
+    return keras_of(x).layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x), "valid"

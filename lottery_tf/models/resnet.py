@@ -11,10 +11,12 @@ pruning_techniques/models, for ResNet-104 LRsI/models/oresnet.py).
 
 import functools
 from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
 
 import tensorflow as tf
 
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import keras as tf_keras
 from lottery_tf.models.pytorch import batch_norm, convolution, he_normal, linear
 from lottery_tf.models.shapes import check_halvings
 
@@ -28,14 +30,15 @@ def cifar_resnet(
     input_shape: Sequence[int],
     num_classes: int,
     width: int | None = None,
+    keras: ModuleType = tf_keras,
     halving_stem: bool = False,
     residual: bool = True,
-) -> keras.Model:
+) -> tf_keras.Model:
     """A ResNet of ``depth`` layers whose stages have ``width`` (16), 2·width and 4·width channels.
 
     Args:
       depth: 6n + 2.
-      input_shape, num_classes, width: as in ``lottery_tf.models.create``.
+      input_shape, num_classes, width, keras: as in ``lottery_tf.models.create``.
       halving_stem: whether the stem has stride 2, for a quarter of the cost; not in the paper.
       residual: False for the paper's plain network, which has no shortcuts.
 
@@ -47,14 +50,19 @@ def cifar_resnet(
     blocks, remainder = divmod(depth - 2, 6)
     if remainder or blocks < 1:
         raise ValueError(f"Expected a depth of 6n + 2, such as 20. Received: {depth}.")
-    model = functools.partial(_resnet, name, input_shape, num_classes, width or CIFAR_WIDTH)
-    stages, head = (blocks,) * 3, he_normal("fan_in")
+    width = width or CIFAR_WIDTH
+    model = functools.partial(_resnet, keras, name, input_shape, num_classes, width)
+    stages, head = (blocks,) * 3, he_normal(keras, "fan_in")
     return model(stages, "fan_in", head, halving_stem=halving_stem, residual=residual)
 
 
 def bottleneck_resnet(
-    depth: int, input_shape: Sequence[int], num_classes: int, width: int | None = None
-) -> keras.Model:
+    depth: int,
+    input_shape: Sequence[int],
+    num_classes: int,
+    width: int | None = None,
+    keras: ModuleType = tf_keras,
+) -> tf_keras.Model:
     """The reference's ResNet of bottlenecks for CIFAR, (depth − 2)/6 of them in each of 3 stages.
 
     It names depths so from 54 on, as if its blocks had two convolutions: the longest path of
@@ -66,13 +74,17 @@ def bottleneck_resnet(
       UsageError: the image is smaller than 4×4.
     """
     blocks = ((depth - 2) // 6,) * 3
-    model = functools.partial(_resnet, f"resnet{depth}", input_shape, num_classes)
+    model = functools.partial(_resnet, keras, f"resnet{depth}", input_shape, num_classes)
     return model(width or CIFAR_WIDTH, blocks, fan="fan_out", bottleneck=True)
 
 
 def resnet(
-    depth: int, input_shape: Sequence[int], num_classes: int, width: int | None = None
-) -> keras.Model:
+    depth: int,
+    input_shape: Sequence[int],
+    num_classes: int,
+    width: int | None = None,
+    keras: ModuleType = tf_keras,
+) -> tf_keras.Model:
     """ResNet-18 or -34 with a 3×3 stem of stride 1 and no pooling behind it.
 
     Four stages of ``width`` (64), 2·width, 4·width and 8·width channels.
@@ -80,29 +92,33 @@ def resnet(
     Raises:
       UsageError: the image is smaller than 8×8.
     """
-    model = functools.partial(_resnet, f"resnet{depth}", input_shape, num_classes, width or WIDTH)
+    width, name = width or WIDTH, f"resnet{depth}"
+    model = functools.partial(_resnet, keras, name, input_shape, num_classes, width)
     return model(_BLOCKS[depth], fan="fan_out")
 
 
 def _resnet(
+    keras: ModuleType,
     name: str,
     input_shape: Sequence[int],
     num_classes: int,
     width: int,
     blocks: Sequence[int],
     fan: str,
-    head: keras.initializers.Initializer | None = None,
+    head: Any = None,
     halving_stem: bool = False,
     residual: bool = True,
     bottleneck: bool = False,
-) -> keras.Model:
+) -> tf_keras.Model:
     """``blocks``: their number in each stage; ``fan``: of the He normal kernels but ``head``."""
     check_halvings(name, input_shape, len(blocks) - 1 + halving_stem)
 
     def conv_bn(
         x: tf.Tensor, channels: int, conv_name: str, bn_name: str, size: int = 3, stride: int = 1
     ) -> tf.Tensor:
-        x = convolution(x, channels, size, stride, conv_name, kernel_initializer=he_normal(fan))
+        x = convolution(
+            x, channels, size, stride, conv_name, kernel_initializer=he_normal(keras, fan)
+        )
         return batch_norm(x, bn_name)
 
     def block(x: tf.Tensor, channels: int, stride: int, name: str) -> tf.Tensor:

@@ -20,7 +20,8 @@ class Builder(NamedTuple):
     kwargs: Mapping[str, Any] = {}
 
 
-# Name → what builds it: a function (input_shape, num_classes, width | None) → keras.Model.
+KERASES = ("tf_keras", "keras")
+# Name → what builds it: a function (input_shape, num_classes, width | None, keras) → keras.Model.
 BUILDERS: dict[str, Builder | Callable[..., Any]] = {
     "lenet_300_100": Builder("lenet", "lenet_300_100"),
     "conv4": Builder("conv4", "conv4"),
@@ -53,6 +54,12 @@ class ModelSettings:
     model: str | None = setting("lenet_300_100", "the model", choices=BUILDERS)
     width: int | None = setting(
         None, "channels (or units) of the first stage; the paper's where not given"
+    )
+
+    keras: str = setting(
+        "tf_keras",
+        "the Keras that the model is of, tf_keras, which is the faster one, or Keras 3",
+        choices=KERASES,
     )
 
     def __post_init__(self) -> None:

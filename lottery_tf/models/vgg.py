@@ -6,15 +6,21 @@ the reference prunes it (https://github.com/VITA-Group/ToST, pruning_techniques/
 """
 
 from collections.abc import Sequence
+from types import ModuleType
 
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import keras as tf_keras
 from lottery_tf.models.pytorch import batch_norm, convolution, he_normal
 from lottery_tf.models.shapes import check_halvings
 
 _CONVOLUTIONS = (2, 2, 3, 3, 3)
 
 
-def vgg16(input_shape: Sequence[int], num_classes: int, width: int | None = None) -> keras.Model:
+def vgg16(
+    input_shape: Sequence[int],
+    num_classes: int,
+    width: int | None = None,
+    keras: ModuleType = tf_keras,
+) -> tf_keras.Model:
     """13 convolutions in five stages of w, 2w, 4w, 8w and 8w channels, a pooling between each two.
 
     The width w is 64 in the paper.
@@ -33,7 +39,7 @@ def vgg16(input_shape: Sequence[int], num_classes: int, width: int | None = None
             x = convolution(
                 *(x, width * min(2**stage, 8), 3, 1, name.format("conv")),
                 use_bias=True,
-                kernel_initializer=he_normal("fan_out"),
+                kernel_initializer=he_normal(keras, "fan_out"),
             )
             x = batch_norm(x, name.format("bn"))
             x = keras.layers.ReLU(name=name.format("relu"))(x)

@@ -102,7 +102,7 @@ def test_what_is_prunable_by_default_on_request_and_never(name):
     [
         (("conv",), {"conv/kernel", "separable/pointwise_kernel", "transposed/kernel"}),
         (("dense",), {"head/kernel"}),
-        (("depthwise",), {"depthwise/kernel", "separable/depthwise_kernel"}),
+        (("depthwise",), {"depthwise/depthwise_kernel", "separable/depthwise_kernel"}),
         ((), set()),
     ],
 )

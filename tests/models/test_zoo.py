@@ -11,6 +11,8 @@ import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import keras
+from lottery_tf.graph.keras3 import keras as keras3
+from lottery_tf.graph.layers import assign, named_variables, values
 from lottery_tf.models import BUILDERS, ModelSettings, create
 from lottery_tf.models.pytorch import convolution
 from lottery_tf.models.resnet import bottleneck_resnet
@@ -77,6 +79,35 @@ def test_layer_names_are_unique(name):
     names = [layer.name for layer in small(name).layers]
     assert len(set(names)) == len(names)
     assert (names[0], names[-1]) == ("image", "head")
+
+
+@pytest.mark.parametrize("name", _deep_ones_apart(BUILDERS, [*DEEP, "mobilenet", "vgg16"]))
+def test_either_keras_computes_the_same_and_names_it_so(name):
+    one, other = small(name), create(name, SHAPE[name], 5, SMALL[name], keras="keras")
+    assert isinstance(other, keras3.Model) and other.name == name
+    rng = np.random.default_rng(0)
+    weights = {n: rng.normal(1, 0.3, v.shape) for n, v in named_variables(one).items()}
+    before = values(one)
+    images = rng.normal(size=(2, *SHAPE[name])).astype(np.float32)
+    try:
+        for model in (one, other):
+            assign(model, weights)
+        np.testing.assert_allclose(other(images), one(images), rtol=2e-4)
+    finally:
+        assign(one, before)
+
+
+@pytest.mark.parametrize("name", ["lenet_300_100", "mobilenet", "resnet20"])
+def test_either_keras_draws_from_the_same_distributions(name):
+    one, other = small(name), create(name, SHAPE[name], 5, SMALL[name], keras="keras")
+    kinds = ("kernel", "depthwise", "bias")
+    for old, new in zip(one.layers, other.layers, strict=True):
+        mine, theirs = old.get_config(), new.get_config()
+        drawn = [key for key in mine if key.endswith("_initializer") and key.startswith(kinds)]
+        for key in drawn:
+            assert mine[key]["class_name"] == theirs[key]["class_name"], new.name
+            settings = mine[key]["config"]
+            assert {k: theirs[key]["config"][k] for k in settings} == settings, new.name
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -416,9 +447,9 @@ def test_what_the_reference_leaves_to_pytorch_is_uniform(name):
     keras.utils.set_random_seed(0)
     head = create(name, (32, 32, 3), 100, width=16).get_layer("head")
     inputs = head.kernel.shape[0]
-    kernel, bias = (values * np.sqrt(inputs) for values in head.get_weights())
-    for values in (kernel, bias):
-        assert np.abs(values).max() == pytest.approx(1, abs=0.05) and np.abs(values).max() <= 1
+    kernel, bias = (weight * np.sqrt(inputs) for weight in head.get_weights())
+    for weight in (kernel, bias):
+        assert np.abs(weight).max() == pytest.approx(1, abs=0.05) and np.abs(weight).max() <= 1
     assert kernel.std() == pytest.approx(np.sqrt(1 / 3), rel=0.02)
     assert not np.allclose(kernel[0], bias)
 
