@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -33,6 +34,18 @@ def chain(*stack, shape=(4,)):
     for layer in stack:
         outputs = layer(outputs)
     return its_keras.Model(inputs, outputs)
+
+
+def functions(its_keras):
+    """The functions for the graphs of a Keras: those of ``keras.ops``, or TensorFlow's likewise."""
+    if its_keras is keras3:
+        return keras3.ops
+    return SimpleNamespace(
+        **{"softmax": tf.nn.softmax, "log_softmax": tf.nn.log_softmax, "sigmoid": tf.sigmoid},
+        **{"relu": tf.nn.relu, "cast": tf.cast, "clip": tf.clip_by_value, "matmul": tf.matmul},
+        **{"mean": tf.reduce_mean, "transpose": tf.transpose, "log": tf.math.log, "eye": tf.eye},
+        **{"einsum": tf.einsum, "stack": tf.stack, "ones": tf.ones},
+    )
 
 
 def mlp(layers=layers, **last):

@@ -367,6 +367,12 @@ def outputs_of(node: Any) -> list[Any]:
 
 
 @_of_either
+def arguments_of(node: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a call was made with, by place and by name: symbolic tensors and whatever else."""
+    return node.call_args, node.call_kwargs
+
+
+@_of_either
 def called_again(node: Any, layer: Callable[..., Any], new: Callable[[Any], Any]) -> Any:
     """Calls a layer, or a function, as ``node`` called its layer.
 

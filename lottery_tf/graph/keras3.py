@@ -250,6 +250,10 @@ def outputs_of(node: Node) -> list[KerasTensor]:
     return list(node.outputs)
 
 
+def arguments_of(node: Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return node.arguments.args, node.arguments.kwargs
+
+
 def called_again(node: Node, layer: Callable[..., Any], new: Callable[[Any], Any]) -> Any:
     def renewed(each: Any) -> Any:
         return new(each) if isinstance(each, KerasTensor) else each

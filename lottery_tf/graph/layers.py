@@ -142,6 +142,11 @@ def input_names(model: keras.Model) -> list[str]:
     return [layer.name for layer in input_layers(model)]
 
 
+def computes_as_keras(layer: Any) -> bool:
+    """Whether a layer, or a function of Keras 3, computes by Keras' own code, not by a user's."""
+    return type(layer).call.__module__.startswith(("tf_keras.", "keras."))
+
+
 def named_layers(model: keras.Model, prefix: str = "") -> dict[str, keras.layers.Layer]:
     """Path → layer for each layer that is no model, in the order of ``model.layers``.
 

@@ -9,63 +9,76 @@ from typing import Any
 
 import tensorflow as tf
 
-from lottery_tf.graph.compat import inputs_of, keras
-from lottery_tf.graph.layers import Call, calls
+from lottery_tf.graph.compat import (
+    arguments_of,
+    both,
+    function_of,
+    inputs_of,
+    is_model,
+    keras,
+)
+from lottery_tf.graph.compat import outputs_of as outputs_of_call
+from lottery_tf.graph.keras3 import keras as keras3
+from lottery_tf.graph.layers import Call, calls, computes_as_keras
 
-_layers, _activations = keras.layers, keras.activations
-_SOFTMAX = (_activations.softmax, tf.nn.softmax, keras.backend.softmax)
+# Functions of tf_keras' graphs go by their names in TensorFlow, those of Keras 3 by the classes of
+# keras.ops.
+_SOFTMAX = (
+    *(keras.activations.softmax, tf.nn.softmax, keras.backend.softmax),
+    *(keras3.activations.softmax, keras3.ops.softmax),
+)
 _SIGMOIDS = (
-    *(_activations.sigmoid, _activations.hard_sigmoid, tf.sigmoid, keras.backend.sigmoid),
-    keras.backend.hard_sigmoid,
+    *(keras.activations.sigmoid, keras.activations.hard_sigmoid, tf.sigmoid),
+    *(keras.backend.sigmoid, keras.backend.hard_sigmoid),
+    *(keras3.activations.sigmoid, keras3.activations.hard_sigmoid),
+    *(keras3.ops.sigmoid, keras3.ops.hard_sigmoid),
 )
-_LINEAR = (None, _activations.linear, tf.identity)
+_SIGMOID_FUNCTIONS = ("math.sigmoid", "Sigmoid", "HardSigmoid")
+_LINEAR = (None, keras.activations.linear, tf.identity, keras3.activations.linear)
 # The logarithms of probabilities are logits of them: softmax(log p) = p.
-_LOG_SOFTMAX = (tf.nn.log_softmax, tf.math.log_softmax)
+_LOG_SOFTMAX = (
+    *(tf.nn.log_softmax, tf.math.log_softmax),
+    *(keras3.activations.log_softmax, keras3.ops.log_softmax),
+)
+_LOG_SOFTMAX_FUNCTIONS = ("nn.log_softmax", "math.log_softmax", "LogSoftmax")
 # What gives any real number, whatever comes in.
-_KERNELS = (
-    *(_layers.Dense, _layers.EinsumDense, _layers.Embedding),
-    *(_layers.Conv1D, _layers.Conv2D, _layers.Conv3D),
-    *(_layers.Conv1DTranspose, _layers.Conv2DTranspose, _layers.Conv3DTranspose),
-    *(_layers.SeparableConv1D, _layers.SeparableConv2D),
-    *(_layers.DepthwiseConv1D, _layers.DepthwiseConv2D),
-    *(_layers.LocallyConnected1D, _layers.LocallyConnected2D),
+_KERNELS = both(
+    *("Dense", "EinsumDense", "Embedding", "Conv1D", "Conv2D", "Conv3D"),
+    *("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"),
+    *("SeparableConv1D", "SeparableConv2D", "DepthwiseConv1D", "DepthwiseConv2D"),
+    *("LocallyConnected1D", "LocallyConnected2D"),
 )
-_NORMALISATIONS = (
-    *(_layers.BatchNormalization, _layers.LayerNormalization, _layers.GroupNormalization),
-)
-_PRODUCTS = ("linalg.matmul", "einsum", "tensordot")
+_NORMALISATIONS = both("BatchNormalization", "LayerNormalization", "GroupNormalization")
+_PRODUCTS = ("linalg.matmul", "einsum", "tensordot", "Matmul", "Einsum", "Tensordot", "Dot")
 # What leaves logits logits, and probabilities probabilities as long as there are as many.
-_SAME = (
-    *(_layers.Reshape, _layers.Flatten, _layers.RepeatVector, _layers.Average, _layers.Masking),
-    *(_layers.Dropout, _layers.SpatialDropout1D, _layers.SpatialDropout2D, _layers.GaussianDropout),
-    *(_layers.GaussianNoise, _layers.ActivityRegularization, _layers.Resizing),
-    *(_layers.GlobalAveragePooling1D, _layers.GlobalAveragePooling2D),
-    *(_layers.GlobalAveragePooling3D, _layers.AveragePooling1D, _layers.AveragePooling2D),
-    *(_layers.UpSampling1D, _layers.UpSampling2D, _layers.Cropping1D, _layers.Cropping2D),
+_SAME = both(
+    *("Reshape", "Flatten", "RepeatVector", "Average", "Masking", "Dropout", "SpatialDropout1D"),
+    *("SpatialDropout2D", "GaussianDropout", "GaussianNoise", "ActivityRegularization", "Resizing"),
+    *("GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D"),
+    *("AveragePooling1D", "AveragePooling2D", "UpSampling1D", "UpSampling2D"),
+    *("Cropping1D", "Cropping2D", "Identity"),
 )
 _SAME_FUNCTIONS = (
     *("cast", "identity", "reshape", "stop_gradient", "ensure_shape", "compat.v1.squeeze"),
-    *(
-        "squeeze",
-        "expand_dims",
-        "debugging.check_numerics",
-        "__operators__.getitem",
-        "image.resize",
-    ),
-    *("compat.v1.gather", "gather", "tile", "broadcast_to"),
+    *("squeeze", "expand_dims", "debugging.check_numerics", "__operators__.getitem"),
+    *("image.resize", "compat.v1.gather", "gather", "tile", "broadcast_to"),
+    *("Cast", "ConvertToTensor", "Reshape", "StopGradient", "Squeeze", "ExpandDims", "GetItem"),
+    *("Resize", "Take", "Tile", "BroadcastTo"),
 )
 # What leaves logits logits, if only one of its inputs is that and none is probabilities.
-_SUMS = (
-    *(_layers.Add, _layers.Subtract, _layers.Multiply, _layers.Maximum, _layers.Minimum),
-    *(_layers.Rescaling, _layers.Permute, _layers.MaxPooling1D, _layers.MaxPooling2D),
-    *(_layers.GlobalMaxPooling1D, _layers.GlobalMaxPooling2D),
+_SUMS = both(
+    *("Add", "Subtract", "Multiply", "Maximum", "Minimum", "Rescaling", "Permute"),
+    *("MaxPooling1D", "MaxPooling2D", "GlobalMaxPooling1D", "GlobalMaxPooling2D"),
 )
 _SUM_FUNCTIONS = (
     *(f"math.{name}" for name in ("add", "subtract", "multiply", "truediv", "divide", "negative")),
     *(f"math.reduce_{name}" for name in ("mean", "sum", "max", "min")),
     *("math.maximum", "math.minimum", "math.add_n", "math.scalar_mul", "nn.bias_add", "stack"),
     *("__operators__.add", "compat.v1.transpose", "transpose"),
+    *("Add", "Subtract", "Multiply", "TrueDivide", "Divide", "Negative", "Mean", "Sum", "Max"),
+    *("Min", "Maximum", "Minimum", "Stack", "Transpose"),
 )
+_CONCATENATIONS = ("concat", "Concatenate")
 
 
 class Outputs(enum.Enum):
@@ -85,42 +98,45 @@ def outputs_of(model: keras.Model) -> dict[str, Outputs]:
 def _made_by(call: Call) -> Outputs:
     """What a layer's call gives."""
     layer = call.layer
-    while isinstance(layer, _layers.Wrapper) and not isinstance(layer, _layers.Bidirectional):
+    while isinstance(layer, both("Wrapper")) and not isinstance(layer, both("Bidirectional")):
         layer = layer.layer  # a pruning wrapper, TimeDistributed
-    if isinstance(layer, keras.Model):
+    if is_model(layer):
         return _one_of(set(outputs_of(layer).values()))
-    if not type(layer).call.__module__.startswith("tf_keras."):
+    if not computes_as_keras(layer):
         return Outputs.UNKNOWN  # the user's own
-    symbol, activation = getattr(layer, "symbol", None), getattr(layer, "activation", None)
-    softmax = next((x for x in (layer, activation) if isinstance(x, _layers.Softmax)), None)
-    if softmax is not None or symbol == "nn.softmax":
-        axis = _argument(call, 1, "axis", -1) if softmax is None else softmax.axis
-        last = axis in (None, -1, len(call.node.output_shapes) - 1)
+    function, activation = function_of(layer), getattr(layer, "activation", None)
+    softmax = next((x for x in (layer, activation) if isinstance(x, both("Softmax"))), None)
+    if softmax is not None or function in ("nn.softmax", "Softmax"):
+        axis = _argument(call, 1, ("axis",), -1) if softmax is None else softmax.axis
+        last = axis in (None, -1, len(outputs_of_call(call.node)[0].shape) - 1)
         return Outputs.PROBABILITIES if last else Outputs.UNKNOWN
     if activation in _SOFTMAX:
         return Outputs.PROBABILITIES
-    if activation in _SIGMOIDS or symbol == "math.sigmoid":
+    if activation in _SIGMOIDS or function in _SIGMOID_FUNCTIONS:
         return Outputs.SIGMOIDS
-    if activation in _LOG_SOFTMAX or symbol in ("nn.log_softmax", "math.log_softmax"):
+    if activation in _LOG_SOFTMAX or function in _LOG_SOFTMAX_FUNCTIONS:
         return Outputs.LOGITS
     if isinstance(layer, _NORMALISATIONS):
         return Outputs.LOGITS
     if isinstance(layer, _KERNELS) and activation in _LINEAR:
         return Outputs.LOGITS
     before = {_made_by(each) for each in call.before}
-    linear = type(layer) is _layers.Activation and activation in _LINEAR
-    if linear or isinstance(layer, _SAME) or symbol in _SAME_FUNCTIONS:
+    linear = type(layer) in both("Activation") and activation in _LINEAR
+    if linear or isinstance(layer, _SAME) or function in _SAME_FUNCTIONS:
         split = _classes_of(call, "in") != _classes_of(call, "out")  # no longer adding up to 1
         return Outputs.UNKNOWN if split and before != {Outputs.LOGITS} else _one_of(before)
-    if symbol == "clip_by_value":
-        bounds = _argument(call, 1, "clip_value_min", 0), _argument(call, 2, "clip_value_max", 0)
+    if function in ("clip_by_value", "Clip"):
+        bounds = (
+            _argument(call, 1, ("clip_value_min", "x_min"), 0),
+            _argument(call, 2, ("clip_value_max", "x_max"), 0),
+        )
         inside = all(isinstance(bound, int | float) and 0 <= bound <= 1 for bound in bounds)
         return Outputs.UNKNOWN if inside and before == {Outputs.LOGITS} else _one_of(before)
-    if isinstance(layer, _layers.Concatenate) or symbol == "concat":
+    if isinstance(layer, both("Concatenate")) or function in _CONCATENATIONS:
         return Outputs.LOGITS if before == {Outputs.LOGITS} else Outputs.UNKNOWN
     # A product with what is not of the model, a matrix of weights, gives any real numbers.
-    with_weights = symbol in _PRODUCTS and len(inputs_of(call.node)) == 1
-    sums = isinstance(layer, _SUMS) or symbol in (*_SUM_FUNCTIONS, *_PRODUCTS)
+    with_weights = function in _PRODUCTS and len(inputs_of(call.node)) == 1
+    sums = isinstance(layer, _SUMS) or function in (*_SUM_FUNCTIONS, *_PRODUCTS)
     if not before & {Outputs.PROBABILITIES} and (
         with_weights or (sums and Outputs.LOGITS in before)
     ):
@@ -132,13 +148,16 @@ def _one_of(kinds: set[Outputs]) -> Outputs:
     return kinds.pop() if len(kinds) == 1 else Outputs.UNKNOWN
 
 
-def _argument(call: Call, place: int, name: str, default: Any) -> Any:
-    """What a function was called with, by place or by name."""
-    args, kwargs = call.node.call_args, call.node.call_kwargs
-    return args[place] if len(args) > place else kwargs.get(name, default)
+def _argument(call: Call, place: int, names: tuple[str, ...], default: Any) -> Any:
+    """What a function was called with, by place or by name; one of Keras 3 may hold it."""
+    args, kwargs = arguments_of(call.node)
+    if len(args) > place:
+        return args[place]
+    held = {**vars(call.layer), **kwargs}
+    return next((held[name] for name in names if name in held), default)
 
 
 def _classes_of(call: Call, side: str) -> set[int | None]:
     """The last dimensions of what a call takes, or of what it gives."""
-    tensors = inputs_of(call.node) if side == "in" else tf.nest.flatten(call.node.outputs)
+    tensors = inputs_of(call.node) if side == "in" else outputs_of_call(call.node)
     return {tensor.shape[-1] for tensor in tensors}

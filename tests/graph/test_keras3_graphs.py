@@ -120,6 +120,8 @@ def test_variables_that_are_given_to_a_call():
     x = keras.Input((2,))
     (node,) = compat.calls_in(keras.Model(x, ops.matmul(x, variable)))
     assert [id(each) for each in compat.given_to(node)] == [id(variable)]
+    (_, given), named = compat.arguments_of(node)
+    assert given is variable and named == {}
     assert compat.function_of(compat.layer_of(node)) == "Matmul"
     assert compat.function_of(layers.Dense(1)) is None
 
