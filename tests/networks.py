@@ -42,9 +42,15 @@ def functions(its_keras):
         return keras3.ops
     return SimpleNamespace(
         **{"softmax": tf.nn.softmax, "log_softmax": tf.nn.log_softmax, "sigmoid": tf.sigmoid},
-        **{"relu": tf.nn.relu, "cast": tf.cast, "clip": tf.clip_by_value, "matmul": tf.matmul},
+        **{
+            "relu": tf.nn.relu,
+            "softplus": tf.nn.softplus,
+            "cast": tf.cast,
+            "clip": tf.clip_by_value,
+            "matmul": tf.matmul,
+        },
         **{"mean": tf.reduce_mean, "transpose": tf.transpose, "log": tf.math.log, "eye": tf.eye},
-        **{"einsum": tf.einsum, "stack": tf.stack, "ones": tf.ones},
+        **{"einsum": tf.einsum, "stack": tf.stack, "ones": tf.ones, "multiply": tf.multiply},
     )
 
 

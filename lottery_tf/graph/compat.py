@@ -253,6 +253,12 @@ def made_from(layer: Layer, config: Mapping[str, Any]) -> Layer:
 
 
 @_of_either
+def tf_variable(variable: Variable) -> tf.Variable:
+    """The variable of TensorFlow that holds the value of a layer's: what a GradientTape watches."""
+    return variable
+
+
+@_of_either
 def is_adapted(layer: Layer) -> bool:
     """Whether what a layer holds comes from ``adapt``, not from training."""
     return isinstance(layer, keras.layers.experimental.preprocessing.PreprocessingLayer)
@@ -307,6 +313,7 @@ def in_place_of(layer: Layer, tensors: Mapping[str, tf.Tensor]) -> Iterator[None
         vars(layer).update(own)
 
 
+@_of_either
 def moments_by(layer: Layer, moments: Callable[..., tuple[tf.Tensor, tf.Tensor]]) -> None:
     """Has a BatchNormalization compute the mean and variance of a batch by a function.
 
@@ -403,9 +410,9 @@ def given_to(node: Any) -> list[Variable]:
 
 
 @_of_either
-def input_like(layer: Layer) -> Any:
-    """The symbolic tensor of a new InputLayer with the configuration of another."""
-    return keras.layers.InputLayer(**layer.get_config()).output
+def input_like(layer: Layer, **config: Any) -> Any:
+    """The symbolic tensor of a new InputLayer with the configuration of another, but ``config``."""
+    return keras.layers.InputLayer(**{**layer.get_config(), **config}).output
 
 
 @_of_either

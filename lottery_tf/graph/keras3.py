@@ -171,6 +171,10 @@ def made_from(layer: Layer, config: Mapping[str, Any]) -> Layer:
     return type(layer).from_config(config)
 
 
+def tf_variable(variable: Variable) -> tf.Variable:
+    return variable.value
+
+
 def is_adapted(layer: Layer) -> bool:
     return hasattr(layer, "adapt")
 
@@ -219,6 +223,17 @@ def in_place_of(layer: Layer, tensors: Mapping[str, Any]) -> Iterator[None]:
         yield
     finally:
         vars(layer).update(own)
+
+
+def moments_by(layer: Layer, moments: Callable[..., tuple[Any, Any]]) -> None:
+    theirs = layer._moments
+
+    def batch_moments(inputs: Any, mask: Any) -> tuple[Any, Any]:
+        if mask is not None:
+            return theirs(inputs, mask)
+        return moments(inputs, layer._reduction_axes, False)
+
+    layer._moments = batch_moments
 
 
 # The calls of layers
@@ -289,8 +304,8 @@ def operation_like(operation: keras.Operation) -> keras.Operation:
     return new
 
 
-def input_like(layer: Layer) -> KerasTensor:
-    return type(layer).from_config(layer.get_config()).output
+def input_like(layer: Layer, **config: Any) -> KerasTensor:
+    return type(layer).from_config({**layer.get_config(), **config}).output
 
 
 def ends_of(model: Model) -> tuple[Any, Any]:

@@ -3,25 +3,26 @@
 What the scores of pruning at initialisation and the search for scales share.
 """
 
+import functools
 import itertools
+import re
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.graph.compat import keras, moments_by
+from lottery_tf.graph.compat import both, in_place_of, keras, moments_by, tf_variable
 from lottery_tf.graph.copies import copy_layer
+from lottery_tf.graph.keras3 import keras as keras3
+from lottery_tf.graph.layers import computes_as_keras
 from lottery_tf.graph.step_checks import step_checks
 from lottery_tf.masks.wrapper import remake
 
-_DROPOUT = (keras.layers.Dropout, keras.layers.GaussianDropout, keras.layers.AlphaDropout)
-_BIASED = (
-    keras.layers.Conv2D,
-    keras.layers.SeparableConv2D,
-    keras.layers.DepthwiseConv2D,
-    keras.layers.Dense,
-)
+_DROPOUT = both("Dropout", "GaussianDropout", "AlphaDropout")
+_BIASED = both("Conv2D", "Conv2DTranspose", "SeparableConv2D", "DepthwiseConv2D", "Dense")
+_LOSSES = (keras.losses.Loss, keras3.losses.Loss)
 
 
 def differentiable(model: keras.Model) -> keras.Model:
@@ -39,30 +40,55 @@ def _differentiable_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
         config["dtype"] = layer.variable_dtype
     copy = copy_layer(layer, **config)
     # Of a user's own subclass it is not known what its call does with the bias.
-    of_keras = type(copy).call.__module__.startswith("tf_keras.")
-    if isinstance(copy, _BIASED) and copy.use_bias and of_keras:
+    if isinstance(copy, _BIASED) and copy.use_bias and computes_as_keras(copy):
         _add_bias_by_plus(copy)
-    if isinstance(copy, keras.layers.BatchNormalization):
+    if isinstance(copy, both("BatchNormalization")):
         moments_by(copy, _moments)
-    if type(copy) is keras.layers.LayerNormalization:
-
-        def normalised(inputs: tf.Tensor) -> tf.Tensor:
-            mean, variance = _moments(inputs, copy.axis, keep_dims=True)
-            shape = [1] * inputs.shape.rank
-            for axis in copy.axis:
-                shape[axis] = inputs.shape[axis]
-            offset, scale = (
-                None if each is None else tf.reshape(each, shape)
-                for each in (copy.beta, copy.gamma)
-            )
-            return tf.nn.batch_normalization(inputs, mean, variance, offset, scale, copy.epsilon)
-
-        copy.call = normalised
+    # One of Keras 3 that divides alone takes its variance in another way, which is right; so does
+    # the GroupNormalization of tf_keras.
+    if type(copy) in both("LayerNormalization") and not getattr(copy, "rms_scaling", False):
+        copy.call = functools.partial(_normalised, copy)
+    if type(copy) is keras3.layers.GroupNormalization:
+        copy.call = functools.partial(_normalised_in_groups, copy)
     return copy
 
 
+def _normalised(layer: keras.layers.Layer, inputs: tf.Tensor) -> tf.Tensor:
+    """What a LayerNormalization gives."""
+    shape = [1] * inputs.shape.rank
+    for axis in layer.axis:
+        shape[axis] = inputs.shape[axis]
+    return _normalised_over(layer, inputs, layer.axis, shape)
+
+
+def _normalised_in_groups(layer: keras.layers.Layer, inputs: tf.Tensor) -> tf.Tensor:
+    """What a GroupNormalization gives."""
+    rank, groups, sizes = inputs.shape.rank, layer.groups, tf.shape(inputs)
+    axis = layer.axis % rank
+    each = inputs.shape[axis] // groups
+    grouped = tf.reshape(inputs, [*sizes[:axis], groups, each, *sizes[axis + 1 :]])
+    axes = [place for place in range(1, rank + 1) if place != axis]
+    shape = [*[1] * axis, groups, each, *[1] * (rank - axis - 1)]
+    return tf.reshape(_normalised_over(layer, grouped, axes, shape), sizes)
+
+
+def _normalised_over(
+    layer: keras.layers.Layer, inputs: tf.Tensor, axes: Any, shape: list[int]
+) -> tf.Tensor:
+    """The inputs of a layer with γ and β, if it has them, normalised over some of their axes.
+
+    Args:
+      shape: that of γ and β among the inputs.
+    """
+    mean, variance = _moments(inputs, axes, keep_dims=True)
+    offset, scale = (
+        None if each is None else tf.reshape(each, shape) for each in (layer.beta, layer.gamma)
+    )
+    return tf.nn.batch_normalization(inputs, mean, variance, offset, scale, layer.epsilon)
+
+
 def _add_bias_by_plus(layer: keras.layers.Layer) -> None:
-    """Has ``layer`` add its bias with ``+`` and not with tf.nn.bias_add.
+    """Has ``layer`` add its bias with ``+`` and not with tf.nn.bias_add, as either Keras does.
 
     oneDNN's graph pass merges the gradient of bias_add with that of some convolution by its kernel
     that has the same gradient of its output. In a second derivative there are two of those, and
@@ -71,17 +97,16 @@ def _add_bias_by_plus(layer: keras.layers.Layer) -> None:
     theirs = layer.call
     first = getattr(layer, "data_format", None) == "channels_first"
 
-    def call(inputs: tf.Tensor) -> tf.Tensor:
+    def call(inputs: tf.Tensor, **kwargs: Any) -> tf.Tensor:
         activation = layer.activation  # of this call: others may look on (inspecting/signal)
 
-        def biased(outputs: tf.Tensor) -> tf.Tensor:
-            return activation(outputs + (layer.bias[:, None, None] if first else layer.bias))
+        bias = layer.bias[:, None, None] if first else layer.bias
 
-        layer.use_bias, layer.activation = False, biased
-        try:
-            return theirs(inputs)
-        finally:  # others look at what the layer is
-            layer.use_bias, layer.activation = True, activation
+        def biased(outputs: tf.Tensor) -> tf.Tensor:
+            return activation(outputs + bias)
+
+        with in_place_of(layer, {"use_bias": False, "bias": None, "activation": biased}):
+            return theirs(inputs, **kwargs)
 
     layer.call = call
 
@@ -93,12 +118,25 @@ def _moments(inputs: tf.Tensor, axes: Any, keep_dims: bool) -> tuple[tf.Tensor, 
     return tf.reduce_mean(inputs, axes, keepdims=keep_dims), variance
 
 
-def losses_of(given: Any) -> Any:
-    """The Keras losses that are named or given, one or a list or dictionary of several."""
+def as_watched(model: keras.Model, variable: tf.Variable) -> tf.Variable:
+    """What a tape watches of one of the model's variables.
+
+    Of several replicas' it is the first one's own, which can be differentiated by from outside.
+    """
+    return model.distribute_strategy.experimental_local_results(tf_variable(variable))[0]
+
+
+def losses_of(given: Any, of: ModuleType = keras) -> Any:
+    """The Keras losses that are named or given, one or a list or dictionary of several.
+
+    Args:
+      given: losses of either Keras, or names of losses.
+      of: the Keras that a name is of.
+    """
 
     def loss_of(loss: Any) -> Any:
         try:
-            return keras.losses.get(loss)
+            return of.losses.get(loss)
         except ValueError as error:
             raise UsageError(
                 f"Expected the name of a Keras loss, such as mean_squared_error, not '{loss}'."
@@ -115,7 +153,7 @@ def mean_loss(loss: Any, labels: Any, outputs: Any, names: list[str]) -> tf.Tens
         leave some out.
       labels: a tensor, or one for each output in the same ways.
       outputs: what the model gives.
-      names: the model's ``output_names``.
+      names: the model's ``output_names``, which ``compat`` knows.
 
     Raises:
       ValueError: if losses or labels are not as many as outputs, or of other names.
@@ -132,7 +170,7 @@ def mean_loss(loss: Any, labels: Any, outputs: Any, names: list[str]) -> tf.Tens
         if y is None:
             raise ValueError(f"There are no labels for {name}.")
         # Not loss(…), which refuses to take the mean under a strategy.
-        loss = loss.call if isinstance(loss, keras.losses.Loss) else loss
+        loss = loss.call if isinstance(loss, _LOSSES) else loss
         mask = getattr(output, "_keras_mask", None)
         output = tf.cast(output, tf.float32) if output.dtype.size < 4 else output
         if y.shape.rank == output.shape.rank - 1 and output.shape[-1] == 1:
@@ -188,8 +226,12 @@ def batches_of(data: Any, who: str, again: bool = True) -> Iterator[tuple[Any, A
 
 
 def reason(error: Exception) -> str:
-    """The last line of an error of TensorFlow's that is not about the place in its graph."""
-    lines = [line.strip() for line in str(error).splitlines()]
+    """The last line of an error of TensorFlow's that is not about the place in its graph.
+
+    Keras 3 prints it bold, and then what a layer was called with.
+    """
+    told = re.split(r"\n\s*Arguments received by ", re.sub(r"\x1b\[\d*m", "", str(error)))[0]
+    lines = [line.strip() for line in told.splitlines()]
     return [line for line in lines if line and not line.startswith("[[")][-1]
 
 
