@@ -40,8 +40,8 @@ def prune(
     """A ticket of ``model``'s present weights, pruned by their scores.
 
     Args:
-      model: a built Sequential or functional tf_keras model; it is left as it is. One that is
-        masked already is pruned further, where it is masked.
+      model: a built Sequential or functional model of tf_keras or Keras 3; it is left as it is. One
+        that is masked already is pruned further, where it is masked.
       method: a name of ``lottery_tf.finding.scores.METHODS``: omp, snip, iterative_snip, grasp,
         synflow, random, erk, or one given to ``lt.register_method``; or a score of the user's own,
         a function from a ``Network`` to an array for each prunable weight.
@@ -61,7 +61,7 @@ def prune(
         fit, and scores that are all 0.
       RuntimeError: if scores are not finite.
     """
-    check_graph(model)
+    check_graph(model, keras3=True)
     check_finished(model)
     masks = get_masks(model)
     if masks:

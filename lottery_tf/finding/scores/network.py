@@ -8,11 +8,18 @@ import numpy as np
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import keras, keras_of, output_names
 from lottery_tf.graph.layers import named_variables
 from lottery_tf.graph.step_checks import step_checks
-from lottery_tf.losses.cross_entropy import CrossEntropy, as_cross_entropy, default_loss
-from lottery_tf.losses.derivatives import batches_of, differentiable, losses_of, mean_loss, reason
+from lottery_tf.losses.cross_entropy import as_cross_entropy, default_loss
+from lottery_tf.losses.derivatives import (
+    as_watched,
+    batches_of,
+    differentiable,
+    losses_of,
+    mean_loss,
+    reason,
+)
 from lottery_tf.losses.divergence import logits_of
 from lottery_tf.masks.prune_by_mask import get_masks
 
@@ -34,7 +41,7 @@ class Network:
 
     Attributes:
       model: the copy. Its masks may be set anew from score to score.
-      weights: name → variable of the prunable weights.
+      weights: name → TensorFlow's variable of the prunable weights.
       random: the generator for scores that are drawn.
       data, loss, count: what was given as ``data``, ``loss`` and ``batches``.
     """
@@ -49,9 +56,7 @@ class Network:
     ):
         self.model = differentiable(model)
         named = named_variables(self.model)
-        # A replica's own variables can be differentiated by from outside of it.
-        local = self.model.distribute_strategy.experimental_local_results
-        self.weights = {name: local(named[name])[0] for name in get_masks(self.model)}
+        self.weights = {n: as_watched(self.model, named[n]) for n in get_masks(self.model)}
         self.random = np.random.default_rng(seed)
         self.data, self.loss, self.count = data, loss, batches
         self._made: dict[Callable[[Network], Any], Any] = {}
@@ -100,7 +105,7 @@ class _Derivatives:
         stream = batches_of(data, "the scores of the weights", again=False)
         with step_checks():
             self.batches = list(itertools.islice(stream, count))
-        self.loss = losses_of(network.loss) or default_loss(self.model)
+        self.loss = losses_of(network.loss, keras_of(self.model)) or default_loss(self.model)
         scalar = tf.TensorSpec([], tf.float32)
         vector = [tf.TensorSpec(weight.shape, weight.dtype) for weight in self.weights.values()]
         signature = [data.element_spec, scalar]
@@ -114,7 +119,7 @@ class _Derivatives:
             tape.watch(weights)  # a layer may be frozen
             outputs = self.model(x, training=True)
             losses = tf.nest.map_structure(lambda one: _divided(one, temperature), self.loss)
-            loss = mean_loss(losses, y, outputs, self.model.output_names)
+            loss = mean_loss(losses, y, outputs, output_names(self.model))
         found = tape.gradient(loss, weights, unconnected_gradients="zero")
         return [tf.convert_to_tensor(each) for each in found]
 
@@ -155,12 +160,13 @@ def _divided(loss: Any, temperature: tf.Tensor) -> Any:
     if cross_entropy is None:
         return loss
 
-    on_logits = CrossEntropy.from_config({**cross_entropy.get_config(), "from_logits": True})
+    kind = type(cross_entropy)
+    on_logits = kind.from_config({**cross_entropy.get_config(), "from_logits": True})
 
     def divided(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
         logits = outputs
         if not cross_entropy.from_logits:
-            logits = logits_of(outputs, keras.backend.epsilon())
+            logits = logits_of(outputs, kind.of.backend.epsilon())
         return on_logits.call(labels, logits / tf.cast(temperature, logits.dtype))
 
     return divided

@@ -10,28 +10,52 @@ import tensorflow as tf
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import log, some
 from lottery_tf.finding.scores.network import Network
-from lottery_tf.graph.compat import TFOpLambda, has_losses, input_layers, inputs_of, keras, layer_of
-from lottery_tf.graph.copies import copy_layer, rebuild, reconnected
-from lottery_tf.graph.layers import named_variables, nodes, unwrapped
-from lottery_tf.losses.derivatives import is_offset
-
-_layers = keras.layers
-_ACTIVATIONS = (
-    *(_layers.Activation, _layers.Softmax, _layers.ReLU, _layers.LeakyReLU),
-    *(_layers.ELU, _layers.ThresholdedReLU),
+from lottery_tf.graph.compat import (
+    TFOpLambda,
+    both,
+    calls_in,
+    ends_of,
+    function_of,
+    has_losses,
+    input_layers,
+    input_like,
+    inputs_of,
+    is_keras3,
+    keras,
+    keras_of,
+    layer_of,
+    outputs_of,
+    producer_of,
+    rename,
 )
-# By the last name of a TensorFlow or Keras function that a model calls on its tensors.
+from lottery_tf.graph.copies import copy_layer, rebuild, reconnected
+from lottery_tf.graph.layers import computes_as_keras, named_variables, nodes, unwrapped
+from lottery_tf.losses.derivatives import as_watched, is_offset
+
+_ACTIVATIONS = both("Activation", "Softmax", "ReLU", "LeakyReLU", "ELU", "ThresholdedReLU")
+# By the last name of a TensorFlow or Keras function that a model calls on its tensors, and by the
+# class of one of Keras 3.
 _FUNCTIONS = {
     *("elu", "gelu", "hard_sigmoid", "leaky_relu", "log_sigmoid", "log_softmax", "mish", "relu"),
     *("relu6", "selu", "sigmoid", "silu", "softmax", "softplus", "softsign", "swish", "tanh"),
     "clip_by_value",
 }
+_FUNCTIONS3 = {
+    *("Elu", "Celu", "Gelu", "HardShrink", "HardSigmoid", "HardSilu", "HardTanh", "LeakyRelu"),
+    *("LogSigmoid", "LogSoftmax", "Mish", "ReLU", "Relu", "Relu6", "Selu", "Sigmoid", "Silu"),
+    *("SoftShrink", "Softmax", "Softplus", "Softsign", "Sparsemax", "SparsePlus", "SparseSigmoid"),
+    *("Squareplus", "Tanh", "TanhShrink", "Threshold", "Clip"),
+}
+_CASTS = ("cast", "Cast", "SaturateCast", "ConvertToTensor")
 # What multiplies activations with each other, which no linear network does.
-_PRODUCTS = (
-    *(_layers.Multiply, _layers.Dot, _layers.Attention, _layers.AdditiveAttention),
-    _layers.MultiHeadAttention,
+_PRODUCTS = both(
+    *("Multiply", "Dot", "Attention", "AdditiveAttention", "MultiHeadAttention"),
+    "GroupQueryAttention",
 )
-_PRODUCT_FUNCTIONS = ("math.multiply", "linalg.matmul", "einsum", "tensordot")
+_PRODUCT_FUNCTIONS = (
+    *("math.multiply", "linalg.matmul", "einsum", "tensordot"),
+    *("Multiply", "Matmul", "Einsum", "Tensordot", "Dot", "DotProductAttention"),
+)
 
 
 class Flow:
@@ -56,11 +80,10 @@ class Flow:
         variables = named_variables(self.model)
         for name, variable in variables.items():
             variable.assign(tf.zeros_like(variable) if is_offset(name) else tf.abs(variable))
-        # A replica's own variables, as in Network.
-        local = self.model.distribute_strategy.experimental_local_results
-        self.weights = {name: local(variables[name])[0] for name in network.weights}
-        ones = [tf.ones([1, *tensor.shape[1:]], tensor.dtype) for tensor in self.model.inputs]
-        self.ones = tf.nest.pack_sequence_as(self.model.input, ones)
+        self.weights = {n: as_watched(self.model, variables[n]) for n in network.weights}
+        self.ones = tf.nest.map_structure(
+            lambda tensor: tf.ones([1, *tensor.shape[1:]], tensor.dtype), ends_of(self.model)[0]
+        )
         self.compute = tf.function(self._compute)
 
     def _compute(self) -> tuple[tf.Tensor, list[tf.Tensor]]:
@@ -82,34 +105,59 @@ class Flow:
 def _multiplies(node: Any) -> bool:
     """Whether a call multiplies two tensors of the model."""
     layer = unwrapped(layer_of(node))
-    if getattr(layer, "symbol", None) in _PRODUCT_FUNCTIONS:
+    if function_of(layer) in _PRODUCT_FUNCTIONS:
         return len(inputs_of(node)) > 1
-    return isinstance(layer, _PRODUCTS)
+    # GLU multiplies one half of what it takes with the other.
+    return isinstance(layer, _PRODUCTS) or function_of(layer) == "Glu"
 
 
 def _with_wide_inputs(part: keras.Model, copy_of: Callable[..., Any]) -> keras.Model:
     """A copy that takes floating inputs in float64: a nested model would cast them to float32."""
     inputs = []
     for layer in input_layers(part):
-        config = layer.get_config()
-        if tf.as_dtype(config["dtype"]).is_floating:
-            config["dtype"] = "float64"
-        inputs.append(_layers.InputLayer(**config).output)
+        floating = tf.as_dtype(layer.get_config()["dtype"]).is_floating
+        inputs.append(input_like(layer, **({"dtype": "float64"} if floating else {})))
+    if is_keras3(part):
+        passing = {
+            id(each): functools.partial(_passed, each)
+            for each in calls_in(part)
+            if _passes(layer_of(each))
+        }
+        return reconnected(part, copy_of, passing, inputs)
     if isinstance(part, keras.Sequential) or has_losses(part):
         return keras.models.clone_model(part, inputs, clone_function=copy_of)
     return reconnected(part, copy_of, {}, inputs)
+
+
+def _passes(layer: Any) -> bool:
+    """Whether a layer, or a function, of Keras 3 is an activation or a cast."""
+    if function_of(layer) in (*_FUNCTIONS3, *_CASTS):
+        return computes_as_keras(layer)
+    return isinstance(layer, _ACTIVATIONS)
+
+
+def _passed(node: Any, run: Callable[[], Any], tensor: Callable[[Any], Any]) -> Any:
+    """What the linear network has in the place of such a call: what the call takes, in float64."""
+    taken, given = inputs_of(node)[0], outputs_of(node)[0]
+    if tf.as_dtype(taken.dtype).is_floating:
+        return tensor(taken)
+    if not tf.as_dtype(given.dtype).is_floating:
+        return run()
+    wide = keras_of(taken).ops.cast(tensor(taken), "float64")  # whole numbers
+    rename(producer_of(wide), layer_of(node).name)
+    return wide
 
 
 def _linear(layer: keras.layers.Layer) -> keras.layers.Layer:
     """The layer in float64, without its mask and activation."""
     layer = unwrapped(layer)
     if isinstance(layer, _ACTIVATIONS):
-        return _layers.Activation("linear", name=layer.name, dtype="float64")
+        return keras.layers.Activation("linear", name=layer.name, dtype="float64")
     if type(layer) is TFOpLambda:
         return TFOpLambda(_linear_function(layer), name=layer.name, dtype="float64")
     config = layer.get_config()
     change = {"dtype": "float64"} if "dtype" in config else {}
-    if "activation" in config and not isinstance(layer, _layers.RNN):
+    if "activation" in config and not isinstance(layer, both("RNN")):
         change["activation"] = "linear"
     return copy_layer(layer, **change)
 
@@ -125,7 +173,7 @@ def _linear_function(layer: TFOpLambda) -> Callable[..., Any]:
     @functools.wraps(layer.function)
     def function(*args: Any, **kwargs: Any) -> Any:
         args, kwargs = tf.nest.map_structure(wide, (args, kwargs))
-        if name in _FUNCTIONS or name == "cast":
+        if name in _FUNCTIONS or name in _CASTS:
             return args[0]
         return layer.function(*args, **kwargs)
 

@@ -1,11 +1,13 @@
 """SNIP and GraSP against the papers' equations, written anew in NumPy with complex steps."""
 
+import keras as keras3
 import numpy as np
 import pytest
 import tensorflow as tf
 from networks import (
     EVERYTHING,
     assert_same,
+    both_kerases,
     chain,
     every_variable,
     examples,
@@ -82,12 +84,12 @@ def test_four_weights_by_hand():
 # A convolution, BatchNorm and dense layers, by complex steps
 
 
-def network(dtype="float32", last="logits", frozen=(), drop=False, policy=None):
+def network(dtype="float32", last="logits", frozen=(), drop=False, policy=None, its_keras=keras):
     """Its weights are the same whatever else it is."""
-    kind = {"dtype": policy or dtype}
+    layers, kind = its_keras.layers, {"dtype": policy or dtype}
     stack = [
         layers.Conv2D(3, 2, name="conv", **kind),
-        layers.BatchNormalization(name="norm", **kind),
+        layers.BatchNormalization(epsilon=1e-3, name="norm", **kind),
         layers.ReLU(**kind),
         *([layers.Dropout(0.5, **kind)] if drop else []),
         layers.Flatten(**kind),
@@ -197,9 +199,11 @@ def by_hand(masks):
     return ByHand(network("float64"), masks, as_arrays(two_batches(), 2)).scores()
 
 
-def test_float64(masks, by_hand):
+@both_kerases
+def test_float64(masks, by_hand, its_keras):
     """BatchNorm takes the batch's statistics, L is the mean over all 12 examples."""
-    found = both_scores(network("float64"), masks, data=two_batches("float64"), batches=2)
+    model = network("float64", its_keras=its_keras)
+    found = both_scores(model, masks, data=two_batches("float64"), batches=2)
     assert_close(found[0], by_hand[0], rtol=1e-10, atol=1e-12)
     assert_close(found[1], by_hand[1], rtol=1e-6, atol=1e-7)
 
@@ -213,14 +217,15 @@ VARIANTS = {
 }
 
 
+@both_kerases
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.usefixtures("all_eager")
-def test_float32(variant, masks, by_hand):
+def test_float32(variant, masks, by_hand, its_keras):
     """With fused BatchNorm. Frozen layers are scored, Dropout drops nothing, halves are not used.
 
     The model stays as it was, its moving statistics too.
     """
-    model = network(**VARIANTS[variant])
+    model = network(**VARIANTS[variant], its_keras=its_keras)
     model.compile("adam", "sparse_categorical_crossentropy")
     before = every_variable(model)
     found = both_scores(model, masks, data=two_batches(), batches=2)
@@ -325,29 +330,36 @@ def test_the_hessian_product_is_the_derivative_of_the_gradient(masks):
         assert not product[name][~mask].any() and not ends[0][name][~mask].any()
 
 
-@pytest.mark.parametrize(
-    "norm",
-    [
-        layers.LayerNormalization(epsilon=1e-6, dtype="float64"),
-        layers.LayerNormalization(axis=(1, 2), dtype="float64"),
-        layers.GroupNormalization(2, dtype="float64"),
-    ],
-)
+NORMALISATIONS = [
+    (keras, "LayerNormalization", {"epsilon": 1e-6}),
+    (keras, "LayerNormalization", {"axis": (1, 2)}),
+    (keras, "GroupNormalization", {"groups": 2}),
+    (keras3, "LayerNormalization", {"epsilon": 1e-6}),
+    (keras3, "LayerNormalization", {"axis": (1, 2)}),
+    (keras3, "LayerNormalization", {"rms_scaling": True}),
+    (keras3, "RMSNormalization", {}),
+    (keras3, "GroupNormalization", {"groups": 2}),
+    (keras3, "GroupNormalization", {"groups": 3, "axis": 1}),
+]
+
+
+@pytest.mark.filterwarnings("ignore:You passed `rms_scaling=True`")
+@pytest.mark.parametrize(("its_keras", "norm", "options"), NORMALISATIONS)
 @pytest.mark.usefixtures("all_eager")
-def test_other_normalisations_have_the_right_hessian(norm):
-    """LayerNormalization's own moments, those of ``tf.nn.moments``, have not."""
-    kind = {"dtype": "float64"}
+def test_other_normalisations_have_the_right_hessian(its_keras, norm, options):
+    """The moments of ``tf.nn.moments``, which many of them take, have not."""
+    layers, kind = its_keras.layers, {"dtype": "float64"}
     model = chain(
         layers.Conv2D(4, 2, activation="tanh", **kind),
-        type(norm).from_config(norm.get_config()),
+        getattr(layers, norm)(**options, **kind),
         layers.Activation("tanh", **kind),
         layers.Flatten(**kind),
         layers.Dense(3, **kind),
         shape=SHAPE,
     )
-    for variable in model.trainable_variables[2:4]:  # γ and β
-        variable.assign_add(np.linspace(-0.5, 0.4, variable.shape.num_elements()).reshape(
-            variable.shape))  # fmt: skip
+    for variable in model.layers[2].trainable_variables:  # γ and β
+        shape = tuple(variable.shape)
+        variable.assign_add(np.linspace(-0.5, 0.4, np.prod(shape)).reshape(shape))
     network_ = Network(lt.wrap(model), two_batches("float64"))
     (name,) = network_.weights
     x, y = next(iter(two_batches("float64")))

@@ -1,11 +1,14 @@
 """SynFlow against the paper's equation in NumPy, its conservation law, its rounds and its range."""
 
+import keras as keras3
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras import ops
 from networks import (
     EVERYTHING,
     assert_same,
+    both_kerases,
     chain,
     every_variable,
     layers,
@@ -59,13 +62,13 @@ def norm(w, path, epsilon):
     return np.abs(gamma) / np.sqrt(variance + epsilon)
 
 
-def plain(last="softmax", policy="float32", **kind):
+def plain(last="softmax", policy="float32", its_keras=keras):
     """Biases, BatchNorm, and no ReLU anywhere."""
-    kind = {"dtype": policy, **kind}
+    layers, kind = its_keras.layers, {"dtype": policy}
     return scramble(
         chain(
             layers.Conv2D(3, 2, activation="swish", name="conv", **kind),
-            layers.BatchNormalization(name="norm", **kind),
+            layers.BatchNormalization(epsilon=1e-3, name="norm", **kind),
             layers.LeakyReLU(**kind),
             layers.Flatten(**kind),
             layers.Dense(4, activation="tanh", name="one", **kind),
@@ -95,10 +98,11 @@ def kernels(model):
     return {name: v for name, v in values(model).items() if name.endswith("kernel")}
 
 
+@both_kerases
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
-def test_a_plain_network(policy):
+def test_a_plain_network(policy, its_keras):
     """The scores of each layer sum to R; the model, its statistics too, stays as it was."""
-    model = plain(policy=policy)
+    model = plain(policy=policy, its_keras=its_keras)
     before = every_variable(model)
     total, expected = by_hand(plain_flow(model), kernels(model))
     found = scores_of(model)
@@ -152,14 +156,18 @@ def test_five_rounds_by_hand():
     assert lt.prune(model, "synflow", 0.6, rounds=1, keep_dense=()).masks != masks
 
 
-def test_a_residual_network():
+@both_kerases
+def test_a_residual_network(its_keras):
     """The scores of all weights that a cut passes sum to R: both branches of a block together."""
-    inputs = keras.Input((4,))
+    layers = its_keras.layers
+    inputs = its_keras.Input((4,))
     x = layers.Dense(5, activation="gelu", name="stem")(inputs)
-    y = layers.BatchNormalization(name="norm")(layers.Dense(5, activation="elu", name="inner")(x))
+    y = layers.BatchNormalization(epsilon=1e-3, name="norm")(
+        layers.Dense(5, activation="elu", name="inner")(x)
+    )
     x = layers.Add()([x, y])
     y = layers.Dense(3, name="branch")(x) + layers.Dense(3, name="shortcut")(x)
-    model = scramble(keras.Model(inputs, layers.Dense(2, name="head")(layers.ReLU()(y))))
+    model = scramble(its_keras.Model(inputs, layers.Dense(2, name="head")(layers.ReLU()(y))))
     factor = norm(values(model), "norm", 1e-3)
 
     def flow(w):
@@ -177,8 +185,10 @@ def test_a_residual_network():
     assert 0 < sums["inner"] < 0.99 * total
 
 
-def test_a_recurrent_layer_keeps_its_activation():
+@both_kerases
+def test_a_recurrent_layer_keeps_its_activation(its_keras):
     """h ← tanh(x |W| + h |U|) twice; its own kernels are none of the prunable."""
+    layers = its_keras.layers
     model = chain(
         layers.Dense(3, activation="relu", name="one"),
         layers.SimpleRNN(2, bias_initializer="ones", name="recurrent"),
@@ -208,15 +218,28 @@ FUNCTIONS = {
     "cast": lambda x: tf.cast(x, tf.float16),
     "mathematics": lambda x: 2.0 * x[:, ::-1] - tf.constant(-1.0) * x,
 }
+FUNCTIONS3 = {
+    "softmax": ops.softmax,
+    "relu of Keras": lambda x: keras3.activations.relu(x, max_value=1e-3),
+    "leaky_relu": lambda x: ops.leaky_relu(x, 0.1),
+    "gelu of Keras": keras3.activations.gelu,
+    "cast": lambda x: ops.cast(x, "float16"),
+    "cast and back": lambda x: ops.cast(ops.cast(x, "float16"), "float32"),
+    "mathematics": lambda x: 2.0 * x[:, ::-1] - ops.convert_to_tensor(-1.0) * x,
+}
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
-def test_functions_of_tensorflow(function):
+@pytest.mark.parametrize(
+    ("its_keras", "function"),
+    [*((keras, each) for each in FUNCTIONS), *((keras3, each) for each in FUNCTIONS3)],
+)
+def test_functions_in_the_graph(its_keras, function):
     """Activations and casts that are called on tensors let everything pass; the rest is kept."""
-    inputs = keras.Input((4,))
-    call = FUNCTIONS[function]
+    layers = its_keras.layers
+    inputs = its_keras.Input((4,))
+    call = (FUNCTIONS if its_keras is keras else FUNCTIONS3)[function]
     x = call(layers.Dense(3, name="one")(inputs))
-    model = scramble(keras.Model(inputs, call(layers.Dense(3, name="two")(x))))
+    model = scramble(its_keras.Model(inputs, call(layers.Dense(3, name="two")(x))))
     one, two = (np.abs(value).astype(float) for value in kernels(model).values())
     found = scores_of(model)
     turned = function == "mathematics"
@@ -226,6 +249,35 @@ def test_functions_of_tensorflow(function):
     np.testing.assert_allclose(found["one/kernel"].sum(), expected.sum(), rtol=1e-12)
 
 
+def test_whole_numbers_may_be_cast():
+    """ops.cast of tokens to floating numbers is part of the linear network, in float64."""
+    inputs = keras3.Input((3,), dtype="int32")
+    x = keras3.layers.Dense(2, name="one")(ops.cast(inputs, "float32"))
+    found = scores_of(keras3.Model(inputs, x))["one/kernel"]
+    assert found.dtype == np.float64 and found.all()
+
+
+class Relu(keras3.Operation):
+    """A function of the user's own, named as one of Keras' is."""
+
+    def call(self, x):
+        return 2.0 * x
+
+    def compute_output_spec(self, x):
+        return keras3.KerasTensor(x.shape, x.dtype)
+
+
+def test_a_function_of_ones_own_is_kept():
+    inputs = keras3.Input((4,))
+    one = keras3.layers.Dense(3, name="one")
+    plain, doubled = (
+        scores_of(keras3.Model(inputs, keras3.layers.Dense(2, name="two")(function(one(inputs)))))
+        for function in (ops.relu, Relu())
+    )
+    ratio = doubled["one/kernel"].sum() / doubled["two/kernel"].sum()
+    assert ratio == pytest.approx(1, rel=1e-12) and plain.keys() == doubled.keys()
+
+
 ACTIVATIONS = [
     *(layers.ReLU(0.1), layers.LeakyReLU(), layers.ELU(), layers.ThresholdedReLU(9.0)),
     *(layers.Softmax(), layers.Activation("softmax"), layers.Activation(tf.nn.relu6)),
@@ -233,32 +285,55 @@ ACTIVATIONS = [
     *(tf.nn.selu, tf.nn.sigmoid, tf.nn.silu, tf.nn.softmax, tf.nn.softplus, tf.nn.softsign),
     *(tf.nn.tanh, tf.math.log_sigmoid),
 ]
+ACTIVATIONS3 = [
+    *(keras3.layers.ReLU(0.1, name="a"), keras3.layers.LeakyReLU(name="b")),
+    *(
+        keras3.layers.ELU(name="c"),
+        keras3.layers.Softmax(name="d"),
+        keras3.layers.Activation("mish", name="e"),
+    ),
+    *(ops.celu, ops.elu, ops.gelu, ops.hard_sigmoid, ops.hard_silu, ops.hard_tanh),
+    *(ops.leaky_relu, ops.log_sigmoid, ops.log_softmax, ops.relu, ops.relu6, ops.selu),
+    *(ops.sigmoid, ops.silu, ops.soft_shrink, ops.softmax, ops.softplus, ops.softsign),
+    *(ops.sparse_plus, ops.squareplus, ops.tanh, ops.tanh_shrink, ops.sparsemax),
+    *(keras3.activations.relu, lambda x: ops.clip(x, 0.0, 1e-3)),
+]
 
 
-def test_every_activation_lets_everything_pass():
-    inputs = keras.Input((4,))
+@pytest.mark.parametrize(
+    ("its_keras", "activations"),
+    [(keras, ACTIVATIONS), (keras3, ACTIVATIONS3)],
+    ids=["tf_keras", "keras"],
+)
+def test_every_activation_lets_everything_pass(its_keras, activations):
+    layers = its_keras.layers
+    inputs = its_keras.Input((4,))
     x = layers.Dense(3, name="one")(inputs)
-    for activation in ACTIVATIONS:
+    for activation in activations:
         x = activation(x)
-    model = scramble(keras.Model(inputs, layers.Dense(2, name="two")(x)))
+    model = scramble(its_keras.Model(inputs, layers.Dense(2, name="two")(x)))
     one, two = (np.abs(value).astype(float) for value in kernels(model).values())
     expected = {"one/kernel": one * two.sum(1), "two/kernel": one.sum(0)[:, None] * two}
     for name, value in scores_of(model).items():
         np.testing.assert_allclose(value, expected[name], rtol=1e-12)
 
 
-def test_several_inputs_and_outputs_nested_and_shared():
+@both_kerases
+def test_several_inputs_and_outputs_nested_and_shared(its_keras):
     """Of a layer that is called twice R is a polynomial in the weights."""
-    small, large = keras.Input((2,), name="small"), keras.Input((3,), name="large")
-    inner = keras.Input((4,))
+    layers = its_keras.layers
+    small, large = its_keras.Input((2,), name="small"), its_keras.Input((3,), name="large")
+    inner = its_keras.Input((4,))
     x = layers.Dense(4, activation="softplus", name="shared")(inner)
-    encoder = keras.Model(inner, layers.BatchNormalization(name="norm")(x), name="encoder")
+    encoder = its_keras.Model(
+        inner, layers.BatchNormalization(epsilon=1e-3, name="norm")(x), name="encoder"
+    )
     a, b = layers.Dense(4, name="a")(small), layers.Dense(4, name="b")(large)
     heads = {
         "first": layers.Dense(2, activation="softmax", name="first")(encoder(encoder(a))),
         "second": layers.Dense(1, name="second")(layers.Add()([encoder(b), a])),
     }
-    model = scramble(keras.Model({"small": small, "large": large}, heads))
+    model = scramble(its_keras.Model({"small": small, "large": large}, heads))
     factor = norm(values(model), "encoder/norm", 1e-3)
 
     def flow(w):
@@ -279,7 +354,7 @@ def test_several_inputs_and_outputs_nested_and_shared():
 # Range
 
 
-def deep(weight):
+def deep(weight, layers=layers):
     """16 layers of 10 units, all weights the same: R is 10·(10·weight)¹⁶."""
     stack = [layers.Dense(10, use_bias=False, name=f"dense{i}") for i in range(16)]
     model = chain(*stack, shape=(10,))
@@ -287,6 +362,7 @@ def deep(weight):
     return model
 
 
+@both_kerases
 @pytest.mark.parametrize(
     ("weight", "nested"),
     [
@@ -295,15 +371,15 @@ def deep(weight):
         *(pytest.param(*case, marks=pytest.mark.e2e) for case in [(1e3, False), (1e-5, True)]),
     ],
 )
-def test_no_overflow_and_no_underflow(weight, nested):
+def test_no_overflow_and_no_underflow(weight, nested, its_keras):
     """float32 ends at 3e38 and at 1e-45. A nested model would cast what it is given to it."""
     weight = float(np.float32(weight))
     total = 10 * (10 * weight) ** 16
     assert total > 1e60 or total < 1e-60
-    model = deep(weight)
+    model = deep(weight, its_keras.layers)
     if nested:
-        half = keras.Sequential([keras.Input((10,)), *model.layers[1:9]])
-        model = chain(half, keras.Sequential(model.layers[9:]), shape=(10,))
+        half = its_keras.Sequential([its_keras.Input((10,)), *model.layers[1:9]])
+        model = chain(half, its_keras.Sequential(model.layers[9:]), shape=(10,))
     found = scores_of(model)
     assert len(found) == 16
     for each in found.values():
@@ -336,19 +412,25 @@ def test_no_layer_collapses(name, size, width):
 
 
 @pytest.mark.parametrize(
-    ("function", "told"),
+    ("its_keras", "function", "told"),
     [
-        (keras.activations.mish, ["tf.math.multiply"]),  # x · tanh(softplus(x))
-        (lambda x: layers.Multiply(name="gate")([x, x]), ["gate"]),
-        (lambda x: 2 * x, []),
-        (lambda x: tf.clip_by_value(x, 0.0, 1e-3), []),
+        (keras, keras.activations.mish, ["tf.math.multiply"]),  # x · tanh(softplus(x))
+        *(
+            (k, lambda x, k=k: k.layers.Multiply(name="gate")([x, x]), ["gate"])
+            for k in (keras, keras3)
+        ),
+        *((k, lambda x: 2 * x, []) for k in (keras, keras3)),
+        (keras, lambda x: tf.clip_by_value(x, 0.0, 1e-3), []),
+        (keras3, lambda x: x * ops.sigmoid(x), ["multiply"]),
+        (keras3, ops.glu, ["glu"]),
     ],
-    ids=["mish", "gate", "scaled", "clipped"],
+    ids=["mish", *["gate"] * 2, *["scaled"] * 2, "clipped", "swish", "glu"],
 )
-def test_products_of_activations_are_told(lines, function, told):
-    inputs = keras.Input((4,))
-    hidden = function(layers.Dense(5, name="one")(inputs))
-    model = keras.Model(inputs, layers.Dense(2)(hidden))
+def test_products_of_activations_are_told(lines, its_keras, function, told):
+    layers = its_keras.layers
+    inputs = its_keras.Input((4,))
+    hidden = function(layers.Dense(6, name="one")(inputs))
+    model = its_keras.Model(inputs, layers.Dense(2)(hidden))
     found = scores_of(model)
     assert [line for line in lines if "multiplied" in line] == [
         f"synflow: what flows is multiplied in {name} of '{model.name}', so that its scores do not "
