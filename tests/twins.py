@@ -44,7 +44,7 @@ def attention(k):
     x = layers.Dense(6, name="dense")(inputs)
     y = layers.MultiHeadAttention(2, 3, name="attention")(x, x)
     x = layers.LayerNormalization(name="norm")(layers.Add()([x, y]))
-    x = layers.EinsumDense("abc,cd->abd", (None, 6), bias_axes="d", name="einsum")(x)
+    x = layers.EinsumDense("abc,cd->abd", (5, 6), bias_axes="d", name="einsum")(x)
     x = layers.Conv1D(4, 2, activation="gelu", name="conv")(x)
     x = layers.GlobalAveragePooling1D()(layers.LayerNormalization(name="last_norm")(x))
     return k.Model(inputs, layers.Dense(3, name="head")(x))

@@ -3,27 +3,27 @@ around."""
 
 from collections.abc import Callable, Iterable
 
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import both, is_layer, keras
+from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import Call, calls, unwrapped, variable_names
 
-_layers = keras.layers
-_NORMALISATIONS = (
-    _layers.BatchNormalization,
-    _layers.LayerNormalization,
-    _layers.GroupNormalization,
-    _layers.UnitNormalization,
+_NORMALISATIONS = both(
+    *("BatchNormalization", "LayerNormalization", "GroupNormalization", "UnitNormalization"),
+    "RMSNormalization",
 )
 # Layers that pass a factor above 0 of their input on to their output.
-_PASS_FACTORS = (
-    *(_layers.ReLU, _layers.LeakyReLU, _layers.PReLU, _layers.Dropout, _layers.Flatten),
-    *(_layers.Reshape, _layers.Permute, _layers.ZeroPadding1D, _layers.ZeroPadding2D),
-    *(_layers.ZeroPadding3D, _layers.Cropping1D, _layers.Cropping2D, _layers.Cropping3D),
-    *(_layers.MaxPooling1D, _layers.MaxPooling2D, _layers.MaxPooling3D),
-    *(_layers.AveragePooling1D, _layers.AveragePooling2D, _layers.AveragePooling3D),
-    *(_layers.GlobalAveragePooling1D, _layers.GlobalAveragePooling2D),
-    *(_layers.GlobalMaxPooling1D, _layers.GlobalMaxPooling2D),
+_PASS_FACTORS = both(
+    *("ReLU", "LeakyReLU", "PReLU", "Dropout", "Flatten", "Reshape", "Permute"),
+    *("ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D", "Cropping1D", "Cropping2D", "Cropping3D"),
+    *("MaxPooling1D", "MaxPooling2D", "MaxPooling3D"),
+    *("AveragePooling1D", "AveragePooling2D", "AveragePooling3D"),
+    *("GlobalAveragePooling1D", "GlobalAveragePooling2D"),
+    *("GlobalMaxPooling1D", "GlobalMaxPooling2D"),
 )
-_RECTIFIERS = (None, keras.activations.linear, keras.activations.relu)
+_RECTIFIERS = (
+    *(None, keras.activations.linear, keras.activations.relu),
+    *(keras3.activations.linear, keras3.activations.relu, keras3.ops.relu),
+)
 
 
 def is_normalised(call: Call, outputs: Iterable[Call]) -> bool:
@@ -50,9 +50,9 @@ def _ends_in_one(call: Call, outputs: set[int]) -> bool:
 
 
 def _passes(layer: keras.layers.Layer) -> bool:
-    if isinstance(layer, _layers.ReLU):
+    if isinstance(layer, both("ReLU")):
         return layer.max_value is None and not layer.threshold
-    if isinstance(layer, _layers.Activation):
+    if isinstance(layer, both("Activation")):
         return _passes_factors(layer.activation)
     return isinstance(layer, _PASS_FACTORS)
 
@@ -97,6 +97,7 @@ def unnormalised(model: keras.Model, hidden: bool = False) -> set[str]:
         names[id(variable)]
         for call in found
         if not (is_normalised(call, outputs) or (hidden and call in outputs))
+        if is_layer(call.layer)  # a function has none
         for variable in call.layer.variables
         if id(variable) in names
     }

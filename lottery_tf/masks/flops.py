@@ -13,13 +13,12 @@ import math
 import numpy as np
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.graph.compat import inputs_of, keras, outputs_of
+from lottery_tf.graph.compat import both, inputs_of, keras, outputs_of
 from lottery_tf.graph.layers import Call, calls, check_graph, unwrapped, variable_names
 from lottery_tf.masks.masks import Masks
 from lottery_tf.masks.prunable import kernel_attributes
 
-_layers = keras.layers
-TRANSPOSED = (_layers.Conv1DTranspose, _layers.Conv2DTranspose, _layers.Conv3DTranspose)
+TRANSPOSED = both("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
 
 
 def count_flops(model: keras.Model, masks: Masks | None = None) -> dict[str, int]:
@@ -36,7 +35,8 @@ def count_flops(model: keras.Model, masks: Masks | None = None) -> dict[str, int
     {'conv/kernel': 144}
 
     Args:
-      model: a Sequential or functional model, wrapped or not; a wrapper's masks do not matter.
+      model: a Sequential or functional model of tf_keras or Keras 3, wrapped or not; a wrapper's
+        masks do not matter.
       masks: name of a weight → mask. Default: nothing is pruned.
 
     Returns:
@@ -45,7 +45,7 @@ def count_flops(model: keras.Model, masks: Masks | None = None) -> dict[str, int
     Raises:
       UsageError: if the model has no graph of layers, or leaves the size of an input open.
     """
-    check_graph(model)
+    check_graph(model, keras3=True)
     names = variable_names(model)
     found: dict[str, int] = {}
     for call in calls(model)[0]:
@@ -66,12 +66,12 @@ def _positions(call: Call) -> int:
         tuple(tensors[0].shape) for tensors in (inputs_of(call.node), outputs_of(call.node))
     )
     shared = 1
-    if isinstance(layer, _layers.EinsumDense):
+    if isinstance(layer, both("EinsumDense")):
         # Along axes that the input has in common with the kernel each weight meets one value.
         labels, kernel = layer.equation.partition("->")[0].split(",")
         sizes = zip(kernel, layer.kernel.shape, strict=True)
         axes, shared = inputs[1:], math.prod(size for label, size in sizes if label in labels)
-    elif isinstance(layer, _layers.Dense):
+    elif isinstance(layer, both("Dense")):
         axes = inputs[1:-1]
     elif not hasattr(layer, "data_format"):
         raise UsageError(

@@ -18,12 +18,12 @@ from lottery_tf.graph.layers import (
 )
 from lottery_tf.masks.settings import KINDS, PrunableSettings
 
-_DEPTHWISE = both("DepthwiseConv1D", "DepthwiseConv2D")
+DEPTHWISE = both("DepthwiseConv1D", "DepthwiseConv2D")
 _CONVOLUTIONS = (
     *both("Conv1D", "Conv2D", "Conv3D", "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"),
     *both("SeparableConv1D", "SeparableConv2D"),
 )
-_ANY_CONVOLUTION: tuple[Any, ...] = (*_CONVOLUTIONS, *_DEPTHWISE)
+_ANY_CONVOLUTION: tuple[Any, ...] = (*_CONVOLUTIONS, *DEPTHWISE)
 _POOLINGS = (
     *both("AveragePooling1D", "AveragePooling2D", "AveragePooling3D"),
     *both("MaxPooling1D", "MaxPooling2D", "MaxPooling3D"),
@@ -34,7 +34,7 @@ _CLASSES = (
     ("conv", _CONVOLUTIONS, ("kernel", "pointwise_kernel")),
     ("dense", both("Dense", "EinsumDense"), ("kernel",)),
     ("depthwise", _ANY_CONVOLUTION, ("depthwise_kernel",)),
-    ("depthwise", _DEPTHWISE, ("kernel",)),
+    ("depthwise", DEPTHWISE, ("kernel",)),
 )
 PLACES = ("first", "last", "shortcut")
 # The names of functions that add: of ``x + y``, in Keras 3 too.

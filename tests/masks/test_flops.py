@@ -1,11 +1,14 @@
 """FLOPs by hand for each kind of layer, and against TensorFlow's own count."""
 
+import keras as keras3
+import layer_cases3
 import numpy as np
 import pytest
 import tensorflow as tf
 from layer_cases import CASES, Gate
-from networks import chain, layers
+from networks import both_kerases, chain, layers, random_masks
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+from twins import BUILD, name3, twins
 
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
@@ -14,69 +17,106 @@ from lottery_tf.masks.flops import count_flops
 
 # Layer, shape of its input → positions · weights of each kernel.
 BY_HAND = {
-    "dense": (layers.Dense(3), (4,), {"kernel": 1 * 12}),
-    "dense on a sequence": (layers.Dense(3), (5, 4), {"kernel": 5 * 12}),
-    "einsum": (layers.EinsumDense("abc,cd->abd", (5, 3)), (5, 4), {"kernel": 5 * 12}),
+    "dense": (lambda layers: layers.Dense(3), (4,), {"kernel": 1 * 12}),
+    "dense on a sequence": (lambda layers: layers.Dense(3), (5, 4), {"kernel": 5 * 12}),
+    "einsum": (
+        lambda layers: layers.EinsumDense("abc,cd->abd", (5, 3)),
+        (5, 4),
+        {"kernel": 5 * 12},
+    ),
     "einsum of several heads": (
-        layers.EinsumDense("abc,cde->abde", (5, 3, 2)),
+        lambda layers: layers.EinsumDense("abc,cde->abde", (5, 3, 2)),
         (5, 4),
         {"kernel": 5 * 24},
     ),
     "einsum that joins heads": (
-        layers.EinsumDense("abcd,cde->abe", (5, 6)),
+        lambda layers: layers.EinsumDense("abcd,cde->abe", (5, 6)),
         (5, 3, 2),
         {"kernel": 5 * 36},
     ),
     "einsum with weights of each place": (
-        layers.EinsumDense("abc,bcd->abd", (5, 3)),
+        lambda layers: layers.EinsumDense("abc,bcd->abd", (5, 3)),
         (5, 4),
         {"kernel": 1 * 60},
     ),
     "einsum with an ellipsis": (
-        layers.EinsumDense("...c,cd->...d", (3,)),
+        lambda layers: layers.EinsumDense("...c,cd->...d", (3,)),
         (5, 6, 4),
         {"kernel": 30 * 12},
     ),
-    "conv": (layers.Conv2D(2, 3), (6, 5, 4), {"kernel": 12 * 72}),
-    "conv with strides": (layers.Conv2D(2, 3, 2, "same"), (6, 5, 4), {"kernel": 9 * 72}),
-    "conv with dilation": (layers.Conv2D(2, 3, dilation_rate=2), (6, 5, 4), {"kernel": 2 * 72}),
-    "conv in groups": (layers.Conv2D(2, 3, groups=2), (6, 5, 4), {"kernel": 12 * 36}),
+    "conv": (lambda layers: layers.Conv2D(2, 3), (6, 5, 4), {"kernel": 12 * 72}),
+    "conv with strides": (
+        lambda layers: layers.Conv2D(2, 3, 2, "same"),
+        (6, 5, 4),
+        {"kernel": 9 * 72},
+    ),
+    "conv with dilation": (
+        lambda layers: layers.Conv2D(2, 3, dilation_rate=2),
+        (6, 5, 4),
+        {"kernel": 2 * 72},
+    ),
+    "conv in groups": (
+        lambda layers: layers.Conv2D(2, 3, groups=2),
+        (6, 5, 4),
+        {"kernel": 12 * 36},
+    ),
     "conv of channels first": (
-        layers.Conv2D(2, 3, data_format="channels_first"),
+        lambda layers: layers.Conv2D(2, 3, data_format="channels_first"),
         (4, 6, 5),
         {"kernel": 12 * 72},
     ),
-    "conv 1D": (layers.Conv1D(2, 3, padding="causal"), (6, 4), {"kernel": 6 * 24}),
-    "conv 3D": (layers.Conv3D(2, 2), (3, 4, 5, 1), {"kernel": 24 * 16}),
-    "transposed": (layers.Conv2DTranspose(2, 3, 2), (6, 5, 4), {"kernel": 30 * 72}),
-    "transposed 1D": (layers.Conv1DTranspose(2, 3, 2), (6, 4), {"kernel": 6 * 24}),
-    "transposed 3D": (layers.Conv3DTranspose(2, 2), (3, 4, 5, 1), {"kernel": 60 * 16}),
+    "conv 1D": (lambda layers: layers.Conv1D(2, 3, padding="causal"), (6, 4), {"kernel": 6 * 24}),
+    "conv 3D": (lambda layers: layers.Conv3D(2, 2), (3, 4, 5, 1), {"kernel": 24 * 16}),
+    "transposed": (lambda layers: layers.Conv2DTranspose(2, 3, 2), (6, 5, 4), {"kernel": 30 * 72}),
+    "transposed 1D": (lambda layers: layers.Conv1DTranspose(2, 3, 2), (6, 4), {"kernel": 6 * 24}),
+    "transposed 3D": (
+        lambda layers: layers.Conv3DTranspose(2, 2),
+        (3, 4, 5, 1),
+        {"kernel": 60 * 16},
+    ),
     "depthwise": (
-        layers.DepthwiseConv2D(3, depth_multiplier=2),
+        lambda layers: layers.DepthwiseConv2D(3, depth_multiplier=2),
         (6, 5, 4),
         {"depthwise_kernel": 12 * 72},
     ),
-    "depthwise 1D": (layers.DepthwiseConv1D(3), (6, 4), {"depthwise_kernel": 4 * 12}),
+    "depthwise 1D": (
+        lambda layers: layers.DepthwiseConv1D(3),
+        (6, 4),
+        {"depthwise_kernel": 4 * 12},
+    ),
     "separable": (
-        layers.SeparableConv2D(2, 3, depth_multiplier=2),
+        lambda layers: layers.SeparableConv2D(2, 3, depth_multiplier=2),
         (6, 5, 4),
         {"depthwise_kernel": 12 * 72, "pointwise_kernel": 12 * 16},
     ),
     "separable 1D": (
-        layers.SeparableConv1D(2, 3, strides=2),
+        lambda layers: layers.SeparableConv1D(2, 3, strides=2),
         (7, 4),
         {"depthwise_kernel": 3 * 12, "pointwise_kernel": 3 * 8},
     ),
 }
 
 
+@both_kerases
 @pytest.mark.parametrize("kind", BY_HAND)
-def test_layers_by_hand(kind):
-    layer, shape, expected = BY_HAND[kind]
+def test_layers_by_hand(kind, its_keras):
+    build, shape, expected = BY_HAND[kind]
+    layer = build(its_keras.layers)
     model = chain(layer, shape=shape)
-    assert count_flops(model) == {
-        f"{layer.name}/{name}": 2 * count for name, count in expected.items()
-    }
+    names = {f"{layer.name}/{name}": 2 * count for name, count in expected.items()}
+    if its_keras is keras3 and kind.startswith("depthwise"):
+        names = {name3(name): count for name, count in names.items()}
+    assert count_flops(model) == names
+
+
+@pytest.mark.parametrize("name", BUILD)
+def test_both_kerases_count_the_same(name):
+    theirs, ours = twins(name)
+    masks = random_masks(theirs)
+    masks3 = lt.Masks({name3(each): mask for each, mask in masks.items()})
+    for model, counted in ((ours, masks3), (lt.wrap(ours, masks3), masks3), (ours, None)):
+        expected = count_flops(theirs, masks if counted else None)
+        assert count_flops(model, counted) == {name3(n): count for n, count in expected.items()}
 
 
 def test_pruned_weights_cost_nothing():
@@ -89,9 +129,10 @@ def test_pruned_weights_cost_nothing():
     assert count_flops(lt.wrap(model, masks)) == count_flops(model)
 
 
-def test_a_shared_layer_counts_at_each_call():
+@pytest.mark.parametrize("cases", [CASES, layer_cases3.CASES], ids=["tf_keras", "keras"])
+def test_a_shared_layer_counts_at_each_call(cases):
     """``both`` is called three times (in the tower twice), ``twice`` as well."""
-    assert count_flops(CASES["shared"].build()) == {
+    assert count_flops(cases["shared"].build()) == {
         "both/kernel": 3 * 2 * 16,
         "tower/twice/kernel": 3 * 2 * 12,
         "head/kernel": 2 * 18,
@@ -106,21 +147,25 @@ def test_a_layer_shared_by_images_of_two_sizes():
     }
 
 
-def test_nested_models():
-    assert count_flops(CASES["nested"].build()) == {
+@pytest.mark.parametrize("cases", [CASES, layer_cases3.CASES], ids=["tf_keras", "keras"])
+def test_nested_models(cases):
+    assert count_flops(cases["nested"].build()) == {
         "block/half/dense/kernel": 2 * 20,
         "block/dense/kernel": 2 * 20,
         "dense/kernel": 2 * 10,
     }
 
 
-def test_other_layers_are_not_counted():
-    assert list(count_flops(CASES["tokens"].build())) == ["dense/kernel", "head/kernel"]
-    assert count_flops(chain(Gate())) == {}
+@pytest.mark.parametrize("cases", [CASES, layer_cases3.CASES], ids=["tf_keras", "keras"])
+def test_other_layers_are_not_counted(cases):
+    assert list(count_flops(cases["tokens"].build())) == ["dense/kernel", "head/kernel"]
+    assert count_flops(chain(Gate() if cases is CASES else layer_cases3.Gate())) == {}
 
 
-@pytest.mark.parametrize("layer", [layers.Conv1D(2, 3, name="last"), layers.Dense(2, name="last")])
-def test_inputs_of_any_size(layer):
+@both_kerases
+@pytest.mark.parametrize(("kind", "args"), [("Conv1D", (2, 3)), ("Dense", (2,))])
+def test_inputs_of_any_size(kind, args, its_keras):
+    layer = getattr(its_keras.layers, kind)(*args, name="last")
     with pytest.raises(UsageError, match=r"fixed size, .* 'last' reads \(None, None, 4\)"):
         count_flops(chain(layer, shape=(None, 4)))
 
