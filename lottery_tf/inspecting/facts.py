@@ -5,12 +5,12 @@ import dataclasses
 import numpy as np
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import both, keras
 from lottery_tf.graph.layers import check_graph, named_layers, unwrapped, variable_names
 from lottery_tf.masks.flops import TRANSPOSED, count_flops
 from lottery_tf.masks.masks import Masks
 from lottery_tf.masks.overlap import overlap
-from lottery_tf.masks.prunable import kernel_attributes, left_dense
+from lottery_tf.masks.prunable import DEPTHWISE, kernel_attributes, left_dense
 from lottery_tf.tickets.ticket import Ticket
 
 
@@ -166,7 +166,7 @@ def _network(ticket: Ticket, model: keras.Model | None) -> tuple[keras.Model | N
     """The ticket's model, or None and why its file does not give one."""
     try:
         network = ticket.build(model)
-        check_graph(network)
+        check_graph(network, keras3=True)
         return network, None
     except UsageError as error:
         if model is not None:
@@ -189,11 +189,12 @@ def _outputs(network: keras.Model, masks: Masks) -> dict[str, tuple[int, int]]:
 
 def _input_axes(layer: keras.layers.Layer, attribute: str, rank: int) -> tuple[int, ...]:
     """The axes of a kernel along which one output's incoming weights lie."""
-    if attribute == "depthwise_kernel":  # [..., inputs, multiplier]: each pair is an output
+    # [..., inputs, multiplier]: each pair is an output.
+    if attribute == "depthwise_kernel" or isinstance(layer, DEPTHWISE):
         return tuple(range(rank - 2))
     if isinstance(layer, TRANSPOSED):  # [..., outputs, inputs]
         return (*range(rank - 2), rank - 1)
-    if isinstance(layer, keras.layers.EinsumDense):
+    if isinstance(layer, both("EinsumDense")):
         operands, _, output = layer.equation.partition("->")
         kernel = operands.partition(",")[2]
         return tuple(axis for axis, label in enumerate(kernel) if label not in output)

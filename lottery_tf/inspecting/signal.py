@@ -10,11 +10,30 @@ import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import some
-from lottery_tf.graph.compat import in_place_of, keras, random_state_kept
-from lottery_tf.graph.layers import calls, check_graph, unwrapped, variable_names
+from lottery_tf.graph.compat import (
+    in_place_of,
+    keras,
+    keras_of,
+    output_names,
+    random_state_kept,
+)
+from lottery_tf.graph.layers import (
+    calls,
+    check_graph,
+    computes_as_keras,
+    unwrapped,
+    variable_names,
+)
 from lottery_tf.graph.step_checks import step_checks
 from lottery_tf.losses.cross_entropy import default_loss
-from lottery_tf.losses.derivatives import batches_of, differentiable, losses_of, mean_loss, reason
+from lottery_tf.losses.derivatives import (
+    as_watched,
+    batches_of,
+    differentiable,
+    losses_of,
+    mean_loss,
+    reason,
+)
 from lottery_tf.masks.prunable import prunable_attributes
 from lottery_tf.masks.prune_by_mask import get_masks
 from lottery_tf.masks.wrapper import masked_by_us
@@ -77,8 +96,8 @@ def signal(
     the call is another. The model is left as it is: a copy is looked at.
 
     Args:
-      model: a built Sequential or functional tf_keras model: plain, wrapped, or with a recipe's
-        tweaks on. It need not be compiled.
+      model: a built Sequential or functional model of tf_keras or Keras 3: plain, wrapped, or with
+        a recipe's tweaks on. It need not be compiled.
       data: a ``tf.data.Dataset`` of batches (inputs, labels).
       loss: its mean is L; one loss, or a list or dictionary of one for each output. Default:
         cross-entropy, on logits or probabilities as the model has them.
@@ -88,7 +107,7 @@ def signal(
       UsageError: for a model of another kind, data of another form or that do not fit the model and
         the loss.
     """
-    check_graph(model)
+    check_graph(model, keras3=True)
     if batches < 1:
         raise UsageError(f"Expected `batches` to be at least 1, not {batches}.")
     with random_state_kept():
@@ -205,9 +224,7 @@ class _Observed:
 
     def __init__(self, model: keras.Model, loss: Any):
         self.model = differentiable(masked_by_us(model))
-        self.loss = losses_of(loss) or default_loss(self.model)
-        # A replica's own variables can be differentiated by from outside of it.
-        local = self.model.distribute_strategy.experimental_local_results
+        self.loss = losses_of(loss, keras_of(model)) or default_loss(self.model)
         names = variable_names(self.model)
         masks = get_masks(self.model)
         self.kernels: dict[str, list[tf.Variable]] = {}
@@ -220,14 +237,14 @@ class _Observed:
             if attributes and call.path not in self.kernels:
                 held = [getattr(layer, attribute) for attribute in attributes]
                 kept = (masks.get(names[id(each)], np.ones(each.shape, bool)) for each in held)
-                self.kernels[call.path] = [local(each)[0] for each in held]
+                self.kernels[call.path] = [as_watched(self.model, each) for each in held]
                 self.kept[call.path] = sum(int(mask.sum()) for mask in kept)
                 self._look_on(call.path, layer)
 
     def _look_on(self, path: str, layer: keras.layers.Layer) -> None:
         """Has each call of ``layer`` note what it gives, before its activation if it has one."""
-        theirs, fused = layer.call, type(layer).call.__module__.startswith("tf_keras.")
-        fused = fused and getattr(layer, "activation", None) is not None
+        theirs = layer.call
+        fused = computes_as_keras(layer) and getattr(layer, "activation", None) is not None
 
         def note(outputs: Any) -> None:
             if isinstance(outputs, tf.Tensor) and outputs.dtype.is_floating:
@@ -259,7 +276,7 @@ class _Observed:
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(weights)  # a layer may be frozen
                 outputs = self.model(x, training=True)
-                loss = mean_loss(self.loss, y, outputs, self.model.output_names)
+                loss = mean_loss(self.loss, y, outputs, output_names(self.model))
             gradients = tape.gradient(loss, weights, unconnected_gradients="zero")
             inputs = [_squares(each) for each in tf.nest.flatten(x) if each.dtype.is_floating]
             squares = {path: _added(each) for path, each in self.seen.items()}

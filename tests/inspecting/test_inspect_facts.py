@@ -2,10 +2,13 @@
 
 import dataclasses
 
+import keras as keras3
+import layer_cases3
 import numpy as np
 import pytest
 from layer_cases import CASES
-from networks import EVERYTHING, chain, layers, mlp, random_masks
+from networks import EVERYTHING, both_kerases, chain, layers, mlp, random_masks
+from twins import BUILD, name3, twins
 
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
@@ -18,13 +21,14 @@ def ticket_of(model, **masks):
     return lt.Ticket.of(model, lt.Masks({f"{n}/kernel": mask for n, mask in masks.items()}))
 
 
-def two_layers():
+def two_layers(layers=layers):
     """2 → 2 → 1 on two places: 9 parameters, 16 and 8 FLOPs."""
     return chain(layers.Dense(2, name="d"), layers.Dense(1, name="head"), shape=(2, 2))
 
 
-def test_four_weights():
-    facts = lt.inspect(ticket_of(two_layers(), d=[[1, 0], [1, 0]]))
+@both_kerases
+def test_four_weights(its_keras):
+    facts = lt.inspect(ticket_of(two_layers(its_keras.layers), d=[[1, 0], [1, 0]]))
     (row,) = facts.weights
     assert dataclasses.asdict(row) == {
         "name": "d/kernel",
@@ -44,6 +48,27 @@ def test_four_weights():
     # The head is left dense: 8 of the FLOPs.
     assert (facts.flops_dense, facts.flops_sparse) == (24, 16)
     assert (facts.unknown, facts.not_counted, facts.jaccard) == (None, [], None)
+
+
+def test_tickets_of_both_kerases_are_compared():
+    """Of the same masks, whichever Keras they were drawn in."""
+    one = ticket_of(two_layers(), d=[[1, 0], [1, 0]])
+    other = ticket_of(two_layers(keras3.layers), d=[[1, 0], [1, 0]])
+    assert lt.inspect(one, other) == lt.inspect(other, one)
+    assert lt.inspect(one, other).jaccard == 1
+
+
+@pytest.mark.parametrize("name", BUILD)
+def test_both_kerases_have_the_same_facts(name):
+    theirs, ours = twins(name)
+    masks = random_masks(theirs)
+    masks3 = lt.Masks({name3(each): mask for each, mask in masks.items()})
+    expected = lt.inspect(lt.Ticket.of(theirs, masks))
+    found = lt.inspect(lt.Ticket.of(ours, masks3))
+    renamed = [dataclasses.replace(row, name=name3(row.name)) for row in expected.weights]
+    by_name = {row.name: row for row in found.weights}
+    assert by_name == {row.name: row for row in renamed}
+    assert dataclasses.replace(found, weights=[]) == dataclasses.replace(expected, weights=[])
 
 
 def test_two_tickets():
@@ -81,62 +106,71 @@ def dead_in(layer, shape, **pruned):
     masks = {}
     for name, size in prunable_weights(model, EVERYTHING).items():
         masks[name] = np.ones(size, bool)
-        for index in pruned[name.rpartition("/")[2]]:
+        own = name.rpartition("/")[2]
+        # A depthwise kernel is but a kernel in Keras 3.
+        for index in pruned.get(own, pruned.get(f"depthwise_{own}", [])):
             masks[name][index] = False
     facts = lt.inspect(lt.Ticket.of(model, lt.Masks(masks)))
     return [(row.outputs, row.dead_outputs) for row in facts.weights]
 
 
+@both_kerases
 @pytest.mark.parametrize(
     ("layer", "shape", "pruned", "expected"),
     [
         # kernel [4 inputs, 3 units]: a unit without inputs, an input that no unit reads
-        (lambda: layers.Dense(3), (4,), {"kernel": [np.s_[:, 1], np.s_[0]]}, [(3, 1)]),
-        (lambda: layers.Conv2D(3, 2), (4, 4, 2), {"kernel": [np.s_[..., 2]]}, [(3, 1)]),
-        (lambda: layers.Conv2D(4, 2, groups=2), (4, 4, 2), {"kernel": [np.s_[..., :3]]}, [(4, 3)]),
+        (lambda layers: layers.Dense(3), (4,), {"kernel": [np.s_[:, 1], np.s_[0]]}, [(3, 1)]),
+        (lambda layers: layers.Conv2D(3, 2), (4, 4, 2), {"kernel": [np.s_[..., 2]]}, [(3, 1)]),
+        (
+            lambda layers: layers.Conv2D(4, 2, groups=2),
+            (4, 4, 2),
+            {"kernel": [np.s_[..., :3]]},
+            [(4, 3)],
+        ),
         # kernel [2, 2, 3 outputs, 2 inputs]
         (
-            lambda: layers.Conv2DTranspose(3, 2),
+            lambda layers: layers.Conv2DTranspose(3, 2),
             (4, 4, 2),
             {"kernel": [np.s_[:, :, 1], np.s_[..., 0]]},
             [(3, 1)],
         ),
         (
-            lambda: layers.DepthwiseConv2D(2, depth_multiplier=2),
+            lambda layers: layers.DepthwiseConv2D(2, depth_multiplier=2),
             (4, 4, 3),
             {"depthwise_kernel": [np.s_[:, :, 0, 1], np.s_[0]]},
             [(6, 1)],
         ),
         # the depthwise kernel makes the 4 channels in between, the pointwise one the 3 outputs
         (
-            lambda: layers.SeparableConv2D(3, 2, depth_multiplier=2),
+            lambda layers: layers.SeparableConv2D(3, 2, depth_multiplier=2),
             (4, 4, 2),
             {"depthwise_kernel": [np.s_[:, :, 1]], "pointwise_kernel": [np.s_[..., 0]]},
             [(4, 2), (3, 1)],
         ),
         # kernel [4 inputs, 3 heads, 2]
         (
-            lambda: layers.EinsumDense("abc,cde->abde", (5, 3, 2)),
+            lambda layers: layers.EinsumDense("abc,cde->abde", (5, 3, 2)),
             (5, 4),
             {"kernel": [np.s_[:, 1], np.s_[:, 0, 0]]},
             [(6, 3)],
         ),
         # weights of each of the 5 places of their own
         (
-            lambda: layers.EinsumDense("abc,bcd->abd", (5, 3)),
+            lambda layers: layers.EinsumDense("abc,bcd->abd", (5, 3)),
             (5, 4),
             {"kernel": [np.s_[0]]},
             [(15, 3)],
         ),
     ],
 )
-def test_dead_outputs(layer, shape, pruned, expected):
-    assert sorted(dead_in(layer(), shape, **pruned)) == sorted(expected)
+def test_dead_outputs(layer, shape, pruned, expected, its_keras):
+    assert sorted(dead_in(layer(its_keras.layers), shape, **pruned)) == sorted(expected)
 
 
+@pytest.mark.parametrize("cases", [CASES, layer_cases3.CASES], ids=["tf_keras", "keras"])
 @pytest.mark.parametrize("name", CASES)
-def test_every_kind_of_model(name):
-    model = CASES[name].build()
+def test_every_kind_of_model(cases, name):
+    model = cases[name].build()
     masks = random_masks(model)
     facts = lt.inspect(lt.Ticket.of(model, masks))
     assert [row.name for row in facts.weights] == list(masks)
@@ -150,7 +184,7 @@ def test_every_kind_of_model(name):
         else:
             assert (row.outputs, row.dead_outputs, row.flops_dense) == (None, None, None)
             assert row.name in facts.not_counted
-    assert {*CASES[name].never} <= {*facts.not_counted}
+    assert {*cases[name].never} <= {*facts.not_counted}
 
 
 class Shift(layers.Layer):
@@ -160,24 +194,32 @@ class Shift(layers.Layer):
         return x + 1
 
 
-def test_an_architecture_that_cannot_be_read(tmp_path):
-    model = chain(layers.Dense(2, name="d"), Shift(), shape=(2,))
+class Shift3(keras3.layers.Layer):
+    def call(self, x):
+        return x + 1
+
+
+@both_kerases
+def test_an_architecture_that_cannot_be_read(tmp_path, its_keras):
+    shift = Shift3() if its_keras is keras3 else Shift()
+    model = chain(its_keras.layers.Dense(2, name="d"), shift, shape=(2,))
     ticket_of(model, d=[[1, 0], [0, 0]]).save(tmp_path / "t")
     ticket = lt.Ticket.load(tmp_path / "t")
     facts = lt.inspect(ticket, ticket)
     (row,) = facts.weights
     assert (row.kept, row.sparsity, row.jaccard, facts.sparsity_total) == (1, 0.75, 1, 0.5)
     assert (row.outputs, row.flops_dense, facts.flops_dense) == (None, None, None)
-    assert "the model has 'Shift'" in facts.unknown
+    assert "the model has 'Shift" in facts.unknown
     facts = lt.inspect(ticket, model=model)
     assert (facts.flops_dense, facts.flops_sparse, facts.unknown) == (8, 2, None)
     assert facts.weights[0].dead_outputs == 1
     with pytest.raises(UsageError, match="masks are of another model"):
-        lt.inspect(ticket, model=mlp())
+        lt.inspect(ticket, model=mlp(its_keras.layers))
 
 
-def test_images_of_any_size():
-    model = chain(layers.Conv2D(2, 1, name="conv"), shape=(None, None, 1))
+@both_kerases
+def test_images_of_any_size(its_keras):
+    model = chain(its_keras.layers.Conv2D(2, 1, name="conv"), shape=(None, None, 1))
     facts = lt.inspect(ticket_of(model, conv=np.reshape([1, 0], (1, 1, 1, 2))))
     assert "'conv' reads (None, None, None, 1)" in facts.unknown
     assert (facts.weights[0].dead_outputs, facts.weights[0].flops_dense) == (1, None)

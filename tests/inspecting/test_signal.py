@@ -2,12 +2,15 @@
 
 import math
 
+import keras as keras3
+import layer_cases3
 import numpy as np
 import pytest
 import tensorflow as tf
 from layer_cases import CASES
 from networks import (
     assert_same,
+    both_kerases,
     chain,
     eagerly,
     every_variable,
@@ -17,11 +20,11 @@ from networks import (
     on_two_devices,
     random_masks,
 )
+from twins import BUILD, batch, name3, twins
 
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
 from lottery_tf.finding.scores.network import Network
-from lottery_tf.graph.compat import keras
 from lottery_tf.inspecting import LayerSignal, Signal, blocked, sentence_of, side_by_side
 
 
@@ -32,7 +35,7 @@ def batches(shape=(4,), size=6, classes=3, count=12):
 # By hand
 
 
-def two_layers():
+def two_layers(layers=layers):
     """2 → 2 → 1: x = (1, 2) gives (1, −3), then 1; of the first kernel one weight is pruned."""
     model = chain(
         layers.Dense(2, "relu", use_bias=False, name="one"),
@@ -44,31 +47,34 @@ def two_layers():
     return lt.wrap(model, lt.Masks({"one/kernel": [[1, 1], [0, 1]]}))
 
 
-def test_a_net_of_five_weights():
+@both_kerases
+def test_a_net_of_five_weights(its_keras):
     data = tf.data.Dataset.from_tensors(([[1.0, 2.0]], [[0.0]]))
     # L = 1, dL/dy = 2: of the head (2, 0), of one ((2, 0), (4, 0)) ⊙ mask.
-    assert lt.signal(two_layers(), data, loss="mse") == Signal(
+    assert lt.signal(two_layers(its_keras.layers), data, loss="mse") == Signal(
         [LayerSignal("one", 5.0, 2.0, kept=3), LayerSignal("head", 1.0, 2.0, kept=2)],
         loss=1.0,
         inputs=2.5,
     )
 
 
-def test_several_batches_count_by_their_examples():
+@both_kerases
+def test_several_batches_count_by_their_examples(its_keras):
     """The second one is all 0 but for a label of 2: no gradient, and a loss of 4."""
     x, y = np.array([[1.0, 2], [0, 0], [0, 0]], np.float32), np.array([[0], [2], [2]], np.float32)
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(2)
-    found = lt.signal(two_layers(), data, loss="mse", batches=9)
+    found = lt.signal(two_layers(its_keras.layers), data, loss="mse", batches=9)
     one, head = found.layers
     assert (one.activations, head.activations) == (pytest.approx(10 / 6), pytest.approx(1 / 3))
     assert (one.gradient, head.gradient) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
     assert (found.loss, found.inputs) == (3.0, pytest.approx(5 / 6))
 
 
+@pytest.mark.parametrize("cases", [CASES, layer_cases3.CASES], ids=["tf_keras", "keras"])
 @pytest.mark.parametrize("name", CASES)
-def test_every_kind_of_layer(name):
+def test_every_kind_of_layer(cases, name):
     """Each kernel's gradient is that of the scores; a layer's own are taken together."""
-    case = CASES[name]
+    case = cases[name]
     model = case.build()
     outputs = tf.nest.map_structure(tf.ones_like, model(case.x))
     # What is a list tf.data packs into a tensor.
@@ -92,6 +98,24 @@ def test_every_kind_of_layer(name):
 
 
 # Of the same weights the same
+
+
+@pytest.mark.parametrize("name", BUILD)
+def test_in_both_kerases(name):
+    theirs, ours = twins(name)
+    masks = random_masks(theirs, 0.6)
+    masks3 = lt.Masks({name3(each): mask for each, mask in masks.items()})
+    data = tf.data.Dataset.from_tensors(batch(name))
+    expected, found = (
+        lt.signal(lt.wrap(theirs, masks), data),
+        lt.signal(lt.wrap(ours, masks3), data),
+    )
+    assert found.loss == pytest.approx(expected.loss, rel=1e-5)
+    assert found.inputs == (expected.inputs and pytest.approx(expected.inputs, rel=1e-5))
+    for one, other in zip(found.layers, expected.layers, strict=True):
+        assert (one.layer, one.kept) == (other.layer, other.kept)
+        assert one.activations == pytest.approx(other.activations, rel=1e-5)
+        assert one.gradient == pytest.approx(other.gradient, rel=1e-5)
 
 
 def test_wrapped_or_plain():
@@ -132,8 +156,10 @@ def test_with_a_recipe_on():
     assert found.layers[1].activations != plain.layers[1].activations
 
 
-def test_the_batch_s_statistics_and_no_dropout():
+@both_kerases
+def test_the_batch_s_statistics_and_no_dropout(its_keras):
     """The moving ones are far off, and stay; what is dropped would be another time by time."""
+    layers = its_keras.layers
     norm = layers.BatchNormalization(name="norm")
     model = chain(
         layers.Dense(5, name="one"),
@@ -149,15 +175,18 @@ def test_the_batch_s_statistics_and_no_dropout():
     assert_same(every_variable(model), before)
 
 
-def test_no_random_number_is_another():
+@both_kerases
+def test_no_random_number_is_another(its_keras):
+    layers = its_keras.layers
     model = chain(layers.Dense(5), layers.Dropout(0.5), layers.Dense(3))
 
     def drawn(look):
-        keras.utils.set_random_seed(3)
+        its_keras.utils.set_random_seed(3)
         if look:
             lt.signal(model, batches())
         new = chain(layers.Dense(2), layers.Dropout(0.5))
         numbers = [np.random.random(3), tf.random.normal((3,)).numpy()]
+        numbers += [keras3.random.normal((3,)).numpy()] if its_keras is keras3 else []
         return [*numbers, *new.get_weights(), new(np.ones((2, 4)), training=True).numpy()]
 
     assert_same(drawn(True), drawn(False))
@@ -261,8 +290,9 @@ def test_side_by_side():
 # What does not fit
 
 
-def test_mistakes():
-    model = mlp()
+@both_kerases
+def test_mistakes(its_keras):
+    model = mlp(its_keras.layers)
     with pytest.raises(UsageError, match="`batches` to be at least 1, not 0"):
         lt.signal(model, batches(), batches=0)
     with pytest.raises(UsageError, match="training data for the signal"):
