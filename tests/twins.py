@@ -57,6 +57,7 @@ def tokens(k):
     x = layers.Embedding(7, 4, mask_zero=True, name="embedding")(inputs)
     x = layers.LSTM(5, return_sequences=True, unroll=True, name="lstm")(x)
     x = layers.Dense(6, "relu", name="dense")(x)
+    x = layers.BatchNormalization(name="norm")(x)
     return k.Model(inputs, layers.Dense(3, name="head")(x))
 
 

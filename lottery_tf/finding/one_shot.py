@@ -14,7 +14,7 @@ from lottery_tf.finding.scores import METHODS, TRAINING, Method, Score
 from lottery_tf.finding.scores.network import Network
 from lottery_tf.finding.settings import BATCHES
 from lottery_tf.graph.compat import keras
-from lottery_tf.graph.layers import check_finished, check_graph
+from lottery_tf.graph.layers import check_finished, check_graph, check_of_its_keras
 from lottery_tf.masks.allocate import check_reachable, check_sparsity, prune_to
 from lottery_tf.masks.masks import Masks
 from lottery_tf.masks.prune_by_mask import get_masks
@@ -63,6 +63,7 @@ def prune(
     """
     check_graph(model, keras3=True)
     check_finished(model)
+    check_of_its_keras(model, loss=loss)
     masks = get_masks(model)
     if masks:
         log_left_dense(model, masks)

@@ -20,6 +20,7 @@ from lottery_tf.graph.compat import (
 from lottery_tf.graph.layers import (
     calls,
     check_graph,
+    check_of_its_keras,
     computes_as_keras,
     unwrapped,
     variable_names,
@@ -108,6 +109,7 @@ def signal(
         the loss.
     """
     check_graph(model, keras3=True)
+    check_of_its_keras(model, loss=loss)
     if batches < 1:
         raise UsageError(f"Expected `batches` to be at least 1, not {batches}.")
     with random_state_kept():

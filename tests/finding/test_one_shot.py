@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from networks import (
+    KERASES,
     assert_same,
     assert_zeros,
     both_kerases,
@@ -274,6 +275,18 @@ def test_data_that_are_no_numbers():
     broken = data().map(lambda x, y: (x / 0, y))
     with pytest.raises(RuntimeError, match="scores of grasp are not finite for first/kernel, sec"):
         lt.prune(mlp(), "grasp", 0.5, broken)
+
+
+@both_kerases
+def test_a_loss_of_the_other_keras(its_keras):
+    (other,) = set(KERASES.values()) - {its_keras}
+    model, loss = mlp(its_keras.layers), other.losses.MeanSquaredError()
+    for look in (
+        lambda: lt.prune(model, "snip", 0.5, data(), loss=loss),
+        lambda: lt.signal(model, data(), loss=loss),
+    ):
+        with pytest.raises(UsageError, match=f"Expected the loss of {its_keras.__name__}, as the"):
+            look()
 
 
 @both_kerases
