@@ -181,16 +181,16 @@ def test_omp_keeps_the_largest_magnitudes():
 
 
 MIRRORED = """
-from networks import examples, mlp
+from networks import KERASES, examples, mlp
 import lottery_tf as lt
-from lottery_tf.graph.compat import keras
 
+its_keras = KERASES["tf_keras"]
 data = tf.data.Dataset.from_tensor_slices(examples()).batch(6)
 found = []
 for strategy in (tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])):
-    keras.utils.set_random_seed(0)
+    its_keras.utils.set_random_seed(0)
     with strategy.scope():
-        model = mlp()
+        model = mlp(its_keras.layers)
     found.append([lt.prune(model, each, 0.5, data).masks for each in ("grasp", "synflow")])
 assert found[0] == found[1]
 print("pruned")
@@ -198,8 +198,9 @@ print("pruned")
 
 
 @pytest.mark.e2e
-def test_on_two_devices():
-    run = on_two_devices(MIRRORED)
+@pytest.mark.parametrize("name", KERASES)
+def test_on_two_devices(name):
+    run = on_two_devices(MIRRORED.replace('"tf_keras"', f'"{name}"'))
     assert run.stdout.endswith("pruned\n"), run.stderr[-2000:]
 
 

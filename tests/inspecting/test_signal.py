@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from layer_cases import CASES
 from networks import (
+    KERASES,
     assert_same,
     both_kerases,
     chain,
@@ -308,12 +309,17 @@ def test_mistakes(its_keras):
 
 
 @pytest.mark.e2e
-def test_on_two_devices_as_on_one():
-    done = on_two_devices("""
+@pytest.mark.parametrize("name", KERASES)
+def test_on_two_devices_as_on_one(name):
+    done = on_two_devices(
+        f"name = '{name}'"
+        + """
+import functools
 import lottery_tf as lt
-from networks import examples, mlp, random_masks, values
+from networks import KERASES, examples, mlp, random_masks, values
 from lottery_tf.graph.layers import assign
 
+mlp = functools.partial(mlp, KERASES[name].layers)
 data = tf.data.Dataset.from_tensor_slices(examples(12)).batch(6)
 model = mlp()
 masks = random_masks(model)
@@ -324,5 +330,6 @@ with tf.distribute.MirroredStrategy().scope():
 for batches in (1, 2):
     assert lt.signal(other, data, batches=batches) == lt.signal(
         lt.wrap(model, masks), data, batches=batches)
-""")
+"""
+    )
     assert done.returncode == 0, done.stderr
