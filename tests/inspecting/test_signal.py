@@ -182,6 +182,7 @@ def test_no_random_number_is_another(its_keras):
     model = chain(layers.Dense(5), layers.Dropout(0.5), layers.Dense(3))
 
     def drawn(look):
+        keras3.utils.clear_session(free_memory=False)  # or older releases go on in one row
         its_keras.utils.set_random_seed(3)
         if look:
             lt.signal(model, batches())

@@ -422,7 +422,13 @@ def test_no_layer_collapses(name, size, width):
         *((k, lambda x: 2 * x, []) for k in (keras, keras3)),
         (keras, lambda x: tf.clip_by_value(x, 0.0, 1e-3), []),
         (keras3, lambda x: x * ops.sigmoid(x), ["multiply"]),
-        (keras3, ops.glu, ["glu"]),
+        pytest.param(
+            *(keras3, ops.glu, ["glu"]),
+            marks=pytest.mark.skipif(
+                ops.glu(keras3.Input((6,))).shape != (None, 3),
+                reason="older releases say it has as many outputs as inputs",
+            ),
+        ),
     ],
     ids=["mish", *["gate"] * 2, *["scaled"] * 2, "clipped", "swish", "glu"],
 )
