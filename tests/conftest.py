@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import importlib
 import logging
 import os
 import sys
@@ -54,6 +55,12 @@ def eager(request):
     Tracing takes longer than the few steps of a test, but graphs are what users train in.
     """
     return request.param
+
+
+@pytest.fixture(params=["tf_keras", "keras"])
+def of(request):
+    """Each of the two Kerases, for what is to be true of the models of both."""
+    return importlib.import_module(request.param)
 
 
 @pytest.fixture

@@ -457,6 +457,7 @@ def producer_of(tensor: Any) -> Layer:
     return tensor._keras_history.layer
 
 
+@_of_either
 def call_of(tensor: Any) -> Any:
     """Keras' node of the call that makes a symbolic tensor."""
     layer, number, _ = tensor._keras_history

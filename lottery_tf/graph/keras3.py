@@ -290,6 +290,11 @@ def producer_of(tensor: KerasTensor) -> keras.Operation:
     return tensor._keras_history.operation
 
 
+def call_of(tensor: KerasTensor) -> Node:
+    operation, number, _ = tensor._keras_history
+    return operation._inbound_nodes[number]
+
+
 def only_computes(layer: Layer) -> bool:
     return False  # a call of a new layer costs little there
 

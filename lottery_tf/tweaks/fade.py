@@ -10,6 +10,7 @@ import tensorflow as tf
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import log
 from lottery_tf.graph.compat import keras, parts_of
+from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import fading
 from lottery_tf.graph.prepared_step import Step, make_prepared_step, prepared_step
 from lottery_tf.losses.evaluating import evaluated_model
@@ -55,42 +56,36 @@ class Schedule:
         return tf.where(p < 1, value, self.end)
 
 
-class FadingLayer(keras.layers.Layer):
-    """A layer whose effect follows a ``Schedule`` over the steps of training and then is gone.
+class Fading:
+    """What fades: its effect follows a ``Schedule`` over the steps of training and then is gone.
 
     It counts the steps itself, in variables that every checkpoint holds, so that a fade goes on
     where it was. ``FadingTweak`` counts them up within the training step: no retracing, and exact
     whatever the number of steps in an execution.
 
+    It is a layer once it is one of a Keras too: a class that says what fades derives from this one,
+    and one for each Keras from that class and from ``FadingLayer`` or ``FadingLayer3``.
+
     Args:
       start, end, curve: of the schedule.
-      **kwargs: as any Keras layer.
+      **kwargs: as any layer of that Keras.
 
     Attributes:
       fading_tweak: the name of the tweak whose ``finish`` takes the layer off.
+      step: the steps that it has been trained. int64 [].
+      length: those that the fade lasts; -1: not known yet. int64 [].
     """
 
     fading_tweak: ClassVar[str] = "a fade"
+    step: Any
+    length: Any
+    # As any layer of Keras has them.
+    name: str
+    dtype_policy: Any
 
     def __init__(self, start: float, end: float, curve: str, **kwargs: Any):
         super().__init__(**kwargs)
         self.schedule = Schedule(start, end, curve)
-
-    def build(self, input_shape: Any) -> None:
-        def counter(name: str, value: int) -> tf.Variable:
-            return self.add_weight(
-                f"{name}_{type(self).__name__.lower()}",
-                shape=(),
-                dtype=tf.int64,
-                initializer=keras.initializers.Constant(value),
-                trainable=False,
-                synchronization=tf.VariableSynchronization.ON_READ,
-                aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-            )
-
-        self.step = counter("step", 0)
-        self.length = counter("length", -1)  # steps that the fade lasts; -1: not known yet
-        super().build(input_shape)
 
     def progress(self) -> tf.Tensor:
         """Share of the fade that is behind; 1 from its last step on. float32 []."""
@@ -114,10 +109,54 @@ class FadingLayer(keras.layers.Layer):
         return float(self.schedule.at(self.progress()))
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), **dataclasses.asdict(self.schedule)}
+        config = super().get_config()  # type: ignore[misc]  # of the layer
+        return {**config, **dataclasses.asdict(self.schedule)}
 
 
-def _is_counted(model: keras.Model, layers: type[FadingLayer]) -> bool:
+class FadingLayer(Fading, keras.layers.Layer):
+    """What fades, as a layer of tf_keras."""
+
+    def build(self, input_shape: Any) -> None:
+        def counter(name: str, value: int) -> tf.Variable:
+            return self.add_weight(
+                f"{name}_{type(self).__name__.lower()}",
+                shape=(),
+                dtype=tf.int64,
+                initializer=keras.initializers.Constant(value),
+                trainable=False,
+                synchronization=tf.VariableSynchronization.ON_READ,
+                aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+            )
+
+        self.step, self.length = counter("step", 0), counter("length", -1)
+        super().build(input_shape)
+
+
+class FadingLayer3(Fading, keras3.layers.Layer):
+    """What fades, as a layer of Keras 3.
+
+    It has its variables from the start: a layer whose activation it is may not call it before it is
+    saved or copied.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+
+        def counter(name: str, value: int) -> keras3.Variable:
+            return self.add_weight(
+                name=f"{name}_{self.fading_tweak}",
+                shape=(),
+                dtype="int64",
+                initializer=keras3.initializers.Constant(value),
+                autocast=False,
+                trainable=False,
+                aggregation="only_first_replica",
+            )
+
+        self.step, self.length = counter("step", 0), counter("length", -1)
+
+
+def _is_counted(model: keras.Model, layers: type[Fading]) -> bool:
     """Whether the steps of ``model`` are counted for its layers of a class."""
     prepared = prepared_step(model)
     return prepared is not None and any(issubclass(layers, each) for each in prepared.around)
@@ -143,9 +182,12 @@ class FadingTweak(FadingSettings, Tweak):
     """A tweak that lives in fading layers.
 
     A subclass says which class of layers they are, and what their value is called in logs.
+
+    Attributes:
+      layer_class: that class; of layers of both Kerases what they derive from.
     """
 
-    layer_class: ClassVar[type[FadingLayer]]
+    layer_class: ClassVar[type[Fading]]
 
     @property
     def value_name(self) -> str:
@@ -176,7 +218,7 @@ class FadingTweak(FadingSettings, Tweak):
                 "it already: train that model, or prepare the one that it was made from."
             )
 
-    def layers(self, model: keras.Model) -> list[FadingLayer]:
+    def layers(self, model: keras.Model) -> list[Fading]:
         """The fading layers of this tweak in ``model``, inside other layers too."""
         return [each for each in parts_of(model) if isinstance(each, self.layer_class)]
 

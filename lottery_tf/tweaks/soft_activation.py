@@ -10,31 +10,45 @@ import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import counted, log, some
-from lottery_tf.graph.compat import calls_in, inputs_of, keras, layer_of, unconverted
+from lottery_tf.graph.compat import (
+    both,
+    called_again,
+    calls_in,
+    function_of,
+    inputs_of,
+    is_keras3,
+    is_layer,
+    keras,
+    keras_of,
+    layer_of,
+    rename,
+    unconverted,
+)
 from lottery_tf.graph.copies import Connect, copy_layer, reconnected
+from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import nodes, unwrapped
 from lottery_tf.masks.wrapper import remake
-from lottery_tf.tweaks.fade import FadingLayer, FadingTweak
+from lottery_tf.tweaks.fade import Fading, FadingLayer, FadingLayer3, FadingTweak
 from lottery_tf.tweaks.settings import SoftActivationSettings
 
-_layers = keras.layers
-_RELU = (keras.activations.relu, tf.nn.relu)
-_RELU6 = (keras.activations.get("relu6"), tf.nn.relu6)
-# Rectifiers that are not ReLU, and layers whose inside is not looked into.
-_LEFT = (
-    *(_layers.ReLU, _layers.LeakyReLU, _layers.PReLU, _layers.ELU, _layers.ThresholdedReLU),
-    *(_layers.Lambda, _layers.RNN, _layers.Wrapper),
+_RELU = (keras.activations.relu, tf.nn.relu, keras3.activations.relu, keras3.ops.relu)
+_RELU6 = (
+    *(keras.activations.get("relu6"), tf.nn.relu6, keras3.activations.relu6, keras3.ops.relu6),
 )
-_LEFT_FUNCTIONS = ("math.maximum", "nn.leaky_relu", "nn.elu", "nn.selu")
+# Rectifiers that are not ReLU, and layers whose inside is not looked into.
+_LEFT = both("ReLU", "LeakyReLU", "PReLU", "ELU", "ThresholdedReLU", "Lambda", "RNN", "Wrapper")
+_LEFT_FUNCTIONS = (
+    *("math.maximum", "nn.leaky_relu", "nn.elu", "nn.selu"),
+    *("Maximum", "ReLU", "LeakyRelu", "Elu", "Selu"),  # of Keras 3
+)
 # Names of functions that are no rectifiers; any other may be one.
 _SMOOTH = (
     *("linear", "identity", "exponential", "tanh", "sigmoid", "hard_sigmoid", "softmax"),
-    *("log_softmax", "softplus", "softsign", "gelu", "swish", "mish"),
+    *("log_softmax", "softplus", "softsign", "gelu", "swish", "silu", "mish"),
 )
 
 
-@keras.saving.register_keras_serializable("lottery_tf")
-class SoftReLU(FadingLayer):
+class SoftUnit(Fading):
     """A smooth unit that is ReLU from the end of its fade on.
 
     pswish: x·σ(βx), with β from ``start`` to ``end``; mish: (1 − τ)·Mish(x) + τ·ReLU(x) with
@@ -67,10 +81,6 @@ class SoftReLU(FadingLayer):
         self.keep_signal = keep_signal
         self.supports_masking = True
         self.unit, self.cap, self.replaced = unit, cap, replaced
-        # Keras writes the inputs of a function's call in another form than those of a layer's.
-        self._preserve_input_structure_in_config = (
-            isinstance(replaced, dict) and replaced["class_name"] == "TFOpLambda"
-        )
 
     # As tf.nn.relu, whose place it may take in a graph.
     @unconverted
@@ -85,21 +95,26 @@ class SoftReLU(FadingLayer):
         output.set_shape(features.shape)
         return output if self.cap is None else tf.minimum(output, tf.cast(self.cap, output.dtype))
 
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
     def in_plain_layers(self, name: str) -> list[keras.layers.Layer]:
         """Layers of Keras' own that compute, one behind the other, what this one does now."""
+        layers = keras_of(self).layers
         config, value = {"dtype": self.dtype_policy}, self.present()
+
+        def scaled(scale: float, end: str) -> list[keras.layers.Layer]:
+            return [] if scale == 1 else [layers.Rescaling(scale, name=f"{name}_{end}", **config)]
+
         gain = float(self._gain(tf.constant(value))) if self.keep_signal else 1.0
         if bool(self.is_over()):
-            found = [_layers.ReLU(name=name, **config)]
+            found = [layers.ReLU(name=name, **config)]
         elif self.unit == "pswish":  # x·σ(βx) is Swish(βx)/β
-            scales = (
-                _scaled(value, f"{name}_beta", config),
-                _scaled(gain / value, f"{name}_scale", config),
-            )
-            found = [*scales[0], _layers.Activation("swish", name=name, **config), *scales[1]]
+            swish = layers.Activation("swish", name=name, **config)
+            found = [*scaled(value, "beta"), swish, *scaled(gain / value, "scale")]
         elif value == 0:
-            mish = _layers.Activation("mish", name=name, **config)
-            found = [mish, *_scaled(gain, f"{name}_scale", config)]
+            mish = layers.Activation("mish", name=name, **config)
+            found = [mish, *scaled(gain, "scale")]
         else:
             raise UsageError(
                 f"Expected Mish as it begins, to be kept in the finished model; that of '{name}' "
@@ -107,9 +122,9 @@ class SoftReLU(FadingLayer):
             )
         if self.cap is not None:  # min(x, c) is c − ReLU(c − x)
             found += [
-                _layers.Rescaling(-1.0, self.cap, name=f"{name}_below", **config),
-                _layers.ReLU(name=f"{name}_cap", **config),
-                _layers.Rescaling(-1.0, self.cap, name=f"{name}_capped", **config),
+                layers.Rescaling(-1.0, self.cap, name=f"{name}_below", **config),
+                layers.ReLU(name=f"{name}_cap", **config),
+                layers.Rescaling(-1.0, self.cap, name=f"{name}_capped", **config),
             ]
         return found
 
@@ -124,12 +139,28 @@ class SoftReLU(FadingLayer):
         return {**super().get_config(), **own}
 
 
+@keras.saving.register_keras_serializable("lottery_tf")
+class SoftReLU(SoftUnit, FadingLayer):
+    __doc__ = SoftUnit.__doc__
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        # Keras writes the inputs of a function's call in another form than those of a layer's.
+        self._preserve_input_structure_in_config = (
+            isinstance(self.replaced, dict) and self.replaced["class_name"] == "TFOpLambda"
+        )
+
+
+@keras3.saving.register_keras_serializable("lottery_tf", "SoftReLU")
+class SoftReLU3(SoftUnit, FadingLayer3):
+    __doc__ = SoftUnit.__doc__
+
+    def compute_output_spec(self, features: Any, name: str | None = None) -> Any:
+        return keras3.KerasTensor(features.shape, features.dtype)
+
+
 # A fused activation in an .h5 file goes by the class's own name.
 keras.utils.get_custom_objects()["SoftReLU"] = SoftReLU
-
-
-def _scaled(scale: float, name: str, config: dict[str, Any]) -> list[keras.layers.Layer]:
-    return [] if scale == 1 else [_layers.Rescaling(scale, name=name, **config)]
 
 
 def _pswish(x: tf.Tensor, beta: tf.Tensor) -> tf.Tensor:
@@ -159,10 +190,10 @@ class SoftActivation(SoftActivationSettings, FadingTweak):
     between two scales.
 
     It finds ReLU layers, ``Activation("relu")``, fused ``activation="relu"`` and calls of
-    ``tf.nn.relu``, in nested models too; one line is logged of what it left.
+    ``tf.nn.relu`` or ``keras.ops.relu``, in nested models too; one line is logged of what it left.
     """
 
-    layer_class = SoftReLU
+    layer_class = SoftUnit
 
     @property
     def kept(self) -> bool:
@@ -177,17 +208,23 @@ class SoftActivation(SoftActivationSettings, FadingTweak):
         found: list[str] = []
         left: list[str] = []
 
-        def change(layer: keras.layers.Layer) -> keras.layers.Layer:
+        def looked_at(layer: Any) -> Any:
             copy = self._softened(layer)
+            what = None if copy is not None else _left(layer)
             if copy is not None:
                 found.append(layer.name)
-                return copy
-            what = _left(layer)
-            if what:
+            elif what:
                 left.append(f"{layer.name} ({what})")
-            return copy_layer(layer)
+            return copy
 
-        changed = remake(model, change)
+        def change(layer: keras.layers.Layer) -> keras.layers.Layer:
+            copy = looked_at(layer)
+            return copy_layer(layer) if copy is None else copy
+
+        def function(called: Any) -> Any:
+            return None if is_layer(called) else looked_at(called)
+
+        changed = remake(model, change, _calls_changed(function))
         log.info(
             "%s: %s made soft; not looked into: %s",
             *(model.name, counted(len(found), "ReLU"), some(left)),
@@ -197,16 +234,21 @@ class SoftActivation(SoftActivationSettings, FadingTweak):
 
     def restore(self, model: keras.Model) -> keras.Model:
         def change(layer: keras.layers.Layer) -> keras.layers.Layer:
-            if isinstance(layer, SoftReLU):
-                return _layers.deserialize(layer.replaced)
-            if isinstance(getattr(layer, "activation", None), SoftReLU):
+            if isinstance(layer, SoftUnit):
+                return _made_from(layer)
+            if isinstance(getattr(layer, "activation", None), SoftUnit):
                 own = "linear" if self.keep else layer.activation.replaced
                 return copy_layer(layer, activation=own)
             return copy_layer(layer)
 
+        def function(layer: Any) -> Any:
+            came = _made_from(layer) if isinstance(layer, SoftReLU3) else None
+            return None if is_layer(came) else came
+
         if not self.layers(model):
             return model
-        return remake(model, change, *([self._connect_plain(model)] if self.keep else []))
+        connect = self._connect_plain(model) if self.keep else _calls_changed(function)
+        return remake(model, change, connect)
 
     def _connect_plain(self, model: keras.Model) -> Connect:
         """Has each soft unit's plain layers in its place."""
@@ -215,7 +257,7 @@ class SoftActivation(SoftActivationSettings, FadingTweak):
 
         def plain(layer: keras.layers.Layer, x: tf.Tensor) -> tf.Tensor:
             if id(layer) not in made:
-                alone = isinstance(layer, SoftReLU)
+                alone = isinstance(layer, SoftUnit)
                 name, unit = (
                     (layer.name, layer) if alone else (f"{layer.name}_unit", layer.activation)
                 )
@@ -228,9 +270,9 @@ class SoftActivation(SoftActivationSettings, FadingTweak):
 
         def call(node: Any) -> Callable[..., Any] | None:
             layer = unwrapped(layer_of(node))
-            if isinstance(layer, SoftReLU):
+            if isinstance(layer, SoftUnit):
                 return lambda run, tensor: plain(layer, tensor(inputs_of(node)[0]))
-            if isinstance(getattr(layer, "activation", None), SoftReLU):
+            if isinstance(getattr(layer, "activation", None), SoftUnit):
                 return lambda run, tensor: plain(layer, run())
             return None
 
@@ -240,29 +282,74 @@ class SoftActivation(SoftActivationSettings, FadingTweak):
 
         return connect
 
-    def _softened(self, layer: keras.layers.Layer) -> keras.layers.Layer | None:
-        """A copy of ``layer`` with the soft unit in the place of its ReLU; None if it has none."""
+    def _softened(self, layer: Any) -> keras.layers.Layer | None:
+        """A copy of a layer with the soft unit in the place of its ReLU; the unit itself for a
+        ReLU alone, a function of ``keras.ops`` too; None if there is none."""
+        kind = SoftReLU3 if is_keras3(layer) else SoftReLU
         cap = _cap(layer)
         if cap is not None:
-            return self._unit(cap, _layers.serialize(layer), name=layer.name)
+            return self._unit(kind, cap, _described(layer), name=layer.name)
         cap = _cap(getattr(layer, "activation", None))
-        if cap is None or isinstance(layer, _layers.RNN) or "activation" not in layer.get_config():
+        if cap is None or isinstance(layer, both("RNN")) or "activation" not in layer.get_config():
             return None
+        unit = self._unit(kind, cap, layer.get_config()["activation"])
+        if is_keras3(layer):  # which lets nothing be added to a layer that is built as it is made
+            return copy_layer(layer, activation=unit)
         copy = copy_layer(layer)
-        copy.activation = self._unit(cap, layer.get_config()["activation"])
+        copy.activation = unit
         return copy
 
-    def _unit(self, cap: float, replaced: Any, **kwargs: Any) -> SoftReLU:
+    def _unit(self, kind: type, cap: float, replaced: Any, **kwargs: Any) -> SoftUnit:
         start, end = (self.beta_start, self.beta_end) if self.unit == "pswish" else (0.0, 1.0)
         highest = None if cap == math.inf else cap
         fade = (start, end, self.curve, self.keep_signal)
-        return SoftReLU(self.unit, highest, replaced, *fade, **kwargs)
+        return kind(self.unit, highest, replaced, *fade, **kwargs)
+
+
+def _described(layer: Any) -> dict[str, Any]:
+    """A layer, or a function of ``keras.ops``, as its Keras writes it."""
+    if is_layer(layer):
+        return keras_of(layer).layers.serialize(layer)
+    return keras3.saving.serialize_keras_object(layer)
+
+
+def _made_from(unit: SoftUnit) -> Any:
+    """The ReLU whose place a unit has taken: a layer, or a function of ``keras.ops``."""
+    if not is_keras3(unit):
+        return keras.layers.deserialize(unit.replaced)
+    made = keras3.saving.deserialize_keras_object(unit.replaced)
+    rename(made, unit.name)  # which the config of a function need not hold
+    return made
+
+
+def _calls_changed(change: Callable[[Any], Any]) -> Connect:
+    """Has some functions and layers called in the place of others.
+
+    Args:
+      change: what is called → what is called in its place; None for its copy.
+    """
+    made: dict[int, Any] = {}
+
+    def other(node: Any) -> Any:
+        called = layer_of(node)
+        if id(called) not in made:
+            made[id(called)] = change(called)
+        return made[id(called)]
+
+    def call(node: Any) -> Callable[..., Any]:
+        return lambda run, tensor: called_again(node, other(node), tensor)
+
+    def connect(part: keras.Model, copy_of: Callable[..., Any]) -> keras.Model | None:
+        calls = {id(node): call(node) for node in calls_in(part) if other(node) is not None}
+        return reconnected(part, copy_of, calls) if calls else None
+
+    return connect
 
 
 def _left(layer: keras.layers.Layer) -> str | None:
     """What in a layer without ReLU may rectify, its class or activation; None if nothing may."""
-    known = type(layer).__module__.startswith(("tf_keras.", "lottery_tf."))
-    function = getattr(layer, "symbol", None) in _LEFT_FUNCTIONS
+    known = type(layer).__module__.startswith(("tf_keras.", "keras.", "lottery_tf."))
+    function = function_of(layer) in _LEFT_FUNCTIONS
     if function or isinstance(layer, _LEFT) or not known:
         return type(layer).__name__
     activation = getattr(layer, "activation", None)
@@ -273,11 +360,12 @@ def _left(layer: keras.layers.Layer) -> str | None:
 
 def _cap(unit: Any) -> float | None:
     """The largest value of a ReLU, given as a layer or a function; None if it is something else."""
-    symbol = getattr(unit, "symbol", None)
-    if unit in _RELU or symbol == "nn.relu":
+    function = function_of(unit)
+    if unit in _RELU or function in ("nn.relu", "Relu"):
         return math.inf
-    if unit in _RELU6 or symbol == "nn.relu6":
+    if unit in _RELU6 or function in ("nn.relu6", "Relu6"):
         return 6.0
-    if type(unit) is _layers.ReLU and not unit.negative_slope and not unit.threshold:
+    is_relu = type(unit) in both("ReLU") or function == "ReLU"
+    if is_relu and not unit.negative_slope and not unit.threshold:
         return math.inf if unit.max_value is None else float(unit.max_value)
     return None

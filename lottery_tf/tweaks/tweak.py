@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import is_keras3, keras, keras_of
+from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import check_graph
 from lottery_tf.graph.prepared_step import make_prepared_step, prepared_step
 from lottery_tf.masks.wrapper import masked_by_us, without_wrappers
@@ -118,7 +119,7 @@ def put_on(
     Raises:
       UsageError: if the model has no graph of layers, or layers that cannot be copied.
     """
-    check_graph(model, keras3=not tweaks)
+    check_graph(model, keras3=True)
     prepared = masked_by_us(model)
     learned: dict[type, dict[str, Any]] = {}
     for tweak in sorted(tweaks, key=lambda each: (not each.permanent, each.rank)):
@@ -137,7 +138,7 @@ def put_on(
 
 def taken_off(tweaks: Sequence[Tweak], model: keras.Model) -> keras.Model:
     """``model`` without ``tweaks``; a UsageError if one of them has still an effect."""
-    check_graph(model, keras3=not tweaks)
+    check_graph(model, keras3=True)
     for tweak in tweaks:
         tweak.check_progress(model)
     for tweak in reversed(tweaks):
@@ -145,8 +146,12 @@ def taken_off(tweaks: Sequence[Tweak], model: keras.Model) -> keras.Model:
     return model
 
 
-class Attach(keras.callbacks.Callback):
-    """Puts a tweak on the model that is trained."""
+class Attach(keras3.callbacks.Callback, keras.callbacks.Callback):
+    """Puts a tweak on the model that is trained.
+
+    It is a callback of both Kerases, whose callbacks have the same methods: which one the model is
+    of is known when ``fit`` hands it over.
+    """
 
     def __init__(self, tweak: Tweak):
         super().__init__()
@@ -154,11 +159,30 @@ class Attach(keras.callbacks.Callback):
 
     def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
+        check_same_keras(model, getattr(model, "loss", None))
         before = _around(model)
         self.tweak.attach(model)
         if _around(model) != before:
             # Keras keeps the function that a training before has compiled.
             model.train_function = None
+
+
+def check_same_keras(model: keras.Model, losses: Any) -> None:
+    """Raises UsageError if one of the losses is of another Keras than the model."""
+    for loss in tf.nest.flatten(losses):
+        known = isinstance(loss, keras.losses.Loss | keras3.losses.Loss)
+        if known and keras_of(model) is not keras_of(loss):
+            ours, theirs = (_NAMES[is_keras3(each)] for each in (model, loss))
+            raise UsageError(
+                f"Expected a loss of {ours}, as the model '{model.name}' is; got the "
+                f"{type(loss).__name__} of {theirs}: make the loss, optimizer and callbacks with "
+                f"`{_IMPORTS[is_keras3(model)]}`, and the loss of the recipe with "
+                "recipe.loss() behind recipe.prepare(model)."
+            )
+
+
+_NAMES = {False: "tf_keras", True: "Keras 3"}
+_IMPORTS = {False: "import tf_keras as keras", True: "import keras"}
 
 
 def _around(model: keras.Model) -> dict[type, Any]:

@@ -12,7 +12,7 @@ from networks import assert_same, chain, examples, layers, on_two_devices, rando
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
 from lottery_tf.exporting import write_exports
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import keras, keras_of
 from lottery_tf.training.trainer import Trainer
 from lottery_tf.tweaks.fade import Schedule
 from lottery_tf.tweaks.settings import CURVES
@@ -54,9 +54,9 @@ e2e = pytest.mark.e2e
 STEPS, EPOCHS = 4, 3  # 12 steps
 
 
-def _one_weight():
+def _one_weight(of=keras):
     """y = relu(w·x), w = −0.5, with the mean of y for a loss: dw = d relu(w)."""
-    model = chain(layers.Dense(1, "relu", use_bias=False, name="unit"), shape=(1,))
+    model = chain(of.layers.Dense(1, "relu", use_bias=False, name="unit"), shape=(1,))
     model.get_layer("unit").kernel.assign([[-0.5]])
     return model
 
@@ -80,18 +80,18 @@ def _by_hand(start, end, length, steps):
     return np.array(found)
 
 
-class Weights(keras.callbacks.Callback):
-    """Keeps the first weight after each execution."""
+def _watching(model):
+    """A callback that keeps the first weight after each execution, and the list it keeps it in."""
+    found = []
 
-    def on_train_begin(self, logs=None):
-        self.found = []
+    def keep(batch, logs):
+        found.append(float(model.trainable_variables[0].numpy().flat[0]))
 
-    def on_train_batch_end(self, batch, logs=None):
-        self.found.append(float(self.model.trainable_variables[0].numpy().flat[0]))
+    return keras_of(model).callbacks.LambdaCallback(on_train_batch_end=keep), found
 
 
 WAYS = {
-    "graph": {},
+    "graph": {"jit_compile": False},
     "3 steps": {"steps_per_execution": 3},
     "jit": {"jit_compile": True},
     "eager": {"run_eagerly": True},
@@ -107,19 +107,19 @@ WAYS = {
         *(pytest.param(w, s, marks=e2e) for w in WAYS if w != "graph" for s in (0.0, 1.0)),
     ],
 )
-def test_each_step_has_its_own_value_by_hand(way, share):
+def test_each_step_has_its_own_value_by_hand(of, way, share):
     """Six of twelve steps are soft, then the unit is ReLU: w < 0 does not move any more."""
     tweak = lt.SoftActivation(share=share, beta_start=1.0, beta_end=4.0, keep_signal=False)
-    model = tweak.prepare(_one_weight())
-    model.compile(keras.optimizers.SGD(0.5), _mean, **WAYS[way])
-    x, watch = np.ones((STEPS, 1), np.float32), Weights()
+    model = tweak.prepare(_one_weight(of))
+    model.compile(of.optimizers.SGD(0.5), _mean, **WAYS[way])
+    x, (watch, found) = np.ones((STEPS, 1), np.float32), _watching(model)
     history = model.fit(
         x, x, batch_size=1, epochs=EPOCHS, callbacks=[*tweak.callbacks(), watch], verbose=0
     ).history
     expected = _by_hand(1.0, 4.0, round(12 * share), 12)
     if way == "3 steps":  # 3 steps and 1
         expected = expected[[2, 3, 6, 7, 10, 11]]
-    np.testing.assert_allclose(watch.found, expected, rtol=1e-5)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
     betas = {0.5: [3, 4, 4], 0.0: [4, 4, 4], 1.0: [2, 3, 4]}[share]
     np.testing.assert_allclose(history["soft_activation_beta"], betas, rtol=1e-6)
 
@@ -131,11 +131,11 @@ def test_a_constant_curve_by_hand():
         tweak = lt.SoftActivation(beta_start=2.0, beta_end=7.0, **fade)
         model = tweak.prepare(_one_weight())
         model.compile(keras.optimizers.SGD(0.5), _mean, run_eagerly=True)
-        x, watch = np.ones((STEPS, 1), np.float32), Weights()
+        x, (watch, found) = np.ones((STEPS, 1), np.float32), _watching(model)
         callbacks = [*tweak.callbacks(), watch]
         model.fit(x, x, batch_size=1, epochs=EPOCHS, callbacks=callbacks, verbose=0)
         expected = _by_hand(2.0, 2.0, round(12 * share), 12)
-        np.testing.assert_allclose(watch.found, expected, rtol=1e-5)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
         assert tweak.progress(model) == 1
 
 
@@ -147,15 +147,26 @@ def test_in_one_loop_of_xla_too():
         *(model, lambda start: data, STEPS, keras.optimizers.SGD(0.5), _mean),
         **{"jit_compile": True, "steps_per_execution": 4, "metrics": ()},
     )
-    watch = Weights()
+    watch, found = _watching(trainer.model)
     trainer.fit(12, [*tweak.callbacks(), watch])
-    np.testing.assert_allclose(watch.found, _by_hand(1.0, 4.0, 6, 12)[[3, 7, 11]], rtol=1e-5)
+    np.testing.assert_allclose(found, _by_hand(1.0, 4.0, 6, 12)[[3, 7, 11]], rtol=1e-5)
 
 
-def test_epochs_before_the_first_do_not_count():
+def test_train_on_batch_counts_too(of):
+    tweak = lt.SoftActivation(beta_start=1.0, beta_end=4.0, keep_signal=False)
+    model = tweak.prepare(_one_weight(of))
+    model.compile(of.optimizers.SGD(0.5), _mean)
+    of.callbacks.CallbackList(tweak.callbacks(steps=8), model=model).on_train_begin()
+    expected = _by_hand(1.0, 4.0, 4, 6)
+    for weight in expected:
+        model.train_on_batch(np.ones((1, 1), np.float32), np.ones((1, 1), np.float32))
+        np.testing.assert_allclose(model.get_layer("unit").kernel, [[weight]], rtol=1e-5)
+
+
+def test_epochs_before_the_first_do_not_count(of):
     """As those of a ticket that is rewound to epoch 4."""
     tweak = lt.SoftActivation()
-    model = tweak.prepare(_one_weight())
+    model = tweak.prepare(_one_weight(of))
     model.compile("sgd", _mean)
     x = np.ones((5, 1), np.float32)
     callbacks = tweak.callbacks()
@@ -163,17 +174,17 @@ def test_epochs_before_the_first_do_not_count():
     assert tweak.layers(model)[0].length.numpy() == 5
 
 
-def test_the_length_of_the_training_can_be_said():
+def test_the_length_of_the_training_can_be_said(of):
     """A training whose rest is fitted apart, as that of a rewound ticket may be."""
     tweak = lt.SoftActivation()
-    model = tweak.prepare(_one_weight())
+    model = tweak.prepare(_one_weight(of))
     model.compile("sgd", _mean)
     x = np.ones((5, 1), np.float32)
     for _ in range(2):
         model.fit(x, x, batch_size=1, callbacks=tweak.callbacks(steps=16), verbose=0)
     assert tweak.layers(model)[0].length.numpy() == 8
     assert tweak.progress(model) == 1.0
-    model = tweak.prepare(_one_weight())
+    model = tweak.prepare(_one_weight(of))
     model.compile("sgd", _mean)
     endless = tf.data.Dataset.from_tensors((x, x)).repeat(3).filter(lambda *_: True)
     with pytest.raises(UsageError, match=r"known number of batches.* callbacks\(steps=…\)"):

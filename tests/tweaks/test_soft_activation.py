@@ -1,37 +1,43 @@
 """Soft activation: the units' formulas, and every ReLU that a model may have."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from networks import chain, examples, layers, random_masks, values
 
 import lottery_tf as lt
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import is_keras3, keras, output_names, parts_of
 from lottery_tf.graph.layers import named_layers
 from lottery_tf.losses.cross_entropy import CrossEntropy
-from lottery_tf.tweaks.soft_activation import SoftReLU
+from lottery_tf.tweaks.soft_activation import SoftReLU, SoftReLU3, SoftUnit
 
 X = np.array([-2.0, -0.5, 0.0, 1.0, 8.0])
 
 
-def _unit(progress, **kwargs):
-    unit = SoftReLU(dtype="float64", **kwargs)
+def _unit(progress, kind=SoftReLU, **kwargs):
+    unit = kind(dtype="float64", **kwargs)
     unit.build((5,))
     unit.length.assign(4)
     unit.step.assign(progress)
     return unit(tf.constant(X)).numpy()
 
 
+both_kinds = pytest.mark.parametrize("kind", [SoftReLU, SoftReLU3])
+
+
 def _sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-def test_pswish_by_hand():
+@both_kinds
+def test_pswish_by_hand(kind):
     """β = 1, 2 and 3 at 0, 1/4 and 1/2 of the way to 5."""
     for step, beta in ((0, 1), (1, 2), (2, 3)):
-        np.testing.assert_allclose(_unit(step, end=5.0), X * _sigmoid(beta * X), rtol=1e-6)
-    np.testing.assert_array_equal(_unit(4, end=5.0), [0, 0, 0, 1, 8])
-    np.testing.assert_array_equal(_unit(9, end=5.0), [0, 0, 0, 1, 8])
+        np.testing.assert_allclose(_unit(step, kind, end=5.0), X * _sigmoid(beta * X), rtol=1e-6)
+    np.testing.assert_array_equal(_unit(4, kind, end=5.0), [0, 0, 0, 1, 8])
+    np.testing.assert_array_equal(_unit(9, kind, end=5.0), [0, 0, 0, 1, 8])
 
 
 def test_mish_by_hand():
@@ -102,9 +108,9 @@ def test_the_second_moment_is_that_of_relu_all_the_way(fade):
         assert np.mean(np.square(unit(x))) == pytest.approx(0.5, rel=0.01)
 
 
-def test_it_keeps_the_signal_by_default():
-    inputs = keras.Input((1,))
-    model = lt.SoftActivation().prepare(keras.Model(inputs, layers.ReLU()(inputs)))
+def test_it_keeps_the_signal_by_default(of):
+    inputs = of.Input((1,))
+    model = lt.SoftActivation().prepare(of.Model(inputs, of.layers.ReLU()(inputs)))
     np.testing.assert_allclose(model(X[:, None])[:, 0], _gain(_swish) * _swish(X), rtol=1e-4)
 
 
@@ -120,13 +126,17 @@ def test_relu6_is_capped():
     np.testing.assert_array_equal(_unit(4, cap=6.0), [0, 0, 0, 1, 6])
 
 
-def test_the_largest_value_is_that_of_the_relu():
+def test_the_largest_value_is_that_of_the_relu(of):
+    layers, relu6 = of.layers, of.ops.relu6 if hasattr(of, "ops") else tf.nn.relu6
     for relu, largest in (
         *((layers.ReLU(), 100), (layers.ReLU(max_value=3.0), 3), (layers.ReLU(6), 6)),
-        *((layers.Activation("relu6"), 6), (layers.Activation(tf.nn.relu6), 6), (tf.nn.relu6, 6)),
+        *((layers.Activation("relu6"), 6), (layers.Activation(relu6), 6), (relu6, 6)),
+        (functools.partial(of.activations.relu, max_value=4.0), 4),
     ):
-        inputs = keras.Input((1,))
-        soft = lt.SoftActivation(keep_signal=False).prepare(keras.Model(inputs, relu(inputs)))
+        if of is keras and isinstance(relu, functools.partial):
+            continue  # there it is several operations
+        inputs = of.Input((1,))
+        soft = lt.SoftActivation(keep_signal=False).prepare(of.Model(inputs, relu(inputs)))
         assert np.array(soft(np.array([[100.0]]))) == largest
 
 
@@ -136,8 +146,9 @@ def test_the_curve_is_that_of_the_tweak():
     assert unit.schedule.at(0.5) == pytest.approx(5)
 
 
-def test_what_is_masked_stays_so():
+def test_what_is_masked_stays_so(of):
     """A sentence of the word 1 and padding has the mean of that word."""
+    layers = of.layers
     model = chain(
         layers.Embedding(2, 3, mask_zero=True, name="words"),
         layers.ReLU(),
@@ -149,52 +160,57 @@ def test_what_is_masked_stays_so():
     np.testing.assert_allclose(soft(np.array([[1, 0]])), [word * _sigmoid(word)], rtol=1e-6)
 
 
-def test_recurrent_layers_are_not_looked_into(lines):
-    model = chain(layers.SimpleRNN(2, activation="relu", name="recurrent"), shape=(3, 2))
+def test_recurrent_layers_are_not_looked_into(lines, of):
+    model = chain(of.layers.SimpleRNN(2, activation="relu", name="recurrent"), shape=(3, 2))
     lt.SoftActivation().prepare(model)
     assert lines[-1].endswith("0 ReLUs made soft; not looked into: recurrent (SimpleRNN)")
 
 
-class Own(layers.Layer):
+def _of_ones_own(of):
     """A layer of a user's own with a fused activation, and one that has none to be found."""
 
-    def __init__(self, activation="relu", **kwargs):
-        super().__init__(**kwargs)
-        self.activation = keras.activations.get(activation)
+    class Own(of.layers.Layer):
+        def __init__(self, activation="relu", **kwargs):
+            super().__init__(**kwargs)
+            self.activation = of.activations.get(activation)
 
-    def call(self, x):
-        return self.activation(x)
+        def call(self, x):
+            return self.activation(x)
 
-    def get_config(self):
-        activation = keras.activations.serialize(self.activation)
-        return {**super().get_config(), "activation": activation}
+        def get_config(self):
+            activation = of.activations.serialize(self.activation)
+            return {**super().get_config(), "activation": activation}
 
+    class Opaque(of.layers.Layer):
+        def call(self, x):
+            return tf.nn.relu(x)
 
-class Opaque(layers.Layer):
-    """What it computes is not seen from outside."""
-
-    def call(self, x):
-        return tf.nn.relu(x)
+    return Own, Opaque
 
 
 def _rectified(x):
     return tf.maximum(x, 0.0)
 
 
-def every_relu():
+def every_relu(of=keras):
     """A nested model and a shared layer, all forms of ReLU, and what is none."""
+    keras, layers, (Own, Opaque) = of, of.layers, _of_ones_own(of)
+    relu, relu6, maximum = (
+        (of.ops.relu, of.ops.relu6, of.ops.maximum)
+        if hasattr(of, "ops")
+        else (tf.nn.relu, lambda x: tf.nn.relu6(features=x), tf.maximum)
+    )
     inside = keras.Sequential(
         [keras.Input((4,)), layers.Dense(4, "relu", name="a"), layers.ReLU(name="b")], name="inside"
     )
-    shared = layers.Dense(4, tf.nn.relu, name="shared")
+    shared = layers.Dense(4, relu, name="shared")
     inputs = keras.Input((4,), name="x")
     x = shared(shared(inside(inputs)))
     x = layers.Activation("relu6", name="six")(x)
     x = layers.ReLU(max_value=3.0, name="three")(x)
-    x = tf.nn.relu(x)
-    x = tf.nn.relu6(features=keras.activations.relu(x))
+    x = relu6(keras.activations.relu(relu(x)))
     x = layers.Dense(4, layers.ReLU(), name="layer_as_function")(x)
-    x = tf.maximum(Own(name="own")(x), 0.0)
+    x = maximum(Own(name="own")(x), 0.0)
     x = layers.Dense(4, _rectified, name="function")(x)
     x = layers.Activation("leaky_relu", name="leaky_activation")(x)
     x = layers.ReLU(threshold=1.0, name="from_1")(x)
@@ -204,19 +220,20 @@ def every_relu():
     return keras.Model(inputs, [layers.Dense(3, name="head")(y), layers.ReLU(name="out")(x)])
 
 
-def test_every_relu_is_found_and_comes_back(lines, eager):
-    plain = every_relu()
+def test_every_relu_is_found_and_comes_back(lines, eager, of):
+    plain = every_relu(of)
     tweak = lt.SoftActivation(share=0.0)
     model = tweak.prepare(lt.wrap(plain, random_masks(plain)))
+    function = "maximum (Maximum)" if is_keras3(plain) else "tf.math.maximum (TFOpLambda)"
     assert lines[-1].endswith(
-        "11 ReLUs made soft; not looked into: tf.math.maximum (TFOpLambda), function (_rectified), "
+        f"11 ReLUs made soft; not looked into: {function}, function (_rectified), "
         "leaky_activation (leaky_relu), from_1 (ReLU), sloped (ReLU), leaky (LeakyReLU) and 2 more"
     )
     assert len(tweak.layers(model)) == 11
-    assert type(model.get_layer("inside")) is keras.Sequential
+    assert type(model.get_layer("inside")) is of.Sequential
     x, y = examples(8)
     model.compile("sgd", ["sparse_categorical_crossentropy", None], run_eagerly=eager)
-    model.fit(x, y, callbacks=tweak.callbacks(), verbose=0)
+    model.fit(x, [y, y], callbacks=tweak.callbacks(), verbose=0)
     final = lt.strip(tweak.finish(model))
     theirs, ours = named_layers(plain), named_layers(final)
     assert list(theirs) == list(ours)
@@ -224,17 +241,20 @@ def test_every_relu_is_found_and_comes_back(lines, eager):
         assert type(ours[path]) is type(layer)
         assert ours[path].get_config() == layer.get_config()
     assert final.count_params() == plain.count_params()
-    assert type(final.get_layer("inside")) is keras.Sequential
-    assert final.output_names == plain.output_names
+    assert type(final.get_layer("inside")) is of.Sequential
+    assert output_names(final) == output_names(plain)
+    if is_keras3(plain):  # with the functions that are no layers
+        assert final.get_config() == plain.get_config()
     for one, other in zip(final(x), model(x), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
-def test_the_soft_model_computes_swish():
+def test_the_soft_model_computes_swish(of):
     """The prepared model beside one that is written with swish."""
+    layers = of.layers
 
     def stack(activation):
-        keras.utils.set_random_seed(1)
+        of.utils.set_random_seed(1)
         return chain(layers.Dense(6, activation), layers.Dense(5, activation), layers.Dense(3))
 
     x, _ = examples(8)
@@ -243,12 +263,12 @@ def test_the_soft_model_computes_swish():
     assert np.abs(soft(x) - stack("relu")(x)).max() > 0.01
 
 
-def test_the_model_that_was_given_stays():
-    plain = every_relu()
+def test_the_model_that_was_given_stays(of):
+    plain = every_relu(of)
     before = values(plain)
     model = lt.SoftActivation().prepare(plain)
     assert model is not plain
-    assert not any(isinstance(each, SoftReLU) for each in plain.submodules)
+    assert not any(isinstance(each, SoftUnit) for each in parts_of(plain))
     assert before.keys() < values(model).keys()
 
 
@@ -265,9 +285,9 @@ def test_what_is_looked_into(lines):
     ]
 
 
-def test_a_model_without_relu_is_as_it_was(lines):
+def test_a_model_without_relu_is_as_it_was(lines, of):
     tweak = lt.SoftActivation()
-    model = tweak.prepare(chain(layers.Dense(3, "tanh")))
+    model = tweak.prepare(chain(of.layers.Dense(3, "tanh")))
     assert "0 ReLUs made soft" in lines[-1]
     model.compile("sgd", "sparse_categorical_crossentropy")
     x, y = examples(8)
