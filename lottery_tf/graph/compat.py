@@ -259,6 +259,15 @@ def tf_variable(variable: Variable) -> tf.Variable:
 
 
 @_of_either
+def build_parts(layer: Layer, other: Layer) -> None:
+    """Builds those layers in a layer that its own call has not built, as they are in ``other``.
+
+    In Keras 3 a layer is built without being called, and what is within it, such as a PReLU for an
+    activation, has no variables before it is.
+    """
+
+
+@_of_either
 def is_adapted(layer: Layer) -> bool:
     """Whether what a layer holds comes from ``adapt``, not from training."""
     return isinstance(layer, keras.layers.experimental.preprocessing.PreprocessingLayer)
@@ -443,6 +452,12 @@ def output_names(model: Model) -> list[str]:
 def connected(model: Model, ends: tuple[Any, Any]) -> Model:
     """A functional model of symbolic inputs and outputs, called as ``model`` is."""
     return keras.Model(*ends, name=model.name)
+
+
+@_of_either
+def sequence_of(model: Model, layers: Sequence[Layer]) -> Model:
+    """A Sequential of those layers, the first an InputLayer or its tensor, in place of ``model``."""
+    return keras.Sequential(layers, name=model.name)
 
 
 @_of_either

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import (
+    build_parts,
     called_again,
     called_as,
     calls_in,
@@ -148,6 +149,7 @@ def rebuild(
             copy = copied(model)
         # Layer by layer: a layer in several models may be found in another of them first.
         for old, new in pairs:
+            build_parts(unwrapped(new), unwrapped(old))
             theirs = own_variables(old)
             for name, variable in own_variables(new).items():
                 if name in theirs:

@@ -175,6 +175,12 @@ def tf_variable(variable: Variable) -> tf.Variable:
     return variable.value
 
 
+def build_parts(layer: Layer, other: Layer) -> None:
+    for mine, theirs in zip(parts_of(layer), parts_of(other), strict=False):
+        if type(mine) is type(theirs) and theirs.built and not mine.built:
+            mine.build_from_config(theirs.get_build_config())
+
+
 def is_adapted(layer: Layer) -> bool:
     return hasattr(layer, "adapt")
 
@@ -342,9 +348,11 @@ def connected(model: Model, ends: tuple[Any, Any]) -> Model:
 def chained(model: keras.Sequential, copy_of: Callable[[Layer], Layer]) -> keras.Sequential:
     """A Sequential of the copies of another's layers."""
     first = input_like(input_layers(model)[0])
-    return _frozen_as(
-        model, keras.Sequential([first, *map(copy_of, model.layers)], name=model.name)
-    )
+    return sequence_of(model, [first, *map(copy_of, model.layers)])
+
+
+def sequence_of(model: Model, layers: Sequence[Layer]) -> keras.Sequential:
+    return _frozen_as(model, keras.Sequential(layers, name=model.name))
 
 
 def _frozen_as(model: Model, copy: Model) -> Model:

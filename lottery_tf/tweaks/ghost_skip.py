@@ -8,15 +8,13 @@ import numpy as np
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.graph.compat import keras, unconverted
+from lottery_tf.graph.compat import build_parts, is_layer, keras, keras_of, unconverted
 from lottery_tf.graph.copies import copy_layer
-from lottery_tf.tweaks.fade import FadingLayer
+from lottery_tf.graph.keras3 import keras as keras3
+from lottery_tf.tweaks.fade import Fading, FadingLayer, FadingLayer3
 
-_layers = keras.layers
 
-
-@keras.saving.register_keras_serializable("lottery_tf")
-class GhostSkip(FadingLayer):
+class Ghost(Fading):
     """activation(n·(y + α·S(x))), with α from ``start`` to ``end``; then activation(y).
 
     Args:
@@ -66,32 +64,36 @@ class GhostSkip(FadingLayer):
         self.keep_signal, self.strength = keep_signal, strength
         self.fade, self.seed = fade, seed
         self.shortcut, self.strides, self.data_format = shortcut, tuple(strides), data_format
-        self.activation = keras.activations.get(activation)
+        self.activation = keras_of(self).activations.get(activation)
         self.sequential = sequential
 
     def build(self, input_shape: Any) -> None:
         y_shape, x_shape = input_shape
         self._axis = -1 if self.data_format == "channels_last" else 1
         self.conv = self.norm = None
+        its = keras_of(self)
         if self.shortcut == "conv":
-            self.conv = _of_rank(len(self.strides), "Conv")(
+            self.conv = self._of_rank("Conv")(
                 *(y_shape[self._axis], 1),
                 data_format=self.data_format,
                 use_bias=False,
                 # The reference's constant, of which BatchNorm's ε makes a small beginning; what is
                 # to keep the signal has to be as large as the BatchNorm makes it from the start.
                 kernel_initializer=(
-                    "he_normal" if self.keep_signal else keras.initializers.Constant(1e-4)
+                    "he_normal" if self.keep_signal else its.initializers.Constant(1e-4)
                 ),
                 dtype=self.dtype_policy,
             )
             # The reference's constants; it fades before Keras' own momentum would have settled.
-            self.norm = _layers.BatchNormalization(
+            self.norm = its.layers.BatchNormalization(
                 self._axis, momentum=0.9, epsilon=1e-5, dtype=self.dtype_policy
             )
             self.conv.build(x_shape)
             self.norm.build(y_shape)
-        super().build(input_shape)
+        super().build(input_shape)  # type: ignore[misc]  # of the layer
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape[0]
 
     @unconverted
     def call(self, inputs: Sequence[tf.Tensor], training: Any = None) -> tf.Tensor:
@@ -120,12 +122,17 @@ class GhostSkip(FadingLayer):
         replica = tf.distribute.get_replica_context()
         place = replica.replica_id_in_sync_group if replica else 0
         # By the step, so that a training that is resumed draws what it would have drawn.
-        seed = tf.stack([self.seed + tf.cast(place, tf.int64), self.step])
+        seed = tf.stack([self.seed + tf.cast(place, tf.int64), tf.cast(self.step, tf.int64)])
         shape = [tf.shape(y)[0], *(1 for _ in y.shape[1:])]
         has_skip = tf.random.stateless_uniform(shape, seed) * self.schedule.start < alpha
         drawn = tf.where(has_skip, self.schedule.start, 0.0)
-        training = keras.backend.learning_phase() if training is None else training
+        if training is None:
+            training = self.trains_by_default()
         return tf.where(tf.cast(training, tf.bool), drawn, alpha)
+
+    def trains_by_default(self) -> Any:
+        """Whether a call is one of training that does not say so."""
+        raise NotImplementedError
 
     def _gain(self, alpha: tf.Tensor) -> tf.Tensor:
         """n for such an α, of its shape."""
@@ -168,6 +175,7 @@ class GhostSkip(FadingLayer):
         Args:
           taken: names that the layers may not have.
         """
+        layers = keras_of(self).layers
         made: dict[str, keras.layers.Layer] = {}
         rank, config = len(self.strides), {"dtype": self.dtype_policy}
         placed = {**config, "data_format": self.data_format}
@@ -183,13 +191,12 @@ class GhostSkip(FadingLayer):
         def pooled(x: tf.Tensor, size: Sequence[int]) -> tf.Tensor:
             if max(self.strides) == 1:
                 return x
-            kind = _of_rank(rank, "AveragePooling")
+            kind = self._of_rank("AveragePooling")
             return run("pool", x, kind, size, self.strides, "same", **placed)
 
         def convolved(x: tf.Tensor, channels: int, **kwargs: Any) -> tf.Tensor:
-            return run(
-                "conv", x, _of_rank(rank, "Conv"), channels, 1, use_bias=False, **placed, **kwargs
-            )
+            kind = self._of_rank("Conv")
+            return run("conv", x, kind, channels, 1, use_bias=False, **placed, **kwargs)
 
         def cut(skip: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
             first = 1 if self._axis == -1 else 2
@@ -207,7 +214,7 @@ class GhostSkip(FadingLayer):
             return run(
                 "cut",
                 skip,
-                _of_rank(rank, "Cropping"),
+                self._of_rank("Cropping"),
                 amounts,
                 **(config if rank == 1 else placed),
             )
@@ -227,20 +234,18 @@ class GhostSkip(FadingLayer):
             else:
                 skip = cut(convolved(pooled(x, (1,) * rank), channels), y)
                 constants = {"momentum": self.norm.momentum, "epsilon": self.norm.epsilon}
-                skip = run(
-                    "bn", skip, _layers.BatchNormalization, self._axis, **constants, **config
-                )
+                skip = run("bn", skip, layers.BatchNormalization, self._axis, **constants, **config)
                 made["conv"].set_weights(self.conv.get_weights())
                 made["bn"].set_weights(self.norm.get_weights())
             if skip is not None:
                 if alpha != 1:
-                    skip = run("alpha", skip, _layers.Rescaling, alpha, **config)
-                y = run("add", [y, skip], _layers.Add, **config)
+                    skip = run("alpha", skip, layers.Rescaling, alpha, **config)
+                y = run("add", [y, skip], layers.Add, **config)
                 if self.keep_signal:
                     n = float(self._gain(tf.constant(alpha)))
-                    y = run("scale", y, _layers.Rescaling, n, **config)
+                    y = run("scale", y, layers.Rescaling, n, **config)
             if not is_linear(self):
-                y = run("unit", y, _layers.Activation, copied_activation(self.activation), **config)
+                y = run("unit", y, layers.Activation, copied_activation(self.activation), **config)
                 carry_activation(self.activation, made["unit"].activation)
             return y
 
@@ -260,7 +265,7 @@ class GhostSkip(FadingLayer):
             "shortcut": self.shortcut,
             "strides": list(self.strides),
             "data_format": self.data_format,
-            "activation": keras.activations.serialize(self.activation),
+            "activation": keras_of(self).activations.serialize(self.activation),
             "sequential": self.sequential,
             "keep_signal": self.keep_signal,
             "strength": self.strength,
@@ -268,23 +273,40 @@ class GhostSkip(FadingLayer):
             "seed": self.seed,
         }
 
+    def _of_rank(self, kind: str) -> type:
+        """Keras' layer of that kind for one, two or three dimensions."""
+        return getattr(keras_of(self).layers, f"{kind}{len(self.strides)}D")
 
-def _of_rank(rank: int, kind: str) -> type:
-    """Keras' layer of that kind for one, two or three dimensions."""
-    return getattr(_layers, f"{kind}{rank}D")
+
+@keras.saving.register_keras_serializable("lottery_tf")
+class GhostSkip(Ghost, FadingLayer):
+    __doc__ = Ghost.__doc__
+
+    def trains_by_default(self) -> Any:
+        return keras.backend.learning_phase()
+
+
+@keras3.saving.register_keras_serializable("lottery_tf", "GhostSkip")
+class GhostSkip3(Ghost, FadingLayer3):
+    __doc__ = Ghost.__doc__
+
+    def trains_by_default(self) -> Any:
+        return False
 
 
 def is_linear(layer: keras.layers.Layer) -> bool:
-    return layer.activation in (None, keras.activations.linear)
+    return layer.activation in (None, keras.activations.linear, keras3.activations.linear)
 
 
 def copied_activation(activation: Any) -> Any:
     """The activation for another layer; one that is a layer, and has variables, as a new layer."""
-    return copy_layer(activation) if isinstance(activation, _layers.Layer) else activation
+    return copy_layer(activation) if is_layer(activation) else activation
 
 
 def carry_activation(old: Any, new: Any) -> None:
     """Gives one activation the variables of another, where it is a layer that has some."""
+    if is_layer(old):
+        build_parts(new, old)
     for value, variable in zip(
         getattr(old, "weights", ()), getattr(new, "weights", ()), strict=True
     ):

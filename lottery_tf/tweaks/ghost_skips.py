@@ -12,31 +12,41 @@ from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import counted, log, some
 from lottery_tf.common.settings import nearest
 from lottery_tf.graph.compat import (
+    both,
     call_of,
     input_layers,
     input_like,
     inputs_of,
+    is_keras3,
     keras,
+    keras_of,
     layer_of,
+    outputs_of,
     producer_of,
+    sequence_of,
 )
 from lottery_tf.graph.copies import copy_layer, reconnected
 from lottery_tf.graph.layers import named_layers, named_variables, nodes, unwrapped
 from lottery_tf.graph.signal_paths import first_of, on_every_way
 from lottery_tf.masks.wrapper import remake
 from lottery_tf.tweaks.fade import FadingTweak
-from lottery_tf.tweaks.ghost_skip import GhostSkip, carry_activation, copied_activation, is_linear
+from lottery_tf.tweaks.ghost_skip import (
+    Ghost,
+    GhostSkip,
+    GhostSkip3,
+    carry_activation,
+    copied_activation,
+    is_linear,
+)
 from lottery_tf.tweaks.settings import GhostSkipsSettings
 from lottery_tf.tweaks.signal_scaling import strengths
 
-_layers = keras.layers
-_CONVOLUTIONS = (
-    *(_layers.Conv1D, _layers.Conv2D, _layers.Conv3D),
-    *(_layers.SeparableConv1D, _layers.SeparableConv2D),
-    *(_layers.DepthwiseConv1D, _layers.DepthwiseConv2D),
+_CONVOLUTIONS = both(
+    *("Conv1D", "Conv2D", "Conv3D", "SeparableConv1D", "SeparableConv2D"),
+    *("DepthwiseConv1D", "DepthwiseConv2D"),
 )
-_TRANSPOSED = (_layers.Conv1DTranspose, _layers.Conv2DTranspose, _layers.Conv3DTranspose)
-_PADDINGS = (_layers.ZeroPadding1D, _layers.ZeroPadding2D, _layers.ZeroPadding3D)
+_TRANSPOSED = both("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
+_PADDINGS = both("ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D")
 PLACES = ("hidden", "all", "same")
 
 
@@ -58,7 +68,7 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
         the model's.
     """
 
-    layer_class = GhostSkip
+    layer_class = Ghost
     value_name = "ghost_skips_alpha"
 
     @property
@@ -69,7 +79,7 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
         self.check_fresh(model)
         places, without = self._places(model)
         # (model, convolution) → convolution and skip: a shared one has one skip in each model.
-        skips: dict[tuple[int, int], tuple[keras.layers.Layer, GhostSkip]] = {}
+        skips: dict[tuple[int, int], tuple[keras.layers.Layer, Ghost]] = {}
         taken = {layer.name for part, _ in nodes(model) for layer in part.layers}
         narrow, left = on_every_way(model), strengths(model)
         of = {id(v): left[name] for name, v in named_variables(model).items() if name in left}
@@ -81,7 +91,7 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
 
             def with_skip(node: Any, source: Any) -> Callable[..., Any]:
                 def call(run: Callable[[], Any], tensor: Callable[[Any], Any]) -> Any:
-                    conv = unwrapped(source.layer)
+                    conv = unwrapped(layer_of(source))
                     key = id(part), id(conv)
                     if key not in skips:
                         alpha = self.alpha or (1.0 if id(source) in narrow else 0.1)
@@ -92,7 +102,7 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
                         kernels = conv.variables if node is source else []
                         # One that is scaled up counts as whole: the fade ends with y itself.
                         strength = min(1.0, math.prod(of.get(id(v), 1.0) for v in kernels))
-                        sequential = isinstance(part, keras.Sequential)
+                        sequential = isinstance(part, keras_of(part).Sequential)
                         skips[key] = conv, self._skip(conv, name, sequential, alpha, strength)
                     return skips[key][1]([run(), tensor(_input_of(source))])
 
@@ -101,7 +111,7 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
             calls = {id(node): with_skip(node, source) for node, source in here}
             return reconnected(part, copy_of, calls)
 
-        around = {id(unwrapped(source.layer)) for _, _, source in places}
+        around = {id(unwrapped(layer_of(source))) for _, _, source in places}
 
         def change(layer: keras.layers.Layer) -> keras.layers.Layer:
             fused = id(layer) in around and not is_linear(layer)
@@ -118,7 +128,7 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
         return changed
 
     def restore(self, model: keras.Model) -> keras.Model:
-        ghosts = [each for each in nodes(model) if isinstance(layer_of(each[1]), GhostSkip)]
+        ghosts = [each for each in nodes(model) if isinstance(layer_of(each[1]), Ghost)]
         if not ghosts:
             return model
         if self.keep:
@@ -129,7 +139,7 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
             for _, node in ghosts
             if not is_linear(layer_of(node))
         }
-        moved: list[tuple[GhostSkip, keras.layers.Layer]] = []
+        moved: list[tuple[Ghost, keras.layers.Layer]] = []
 
         def without(node: Any) -> Callable[..., Any]:
             y = inputs_of(node)[0]
@@ -141,8 +151,8 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
                 return None
             if layer_of(here[0]).sequential:
                 first = input_like(input_layers(part)[0])
-                rest = [copy_of(layer) for layer in part.layers[1:] if type(layer) is not GhostSkip]
-                return keras.Sequential([first, *rest], name=part.name)
+                rest = (layer for layer in part.layers[1:] if not isinstance(layer, Ghost))
+                return sequence_of(part, [first, *map(copy_of, rest)])
             drop = {id(node): without(node) for node in here}
             return reconnected(part, copy_of, drop)
 
@@ -182,10 +192,11 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
         sequential: bool,
         alpha: float,
         strength: float,
-    ) -> GhostSkip:
+    ) -> Ghost:
         config = conv.get_config()
+        kind = GhostSkip3 if is_keras3(conv) else GhostSkip
         fade = self.fade or ("drop" if self.shortcut == "conv" else "weight")
-        return GhostSkip(
+        return kind(
             *(self.shortcut, config["strides"], config["data_format"]),
             activation=copied_activation(conv.activation),
             sequential=sequential,
@@ -216,20 +227,20 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
             if not _is_spatial(conv):
                 continue
             end = node
-            (after, *others) = readers.get(id(node.outputs), [None])
-            norm = None if after is None else after.layer
-            alone = not others and id(node.outputs) not in outputs
-            if alone and isinstance(norm, _layers.BatchNormalization) and is_linear(conv):
+            (after, *others) = readers.get(id(_output_of(node)), [None])
+            norm = None if after is None else layer_of(after)
+            alone = not others and id(_output_of(node)) not in outputs
+            if alone and isinstance(norm, both("BatchNormalization")) and is_linear(conv):
                 end = after
             # An output has no activation behind it, and keeps its name.
             chosen = self._is_chosen(conv, paths[id(conv)], node, end, id(conv) in first)
-            if chosen and all(end.outputs is not tensor for tensor in model.outputs):
+            if chosen and all(_output_of(end) is not tensor for tensor in model.outputs):
                 places.append((part, end, node))
             else:
                 left.append(conv)
         # A fused activation moves into the skip, and has to do so wherever the layer is called.
         stay = {id(conv) for conv in left if not is_linear(conv)}
-        places = [place for place in places if id(unwrapped(place[2].layer)) not in stay]
+        places = [place for place in places if id(unwrapped(layer_of(place[2]))) not in stay]
         others = [
             path
             for path, layer in named_layers(model).items()
@@ -242,10 +253,11 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
     ) -> bool:
         # What else a user's own layer, or a regularizer of its output, does with the activation
         # is not known.
-        known = type(conv).__module__.startswith("tf_keras.") and conv.activity_regularizer is None
+        of_keras = type(conv).__module__.startswith(("tf_keras.", "keras."))
+        known = of_keras and conv.activity_regularizer is None
         if isinstance(conv, _TRANSPOSED) or not (known or is_linear(conv)):
             return False
-        same = _input_of(node).shape[1:] == end.outputs.shape[1:]
+        same = _input_of(node).shape[1:] == _output_of(end).shape[1:]
         return (
             "all" in self.convolutions
             or ("hidden" in self.convolutions and not first)
@@ -265,6 +277,11 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
                 )
 
 
+def _output_of(node: Any) -> Any:
+    """What a layer with one output gives."""
+    return outputs_of(node)[0]
+
+
 def _input_of(node: Any) -> tf.Tensor:
     """What a convolution reads; where a layer pads it to "same" or less, what that layer reads."""
     (tensor,) = inputs_of(node)
@@ -279,7 +296,7 @@ def _input_of(node: Any) -> tf.Tensor:
 
 def _is_spatial(layer: keras.layers.Layer, any_kind: bool = False) -> bool:
     """Whether it is a convolution with a kernel above 1; of ``any_kind``, or one wrapped, too."""
-    if any_kind and isinstance(layer, _layers.Wrapper):
+    if any_kind and isinstance(layer, both("Wrapper")):
         return _is_spatial(layer.layer, any_kind)
     kernel = getattr(layer, "kernel_size", (1,))
     return (any_kind or isinstance(layer, _CONVOLUTIONS)) and max(kernel) > 1

@@ -172,6 +172,17 @@ def test_a_copy_computes_the_same_and_shares_nothing(name):
     assert model.to_json() == json.dumps(json.loads(model.to_json()))
 
 
+def test_what_a_layer_calls_within_its_call_is_copied_with_its_variables():
+    """Such a PReLU is built when it first computes."""
+    model = chain(layers.Dense(3, activation=layers.PReLU(), name="dense"))
+    x = -np.ones((1, 4), np.float32)
+    model(x)
+    model.get_layer("dense").activation.alpha.assign([0.5, 2.0, 3.0])
+    copy = rebuild(model, copy_layer)
+    assert_same(values(copy), values(model))
+    np.testing.assert_array_equal(copy(x), model(x))
+
+
 def test_a_copy_of_a_compiled_model_is_not_compiled():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
     model.compile("sgd", "mse", jit_compile=False)

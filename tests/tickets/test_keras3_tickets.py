@@ -185,8 +185,6 @@ NOT_YET = {
     "prune": lambda model: lt.prune(model, "magnitude", 0.5),
     "signal": lambda model: lt.signal(model, data()),
     "count_flops": lambda model: lt.count_flops(model),
-    "prepare": lambda model: lt.Recipe("soft_activation").prepare(model, data()),
-    "finish": lambda model: lt.Recipe("soft_activation").finish(model),
     "inspect": lambda model: lt.inspect(drawn(), model=model),
     "distil": lambda model: lt.Distillation(teacher=model),
 }

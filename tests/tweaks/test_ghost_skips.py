@@ -7,10 +7,12 @@ from networks import chain, examples, layers, random_masks
 
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import is_keras3, keras, keras_of, layer_of, output_names
 from lottery_tf.graph.layers import named_layers
 from lottery_tf.tweaks import scaling, signal_scaling
-from lottery_tf.tweaks.ghost_skip import GhostSkip
+from lottery_tf.tweaks.ghost_skip import GhostSkip, GhostSkip3
+
+both_kinds = pytest.mark.parametrize("kind", [GhostSkip, GhostSkip3])
 
 
 def _bare(convolutions="all", **kwargs):
@@ -24,15 +26,21 @@ def _ghosts(model):
 
 def _alone(layer, shape, **kwargs):
     """(y, y + S(x), x) of one convolution with a ghost around it, and a ReLU behind."""
-    model = _bare(alpha=1.0, **kwargs).prepare(chain(layer, layers.ReLU(), shape=shape))
+    its = keras_of(layer)
+    model = _bare(alpha=1.0, **kwargs).prepare(chain(layer, its.layers.ReLU(), shape=shape))
     x = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
-    ghost = model.get_layer(f"{layer.name}_ghost")
-    outputs = keras.Model(model.input, [model.get_layer(layer.name).output, ghost.output])(x)
-    return (*map(np.array, outputs), x)
+    return (*_outputs(model, x, layer.name, f"{layer.name}_ghost"), x)
 
 
-def test_the_identity_by_hand():
+def _outputs(model, x, *names):
+    """What the layers of those names give."""
+    tensors = [model.get_layer(name).output for name in names]
+    return list(map(np.array, keras_of(model).Model(model.input, tensors)(x)))
+
+
+def test_the_identity_by_hand(of):
     """Four pixels of one channel, a kernel (1, 2, 0) and α = 0.5."""
+    layers = of.layers
     model = chain(layers.Conv1D(1, 3, padding="same", name="conv"), layers.ReLU(), shape=(4, 1))
     model.get_layer("conv").kernel.assign(np.reshape([1.0, 2.0, 0.0], (3, 1, 1)))
     soft = _bare(alpha=0.5).prepare(model)
@@ -41,7 +49,8 @@ def test_the_identity_by_hand():
     np.testing.assert_allclose(np.ravel(soft(x)), np.maximum([2.5, -4.0, 5.5, -7.0], 0))
 
 
-def test_alpha_falls_to_0():
+def test_alpha_falls_to_0(of):
+    layers = of.layers
     model = chain(layers.Conv1D(1, 3, padding="same", name="conv"), layers.ReLU(), shape=(4, 1))
     tweak = _bare(curve="cosine", alpha=0.6)
     (ghost,) = tweak.layers(tweak.prepare(model))
@@ -52,10 +61,11 @@ def test_alpha_falls_to_0():
         np.testing.assert_allclose(ghost([y, x]), alpha * np.ones((1, 4, 1)), atol=1e-6)
 
 
+@both_kinds
 @pytest.mark.parametrize("shortcut", ["identity", "conv"])
-def test_the_sum_keeps_the_signal_by_hand(shortcut):
+def test_the_sum_keeps_the_signal_by_hand(shortcut, kind):
     """At α = 1, 1/2 and 1/8; when it is over, y itself."""
-    ghost = GhostSkip(shortcut, (1,), keep_signal=True)
+    ghost = kind(shortcut, (1,), keep_signal=True)
     y, x = np.full((1, 4, 1), 2.0), np.full((1, 4, 1), 4.0)
     ghost.build([y.shape, x.shape])
     ghost.length.assign(8)
@@ -108,11 +118,13 @@ def _strengths(model):
     return {each.name: each.strength for each in tweak.layers(tweak.prepare(model))}
 
 
-def test_a_skip_knows_what_is_left_of_its_convolution():
+def test_a_skip_knows_what_is_left_of_its_convolution(of):
     """By norms; of one that a normalisation follows, or that the scaling has made whole, all."""
 
-    def conv(name, kind=layers.Conv2D):
-        return kind(2, 3, padding="same", use_bias=False, name=name)
+    layers = of.layers
+
+    def conv(name):
+        return layers.Conv2D(2, 3, padding="same", use_bias=False, name=name)
 
     plain = chain(
         *(conv("first"), layers.ReLU(), conv("bare"), layers.ReLU(), conv("normed")),
@@ -150,17 +162,18 @@ def test_a_separable_convolution_is_as_strong_as_its_two_kernels():
     assert strength == pytest.approx(left.get(deep, 1) * left.get(point, 1)) and strength < 0.99
 
 
-def _drops(**kwargs):
-    ghost = GhostSkip("identity", (1,), fade="drop", start=0.5, keep_signal=True, **kwargs)
+def _drops(kind=GhostSkip, **kwargs):
+    ghost = kind("identity", (1,), fade="drop", start=0.5, keep_signal=True, **kwargs)
     y, x = tf.fill((4000, 2, 1), 3.0), tf.fill((4000, 2, 1), 2.0)
     ghost.build([y.shape, x.shape])
     ghost.length.assign(8)
     return ghost, [y, x]
 
 
-def test_images_go_without_it_more_and_more():
+@both_kinds
+def test_images_go_without_it_more_and_more(kind):
     """An image has the whole skip or none; their share is α/α₀, of 4,000 known to 0.8 %."""
-    ghost, data = _drops()
+    ghost, data = _drops(kind)
     whole = 4 * (0.5 + 1.25 * (0.5 + np.arctan(0.5) / np.pi) + 0.5 / np.pi) ** -0.5
     for step, share in ((0, 1), (2, 3 / 4), (4, 1 / 2), (7, 1 / 8), (8, 0)):
         ghost.step.assign(step)
@@ -170,13 +183,14 @@ def test_images_go_without_it_more_and_more():
         np.testing.assert_allclose(seen[~has_it], 3)
         assert has_it.mean() == pytest.approx(share, abs=0.03 * (0 < share < 1))
     ghost.step.assign(4)
-    gentle = GhostSkip("identity", (1,), start=0.25, keep_signal=True)
+    gentle = kind("identity", (1,), start=0.25, keep_signal=True)
     np.testing.assert_allclose(ghost(data, training=False), gentle(data), 1e-6)
 
 
-def test_the_draws_are_those_of_the_step_and_the_seed():
-    """So that a training that is resumed draws what it would have drawn."""
-    ghost, data = _drops(seed=1)
+@both_kinds
+def test_the_draws_are_those_of_the_step_and_the_seed(kind):
+    """So that a training that is resumed draws what it would have drawn, in either Kerases."""
+    ghost, data = _drops(kind, seed=1)
     ghost.step.assign(3)
     first = ghost(data, training=True).numpy()
     np.testing.assert_array_equal(ghost(data, training=True), first)
@@ -217,8 +231,9 @@ def test_the_epoch_logs_the_largest():
     np.testing.assert_allclose(history["ghost_skips_alpha"], [0.5] + 9 * [0], atol=1e-6)
 
 
-def _with_a_block():
+def _with_a_block(of=keras):
     """A stem, a block with a shortcut around two convolutions, and one behind it."""
+    keras, layers = of, of.layers
 
     def conv(name):
         return layers.Conv2D(2, 3, padding="same", name=name)
@@ -234,13 +249,14 @@ def _alphas(model, **kwargs):
     return {each.name: each.schedule.start for each in tweak.layers(tweak.prepare(model))}
 
 
-def test_alpha_by_place():
+def test_alpha_by_place(of):
     """1 where there is no other way, 0.1 beside a shortcut; one that is given holds everywhere."""
-    plain = chain(*(layers.Conv1D(2, 3, name=name) for name in "abcd"), shape=(9, 2))
+    plain = chain(*(of.layers.Conv1D(2, 3, name=name) for name in "abcd"), shape=(9, 2))
     assert _alphas(plain) == {"b_ghost": 1, "c_ghost": 1}  # d is the output
-    assert _alphas(_with_a_block()) == {"one_ghost": 0.1, "two_ghost": 0.1, "last_ghost": 1}
-    assert _alphas(lt.wrap(_with_a_block())) == _alphas(_with_a_block())
-    assert _alphas(_with_a_block(), alpha=0.3) == dict.fromkeys(_alphas(_with_a_block()), 0.3)
+    block = _with_a_block(of)
+    assert _alphas(block) == {"one_ghost": 0.1, "two_ghost": 0.1, "last_ghost": 1}
+    assert _alphas(lt.wrap(block)) == _alphas(block)
+    assert _alphas(block, alpha=0.3) == dict.fromkeys(_alphas(block), 0.3)
 
 
 def test_alpha_by_place_in_a_resnet():
@@ -259,27 +275,27 @@ def test_what_a_release_before_has_saved_does_not_keep_the_signal():
     assert GhostSkip.from_config({**config, "keep_signal": True}).keep_signal is True
 
 
-def test_strides_average_and_channels_are_padded_with_zeros():
-    y, sum_, x = _alone(layers.Conv2D(5, 3, strides=2, padding="same", name="conv"), (4, 6, 3))
+def test_strides_average_and_channels_are_padded_with_zeros(of):
+    y, sum_, x = _alone(of.layers.Conv2D(5, 3, strides=2, padding="same", name="conv"), (4, 6, 3))
     pooled = x.reshape(2, 2, 2, 3, 2, 3).mean((2, 4))
     np.testing.assert_allclose(sum_[..., :3], y[..., :3] + pooled, atol=1e-5)
     np.testing.assert_array_equal(sum_[..., 3:], y[..., 3:])
 
 
-def test_without_padding_the_middle_is_taken_and_surplus_channels_are_left_out():
-    y, sum_, x = _alone(layers.Conv2D(2, 3, name="conv"), (5, 6, 3))
+def test_without_padding_the_middle_is_taken_and_surplus_channels_are_left_out(of):
+    y, sum_, x = _alone(of.layers.Conv2D(2, 3, name="conv"), (5, 6, 3))
     np.testing.assert_allclose(sum_, y + x[:, 1:4, 1:5, :2], atol=1e-6)
 
 
 @pytest.mark.parametrize("padding", [1, ((0, 1), (0, 1))])
-def test_a_layer_that_pads_is_within_the_ghost(padding, eager):
+def test_a_layer_that_pads_is_within_the_ghost(padding, eager, of):
     """As with padding="same": pixels 0 and 1 are averaged, not 0 and the padding."""
+    layers = of.layers
     conv = layers.Conv2D(3, 3, strides=2, name="conv")
     plain = chain(layers.ZeroPadding2D(padding), conv, layers.ReLU(), shape=(4, 6, 3))
     model = _bare(alpha=1.0).prepare(plain)
     x = np.random.default_rng(0).standard_normal((2, 4, 6, 3)).astype(np.float32)
-    parts = [model.get_layer("conv").output, model.get_layer("conv_ghost").output]
-    y, sum_ = map(np.array, keras.Model(model.input, parts)(x))
+    y, sum_ = _outputs(model, x, "conv", "conv_ghost")
     np.testing.assert_allclose(sum_, y + x.reshape(2, 2, 2, 3, 2, 3).mean((2, 4)), atol=1e-5)
     model.compile("sgd", "mse", run_eagerly=eager)
     model.fit(x, plain(x), callbacks=lt.GhostSkips().callbacks(), verbose=0)
@@ -295,8 +311,7 @@ def test_a_layer_that_pads_for_a_dilated_convolution_is_within_too():
         chain(layers.ZeroPadding2D(((4, 0), (0, 4))), conv, layers.ReLU(), shape=(5, 6, 3))
     )
     x = np.random.default_rng(0).standard_normal((2, 5, 6, 3)).astype(np.float32)
-    parts = [model.get_layer("conv").output, model.get_layer("conv_ghost").output]
-    y, sum_ = keras.Model(model.input, parts)(x)
+    y, sum_ = _outputs(model, x, "conv", "conv_ghost")
     np.testing.assert_allclose(sum_, y + x, atol=1e-5)
 
 
@@ -311,33 +326,37 @@ def test_a_layer_that_pads_for_more_than_the_convolution_is_outside(pad, padding
         chain(layers.ZeroPadding2D(pad, name="pad"), conv, layers.ReLU(), shape=(4, 4, 3))
     )
     x = np.random.default_rng(0).standard_normal((2, 4, 4, 3)).astype(np.float32)
-    parts = [model.get_layer("conv").output, model.get_layer("conv_ghost").output]
-    y, sum_ = map(np.array, keras.Model(model.input, parts)(x))
+    y, sum_ = _outputs(model, x, "conv", "conv_ghost")
     rows, columns = ((each, each) for each in added)
     np.testing.assert_allclose(sum_, y + np.pad(x, ((0, 0), rows, columns, (0, 0))), atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("layer", "shape"),
+    ("make", "shape"),
     [
-        (layers.Conv1D(3, 3, padding="causal", name="conv"), (7, 2)),
-        (layers.Conv1D(2, 4, strides=3, name="conv"), (9, 2)),
-        (layers.Conv3D(3, 3, strides=(1, 2, 2), padding="same", name="conv"), (3, 5, 5, 2)),
-        (layers.DepthwiseConv2D(3, strides=2, padding="same", name="conv"), (5, 5, 2)),
-        (layers.SeparableConv2D(4, 3, dilation_rate=2, name="conv"), (7, 7, 2)),
-        (layers.Conv2D(4, (1, 3), strides=3, name="conv"), (7, 7, 2)),
-        (layers.Conv2D(4, 3, padding="same", name="conv"), (None, None, 2)),
+        (lambda each: each.Conv1D(3, 3, padding="causal", name="conv"), (7, 2)),
+        (lambda each: each.Conv1D(2, 4, strides=3, name="conv"), (9, 2)),
+        (
+            lambda each: each.Conv3D(3, 3, strides=(1, 2, 2), padding="same", name="conv"),
+            (3, 5, 5, 2),
+        ),
+        (
+            lambda each: each.DepthwiseConv2D(3, strides=2, padding="same", name="conv"),
+            (5, 5, 2),
+        ),
+        (lambda each: each.SeparableConv2D(4, 3, dilation_rate=2, name="conv"), (7, 7, 2)),
+        (lambda each: each.Conv2D(4, (1, 3), strides=3, name="conv"), (7, 7, 2)),
+        (lambda each: each.Conv2D(4, 3, padding="same", name="conv"), (None, None, 2)),
     ],
     ids=["causal", "strided", "3D", "depthwise", "dilated", "oblong", "any size"],
 )
 @pytest.mark.parametrize("shortcut", ["identity", pytest.param("conv", marks=pytest.mark.e2e)])
-def test_any_convolution(layer, shape, shortcut, eager):
+def test_any_convolution(make, shape, shortcut, eager, of):
     """It has a ghost, the shapes are right, and the finished model is the trained one.
 
     In graphs that is with XLA, to which the size has to be known.
     """
-    layer = type(layer).from_config(layer.get_config())
-    plain = chain(layer, layers.ReLU(), shape=shape)
+    plain = chain(make(of.layers), of.layers.ReLU(), shape=shape)
     tweak = lt.GhostSkips(share=1.0, alpha=1.0, shortcut=shortcut, convolutions="all")
     model = tweak.prepare(plain)
     assert _ghosts(model) == ["conv_ghost"]
@@ -353,8 +372,9 @@ def test_any_convolution(layer, shape, shortcut, eager):
     assert [type(each) for each in final.layers] == [type(each) for each in plain.layers]
 
 
-def test_the_convolutional_shortcut_by_hand():
+def test_the_convolutional_shortcut_by_hand(of):
     """A strided 1×1 convolution and BatchNorm, in inference and in training."""
+    layers = of.layers
     conv = layers.Conv2D(4, 3, strides=2, padding="same", name="conv")
     model = _bare(shortcut="conv", alpha=0.25).prepare(chain(conv, layers.ReLU(), shape=(4, 4, 3)))
     ghost = model.get_layer("conv_ghost")
@@ -370,8 +390,9 @@ def test_the_convolutional_shortcut_by_hand():
     np.testing.assert_allclose(ghost.norm.moving_mean, 0.1 * skip.mean((0, 1, 2)), atol=1e-6)
 
 
-def _network():
+def _network(of=keras):
     """Convolution → BatchNorm → Add → ReLU in several orders; nested, shared, two outputs."""
+    keras, layers = of, of.layers
 
     def conv(name, filters=4, **kwargs):
         return layers.Conv2D(filters, 3, padding="same", name=name, **kwargs)
@@ -400,11 +421,12 @@ def _network():
     return keras.Model([first, second], [out, layers.GlobalAveragePooling2D(name="pooled")(x)])
 
 
-def test_places(lines, eager):
-    plain = _network()
+def test_places(lines, eager, of):
+    plain = _network(of)
     tweak = lt.GhostSkips(share=0.0, convolutions="all")
     model = tweak.prepare(lt.wrap(plain, random_masks(plain)))
-    assert lines[-1].endswith("4 ghost skips; spatial convolutions without one: transposed, out")
+    assert lines[-1].partition(" without one: ")[0].endswith("4 ghost skips; spatial convolutions")
+    assert sorted(lines[-1].rpartition(": ")[2].split(", ")) == ["out", "transposed"]
     assert sorted(_ghosts(model)) == [
         *("forked_ghost", "in_conv_ghost", "shared_ghost", "with_norm_ghost"),
     ]
@@ -417,8 +439,8 @@ def test_places(lines, eager):
     assert order.index("with_norm") < order.index("norm") < order.index("with_norm_ghost")
     assert order.index("with_norm_ghost") < order.index("add") < order.index("relu")
     forked = model.get_layer("forked_ghost")
-    assert {node.layer.name for node in forked._outbound_nodes} == {"fork_norm", "both"}
-    assert model.output_names == plain.output_names
+    assert {layer_of(node).name for node in forked._outbound_nodes} == {"fork_norm", "both"}
+    assert output_names(model) == output_names(plain)
 
     x = [np.random.default_rng(i).standard_normal((4, 6, 6, 4)) for i in range(2)]
     y = [np.zeros((4, 6, 6, 3)), np.zeros((4, 4))]
@@ -428,7 +450,9 @@ def test_places(lines, eager):
     theirs, ours = named_layers(plain), named_layers(final)
     assert list(theirs) == list(ours)
     assert all(ours[path].get_config() == theirs[path].get_config() for path in ours)
-    assert type(final.get_layer("inside")) is keras.Sequential
+    assert type(final.get_layer("inside")) is of.Sequential
+    if is_keras3(plain):
+        assert final.get_config() == plain.get_config()
     for one, other in zip(final(x), model(x), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
@@ -441,10 +465,12 @@ def test_those_that_come_first_have_none(lines):
     assert sorted(_ghosts(prepared)) == ["forked_ghost", "in_conv_ghost", "with_norm_ghost"]
 
 
-def test_a_sequential_model_comes_back_as_one(eager):
+def test_a_sequential_model_comes_back_as_one(eager, of):
+    keras, layers = of, of.layers
     plain = keras.Sequential(
         [
-            layers.Conv2D(3, 3, activation="relu", name="conv", input_shape=(5, 5, 2)),
+            keras.Input((5, 5, 2), name="image"),
+            layers.Conv2D(3, 3, activation="relu", name="conv"),
             layers.Flatten(name="flat"),
             layers.Dense(3, name="head"),
         ],
@@ -496,13 +522,15 @@ def test_how_the_convolutional_shortcut_starts():
     assert np.std(ghost.conv.kernel) == pytest.approx((2 / 64) ** 0.5, rel=0.06)
 
 
-def test_the_skip_computes_in_the_precision_of_its_convolution():
+def test_the_skip_computes_in_the_precision_of_its_convolution(of):
+    layers = of.layers
     conv = layers.Conv2D(3, 3, dtype="mixed_bfloat16", name="conv")
     tweak = lt.GhostSkips(shortcut="conv", convolutions="all")
     model = tweak.prepare(chain(conv, layers.Flatten(), shape=(4, 4, 3)))
     ghost = model.get_layer("conv_ghost")
     parts = (ghost, ghost.conv, ghost.norm)
-    assert [(each.compute_dtype, each.dtype) for each in parts] == [("bfloat16", "float32")] * 3
+    found = [(each.compute_dtype, each.variable_dtype) for each in parts]
+    assert found == [("bfloat16", "float32")] * 3
 
 
 def test_losses_on_tensors_are_refused():
@@ -512,12 +540,14 @@ def test_losses_on_tensors_are_refused():
         lt.GhostSkips(convolutions="all").prepare(model)
 
 
-def test_the_layer_comes_back_from_its_config():
+@both_kinds
+def test_the_layer_comes_back_from_its_config(kind):
     fade = {"start": 0.5, "curve": "cosine", "keep_signal": True, "strength": 0.5}
     fade |= {"fade": "drop", "seed": 3}
-    ghost = GhostSkip("conv", (2, 2), activation="relu", sequential=True, **fade)
-    again = keras.layers.deserialize(keras.layers.serialize(ghost))
-    assert type(again) is GhostSkip and again.get_config() == ghost.get_config()
+    ghost = kind("conv", (2, 2), activation="relu", sequential=True, **fade)
+    layers = keras_of(ghost).layers
+    again = layers.deserialize(layers.serialize(ghost))
+    assert type(again) is kind and again.get_config() == ghost.get_config()
 
 
 def test_a_name_that_is_taken_is_left_alone():
@@ -528,8 +558,8 @@ def test_a_name_that_is_taken_is_left_alone():
 
 
 @pytest.mark.parametrize("tweak", [lt.GhostSkips(convolutions="all"), lt.SoftActivation()])
-def test_a_model_is_prepared_once(tweak):
-    model = chain(layers.Conv2D(3, 3), layers.ReLU(), shape=(6, 6, 3))
+def test_a_model_is_prepared_once(tweak, of):
+    model = chain(of.layers.Conv2D(3, 3), of.layers.ReLU(), shape=(6, 6, 3))
     with pytest.raises(UsageError, match="was prepared with it already"):
         tweak.prepare(tweak.prepare(model))
 
@@ -552,25 +582,28 @@ def _finished_is_trained(model, x):
 X = np.random.default_rng(0).standard_normal((4, 6, 6, 3)).astype(np.float32)
 
 
-def _fused(name="conv", **kwargs):
-    return layers.Conv2D(3, 3, padding="same", activation="relu", name=name, **kwargs)
+def _fused(name="conv", of=keras, **kwargs):
+    return of.layers.Conv2D(3, 3, padding="same", activation="relu", name=name, **kwargs)
 
 
-def test_a_fused_relu_that_makes_an_output_somewhere_stays_everywhere(lines):
-    a, b, shared = keras.Input((6, 6, 3)), keras.Input((6, 6, 3)), _fused()
+def test_a_fused_relu_that_makes_an_output_somewhere_stays_everywhere(lines, of):
+    keras, layers = of, of.layers
+    a, b, shared = keras.Input((6, 6, 3)), keras.Input((6, 6, 3)), _fused(of=of)
     model = keras.Model([a, b], [shared(a), layers.GlobalAveragePooling2D()(shared(b))])
     assert _finished_is_trained(model, [X, X]) == []
     assert lines[-1].endswith("0 ghost skips; spatial convolutions without one: conv")
 
 
-def test_a_convolution_shared_with_a_nested_sequential():
-    conv, inputs = _fused(), keras.Input((6, 6, 3))
-    nested = keras.Sequential([keras.Input((6, 6, 3)), conv, layers.ReLU(name="relu")], "nested")
+def test_a_convolution_shared_with_a_nested_sequential(of):
+    keras, layers = of, of.layers
+    conv, inputs = _fused(of=of), keras.Input((6, 6, 3))
+    nested = keras.Sequential([keras.Input((6, 6, 3)), conv, layers.ReLU(name="relu")])
     model = keras.Model(inputs, layers.Flatten()(layers.Add()([nested(inputs), conv(inputs)])))
     assert len(_finished_is_trained(model, X)) == 2
 
 
-def test_a_model_within_two_models_has_its_ghost_behind_the_batchnorm():
+def test_a_model_within_two_models_has_its_ghost_behind_the_batchnorm(of):
+    keras, layers = of, of.layers
     inner = keras.Sequential(
         [
             keras.Input((6, 6, 3)),
@@ -592,9 +625,11 @@ def test_a_model_within_two_models_has_its_ghost_behind_the_batchnorm():
     _finished_is_trained(model, X)
 
 
-def test_the_variables_of_a_fused_activation_come_along_and_back():
+def test_the_variables_of_a_fused_activation_come_along_and_back(of):
+    layers = of.layers
     conv = layers.Conv2D(3, 3, padding="same", activation=layers.PReLU(), name="conv")
     model = chain(conv, layers.Flatten(), shape=(6, 6, 3))
+    model(X)  # builds the unit, in Keras 3
     conv.activation.alpha.assign(tf.fill(conv.activation.alpha.shape, 0.5))
     assert _finished_is_trained(model, X) == ["conv_ghost"]
 
