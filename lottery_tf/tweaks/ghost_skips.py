@@ -79,7 +79,7 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
         self.check_fresh(model)
         places, without = self._places(model)
         # (model, convolution) → convolution and skip: a shared one has one skip in each model.
-        skips: dict[tuple[int, int], tuple[keras.layers.Layer, Ghost]] = {}
+        skips: dict[tuple[int, int], tuple[keras.layers.Layer, Any]] = {}
         taken = {layer.name for part, _ in nodes(model) for layer in part.layers}
         narrow, left = on_every_way(model), strengths(model)
         of = {id(v): left[name] for name, v in named_variables(model).items() if name in left}

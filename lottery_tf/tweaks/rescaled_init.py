@@ -12,13 +12,20 @@ import tensorflow as tf
 from lottery_tf.common.devices import from_chief
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import counted, log
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import keras, keras_of
 from lottery_tf.graph.copies import copy_layer
 from lottery_tf.graph.layers import assign, check_graph, named_variables
 from lottery_tf.graph.signal_paths import unnormalised
 from lottery_tf.graph.step_checks import step_checks
 from lottery_tf.losses.cross_entropy import default_loss
-from lottery_tf.losses.derivatives import batches_of, differentiable, is_offset, losses_of, reason
+from lottery_tf.losses.derivatives import (
+    as_watched,
+    batches_of,
+    differentiable,
+    is_offset,
+    losses_of,
+    reason,
+)
 from lottery_tf.masks.masks import Masks
 from lottery_tf.masks.prune_by_mask import get_masks
 from lottery_tf.masks.wrapper import masked_by_us, remake, set_masks
@@ -183,20 +190,18 @@ def find_scales(
         trainable weights.
       RuntimeError: if a gradient becomes NaN or infinite.
     """
-    check_graph(model)
+    check_graph(model, keras3=True)
     settings = (settings or RescaledInit()).for_training_by("sgd")
     stream = batches_of(data, "rescaled_init, as in recipe.prepare(model, data)")
     model = differentiable(masked_by_us(model))
-    loss = losses_of(loss or settings.criterion) or _default_loss(model)
+    loss = losses_of(loss or settings.criterion, keras_of(model)) or _default_loss(model)
     trainable = {id(variable) for variable in model.trainable_variables}
     named = {n: each for n, each in named_variables(model).items() if id(each) in trainable}
     if not named:
         raise UsageError(f"Expected trainable weights to rescale; '{model.name}' has none.")
     try:
-        # A replica's own variables can be differentiated by and assigned from outside of it.
         with model.distribute_strategy.scope(), step_checks():
-            local = model.distribute_strategy.experimental_local_results
-            weights = [local(variable)[0] for variable in named.values()]
+            weights = [as_watched(model, variable) for variable in named.values()]
             sgd, l1 = settings.optimizer == "sgd", settings.norm == "l1"
             step_size = cast(float, settings.step_size)  # which for_training_by has set
             objective = objective_of(model, weights, loss, data.element_spec, sgd, step_size, l1)

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import keras, output_names
 from lottery_tf.losses.derivatives import mean_loss
 
 
@@ -48,7 +48,7 @@ def objective_of(
 
     def loss_and_gradient(x: Any, y: Any) -> tuple[tf.Tensor, list[tf.Tensor]]:
         with tf.GradientTape() as tape:
-            value = mean_loss(loss, y, model(x, training=True), model.output_names)
+            value = mean_loss(loss, y, model(x, training=True), output_names(model))
         found = tape.gradient(value, weights, unconnected_gradients="zero")
         return tf.cast(value, tf.float64), [tf.convert_to_tensor(each) for each in found]
 

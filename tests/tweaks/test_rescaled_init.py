@@ -22,9 +22,9 @@ from networks import (
 
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import keras, keras_of
 from lottery_tf.graph.layers import assign
-from lottery_tf.losses.derivatives import differentiable
+from lottery_tf.losses.derivatives import as_watched, differentiable
 from lottery_tf.masks.prunable import prunable_weights
 from lottery_tf.masks.wrapper import masked_by_us
 from lottery_tf.tweaks import rescaled_init, signal_scaling
@@ -55,8 +55,9 @@ SETTINGS = RescaledInit(
 )
 
 
-def four_weights():
+def four_weights(of=keras):
     """x → w2·(w1 x), in float64."""
+    layers = of.layers
     model = chain(
         layers.Dense(2, use_bias=False, dtype="float64", name="one"),
         layers.Dense(1, use_bias=False, dtype="float64", name="two"),
@@ -122,8 +123,8 @@ class ByHand:
 def objective(model, data, settings):
     """The compiled objective of ``model`` and its first two batches."""
     model = differentiable(model)
-    weights = model.trainable_variables
-    loss = keras.losses.get(settings.criterion) or rescaled_init.default_loss(model)
+    weights = [as_watched(model, each) for each in model.trainable_variables]
+    loss = keras_of(model).losses.get(settings.criterion) or rescaled_init.default_loss(model)
     settings = settings.for_training_by("sgd")
     sgd = settings.optimizer == "sgd"
     how = sgd, settings.step_size, settings.norm == "l1"
@@ -132,12 +133,12 @@ def objective(model, data, settings):
 
 
 @both_optimizers
-def test_four_weights_by_hand(optimizer):
+def test_four_weights_by_hand(optimizer, of):
     """TRAP 26: the derivative goes through the step's direction, not only through θ_c."""
     hand, c = ByHand(optimizer), np.array([0.9, 1.2])
     first, second = (X[0], Y[0]), (X[1], Y[1])
     compute = objective(
-        four_weights(), three_batches(), dataclasses.replace(SETTINGS, optimizer=optimizer)
+        four_weights(of), three_batches(), dataclasses.replace(SETTINGS, optimizer=optimizer)
     )
     loss, norm, derivative = compute(c, 0.0)
     assert np.isnan(loss)

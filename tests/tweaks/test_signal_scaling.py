@@ -12,7 +12,8 @@ from lottery_tf.graph.compat import keras
 from lottery_tf.masks.dense_norms import get_dense_norms
 
 
-def plain(depth=2, width=4):
+def plain(depth=2, width=4, of=keras):
+    layers = of.layers
     hidden = [
         layers.Dense(width, "relu", kernel_initializer="he_normal", name=f"hidden{i}")
         for i in range(depth)
@@ -20,7 +21,8 @@ def plain(depth=2, width=4):
     return chain(*hidden, layers.Dense(3, name="head"), shape=(width,))
 
 
-def test_four_weights_by_hand():
+def test_four_weights_by_hand(of):
+    layers = of.layers
     model = chain(layers.Dense(2, use_bias=False, name="one"), layers.Dense(1), shape=(2,))
     model.layers[-2].kernel.assign([[3.0, 0.5], [1.0, 4.0]])
     masks = lt.Masks({"one/kernel": np.array([[True, False], [False, True]])})
@@ -108,16 +110,16 @@ def test_weights_that_were_trained_since_are_scaled_by_density():
     np.testing.assert_allclose(values(found)["one/kernel"], expected, rtol=1e-6)
 
 
-def test_a_deep_ticket_passes_the_signal_again():
+def test_a_deep_ticket_passes_the_signal_again(of):
     """The second moment at the end is the dense network's, to what eight sparse layers of 64 units
     vary; without it is thousandths."""
-    keras.utils.set_random_seed(1)
-    model = plain(depth=8, width=64)
+    of.utils.set_random_seed(1)
+    model = plain(depth=8, width=64, of=of)
     ticket = lt.prune(model, "erk", 0.9, seed=1)
     x = np.random.default_rng(0).normal(size=(256, 64)).astype("float32")
 
     def moment(network):
-        hidden = keras.Model(network.input, network.layers[-2].output)
+        hidden = of.Model(network.input, network.layers[-2].output)
         return float(tf.reduce_mean(tf.square(hidden(x))))
 
     dense, sparse = moment(model), moment(ticket.build())
@@ -125,7 +127,8 @@ def test_a_deep_ticket_passes_the_signal_again():
     assert sparse < 1e-4 * dense and 0.2 * dense < scaled < 5 * dense
 
 
-def test_behind_a_normalisation_there_is_nothing_to_do(lines):
+def test_behind_a_normalisation_there_is_nothing_to_do(lines, of):
+    layers = of.layers
     model = chain(
         layers.Conv2D(4, 2, use_bias=False, name="conv"),
         layers.BatchNormalization(),
@@ -139,9 +142,9 @@ def test_behind_a_normalisation_there_is_nothing_to_do(lines):
     assert lines[-1].startswith("signal_scaling: nothing to scale")
 
 
-def test_an_empty_kernel_and_a_dense_model_stay():
+def test_an_empty_kernel_and_a_dense_model_stay(of):
     """The latter masked or not, and if it was trained since it was."""
-    model = mlp()
+    model = mlp(of.layers)
     assert lt.SignalScaling().prepare(model) is model
     masked = lt.wrap(model)
     masked.get_layer("second").layer.kernel.assign_add(1 + masked.get_layer("second").layer.kernel)
