@@ -6,12 +6,14 @@ the caller allows that, a file has to describe its model by what ``architecture`
 ticket, and a graph may hold mathematics on tensors alone.
 """
 
+import contextlib
 import json
 import os
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import h5py
@@ -22,6 +24,7 @@ from lottery_tf.graph.compat import (
     is_found_by_name,
     is_metric,
     keras,
+    keras3,
     read_saved_model,
     saved_metadata_pb2,
     symbol,
@@ -67,10 +70,10 @@ def load_model(
     allow_code: bool = False,
     custom_objects: Mapping[str, type] | None = None,
 ) -> keras.Model:
-    """The model that Keras has written to ``path``, not compiled.
+    """The model that Keras, tf_keras or Keras 3, has written to ``path``, not compiled.
 
     Args:
-      path: a SavedModel's folder, a .keras or an .h5 file.
+      path: a SavedModel's folder of tf_keras, a .keras or an .h5 file of either.
       allow_code: whether code in it may run.
       custom_objects: class name → class, of what may be in it though it is not registered.
 
@@ -79,11 +82,12 @@ def load_model(
     """
     if not allow_code:
         check_code(path, custom_objects)
+    its_keras = _keras_of(Path(path))
     try:
-        model = keras.models.load_model(path, compile=False, safe_mode=not allow_code)
+        model = its_keras.models.load_model(path, compile=False, safe_mode=not allow_code)
     except Exception as error:  # Keras raises whatever the damaged place leads to
         raise UsageError(f"Expected a model in {path} that Keras loads; {error}") from error
-    if not isinstance(model, keras.Model):
+    if not isinstance(model, its_keras.Model):
         raise UsageError(f"Expected a model that Keras has written in {path}; it is another kind.")
     return model
 
@@ -94,6 +98,7 @@ def check_code(path: str | os.PathLike, custom_objects: Mapping[str, type] | Non
     Arguments are as of ``load_model``.
     """
     path = Path(path)
+    its_keras = _keras_of(path)
     try:
         # As Keras tells the kinds of files apart.
         if str(path).endswith(".keras") and zipfile.is_zipfile(path):
@@ -103,17 +108,39 @@ def check_code(path: str | os.PathLike, custom_objects: Mapping[str, type] | Non
             _check_graphs(saved)
             found = list(_described_in_folder(path, saved))
         else:
+            if its_keras is not keras:
+                raise UsageError(
+                    f"Expected a .keras file of a model of Keras 3; in the .h5 file {path} what is "
+                    "code and what is none is not told apart: load it and save it as .keras, or, "
+                    "if you trust its author, `allow_code=True`."
+                )
             with h5py.File(path, "r") as file:
                 found = [json.loads(file.attrs["model_config"])]
         for part in objects(found):
-            check_object(part, custom_objects or {})
+            check_object(part, custom_objects or {}, its_keras)
     except HoldsCode as error:
         raise UsageError(
             f"Expected a model in {path} that holds no code; it has {error.what}: give another, "
             "or, if you trust its author, `allow_code=True`, with which its code runs."
         ) from error
+    except UsageError:
+        raise
     except Exception as error:  # of zip, HDF5, protobuf, JSON, each its own
         raise UsageError(f"Expected a model in {path} that Keras loads; {error}") from error
+
+
+def _keras_of(path: Path) -> ModuleType:
+    """The Keras that has written a model file, by the version that it notes; tf_keras for a
+    SavedModel, and for what is none that can be read."""
+    version = ""
+    with contextlib.suppress(Exception):  # of zip, HDF5, JSON, each its own
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                version = json.loads(archive.read("metadata.json"))["keras_version"]
+        elif path.is_file():
+            with h5py.File(path, "r") as file:
+                version = file.attrs["keras_version"]
+    return keras3.keras if str(version).startswith("3.") else keras
 
 
 def _described_in_zip(path: Path) -> dict:

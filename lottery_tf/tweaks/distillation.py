@@ -30,9 +30,10 @@ class Distillation(DistillationSettings, Tweak):
     no part of the model that is trained, of its variables or its checkpoints, and it is left as
     it is.
 
-    In a program ``teacher`` may also be a built tf_keras model, subclassed ones too; the field
-    then holds a text with its name and the sum of its weights. A file that holds code, such as a
-    Lambda layer, is refused unless ``allow_code`` says that it may run.
+    In a program ``teacher`` may also be a built model, subclassed ones too, of either Keras
+    whichever the ticket is of; the field then holds a text with its name and the sum of its
+    weights. A file that holds code, such as a Lambda layer, is refused unless ``allow_code`` says
+    that it may run.
 
     Raises:
       UsageError: for λ or τ out of range; in ``prepare``, without a teacher, for one that is not

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import sha256
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import ends_of, is_model, keras, spec_of
 from lottery_tf.graph.layers import check_graph
 from lottery_tf.graph.model_files import check_code, existing_model, load_model
 from lottery_tf.graph.step_checks import check_in_step
@@ -52,14 +52,14 @@ def source_of(teacher: Any) -> str | None:
     """What ``Distillation`` keeps of a teacher: a path or a ``ModelName``.
 
     Raises:
-      UsageError: if it is neither a path nor a built tf_keras model.
+      UsageError: if it is neither a path nor a built model of tf_keras or Keras 3.
     """
     if teacher is None or isinstance(teacher, str):
         return teacher
     if isinstance(teacher, os.PathLike):
         return os.fspath(teacher)
-    if not isinstance(teacher, keras.Model):
-        check_graph(teacher)  # says what is wrong with a model of Keras 3
+    if not is_model(teacher):
+        check_graph(teacher)  # says that it is none
     if not teacher.built:
         raise UsageError(
             f"Expected a trained teacher; the model '{teacher.name}' is not built: call it on a "
@@ -82,7 +82,7 @@ class Teacher:
     Attributes:
       name: for messages.
       outputs: inputs, as the model that is trained takes them → outputs.
-      inputs: its inputs, or their specs, with the batch in front; None if they are not known.
+      inputs: the specs of its inputs, with the batch in front; None if they are not known.
       kind: what the outputs are. Where that is not known they count as probabilities if each row
         of the batch is non-negative with a sum of 1 ± 1e-3; if not, but all of a good many are in
         [0, 1], they are refused, as those of sigmoids.
@@ -121,17 +121,17 @@ class Teacher:
                 f"Expected a teacher that gives logits or a softmax; {self.name} gives "
                 f"{self.kind.value}: give a teacher without its last sigmoid."
             )
-        wanted = f"{_shapes(model.inputs)}, as the model '{model.name}' takes them"
+        given = list(map(spec_of, model.inputs))
+        wanted = f"{_shapes(given)}, as the model '{model.name}' takes them"
         if self.inputs is not None and not (
-            len(self.inputs) == len(model.inputs)
-            and all(map(_same_kind, self.inputs, model.inputs))
+            len(self.inputs) == len(given) and all(map(_same_kind, self.inputs, given))
         ):
             raise UsageError(
                 f"Expected a teacher for inputs {wanted}; {self.name} takes "
                 f"{_shapes(self.inputs)}: give another teacher."
             )
         spec = tf.nest.map_structure(
-            lambda tensor: tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype), model.input
+            lambda tensor: tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype), ends_of(model)[0]
         )
         try:
             traced = tf.function(self.outputs).get_concrete_function(spec)
@@ -145,11 +145,11 @@ class Teacher:
                 f"Expected a teacher with one output, {self.name} has {len(outputs)}: give a "
                 "model of the one whose classes are to be learnt."
             )
-        own = model.outputs[0].shape[1:]
-        if not outputs[0].shape[1:].is_compatible_with(own):
+        (own,) = map(spec_of, model.outputs)
+        if not outputs[0].shape[1:].is_compatible_with(own.shape[1:]):
             raise UsageError(
-                f"Expected a teacher of {own[-1]} classes, as the outputs of the "
-                f"model '{model.name}', {_shapes(model.outputs)}; those of {self.name} are "
+                f"Expected a teacher of {own.shape[-1]} classes, as the outputs of the "
+                f"model '{model.name}', {_shapes([own])}; those of {self.name} are "
                 f"{_shapes(outputs)}: give a teacher that was trained for the same classes."
             )
 
@@ -184,8 +184,8 @@ def _existing(source: str) -> Path:
 def _of_keras(model: keras.Model, name: str) -> Teacher:
     inputs, kinds = None, {Outputs.UNKNOWN}
     with contextlib.suppress(UsageError):  # for a subclassed model, or one within
-        check_graph(model)
-        inputs, kinds = model.inputs, set(outputs_of(model).values())
+        check_graph(model, keras3=True)
+        inputs, kinds = list(map(spec_of, model.inputs)), set(outputs_of(model).values())
     kind = kinds.pop() if len(kinds) == 1 else Outputs.UNKNOWN
     return Teacher(name, lambda x: model(x, training=False), inputs, kind)
 

@@ -186,7 +186,6 @@ NOT_YET = {
     "signal": lambda model: lt.signal(model, data()),
     "count_flops": lambda model: lt.count_flops(model),
     "inspect": lambda model: lt.inspect(drawn(), model=model),
-    "distil": lambda model: lt.Distillation(teacher=model),
 }
 
 

@@ -2,14 +2,16 @@
 
 import json
 
+import keras as keras3
 import numpy as np
 import pytest
 import tensorflow as tf
-from networks import assert_same, chain, examples, layers, mlp, on_two_devices, random_masks, values
+from networks import assert_same, chain, examples, mlp, on_two_devices, random_masks, values
 
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import keras
+from lottery_tf.graph.layers import assign
 from lottery_tf.losses.cross_entropy import CrossEntropy, taught_by
 from lottery_tf.losses.divergence import divergence
 from lottery_tf.training.trainer import Trainer
@@ -165,16 +167,17 @@ def test_losses_that_it_cannot_join(loss):
 X, Y = examples(16)
 
 
-def taught_model(weight=0.7, temperature=4.0, policy=None, **last):
-    """A student of a teacher of another architecture; both with BatchNorm."""
-    keras.utils.set_random_seed(0)
+def taught_model(weight=0.7, temperature=4.0, policy=None, of=keras, by=keras, **last):
+    """A student of a teacher of another architecture; both with BatchNorm, each of a Keras."""
+    by.utils.set_random_seed(0)
+    layers = by.layers
     norm = layers.BatchNormalization()
     teacher = chain(layers.Dense(8, "relu"), layers.Dropout(0.5), norm, layers.Dense(3))
-    norm.moving_mean.assign_add(tf.ones(8))
+    norm.moving_mean.assign(tf.ones(8))
     tweak = Distillation(teacher, temperature=temperature, weight=weight)
     keras.mixed_precision.set_global_policy(policy or "float32")
     try:
-        student = mlp(**last)
+        student = mlp(of.layers, **last)
     finally:
         keras.mixed_precision.set_global_policy("float32")
     recipe = lt.Recipe([tweak, lt.LabelSmoothing(0.1)])
@@ -194,11 +197,18 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", ["graph", "eager"])
-def test_training_is_taught_and_evaluation_is_plain(way):
-    """In the logged loss, in ``fit``'s validation, in ``evaluate``, and after either."""
-    teacher, recipe, model = taught_model()
-    model.compile(keras.optimizers.SGD(0.0), recipe.loss(), metrics=["accuracy"], **WAYS[way])
+@pytest.mark.parametrize(
+    ("way", "of", "by"),
+    [
+        *(("graph", keras, keras), ("eager", keras, keras), ("eager", keras, keras3)),
+        *(("graph", keras3, keras3), ("3 steps", keras3, keras3), ("eager", keras3, keras)),
+    ],
+)
+def test_training_is_taught_and_evaluation_is_plain(way, of, by):
+    """In the logged loss, in ``fit``'s validation, in ``evaluate``, and after either; the teacher
+    may be of the other Keras."""
+    teacher, recipe, model = taught_model(of=of, by=by)
+    model.compile(of.optimizers.SGD(0.0), recipe.loss(), metrics=["accuracy"], **WAYS[way])
     for _ in range(2):
         soft = np.mean(
             [
@@ -212,15 +222,19 @@ def test_training_is_taught_and_evaluation_is_plain(way):
         np.testing.assert_allclose(logs["val_loss"], [plain], rtol=1e-5)
         np.testing.assert_allclose(model.evaluate(X, Y, verbose=0)[0], plain, rtol=1e-5)
     final = recipe.finish(model)
-    final.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    final.compile(loss=of.losses.SparseCategoricalCrossentropy(from_logits=True))
     np.testing.assert_allclose(final.evaluate(X, Y, verbose=0), plain, rtol=1e-5)
 
 
 STEPS = 12
 
 
-def trained(cached, way, in_one_loop=False):
-    teacher, recipe, model = taught_model()
+def trained(cached, way, in_one_loop=False, of=keras):
+    teacher, recipe, model = taught_model(of=of, by=of)
+    if of is not keras:  # which draws other weights
+        theirs, _, its = taught_model()
+        teacher.set_weights(theirs.get_weights())
+        assign(model, values(its))
     tweak = recipe.tweaks[0]
     batches = tweak.with_logits(data()) if cached else data()
     before = values(teacher), [each.trainable for each in teacher.layers]
@@ -233,7 +247,7 @@ def trained(cached, way, in_one_loop=False):
         assert "in_one_loop" in trainer.model.train_function.__code__.co_freevars
         trainer.fit(STEPS, recipe.callbacks(), data())
     else:
-        model.compile(keras.optimizers.SGD(0.1, 0.9), recipe.loss(), metrics=["accuracy"], **way)
+        model.compile(of.optimizers.SGD(0.1, 0.9), recipe.loss(), metrics=["accuracy"], **way)
         model.fit(
             batches.repeat(3), validation_data=data(), callbacks=recipe.callbacks(), verbose=0
         )
@@ -259,6 +273,14 @@ def straight():
 def test_every_way_trains_the_same(straight, cached, way):
     """The teacher in each step, or its logits computed once."""
     found = trained(cached, WAYS.get(way), way == "one loop")
+    assert found.keys() == straight.keys()
+    for name, value in found.items():
+        np.testing.assert_allclose(value, straight[name], atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(("cached", "way"), [(False, "graph"), (True, "eager"), (True, "jit")])
+def test_keras_3_trains_the_same(straight, cached, way):
+    found = trained(cached, WAYS[way], of=keras3)
     assert found.keys() == straight.keys()
     for name, value in found.items():
         np.testing.assert_allclose(value, straight[name], atol=1e-5, err_msg=name)
@@ -297,8 +319,9 @@ def test_under_mixed_precision(head, eager):
     assert (after["head/kernel"] != before["head/kernel"]).any()
 
 
-def test_a_student_that_starts_as_its_teacher_stays_it():
+def test_a_student_that_starts_as_its_teacher_stays_it(of):
     """λ = 1 without BatchNorm: not one bit of any weight moves."""
+    keras, layers = of, of.layers
     keras.utils.set_random_seed(0)
     teacher = chain(layers.Dense(6, "relu"), layers.Dense(3))
     recipe = lt.Recipe([Distillation(teacher, weight=1.0)])
@@ -363,9 +386,10 @@ def test_no_trace_of_the_teacher_in_the_model(tmp_path, eager):
     assert len({name.rpartition("/.ATT")[0] for name in kernels}) == 3
 
 
-def test_a_loaded_model_goes_on_learning_from_the_teacher(tmp_path, eager):
+def test_a_loaded_model_goes_on_learning_from_the_teacher(tmp_path, eager, of):
     """A .keras file keeps the loss; the callbacks bring the teacher back."""
-    _, recipe, model = taught_model()
+    keras = of
+    _, recipe, model = taught_model(of=of, by=of)
     model.compile(keras.optimizers.SGD(0.1, 0.9), recipe.loss(), run_eagerly=eager)
     model.fit(data(), callbacks=recipe.callbacks(), verbose=0)
     model.save(tmp_path / "model.keras")
@@ -378,28 +402,28 @@ def test_a_loaded_model_goes_on_learning_from_the_teacher(tmp_path, eager):
     assert_same(values(loaded), values(model))
 
 
-def test_it_lives_with_the_tweaks_that_fade(eager):
+def test_it_lives_with_the_tweaks_that_fade(eager, of):
     """Whichever is put on the training step first, each step is counted once and taught once."""
     for place in (0, 1):
         tweaks = [lt.SoftActivation()]
         tweaks.insert(place, Distillation(mlp(), weight=1.0))
         recipe = lt.Recipe(tweaks)
-        model = recipe.prepare(mlp())
-        model.compile(keras.optimizers.SGD(0.0), recipe.loss(), run_eagerly=eager)
+        model = recipe.prepare(mlp(of.layers))
+        model.compile(of.optimizers.SGD(0.0), recipe.loss(), run_eagerly=eager)
         step = model.train_step
         history = model.fit(data(), callbacks=recipe.callbacks(), verbose=0).history
         assert model.train_step is step
-        assert {int(layer.step) for layer in tweaks[1 - place].layers(model)} == {4}
+        assert {int(layer.step.numpy()) for layer in tweaks[1 - place].layers(model)} == {4}
         assert history["loss"][0] > 0.01
         recipe.finish(model)
 
 
-def test_another_recipe_on_the_same_model_has_its_own_teacher(eager):
-    student, one, other = mlp(), mlp(), mlp()
+def test_another_recipe_on_the_same_model_has_its_own_teacher(eager, of):
+    student, one, other = mlp(of.layers), mlp(of.layers), mlp(of.layers)
     for teacher in (one, other):
         recipe = lt.Recipe([Distillation(teacher, weight=1.0)])
         model = recipe.prepare(student)
-        model.compile(keras.optimizers.SGD(0.0), recipe.loss(), run_eagerly=eager)
+        model.compile(of.optimizers.SGD(0.0), recipe.loss(), run_eagerly=eager)
         expected = by_hand(model(X, training=True), teacher(X), Y, 1.0, 4.0)[0].mean()
         assert model is student
         np.testing.assert_allclose(model.train_on_batch(X, Y), expected, rtol=1e-5)

@@ -1,5 +1,6 @@
 """Teachers of every kind: their logits, and what is said of those that will not do."""
 
+import keras as keras3
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -15,8 +16,9 @@ from lottery_tf.tweaks.distillation import Distillation
 X, _ = examples(16)
 
 
-def network():
+def network(of=keras):
     """4 → 6 → 3 with BatchNorm whose moving statistics are not the batch's, giving logits."""
+    layers = of.layers
     norm = layers.BatchNormalization(name="norm")
     model = chain(layers.Dense(6, "relu"), norm, layers.Dropout(0.5), layers.Dense(3))
     norm.moving_mean.assign(np.linspace(-1, 1, 6))
@@ -90,20 +92,78 @@ KINDS = {
 }
 
 
+class Subclassed3(keras3.Model):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def call(self, inputs):
+        return self.inner(inputs)
+
+
+KINDS3 = {
+    "functional": lambda model, head, folder: keras3.Model(model.input, head(model.output)),
+    "subclassed": lambda model, head, folder: Subclassed3(model),
+    ".keras": lambda model, head, folder: saved(
+        keras3.Model(model.input, head(model.output)), folder / "model.keras"
+    ),
+    "export": lambda model, head, folder: (
+        model.export(folder / "model", verbose=False) or folder / "model"
+    ),
+}
+HEADS3 = {"logits": lambda x: x, "softmax": keras3.layers.Softmax(), "function": keras3.ops.softmax}
+
+
+@pytest.mark.parametrize("student", [keras, keras3])
+@pytest.mark.parametrize(
+    ("kind", "head"),
+    [
+        *((kind, "logits") for kind in KINDS3),
+        *((kind, head) for kind in ("functional", ".keras") for head in ("softmax", "function")),
+    ],
+)
+def test_every_kind_of_teacher_of_keras_3(kind, head, student, tmp_path):
+    model = network(keras3)
+    teacher = KINDS3[kind](model, HEADS3[head], tmp_path)
+    if kind == "subclassed":
+        teacher(X)
+    _check(Distillation(teacher), model, head, mlp(student.layers))
+
+
+def test_code_in_a_file_of_keras_3_needs_leave(tmp_path):
+    model = network(keras3)
+    double = keras3.layers.Lambda(lambda x: 2 * x, name="double")
+    path = saved(keras3.Model(model.input, double(model.output)), tmp_path / "model.keras")
+    with pytest.raises(UsageError, match="holds no code; it has a Lambda layer"):
+        Distillation(path).prepare(mlp())
+    Distillation(path, allow_code=True).prepare(mlp())
+
+
+def test_an_h5_file_of_keras_3_needs_leave(tmp_path):
+    model = network(keras3)
+    path = saved(model, tmp_path / "model.h5")
+    with pytest.raises(UsageError, match=r"Expected a .keras file of a model of Keras 3; .* \.h5"):
+        Distillation(path).prepare(mlp())
+    _check(Distillation(path, allow_code=True), model, "logits", mlp())
+
+
 def check(kind, head, tmp_path):
     keras.utils.set_random_seed(0)
     model = network()
     teacher = KINDS[kind](model, HEADS[head](), tmp_path)
     if kind == "subclassed":
         teacher(X)
-    tweak = Distillation(teacher)
-    tweak.prepare(mlp())
+    _check(Distillation(teacher), model, head, mlp(), kind == "another's SavedModel")
+
+
+def _check(tweak, model, head, student, jit=False):
+    tweak.prepare(student)
     logits = model(X).numpy()
     data = tf.data.Dataset.from_tensor_slices((X, X)).batch(5)
     loaded = tweak._load()
     for found in (
         loaded.logits(tf.constant(X)).numpy(),
-        tf.function(loaded.logits, jit_compile=kind == "another's SavedModel")(X).numpy(),
+        tf.function(loaded.logits, jit_compile=jit)(X).numpy(),
         tweak.logits(data),
         np.concatenate([each["teacher_logits"] for each in tweak.with_logits(data)]),
     ):
