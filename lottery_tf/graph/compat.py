@@ -456,7 +456,7 @@ def connected(model: Model, ends: tuple[Any, Any]) -> Model:
 
 @_of_either
 def sequence_of(model: Model, layers: Sequence[Layer]) -> Model:
-    """A Sequential of those layers, the first an InputLayer or its tensor, in place of ``model``."""
+    """A Sequential of those layers, the first an InputLayer or its tensor, named as ``model``."""
     return keras.Sequential(layers, name=model.name)
 
 

@@ -7,8 +7,10 @@ import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.settings import describe, one_of, restore
-from lottery_tf.graph.compat import keras
-from lottery_tf.losses.cross_entropy import default_loss
+from lottery_tf.graph.compat import is_keras3, keras
+from lottery_tf.graph.keras3 import keras as keras3
+from lottery_tf.graph.layers import check_of_its_keras
+from lottery_tf.losses.cross_entropy import as_cross_entropy, default_loss
 from lottery_tf.masks.wrapper import strip
 from lottery_tf.tweaks.settings import (
     RECIPE_DEFAULTS,
@@ -119,7 +121,8 @@ class Recipe:
         """The model to compile and train: ``model`` with every tweak on.
 
         Args:
-          model: a built Sequential or functional tf_keras model, masked or dense, not compiled.
+          model: a built Sequential or functional model of tf_keras or Keras 3, masked or dense, not
+            compiled.
           data: a ``tf.data.Dataset`` of training batches, for tweaks that look at them.
 
         Raises:
@@ -148,7 +151,8 @@ class Recipe:
 
         Raises:
           UsageError: without ``loss`` before ``prepare``, or where some outputs are logits and
-            others probabilities; for a loss that a tweak cannot change.
+            others probabilities; for a loss that a tweak cannot change, or of another Keras than
+            the model given to ``prepare``.
         """
         if loss is None:
             if self._model is None:
@@ -160,9 +164,14 @@ class Recipe:
         return tf.nest.map_structure(self._changed, loss)
 
     def _changed(self, loss: keras.losses.Loss | str | None) -> keras.losses.Loss | str | None:
-        if loss is not None:  # else an output that is not trained
-            for tweak in self.tweaks:
-                loss = tweak.loss(loss) or loss
+        if loss is None:  # an output that is not trained
+            return None
+        if self._model is not None:
+            check_of_its_keras(self._model, loss=loss)
+        if isinstance(loss, str) and self.tweaks and is_keras3(self._model):
+            loss = as_cross_entropy(loss, keras3) or loss  # a tweak takes a name for tf_keras'
+        for tweak in self.tweaks:
+            loss = tweak.loss(loss) or loss
         return loss
 
     def callbacks(self, steps: int | None = None) -> list[keras.callbacks.Callback]:

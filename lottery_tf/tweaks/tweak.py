@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.graph.compat import is_keras3, keras, keras_of
+from lottery_tf.graph.compat import keras
 from lottery_tf.graph.keras3 import keras as keras3
-from lottery_tf.graph.layers import check_graph
+from lottery_tf.graph.layers import check_graph, check_of_its_keras
 from lottery_tf.graph.prepared_step import make_prepared_step, prepared_step
 from lottery_tf.masks.wrapper import masked_by_us, without_wrappers
 
@@ -67,8 +67,9 @@ class Tweak:
     def loss(self, loss: keras.losses.Loss | None = None) -> keras.losses.Loss:
         """The training loss, made from ``loss``; most change nothing of it.
 
-        Without ``loss`` tweaks of the labels take the cross-entropy on logits; which of logits and
-        probabilities the model gives, and what it is to be trained by, ``Recipe.loss`` knows alone.
+        Without ``loss`` tweaks of the labels take the cross-entropy on logits, that of tf_keras;
+        which of logits and probabilities the model gives, what it is to be trained by and which
+        Keras it is of, ``Recipe.loss`` knows alone.
         """
         return loss
 
@@ -159,30 +160,12 @@ class Attach(keras3.callbacks.Callback, keras.callbacks.Callback):
 
     def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
-        check_same_keras(model, getattr(model, "loss", None))
+        check_of_its_keras(model, loss=getattr(model, "loss", None))
         before = _around(model)
         self.tweak.attach(model)
         if _around(model) != before:
             # Keras keeps the function that a training before has compiled.
             model.train_function = None
-
-
-def check_same_keras(model: keras.Model, losses: Any) -> None:
-    """Raises UsageError if one of the losses is of another Keras than the model."""
-    for loss in tf.nest.flatten(losses):
-        known = isinstance(loss, keras.losses.Loss | keras3.losses.Loss)
-        if known and keras_of(model) is not keras_of(loss):
-            ours, theirs = (_NAMES[is_keras3(each)] for each in (model, loss))
-            raise UsageError(
-                f"Expected a loss of {ours}, as the model '{model.name}' is; got the "
-                f"{type(loss).__name__} of {theirs}: make the loss, optimizer and callbacks with "
-                f"`{_IMPORTS[is_keras3(model)]}`, and the loss of the recipe with "
-                "recipe.loss() behind recipe.prepare(model)."
-            )
-
-
-_NAMES = {False: "tf_keras", True: "Keras 3"}
-_IMPORTS = {False: "import tf_keras as keras", True: "import keras"}
 
 
 def _around(model: keras.Model) -> dict[type, Any]:

@@ -3,28 +3,30 @@
 import subprocess
 import sys
 
+import keras as keras3
 import numpy as np
 import pytest
 import tensorflow as tf
-from networks import chain, eagerly, examples, layers
+from networks import chain, eagerly, examples, functions, random_masks
 
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import keras, parts_of
 from lottery_tf.graph.layers import named_variables
-from lottery_tf.tweaks.soft_activation import SoftReLU
+from lottery_tf.tweaks.soft_activation import SoftReLU, SoftReLU3
 
 
-def network():
+def network(of=keras):
     """Units fused, alone and as functions; a stride, more channels, a kernel without padding."""
+    keras, layers = of, of.layers
     inputs = keras.Input((9, 9, 1))
     x = layers.Conv2D(4, 3, padding="same", activation="relu", name="stem")(inputs)
     y = layers.Conv2D(6, 3, strides=2, padding="same", use_bias=False, name="one")(x)
     y = layers.ReLU(6.0, name="relu6")(layers.BatchNormalization(momentum=0.5, name="norm")(y))
     y = layers.Conv2D(6, 3, padding="same", activation="relu", name="two")(y)
     x = layers.Conv2D(6, 1, strides=2, name="shortcut")(x)
-    x = tf.nn.relu(layers.Add(name="add")([x, y]))
-    x = layers.ReLU(name="relu")(layers.Conv2D(5, 3, name="three")(x))
+    x = functions(of).relu(layers.Add(name="add")([x, y]))
+    x = layers.ReLU(name="last_relu")(layers.Conv2D(5, 3, name="three")(x))
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     return keras.Model(inputs, layers.Dense(3, name="head")(x))
 
@@ -42,21 +44,26 @@ KEPT = [
 ]
 
 
-@pytest.mark.parametrize(("name", "settings"), KEPT)
-def test_the_finished_model_computes_what_the_trained_one_computes(name, settings, tmp_path, lines):
-    keras.utils.set_random_seed(0)
+@pytest.mark.parametrize(
+    ("name", "settings", "of"), [(*each, of) for of in (keras, keras3) for each in KEPT]
+)
+def test_the_finished_model_computes_what_the_trained_one_computes(
+    name, settings, of, tmp_path, lines
+):
+    of.utils.set_random_seed(0)
     x, y = examples(16, (9, 9, 1))
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
     recipe = lt.Recipe(name, settings)
-    ticket = lt.prune(network(), "erk", 0.5).build()
+    plain = network(of)
+    ticket = lt.wrap(plain, random_masks(plain))
     with eagerly():
         model = recipe.prepare(ticket, data.repeat())
-        model.compile(keras.optimizers.SGD(0.05), recipe.loss())
+        model.compile(of.optimizers.SGD(0.05), recipe.loss())
         history = model.fit(data, epochs=2, callbacks=recipe.callbacks(), verbose=0).history
     final = recipe.finish(model)
     np.testing.assert_allclose(final(x), model(x, training=False), atol=1e-6)
-    kinds = {type(part) for part in final.submodules if isinstance(part, keras.layers.Layer)}
-    assert all(kind.__module__.startswith("tf_keras.") for kind in kinds)
+    kinds = {type(part) for part in parts_of(final)}
+    assert all(kind.__module__.startswith(f"{of.__name__}.") for kind in kinds)
     for path, mask in lt.get_masks(model).items():
         ours = [v for n, v in named_variables(final).items() if n == path]
         assert len(ours) == 1 and not ours[0].numpy()[mask == 0].any()
@@ -69,7 +76,8 @@ def test_the_finished_model_computes_what_the_trained_one_computes(name, setting
         final.save(tmp_path / "model.keras")
         np.save(tmp_path / "x.npy", x)
         np.save(tmp_path / "y.npy", final(x))
-        subprocess.run([sys.executable, "-c", LOADS], cwd=tmp_path, check=True)
+        script = LOADS.replace("tf_keras", of.__name__)
+        subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
 
 
 # In a process that has not heard of lottery_tf.
@@ -82,11 +90,12 @@ assert "lottery_tf" not in sys.modules
 """
 
 
-def test_a_kept_unit_by_hand():
+@pytest.mark.parametrize("kind", [SoftReLU, SoftReLU3])
+def test_a_kept_unit_by_hand(kind):
     """x·σ(2x) at −1, 0 and 3: −1/(1 + e²), 0, 3/(1 + e⁻⁶); cut off at 6, 7 is 6."""
     x = np.array([[-1.0, 0.0, 3.0, 7.0]], np.float32)
     for cap, last in ((None, 7 / (1 + np.exp(-14))), (6.0, 6)):
-        unit = SoftReLU(cap=cap, start=2.0, end=2.0, name="unit")
+        unit = kind(cap=cap, start=2.0, end=2.0, name="unit")
         unit.build(x.shape)
         y = x
         for layer in unit.in_plain_layers("unit"):
@@ -95,7 +104,8 @@ def test_a_kept_unit_by_hand():
         np.testing.assert_allclose(y[0], expected, rtol=1e-5)
 
 
-def test_the_parameters_of_a_skip_are_those_that_were_trained():
+def test_the_parameters_of_a_skip_are_those_that_were_trained(of):
+    layers = of.layers
     model = chain(layers.Conv2D(3, 3, padding="same", name="conv"), layers.ReLU(), shape=(4, 4, 3))
     tweak = lt.GhostSkips(
         keep=True, shortcut="conv", convolutions="all", alpha=0.5, keep_signal=False
@@ -112,16 +122,17 @@ def test_the_parameters_of_a_skip_are_those_that_were_trained():
     np.testing.assert_allclose(final(x), by_hand, atol=1e-5)
 
 
-def test_images_of_any_size_are_refused_before_the_training():
+def test_images_of_any_size_are_refused_before_the_training(of):
+    layers = of.layers
     model = chain(layers.Conv2D(4, 3, name="conv"), layers.ReLU(), shape=(None, None, 2))
     tweak = lt.GhostSkips(keep=True, convolutions="all")
     with pytest.raises(UsageError, match="images of a known size, to keep .* around 'conv'"):
         tweak.prepare(model)
 
 
-def test_what_is_not_kept_refuses_what_was_trained_to_be():
+def test_what_is_not_kept_refuses_what_was_trained_to_be(of):
     recipe = lt.Recipe([lt.SoftActivation(keep=True)])
-    model = recipe.prepare(network())
+    model = recipe.prepare(network(of))
     for callback in recipe.callbacks(steps=4):
         callback.set_model(model)
         callback.on_train_begin()

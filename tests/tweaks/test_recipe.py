@@ -3,17 +3,18 @@
 import dataclasses
 from pathlib import Path
 
+import keras as keras3
 import numpy as np
 import pytest
 import tensorflow as tf
 from layer_cases import CASES
-from networks import Opaque, assert_same, chain, examples, layers, mlp, random_masks, values
+from networks import assert_same, chain, examples, layers, mlp, opaque_of, random_masks, values
 
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import named_layers
-from lottery_tf.losses.cross_entropy import CrossEntropy
+from lottery_tf.losses.cross_entropy import CrossEntropy, cross_entropy
 from lottery_tf.tweaks.settings import RECIPE_DEFAULTS, RECIPES, described, tweak_settings
 from lottery_tf.tweaks.table import TWEAKS
 from lottery_tf.tweaks.tweak import Tweak
@@ -129,20 +130,21 @@ def test_describe_and_restore():
         assert lt.Recipe.restore(recipe.describe()).tweaks == recipe.tweaks
 
 
-def test_the_loss_needs_a_model_or_a_loss():
+def test_the_loss_needs_a_model_or_a_loss(of):
     recipe = lt.Recipe("label_smoothing")
     with pytest.raises(UsageError, match="recipe.prepare.model. before recipe.loss"):
         recipe.loss()
-    given = recipe.loss(keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    assert given.get_config()["label_smoothing"] == 0.1
-    loss = keras.losses.MeanSquaredError()
+    given = recipe.loss(of.losses.SparseCategoricalCrossentropy(from_logits=True))
+    assert given.get_config()["label_smoothing"] == 0.1 and isinstance(given, of.losses.Loss)
+    loss = of.losses.MeanSquaredError()
     assert lt.Recipe("vanilla").loss(loss) is loss
 
 
-def test_a_loss_for_each_output():
+def test_a_loss_for_each_output(of):
     """In the form in which it came, an output without a loss too."""
-    recipe = lt.Recipe("label_smoothing")
-    plain = "sparse_categorical_crossentropy"
+    keras, layers, CrossEntropy = of, of.layers, cross_entropy(of)
+    recipe, plain = lt.Recipe("label_smoothing"), "sparse_categorical_crossentropy"
+    recipe.prepare(mlp(layers))  # by which names are known
     listed = recipe.loss([CrossEntropy(), None, plain])
     assert type(listed) is list and listed[1] is None
     assert [(each.from_logits, each.label_smoothing) for each in listed[::2]] == [
@@ -150,6 +152,7 @@ def test_a_loss_for_each_output():
     ]
     named = recipe.loss({"b": CrossEntropy(), "a": plain})
     assert [named[name].from_logits for name in "ab"] == [False, True]
+    assert all(isinstance(each, CrossEntropy) for each in [*listed[::2], *named.values()])
     assert lt.Recipe("vanilla").loss({"a": "mse", "b": None}) == {"a": "mse", "b": None}
     with pytest.raises(UsageError, match="to smooth the labels of, not mse"):
         recipe.loss([CrossEntropy(), "mse"])
@@ -165,14 +168,28 @@ def test_a_loss_for_each_output():
         np.testing.assert_allclose(measure(x, {"a": y, "b": y})[0], expected, rtol=1e-5)
 
 
+def test_the_loss_is_of_the_model_s_keras(of):
+    other = keras3 if of is keras else keras
+    words = f"Expected the loss of {of.__name__}, as the model .* got .* of {other.__name__}: both"
+    for recipe in (lt.Recipe("vanilla"), lt.Recipe("label_smoothing")):
+        model = recipe.prepare(mlp(of.layers))
+        with pytest.raises(UsageError, match=words):
+            recipe.loss(other.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.compile("sgd", lt.Recipe("label_smoothing").loss(other.losses.CategoricalCrossentropy()))
+    with pytest.raises(UsageError, match=words):
+        model.fit(*examples(), callbacks=recipe.callbacks(), verbose=0)
+
+
 def test_not_a_model():
     with pytest.raises(UsageError, match="Expected a tf_keras model"):
         lt.Recipe("vanilla").prepare(3)
 
 
 @pytest.mark.parametrize("name", ["vanilla", *TWEAKS])
-def test_a_layer_that_cannot_be_copied_is_refused_before_the_training(name):
-    model = chain(layers.Conv2D(3, 2), Opaque(object()), layers.Flatten(), shape=(4, 4, 1))
+def test_a_layer_that_cannot_be_copied_is_refused_before_the_training(name, of):
+    layers = of.layers
+    opaque = opaque_of(of)(object())
+    model = chain(layers.Conv2D(3, 2), opaque, layers.Flatten(), shape=(4, 4, 1))
     data = tf.data.Dataset.from_tensors(examples(2, (4, 4, 1)))
     recipe = lt.Recipe(name, {"distillation_teacher": model})
     for each in (recipe, *recipe.tweaks):
@@ -180,18 +197,19 @@ def test_a_layer_that_cannot_be_copied_is_refused_before_the_training(name):
             each.prepare(model, data)
 
 
-def test_the_loss_knows_logits_from_probabilities():
+def test_the_loss_knows_logits_from_probabilities(of):
     """What is known is in test_outputs."""
     for activation, from_logits in (("linear", True), ("softmax", False)):
         recipe = lt.Recipe("vanilla")
-        recipe.prepare(chain(layers.Dense(3, activation)))
+        recipe.prepare(chain(of.layers.Dense(3, activation)))
         loss = recipe.loss()
-        assert type(loss) is CrossEntropy
+        assert type(loss) is cross_entropy(of)
         assert (loss.from_logits, loss.label_smoothing) == (from_logits, 0)
 
 
 @pytest.mark.parametrize("name", ["vanilla", "label_smoothing", "distillation"])
-def test_outputs_of_neither_kind_need_a_loss(name):
+def test_outputs_of_neither_kind_need_a_loss(name, of):
+    keras, layers = of, of.layers
     model = chain(layers.Dense(3, "sigmoid", name="head"))
     recipe = lt.Recipe(name, {"distillation_teacher": chain(layers.Dense(3))})
     recipe.prepare(model)
@@ -202,8 +220,9 @@ def test_outputs_of_neither_kind_need_a_loss(name):
 
 
 @pytest.mark.parametrize("name", ["label_smoothing", "distillation", "soft_activation"])
-def test_with_tweaks_it_knows_them_too(name):
+def test_with_tweaks_it_knows_them_too(name, of):
     """Of the model that was prepared last."""
+    layers = of.layers
     recipe = lt.Recipe(name, {"distillation_teacher": chain(layers.Dense(3))})
     for activation, from_logits in (("softmax", False), ("linear", True)):
         recipe.prepare(chain(layers.Dense(3, activation)))
@@ -230,14 +249,14 @@ def test_a_single_unit_needs_a_loss():
     assert recipe.loss("mse") == "mse"
 
 
-def test_vanilla_changes_nothing():
-    model = lt.wrap(mlp(), random_masks(mlp()))
+def test_vanilla_changes_nothing(of):
+    model = lt.wrap(mlp(of.layers), random_masks(mlp(of.layers)))
     recipe = lt.Recipe("vanilla")
     assert recipe.prepare(model) is model
     assert recipe.callbacks() == [] and recipe.progress(model) == 1
     finished = recipe.finish(model)
     assert_same(values(finished), values(model))
-    assert [type(layer) for layer in finished.layers] == [type(layer) for layer in mlp().layers]
+    assert list(map(type, finished.layers)) == list(map(type, mlp(of.layers).layers))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,11 +312,12 @@ def test_tweaks_go_on_in_order_and_come_off_in_reverse():
     assert recipe.name == "Logged,Other,label_smoothing"
 
 
-def test_the_example_of_the_documentation():
+def test_the_example_of_the_documentation(of):
     """DESIGN.md's "in their own program", on a model that is not from the zoo."""
+    plain = mlp(of.layers)
     x, y = examples(24)
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
-    ticket = lt.Ticket.of(mlp(), random_masks(mlp()))
+    ticket = lt.Ticket.of(plain, random_masks(plain))
     recipe = lt.Recipe([lt.LabelSmoothing(0.1)])
     model = recipe.prepare(ticket.build(), data)
     model.compile("adam", loss=recipe.loss(), metrics=["accuracy"])

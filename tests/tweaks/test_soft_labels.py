@@ -8,7 +8,12 @@ from networks import chain, examples, layers
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import keras
-from lottery_tf.losses.cross_entropy import CrossEntropy, as_cross_entropy, checked_labels
+from lottery_tf.losses.cross_entropy import (
+    CrossEntropy,
+    as_cross_entropy,
+    checked_labels,
+    cross_entropy,
+)
 
 losses = keras.losses
 LOGITS = np.log(np.array([[1, 2, 1, 4], [4, 1, 2, 1]], np.float32))  # softmax: eighths
@@ -171,8 +176,8 @@ def test_labels_of_an_unknown_form_are_looked_at_too():
 
 
 @pytest.mark.parametrize("recipe", ["label_smoothing", "distillation"])
-def test_a_model_that_was_compiled_with_another_loss(recipe, caplog):
-    model, (x, y) = chain(layers.Dense(3)), examples()
+def test_a_model_that_was_compiled_with_another_loss(recipe, caplog, of):
+    model, (x, y) = chain(of.layers.Dense(3)), examples()
     recipe = lt.Recipe(recipe, {"distillation_teacher": model} if recipe[0] == "d" else {})
     trained = recipe.prepare(model)
     for loss, told in (("sparse_categorical_crossentropy", True), (recipe.loss(), False)):
@@ -213,14 +218,14 @@ WAYS = [{}, {"jit_compile": True}, {"run_eagerly": True}, {"steps_per_execution"
     [*WAYS[:3], pytest.param(WAYS[3], marks=pytest.mark.e2e)],
     ids=["graph", "jit", "eager", "2 steps"],
 )
-def test_training_is_smoothed_and_evaluation_is_not(way):
+def test_training_is_smoothed_and_evaluation_is_not(way, of):
     """TRAP 12: in ``fit``'s validation, in ``evaluate``, and in training after either."""
     x, y = examples(8, classes=4)
-    model = chain(layers.Dense(4))
-    smoothed = CrossEntropy(label_smoothing=0.4)
-    model.compile(keras.optimizers.SGD(0.0), smoothed, **way)
+    model = chain(of.layers.Dense(4))
+    smoothed = cross_entropy(of)(label_smoothing=0.4)
+    model.compile(of.optimizers.SGD(0.0), smoothed, **way)
     logits = model(x)
-    plain, soft = CrossEntropy()(y, logits), smoothed(y, logits)
+    plain, soft = CrossEntropy()(y, logits), float(smoothed(y, logits))
     assert abs(plain - soft) > 0.01
     for _ in range(2):
         logs = model.fit(x, y, batch_size=4, validation_data=(x, y), verbose=0).history
