@@ -39,8 +39,10 @@ KINDS = (
     *(keras.optimizers.Optimizer, keras.losses.Loss, keras.metrics.Metric),
     *(keras.callbacks.Callback, keras.optimizers.schedules.LearningRateSchedule),
 )
-# The modules in which Keras has the functions of keras.ops.
-_OPERATIONS = re.compile(r"keras\.src\.ops\.(core|einops|fft|image|linalg|math|nn|numpy)")
+# The modules in which Keras has the functions of keras.ops, and the ReLU of keras.activations.
+_OPERATIONS = re.compile(
+    r"keras\.src\.(ops\.(core|einops|fft|image|linalg|math|nn|numpy)|activations\.activations)"
+)
 # What Keras knows of the arguments of a layer's call.
 _SIGNATURE = (
     *("_call_signature", "call_signature_parameters", "_call_has_training_arg"),

@@ -287,6 +287,7 @@ def test_functions_of_keras_are_data():
         layers.Activation(keras.activations.gelu),
         layers.Dense(2, activation="swish", kernel_regularizer="l2", dtype="mixed_float16"),
     )
+    model = keras.Model(model.inputs, keras.activations.relu(model.output, max_value=0.1))
     again = from_json(to_json(model))
     assign(again, values(model))
     x = np.ones((3, 4), np.float32)

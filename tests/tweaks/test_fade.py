@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import assert_same, chain, examples, layers, on_two_devices, random_masks, values
+from networks import assert_same, chain, examples, on_two_devices, random_masks, values
 
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
@@ -369,8 +369,9 @@ def test_another_recipe_does_not_finish_it(eager, of):
             lt.Recipe(name).finish(model)
 
 
-def _pruned():
-    keras.utils.set_random_seed(0)
+def _pruned(of=keras):
+    layers = of.layers
+    of.utils.set_random_seed(0)
     convolution = layers.Conv2D(2, 3, activation="relu", name="conv")
     plain = chain(convolution, layers.Flatten(), layers.Dense(3, name="head"), shape=(6, 6, 2))
     return lt.wrap(plain, random_masks(plain))
@@ -393,21 +394,23 @@ UNFINISHED = {
 
 
 @pytest.mark.parametrize(
-    ("kind", "way", "share"),
+    ("kind", "way", "share", "of"),
     [
         pytest.param(
-            *(kind, way, share),
+            *(kind, way, share, of),
             marks=() if kind is lt.SoftActivation or way == "strip" else e2e,
         )
         for way, share in [*((way, 0.5) for way in UNFINISHED), ("strip", 0.0), ("export", 0.0)]
         for kind in (lt.SoftActivation, GHOSTS)
+        for of in (keras, keras3)
+        if of is keras or way in ("strip", "Ticket.of", "from_pruned", "prune")
     ],
 )
-def test_a_prepared_model_is_not_a_finished_one(tmp_path, way, share, kind):
+def test_a_prepared_model_is_not_a_finished_one(tmp_path, way, share, kind, of):
     """Nor one that has faded."""
     tweak = kind(share=share)
-    model = tweak.prepare(_pruned())
-    keras.callbacks.CallbackList(tweak.callbacks(steps=4), model=model).on_train_begin()
+    model = tweak.prepare(_pruned(of))
+    of.callbacks.CallbackList(tweak.callbacks(steps=4), model=model).on_train_begin()
     name = lt.Recipe([tweak]).name
     words = rf"still has {name} in it: call finish of its recipe, lt.Recipe\(\"{name}\"\)"
     with pytest.raises(UsageError, match=words):
@@ -421,19 +424,19 @@ def test_tweaks_that_have_no_layers_of_their_own_leave_a_model_that_can_be_strip
 
 
 @pytest.mark.parametrize("run", ["evaluate", "predict"])
-def test_a_loaded_checkpoint_tells_how_to_finish_it(tmp_path, lines, run):
+def test_a_loaded_checkpoint_tells_how_to_finish_it(tmp_path, lines, run, of):
     def look(model):
         return model.evaluate(X, Y, verbose=0) if run == "evaluate" else model.predict(X, verbose=0)
 
     recipe = lt.Recipe([lt.SoftActivation(share=0.0), GHOSTS(share=0.0)])
-    model = recipe.prepare(_pruned())
-    keras.callbacks.CallbackList(recipe.callbacks(steps=4), model=model).on_train_begin()
+    model = recipe.prepare(_pruned(of))
+    of.callbacks.CallbackList(recipe.callbacks(steps=4), model=model).on_train_begin()
     model.compile("sgd", recipe.loss())
     del lines[:]
     look(model)
     assert not lines  # its recipe trains it
     model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
+    loaded = of.models.load_model(tmp_path / "model.keras")
     for _ in range(2):
         look(loaded)
     (line,) = lines
