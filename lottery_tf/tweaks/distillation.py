@@ -7,7 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import keras, keras_of
+from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.prepared_step import Step, make_prepared_step, prepared_step
 from lottery_tf.losses.cross_entropy import changed, taught_by
 from lottery_tf.tweaks import teacher as teachers
@@ -68,7 +69,7 @@ class Distillation(DistillationSettings, Tweak):
 
     def loss(self, loss: keras.losses.Loss | None = None) -> keras.losses.Loss:
         config = {"distillation_weight": self.weight, "temperature": self.temperature}
-        return changed(loss, "to distil with", "distillation", **config)
+        return changed(loss, "to distil with", "distillation", keras_of(loss), **config)
 
     @property
     def sha256(self) -> str:
@@ -133,7 +134,7 @@ class _Teaching:
             batch, logits = data["batch"], data["teacher_logits"]
         else:
             batch = data
-            logits = self.teacher.logits(keras.utils.unpack_x_y_sample_weight(data)[0])
+            logits = self.teacher.logits(keras3.utils.unpack_x_y_sample_weight(data)[0])
         with taught_by(logits):
             return step(batch)
 

@@ -14,6 +14,7 @@ from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import counted, log
 from lottery_tf.graph.compat import keras, keras_of
 from lottery_tf.graph.copies import copy_layer
+from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import assign, check_graph, named_variables
 from lottery_tf.graph.signal_paths import unnormalised
 from lottery_tf.graph.step_checks import step_checks
@@ -78,7 +79,11 @@ class RescaledInit(RescaledInitSettings, Tweak):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        losses_of(self.criterion)
+        if self.criterion is not None:
+            try:
+                losses_of(self.criterion)
+            except UsageError:
+                losses_of(self.criterion, keras3)  # which has names that tf_keras has not
 
     def for_training_by(self, optimizer: str) -> "RescaledInit":
         """With an optimizer, a step size and a bound where none is given: sgd's or else adam's."""

@@ -5,7 +5,7 @@ import dataclasses
 import tensorflow as tf
 
 from lottery_tf.common.log import log
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import keras, keras_of
 from lottery_tf.losses.cross_entropy import changed
 from lottery_tf.tweaks.settings import LabelSmoothingSettings
 from lottery_tf.tweaks.tweak import Tweak
@@ -36,5 +36,5 @@ class LabelSmoothing(LabelSmoothingSettings, Tweak):
             warn_of_another_loss(model, "label_smoothing", "label_smoothing")
 
     def loss(self, loss: keras.losses.Loss | None = None) -> keras.losses.Loss:
-        purpose = "to smooth the labels of"
-        return changed(loss, purpose, "label smoothing", label_smoothing=self.epsilon)
+        asks = ("to smooth the labels of", "label smoothing", keras_of(loss))
+        return changed(loss, *asks, label_smoothing=self.epsilon)

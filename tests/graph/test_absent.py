@@ -46,7 +46,7 @@ for method in ("imp", "gmp", "snip", "synflow"):
     assert abs(ticket.sparsity - 0.5) < 0.01
 ticket.save(sys.argv[1] + "/ticket")
 ticket = lt.Ticket.load(sys.argv[1] + "/ticket")
-recipe = lt.Recipe([tweak for tweak in lt.Recipe("tost").tweaks])
+recipe = lt.Recipe("tost,distillation", {"distillation_teacher": model})
 prepared = recipe.prepare(ticket.build(), data)
 prepared.compile(keras.optimizers.SGD(0.1), recipe.loss())
 prepared.fit(data, epochs=5, callbacks=recipe.callbacks(), verbose=0)
