@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from layer_cases import CASES
 from networks import EVERYTHING, both_kerases, chain, layers, mlp, random_masks
-from twins import BUILD, name3, twins
+from twins import BUILD, twins
 
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
@@ -62,12 +62,10 @@ def test_tickets_of_both_kerases_are_compared():
 def test_both_kerases_have_the_same_facts(name):
     theirs, ours = twins(name)
     masks = random_masks(theirs)
-    masks3 = lt.Masks({name3(each): mask for each, mask in masks.items()})
     expected = lt.inspect(lt.Ticket.of(theirs, masks))
-    found = lt.inspect(lt.Ticket.of(ours, masks3))
-    renamed = [dataclasses.replace(row, name=name3(row.name)) for row in expected.weights]
+    found = lt.inspect(lt.Ticket.of(ours, masks))
     by_name = {row.name: row for row in found.weights}
-    assert by_name == {row.name: row for row in renamed}
+    assert by_name == {row.name: row for row in expected.weights}
     assert dataclasses.replace(found, weights=[]) == dataclasses.replace(expected, weights=[])
 
 
@@ -107,8 +105,7 @@ def dead_in(layer, shape, **pruned):
     for name, size in prunable_weights(model, EVERYTHING).items():
         masks[name] = np.ones(size, bool)
         own = name.rpartition("/")[2]
-        # A depthwise kernel is but a kernel in Keras 3.
-        for index in pruned.get(own, pruned.get(f"depthwise_{own}", [])):
+        for index in pruned.get(own, []):
             masks[name][index] = False
     facts = lt.inspect(lt.Ticket.of(model, lt.Masks(masks)))
     return [(row.outputs, row.dead_outputs) for row in facts.weights]

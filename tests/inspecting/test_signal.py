@@ -21,7 +21,7 @@ from networks import (
     on_two_devices,
     random_masks,
 )
-from twins import BUILD, batch, name3, twins
+from twins import BUILD, batch, twins
 
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
@@ -105,11 +105,10 @@ def test_every_kind_of_layer(cases, name):
 def test_in_both_kerases(name):
     theirs, ours = twins(name)
     masks = random_masks(theirs, 0.6)
-    masks3 = lt.Masks({name3(each): mask for each, mask in masks.items()})
     data = tf.data.Dataset.from_tensors(batch(name))
     expected, found = (
         lt.signal(lt.wrap(theirs, masks), data),
-        lt.signal(lt.wrap(ours, masks3), data),
+        lt.signal(lt.wrap(ours, masks), data),
     )
     assert found.loss == pytest.approx(expected.loss, rel=1e-5)
     assert found.inputs == (expected.inputs and pytest.approx(expected.inputs, rel=1e-5))

@@ -1,6 +1,5 @@
 """FLOPs by hand for each kind of layer, and against TensorFlow's own count."""
 
-import keras as keras3
 import layer_cases3
 import numpy as np
 import pytest
@@ -8,7 +7,7 @@ import tensorflow as tf
 from layer_cases import CASES, Gate
 from networks import both_kerases, chain, layers, random_masks
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-from twins import BUILD, name3, twins
+from twins import BUILD, twins
 
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
@@ -104,8 +103,6 @@ def test_layers_by_hand(kind, its_keras):
     layer = build(its_keras.layers)
     model = chain(layer, shape=shape)
     names = {f"{layer.name}/{name}": 2 * count for name, count in expected.items()}
-    if its_keras is keras3 and kind.startswith("depthwise"):
-        names = {name3(name): count for name, count in names.items()}
     assert count_flops(model) == names
 
 
@@ -113,10 +110,9 @@ def test_layers_by_hand(kind, its_keras):
 def test_both_kerases_count_the_same(name):
     theirs, ours = twins(name)
     masks = random_masks(theirs)
-    masks3 = lt.Masks({name3(each): mask for each, mask in masks.items()})
-    for model, counted in ((ours, masks3), (lt.wrap(ours, masks3), masks3), (ours, None)):
+    for model, counted in ((ours, masks), (lt.wrap(ours, masks), masks), (ours, None)):
         expected = count_flops(theirs, masks if counted else None)
-        assert count_flops(model, counted) == {name3(n): count for n, count in expected.items()}
+        assert count_flops(model, counted) == expected
 
 
 def test_pruned_weights_cost_nothing():
