@@ -12,7 +12,7 @@ from lottery_tf.cli.console import console, duration, percent
 from lottery_tf.common.device_settings import DeviceSettings
 from lottery_tf.common.devices import is_chief, scope_of
 from lottery_tf.common.log import log
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import Callback
 
 
 @contextlib.contextmanager
@@ -25,7 +25,7 @@ def at_work(devices: DeviceSettings) -> Iterator[None]:
         yield
 
 
-class EpochStatus(keras.callbacks.Callback):
+class EpochStatus(Callback):
     """Shows the epoch on a line of the terminal that is written over; nothing in a file.
 
     Args:

@@ -12,7 +12,8 @@ this                2.9     0.5     1.7   0.18     both
 ==================  ======  ======  ====  =======  ============================
 
 A model of Keras 3 is saved by TensorFlow itself, with the same signature and attributes: Keras 3
-reads no SavedModel back but as a ``TFSMLayer``, for which that is enough.
+reads no SavedModel back but as a ``TFSMLayer``, for which that is enough. Its architecture lies
+beside, by which ``lottery-tf`` makes the model again.
 
 ``model.export()`` names no tensors (``args_0``), has ``serve`` instead of ``serving_default``,
 and Keras cannot load what it writes. The traces of ``model.save()`` are a graph for each layer,
@@ -20,6 +21,7 @@ needed only to load custom layers without their code; without them Keras leaves 
 ``__call__`` and ``variables`` too.
 """
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ import tensorflow as tf
 
 from lottery_tf.common.ownership import Kind
 from lottery_tf.common.stderr import quiet
+from lottery_tf.graph.architecture import is_of_keras3, to_json
 from lottery_tf.graph.compat import (
     fingerprint_pb2,
     flattened,
@@ -42,6 +45,7 @@ from lottery_tf.graph.compat import (
     tensor_bundle_pb2,
 )
 from lottery_tf.graph.layers import input_names
+from lottery_tf.graph.model_files import DESCRIBED
 
 
 def _graph(file: Path) -> Any:
@@ -88,6 +92,10 @@ def _is_shard(file: Path) -> bool:
     return any(file.name == f"variables.data-{n:05}-of-{count:05}" for n in range(count))
 
 
+def _is_description(file: Path) -> bool:
+    return is_of_keras3(json.loads(file.read_text()))
+
+
 def _is_asset(file: Path) -> bool:
     graph = _graph(file.parents[1] / "saved_model.pb")
     return any(file.name == asset.filename for asset in graph.asset_file_def)
@@ -102,6 +110,7 @@ SAVED_MODEL = Kind(
         "variables/variables.index": _is_index,
         "variables/variables.data-?????-of-?????": _is_shard,
         "assets/*": _is_asset,
+        DESCRIBED: _is_description,
     },
     marker="saved_model.pb",
 )
@@ -154,6 +163,8 @@ def write(model: keras.Model, path: Path) -> None:
     if is_keras3(model):
         with quiet():
             tf.saved_model.save(_Exported(model, call), path, signatures=serve)
+        (path / DESCRIBED).parent.mkdir()
+        (path / DESCRIBED).write_text(to_json(model))
         return
     # A list that TensorFlow can save: an attribute of something that it tracks.
     holder = tf.Module()

@@ -41,6 +41,7 @@ def absent_keras(reason: str) -> Absent:
     keras.saving.register_keras_serializable = lambda *args: lambda kind: kind
     keras.utils.get_custom_objects = dict
     keras.activations.get = lambda name: name
+    keras.backend.clear_session = lambda: None
     return keras
 
 

@@ -143,6 +143,11 @@ def from_json(text: str, custom_objects: Mapping[str, type] | None = None) -> ke
         ) from error
 
 
+def keras_of_json(text: str) -> ModuleType:
+    """The Keras that has written the description of a model: its module."""
+    return keras3.keras if is_of_keras3(json.loads(text)) else keras
+
+
 def is_of_keras3(description: Any) -> bool:
     """Whether Keras 3 has written the description of a model: tf_keras notes its version."""
     known = isinstance(description, dict) and "module" in description

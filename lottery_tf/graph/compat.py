@@ -97,6 +97,13 @@ SCHEDULES = (
     keras.optimizers.schedules.LearningRateSchedule,
     keras3.keras.optimizers.schedules.LearningRateSchedule,
 )
+
+
+class Callback(keras3.keras.callbacks.Callback, keras.callbacks.Callback):
+    """A callback of both Kerases, whose callbacks have the same methods: which one the model is of
+    is known when ``fit`` hands it over."""
+
+
 _Taken = ParamSpec("_Taken")
 _Given = TypeVar("_Given")
 
@@ -113,6 +120,11 @@ def is_keras3(thing: Any) -> bool:
 def keras_of(thing: Any) -> ModuleType:
     """The Keras that a thing is of, as ``is_keras3`` tells it: its public module."""
     return keras3.keras if is_keras3(thing) else keras
+
+
+def keras_named(name: str) -> ModuleType:
+    """The public module of "tf_keras", or of "keras", which is Keras 3."""
+    return {"tf_keras": keras, "keras": keras3.keras}[name]
 
 
 def both(*names: str) -> tuple[Any, ...]:
@@ -150,6 +162,12 @@ def _of_either(function: Callable[_Taken, _Given]) -> Callable[_Taken, _Given]:
         return (theirs if is_keras3(args[0]) else function)(*args, **kwargs)
 
     return either
+
+
+def clear_sessions() -> None:
+    """Has both Kerases forget the graphs and the names of layers that this process has made."""
+    for each in (keras, keras3.keras):
+        each.backend.clear_session()
 
 
 # Models and their layers

@@ -17,9 +17,10 @@ from types import ModuleType
 from typing import Any
 
 import h5py
+import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.graph.architecture import HoldsCode, check_object, objects
+from lottery_tf.graph.architecture import HoldsCode, check_object, from_json, objects
 from lottery_tf.graph.compat import (
     is_found_by_name,
     is_metric,
@@ -31,6 +32,8 @@ from lottery_tf.graph.compat import (
 )
 
 _KERAS_METADATA = "keras_metadata.pb"
+# Where a SavedModel of a Keras 3 model has its architecture: a folder that TensorFlow leaves alone.
+DESCRIBED = "assets.extra/model.json"
 _METRIC = "_tf_keras_metric"
 
 # The modules in which TensorFlow defines the operations that only compute with tensors and
@@ -73,7 +76,7 @@ def load_model(
     """The model that Keras, tf_keras or Keras 3, has written to ``path``, not compiled.
 
     Args:
-      path: a SavedModel's folder of tf_keras, a .keras or an .h5 file of either.
+      path: a SavedModel's folder of tf_keras, or of ours; a .keras or an .h5 file of either.
       allow_code: whether code in it may run.
       custom_objects: class name → class, of what may be in it though it is not registered.
 
@@ -82,13 +85,37 @@ def load_model(
     """
     if not allow_code:
         check_code(path, custom_objects)
-    its_keras = _keras_of(Path(path))
+    path = Path(path)
+    if (path / DESCRIBED).is_file():
+        return _load_described(path, custom_objects)
+    its_keras = _keras_of(path)
     try:
         model = its_keras.models.load_model(path, compile=False, safe_mode=not allow_code)
     except Exception as error:  # Keras raises whatever the damaged place leads to
         raise UsageError(f"Expected a model in {path} that Keras loads; {error}") from error
     if not isinstance(model, its_keras.Model):
         raise UsageError(f"Expected a model that Keras has written in {path}; it is another kind.")
+    return model
+
+
+def is_keras_model(path: Path) -> bool:
+    """Whether a model file, or a SavedModel's folder, can be loaded as a Keras model."""
+    return path.is_file() or any((path / each).is_file() for each in (_KERAS_METADATA, DESCRIBED))
+
+
+def _load_described(folder: Path, custom_objects: Mapping[str, type] | None = None) -> keras.Model:
+    """The Keras 3 model of a SavedModel that we have written: its architecture lies beside, and
+    its variables in their order."""
+    text = (folder / DESCRIBED).read_text()
+    try:
+        model = from_json(text, custom_objects)
+        saved = tf.train.load_checkpoint(folder / "variables" / "variables")
+        for number, variable in enumerate(model.variables):
+            variable.assign(saved.get_tensor(f"variables/{number}/.ATTRIBUTES/VARIABLE_VALUE"))
+    except UsageError:
+        raise
+    except Exception as error:  # TensorFlow raises whatever the damaged place leads to
+        raise UsageError(f"Expected a model in {folder} that Keras loads; {error}") from error
     return model
 
 
@@ -106,7 +133,10 @@ def check_code(path: str | os.PathLike, custom_objects: Mapping[str, type] | Non
         elif path.is_dir():
             saved = read_saved_model(path)
             _check_graphs(saved)
-            found = list(_described_in_folder(path, saved))
+            if (path / DESCRIBED).is_file():
+                found = [json.loads((path / DESCRIBED).read_text())]
+            else:
+                found = list(_described_in_folder(path, saved))
         else:
             if its_keras is not keras:
                 raise UsageError(
@@ -130,8 +160,10 @@ def check_code(path: str | os.PathLike, custom_objects: Mapping[str, type] | Non
 
 
 def _keras_of(path: Path) -> ModuleType:
-    """The Keras that has written a model file, by the version that it notes; tf_keras for a
-    SavedModel, and for what is none that can be read."""
+    """The Keras that has written a model file, by the version that it notes; tf_keras for another
+    program's SavedModel, and for what is none that can be read."""
+    if (path / DESCRIBED).is_file():
+        return keras3.keras
     version = ""
     with contextlib.suppress(Exception):  # of zip, HDF5, JSON, each its own
         if zipfile.is_zipfile(path):

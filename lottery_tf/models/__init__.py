@@ -72,5 +72,7 @@ def create(
         function = getattr(found, builder.function)
         builder = functools.partial(function, *builder.args, **builder.kwargs)
     if keras != ModelSettings.keras:  # an own builder need not know of two
-        builder = functools.partial(builder, keras=importlib.import_module(keras))
+        from lottery_tf.graph.compat import keras_named
+
+        builder = functools.partial(builder, keras=keras_named(keras))
     return builder(tuple(input_shape), num_classes, width)

@@ -9,7 +9,7 @@ from lottery_tf import models
 from lottery_tf.common.devices import check_batch_size, chief_first
 from lottery_tf.common.errors import UsageError
 from lottery_tf.data import Dataset, load
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import keras, keras_named
 from lottery_tf.graph.layers import check_graph
 from lottery_tf.runs.settings import Experiment
 from lottery_tf.tickets.ticket import Ticket
@@ -31,12 +31,11 @@ def load_data(experiment: Experiment) -> Dataset:
 
 def create_model(experiment: Experiment, data: Dataset) -> keras.Model:
     """A new model with the initial weights of the seed."""
-    keras.utils.set_random_seed(experiment.training.seed)
+    settings = experiment.model
+    keras_named(settings.keras).utils.set_random_seed(experiment.training.seed)
     return models.create(
-        cast(str, experiment.model.model),
-        data.input_shape,
-        data.num_classes,
-        experiment.model.width,
+        *(cast(str, settings.model), data.input_shape, data.num_classes),
+        *(settings.width, settings.keras),
     )
 
 
@@ -60,6 +59,7 @@ def check_fit(ticket: Ticket, experiment: Experiment) -> None:
     for name, asked in (
         ("model", experiment.model.model),
         ("width", experiment.model.width),
+        ("keras", experiment.model.keras),
         ("dataset", experiment.data.dataset),
     ):
         theirs = found_in.get(name, asked)
@@ -72,7 +72,7 @@ def check_fit(ticket: Ticket, experiment: Experiment) -> None:
 
 def check_data(model: keras.Model, data: Dataset, which: str) -> None:
     """Raises UsageError unless ``model``, ``which`` it is, takes the images and has the classes."""
-    check_graph(model)
+    check_graph(model, keras3=True)
     wanted = (data.input_shape, (data.num_classes,))
     shapes = [tuple(tensor.shape[1:]) for tensor in (*model.inputs, *model.outputs)]
     if len(shapes) != 2 or not all(

@@ -94,7 +94,7 @@ def find(
         recipe,
         data.stream,
         data.steps_per_epoch,
-        make_optimizer(experiment.training, data.steps_per_epoch),
+        make_optimizer(experiment.training, data.steps_per_epoch, initial.its_keras),
         jit_compile=experiment.training.jit_compile,
         steps_per_execution=experiment.training.steps_per_execution,
     )

@@ -27,7 +27,6 @@ from lottery_tf.common.settings import defaults
 from lottery_tf.exporting import SAVED_MODEL, export
 from lottery_tf.finding.one_shot import warn_of_collapse
 from lottery_tf.finding.settings import FindingSettings
-from lottery_tf.graph.compat import keras
 from lottery_tf.masks.masks import read_arrays
 from lottery_tf.runs import Row
 from lottery_tf.runs.experiment import check_data, check_fit, experiment_of, load_data
@@ -126,7 +125,7 @@ def retrain_ticket(
     warn_of_collapse(ticket.masks)
     if reinit:
         ticket = ticket.reinitialised(experiment.training.seed)
-    keras.utils.set_random_seed(experiment.training.seed)
+    ticket.its_keras.utils.set_random_seed(experiment.training.seed)
     board: Board | None = None
 
     def begin() -> None:

@@ -44,12 +44,12 @@ def attempt(
     """Runs ``trial`` on ``devices``; what it says goes to its log."""
     # Here and not above: an engine sets the environment of TensorFlow first.
     from lottery_tf.common.devices import scope_of
-    from lottery_tf.graph.compat import keras
+    from lottery_tf.graph.compat import clear_sessions
 
     start = time.perf_counter()
     with _said_to(log_of(out, trial.folder)):
         try:
-            keras.backend.clear_session()  # of the trial before: its graphs, its layers' names
+            clear_sessions()  # of the trial before: its graphs, its layers' names
             with scope_of(devices):
                 accuracy = trial.run(out, tensorboard, allow_code)
             return Outcome(time.perf_counter() - start, accuracy)

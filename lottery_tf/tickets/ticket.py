@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -157,6 +158,13 @@ class Ticket:
         norms = norms_before(weights, self.masks)
         info = {**self.info, "dense_norms": norms, **info}
         return dataclasses.replace(self, weights=weights, info=info)
+
+    @property
+    def its_keras(self) -> ModuleType:
+        """The Keras that its architecture is of: the module, ``tf_keras`` or ``keras``."""
+        if self._template is not None:
+            return keras_of(self._template)
+        return architecture.keras_of_json(self.architecture)
 
     def build(
         self,

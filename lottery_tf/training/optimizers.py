@@ -1,12 +1,14 @@
 """The optimizers and learning rates that the commands train by, made from their settings."""
 
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar
 
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.steps import parse_steps
 from lottery_tf.graph.compat import keras
+from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.training.settings import TrainingSettings
 
 
@@ -20,10 +22,11 @@ class _CoupledL2:
         super().__init__(*args, **kwargs)
         self.l2 = l2
 
-    def update_step(self, gradient: tf.Tensor, variable: tf.Variable) -> Any:
+    def update_step(self, gradient: tf.Tensor, variable: Any, *rate: Any) -> Any:
         if self.l2:
             gradient = gradient + tf.cast(self.l2, variable.dtype) * variable
-        return super().update_step(gradient, variable)  # type: ignore[misc]  # of the optimizer
+        # Keras 3 hands over the learning rate.
+        return super().update_step(gradient, variable, *rate)  # type: ignore[misc]  # of theirs
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()  # type: ignore[misc]  # of the optimizer
@@ -40,11 +43,22 @@ class Adam(_CoupledL2, keras.optimizers.Adam):
     """Keras' Adam with a coupled L2 penalty."""
 
 
-@keras.saving.register_keras_serializable("lottery_tf")
-class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
+@keras3.saving.register_keras_serializable("lottery_tf", "SGD")
+class SGD3(_CoupledL2, keras3.optimizers.SGD):
+    """The same of Keras 3."""
+
+
+@keras3.saving.register_keras_serializable("lottery_tf", "Adam")
+class Adam3(_CoupledL2, keras3.optimizers.Adam):
+    """The same of Keras 3."""
+
+
+class _WarmUp:
     """``schedule`` times (t + 1)/``steps`` for the first ``steps`` steps (Goyal et al. 2017)."""
 
-    def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule, steps: int):
+    of: ClassVar[ModuleType]  # the Keras that it is a schedule of
+
+    def __init__(self, schedule: Any, steps: int):
         self.schedule, self.steps = schedule, steps
 
     def __call__(self, step: Any) -> tf.Tensor:
@@ -52,17 +66,32 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
         return self.schedule(step) * tf.minimum(1.0, share)
 
     def get_config(self) -> dict[str, Any]:
-        schedule = keras.optimizers.schedules.serialize(self.schedule)
+        schedule = self.of.optimizers.schedules.serialize(self.schedule)
         return {"schedule": schedule, "steps": self.steps}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "WarmUp":
-        return cls(keras.optimizers.schedules.deserialize(config["schedule"]), config["steps"])
+    def from_config(cls, config: dict[str, Any]) -> "_WarmUp":
+        schedule = cls.of.optimizers.schedules.deserialize(config["schedule"])
+        return cls(schedule, config["steps"])
 
 
-def learning_rate_schedule(settings: TrainingSettings, steps_per_epoch: int) -> Any:
-    """The Keras schedule over the steps from 0 to T."""
-    schedules = keras.optimizers.schedules
+@keras.saving.register_keras_serializable("lottery_tf")
+class WarmUp(_WarmUp, keras.optimizers.schedules.LearningRateSchedule):
+    __doc__ = _WarmUp.__doc__
+    of = keras
+
+
+@keras3.saving.register_keras_serializable("lottery_tf", "WarmUp")
+class WarmUp3(_WarmUp, keras3.optimizers.schedules.LearningRateSchedule):
+    __doc__ = _WarmUp.__doc__
+    of = keras3
+
+
+def learning_rate_schedule(
+    settings: TrainingSettings, steps_per_epoch: int, of: ModuleType = keras
+) -> Any:
+    """The schedule over the steps from 0 to T, of tf_keras or of Keras 3."""
+    schedules = of.optimizers.schedules
     total, rate = settings.steps(steps_per_epoch), settings.learning_rate
     if settings.schedule == "cosine":
         schedule = schedules.CosineDecay(rate, total)
@@ -75,14 +104,19 @@ def learning_rate_schedule(settings: TrainingSettings, steps_per_epoch: int) -> 
         rates = [rate * settings.decay**i for i in range(len(boundaries) + 1)]
         schedule = schedules.PiecewiseConstantDecay(boundaries, rates)
     warmup = parse_steps(settings.warmup, steps_per_epoch)
-    return WarmUp(schedule, warmup) if warmup else schedule
+    if not warmup:
+        return schedule
+    return (WarmUp3 if of is keras3 else WarmUp)(schedule, warmup)
 
 
-def make_optimizer(settings: TrainingSettings, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    """A new optimizer with its schedule."""
-    rate = learning_rate_schedule(settings, steps_per_epoch)
+def make_optimizer(
+    settings: TrainingSettings, steps_per_epoch: int, of: ModuleType = keras
+) -> keras.optimizers.Optimizer:
+    """A new optimizer with its schedule, of tf_keras or of Keras 3."""
+    rate = learning_rate_schedule(settings, steps_per_epoch, of)
     if settings.optimizer == "sgd":
-        return SGD(rate, settings.momentum, settings.nesterov, l2=settings.weight_decay)
+        kind = SGD3 if of is keras3 else SGD
+        return kind(rate, settings.momentum, settings.nesterov, l2=settings.weight_decay)
     if settings.optimizer == "adam":
-        return Adam(rate, l2=settings.weight_decay)
-    return keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
+        return (Adam3 if of is keras3 else Adam)(rate, l2=settings.weight_decay)
+    return of.optimizers.AdamW(rate, weight_decay=settings.weight_decay)

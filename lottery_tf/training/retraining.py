@@ -17,7 +17,7 @@ from lottery_tf.common.files import whole_folder, write_json
 from lottery_tf.common.log import log
 from lottery_tf.common.ownership import Kind, has_arrays, has_keys
 from lottery_tf.data import Dataset
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import Callback, keras
 from lottery_tf.graph.layers import assign, named_variables, values
 from lottery_tf.inspecting.signal import sentence_of, signal
 from lottery_tf.losses.cross_entropy import default_loss
@@ -95,7 +95,7 @@ def retrain(
         recipe,
         data.stream,
         steps_per_epoch,
-        make_optimizer(training, steps_per_epoch),
+        make_optimizer(training, steps_per_epoch, ticket.its_keras),
         data=data.stream(),
         jit_compile=training.jit_compile,
         steps_per_execution=training.steps_per_execution,
@@ -195,7 +195,7 @@ def nonzero_parameters(model: keras.Model) -> int:
     return sum(int(np.count_nonzero(each.numpy())) for each in parameters)
 
 
-class _Watch(keras.callbacks.Callback):
+class _Watch(Callback):
     """Keeps the rows of the epochs and the weights that were best on dev, and checkpoints them.
 
     While a tweak has an effect, what is measured is not the finished model, and cannot be best.

@@ -15,7 +15,7 @@ from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import sha256
 from lottery_tf.graph.compat import ends_of, is_model, keras, spec_of
 from lottery_tf.graph.layers import check_graph
-from lottery_tf.graph.model_files import check_code, existing_model, load_model
+from lottery_tf.graph.model_files import check_code, existing_model, is_keras_model, load_model
 from lottery_tf.graph.step_checks import check_in_step
 from lottery_tf.losses.divergence import at_least_float32, logits_of
 from lottery_tf.losses.outputs import Outputs, outputs_of
@@ -167,7 +167,7 @@ def load(source: str, allow_code: bool = False) -> Teacher:
     if isinstance(source, ModelName):
         return _of_keras(source.model, source)
     path = _existing(source)
-    if path.is_dir() and not (path / "keras_metadata.pb").is_file():
+    if not is_keras_model(path):
         return _of_signature(path, allow_code)
     return _of_keras(load_model(path, allow_code), f"the model in {path}")
 

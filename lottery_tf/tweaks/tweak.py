@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.graph.compat import keras
-from lottery_tf.graph.keras3 import keras as keras3
+from lottery_tf.graph.compat import Callback, keras
 from lottery_tf.graph.layers import check_graph, check_of_its_keras
 from lottery_tf.graph.prepared_step import make_prepared_step, prepared_step
 from lottery_tf.masks.wrapper import masked_by_us, without_wrappers
@@ -147,12 +146,8 @@ def taken_off(tweaks: Sequence[Tweak], model: keras.Model) -> keras.Model:
     return model
 
 
-class Attach(keras3.callbacks.Callback, keras.callbacks.Callback):
-    """Puts a tweak on the model that is trained.
-
-    It is a callback of both Kerases, whose callbacks have the same methods: which one the model is
-    of is known when ``fit`` hands it over.
-    """
+class Attach(Callback):
+    """Puts a tweak on the model that is trained."""
 
     def __init__(self, tweak: Tweak):
         super().__init__()

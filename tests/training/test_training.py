@@ -10,9 +10,21 @@ from tensorflow.python.eager import context
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import keras, keras_of
-from lottery_tf.training.optimizers import SGD, Adam, WarmUp, learning_rate_schedule, make_optimizer
+from lottery_tf.graph.keras3 import keras as keras3
+from lottery_tf.training.optimizers import (
+    SGD,
+    SGD3,
+    Adam,
+    Adam3,
+    WarmUp,
+    WarmUp3,
+    learning_rate_schedule,
+    make_optimizer,
+)
 from lottery_tf.training.settings import TrainingSettings
 from lottery_tf.training.trainer import Trainer, make_deterministic
+
+VARIABLES = (tf.Variable, keras3.Variable)
 
 
 def rates(settings, steps_per_epoch, steps):
@@ -52,29 +64,32 @@ def test_warm_up_is_linear_and_multiplies_the_schedule():
     assert rates(settings, 10, range(6)) == pytest.approx([0.25, 0.5, 0.375, 0.5, 0.5, 0.5])
 
 
-def test_warm_up_round_trip():
-    schedule = WarmUp(keras.optimizers.schedules.CosineDecay(0.1, 100), 5)
-    again = WarmUp.from_config(schedule.get_config())
+@pytest.mark.parametrize("kind", [WarmUp, WarmUp3])
+def test_warm_up_round_trip(kind):
+    schedule = kind(kind.of.optimizers.schedules.CosineDecay(0.1, 100), 5)
+    again = kind.from_config(schedule.get_config())
     assert [float(again(s)) for s in range(9)] == [float(schedule(s)) for s in range(9)]
 
 
+@pytest.mark.parametrize("kind", [SGD, SGD3])
 @pytest.mark.parametrize("w", [2.0, -3.0])
-def test_coupled_l2_is_seen_by_momentum(w):
+def test_coupled_l2_is_seen_by_momentum(w, kind):
     """Two steps by hand: g = 1 + λw, v ← 0.9v + g, w ← w − 0.1v (PyTorch's weight_decay)."""
-    velocity, variable = 0.0, tf.Variable(w)
-    optimizer = SGD(0.1, 0.9, l2=0.5)
+    velocity, variable = 0.0, VARIABLES[kind is SGD3](w)
+    optimizer = kind(0.1, 0.9, l2=0.5)
     for _ in range(2):
         velocity = 0.9 * velocity + (1 + 0.5 * w)
         w -= 0.1 * velocity
         optimizer.apply_gradients([(tf.constant(1.0), variable)])
-    assert float(variable) == pytest.approx(w)
+    assert float(variable.numpy()) == pytest.approx(w)
 
 
-def test_coupled_l2_of_adam_goes_through_the_moments():
+@pytest.mark.parametrize("kind", [Adam, Adam3])
+def test_coupled_l2_of_adam_goes_through_the_moments(kind):
     """The first step of Adam is −rate·sign(g), g the decayed gradient: −1 + 1·2 > 0."""
-    variable = tf.Variable(2.0)
-    Adam(0.1, l2=1.0).apply_gradients([(tf.constant(-1.0), variable)])
-    assert float(variable) == pytest.approx(1.9, abs=1e-4)
+    variable = VARIABLES[kind is Adam3](2.0)
+    kind(0.1, l2=1.0).apply_gradients([(tf.constant(-1.0), variable)])
+    assert float(variable.numpy()) == pytest.approx(1.9, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -96,15 +111,17 @@ def test_coupled_l2_of_adam_goes_through_the_moments():
     ],
     ids=str,
 )
-def test_settings_go_to_the_optimizer(settings, gradients, after):
-    weight = tf.Variable(2.0, name="kernel")
-    optimizer = make_optimizer(TrainingSettings(**settings), 1)
+@both_kerases
+def test_settings_go_to_the_optimizer(settings, gradients, after, its_keras):
+    weight = VARIABLES[its_keras is keras3](2.0, name="kernel")
+    optimizer = make_optimizer(TrainingSettings(**settings), 1, its_keras)
+    assert isinstance(optimizer, its_keras.optimizers.Optimizer)
     for gradient in gradients:
         optimizer.apply_gradients([(tf.constant(float(gradient)), weight)])
-    assert float(weight) == pytest.approx(after, abs=1e-5)
+    assert float(weight.numpy()) == pytest.approx(after, abs=1e-5)
 
 
-@pytest.mark.parametrize("kind", [SGD, Adam])
+@pytest.mark.parametrize("kind", [SGD, Adam, SGD3, Adam3])
 def test_optimizer_round_trip(kind):
     assert kind.from_config(kind(0.1, l2=0.25).get_config()).l2 == 0.25
 
