@@ -173,32 +173,3 @@ def test_which_keras_a_ticket_is_of_is_in_its_architecture(tmp_path):
     assert isinstance(other, tf_keras.Model) and lt.get_masks(other) == ticket.masks
     x, _ = examples()
     np.testing.assert_allclose(other(x), ticket.build()(x), rtol=1e-5, atol=1e-6)
-
-
-def data():
-    import tensorflow as tf
-
-    return tf.data.Dataset.from_tensor_slices(examples()).batch(4)
-
-
-NOT_YET = {
-    "prune": lambda model: lt.prune(model, "magnitude", 0.5),
-    "signal": lambda model: lt.signal(model, data()),
-    "count_flops": lambda model: lt.count_flops(model),
-    "inspect": lambda model: lt.inspect(drawn(), model=model),
-}
-
-
-@pytest.mark.parametrize("wrapped", [False, True])
-@pytest.mark.parametrize("name", NOT_YET)
-def test_what_does_not_take_keras_3_yet_says_so_in_one_sentence(name, wrapped):
-    model = lt.wrap(mlp(), random_masks(mlp())) if wrapped else mlp()
-    with pytest.raises(UsageError, match="got a Keras 3 Functional: build it with") as error:
-        NOT_YET[name](model)
-    assert str(error.value).count(". ") == 0
-
-
-def test_inspecting_a_ticket_says_what_is_not_known_yet():
-    facts = lt.inspect(drawn())
-    assert "got a Keras 3 Functional" in facts.unknown
-    assert facts.flops_dense is None and all(each.outputs is None for each in facts.weights)

@@ -156,7 +156,7 @@ class _Derivatives:
 
 def _divided(loss: Any, temperature: tf.Tensor) -> Any:
     """``loss`` with the logits divided by ``temperature``, if it is a cross-entropy."""
-    cross_entropy = loss and as_cross_entropy(loss)
+    cross_entropy = loss and as_cross_entropy(loss, keras_of(loss))
     if cross_entropy is None:
         return loss
 
