@@ -56,7 +56,18 @@ def dense(data_dir: str, sparsity: float) -> Contender:
     return _trainer(data_dir, None)
 
 
-def _trainer(data_dir: str, sparsity: float | None) -> Contender:
+def keras3(data_dir: str, sparsity: float) -> Contender:
+    """The same as lottery_tf on a network of Keras 3, with the same defaults."""
+    return _trainer(data_dir, sparsity, "keras")
+
+
+def keras3_dense(data_dir: str, sparsity: float) -> Contender:
+    """The same on the plain model of Keras 3 without masks."""
+    return _trainer(data_dir, None, "keras")
+
+
+def _trainer(data_dir: str, sparsity: float | None, keras: str = "tf_keras") -> Contender:
+    from lottery_tf.graph.compat import keras_of
     from lottery_tf.graph.layers import named_variables
     from lottery_tf.masks.allocate import prune_to
     from lottery_tf.masks.masks import Masks
@@ -67,7 +78,7 @@ def _trainer(data_dir: str, sparsity: float | None) -> Contender:
     from lottery_tf.training.trainer import Trainer
     from lottery_tf.tweaks.recipe import Recipe
 
-    data, model = _data_and_model(data_dir)
+    data, model = _data_and_model(data_dir, keras)
     settings = TrainingSettings(optimizer="adam", learning_rate=LEARNING_RATE)
     recipe = Recipe("vanilla")
     if sparsity is not None:
@@ -79,7 +90,7 @@ def _trainer(data_dir: str, sparsity: float | None) -> Contender:
         recipe.prepare(model),
         data.stream,
         data.steps_per_epoch,
-        make_optimizer(settings, data.steps_per_epoch),
+        make_optimizer(settings, data.steps_per_epoch, keras_of(model)),
         recipe.loss(),
         settings.jit_compile,
         settings.steps_per_execution,
@@ -97,7 +108,7 @@ def _trainer(data_dir: str, sparsity: float | None) -> Contender:
         "jit_compile": trainer.model.jit_compile,
         "steps_per_execution": settings.steps_per_execution,
     }
-    return Contender(train, finish, _TF_PACKAGES, chosen)
+    return Contender(train, finish, (*_TF_PACKAGES, "keras"), chosen)
 
 
 def tfmot(data_dir: str, sparsity: float) -> Contender:
@@ -260,7 +271,17 @@ def _torch(data_dir: str, sparsity: float, tuned: bool) -> Contender:
 
 CONTENDERS = {
     make.__name__: make
-    for make in (lottery_tf, dense, tfmot, tfmot_stream, tfmot_tuned, torch, torch_tuned)
+    for make in (
+        lottery_tf,
+        dense,
+        keras3,
+        keras3_dense,
+        tfmot,
+        tfmot_stream,
+        tfmot_tuned,
+        torch,
+        torch_tuned,
+    )
 }
 TORCH = ("torch", "torch_tuned")
 
@@ -268,17 +289,18 @@ _HIDDEN = ("dense1", "dense2")
 _TF_PACKAGES = ("tensorflow", "tf_keras", "tensorflow_model_optimization", "numpy")
 
 
-def _data_and_model(data_dir):
+def _data_and_model(data_dir, keras="tf_keras"):
     """The images and a new network, as the flagfile's experiment has them."""
     from lottery_tf import models
     from lottery_tf.data import DataSettings, load
-    from lottery_tf.graph.compat import keras
+    from lottery_tf.graph.compat import keras_named
 
     data = load(DataSettings(dataset="idx", data_dir=data_dir, batch_size=BATCH_SIZE))
     if data.steps_per_epoch != STEPS_PER_EPOCH:
         raise ValueError(f"Expected Fashion-MNIST, 60,000 training images, in {data_dir}.")
-    keras.utils.set_random_seed(0)
-    return data, models.create("lenet_300_100", data.input_shape, data.num_classes)
+    keras_named(keras).utils.set_random_seed(0)
+    shapes = data.input_shape, data.num_classes
+    return data, models.create("lenet_300_100", *shapes, keras=keras)
 
 
 def read_idx(data_dir: str, name: str) -> np.ndarray:

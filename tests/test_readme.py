@@ -11,8 +11,11 @@ README = Path(__file__).parents[1] / "README.md"
 
 
 @pytest.mark.e2e
-def test_the_example_runs(tmp_path, monkeypatch):
+@pytest.mark.parametrize("line", ["import keras", "import tf_keras as keras"])
+def test_the_example_runs(line, tmp_path, monkeypatch):
     (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert code.startswith("import keras\n")
+    code = code.replace("import keras", line, 1)
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(compile(code, str(README), "exec"), names)

@@ -68,7 +68,7 @@ def export(
         at ``path`` then but what was there before.
     """
     check_ours(path, SAVED_MODEL)
-    check_graph(model, keras3=True)
+    check_graph(model)
     check_finished(model)
     inputs = None if images is None else proof.named_inputs(model, images)
     with whole_folder(path, SAVED_MODEL) as folder:
@@ -126,7 +126,7 @@ def write_exports(
     if not formats:
         raise UsageError(f"Expected at least one format of {one_of(FORMATS)}, got none.")
     check_ours(out, EXPORT)
-    check_graph(model, keras3=True)
+    check_graph(model)
     check_finished(model)
     inputs = proof.named_inputs(model, images)
     classes = None if labels is None else _classes(labels, len(next(iter(inputs.values()))))

@@ -244,7 +244,7 @@ def find_tickets(
     finding = FindingSettings(**settings)
     if finding.method == IMPORTED:
         raise UsageError("Expected a method that finds a mask; lt.Ticket.from_pruned takes one.")
-    check_graph(model, keras3=True)
+    check_graph(model)
     check_finished(model)
     if any(not mask.all() for mask in get_masks(model).values()):
         raise UsageError(

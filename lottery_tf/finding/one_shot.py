@@ -61,7 +61,7 @@ def prune(
         fit, and scores that are all 0.
       RuntimeError: if scores are not finite.
     """
-    check_graph(model, keras3=True)
+    check_graph(model)
     check_finished(model)
     check_of_its_keras(model, loss=loss)
     masks = get_masks(model)

@@ -33,24 +33,17 @@ from lottery_tf.graph.compat import (
 )
 
 
-def check_graph(model: keras.Model, keras3: bool = False) -> None:
-    """Raises UsageError unless ``model`` is a built Sequential or functional tf_keras model.
+def check_graph(model: keras.Model) -> None:
+    """Raises UsageError unless ``model`` is a built Sequential or functional model.
 
-    Args:
-      model: anything.
-      keras3: whether it may be one of Keras 3 too, on TensorFlow.
+    It may be of tf_keras, or of Keras 3 on TensorFlow.
     """
-    if keras3 and is_keras3(model) and is_model(model):
-        _check_keras3(model)
-    elif any(kind.__module__.partition(".")[0] == "keras" for kind in type(model).__mro__):
-        raise UsageError(
-            f"Expected a model of tf_keras, got a Keras 3 {type(model).__name__}: build it with "
-            "`import tf_keras as keras`, or set TF_USE_LEGACY_KERAS=1 before importing tensorflow."
-        )
     if not is_model(model):
         raise UsageError(
-            f"Expected a tf_keras model, got a {type(model).__module__}.{type(model).__name__}."
+            f"Expected a Keras model, got a {type(model).__module__}.{type(model).__name__}."
         )
+    if is_keras3(model):
+        _check_keras3(model)
     for part in models_in(model):
         if is_graph_network(part):
             continue

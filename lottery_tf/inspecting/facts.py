@@ -166,7 +166,7 @@ def _network(ticket: Ticket, model: keras.Model | None) -> tuple[keras.Model | N
     """The ticket's model, or None and why its file does not give one."""
     try:
         network = ticket.build(model)
-        check_graph(network, keras3=True)
+        check_graph(network)
         return network, None
     except UsageError as error:
         if model is not None:

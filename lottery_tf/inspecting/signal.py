@@ -108,7 +108,7 @@ def signal(
       UsageError: for a model of another kind, data of another form or that do not fit the model and
         the loss.
     """
-    check_graph(model, keras3=True)
+    check_graph(model)
     check_of_its_keras(model, loss=loss)
     if batches < 1:
         raise UsageError(f"Expected `batches` to be at least 1, not {batches}.")

@@ -45,7 +45,7 @@ def count_flops(model: keras.Model, masks: Masks | None = None) -> dict[str, int
     Raises:
       UsageError: if the model has no graph of layers, or leaves the size of an input open.
     """
-    check_graph(model, keras3=True)
+    check_graph(model)
     names = variable_names(model)
     found: dict[str, int] = {}
     for call in calls(model)[0]:

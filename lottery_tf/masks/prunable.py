@@ -59,7 +59,7 @@ def prunable_weights(
       UsageError: if the model has no graph, or ``keep_dense`` names no layer of it.
     """
     settings = settings or PrunableSettings()
-    check_graph(model, keras3=True)
+    check_graph(model)
     names = variable_names(model)
     candidates = {
         path: {names[id(getattr(layer, a))]: getattr(layer, a) for a in attributes}

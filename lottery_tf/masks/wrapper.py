@@ -52,7 +52,7 @@ def wrap(model: keras.Model, masks: Masks | None = None) -> keras.Model:
     Raises:
       UsageError: if the model has no graph of layers, or the masks are not of this model.
     """
-    check_graph(model, keras3=True)
+    check_graph(model)
     if masks is None:
         masks = Masks.ones(prunable_weights(model))
         log_left_dense(model, masks)
@@ -84,7 +84,7 @@ def remake(
     Raises:
       UsageError: if the model has no graph of layers.
     """
-    check_graph(model, keras3=True)
+    check_graph(model)
     pairs: list[tuple[PruneByMask, PruneByMask]] = []
 
     def inside(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -146,7 +146,7 @@ def strip(model: keras.Model) -> keras.Model:
     Raises:
       UsageError: if the model has no graph of layers, or a recipe's tweaks are still in it.
     """
-    check_graph(model, keras3=True)
+    check_graph(model)
     check_finished(model)
     return without_wrappers(model)
 

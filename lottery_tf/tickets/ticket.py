@@ -118,7 +118,7 @@ class Ticket:
           UsageError: if there is no zero in the prunable weights, or ``rewind_to`` has other
             variables than ``model``.
         """
-        check_graph(model, keras3=True)
+        check_graph(model)
         every = prunable_weights(model, PrunableSettings(KINDS, keep_dense=()))
         found = get_masks(model)
         masks = Masks({name: mask for name, mask in found.items() if name in every})

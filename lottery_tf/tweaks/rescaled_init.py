@@ -195,7 +195,7 @@ def find_scales(
         trainable weights.
       RuntimeError: if a gradient becomes NaN or infinite.
     """
-    check_graph(model, keras3=True)
+    check_graph(model)
     settings = (settings or RescaledInit()).for_training_by("sgd")
     stream = batches_of(data, "rescaled_init, as in recipe.prepare(model, data)")
     model = differentiable(masked_by_us(model))

@@ -184,7 +184,7 @@ def _existing(source: str) -> Path:
 def _of_keras(model: keras.Model, name: str) -> Teacher:
     inputs, kinds = None, {Outputs.UNKNOWN}
     with contextlib.suppress(UsageError):  # for a subclassed model, or one within
-        check_graph(model, keras3=True)
+        check_graph(model)
         inputs, kinds = list(map(spec_of, model.inputs)), set(outputs_of(model).values())
     kind = kinds.pop() if len(kinds) == 1 else Outputs.UNKNOWN
     return Teacher(name, lambda x: model(x, training=False), inputs, kind)

@@ -119,7 +119,7 @@ def put_on(
     Raises:
       UsageError: if the model has no graph of layers, or layers that cannot be copied.
     """
-    check_graph(model, keras3=True)
+    check_graph(model)
     prepared = masked_by_us(model)
     learned: dict[type, dict[str, Any]] = {}
     for tweak in sorted(tweaks, key=lambda each: (not each.permanent, each.rank)):
@@ -138,7 +138,7 @@ def put_on(
 
 def taken_off(tweaks: Sequence[Tweak], model: keras.Model) -> keras.Model:
     """``model`` without ``tweaks``; a UsageError if one of them has still an effect."""
-    check_graph(model, keras3=True)
+    check_graph(model)
     for tweak in tweaks:
         tweak.check_progress(model)
     for tweak in reversed(tweaks):

@@ -23,7 +23,6 @@ from lottery_tf.graph.copies import copy_layer, rebuild, with_paths
 from lottery_tf.graph.layers import (
     assign,
     calls,
-    check_graph,
     layer_paths,
     named_layers,
     named_variables,
@@ -253,14 +252,6 @@ def test_tied_weights_are_refused(how):
     with pytest.raises(UsageError, match="with weights of their own") as error:
         rebuild(tied_by(how), copy_layer)
     assert str(error.value).count(". ") == 0
-
-
-def test_the_library_goes_on_refusing_what_it_does_not_take_yet():
-    words = "got a Keras 3 Functional: build it with `import tf_keras as keras`"
-    with pytest.raises(UsageError, match=words):
-        check_graph(mlp())
-    check_graph(mlp(), keras3=True)
-    check_graph(rebuild(mlp(), copy_layer), keras3=True)
 
 
 # Descriptions

@@ -119,8 +119,8 @@ class Subclassed(keras.Model):
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (lambda: object(), "Expected a tf_keras model, got a builtins.object."),
-        (lambda: layers.Dense(2), "Expected a tf_keras model, got a tf_keras.*Dense."),
+        (lambda: object(), "Expected a Keras model, got a builtins.object."),
+        (lambda: layers.Dense(2), "Expected a Keras model, got a tf_keras.*Dense."),
         (
             Subclassed,
             r"got the subclassed model 'mine' \(Subclassed\), .* build it as keras.Model\(",
@@ -139,15 +139,21 @@ def test_what_is_no_graph_gets_one_sentence(model, words):
 
 
 def test_a_model_of_keras_3():
-    """TRAP 8: also a class of the user's own; what to import is said."""
+    """TRAP 8: it is told apart, and taken where it has a graph."""
     import keras as keras_3
 
     class Own(keras_3.Model):
         pass
 
     inputs = keras_3.Input((2,))
-    functional = keras_3.Model(inputs, keras_3.layers.Dense(1)(inputs))
-    for model in (functional, keras_3.Sequential([keras_3.layers.Dense(1)]), Own()):
-        words = f"got a Keras 3 {type(model).__name__}: build it with .import tf_keras as keras."
+    check_graph(keras_3.Model(inputs, keras_3.layers.Dense(1)(inputs)))
+    bare = keras_3.Sequential([keras_3.layers.Dense(1)])
+    of_own_class = Own(inputs, keras_3.layers.Dense(1)(inputs))
+    for model, words in (
+        (bare, "Expected a built model"),
+        (Own(), "Expected a Sequential or functional model"),
+        (of_own_class, "Expected a Keras 3 model of Keras' own classes"),
+        (keras_3.layers.Dense(1), "Expected a Keras model, got a keras.*Dense"),
+    ):
         with pytest.raises(UsageError, match=words):
             check_graph(model)

@@ -304,7 +304,7 @@ def test_mistakes(its_keras):
         lt.signal(model, batches((5,)))
     with pytest.raises(UsageError, match="fit the model .* and the loss"):
         lt.signal(model, batches((5,)), batches=2)
-    with pytest.raises(UsageError, match="Expected a tf_keras model"):
+    with pytest.raises(UsageError, match="Expected a Keras model"):
         lt.signal("model", batches())
 
 

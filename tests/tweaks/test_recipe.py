@@ -181,7 +181,7 @@ def test_the_loss_is_of_the_model_s_keras(of):
 
 
 def test_not_a_model():
-    with pytest.raises(UsageError, match="Expected a tf_keras model"):
+    with pytest.raises(UsageError, match="Expected a Keras model"):
         lt.Recipe("vanilla").prepare(3)
 
 
