@@ -17,7 +17,7 @@ from lottery_tf.exporting.formats import FORMATS
 from lottery_tf.exporting.saved_model import SAVED_MODEL, signature_name
 from lottery_tf.exporting.settings import MAX_DIFFERENCE
 from lottery_tf.graph.compat import ends_of, keras, keras_of, output_names
-from lottery_tf.graph.layers import check_finished, check_graph, input_names
+from lottery_tf.graph.layers import check_finished, check_graph, check_tensorflow, input_names
 from lottery_tf.masks.prune_by_mask import get_masks
 from lottery_tf.masks.wrapper import strip
 
@@ -69,6 +69,7 @@ def export(
     """
     check_ours(path, SAVED_MODEL)
     check_graph(model)
+    check_tensorflow(model, "exports")
     check_finished(model)
     inputs = None if images is None else proof.named_inputs(model, images)
     with whole_folder(path, SAVED_MODEL) as folder:
@@ -127,6 +128,7 @@ def write_exports(
         raise UsageError(f"Expected at least one format of {one_of(FORMATS)}, got none.")
     check_ours(out, EXPORT)
     check_graph(model)
+    check_tensorflow(model, "exports")
     check_finished(model)
     inputs = proof.named_inputs(model, images)
     classes = None if labels is None else _classes(labels, len(next(iter(inputs.values()))))

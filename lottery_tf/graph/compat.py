@@ -34,6 +34,7 @@ from lottery_tf.graph.keras3 import (
     is_public_class,
     methods_set_on,
     operation_like,
+    read_in,
 )
 
 try:
@@ -83,6 +84,7 @@ __all__ = [
     "keras",
     "methods_set_on",
     "operation_like",
+    "read_in",
     "saved_metadata_pb2",
     "saved_model_pb2",
     "tensor_bundle_pb2",
@@ -168,6 +170,16 @@ def clear_sessions() -> None:
     """Has both Kerases forget the graphs and the names of layers that this process has made."""
     for each in (keras, keras3.keras):
         each.backend.clear_session()
+
+
+def on_tensorflow(model: Model) -> bool:
+    """Whether a model computes by TensorFlow: of tf_keras, or of Keras 3 with that backend."""
+    return not is_keras3(model) or keras3.keras.backend.backend() == "tensorflow"
+
+
+def scope_of(model: Model) -> contextlib.AbstractContextManager[Any]:
+    """The scope in which what is made is for the devices that a model is on."""
+    return model.distribute_strategy.scope() if on_tensorflow(model) else contextlib.nullcontext()
 
 
 # Models and their layers
@@ -268,6 +280,12 @@ def made_from(layer: Layer, config: Mapping[str, Any]) -> Layer:
       config: as from ``get_config``.
     """
     return type(layer).from_config(config)
+
+
+@_of_either
+def set_value(variable: Variable, value: Any) -> None:
+    """Gives a variable the value of another one, or of an array, in its own dtype."""
+    variable.assign(tf.cast(value, variable.dtype))
 
 
 @_of_either

@@ -34,6 +34,8 @@ from lottery_tf.graph.compat import (
     operation_like,
     outputs_of,
     rename,
+    scope_of,
+    set_value,
     vocabulary_of,
 )
 from lottery_tf.graph.layers import finalize, own_variables, places, unwrapped
@@ -144,7 +146,7 @@ def rebuild(
                 pairs.append((layer, new))
         return made[id(layer)]
 
-    with model.distribute_strategy.scope():
+    with scope_of(model):
         with contextlib.ExitStack() as known:
             copy = copied(model)
         # Layer by layer: a layer in several models may be found in another of them first.
@@ -153,7 +155,7 @@ def rebuild(
             theirs = own_variables(old)
             for name, variable in own_variables(new).items():
                 if name in theirs:
-                    variable.assign(tf.cast(theirs[name], variable.dtype))
+                    set_value(variable, theirs[name])
             finalize(new)
     return copy
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FunctionType
 from typing import Any, ClassVar, TypeAlias
 
+import numpy as np
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
@@ -115,6 +116,22 @@ def last_name(variable: Variable, layer: Layer) -> str:
     return "depthwise_kernel" if depthwise and variable.name == "kernel" else variable.name
 
 
+def read_in(call: Callable[..., Any], tensors: Sequence[KerasTensor]) -> list[Variable]:
+    """The variables that are read when ``call`` is made with zeros for symbolic tensors."""
+    seen: list[Variable] = []
+
+    class Reading(keras.StatelessScope):
+        def get_current_value(self, ref: Variable) -> Any:
+            seen.append(ref)
+            return super().get_current_value(ref)
+
+    zeros = [keras.ops.zeros([n or 1 for n in each.shape], each.dtype) for each in tensors]
+    # Whatever the layer's own code leads to is said where the copy itself is called.
+    with contextlib.suppress(Exception), Reading():
+        call(*zeros)
+    return seen
+
+
 def made_trainable(layer: Layer) -> list[Variable]:
     # Freezing a built layer writes into its variables.
     return [each for part in parts_of(layer) for each in part._trainable_variables]
@@ -171,6 +188,12 @@ def made_from(layer: Layer, config: Mapping[str, Any]) -> Layer:
         config |= {"output_shape": layer._output_shape, "mask": layer.mask}
         return type(layer)(**config)
     return type(layer).from_config(config)
+
+
+def set_value(variable: Variable, value: Any) -> None:
+    # JAX would have one array in both, and deletes that of the one that is trained.
+    shared = keras.backend.backend() == "tensorflow"
+    variable.assign(value if shared else np.array(value))
 
 
 def tf_variable(variable: Variable) -> tf.Variable:

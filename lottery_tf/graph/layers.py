@@ -28,6 +28,7 @@ from lottery_tf.graph.compat import (
     layer_of,
     listed_weights,
     made_trainable,
+    on_tensorflow,
     outputs_of,
     parts_of,
 )
@@ -36,7 +37,7 @@ from lottery_tf.graph.compat import (
 def check_graph(model: keras.Model) -> None:
     """Raises UsageError unless ``model`` is a built Sequential or functional model.
 
-    It may be of tf_keras, or of Keras 3 on TensorFlow.
+    It may be of tf_keras or of Keras 3.
     """
     if not is_model(model):
         raise UsageError(
@@ -59,13 +60,24 @@ def check_graph(model: keras.Model) -> None:
         )
 
 
-def _check_keras3(model: keras.Model) -> None:
-    """Raises UsageError for what of Keras 3 the library does not take yet."""
-    backend = keras_of(model).backend.backend()
-    if backend != "tensorflow":
+def check_tensorflow(model: keras.Model, what: str) -> None:
+    """Raises UsageError if ``what`` needs TensorFlow and a model of Keras 3 computes by another."""
+    if not on_tensorflow(model):
         raise UsageError(
-            f"Expected Keras 3 on TensorFlow, got it on {backend}: set KERAS_BACKEND=tensorflow "
-            "before importing keras."
+            f"Expected Keras 3 on TensorFlow for {what}, got it on "
+            f"{keras_of(model).backend.backend()}: set KERAS_BACKEND=tensorflow before importing "
+            "keras."
+        )
+
+
+def _check_keras3(model: keras.Model) -> None:
+    """Raises UsageError for a Keras 3 model of the user's own class, which copies do not have, and
+    for one on a backend on which nothing was tried."""
+    backend = keras_of(model).backend.backend()
+    if backend not in ("tensorflow", "jax"):
+        raise UsageError(
+            f"Expected Keras 3 on TensorFlow or JAX, got it on {backend}: set "
+            "KERAS_BACKEND=tensorflow before importing keras."
         )
     for part in models_in(model):
         if is_graph_network(part) and not type(part).__module__.startswith("keras."):

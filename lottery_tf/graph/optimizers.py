@@ -31,6 +31,7 @@ from lottery_tf.graph.compat import (
     place_of,
     rate_of,
     rate_replaced,
+    scope_of,
     undecayed,
     weights_known_to,
 )
@@ -91,12 +92,12 @@ class From3(_From, keras3.optimizers.schedules.LearningRateSchedule):
     of = keras3
 
     def _variable(self, first: int) -> Any:
-        return keras3.Variable(
-            first, dtype="int64", trainable=False, aggregation="only_first_replica"
-        )
+        # JAX has none of 64 bits.
+        wide = "int64" if keras3.backend.backend() == "tensorflow" else "int32"
+        return keras3.Variable(first, dtype=wide, trainable=False, aggregation="only_first_replica")
 
     def __call__(self, step: Any) -> Any:
-        return self.schedule(keras3.ops.cast(step, "int64") + self.first)
+        return self.schedule(keras3.ops.cast(step, self.first.dtype) + self.first)
 
 
 def schedule_of(
@@ -226,7 +227,7 @@ def begin_anew(
     Raises:
       UsageError: as ``copied``, and if it has variables that its ``build`` does not make.
     """
-    with model.distribute_strategy.scope():
+    with scope_of(model):
         new = copied(new)
         new.build(model.trainable_variables)
     mine, theirs = state(optimizer, model), state(new, model)
@@ -295,16 +296,16 @@ def renewal(
     _check_known(optimizer, model, weights)
     if not any(held):
         return lambda where: None
-    with model.distribute_strategy.scope():  # one of Keras 3 goes by that in which it is made
+    with scope_of(model):  # one of Keras 3 goes by that in which it is made
         new = copied(optimizer)
 
     def renew(where: Sequence[np.ndarray]) -> None:
-        with model.distribute_strategy.scope():
+        with scope_of(model):
             build_for(new, weights)
         for weight, mine, entries in zip(weights, held, where, strict=True):
             theirs = slots(new, weight)
             for name, variable in mine.items():
-                variable.assign(tf.where(entries, theirs[name], variable))
+                variable.assign(np.where(entries, theirs[name].numpy(), variable.numpy()))
 
     return renew
 

@@ -24,7 +24,9 @@ from lottery_tf.graph.compat import (
     is_variable,
     keras,
     layer_of,
+    on_tensorflow,
     parts_of,
+    read_in,
     spec_of,
     takes,
 )
@@ -128,6 +130,10 @@ def _read(node: Any, copy: Callable[[_Layer], _Layer]) -> list[tf.Variable]:
                 weight.constraint(weight)
         return outputs
 
+    if not (isinstance(layer, keras.layers.Layer) or on_tensorflow(layer)):
+        new = copy(layer)
+        seen = read_in(lambda *tensors: call(False, *tensors), inputs_of(node))
+        return [variable for variable in seen if id(variable) not in _ids(new)]
     specs = [spec_of(tensor) for tensor in inputs_of(node)]
     found: list[tf.Variable] = []
     with tf.variable_creator_scope(creator):

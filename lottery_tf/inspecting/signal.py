@@ -21,6 +21,7 @@ from lottery_tf.graph.layers import (
     calls,
     check_graph,
     check_of_its_keras,
+    check_tensorflow,
     computes_as_keras,
     unwrapped,
     variable_names,
@@ -109,6 +110,7 @@ def signal(
         the loss.
     """
     check_graph(model)
+    check_tensorflow(model, "the signal")
     check_of_its_keras(model, loss=loss)
     if batches < 1:
         raise UsageError(f"Expected `batches` to be at least 1, not {batches}.")

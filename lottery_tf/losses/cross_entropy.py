@@ -10,7 +10,15 @@ import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import some
-from lottery_tf.graph.compat import ends_of, keras, keras_of, output_names, spec_of, unconverted
+from lottery_tf.graph.compat import (
+    ends_of,
+    keras,
+    keras_of,
+    on_tensorflow,
+    output_names,
+    spec_of,
+    unconverted,
+)
 from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.step_checks import check_in_step
 from lottery_tf.losses.divergence import at_least_float32, divergence, logits_of
@@ -295,8 +303,10 @@ def changed(
     return type(plain).from_config({**plain.get_config(), **config})
 
 
-def default_loss(model: keras.Model) -> AnyCrossEntropy:
+def default_loss(model: keras.Model) -> keras.losses.Loss:
     """The cross-entropy for ``model``, on logits or on probabilities as its outputs are.
+
+    It is one of ours; of a model that does not compute by TensorFlow Keras' own, for integers.
 
     Raises:
       UsageError: if that is not known of an output, if some are logits and others probabilities, or
@@ -320,4 +330,7 @@ def default_loss(model: keras.Model) -> AnyCrossEntropy:
             "Expected outputs that are all logits or all probabilities; the model has "
             "both: pass the loss to start from."
         )
-    return cross_entropy(keras_of(model))(Outputs.LOGITS in found.values())
+    from_logits = Outputs.LOGITS in found.values()
+    if not on_tensorflow(model):
+        return keras3.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
+    return cross_entropy(keras_of(model))(from_logits)

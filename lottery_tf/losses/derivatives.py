@@ -13,7 +13,14 @@ from typing import Any
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.graph.compat import both, in_place_of, keras, moments_by, tf_variable
+from lottery_tf.graph.compat import (
+    both,
+    in_place_of,
+    keras,
+    moments_by,
+    on_tensorflow,
+    tf_variable,
+)
 from lottery_tf.graph.copies import copy_layer
 from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import computes_as_keras
@@ -123,6 +130,8 @@ def as_watched(model: keras.Model, variable: tf.Variable) -> tf.Variable:
 
     Of several replicas' it is the first one's own, which can be differentiated by from outside.
     """
+    if not on_tensorflow(model):
+        return variable
     return model.distribute_strategy.experimental_local_results(tf_variable(variable))[0]
 
 

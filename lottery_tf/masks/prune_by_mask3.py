@@ -63,7 +63,9 @@ class PruneByMask(PruningWrapper):
             )
             # Or an orthogonal one would move zeros.
             regularize_instead(self.layer, kernel, functools.partial(self._masked, attribute))
-            constrain_too(kernel, functools.partial(self._pruned, attribute))
+            # JAX would keep the mask of the first step.
+            if keras.backend.backend() == "tensorflow":
+                constrain_too(kernel, functools.partial(self._pruned, attribute))
 
     def _masked(self, attribute: str) -> Any:
         """kernel ⊙ mask."""

@@ -156,7 +156,8 @@ def without_wrappers(model: keras.Model) -> keras.Model:
     stripped = rebuild(model, lambda layer: copy_layer(unwrapped(layer)))
     variables = named_variables(stripped)
     for name, (_, mask) in masked_variables(model).items():
-        variables[name].assign(variables[name] * tf.cast(mask, variables[name].dtype))
+        value = variables[name].numpy()
+        variables[name].assign(value * mask.numpy().astype(value.dtype))
     return stripped
 
 
@@ -203,7 +204,8 @@ def _variables_for(model: keras.Model, masks: Masks) -> dict[str, tuple[tf.Varia
 def _assign(variables: Mapping[str, tuple[tf.Variable, tf.Variable]], masks: Masks) -> None:
     for name, (weight, mask) in variables.items():
         mask.assign(masks[name].astype(np.float32))
-        weight.assign(tf.where(masks[name], weight, tf.zeros_like(weight)))
+        value = weight.numpy()
+        weight.assign(np.where(masks[name], value, np.zeros_like(value)))
 
 
 def check_masks(model: keras.Model, masks: Masks) -> None:

@@ -10,7 +10,14 @@ import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph import optimizers
-from lottery_tf.graph.compat import add_gradients_in_order, is_keras3, keras, without_averages
+from lottery_tf.graph.compat import (
+    add_gradients_in_order,
+    is_keras3,
+    keras,
+    on_tensorflow,
+    scope_of,
+    without_averages,
+)
 from lottery_tf.graph.compat import steps_per_execution as steps_of
 from lottery_tf.graph.layers import check_of_its_keras, named_layers, unwrapped
 from lottery_tf.graph.step_checks import step_checks
@@ -59,23 +66,24 @@ class Trainer:
         steps_per_epoch: int,
         optimizer: keras.optimizers.Optimizer,
         loss: keras.losses.Loss,
-        jit_compile: bool | None = None,
+        jit_compile: bool | str | None = None,
         steps_per_execution: int = 1,
         metrics: Sequence[Any] = ("accuracy",),
     ):
         self.model, self.stream, self.steps_per_epoch = model, stream, steps_per_epoch
         check_of_its_keras(model, optimizer=optimizer, loss=loss, metrics=list(metrics))
-        strategy = model.distribute_strategy
-        replicas = strategy.num_replicas_in_sync
+        by_tensorflow = on_tensorflow(model)
+        replicas = model.distribute_strategy.num_replicas_in_sync if by_tensorflow else 1
         if jit_compile and replicas > 1:
             raise UsageError(
                 f"Expected no `jit_compile=True` with {replicas} devices, over which XLA's steps "
                 "cannot reach: leave it out, or train on one."
             )
         if jit_compile is None:
-            jit_compile = replicas == 1 and _has_no_convolution(model)
+            fast = replicas == 1 and _has_no_convolution(model)
+            jit_compile = fast if by_tensorflow else "auto"
         half = any(layer.compute_dtype == "float16" for layer in named_layers(model).values())
-        with strategy.scope():
+        with scope_of(model):
             if half and not optimizers.scales_loss(optimizer):
                 optimizer = optimizers.scaling_loss(optimizer)
             self._first = optimizers.first_step(optimizer)
@@ -118,6 +126,8 @@ class Trainer:
         if step:
             optimizers.check_schedules(self.model.optimizer)
         self._first.assign(step)
+        if not on_tensorflow(self.model):
+            self.model.train_function = None  # JAX has compiled the former k into it
         optimizers.begin_anew(self.model.optimizer, self.model, self._new_optimizer)
 
     @property

@@ -8,8 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.graph.compat import keras, keras_of, output_names
-from lottery_tf.graph.layers import named_variables
+from lottery_tf.graph.compat import keras, keras_of, on_tensorflow, output_names
+from lottery_tf.graph.copies import copy_layer
+from lottery_tf.graph.layers import check_tensorflow, named_variables
 from lottery_tf.graph.step_checks import step_checks
 from lottery_tf.losses.cross_entropy import as_cross_entropy, default_loss
 from lottery_tf.losses.derivatives import (
@@ -22,6 +23,7 @@ from lottery_tf.losses.derivatives import (
 )
 from lottery_tf.losses.divergence import logits_of
 from lottery_tf.masks.prune_by_mask import get_masks
+from lottery_tf.masks.wrapper import remake
 
 Made = TypeVar("Made")
 
@@ -54,7 +56,7 @@ class Network:
         batches: int = 1,
         seed: int = 0,
     ):
-        self.model = differentiable(model)
+        self.model = differentiable(model) if on_tensorflow(model) else remake(model, copy_layer)
         named = named_variables(self.model)
         self.weights = {n: as_watched(self.model, named[n]) for n in get_masks(self.model)}
         self.random = np.random.default_rng(seed)
@@ -89,7 +91,8 @@ class Network:
         return self.cached(_Derivatives).mean("hessian_product", temperature, parts)
 
     def cached(self, make: Callable[["Network"], Made]) -> Made:
-        """``make(self)``, made at the first call."""
+        """``make(self)``, made at the first call, which differentiates by TensorFlow."""
+        check_tensorflow(self.model, "scores that differentiate")
         if make not in self._made:
             self._made[make] = make(self)
         return self._made[make]
