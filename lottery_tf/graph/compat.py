@@ -124,9 +124,13 @@ def keras_of(thing: Any) -> ModuleType:
     return keras3.keras if is_keras3(thing) else keras
 
 
+# Name of a Keras → its public module; "keras" is Keras 3.
+KERASES: dict[str, ModuleType] = {"tf_keras": keras, "keras": keras3.keras}
+
+
 def keras_named(name: str) -> ModuleType:
     """The public module of "tf_keras", or of "keras", which is Keras 3."""
-    return {"tf_keras": keras, "keras": keras3.keras}[name]
+    return KERASES[name]
 
 
 def both(*names: str) -> tuple[Any, ...]:

@@ -59,7 +59,6 @@ def check_fit(ticket: Ticket, experiment: Experiment) -> None:
     for name, asked in (
         ("model", experiment.model.model),
         ("width", experiment.model.width),
-        ("keras", experiment.model.keras),
         ("dataset", experiment.data.dataset),
     ):
         theirs = found_in.get(name, asked)

@@ -122,6 +122,8 @@ def retrain_ticket(
         )
     if "settings" not in ticket.info:
         check_data(ticket.build(), data, f"ticket in {ticket_path}")
+    if experiment.model.model is not None:
+        ticket = ticket.in_keras(experiment.model.keras)
     warn_of_collapse(ticket.masks)
     if reinit:
         ticket = ticket.reinitialised(experiment.training.seed)

@@ -14,8 +14,10 @@ from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import sha256, whole_folder, write_json
 from lottery_tf.common.log import some
 from lottery_tf.common.ownership import Kind, has_keys
+from lottery_tf.common.settings import one_of
 from lottery_tf.graph import architecture
-from lottery_tf.graph.compat import is_adapted, keras, keras_of
+from lottery_tf.graph.compat import KERASES, is_adapted, keras, keras_named, keras_of
+from lottery_tf.graph.conversion import converted
 from lottery_tf.graph.copies import with_paths
 from lottery_tf.graph.layers import (
     assign,
@@ -187,6 +189,24 @@ class Ticket:
         assign(wrapped, self.weights)
         remember(wrapped, self.info.get("dense_norms", {}))
         return wrapped
+
+    def in_keras(self, name: str) -> "Ticket":
+        """The same masks and weights on the same layers of another Keras.
+
+        Args:
+          name: "tf_keras", or "keras" for Keras 3.
+
+        Raises:
+          UsageError: if that Keras has not all of the layers, or computes something else by them.
+        """
+        if name not in KERASES:
+            raise UsageError(f"Expected `its_keras` of {one_of(KERASES)}, not '{name}'.")
+        if self.its_keras is keras_named(name):
+            return self
+        plain = self._template or architecture.from_json(self.architecture)
+        assign(plain := with_paths(plain, layer_paths(plain)), self.weights)
+        model = converted(plain, keras_named(name))
+        return dataclasses.replace(self, architecture=architecture.to_json(model), _template=None)
 
     def reinitialised(self, seed: int) -> "Ticket":
         """The control experiment: the same mask over new initial weights.
