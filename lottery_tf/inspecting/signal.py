@@ -216,8 +216,8 @@ def sentence_of(
     whole = found[-1] == rest[-1] or 2 * len(found) >= len(rest)
     which = "this ticket will not train as it is"
     verdict = which if whole else "these layers will not train as they are"
-    # Of no use where nothing is left to be scaled. Ghost skips cure a chain of 8 layers at 90 %, but
-    # one of 12 at 95 % on a seed of five: what goes around a layer fades with them.
+    # Of no use where nothing is left to be scaled. Ghost skips cure a chain of 8 layers at 90 %,
+    # and one of 12 at 95 % on one seed of five: what goes around a layer fades with them.
     helps = "signal_scaling" not in tried and all(row.kept for row in ticket.layers)
     advice = "; signal_scaling would help" if helps else ""
     return f"No gradient reaches {some(found)}: {verdict}{advice}."
