@@ -23,7 +23,7 @@ def write(model: keras.Model, path: Path) -> None:
       RuntimeError: if the model has an operation that ONNX lacks.
     """
     try:
-        import onnxruntime  # noqa: F401  # which the proof needs
+        import onnxruntime  # which the proof needs too
         import tf2onnx
     except ImportError as error:
         raise UsageError(
@@ -33,9 +33,13 @@ def write(model: keras.Model, path: Path) -> None:
     try:
         with quiet():
             made, _ = tf2onnx.convert.from_function(serve, input_signature=specs)
+            content = made.SerializeToString()
+            # tf2onnx leaves operations in that it does not know.
+            onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     except Exception as error:  # whatever the converter stumbles over
-        raise RuntimeError(f"ONNX cannot take the model '{model.name}': {error}") from error
-    path.write_bytes(made.SerializeToString())
+        reason = " ".join(str(error).split())[:300]
+        raise RuntimeError(f"ONNX cannot take the model '{model.name}': {reason}") from error
+    path.write_bytes(content)
 
 
 def is_onnx(file: Path) -> bool:

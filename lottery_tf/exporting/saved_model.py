@@ -21,6 +21,7 @@ needed only to load custom layers without their code; without them Keras leaves 
 ``__call__`` and ``variables`` too.
 """
 
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -163,8 +164,11 @@ def write(model: keras.Model, path: Path) -> None:
     if is_keras3(model):
         with quiet():
             tf.saved_model.save(_Exported(model, call), path, signatures=serve)
-        (path / DESCRIBED).parent.mkdir()
-        (path / DESCRIBED).write_text(to_json(model))
+        # A layer of one's own need not be described for others to run what it computes.
+        with contextlib.suppress(NotImplementedError, TypeError):
+            described = to_json(model)
+            (path / DESCRIBED).parent.mkdir()
+            (path / DESCRIBED).write_text(described)
         return
     # A list that TensorFlow can save: an attribute of something that it tracks.
     holder = tf.Module()

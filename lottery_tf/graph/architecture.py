@@ -1,5 +1,6 @@
 """A model's architecture as JSON, read back without running code from the file."""
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -101,7 +102,9 @@ def to_json(model: keras.Model) -> str:
     return json.dumps({**described, **beside})
 
 
-def from_json(text: str, custom_objects: Mapping[str, type] | None = None) -> keras.Model:
+def from_json(
+    text: str, custom_objects: Mapping[str, type] | None = None, allow_code: bool = False
+) -> keras.Model:
     """Builds the model that ``to_json`` described, with new initial weights.
 
     Only classes of Keras, registered ones (``keras.saving.register_keras_serializable``) and
@@ -111,6 +114,8 @@ def from_json(text: str, custom_objects: Mapping[str, type] | None = None) -> ke
     Args:
       text: what ``to_json`` returned.
       custom_objects: class name → class, for layers of the user's own.
+      allow_code: whether code in a description of Keras 3 may run; no module is imported all the
+        same.
 
     Raises:
       UsageError: if the text is no model description or names anything else.
@@ -129,9 +134,13 @@ def from_json(text: str, custom_objects: Mapping[str, type] | None = None) -> ke
         )
     its_keras = keras3.keras if is_of_keras3(description) else keras
     try:
-        for part in objects(description):
-            check_object(part, custom_objects, its_keras)
-        model = its_keras.models.model_from_json(text, custom_objects=custom_objects)
+        with contextlib.ExitStack() as leave:
+            if allow_code and its_keras is keras3.keras:
+                leave.enter_context(keras3.code_allowed())
+            else:
+                for part in objects(description):
+                    check_object(part, custom_objects, its_keras)
+            model = its_keras.models.model_from_json(text, custom_objects=custom_objects)
         paths = description.get("layer_paths", layer_paths(model))
         return model if paths == layer_paths(model) else with_paths(model, paths)
     except UsageError:

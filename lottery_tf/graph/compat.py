@@ -105,6 +105,11 @@ class Callback(keras3.keras.callbacks.Callback, keras.callbacks.Callback):
     """A callback of both Kerases, whose callbacks have the same methods: which one the model is of
     is known when ``fit`` hands it over."""
 
+    def __init__(self) -> None:
+        super().__init__()  # that of Keras 3; what tf_keras' own would set:
+        self.validation_data, self._chief_worker_only = None, None
+        self._supports_tf_logs = False
+
 
 _Taken = ParamSpec("_Taken")
 _Given = TypeVar("_Given")
@@ -687,6 +692,12 @@ def count_steps(model: Model, steps: tf.Tensor) -> None:
 def train_by(model: Model, function: Callable[[Any], Any]) -> None:
     """Has ``fit`` call ``function(iterator)`` for an execution, until the model is compiled."""
     model.train_function = function
+
+
+@_of_either
+def steps_counted(optimizer: keras.optimizers.Optimizer) -> int:
+    """How many steps an optimizer has been called for, also where it adds gradients up first."""
+    return int(optimizer.iterations.numpy())
 
 
 @contextlib.contextmanager

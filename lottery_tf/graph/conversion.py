@@ -159,12 +159,20 @@ def _check_same(model: keras.Model, other: keras.Model) -> None:
     random = np.random.default_rng(0)
     inputs = []
     for spec in map(spec_of, model.inputs):
-        shape = (2, *(size or 8 for size in spec.shape[1:]))
-        values = random.normal(size=shape) if spec.dtype.is_floating else np.ones(shape)
-        inputs.append(values.astype(spec.dtype.as_numpy_dtype))
+        shape = (2, *(size or 64 for size in spec.shape[1:]))
+        whole = not spec.dtype.is_floating
+        drawn = random.integers(0, 2, shape) if whole else random.normal(size=shape)
+        inputs.append(drawn.astype(spec.dtype.as_numpy_dtype))
     found = []
     for each in (model, other):
-        outputs = each(packed(each, inputs), training=False)
+        try:
+            outputs = each(packed(each, inputs), training=False)
+        except Exception as error:  # whatever the layers say of what is drawn for them
+            raise UsageError(
+                "Expected a network that takes random inputs, to be tried in both Kerases; "
+                f"'{model.name}' does not ({' '.join(str(error).split())[:120]}): build it in the "
+                "other Keras yourself, and give that model to ticket.build."
+            ) from error
         found.append([np.asarray(output) for output in flattened(each, outputs)])
     for one, two in zip(*found, strict=True):
         if not np.abs(one - two).max() <= _TOLERANCE * max(1.0, np.abs(one).max()):

@@ -22,6 +22,7 @@ try:
     from keras import KerasTensor
     from keras.src.models.functional import Functional
     from keras.src.ops.node import Node
+    from keras.src.saving.serialization_lib import SafeModeScope
 except ImportError as error:
     raise UsageError(
         f"Expected Keras 3 with the backend that it is set to; it cannot be imported ({error}): "
@@ -358,7 +359,11 @@ def flattened(model: Model, outputs: Any) -> list[Any]:
 
 
 def output_names(model: Model) -> list[str]:
-    return list(_graph_of(model).output_names)
+    found: list[str] = []
+    for name in _graph_of(model).output_names:  # of a layer that makes several they are all its own
+        again = sum(each == name or each.startswith(f"{name}_") for each in found)
+        found.append(f"{name}_{again}" if name in found else name)
+    return found
 
 
 def _alone(structure: Any) -> Any:
@@ -399,11 +404,22 @@ def weights_known_to(optimizer: keras.optimizers.Optimizer) -> dict[Any, int]:
     return dict(optimizer._trainable_variables_indices)
 
 
+def steps_counted(optimizer: keras.optimizers.Optimizer) -> int:
+    return int(np.asarray(getattr(optimizer, "inner_optimizer", optimizer)._iterations))
+
+
 def inner_variable(variable: Variable) -> Any:
     return variable.value
 
 
 # Files
+
+
+@contextlib.contextmanager
+def code_allowed() -> Iterator[None]:
+    """Within the block Keras makes functions of the code that a description holds."""
+    with SafeModeScope(safe_mode=False):
+        yield
 
 
 def is_public_class(module: str, name: str) -> bool:

@@ -87,7 +87,7 @@ def load_model(
         check_code(path, custom_objects)
     path = Path(path)
     if (path / DESCRIBED).is_file():
-        return _load_described(path, custom_objects)
+        return _load_described(path, allow_code, custom_objects)
     its_keras = _keras_of(path)
     try:
         model = its_keras.models.load_model(path, compile=False, safe_mode=not allow_code)
@@ -103,15 +103,23 @@ def is_keras_model(path: Path) -> bool:
     return path.is_file() or any((path / each).is_file() for each in (_KERAS_METADATA, DESCRIBED))
 
 
-def _load_described(folder: Path, custom_objects: Mapping[str, type] | None = None) -> keras.Model:
+def _load_described(
+    folder: Path, allow_code: bool, custom_objects: Mapping[str, type] | None = None
+) -> keras.Model:
     """The Keras 3 model of a SavedModel that we have written: its architecture lies beside, and
     its variables in their order."""
-    text = (folder / DESCRIBED).read_text()
     try:
-        model = from_json(text, custom_objects)
+        model = from_json((folder / DESCRIBED).read_text(), custom_objects, allow_code)
         saved = tf.train.load_checkpoint(folder / "variables" / "variables")
-        for number, variable in enumerate(model.variables):
-            variable.assign(saved.get_tensor(f"variables/{number}/.ATTRIBUTES/VARIABLE_VALUE"))
+        names = [f"variables/{n}/.ATTRIBUTES/VARIABLE_VALUE" for n in range(len(model.variables))]
+        kept = {name for name in saved.get_variable_to_shape_map() if name.startswith("variables/")}
+        if kept != set(names):
+            raise UsageError(
+                f"Expected the {len(names)} variables of {DESCRIBED} in {folder}; there are "
+                f"{len(kept)}: one of the two is of another model."
+            )
+        for name, variable in zip(names, model.variables, strict=True):
+            variable.assign(saved.get_tensor(name))
     except UsageError:
         raise
     except Exception as error:  # TensorFlow raises whatever the damaged place leads to

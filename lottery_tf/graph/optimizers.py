@@ -380,6 +380,8 @@ def _is_schedule(part: Any) -> bool:
 
 def _is_open(part: Any) -> bool:
     """Whether variables are looked for in an object: it is tracked, or of the user's own class."""
+    if isinstance(part, keras.optimizers.Optimizer | keras3.optimizers.Optimizer):
+        return True  # within one that scales the loss; on JAX nothing else tells
     closed = FunctionType | type | tf.types.experimental.PolymorphicFunction
     if not hasattr(part, "__dict__") or is_layer(part) or isinstance(part, closed):
         return False

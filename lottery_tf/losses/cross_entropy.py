@@ -262,7 +262,8 @@ def as_cross_entropy(loss: Any, of: ModuleType = keras) -> AnyCrossEntropy | Non
       loss: a loss of either Keras, or the name of one.
       of: the Keras that a name is of.
     """
-    loss = of.losses.get(loss)
+    if isinstance(loss, str | dict):
+        loss = of.losses.get(loss)
     if isinstance(loss, CrossEntropy | CrossEntropy3):
         return loss
     for kind in (CrossEntropy, CrossEntropy3):

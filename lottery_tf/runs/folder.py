@@ -24,7 +24,9 @@ _NOT_COMPARED = {
     *("versions", "devices", "ticket", "teacher", "dense_ticket", "model_path", "rewind_path"),
     "rounds",
 }
-_PACKAGES = ("lottery_tf", "tensorflow", "tf_keras", "tensorflow_model_optimization", "numpy")
+_PACKAGES = (
+    *("lottery_tf", "tensorflow", "keras", "tf_keras", "tensorflow_model_optimization", "numpy"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Run:
                 return
             config["rounds"] = self.settings["rounds"]
         else:
-            versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+            versions = {name: _version(name) for name in _PACKAGES}
             versions["python"] = platform.python_version()
             devices = tf.distribute.get_strategy().num_replicas_in_sync
             begun = {"devices": devices, "versions": versions}
@@ -137,6 +139,14 @@ def _visible(folder: Path) -> bool:
         not (file.name.startswith(".config.json.") or of_file_manager(file))
         for file in folder.iterdir()
     )
+
+
+def _version(package: str) -> str | None:
+    """The version of a package; None where it is not installed, as tf_keras need not be."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def read_config(run: str | os.PathLike[str]) -> dict[str, Any]:

@@ -200,7 +200,7 @@ class Ticket:
           UsageError: if that Keras has not all of the layers, or computes something else by them.
         """
         if name not in KERASES:
-            raise UsageError(f"Expected `its_keras` of {one_of(KERASES)}, not '{name}'.")
+            raise UsageError(f"Expected the name of a Keras, {one_of(KERASES)}, not '{name}'.")
         if self.its_keras is keras_named(name):
             return self
         plain = self._template or architecture.from_json(self.architecture)

@@ -12,10 +12,13 @@ from lottery_tf.common.errors import UsageError
 from lottery_tf.graph import optimizers
 from lottery_tf.graph.compat import (
     add_gradients_in_order,
+    ends_of,
     is_keras3,
     keras,
     on_tensorflow,
+    output_names,
     scope_of,
+    steps_counted,
     without_averages,
 )
 from lottery_tf.graph.compat import steps_per_execution as steps_of
@@ -92,7 +95,7 @@ class Trainer:
                 model,
                 optimizer=optimizer,
                 loss=loss,
-                metrics=list(metrics),
+                metrics=_for_each_output(model, metrics),
                 jit_compile=jit_compile,
                 steps_per_execution=_steps_that_fit(model, steps_per_execution, steps_per_epoch),
             )
@@ -133,7 +136,7 @@ class Trainer:
     @property
     def step(self) -> int:
         """The step at which training stands: that of the last ``reset`` and those since then."""
-        return int(self._first.numpy() + self.model.optimizer.iterations.numpy())
+        return int(self._first.numpy()) + steps_counted(self.model.optimizer)
 
     @property
     def learning_rate(self) -> float:
@@ -223,6 +226,22 @@ def make_trainer(
     """
     model = recipe.prepare(ticket.build(), data)
     return Trainer(model, stream, steps_per_epoch, optimizer, recipe.loss(loss), **options)
+
+
+def _for_each_output(model: keras.Model, metrics: Sequence[Any]) -> Any:
+    """``metrics`` as ``compile`` takes them; tf_keras itself gives a list to each output."""
+    names = output_names(model)
+    flat = all(not isinstance(each, list | tuple | dict) for each in metrics)
+    if not (is_keras3(model) and flat and len(names) > 1 and not isinstance(metrics, dict)):
+        return metrics if isinstance(metrics, dict) else list(metrics)
+
+    def new(metric: Any) -> Any:  # each output's own, as it counts
+        kept = isinstance(metric, str) or not hasattr(metric, "get_config")
+        return metric if kept else type(metric).from_config(metric.get_config())
+
+    each = [[new(metric) for metric in metrics] for _ in names]
+    structure = ends_of(model)[1]
+    return dict(zip(sorted(structure), each, strict=True)) if isinstance(structure, dict) else each
 
 
 def _steps_that_fit(model: keras.Model, steps_per_execution: int, steps_per_epoch: int) -> int:

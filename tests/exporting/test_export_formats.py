@@ -1,5 +1,6 @@
 """Each writer alone: what it writes computes the same, with exact zeros, and says nothing."""
 
+import json
 import sys
 
 import numpy as np
@@ -10,7 +11,9 @@ from networks import both_kerases
 from lottery_tf.common.errors import UsageError
 from lottery_tf.exporting import onnx, reload, saved_model, tflite
 from lottery_tf.graph.compat import keras
+from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import input_names
+from lottery_tf.graph.model_files import load_model
 
 layers = keras.layers
 
@@ -175,6 +178,75 @@ def test_without_its_packages_onnx_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
     with pytest.raises(UsageError, match=r"tf2onnx for the format onnx: .* extra \[onnx\]"):
         onnx.write(dense_net(), tmp_path / "model.onnx")
+
+
+def test_what_onnx_lacks_is_one_sentence(tmp_path):
+    texts = keras3.Input((2,), dtype="string")
+    numbers = keras3.layers.StringLookup(vocabulary=["a", "b"])(texts)
+    model = keras3.Model(texts, keras3.layers.Embedding(4, 3)(numbers), name="reader")
+    with pytest.raises(RuntimeError, match="ONNX cannot take the model 'reader': "):
+        onnx.write(model, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_outputs_of_one_layer_have_names_of_their_own(tmp_path):
+    """TensorFlow would keep one of two with the same name."""
+    head, inputs = keras3.layers.Dense(2, name="head"), [keras3.Input((3,), name=n) for n in "ab"]
+    model = keras3.Model(inputs, [head(each) for each in inputs])
+    saved_model.write(model, tmp_path / "export")
+    given = [np.full((4, 3), value, np.float32) for value in (1, 2)]
+    found = reload.run(str(tmp_path / "export"), dict(zip("ab", given, strict=True)))
+    for name, wanted in zip(("head", "head_1"), model(given), strict=True):
+        np.testing.assert_allclose(found[name], wanted, atol=1e-6)
+
+
+@keras3.saving.register_keras_serializable("test_export_formats")
+class Undescribed(keras3.layers.Layer):
+    """Of a function, which no config holds."""
+
+    def __init__(self, function):
+        super().__init__(name="undescribed")
+        self.function = function
+
+    def call(self, inputs):
+        return self.function(inputs)
+
+
+@pytest.mark.parametrize(
+    ("layer", "loads"),
+    [
+        (lambda: Undescribed(lambda x: 2 * x), "neither"),
+        (lambda: keras3.layers.Lambda(lambda x: 2 * x), "with leave"),
+    ],
+)
+def test_what_holds_code_is_exported_and_loaded_with_leave_alone(layer, loads, tmp_path):
+    model = keras3.Sequential([keras3.Input((3,)), layer(), keras3.layers.Dense(2)])
+    saved_model.write(model, tmp_path / "export")
+    x = np.ones((4, 3), np.float32)
+    (output,) = reload.run(str(tmp_path / "export"), {input_names(model)[0]: x}).values()
+    np.testing.assert_allclose(output, model(x), atol=1e-6)
+    with pytest.raises(UsageError):
+        load_model(tmp_path / "export")
+    if loads == "with leave":
+        np.testing.assert_array_equal(load_model(tmp_path / "export", allow_code=True)(x), model(x))
+
+
+@pytest.mark.parametrize("damage", ["a layer less", "no text", "another shape"])
+def test_a_damaged_description_is_one_sentence(damage, tmp_path):
+    saved_model.write(dense_net(keras3), tmp_path / "export")
+    file = tmp_path / "export" / "assets.extra" / "model.json"
+    if damage == "no text":
+        file.write_bytes(b"\xff\xfe\xff")
+    elif damage == "another shape":
+        file.write_text(file.read_text().replace('"units": 10', '"units": 11'))
+    else:
+        described = json.loads(file.read_text())
+        described["config"]["layers"].pop()
+        del described["layer_paths"]
+        file.write_text(json.dumps(described))
+    for leave in (False, True):
+        with pytest.raises(UsageError, match="Expected "):
+            load_model(tmp_path / "export", allow_code=leave)
 
 
 @both_kerases

@@ -250,6 +250,17 @@ def test_what_is_measured_can_be_chosen(data):
     assert {name for name in ticket.info if name.startswith("dev_")} == {"dev_loss"}
 
 
+@both_kerases
+@pytest.mark.usefixtures("all_eager")
+def test_each_of_several_outputs_is_measured(data, its_keras):
+    inputs, layers = its_keras.Input((6,)), its_keras.layers
+    hidden = layers.Dense(8, name="hidden")(inputs)
+    outputs = [layers.Dense(3, name=name)(hidden) for name in ("one", "two")]
+    twice = data.map(lambda x, y: (x, (y, y)))
+    (ticket,) = draw(its_keras.Model(inputs, outputs), twice, rounds=0, dev_data=twice)
+    assert {"dev_one_accuracy", "dev_two_accuracy", "dev_loss"} <= ticket.info.keys()
+
+
 @pytest.mark.usefixtures("all_eager")
 def test_layerwise(data):
     ticket = draw(network(), data, rounds=1, prune_fraction=0.25, scope="layerwise")[-1]

@@ -86,5 +86,5 @@ def test_a_ticket_is_trained_by_the_other_keras(its_keras, tmp_path):
     built.fit(x, y, verbose=0)
     for weight, mask in ticket.masks.items():
         assert not named_variables(built)[weight].numpy()[~mask].any()
-    with pytest.raises(UsageError, match="`its_keras` of tf_keras or keras, not 'torch'"):
+    with pytest.raises(UsageError, match="name of a Keras, tf_keras or keras, not 'torch'"):
         ticket.in_keras("torch")

@@ -298,6 +298,17 @@ def test_a_weight_that_comes_back_is_averaged_from_where_it_comes_back(eagerly):
     assert (average.numpy()[revived] == 0.5).all()
 
 
+def test_steps_that_add_up_gradients_first_count_all_the_same(eagerly):
+    """Keras 3 calls two of them one iteration; the batches and the schedule go by the steps."""
+    optimizer = scheduled(keras3.optimizers.SGD(0.1, gradient_accumulation_steps=2))
+    trainer = trainer_of(optimizer)
+    trainer.reset(4)
+    trainer.fit(9)
+    assert trainer.step == 9 and trainer.learning_rate == pytest.approx(0.05 / 9)
+    trainer.fit(10)
+    assert trainer.step == 10
+
+
 @both_kerases
 def test_averages_are_put_in_at_the_end_of_a_training_and_not_in_between(eagerly, its_keras):
     make = functools.partial(MAKE["averaged"], its_keras)
