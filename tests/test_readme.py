@@ -25,7 +25,7 @@ def test_the_example_runs(line, tmp_path, monkeypatch):
     kernel = final.layers[0].kernel.numpy()
     (mask,) = ticket.masks.values()
     assert np.all(kernel[~mask] == 0) and np.all(kernel[mask] != 0)
-    final.compile(metrics=["accuracy"])
+    final.compile(loss=names["recipe"].loss(), metrics=["accuracy"])
     assert final.evaluate(names["dev_ds"], verbose=0, return_dict=True)["accuracy"] > 0.9
     served = tf.saved_model.load(str(tmp_path / "saved_model")).signatures["serving_default"]
     batch = tf.cast(next(iter(names["dev_ds"]))[0], tf.float32)

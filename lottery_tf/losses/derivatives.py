@@ -70,7 +70,8 @@ def _normalised(layer: keras.layers.Layer, inputs: tf.Tensor) -> tf.Tensor:
 
 def _normalised_in_groups(layer: keras.layers.Layer, inputs: tf.Tensor) -> tf.Tensor:
     """What a GroupNormalization gives."""
-    rank, groups, sizes = inputs.shape.rank, layer.groups, tf.shape(inputs)
+    rank, groups = inputs.shape.rank, layer.groups
+    sizes = tf.unstack(tf.shape(inputs))  # in a graph too
     axis = layer.axis % rank
     each = inputs.shape[axis] // groups
     grouped = tf.reshape(inputs, [*sizes[:axis], groups, each, *sizes[axis + 1 :]])

@@ -290,10 +290,10 @@ GRIDS = {
     # having imp's; nine recipes on two tickets with seven rates, three with eight, two with nine,
     # two with twelve, one with six, one with five; five seeds. And of the chains three masks of
     # ERK and one imp, at three rates, and ERK's on other data, at two, with four recipes; with one
-    # of them in two ways
+    # of them in two ways; and three tickets with three recipes at one rate
     "standing": (
-        5 * (3 + 5 + 3) + 5 * 5,
-        5 * (2 * 7 + 3 * 8 + 2 * 9 + 2 * 12 + 6 + 5) * 9 + 5 * (4 * 3 * 4 + 2 * 4 + 3),
+        5 * (3 + 5 + 3) + 5 * 5 + 3,
+        5 * (2 * 7 + 3 * 8 + 2 * 9 + 2 * 12 + 6 + 5) * 9 + 5 * (4 * 3 * 4 + 2 * 4 + 3) + 3 * 3,
     ),
     # two masks of ERK; two recipes, and skips of two kinds that go in two ways over three shares;
     # three seeds

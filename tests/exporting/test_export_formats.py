@@ -58,17 +58,17 @@ def outputs(path, model, images):
 
 
 @pytest.mark.parametrize(
-    ("make", "sparsity"),
+    ("make", "sparsity", "its_keras"),
     [
-        (conv_net, 0.95),
+        (conv_net, 0.95, keras),
+        (conv_net, 0.95, keras3),
         *(
-            pytest.param(make, sparsity, marks=pytest.mark.e2e)
-            for make, sparsity in [(conv_net, 0.0), (conv_net, 0.5)]
+            pytest.param(*case, keras, marks=pytest.mark.e2e)
+            for case in [(conv_net, 0.0), (conv_net, 0.5)]
             + [(dense_net, sparsity) for sparsity in (0.0, 0.5, 0.95)]
         ),
     ],
 )
-@both_kerases
 def test_sparse_tflite_computes_the_same_and_is_smaller(make, sparsity, its_keras, tmp_path):
     model = make(its_keras)
     prune(model, sparsity)

@@ -109,22 +109,32 @@ def draw(model, data, jit_compile=False, **settings):
     return list(lt.find_tickets(model, data, epochs=EPOCHS, **settings))
 
 
-# Each way to rewind once, with XLA and without.
-BY_HAND = [("1ep", "learning_rate", True), ("3it", "weights", False)]
+# Each two of place, way to rewind and compiler meet once; two cases always, the rest as e2e.
+BY_HAND = [
+    (("1ep", 4), "learning_rate", True),
+    (("3it", 3), "weights", False),
+    (("0it", 0), "weights", None),
+    (("0it", 0), "learning_rate", False),
+    (("0it", 0), "weights", True),
+    (("1ep", 4), "weights", False),
+    (("1ep", 4), "learning_rate", None),
+    (("3it", 3), "learning_rate", True),
+    (("3it", 3), "learning_rate", None),
+]
 
 
 @pytest.mark.parametrize(
-    ("rewind_to", "step", "rewind", "jit_compile"),
+    ("rewind_to", "step", "rewind", "jit_compile", "its_keras"),
     [
-        pytest.param(*place, rewind, jit, marks=pytest.mark.e2e)
-        if (place[0], rewind, jit) not in BY_HAND
-        else (*place, rewind, jit)
-        for place in [("0it", 0), ("1ep", 4), ("3it", 3)]
-        for rewind in ("weights", "learning_rate")
-        for jit in (False, True, None)
+        pytest.param(
+            *(*place, rewind, jit, its_keras),
+            marks=pytest.mark.e2e if number > 1 else (),
+            id=f"{place[0]}-{rewind}-{jit}-{name}",
+        )
+        for name, its_keras in KERASES.items()
+        for number, (place, rewind, jit) in enumerate(BY_HAND[: 9 if name == "tf_keras" else 4])
     ],
 )
-@both_kerases
 def test_three_rounds_by_hand(data, rewind_to, step, rewind, jit_compile, its_keras):
     tickets = draw(
         network(its_keras),

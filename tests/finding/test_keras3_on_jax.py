@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 pytestmark = pytest.mark.e2e
-METHODS = ("imp", "omp", "gmp", "random", "erk")
-OPTIMIZERS = ("SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "Nadam", "Lion", "Ftrl", "Lamb")
+METHODS = ("imp", "gmp", "random")
+OPTIMIZERS = ("SGD", "Adam", "Nadam", "Ftrl", "Lamb")
 DRAW = """
 import json, sys, warnings
 import keras
@@ -69,9 +69,11 @@ for name in sys.argv[3].split(","):
 keras.config.set_dtype_policy("mixed_float16")
 model = network()
 keras.config.set_dtype_policy("float32")
-half = lt.find_ticket(model, data, optimizer=keras.optimizers.SGD(0.05, momentum=0.9), epochs=2,
-                      rounds=2, dev_data=data)
-print(json.dumps(half.info["dev_loss"]), file=open(f"{out}/half.json", "w"))
+half = list(lt.find_tickets(model, data, optimizer=keras.optimizers.SGD(0.05, momentum=0.9),
+                            epochs=1, rounds=2, rewind="learning_rate"))
+for before, after in zip(half[:-1], half[1:]):
+    for name, mask in after.masks.items():
+        assert (before.weights[name] != after.weights[name])[mask].any(), (before.info, name)
 
 model = tickets[-1].build()
 model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
@@ -114,10 +116,6 @@ def drawn(backend, out):
 def test_both_backends_draw_the_same_tickets(tmp_path):
     pytest.importorskip("jax", reason="jax is not installed: it comes with the extra [test]")
     by_tensorflow, by_jax = (drawn(each, tmp_path / each) for each in ("tensorflow", "jax"))
-    one, other = (
-        json.loads((tmp_path / n / "half.json").read_text()) for n in ("jax", "tensorflow")
-    )
-    assert one == pytest.approx(other, rel=0.02)
     for method in METHODS:
         np.testing.assert_allclose(by_jax[method], by_tensorflow[method], rtol=2e-4)
         with (
