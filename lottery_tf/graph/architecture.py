@@ -11,6 +11,7 @@ from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import some
 from lottery_tf.graph.compat import (
     Functional,
+    code_allowed,
     has_functional_like_constructor,
     is_operation_of_keras,
     is_public_class,
@@ -136,7 +137,7 @@ def from_json(
     try:
         with contextlib.ExitStack() as leave:
             if allow_code and its_keras is keras3.keras:
-                leave.enter_context(keras3.code_allowed())
+                leave.enter_context(code_allowed())
             else:
                 for part in objects(description):
                     check_object(part, custom_objects, its_keras)

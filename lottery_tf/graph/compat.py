@@ -29,6 +29,7 @@ from lottery_tf.graph.absent import absent_keras
 from lottery_tf.graph.keras3 import (
     PruningWrapper,
     chained,
+    code_allowed,
     constrain_too,
     is_operation_of_keras,
     is_public_class,
@@ -76,6 +77,7 @@ __all__ = [
     "TFOpLambda",
     "Trackable",
     "chained",
+    "code_allowed",
     "constrain_too",
     "fingerprint_pb2",
     "has_functional_like_constructor",

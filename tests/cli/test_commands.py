@@ -227,7 +227,7 @@ MISTAKES = {
     "no seeds": (["quickstart", "--seeds="], "--seeds"),
     "a seed that is too large": (["quickstart", "--seeds=5000000000"], "--seeds"),
     "export of no run": (["export", "--run=/no"], "config.json"),
-    "unknown format": (["export", "--run=R", "--formats=onnx"], "saved_model"),
+    "unknown format": (["export", "--run=R", "--formats=coreml"], "saved_model"),
 }  # fmt: skip
 
 

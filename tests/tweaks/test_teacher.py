@@ -402,7 +402,7 @@ def test_teachers_that_will_not_do(mistake, tmp_path):
 def test_models_that_will_not_do():
     with pytest.raises(UsageError, match="'subclassed' is not built|is not built"):
         Distillation(Subclassed(layers.Dense(6), layers.Dense(3)))
-    with pytest.raises(UsageError, match="a tf_keras model, got a builtins.int"):
+    with pytest.raises(UsageError, match="Expected a Keras model, got a builtins.int"):
         Distillation(3)
     net = network()
     two = keras.Model(net.input, [net.output, net.layers[1].output])
