@@ -68,9 +68,7 @@ def export(
         at ``path`` then but what was there before.
     """
     check_ours(path, SAVED_MODEL)
-    check_graph(model)
-    check_tensorflow(model, "exports")
-    check_finished(model)
+    _check_exportable(model)
     inputs = None if images is None else proof.named_inputs(model, images)
     with whole_folder(path, SAVED_MODEL) as folder:
         return _write(model, {"saved_model": folder}, inputs)["saved_model"]
@@ -127,9 +125,7 @@ def write_exports(
     if not formats:
         raise UsageError(f"Expected at least one format of {one_of(FORMATS)}, got none.")
     check_ours(out, EXPORT)
-    check_graph(model)
-    check_tensorflow(model, "exports")
-    check_finished(model)
+    _check_exportable(model)
     inputs = proof.named_inputs(model, images)
     classes = None if labels is None else _classes(labels, len(next(iter(inputs.values()))))
     with whole_folder(out, EXPORT) as folder:
@@ -140,6 +136,13 @@ def write_exports(
             each["source"] = dict(source or {})
         write_json(folder / REPORT, facts)
     return facts
+
+
+def _check_exportable(model: keras.Model) -> None:
+    """Refuses a model that no format can hold, with nothing written."""
+    check_graph(model)
+    check_tensorflow(model, "exports")
+    check_finished(model)
 
 
 def _write(
