@@ -135,11 +135,6 @@ def keras_of(thing: Any) -> ModuleType:
 KERASES: dict[str, ModuleType] = {"tf_keras": keras, "keras": keras3.keras}
 
 
-def keras_named(name: str) -> ModuleType:
-    """The public module of "tf_keras", or of "keras", which is Keras 3."""
-    return KERASES[name]
-
-
 def both(*names: str) -> tuple[Any, ...]:
     """The layer classes of these names in tf_keras and in Keras 3, for ``isinstance``."""
     places = (keras.layers, keras3.keras.layers)

@@ -72,7 +72,7 @@ def create(
         function = getattr(found, builder.function)
         builder = functools.partial(function, *builder.args, **builder.kwargs)
     if keras != ModelSettings.keras:  # an own builder need not know of two
-        from lottery_tf.graph.compat import keras_named
+        from lottery_tf.graph import compat
 
-        builder = functools.partial(builder, keras=keras_named(keras))
+        builder = functools.partial(builder, keras=compat.KERASES[keras])
     return builder(tuple(input_shape), num_classes, width)

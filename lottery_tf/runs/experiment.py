@@ -9,7 +9,7 @@ from lottery_tf import models
 from lottery_tf.common.devices import check_batch_size, chief_first
 from lottery_tf.common.errors import UsageError
 from lottery_tf.data import Dataset, load
-from lottery_tf.graph.compat import keras, keras_named
+from lottery_tf.graph.compat import KERASES, keras
 from lottery_tf.graph.layers import check_graph
 from lottery_tf.runs.settings import Experiment
 from lottery_tf.tickets.ticket import Ticket
@@ -32,7 +32,7 @@ def load_data(experiment: Experiment) -> Dataset:
 def create_model(experiment: Experiment, data: Dataset) -> keras.Model:
     """A new model with the initial weights of the seed."""
     settings = experiment.model
-    keras_named(settings.keras).utils.set_random_seed(experiment.training.seed)
+    KERASES[settings.keras].utils.set_random_seed(experiment.training.seed)
     return models.create(
         *(cast(str, settings.model), data.input_shape, data.num_classes),
         *(settings.width, settings.keras),

@@ -16,7 +16,7 @@ from lottery_tf.common.log import some
 from lottery_tf.common.ownership import Kind, has_keys
 from lottery_tf.common.settings import one_of
 from lottery_tf.graph import architecture
-from lottery_tf.graph.compat import KERASES, is_adapted, keras, keras_named, keras_of
+from lottery_tf.graph.compat import KERASES, is_adapted, keras, keras_of
 from lottery_tf.graph.conversion import converted
 from lottery_tf.graph.copies import with_paths
 from lottery_tf.graph.layers import (
@@ -201,11 +201,11 @@ class Ticket:
         """
         if name not in KERASES:
             raise UsageError(f"Expected the name of a Keras, {one_of(KERASES)}, not '{name}'.")
-        if self.its_keras is keras_named(name):
+        if self.its_keras is KERASES[name]:
             return self
         plain = self._template or architecture.from_json(self.architecture)
         assign(plain := with_paths(plain, layer_paths(plain)), self.weights)
-        model = converted(plain, keras_named(name))
+        model = converted(plain, KERASES[name])
         return dataclasses.replace(self, architecture=architecture.to_json(model), _template=None)
 
     def reinitialised(self, seed: int) -> "Ticket":
