@@ -167,9 +167,9 @@ def prove_here(patch):
     """Exports are proved in this process: a fresh one spends seconds on importing TensorFlow."""
     from lottery_tf.exporting import proof, reload
 
-    def outputs(artefacts, inputs):
+    def outputs(artefacts, inputs, names):
         named = {proof.signature_name(name): array for name, array in inputs.items()}
-        return [reload.run(str(artefact), named) for artefact in artefacts]
+        return [reload.run(str(artefact), named, names) for artefact in artefacts]
 
     patch.setattr(proof, "reloaded_outputs", outputs)
 

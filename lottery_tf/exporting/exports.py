@@ -68,7 +68,7 @@ def export(
         at ``path`` then but what was there before.
     """
     check_ours(path, SAVED_MODEL)
-    _check_exportable(model)
+    _check_exportable(model, ["saved_model"])
     inputs = None if images is None else proof.named_inputs(model, images)
     with whole_folder(path, SAVED_MODEL) as folder:
         return _write(model, {"saved_model": folder}, inputs)["saved_model"]
@@ -125,7 +125,7 @@ def write_exports(
     if not formats:
         raise UsageError(f"Expected at least one format of {one_of(FORMATS)}, got none.")
     check_ours(out, EXPORT)
-    _check_exportable(model)
+    _check_exportable(model, formats)
     inputs = proof.named_inputs(model, images)
     classes = None if labels is None else _classes(labels, len(next(iter(inputs.values()))))
     with whole_folder(out, EXPORT) as folder:
@@ -138,10 +138,14 @@ def write_exports(
     return facts
 
 
-def _check_exportable(model: keras.Model) -> None:
-    """Refuses a model that no format can hold, with nothing written."""
+def _check_exportable(model: keras.Model, formats: Sequence[str]) -> None:
+    """Refuses a model that these formats cannot hold, with nothing written."""
     check_graph(model)
-    check_tensorflow(model, "exports")
+    if graphs := [name for name in formats if FORMATS[name].by_tensorflow]:
+        others = [name for name in FORMATS if not FORMATS[name].by_tensorflow]
+        check_tensorflow(
+            model, f"the export as {one_of(graphs)} (write_exports has {one_of(others)} too)"
+        )
     check_finished(model)
 
 
@@ -160,7 +164,7 @@ def _write(
         FORMATS[name].write(plain, path)
     proofs = dict.fromkeys(paths, proof.NONE)
     if inputs is not None:
-        reloaded = proof.reloaded_outputs(list(paths.values()), inputs)
+        reloaded = proof.reloaded_outputs(list(paths.values()), inputs, list(expected))
         for name, got in zip(paths, reloaded, strict=True):
             proofs[name] = proof.compare(name, expected, got, labels, tolerance)
     weights = plain.get_weights()

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lottery_tf.common.ownership import Recognise
-from lottery_tf.exporting import onnx, saved_model, tflite
+from lottery_tf.exporting import keras_file, onnx, saved_model, tflite
 from lottery_tf.graph.compat import keras
 
 
@@ -18,11 +18,13 @@ class Format(NamedTuple):
         which is missing or an empty folder.
       ours: the places of the files that this makes, below the export's folder → whether a file
         there is one of them.
+      by_tensorflow: whether it holds TensorFlow's graph, which a model has to compute by.
     """
 
     file: str
     write: Callable[[keras.Model, Path], None]
     ours: Mapping[str, Recognise]
+    by_tensorflow: bool = True
 
 
 FORMATS: dict[str, Format] = {
@@ -33,4 +35,7 @@ FORMATS: dict[str, Format] = {
     # That comes to at most 1e-6 of the largest output: 6e-5 where logits reach 106.
     "tflite": Format("model.tflite", tflite.write, {"model.tflite": tflite.is_flatbuffer}),
     "onnx": Format("model.onnx", onnx.write, {"model.onnx": onnx.is_onnx}),
+    "keras": Format(
+        "model.keras", keras_file.write, {"model.keras": keras_file.is_keras_file}, False
+    ),
 }

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,17 @@ from numpy.typing import ArrayLike
 from lottery_tf.common.errors import UsageError
 from lottery_tf.exporting.saved_model import signature_name
 from lottery_tf.exporting.settings import MAX_DIFFERENCE
-from lottery_tf.graph.compat import flattened, keras, output_names, packed, spec_of
+from lottery_tf.graph.compat import (
+    flattened,
+    keras,
+    on_tensorflow,
+    output_names,
+    packed,
+    spec_of,
+)
+from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import input_names
+from lottery_tf.graph.ops import as_tensors
 
 # What ``compare`` returns where nothing was compared.
 NONE = dict.fromkeys(
@@ -72,7 +81,17 @@ def named_inputs(
 
 def model_outputs(model: keras.Model, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The model's outputs by name in inference, as ``predict`` computes them without XLA."""
+    arrays = [inputs[name] for name in input_names(model)]
+    infer = _inference(model) if on_tensorflow(model) else _inference_elsewhere(model)
+    batches = []
+    for start in range(0, len(arrays[0]), BATCH):
+        batches.append(infer([array[start : start + BATCH] for array in arrays]))
+    columns = (np.concatenate(column) for column in zip(*batches, strict=True))
+    return dict(zip(output_names(model), columns, strict=True))
 
+
+def _inference(model: keras.Model) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
+    """A batch of each input → of each output, by TensorFlow on the CPU."""
     specs = [tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype) for tensor in model.inputs]
 
     @tf.function
@@ -81,20 +100,32 @@ def model_outputs(model: keras.Model, inputs: Mapping[str, np.ndarray]) -> dict[
 
     # Called as it is, ``infer`` would warn of retracing after a few exports.
     infer = infer.get_concrete_function(specs)
-    arrays = [inputs[name] for name in input_names(model)]
-    batches = []
-    with tf.device("/CPU:0"):
-        for start in range(0, len(arrays[0]), BATCH):
-            batch = [tf.constant(array[start : start + BATCH]) for array in arrays]
-            batches.append([output.numpy() for output in infer(batch)])
-    columns = (np.concatenate(column) for column in zip(*batches, strict=True))
-    return dict(zip(output_names(model), columns, strict=True))
+
+    def run(batch: list[np.ndarray]) -> list[np.ndarray]:
+        with tf.device("/CPU:0"):
+            return [output.numpy() for output in infer([tf.constant(each) for each in batch])]
+
+    return run
+
+
+def _inference_elsewhere(model: keras.Model) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
+    """The like by another backend, on the CPU."""
+
+    def run(batch: list[np.ndarray]) -> list[np.ndarray]:
+        with keras3.device("cpu:0"):
+            outputs = model(packed(model, as_tensors(batch)), training=False)
+            return [keras3.ops.convert_to_numpy(each) for each in flattened(model, outputs)]
+
+    return run
 
 
 def reloaded_outputs(
-    artefacts: Sequence[Path], inputs: Mapping[str, np.ndarray]
+    artefacts: Sequence[Path], inputs: Mapping[str, np.ndarray], outputs: Sequence[str]
 ) -> list[dict[str, np.ndarray]]:
     """The outputs by name of each artefact, computed in one fresh process.
+
+    Args:
+      outputs: their names in the model's order, which a Keras file need not tell.
 
     Raises:
       RuntimeError: if an artefact cannot be loaded or run there.
@@ -106,12 +137,14 @@ def reloaded_outputs(
             f"in:{signature_name(name)}": _as_bytes(array) if array.dtype == object else array
             for name, array in inputs.items()
         }
-        np.savez(given, **named)
+        np.savez(given, outputs=np.array(outputs), **named)
         made = [Path(folder, f"outputs_{i}.npz") for i in range(len(artefacts))]
         pairs = [str(file) for pair in zip(artefacts, made, strict=True) for file in pair]
         environment = {
             **os.environ,
             "CUDA_VISIBLE_DEVICES": "-1",
+            "JAX_PLATFORMS": "cpu",
+            "KERAS_BACKEND": keras3.backend.backend(),
             "TF_CPP_MIN_LOG_LEVEL": "2",
         }
         # With it TensorFlow would import tf_keras.
@@ -131,11 +164,11 @@ def reloaded_outputs(
                 f"A fresh process could not run {' and '.join(p.name for p in artefacts)} "
                 f"(exit code {done.returncode}):\n{words}"
             )
-        outputs = []
+        found = []
         for file in made:
             with np.load(file) as arrays:
-                outputs.append({n.removeprefix("out:"): arrays[n] for n in arrays.files})
-    return outputs
+                found.append({n.removeprefix("out:"): arrays[n] for n in arrays.files})
+    return found
 
 
 def _as_bytes(texts: np.ndarray) -> np.ndarray:

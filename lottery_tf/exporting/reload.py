@@ -1,16 +1,21 @@
-"""Runs exported models as a stranger would: with numpy and TensorFlow, or ONNX Runtime, only.
+"""Runs exported models as a stranger would: with TensorFlow, ONNX Runtime or Keras only.
 
 A script, started by ``proof.py`` in a process of its own:
 
     python reload.py inputs.npz ARTEFACT OUTPUTS.npz [ARTEFACT OUTPUTS.npz …]
 
 ``inputs.npz`` holds an array ``in:NAME`` for each input of the signature ``serving_default``, N
-examples each; ``OUTPUTS.npz`` gets an array ``out:NAME`` for each of its outputs.
+examples each, and the names of the outputs, ``outputs``; ``OUTPUTS.npz`` gets an array ``out:NAME``
+for each of them.
 """
 
+import importlib
+import json
 import os
 import sys
 import warnings
+import zipfile
+from collections.abc import Sequence
 from typing import Any
 
 # A script's folder is on the path, where its neighbours would stand in for modules of the same
@@ -26,9 +31,11 @@ BATCH = 256
 
 def main(inputs_file: str, *files: str) -> None:
     with np.load(inputs_file) as arrays:
-        inputs = {name.removeprefix("in:"): arrays[name] for name in arrays.files}
+        given = [name for name in arrays.files if name.startswith("in:")]
+        inputs = {name.removeprefix("in:"): arrays[name] for name in given}
+        names = arrays["outputs"].tolist()
     for artefact, outputs_file in zip(files[::2], files[1::2], strict=True):
-        outputs = run(artefact, inputs)
+        outputs = run(artefact, inputs, names)
         # Of Any, or mypy takes one for allow_pickle.
         named: dict[str, Any] = {f"out:{name}": value for name, value in outputs.items()}
         np.savez(outputs_file, **named)
@@ -37,8 +44,13 @@ def main(inputs_file: str, *files: str) -> None:
         sys.exit(f"not a fresh process: {', '.join(sorted(strangers))} was imported")
 
 
-def run(artefact: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The artefact's outputs by name for all N examples, computed batch by batch."""
+def run(
+    artefact: str, inputs: dict[str, np.ndarray], outputs: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
+    """The artefact's outputs by name for all N examples, computed batch by batch.
+
+    Their names are ``outputs`` where it does not tell them, as a Keras file.
+    """
     if os.path.isdir(artefact):
         loaded = tf.saved_model.load(artefact)
         call = loaded.signatures["serving_default"]
@@ -52,6 +64,13 @@ def run(artefact: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
         def call(**batch: np.ndarray) -> dict[str, np.ndarray]:
             return dict(zip(names, session.run(names, batch), strict=True))
+    elif artefact.endswith(".keras"):
+        model = load_keras(artefact)
+        as_input = np.asarray
+
+        def call(**batch: np.ndarray) -> dict[str, np.ndarray]:
+            found = model.predict_on_batch(list(batch.values()))
+            return dict(zip(outputs, flat(found), strict=True))
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # It is to leave TensorFlow one day.
@@ -65,6 +84,23 @@ def run(artefact: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         batch = {k: as_input(v[start : start + BATCH]) for k, v in inputs.items()}
         batches.append({k: np.array(v) for k, v in call(**batch).items()})
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def load_keras(file: str) -> Any:
+    """The model of a Keras file, by the Keras that has written it."""
+    with zipfile.ZipFile(file) as archive:
+        version = json.loads(archive.read("metadata.json"))["keras_version"]
+    keras = importlib.import_module("tf_keras" if version.startswith("2.") else "keras")
+    return keras.models.load_model(file, compile=False)
+
+
+def flat(outputs: Any) -> list[Any]:
+    """Outputs, nested as a model has them, in their order."""
+    if isinstance(outputs, dict):
+        outputs = [outputs[name] for name in sorted(outputs)]
+    elif not isinstance(outputs, (list, tuple)):
+        return [outputs]
+    return [each for part in outputs for each in flat(part)]
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 """The formats by name, and how exact an export has to be."""
 
-FORMATS = ("saved_model", "tflite", "onnx")  # exporting.formats has what writes them
+FORMATS = ("saved_model", "tflite", "onnx", "keras")  # exporting.formats has what writes them
 # The largest |Δ| of an output that is allowed between the model and its export.
 MAX_DIFFERENCE = 1e-5

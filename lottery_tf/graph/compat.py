@@ -183,6 +183,19 @@ def on_tensorflow(model: Model) -> bool:
     return not is_keras3(model) or keras3.keras.backend.backend() == "tensorflow"
 
 
+def backend_of(model: Model) -> str:
+    """The name of what a model computes by."""
+    if on_tensorflow(model):
+        return "TensorFlow"
+    name = keras3.keras.backend.backend()
+    return "JAX" if name == "jax" else name
+
+
+def on_jax(model: Model) -> bool:
+    """Whether a model computes by JAX."""
+    return is_keras3(model) and keras3.keras.backend.backend() == "jax"
+
+
 def scope_of(model: Model) -> contextlib.AbstractContextManager[Any]:
     """The scope in which what is made is for the devices that a model is on."""
     return model.distribute_strategy.scope() if on_tensorflow(model) else contextlib.nullcontext()

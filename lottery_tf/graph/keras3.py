@@ -20,6 +20,7 @@ from lottery_tf.common.errors import UsageError
 try:
     import keras
     from keras import KerasTensor
+    from keras.src.backend.common.masking import get_keras_mask
     from keras.src.models.functional import Functional
     from keras.src.ops.node import Node
     from keras.src.saving.serialization_lib import SafeModeScope
@@ -41,6 +42,10 @@ KINDS = (
     *(keras.optimizers.Optimizer, keras.losses.Loss, keras.metrics.Metric),
     *(keras.callbacks.Callback, keras.optimizers.schedules.LearningRateSchedule),
 )
+# The whole numbers that a step is counted in: JAX has none of 64 bits.
+WHOLE = "int32" if keras.backend.backend() == "jax" else "int64"
+# The method of a model that calls its loss on symbolic tensors, for their shapes.
+SHAPES_STEP = "_symbolic_build"
 # The modules in which Keras has the functions of keras.ops, and the ReLU of keras.activations.
 _OPERATIONS = re.compile(
     r"keras\.src\.(ops\.(core|einops|fft|image|linalg|math|nn|numpy)|activations\.activations)"
@@ -266,6 +271,95 @@ def moments_by(layer: Layer, moments: Callable[..., tuple[Any, Any]]) -> None:
         return moments(inputs, layer._reduction_axes, False)
 
     layer._moments = batch_moments
+
+
+def is_traced(tensor: Any) -> bool:
+    """Whether a tensor has no value yet: one of JAX within a function that it compiles, or one on
+    which torch computes shapes alone."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return isinstance(tensor, jax.core.Tracer)
+    return keras.backend.backend() == "torch" and tensor.is_meta
+
+
+def mask_of(tensor: Any) -> Any:
+    """The mask that layers have given a tensor; None if there is none."""
+    return get_keras_mask(tensor)
+
+
+def with_gradients(function: Callable[..., tuple[Any, Any]]) -> Callable[..., Any]:
+    """A function's value and its gradients, by JAX or torch; it can be differentiated again.
+
+    Args:
+      function: (tensors, …) → (value [], anything else).
+
+    Returns:
+      (tensors, …) → ((value, the other), gradients by the tensors).
+    """
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.value_and_grad(function, has_aux=True)
+    import torch
+
+    def of_torch(tensors: Sequence[Any], *args: Any) -> Any:
+        with torch.enable_grad():
+            # Those that an outer derivative is by are to be the same here.
+            leaves = [x if x.requires_grad else x.detach().requires_grad_() for x in tensors]
+            value, other = function(leaves, *args)
+            wanted: Any = {"create_graph": True, "materialize_grads": True}
+            if not value.requires_grad:  # as of a net whose outputs are constants
+                return (value, other), [torch.zeros_like(each) for each in leaves]
+            return (value, other), list(torch.autograd.grad(value, leaves, **wanted))
+
+    return of_torch
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of tensors, compiled where the backend is JAX."""
+    if keras.backend.backend() != "jax":
+        return function
+    import jax
+
+    return jax.jit(function)
+
+
+def changing_variables(model: Model, step: Callable[..., Any]) -> Callable[..., Any]:
+    """A step of JAX as the other backends have it: it changes the variables of the model.
+
+    Args:
+      step: (state, data) → (logs, state).
+
+    Returns:
+      (state, run) → (logs, state), where ``run`` is given the step as data → logs; what it assigns
+      to variables of the model is in the state that comes back.
+    """
+
+    def stepped(state: Any, run: Callable[[Callable[[Any], Any]], Any]) -> Any:
+        variables = (
+            *(model.trainable_variables, model.non_trainable_variables),
+            *(model.optimizer.variables, model.metrics_variables),
+        )
+
+        def pairs(values: Any) -> list[tuple[Variable, Any]]:
+            each = zip(variables, values, strict=True)
+            return [pair for one in each for pair in zip(*one, strict=True)]
+
+        with keras.StatelessScope(pairs(state)) as scope:
+
+            def now() -> tuple[list[Any], ...]:
+                return tuple([scope.get_current_value(v) for v in each] for each in variables)
+
+            def changing(data: Any) -> Any:
+                logs, new = step(now(), data)
+                for pair in pairs(new):
+                    scope.add_update(pair)
+                return logs
+
+            return run(changing), now()
+
+    return stepped
 
 
 # The calls of layers

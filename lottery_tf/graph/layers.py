@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import (
+    backend_of,
     calls_in,
     input_layers,
     inputs_of,
@@ -65,7 +66,7 @@ def check_tensorflow(model: keras.Model, what: str) -> None:
     if not on_tensorflow(model):
         raise UsageError(
             f"Expected Keras 3 on TensorFlow for {what}, got it on "
-            f"{keras_of(model).backend.backend()}: set KERAS_BACKEND=tensorflow before importing "
+            f"{backend_of(model)}: set KERAS_BACKEND=tensorflow before importing "
             "keras."
         )
 
@@ -74,9 +75,9 @@ def _check_keras3(model: keras.Model) -> None:
     """Raises UsageError for a Keras 3 model of the user's own class, which copies do not have, and
     for one on a backend on which nothing was tried."""
     backend = keras_of(model).backend.backend()
-    if backend not in ("tensorflow", "jax"):
+    if backend not in ("tensorflow", "jax", "torch"):
         raise UsageError(
-            f"Expected Keras 3 on TensorFlow or JAX, got it on {backend}: set "
+            f"Expected Keras 3 on TensorFlow, JAX or torch, got it on {backend}: set "
             "KERAS_BACKEND=tensorflow before importing keras."
         )
     for part in models_in(model):

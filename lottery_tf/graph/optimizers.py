@@ -35,6 +35,7 @@ from lottery_tf.graph.compat import (
     undecayed,
     weights_known_to,
 )
+from lottery_tf.graph.keras3 import WHOLE
 from lottery_tf.graph.keras3 import keras as keras3
 
 _MARK = 2**-7 + 2**-20  # stands for a schedule in a config; exact in float32
@@ -92,9 +93,9 @@ class From3(_From, keras3.optimizers.schedules.LearningRateSchedule):
     of = keras3
 
     def _variable(self, first: int) -> Any:
-        # JAX has none of 64 bits.
-        wide = "int64" if keras3.backend.backend() == "tensorflow" else "int32"
-        return keras3.Variable(first, dtype=wide, trainable=False, aggregation="only_first_replica")
+        return keras3.Variable(
+            first, dtype=WHOLE, trainable=False, aggregation="only_first_replica"
+        )
 
     def __call__(self, step: Any) -> Any:
         return self.schedule(keras3.ops.cast(step, self.first.dtype) + self.first)

@@ -4,13 +4,16 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import keras, on_jax
+from lottery_tf.graph.keras3 import changing_variables
 
 Step = Callable[[Any], dict[str, Any]]
 
 
 class PreparedStep:
     """A model's ``train_step`` and what tweaks put around it; set on the model itself.
+
+    On JAX it takes and gives the state too, as Keras 3 calls it there.
 
     Attributes:
       step: the ``train_step`` that the model had.
@@ -19,16 +22,21 @@ class PreparedStep:
       learned: class of a tweak → what it has learned of the model, as JSON knows it.
     """
 
-    def __init__(self, step: Step):
-        self.step = step
+    def __init__(self, model: keras.Model):
+        self.step: Callable[..., Any] = model.train_step
+        self._changing = changing_variables(model, self.step) if on_jax(model) else None
         self.around: dict[type, Callable[[Step, Any], dict[str, Any]]] = {}
         self.learned: dict[type, dict[str, Any]] = {}
 
-    def __call__(self, data: Any) -> dict[str, Any]:
-        step = self.step
-        for around in self.around.values():
-            step = functools.partial(around, step)
-        return step(data)
+    def __call__(self, *given: Any) -> Any:
+        *state, data = given
+
+        def run(step: Step) -> dict[str, Any]:
+            for around in self.around.values():
+                step = functools.partial(around, step)
+            return step(data)
+
+        return self._changing(*state, run) if self._changing else run(self.step)
 
 
 def prepared_step(model: keras.Model) -> PreparedStep | None:
@@ -44,5 +52,5 @@ def make_prepared_step(model: keras.Model) -> PreparedStep:
     around later, until its ``train_function`` is None.
     """
     if not isinstance(model.train_step, PreparedStep):
-        model.train_step = PreparedStep(model.train_step)
+        model.train_step = PreparedStep(model)
     return model.train_step

@@ -98,7 +98,8 @@ def _ids(layer: _Layer) -> set[int]:
     while rest:
         variable = rest.pop()
         found.add(id(variable))
-        rest += [*getattr(variable, "values", ())]
+        replicas = getattr(variable, "values", ())
+        rest += replicas if isinstance(replicas, tuple) else ()  # a tensor of torch has a method
         inner = inner_variable(variable)
         rest += [] if inner is None else [inner]
     return found

@@ -5,16 +5,20 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
+from lottery_tf.graph.keras3 import is_traced
+from lottery_tf.graph.keras3 import keras as keras3
+from lottery_tf.graph.ops import is_floating, ops_for
 
 
 def check_in_step(value: tf.Tensor, good: tf.Tensor, sentence: str, *facts: tf.Tensor) -> tf.Tensor:
     """``value`` if all of ``good`` is true; else the step ends in ``sentence``.
 
-    XLA leaves assertions out: there a floating ``value`` and its derivative are NaN, so that
-    nothing goes on as if it were right.
+    XLA leaves assertions out, and JAX has none: there a floating ``value`` and its derivative are
+    NaN, so that nothing goes on as if it were right.
 
     Args:
       value: of any shape and dtype.
@@ -27,10 +31,12 @@ def check_in_step(value: tf.Tensor, good: tf.Tensor, sentence: str, *facts: tf.T
       tf.errors.InvalidArgumentError: likewise when the compiled step runs, which
         ``step_checks`` makes a UsageError of.
     """
+    if ops_for(value) is keras3.ops:
+        return _checked_elsewhere(value, good, sentence, *facts)
     good = tf.reduce_all(good)
     if tf.executing_eagerly():
         if not good:
-            raise UsageError(" ".join(_text(part) for part in (sentence, *facts)) + ".")
+            raise UsageError(_sentence(sentence, *facts))
         return value
     with tf.control_dependencies([tf.debugging.Assert(good, [sentence, *facts])]):
         if not value.dtype.is_floating:
@@ -38,8 +44,23 @@ def check_in_step(value: tf.Tensor, good: tf.Tensor, sentence: str, *facts: tf.T
         return value * tf.where(good, tf.ones([], value.dtype), float("nan"))
 
 
-def _text(part: Any) -> str:
-    return part if isinstance(part, str) else str(part.numpy())
+def _checked_elsewhere(value: Any, good: Any, sentence: str, *facts: Any) -> Any:
+    """The like of tensors of another backend: ``value``, NaN where JAX traces a step."""
+    ops = keras3.ops
+    good = ops.all(good)
+    if not is_traced(good):
+        if not good:
+            raise UsageError(_sentence(sentence, *facts))
+        return value
+    if not is_floating(value):
+        return value
+    return value * ops.cast(ops.where(good, 1.0, float("nan")), value.dtype)
+
+
+def _sentence(*parts: Any) -> str:
+    return (
+        " ".join(each if isinstance(each, str) else str(np.asarray(each)) for each in parts) + "."
+    )
 
 
 @contextlib.contextmanager

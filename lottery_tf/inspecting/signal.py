@@ -1,8 +1,10 @@
 """How far the signal and its gradient reach in a network, layer by layer."""
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Collection, Sequence
+import operator
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,31 +13,39 @@ import tensorflow as tf
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import some
 from lottery_tf.graph.compat import (
+    backend_of,
     in_place_of,
     keras,
     keras_of,
+    on_tensorflow,
     output_names,
     random_state_kept,
+    scope_of,
 )
+from lottery_tf.graph.keras3 import compiled, with_gradients
+from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import (
     calls,
     check_graph,
     check_of_its_keras,
-    check_tensorflow,
     computes_as_keras,
     unwrapped,
     variable_names,
 )
+from lottery_tf.graph.ops import as_tensors, is_floating, is_tensor, ops_for, widened
 from lottery_tf.graph.step_checks import step_checks
-from lottery_tf.losses.cross_entropy import default_loss
+from lottery_tf.losses.cross_entropy import checked_labels, default_loss
 from lottery_tf.losses.derivatives import (
     as_watched,
     batches_of,
     differentiable,
+    loss_of,
     losses_of,
     mean_loss,
+    mistakes_with,
     reason,
 )
+from lottery_tf.losses.divergence import at_least_float32
 from lottery_tf.masks.prunable import prunable_attributes
 from lottery_tf.masks.prune_by_mask import get_masks
 from lottery_tf.masks.wrapper import masked_by_us
@@ -110,16 +120,17 @@ def signal(
         the loss.
     """
     check_graph(model)
-    check_tensorflow(model, "the signal")
     check_of_its_keras(model, loss=loss)
     if batches < 1:
         raise UsageError(f"Expected `batches` to be at least 1, not {batches}.")
     with random_state_kept():
         stream = batches_of(data, "the signal", again=False)
-        with step_checks():
-            read = list(itertools.islice(stream, batches))
-        with model.distribute_strategy.scope():
+        with scope_of(model), step_checks():
             observed = _Observed(model, loss)
+            if not on_tensorflow(model):  # JAX's step cannot refuse labels
+                stream = iter(checked_labels(data, model, observed.loss))
+            read = list(itertools.islice(stream, batches))
+        with scope_of(model):
             # Tracing takes several times as long as one batch does; the bits are the same. But of
             # a mistake a traced step tells more: shapes, and not the values.
             for traced in [False, True] if len(read) == 1 else [True]:
@@ -128,11 +139,11 @@ def signal(
                         return observed.measure(read, data.element_spec, traced)
                 except UsageError:
                     raise
-                except (KeyError, ValueError, tf.errors.InvalidArgumentError) as error:
+                except mistakes_with(model) as error:
                     mistake = error
     raise UsageError(
         f"Expected batches (inputs, labels) that fit the model '{model.name}' and the loss; "
-        f"TensorFlow says: {reason(mistake)}"
+        f"{backend_of(model)} says: {reason(mistake)}"
     ) from mistake
 
 
@@ -251,7 +262,7 @@ class _Observed:
         fused = computes_as_keras(layer) and getattr(layer, "activation", None) is not None
 
         def note(outputs: Any) -> None:
-            if isinstance(outputs, tf.Tensor) and outputs.dtype.is_floating:
+            if is_tensor(outputs) and is_floating(outputs):
                 self.seen.setdefault(path, []).append(_squares(outputs))
 
         def call(inputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -286,7 +297,10 @@ class _Observed:
             squares = {path: _added(each) for path, each in self.seen.items()}
             return loss, [tf.convert_to_tensor(g) for g in gradients], _added(inputs), squares
 
-        compute = tf.function(step, input_signature=[spec]) if traced else step
+        if not on_tensorflow(self.model):
+            compute = self._step_elsewhere(weights, traced)
+        else:
+            compute = tf.function(step, input_signature=[spec]) if traced else step
         examples, loss, gradients = 0, 0.0, [np.zeros(())] * len(weights)
         inputs, squares = np.zeros(2), {path: np.zeros(2) for path in self.kernels}
         for batch in read:
@@ -304,22 +318,44 @@ class _Observed:
             layers.append(LayerSignal(path, _mean(squares[path]), gradient, self.kept[path]))
         return Signal(layers, float(loss / examples), _mean(inputs))
 
+    def _step_elsewhere(self, weights: Sequence[Any], traced: bool) -> Callable[[Any], Any]:
+        """The step of a model of another backend than TensorFlow."""
 
-def _squares(values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        def beside() -> dict[str, Any]:
+            return {path: _added(each) for path, each in self.seen.items()}
+
+        compute = with_gradients(loss_of(self.model, weights, self.loss, beside))
+
+        def on(values: Any, x: Any, y: Any) -> Any:
+            self.seen.clear()
+            (loss, squares), gradients = compute(values, x, y)
+            inputs = [_squares(each) for each in tf.nest.flatten(x) if is_floating(each)]
+            return loss, gradients, _added(inputs), squares
+
+        run = compiled(on) if traced else on
+        return lambda batch: run([*map(keras3.ops.convert_to_tensor, weights)], *as_tensors(batch))
+
+
+def _squares(values: Any) -> tuple[Any, Any]:
     """The sum of the squares of some values, and their number."""
-    values = tf.cast(values, tf.float32) if values.dtype.size < 4 else values
-    return tf.reduce_sum(tf.square(values)), tf.size(values)
+    ops = ops_for(values)
+    values = ops.cast(values, at_least_float32(values.dtype))
+    return ops.sum(ops.square(values)), ops.size(values)
 
 
-def _added(pairs: Sequence[tuple[tf.Tensor, tf.Tensor]]) -> tf.Tensor:
-    """The sum of such pairs. float64 [2]."""
-    wide = [tf.stack([tf.cast(each, tf.float64) for each in pair]) for pair in pairs]
-    return tf.add_n(wide) if wide else tf.zeros(2, tf.float64)
+def _added(pairs: Sequence[tuple[Any, Any]]) -> Any:
+    """The sum of such pairs. float64 [2], on JAX float32."""
+    if not pairs:
+        return np.zeros(2)
+    ops = ops_for(pairs[0][0])
+    square = functools.reduce(operator.add, (widened(square) for square, _ in pairs))
+    number = functools.reduce(operator.add, (ops.cast(size, square.dtype) for _, size in pairs))
+    return ops.stack([square, number])
 
 
 def _mean(total: np.ndarray) -> float | None:
     return float(total[0] / total[1]) if total[1] else None
 
 
-def _wide(tensor: tf.Tensor) -> np.ndarray:
-    return tensor.numpy().astype(np.float64)
+def _wide(tensor: Any) -> np.ndarray:
+    return keras3.ops.convert_to_numpy(tensor).astype(np.float64)

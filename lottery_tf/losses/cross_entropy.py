@@ -14,12 +14,12 @@ from lottery_tf.graph.compat import (
     ends_of,
     keras,
     keras_of,
-    on_tensorflow,
     output_names,
     spec_of,
     unconverted,
 )
 from lottery_tf.graph.keras3 import keras as keras3
+from lottery_tf.graph.ops import is_floating, ops_for, widened
 from lottery_tf.graph.step_checks import check_in_step
 from lottery_tf.losses.divergence import at_least_float32, divergence, logits_of
 from lottery_tf.losses.evaluating import evaluated_model
@@ -61,8 +61,8 @@ class _CrossEntropy:
 
     Raises:
       UsageError: if λ > 0 and there are no logits of a teacher.
-      tf.errors.InvalidArgumentError: for integer labels outside 0 … C − 1; compiled with XLA, which
-        cannot raise, the loss is NaN.
+      tf.errors.InvalidArgumentError: for integer labels outside 0 … C − 1; compiled with XLA or by
+        JAX, which cannot raise, the loss is NaN. With torch it is a UsageError.
     """
 
     of: ClassVar[ModuleType]  # the Keras that it is a loss of
@@ -84,7 +84,8 @@ class _CrossEntropy:
 
     @unconverted
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-        y_pred = tf.convert_to_tensor(y_pred)
+        ops = ops_for(y_pred)
+        y_pred = ops.convert_to_tensor(y_pred)
         hard = self._hard(y_true, y_pred)
         if not self.distillation_weight or evaluated_model():
             return hard
@@ -97,18 +98,19 @@ class _CrossEntropy:
                 "lottery_tf.losses.cross_entropy.taught_by(teacher_logits)."
             )
         student = y_pred if self.from_logits else logits_of(y_pred, self.of.backend.epsilon())
-        student = tf.cast(student, at_least_float32(student.dtype))
-        teacher = tf.cast(_taught.get(), student.dtype)
+        student = ops.cast(student, at_least_float32(student.dtype))
+        teacher = ops.cast(_taught.get(), student.dtype)
         soft = divergence(student / self.temperature, teacher / self.temperature)
         soft *= self.distillation_weight * self.temperature**2
-        return (1 - self.distillation_weight) * tf.cast(hard, soft.dtype) + soft
+        return (1 - self.distillation_weight) * ops.cast(hard, soft.dtype) + soft
 
     def _hard(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         """The cross-entropy with the labels, smoothed in training. [batch]."""
         classes = y_pred.shape[-1]
         smoothing = 0.0 if evaluated_model() else self.label_smoothing
-        y_true = tf.convert_to_tensor(y_true)
-        same_rank = y_true.shape.rank == y_pred.shape.rank
+        ops = ops_for(y_pred)
+        y_true = ops.convert_to_tensor(y_true)
+        same_rank = ops.ndim(y_true) == ops.ndim(y_pred)
         one_hot = same_rank and y_true.shape[-1] == classes
         unknown = same_rank and y_true.shape[-1] is None  # as a Python generator's labels
 
@@ -119,26 +121,28 @@ class _CrossEntropy:
             )
 
         def integers() -> tf.Tensor:
-            found = tf.reshape(y_true, tf.shape(y_pred)[:-1])
-            return found if found.dtype.is_floating else tf.cast(found, tf.int64)
+            found = ops.reshape(y_true, ops.shape(y_pred)[:-1])
+            return found if is_floating(found) else widened(found)
+
+        def within(labels: tf.Tensor) -> tf.Tensor:
+            return ops.clip(labels, 0, classes - 1)  # what lies outside is told of below
 
         def as_one_hot() -> tf.Tensor:
-            found = integers()
-            one_hot = tf.one_hot(tf.cast(found, tf.int32), classes, dtype=y_pred.dtype)
-            return check_classes(one_hot, found, classes)
+            found, known = integers(), ops.cast(within(integers()), "int32")
+            return check_classes(ops.one_hot(known, classes, dtype=y_pred.dtype), found, classes)
 
         if not (one_hot or unknown or smoothing):
             found = integers()
             each = self.of.losses.sparse_categorical_crossentropy(
-                tf.clip_by_value(found, 0, classes - 1), y_pred, from_logits=self.from_logits
+                within(found), y_pred, from_logits=self.from_logits
             )
             return check_classes(each, found, classes)
         if unknown:
-            rows = tf.shape(y_true)[-1] == classes
-            target = tf.cond(rows, lambda: tf.cast(y_true, y_pred.dtype), as_one_hot)
+            rows = ops.shape(y_true)[-1] == classes
+            target = ops.cond(rows, lambda: ops.cast(y_true, y_pred.dtype), as_one_hot)
             target = tf.ensure_shape(target, y_pred.shape)
         else:
-            target = tf.cast(y_true, y_pred.dtype) if one_hot else as_one_hot()
+            target = ops.cast(y_true, y_pred.dtype) if one_hot else as_one_hot()
         if smoothing:
             target = target * (1 - smoothing) + (1 - target) * (smoothing / (classes - 1))
         return self.of.losses.categorical_crossentropy(target, y_pred, from_logits=self.from_logits)
@@ -178,15 +182,16 @@ def check_classes(value: tf.Tensor, labels: tf.Tensor, classes: int) -> tf.Tenso
 
     Then the step ends in a sentence, as ``check_in_step`` has it.
     """
+    ops, floating = ops_for(labels), is_floating(labels)
     # Of few bits a dtype need not have the number of the classes itself.
-    labels = tf.cast(labels, tf.float64 if labels.dtype.is_floating else tf.int64)
-    whole = labels == tf.round(labels) if labels.dtype.is_floating else True
+    labels = widened(labels)
+    whole = labels == ops.round(labels) if floating else True
     return check_in_step(
         value,
-        (labels >= 0) & (labels < tf.cast(classes, labels.dtype)) & whole,
+        (labels >= 0) & (labels < ops.cast(classes, labels.dtype)) & whole,
         f"Expected labels that are classes of the model, whole numbers from 0 to {classes - 1}; "
         "number them so, or give the model more outputs. The batch has labels from",
-        *(tf.reduce_min(labels), "to", tf.reduce_max(labels)),
+        *(ops.min(labels), "to", ops.max(labels)),
     )
 
 
@@ -307,8 +312,6 @@ def changed(
 def default_loss(model: keras.Model) -> keras.losses.Loss:
     """The cross-entropy for ``model``, on logits or on probabilities as its outputs are.
 
-    It is one of ours; of a model that does not compute by TensorFlow Keras' own, for integers.
-
     Raises:
       UsageError: if that is not known of an output, if some are logits and others probabilities, or
         one has a single unit.
@@ -331,7 +334,4 @@ def default_loss(model: keras.Model) -> keras.losses.Loss:
             "Expected outputs that are all logits or all probabilities; the model has "
             "both: pass the loss to start from."
         )
-    from_logits = Outputs.LOGITS in found.values()
-    if not on_tensorflow(model):
-        return keras3.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
-    return cross_entropy(keras_of(model))(from_logits)
+    return cross_entropy(keras_of(model))(from_logits=Outputs.LOGITS in found.values())

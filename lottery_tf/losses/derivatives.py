@@ -5,8 +5,9 @@ What the scores of pruning at initialisation and the search for scales share.
 
 import functools
 import itertools
+import operator
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -19,12 +20,16 @@ from lottery_tf.graph.compat import (
     keras,
     moments_by,
     on_tensorflow,
+    output_names,
     tf_variable,
 )
 from lottery_tf.graph.copies import copy_layer
 from lottery_tf.graph.keras3 import keras as keras3
+from lottery_tf.graph.keras3 import mask_of
 from lottery_tf.graph.layers import computes_as_keras
+from lottery_tf.graph.ops import ops_for
 from lottery_tf.graph.step_checks import step_checks
+from lottery_tf.losses.divergence import at_least_float32
 from lottery_tf.masks.wrapper import remake
 
 _DROPOUT = both("Dropout", "GaussianDropout", "AlphaDropout")
@@ -46,6 +51,8 @@ def _differentiable_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
     if layer.compute_dtype != layer.variable_dtype and "dtype" in layer.get_config():
         config["dtype"] = layer.variable_dtype
     copy = copy_layer(layer, **config)
+    if not on_tensorflow(copy):
+        return copy  # what follows mends derivatives of TensorFlow's
     # Of a user's own subclass it is not known what its call does with the bias.
     if isinstance(copy, _BIASED) and copy.use_bias and computes_as_keras(copy):
         _add_bias_by_plus(copy)
@@ -155,6 +162,27 @@ def losses_of(given: Any, of: ModuleType = keras) -> Any:
     return tf.nest.map_structure(loss_of, given)
 
 
+def loss_of(
+    model: keras.Model,
+    weights: Sequence[Any],
+    loss: Any,
+    beside: Callable[[], Any] = lambda: None,
+) -> Callable[..., Any]:
+    """(values, inputs, labels) → (mean loss, None) of a model of another backend than TensorFlow,
+    whose weights have those values; what the model would assign to variables is left out.
+
+    Args:
+      beside: what is called then, for what stands in the place of None.
+    """
+
+    def compute(values: Sequence[Any], x: Any, y: Any) -> tuple[Any, Any]:
+        with keras3.StatelessScope(list(zip(weights, values, strict=True))):
+            outputs = model(x, training=True)
+            return mean_loss(loss, y, outputs, output_names(model)), beside()
+
+    return compute
+
+
 def mean_loss(loss: Any, labels: Any, outputs: Any, names: list[str]) -> tf.Tensor:
     """The sum over the outputs of their mean losses. [], at least float32.
 
@@ -181,17 +209,19 @@ def mean_loss(loss: Any, labels: Any, outputs: Any, names: list[str]) -> tf.Tens
             raise ValueError(f"There are no labels for {name}.")
         # Not loss(…), which refuses to take the mean under a strategy.
         loss = loss.call if isinstance(loss, _LOSSES) else loss
-        mask = getattr(output, "_keras_mask", None)
-        output = tf.cast(output, tf.float32) if output.dtype.size < 4 else output
-        if y.shape.rank == output.shape.rank - 1 and output.shape[-1] == 1:
+        ops, mask = ops_for(output), mask_of(output)
+        output = ops.cast(output, at_least_float32(output.dtype))
+        if len(y.shape) == len(output.shape) - 1 and output.shape[-1] == 1:
             y = y[..., None]
         each = loss(y, output)
-        if mask is None or mask.shape.rank != each.shape.rank:
-            means.append(tf.reduce_mean(each))
+        if mask is None or len(mask.shape) != len(each.shape):
+            means.append(ops.mean(each))
         else:  # of the steps that are no padding, as Keras has it
-            mask = tf.cast(mask, each.dtype)
-            means.append(tf.math.divide_no_nan(tf.reduce_sum(each * mask), tf.reduce_sum(mask)))
-    return tf.add_n(means)
+            mask = ops.cast(mask, each.dtype)
+            means.append(ops.divide_no_nan(ops.sum(each * mask), ops.sum(mask)))
+    if not means:
+        raise ValueError("There is a loss for none of the outputs.")
+    return functools.reduce(operator.add, means)
 
 
 def _of_each(what: str, given: Any, names: list[str]) -> list[Any]:
@@ -233,6 +263,12 @@ def batches_of(data: Any, who: str, again: bool = True) -> Iterator[tuple[Any, A
     if first is None:
         raise UsageError("Expected a dataset of batches (inputs, labels), not an empty one.")
     return itertools.chain([first], stream)
+
+
+def mistakes_with(model: keras.Model) -> tuple[type[Exception], ...]:
+    """What a backend raises for data that do not fit a model and its loss."""
+    known = (KeyError, ValueError, tf.errors.InvalidArgumentError)
+    return known if on_tensorflow(model) else (*known, TypeError, RuntimeError)
 
 
 def reason(error: Exception) -> str:

@@ -4,9 +4,11 @@ from typing import Any
 
 import tensorflow as tf
 
+from lottery_tf.graph.keras3 import keras as keras3
+from lottery_tf.graph.ops import ops_for
 
-@tf.custom_gradient
-def divergence(student: tf.Tensor, teacher: tf.Tensor) -> Any:
+
+def divergence(student: Any, teacher: Any) -> Any:
     """KL(softmax(teacher) ‖ softmax(student)) of each row.
 
     The gradient by ``student`` is softmax(student) − softmax(teacher), exactly 0 where the two are
@@ -19,6 +21,12 @@ def divergence(student: tf.Tensor, teacher: tf.Tensor) -> Any:
     Returns:
       [batch], of that dtype.
     """
+    ops = ops_for(student)
+    return _divergence(student, teacher) if ops is not keras3.ops else _elsewhere(student, teacher)
+
+
+@tf.custom_gradient
+def _divergence(student: tf.Tensor, teacher: tf.Tensor) -> Any:
     log_student, log_teacher = tf.nn.log_softmax(student), tf.nn.log_softmax(teacher)
     by_class = tf.math.multiply_no_nan(log_teacher - log_student, tf.exp(log_teacher))
 
@@ -27,6 +35,18 @@ def divergence(student: tf.Tensor, teacher: tf.Tensor) -> Any:
         return upstream[..., None] * difference, None
 
     return tf.reduce_sum(by_class, axis=-1), gradient
+
+
+def _elsewhere(student: Any, teacher: Any) -> Any:
+    """The divergence by ``keras.ops``: its value, and a term of 0 that has its gradient."""
+    ops = keras3.ops
+    log_student, log_teacher = ops.log_softmax(student), ops.log_softmax(teacher)
+    share = ops.exp(log_teacher)
+    by_class = ops.where(share > 0, (log_teacher - log_student) * share, 0.0)
+    difference = ops.softmax(student) - ops.softmax(teacher)
+    slope = ops.sum(ops.stop_gradient(difference) * student, axis=-1)
+    value = ops.sum(by_class, axis=-1)
+    return ops.stop_gradient(value) + (slope - ops.stop_gradient(slope))
 
 
 def logits_of(probabilities: tf.Tensor, smallest: float) -> tf.Tensor:
@@ -40,10 +60,12 @@ def logits_of(probabilities: tf.Tensor, smallest: float) -> tf.Tensor:
         return kept
     if tf.is_symbolic_tensor(probabilities) and probabilities.op.type == "Softmax":
         return probabilities.op.inputs[0]
-    wide = tf.cast(probabilities, at_least_float32(probabilities.dtype))
-    return tf.math.log(tf.maximum(wide, smallest))
+    ops = ops_for(probabilities)
+    wide = ops.cast(probabilities, at_least_float32(probabilities.dtype))
+    return ops.log(ops.maximum(wide, smallest))
 
 
-def at_least_float32(dtype: tf.DType) -> tf.DType:
-    """float32 in the place of the floating dtypes of half its size."""
-    return tf.float32 if dtype.size < 4 else dtype
+def at_least_float32(dtype: Any) -> Any:
+    """float32 in the place of the floating dtypes of half its size, as the backend has them."""
+    size = dtype.size if isinstance(dtype, tf.DType) else dtype.itemsize
+    return "float32" if size < 4 else dtype

@@ -5,6 +5,7 @@ import inspect
 import tensorflow as tf
 
 from lottery_tf.graph.compat import is_model, keras
+from lottery_tf.graph.keras3 import SHAPES_STEP
 
 
 @tf.autograph.experimental.do_not_convert
@@ -16,10 +17,11 @@ def evaluated_model(*steps: str) -> keras.Model | None:
 
     Args:
       *steps: names of methods of a ``keras.Model``; default: ``test_step``, that of ``evaluate``
-        and of the validation of ``fit``.
+        and of the validation of ``fit``, and the one by which Keras 3 asks a loss for its shape.
     """
+    steps = steps or ("test_step", SHAPES_STEP)
     # AutoGraph puts tf__ in front, as where a class of the user's own has a tf.function for a step.
-    names = {name for step in steps or ("test_step",) for name in (step, f"tf__{step}")}
+    names = {name for step in steps for name in (step, f"tf__{step}")}
     frame = inspect.currentframe()
     while frame is not None:
         code = frame.f_code

@@ -64,7 +64,7 @@ class PruneByMask(PruningWrapper):
             # Or an orthogonal one would move zeros.
             regularize_instead(self.layer, kernel, functools.partial(self._masked, attribute))
             # JAX would keep the mask of the first step.
-            if keras.backend.backend() == "tensorflow":
+            if keras.backend.backend() != "jax":
                 constrain_too(kernel, functools.partial(self._pruned, attribute))
 
     def _masked(self, attribute: str) -> Any:

@@ -12,6 +12,7 @@ from lottery_tf.common.errors import UsageError
 from lottery_tf.graph import optimizers
 from lottery_tf.graph.compat import (
     add_gradients_in_order,
+    backend_of,
     ends_of,
     is_keras3,
     keras,
@@ -251,6 +252,8 @@ def _steps_that_fit(model: keras.Model, steps_per_execution: int, steps_per_epoc
     batches: there it is the largest number that divides the epoch.
     """
     most = min(steps_per_execution, steps_per_epoch)
+    if backend_of(model) == "torch":
+        return 1  # it takes no others
     if is_keras3(model):
         return max(n for n in range(1, most + 1) if steps_per_epoch % n == 0)
     return most

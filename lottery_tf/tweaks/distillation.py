@@ -7,8 +7,9 @@ import numpy as np
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.graph.compat import keras, keras_of
+from lottery_tf.graph.compat import keras, keras_of, on_tensorflow, scope_of
 from lottery_tf.graph.keras3 import keras as keras3
+from lottery_tf.graph.layers import check_tensorflow
 from lottery_tf.graph.prepared_step import Step, make_prepared_step, prepared_step
 from lottery_tf.losses.cross_entropy import changed, taught_by
 from lottery_tf.tweaks import teacher as teachers
@@ -62,7 +63,7 @@ class Distillation(DistillationSettings, Tweak):
         held = _teaching_of(model)
         if held is not None and held.source == self.teacher:
             return
-        with model.distribute_strategy.scope():
+        with scope_of(model):
             teacher = self._load()
             teacher.check_fits(model)
         make_prepared_step(model).around[Distillation] = _Teaching(self._given(), teacher)
@@ -85,8 +86,14 @@ class Distillation(DistillationSettings, Tweak):
         """
         held = None if model is None else _teaching_of(model)
         teacher = self._load() if held is None else held.teacher
-        compute = tf.function(teacher.logits, reduce_retracing=True)
-        found = [compute(batch[0]).numpy() for batch in batches]
+        if on_tensorflow(teacher.model):
+            compute = tf.function(teacher.logits, reduce_retracing=True)
+            found = [compute(batch[0]).numpy() for batch in batches]
+        else:
+            ops = keras3.ops
+            inputs = (batch[0] for batch in batches.as_numpy_iterator())
+            tensors = (tf.nest.map_structure(ops.convert_to_tensor, each) for each in inputs)
+            found = [ops.convert_to_numpy(teacher.logits(each)) for each in tensors]
         return np.concatenate(found).astype(np.float32)
 
     def with_logits(self, data: tf.data.Dataset) -> tf.data.Dataset:
@@ -101,8 +108,13 @@ class Distillation(DistillationSettings, Tweak):
 
         Returns:
           batches {"batch": what ``data`` has, "teacher_logits": float32 [batch, C]}.
+
+        Raises:
+          UsageError: for a teacher that computes by another backend than TensorFlow, which
+            ``fit`` asks for the shapes of a batch before it is taken apart.
         """
         teacher = self._load()
+        check_tensorflow(teacher.model, "the logits of a teacher beside data")
 
         def beside(*batch: Any) -> dict[str, Any]:
             return {"batch": batch, "teacher_logits": tf.cast(teacher.logits(batch[0]), tf.float32)}

@@ -10,8 +10,10 @@ import tensorflow as tf
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import log
 from lottery_tf.graph.compat import keras, parts_of
+from lottery_tf.graph.keras3 import WHOLE
 from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import fading
+from lottery_tf.graph.ops import is_tensor, ops_for
 from lottery_tf.graph.prepared_step import Step, make_prepared_step, prepared_step
 from lottery_tf.losses.evaluating import evaluated_model
 from lottery_tf.tweaks.settings import FadingSettings
@@ -43,17 +45,18 @@ class Schedule:
 
     def at(self, progress: float | tf.Tensor) -> Any:
         """The value at ``progress``: a float for a number, a float32 tensor for a tensor."""
-        if not tf.is_tensor(progress):
+        if not is_tensor(progress):
             return float(self.at(tf.constant(progress, tf.float32)))
-        p = tf.clip_by_value(progress, 0.0, 1.0)
+        ops = ops_for(progress)
+        p = ops.clip(progress, 0.0, 1.0)
         if self.curve == "constant":
             value = self.start + 0.0 * p
         elif self.curve == "exponential":
-            value = self.start * tf.exp(p * math.log(self.end / self.start))
+            value = self.start * ops.exp(p * math.log(self.end / self.start))
         else:
-            p = (1 - tf.cos(math.pi * p)) / 2 if self.curve == "cosine" else p
+            p = (1 - ops.cos(math.pi * p)) / 2 if self.curve == "cosine" else p
             value = self.start + (self.end - self.start) * p
-        return tf.where(p < 1, value, self.end)
+        return ops.where(p < 1, value, self.end)
 
 
 class Fading:
@@ -89,9 +92,10 @@ class Fading:
 
     def progress(self) -> tf.Tensor:
         """Share of the fade that is behind; 1 from its last step on. float32 []."""
-        step, length = tf.cast(self.step, tf.float32), tf.cast(self.length, tf.float32)
-        share = tf.math.divide_no_nan(step, length)
-        return tf.where(self.is_over(), 1.0, tf.where(length < 0, 0.0, share))
+        ops = ops_for(self)
+        step, length = ops.cast(self.step, "float32"), ops.cast(self.length, "float32")
+        share = ops.divide_no_nan(step, length)
+        return ops.where(self.is_over(), 1.0, ops.where(length < 0, 0.0, share))
 
     def is_over(self) -> tf.Tensor:
         """Whether the layer has no effect any more. bool []."""
@@ -146,7 +150,7 @@ class FadingLayer3(Fading, keras3.layers.Layer):
             return self.add_weight(
                 name=f"{name}_{self.fading_tweak}",
                 shape=(),
-                dtype="int64",
+                dtype=WHOLE,
                 initializer=keras3.initializers.Constant(value),
                 autocast=False,
                 trainable=False,
@@ -227,7 +231,7 @@ class FadingTweak(FadingSettings, Tweak):
         if not layers or _is_counted(model, self.layer_class):
             return
 
-        def counted(step: Step, data: Any) -> dict[str, tf.Tensor]:
+        def counted(step: Step, data: Any) -> dict[str, Any]:
             logs = step(data)
             for layer in layers:
                 layer.step.assign_add(1)

@@ -8,9 +8,10 @@ import numpy as np
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.graph.compat import build_parts, is_layer, keras, keras_of, unconverted
+from lottery_tf.graph.compat import build_parts, is_layer, keras, keras_of, on_jax, unconverted
 from lottery_tf.graph.copies import copy_layer
 from lottery_tf.graph.keras3 import keras as keras3
+from lottery_tf.graph.ops import ops_for, shaped_as, uniform_at
 from lottery_tf.tweaks.fade import Fading, FadingLayer, FadingLayer3
 
 
@@ -98,6 +99,7 @@ class Ghost(Fading):
     @unconverted
     def call(self, inputs: Sequence[tf.Tensor], training: Any = None) -> tf.Tensor:
         y, x = inputs
+        ops = ops_for(self)
 
         def with_skip() -> tf.Tensor:
             skip = self._identity(x, y) if self.conv is None else self.conv(self._thinned(x))
@@ -105,30 +107,29 @@ class Ghost(Fading):
             if self.norm is not None:
                 skip = self.norm(skip, training=training)
             alpha = self._alpha(training, y)
-            both = y + tf.cast(alpha, y.dtype) * skip
+            both = y + ops.cast(alpha, y.dtype) * skip
             if not self.keep_signal:
                 return both
-            return both * tf.cast(self._gain(alpha), y.dtype)
+            return both * ops.cast(self._gain(alpha), y.dtype)
 
-        output = tf.cond(self.is_over(), lambda: tf.identity(y), with_skip)
-        output.set_shape(y.shape)
+        if on_jax(self):  # where a branch cannot keep what its BatchNorm has seen
+            output = ops.where(self.is_over(), y, with_skip())
+        else:
+            output = shaped_as(y, ops.cond(self.is_over(), lambda: ops.copy(y), with_skip))
         return self.activation(output)
 
     def _alpha(self, training: Any, y: tf.Tensor) -> tf.Tensor:
         """α now, float32 []; that of each image where they are dropped, [batch, 1, …, 1]."""
-        alpha = self.value()
+        alpha, ops = self.value(), ops_for(self)
         if self.fade == "weight":
             return alpha
-        replica = tf.distribute.get_replica_context()
-        place = replica.replica_id_in_sync_group if replica else 0
         # By the step, so that a training that is resumed draws what it would have drawn.
-        seed = tf.stack([self.seed + tf.cast(place, tf.int64), tf.cast(self.step, tf.int64)])
-        shape = [tf.shape(y)[0], *(1 for _ in y.shape[1:])]
-        has_skip = tf.random.stateless_uniform(shape, seed) * self.schedule.start < alpha
-        drawn = tf.where(has_skip, self.schedule.start, 0.0)
+        shape = [ops.shape(y)[0], *(1 for _ in y.shape[1:])]
+        has_skip = uniform_at(self.step, self.seed, shape) * self.schedule.start < alpha
+        drawn = ops.where(has_skip, self.schedule.start, 0.0)
         if training is None:
             training = self.trains_by_default()
-        return tf.where(tf.cast(training, tf.bool), drawn, alpha)
+        return ops.where(ops.cast(training, "bool"), drawn, alpha)
 
     def trains_by_default(self) -> Any:
         """Whether a call is one of training that does not say so."""
@@ -136,30 +137,30 @@ class Ghost(Fading):
 
     def _gain(self, alpha: tf.Tensor) -> tf.Tensor:
         """n for such an α, of its shape."""
-        squares = self.strength**2 + tf.square(alpha)
+        ops = ops_for(self)
+        squares = self.strength**2 + ops.square(alpha)
         if self.norm is None:
             # E[relu(y + α·S(x))²]/E[relu(y / s)²]. Half of a rectified x is 0, half of it the size
             # of a normal z: y + α·|z| has an angle atan(α/s) to y in the plane of y and z.
-            angle = tf.atan2(alpha, self.strength)
+            angle = ops.arctan2(alpha, self.strength)
             squares = (
                 self.strength**2 / 2
                 + squares * (0.5 + angle / math.pi)
                 + self.strength * alpha / math.pi
             )
-        return tf.math.rsqrt(tf.maximum(squares, 1.0))
+        return ops.rsqrt(ops.maximum(squares, 1.0))
 
     def _identity(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         """x, averaged over the strides, with as many channels as y."""
+        ops = ops_for(self)
         if any(stride > 1 for stride in self.strides):
-            spatial = {1: "W", 2: "HW", 3: "DHW"}[len(self.strides)]
-            layout = f"N{spatial}C" if self._axis == -1 else f"NC{spatial}"
-            x = tf.nn.avg_pool(x, self.strides, self.strides, "SAME", layout)
+            x = ops.average_pool(x, self.strides, self.strides, "same", self.data_format)
         wanted, given = y.shape[self._axis], x.shape[self._axis]
         if given > wanted:
-            return tf.gather(x, tf.range(wanted), axis=self._axis)
-        pads = [[0, 0] for _ in range(x.shape.rank)]
+            return ops.take(x, ops.arange(wanted), axis=self._axis)
+        pads = [[0, 0] for _ in x.shape]
         pads[self._axis][1] = wanted - given
-        return tf.pad(x, pads) if wanted > given else x
+        return ops.pad(x, pads) if wanted > given else x
 
     def _thinned(self, x: tf.Tensor) -> tf.Tensor:
         """What a convolution of 1×1 with the strides sees of x; its own gradient for strides and
@@ -242,7 +243,7 @@ class Ghost(Fading):
                     skip = run("alpha", skip, layers.Rescaling, alpha, **config)
                 y = run("add", [y, skip], layers.Add, **config)
                 if self.keep_signal:
-                    n = float(self._gain(tf.constant(alpha)))
+                    n = float(self._gain(ops_for(self).convert_to_tensor(alpha)))
                     y = run("scale", y, layers.Rescaling, n, **config)
             if not is_linear(self):
                 y = run("unit", y, layers.Activation, copied_activation(self.activation), **config)
@@ -253,11 +254,12 @@ class Ghost(Fading):
 
     def _cut(self, skip: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         """The middle of ``skip``, of y's size: a convolution without padding makes less."""
-        if skip.shape.is_fully_defined() and skip.shape == y.shape:
+        if None not in skip.shape and skip.shape == y.shape:
             return skip
-        size = tf.shape(y)
-        first = (tf.shape(skip) - size) // 2
-        return tf.slice(skip, first, size)
+        ops = ops_for(self)
+        size = ops.shape(y)
+        first = [(left - kept) // 2 for left, kept in zip(ops.shape(skip), size, strict=True)]
+        return ops.slice(skip, first, size)
 
     def get_config(self) -> dict[str, Any]:
         return {

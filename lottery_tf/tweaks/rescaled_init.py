@@ -12,19 +12,20 @@ import tensorflow as tf
 from lottery_tf.common.devices import from_chief
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import counted, log
-from lottery_tf.graph.compat import keras, keras_of
+from lottery_tf.graph.compat import backend_of, keras, keras_of, on_tensorflow, scope_of
 from lottery_tf.graph.copies import copy_layer
 from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import assign, check_graph, named_variables
 from lottery_tf.graph.signal_paths import unnormalised
 from lottery_tf.graph.step_checks import step_checks
-from lottery_tf.losses.cross_entropy import default_loss
+from lottery_tf.losses.cross_entropy import checked_labels, default_loss
 from lottery_tf.losses.derivatives import (
     as_watched,
     batches_of,
     differentiable,
     is_offset,
     losses_of,
+    mistakes_with,
     reason,
 )
 from lottery_tf.masks.masks import Masks
@@ -146,6 +147,10 @@ class RescaledInit(RescaledInitSettings, Tweak):
         return copy
 
 
+class _Diverged(RuntimeError):
+    """A search whose numbers are no numbers any more."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Scales:
     """What a search has found.
@@ -200,12 +205,14 @@ def find_scales(
     stream = batches_of(data, "rescaled_init, as in recipe.prepare(model, data)")
     model = differentiable(masked_by_us(model))
     loss = losses_of(loss or settings.criterion, keras_of(model)) or _default_loss(model)
+    if not on_tensorflow(model):  # JAX's step cannot refuse them
+        stream = batches_of(checked_labels(data, model, loss), "rescaled_init")
     trainable = {id(variable) for variable in model.trainable_variables}
     named = {n: each for n, each in named_variables(model).items() if id(each) in trainable}
     if not named:
         raise UsageError(f"Expected trainable weights to rescale; '{model.name}' has none.")
     try:
-        with model.distribute_strategy.scope(), step_checks():
+        with scope_of(model), step_checks():
             weights = [as_watched(model, variable) for variable in named.values()]
             sgd, l1 = settings.optimizer == "sgd", settings.norm == "l1"
             step_size = cast(float, settings.step_size)  # which for_training_by has set
@@ -214,11 +221,13 @@ def find_scales(
             c, *found = _search(objective, stream, space, settings)
     except UsageError:
         raise
-    except (KeyError, ValueError, tf.errors.InvalidArgumentError) as error:
+    except mistakes_with(model) as error:
+        if isinstance(error, _Diverged):
+            raise
         raise UsageError(
             f"Expected batches (inputs, labels) that fit the model '{model.name}' and the loss; "
-            f"of {data.element_spec} TensorFlow says: {reason(error)}. Another loss than the "
-            "cross-entropy is named by RescaledInit(criterion=…)."
+            f"of {data.element_spec} {backend_of(model)} says: {reason(error)}. Another loss than "
+            "the cross-entropy is named by RescaledInit(criterion=…)."
         ) from error
     except Exception as error:  # AutoGraph makes of a LookupError one of a type of its own
         if "gradient registry" not in str(error):
@@ -335,9 +344,9 @@ def _search(
     trail = [c]  # the scales that were judged, the last turns and one before
     while len(norms) < settings.iterations and not converged:
         results = objective(c, batch, following, bound)
-        loss, norm, derivative = (each.numpy() for each in results)
+        loss, norm, derivative = map(np.asarray, results)
         if not np.isfinite([norm, *derivative]).all():
-            raise RuntimeError(
+            raise _Diverged(
                 f"The search for scales diverged at iteration {len(norms) + 1}: the gradient's "
                 f"norm is {norm:g}, the loss {loss:g}. If weights and data are finite, a lower "
                 "learning_rate or step_size may help."
@@ -357,7 +366,7 @@ def _search(
             continue
         now = reached(len(norms))
         if not np.isfinite([*c, now.loss, now.norm]).all():
-            raise RuntimeError(
+            raise _Diverged(
                 "The search for scales diverged: scales, loss or gradient are not finite. A lower "
                 "learning_rate or step_size may help."
             )

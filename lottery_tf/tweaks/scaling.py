@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping
 
-import tensorflow as tf
-
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import keras, scope_of
 from lottery_tf.graph.copies import copy_layer
 from lottery_tf.graph.layers import named_variables
+from lottery_tf.graph.ops import ops_for
 from lottery_tf.masks.dense_norms import get_dense_norms, remember
 from lottery_tf.masks.wrapper import remake
 
@@ -18,9 +17,10 @@ def scaled(model: keras.Model, scales: Mapping[str, float]) -> keras.Model:
     weaker or stronger, which tweaks that come later go by.
     """
     copy = remake(model, copy_layer)
-    with copy.distribute_strategy.scope():
+    with scope_of(copy):
         for name, variable in named_variables(copy).items():
             if name in scales:
-                variable.assign(variable * tf.constant(scales[name], variable.dtype))
+                ops = ops_for(variable)
+                variable.assign(variable * ops.cast(scales[name], variable.dtype))
     remember(copy, get_dense_norms(model))
     return copy

@@ -27,6 +27,7 @@ from lottery_tf.graph.compat import (
 from lottery_tf.graph.copies import Connect, copy_layer, reconnected
 from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import nodes, unwrapped
+from lottery_tf.graph.ops import ops_for, shaped_as
 from lottery_tf.masks.wrapper import remake
 from lottery_tf.tweaks.fade import Fading, FadingLayer, FadingLayer3, FadingTweak
 from lottery_tf.tweaks.settings import SoftActivationSettings
@@ -85,15 +86,14 @@ class SoftUnit(Fading):
     # As tf.nn.relu, whose place it may take in a graph.
     @unconverted
     def call(self, features: tf.Tensor, name: str | None = None) -> tf.Tensor:
-        value = self.value()
+        value, ops = self.value(), ops_for(self)
 
         def soft() -> tf.Tensor:
-            found = _UNITS[self.unit](features, tf.cast(value, features.dtype))
-            return found * tf.cast(self._gain(value), found.dtype) if self.keep_signal else found
+            found = _UNITS[self.unit](ops, features, ops.cast(value, features.dtype))
+            return found * ops.cast(self._gain(value), found.dtype) if self.keep_signal else found
 
-        output = tf.cond(self.is_over(), lambda: tf.nn.relu(features), soft)
-        output.set_shape(features.shape)
-        return output if self.cap is None else tf.minimum(output, tf.cast(self.cap, output.dtype))
+        output = shaped_as(features, ops.cond(self.is_over(), lambda: ops.relu(features), soft))
+        return output if self.cap is None else ops.minimum(output, ops.cast(self.cap, output.dtype))
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
@@ -106,7 +106,7 @@ class SoftUnit(Fading):
         def scaled(scale: float, end: str) -> list[keras.layers.Layer]:
             return [] if scale == 1 else [layers.Rescaling(scale, name=f"{name}_{end}", **config)]
 
-        gain = float(self._gain(tf.constant(value))) if self.keep_signal else 1.0
+        gain = float(self._gain(value)) if self.keep_signal else 1.0
         if bool(self.is_over()):
             found = [layers.ReLU(name=name, **config)]
         elif self.unit == "pswish":  # x·σ(βx) is Swish(βx)/β
@@ -128,10 +128,12 @@ class SoftUnit(Fading):
             ]
         return found
 
-    def _gain(self, value: tf.Tensor) -> tf.Tensor:
+    def _gain(self, value: float | tf.Tensor) -> tf.Tensor:
         """What the unit's output is multiplied by. float32 []."""
-        moment = tf.reduce_sum(_WEIGHTS * tf.square(_UNITS[self.unit](_POINTS, value)))
-        return tf.sqrt(0.5 / moment)
+        ops = ops_for(self)
+        weights, points = map(ops.convert_to_tensor, (_WEIGHTS, _POINTS))
+        moment = ops.sum(weights * ops.square(_UNITS[self.unit](ops, points, value)))
+        return ops.sqrt(0.5 / moment)
 
     def get_config(self) -> dict[str, Any]:
         own = {"unit": self.unit, "cap": self.cap, "replaced": self.replaced}
@@ -163,12 +165,12 @@ class SoftReLU3(SoftUnit, FadingLayer3):
 keras.utils.get_custom_objects()["SoftReLU"] = SoftReLU
 
 
-def _pswish(x: tf.Tensor, beta: tf.Tensor) -> tf.Tensor:
-    return x * tf.sigmoid(beta * x)
+def _pswish(ops: Any, x: tf.Tensor, beta: float | tf.Tensor) -> tf.Tensor:
+    return x * ops.sigmoid(beta * x)
 
 
-def _mish(x: tf.Tensor, blend: tf.Tensor) -> tf.Tensor:
-    return (1 - blend) * x * tf.tanh(tf.math.softplus(x)) + blend * tf.nn.relu(x)
+def _mish(ops: Any, x: tf.Tensor, blend: float | tf.Tensor) -> tf.Tensor:
+    return (1 - blend) * x * ops.tanh(ops.softplus(x)) + blend * ops.relu(x)
 
 
 _UNITS = {"pswish": _pswish, "mish": _mish}

@@ -13,9 +13,19 @@ import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import sha256
-from lottery_tf.graph.compat import ends_of, is_model, keras, spec_of
+from lottery_tf.graph.compat import (
+    ends_of,
+    flattened,
+    is_keras3,
+    is_model,
+    keras,
+    on_tensorflow,
+    spec_of,
+)
+from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import check_graph
 from lottery_tf.graph.model_files import check_code, existing_model, is_keras_model, load_model
+from lottery_tf.graph.ops import ops_for
 from lottery_tf.graph.step_checks import check_in_step
 from lottery_tf.losses.divergence import at_least_float32, logits_of
 from lottery_tf.losses.outputs import Outputs, outputs_of
@@ -83,6 +93,7 @@ class Teacher:
       name: for messages.
       outputs: inputs, as the model that is trained takes them → outputs.
       inputs: the specs of its inputs, with the batch in front; None if they are not known.
+      model: the Keras model that it is, if it is one.
       kind: what the outputs are. Where that is not known they count as probabilities if each row
         of the batch is non-negative with a sum of 1 ± 1e-3; if not, but all of a good many are in
         [0, 1], they are refused, as those of sigmoids.
@@ -92,27 +103,30 @@ class Teacher:
     outputs: Callable[[Any], Any]
     inputs: Sequence[Any] | None
     kind: Outputs = Outputs.UNKNOWN
+    model: Any = None
 
     def logits(self, x: Any) -> tf.Tensor:
         """Logits [batch, C] of the inputs ``x``, float32 or wider, without gradient."""
         (outputs,) = tf.nest.flatten(self.outputs(x))
+        ops = ops_for(outputs)
+        half = keras3.backend.standardize_dtype(outputs.dtype) == "float16"
         # Behind what float16 can say of a probability there is nothing to take the logarithm of.
-        smallest = 6e-8 if outputs.dtype == tf.float16 else 1.2e-38
+        smallest = 6e-8 if half else 1.2e-38
         wide = at_least_float32(outputs.dtype)
-        logits, plain = tf.cast(logits_of(outputs, smallest), wide), tf.cast(outputs, wide)
+        logits, plain = ops.cast(logits_of(outputs, smallest), wide), ops.cast(outputs, wide)
         if self.kind is Outputs.LOGITS:
             logits = plain
         elif self.kind is Outputs.UNKNOWN:
-            off = tf.abs(tf.reduce_sum(plain, axis=-1) - 1)
-            normed = tf.reduce_all(plain >= 0) & tf.reduce_all(off <= 1e-3)
+            off = ops.abs(ops.sum(plain, axis=-1) - 1)
+            normed = ops.all(plain >= 0) & ops.all(off <= 1e-3)
             logits = check_in_step(
-                tf.where(normed, logits, plain),
+                ops.where(normed, logits, plain),
                 # Few logits may lie there by chance.
-                normed | (tf.size(plain) < 64) | tf.reduce_any((plain < 0) | (plain > 1)),
+                normed | (ops.size(plain) < 64) | ops.any((plain < 0) | (plain > 1)),
                 f"Expected a teacher that gives logits or a softmax; the outputs of {self.name} "
                 "are in [0, 1] and do not add up to 1: give a teacher of its layer before.",
             )
-        return tf.stop_gradient(logits)
+        return ops.stop_gradient(logits)
 
     def check_fits(self, model: keras.Model) -> None:
         """Raises UsageError unless the teacher takes ``model``'s inputs and has its classes."""
@@ -120,6 +134,12 @@ class Teacher:
             raise UsageError(
                 f"Expected a teacher that gives logits or a softmax; {self.name} gives "
                 f"{self.kind.value}: give a teacher without its last sigmoid."
+            )
+        if not on_tensorflow(model) and not is_keras3(self.model):
+            raise UsageError(
+                f"Expected a teacher of Keras 3 for the model '{model.name}', which computes by "
+                f"{keras3.backend.backend()}; {self.name} computes by TensorFlow: give a Keras 3 "
+                "model, or set KERAS_BACKEND=tensorflow before importing keras."
             )
         given = list(map(spec_of, model.inputs))
         wanted = f"{_shapes(given)}, as the model '{model.name}' takes them"
@@ -130,16 +150,12 @@ class Teacher:
                 f"Expected a teacher for inputs {wanted}; {self.name} takes "
                 f"{_shapes(self.inputs)}: give another teacher."
             )
-        spec = tf.nest.map_structure(
-            lambda tensor: tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype), ends_of(model)[0]
-        )
         try:
-            traced = tf.function(self.outputs).get_concrete_function(spec)
+            outputs = self._specs_of(ends_of(model)[0])
         except Exception as error:  # whatever its layers say of inputs that they do not take
             raise UsageError(
                 f"Expected a teacher for inputs {wanted}; {self.name} fails on them: {error}"
             ) from error
-        outputs = tf.nest.flatten(traced.structured_outputs)
         if len(outputs) != 1:
             raise UsageError(
                 f"Expected a teacher with one output, {self.name} has {len(outputs)}: give a "
@@ -152,6 +168,16 @@ class Teacher:
                 f"model '{model.name}', {_shapes([own])}; those of {self.name} are "
                 f"{_shapes(outputs)}: give a teacher that was trained for the same classes."
             )
+
+    def _specs_of(self, inputs: Any) -> list[Any]:
+        """The specs of the outputs for a model's symbolic inputs."""
+        if not on_tensorflow(self.model):
+            return list(map(spec_of, flattened(self.model, self.model.compute_output_spec(inputs))))
+        spec = tf.nest.map_structure(
+            lambda tensor: tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype), inputs
+        )
+        traced = tf.function(self.outputs).get_concrete_function(spec)
+        return tf.nest.flatten(traced.structured_outputs)
 
 
 def load(source: str, allow_code: bool = False) -> Teacher:
@@ -187,7 +213,7 @@ def _of_keras(model: keras.Model, name: str) -> Teacher:
         check_graph(model)
         inputs, kinds = list(map(spec_of, model.inputs)), set(outputs_of(model).values())
     kind = kinds.pop() if len(kinds) == 1 else Outputs.UNKNOWN
-    return Teacher(name, lambda x: model(x, training=False), inputs, kind)
+    return Teacher(name, lambda x: model(x, training=False), inputs, kind, model)
 
 
 def _of_signature(path: Path, allow_code: bool) -> Teacher:

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import Callback, keras
-from lottery_tf.graph.layers import check_graph, check_of_its_keras, check_tensorflow
+from lottery_tf.graph.layers import check_graph, check_of_its_keras
 from lottery_tf.graph.prepared_step import make_prepared_step, prepared_step
 from lottery_tf.masks.wrapper import masked_by_us, without_wrappers
 
@@ -120,8 +120,6 @@ def put_on(
       UsageError: if the model has no graph of layers, or layers that cannot be copied.
     """
     check_graph(model)
-    for tweak in tweaks:
-        check_tensorflow(model, type(tweak).__name__)
     prepared = masked_by_us(model)
     learned: dict[type, dict[str, Any]] = {}
     for tweak in sorted(tweaks, key=lambda each: (not each.permanent, each.rank)):

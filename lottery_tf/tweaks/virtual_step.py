@@ -4,10 +4,14 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from lottery_tf.graph.compat import keras, output_names
-from lottery_tf.losses.derivatives import mean_loss
+from lottery_tf.graph.compat import keras, on_tensorflow, output_names
+from lottery_tf.graph.keras3 import compiled, with_gradients
+from lottery_tf.graph.keras3 import keras as keras3
+from lottery_tf.graph.ops import as_tensors
+from lottery_tf.losses.derivatives import loss_of, mean_loss
 
 
 def objective_of(
@@ -32,6 +36,8 @@ def objective_of(
 
     a sign has no derivative: ∇‖g‖₁ = H sign(g), and ∇L(B̃; θ_c − η·sign g) = v.
     """
+    if not on_tensorflow(model):
+        return _elsewhere(model, weights, loss, sgd, step_size, l1)
     starts = [tf.convert_to_tensor(weight) for weight in weights]
     eta = tf.constant(step_size, tf.float64)
     scalar, vector = tf.TensorSpec([], tf.float64), tf.TensorSpec([len(starts)], tf.float64)
@@ -84,6 +90,55 @@ def objective_of(
         else:
             curved = tf.cond(norm > bound, through_gradient, lambda: tf.zeros_like(c))
         return value, norm, _inner(direct, starts) + curved
+
+    return objective
+
+
+def _elsewhere(
+    model: keras.Model, weights: Sequence[Any], loss: Any, sgd: bool, step_size: float, l1: bool
+) -> Callable[..., tuple[Any, Any, Any]]:
+    """The like of a model of another backend, which differentiates the objective itself by c."""
+    ops = keras3.ops
+    starts = [ops.convert_to_tensor(weight) for weight in weights]
+    losses = with_gradients(loss_of(model, weights, loss))
+
+    def scaled(c: Any) -> list[Any]:
+        return [start * ops.cast(c[i], start.dtype) for i, start in enumerate(starts)]
+
+    def length_of(g: Sequence[Any]) -> Any:
+        square = sum(ops.sum(ops.square(each)) for each in g)
+        # The derivative of a root at 0 is no number.
+        return ops.where(square > 0, ops.sqrt(ops.where(square > 0, square, 1.0)), 0.0)
+
+    def norm_of(g: Sequence[Any]) -> Any:
+        return sum(ops.sum(ops.abs(each)) for each in g) if l1 else length_of(g)
+
+    def norm_at(values: Sequence[Any], batch: Any) -> tuple[Any, None]:
+        return norm_of(losses(scaled(values[0]), *batch)[1]), None
+
+    def after_step(values: Sequence[Any], batch: Any, mixed: Any) -> tuple[Any, Any]:
+        theta = scaled(values[0])
+        g = losses(theta, *batch)[1]
+        if sgd:
+            length = length_of(g)
+            steps = [ops.divide_no_nan(each, length) for each in g]
+        else:
+            steps = [ops.stop_gradient(ops.sign(each)) for each in g]
+        moved = [each - step_size * step for each, step in zip(theta, steps, strict=True)]
+        return losses(moved, *mixed)[0][0], norm_of(g)
+
+    by_step, by_norm = compiled(with_gradients(after_step)), compiled(with_gradients(norm_at))
+
+    def objective(c: Any, batch: Any, following: Any, bound: float) -> tuple[Any, Any, Any]:
+        scales = [ops.convert_to_tensor(np.asarray(c, np.float32))]
+        first = as_tensors(batch)
+        (value, norm), (derivative,) = by_step(
+            scales, first, as_tensors(_overlapping(batch, following))
+        )
+        if float(norm) > bound:
+            (norm, _), (derivative,) = by_norm(scales, first)
+            value = ops.full_like(norm, math.nan)
+        return tuple(map(ops.convert_to_numpy, (value, norm, derivative)))
 
     return objective
 

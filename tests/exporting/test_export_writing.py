@@ -106,11 +106,11 @@ def test_several_inputs_and_outputs(its_keras, proved, tmp_path):
     # Links are followed, and an older export is replaced.
     (tmp_path / "latest").symlink_to(tmp_path / "first")
     export(small_net(its_keras), tmp_path / "first")
-    facts = export(
-        model,
-        tmp_path / "latest",
-        {"angle": rng.normal(size=(300, 2)), "image": rng.normal(size=(300, 4, 4, 1))},
-    )
+    images = {"angle": rng.normal(size=(300, 2)), "image": rng.normal(size=(300, 4, 4, 1))}
+    facts = export(model, tmp_path / "latest", images)
+    of_keras = write_exports(model, tmp_path / "of_keras", ["keras"], images=images)["keras"]
+    assert of_keras["max_abs_difference"] <= 1e-6
+    assert of_keras["outputs"] == facts["outputs"]
     assert facts["max_abs_difference"] <= 1e-5
     assert facts["test_accuracy"] is None
     assert facts["outputs"] == {"kind": [None, 3], "age": [None, 1]}
@@ -199,7 +199,7 @@ def test_what_is_not_ours_is_never_replaced(name, tmp_path):
     [
         (
             {"formats": ("tflit",)},
-            "one of saved_model, tflite or onnx, not 'tflit'; nearest: tflite",
+            "one of saved_model, tflite, onnx or keras, not 'tflit'; nearest: tflite",
         ),
         ({"formats": ()}, "at least one format"),
         ({"images": np.ones((2, 5))}, r"shape \(N, 4\)"),

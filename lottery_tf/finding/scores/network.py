@@ -8,22 +8,25 @@ import numpy as np
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.graph.compat import keras, keras_of, on_tensorflow, output_names
-from lottery_tf.graph.copies import copy_layer
-from lottery_tf.graph.layers import check_tensorflow, named_variables
+from lottery_tf.graph.compat import backend_of, keras, keras_of, on_tensorflow, output_names
+from lottery_tf.graph.keras3 import compiled, with_gradients
+from lottery_tf.graph.keras3 import keras as keras3
+from lottery_tf.graph.layers import named_variables
+from lottery_tf.graph.ops import as_tensors, ops_for
 from lottery_tf.graph.step_checks import step_checks
-from lottery_tf.losses.cross_entropy import as_cross_entropy, default_loss
+from lottery_tf.losses.cross_entropy import as_cross_entropy, checked_labels, default_loss
 from lottery_tf.losses.derivatives import (
     as_watched,
     batches_of,
     differentiable,
+    loss_of,
     losses_of,
     mean_loss,
+    mistakes_with,
     reason,
 )
 from lottery_tf.losses.divergence import logits_of
 from lottery_tf.masks.prune_by_mask import get_masks
-from lottery_tf.masks.wrapper import remake
 
 Made = TypeVar("Made")
 
@@ -43,7 +46,7 @@ class Network:
 
     Attributes:
       model: the copy. Its masks may be set anew from score to score.
-      weights: name → TensorFlow's variable of the prunable weights.
+      weights: name → the variable of each prunable weight, TensorFlow's where it computes by it.
       random: the generator for scores that are drawn.
       data, loss, count: what was given as ``data``, ``loss`` and ``batches``.
     """
@@ -56,7 +59,7 @@ class Network:
         batches: int = 1,
         seed: int = 0,
     ):
-        self.model = differentiable(model) if on_tensorflow(model) else remake(model, copy_layer)
+        self.model = differentiable(model)
         named = named_variables(self.model)
         self.weights = {n: as_watched(self.model, named[n]) for n in get_masks(self.model)}
         self.random = np.random.default_rng(seed)
@@ -76,7 +79,7 @@ class Network:
         Raises:
           UsageError: without data, and for data that do not fit the model and the loss.
         """
-        return self.cached(_Derivatives).mean("gradient", temperature)
+        return self._derivatives().mean("gradient", temperature)
 
     def hessian_product(
         self, vector: Mapping[str, np.ndarray], temperature: float = 1.0
@@ -87,33 +90,79 @@ class Network:
           vector: v, an array a weight.
           temperature: what logits are divided by.
         """
-        parts = [tf.cast(vector[name], weight.dtype) for name, weight in self.weights.items()]
-        return self.cached(_Derivatives).mean("hessian_product", temperature, parts)
+        parts = [vector[name] for name in self.weights]
+        return self._derivatives().mean("hessian_product", temperature, parts)
+
+    def _derivatives(self) -> "_Derivatives":
+        kind = _ByTensorFlow if on_tensorflow(self.model) else _ByKeras
+        return self.cached(kind)
 
     def cached(self, make: Callable[["Network"], Made]) -> Made:
-        """``make(self)``, made at the first call, which differentiates by TensorFlow."""
-        check_tensorflow(self.model, "scores that differentiate")
+        """``make(self)``, made at the first call."""
         if make not in self._made:
             self._made[make] = make(self)
         return self._made[make]
 
 
 class _Derivatives:
-    """The compiled derivatives of L on one batch, and the batches."""
+    """The compiled derivatives of L on one batch, and the batches.
+
+    A subclass has ``gradient(batch, temperature)`` and ``hessian_product(batch, temperature,
+    vector)``, which give a list of tensors, one a weight.
+    """
+
+    gradient: Callable[..., Sequence[Any]]
+    hessian_product: Callable[..., Sequence[Any]]
 
     def __init__(self, network: Network):
         self.model, self.weights = network.model, network.weights
         data: tf.data.Dataset = network.data  # batches_of refuses None
-        count = network.count
+        self.loss = losses_of(network.loss, keras_of(self.model))
         stream = batches_of(data, "the scores of the weights", again=False)
+        self.loss, self.element_spec = self.loss or default_loss(self.model), data.element_spec
+        if not on_tensorflow(self.model):  # JAX's step cannot refuse them
+            stream = iter(checked_labels(data, self.model, self.loss))
         with step_checks():
-            self.batches = list(itertools.islice(stream, count))
-        self.loss = losses_of(network.loss, keras_of(self.model)) or default_loss(self.model)
+            self.batches = list(itertools.islice(stream, network.count))
+
+    def mean(self, which: str, *args: Any) -> dict[str, np.ndarray]:
+        """The mean over all examples of a derivative of each batch."""
+        sums, examples = [np.zeros(())] * len(self.weights), 0
+        compute, ops = getattr(self, which), keras3.ops
+        try:
+            for batch in self.batches:
+                size = int(tf.nest.flatten(batch)[0].shape[0])
+                with step_checks():
+                    found = compute(batch, *args)
+                parts = (size * ops.convert_to_numpy(part).astype(np.float64) for part in found)
+                sums = [total + part for total, part in zip(sums, parts, strict=True)]
+                examples += size
+        except UsageError:
+            raise
+        except mistakes_with(self.model) as error:
+            raise UsageError(
+                f"Expected batches (inputs, labels) that fit the model '{self.model.name}' and the "
+                f"loss; {backend_of(self.model)} says: {reason(error)}"
+            ) from error
+        return {n: total / examples for n, total in zip(self.weights, sums, strict=True)}
+
+
+class _ByTensorFlow(_Derivatives):
+    """Of a model that computes by TensorFlow."""
+
+    def __init__(self, network: Network):
+        super().__init__(network)
         scalar = tf.TensorSpec([], tf.float32)
         vector = [tf.TensorSpec(weight.shape, weight.dtype) for weight in self.weights.values()]
-        signature = [data.element_spec, scalar]
+        signature = [self.element_spec, scalar]
         self.gradient = tf.function(self._gradient, signature)
-        self.hessian_product = tf.function(self._hessian_product, [*signature, vector])
+        compute = tf.function(self._hessian_product, [*signature, vector])
+
+        def hessian_product(batch: Any, temperature: float, vector: Sequence[Any]) -> Any:
+            pairs = zip(vector, self.weights.values(), strict=True)
+            return compute(batch, temperature, [tf.cast(v, weight.dtype) for v, weight in pairs])
+
+        self.hessian_product = hessian_product
 
     def _gradient(self, batch: tuple[Any, Any], temperature: tf.Tensor) -> list[tf.Tensor]:
         x, y = batch
@@ -135,26 +184,37 @@ class _Derivatives:
             gradient = self._gradient(batch, temperature)
         return tape.gradient(gradient, weights, vector, unconnected_gradients="zero")
 
-    def mean(self, which: str, *args: Any) -> dict[str, np.ndarray]:
-        """The mean over all examples of a derivative of each batch."""
-        sums, examples = [np.zeros(())] * len(self.weights), 0
-        compute = getattr(self, which)
-        try:
-            for batch in self.batches:
-                size = int(tf.nest.flatten(batch)[0].shape[0])
-                with step_checks():
-                    found = compute(batch, *args)
-                parts = (size * part.numpy().astype(np.float64) for part in found)
-                sums = [total + part for total, part in zip(sums, parts, strict=True)]
-                examples += size
-        except UsageError:
-            raise
-        except (KeyError, ValueError, tf.errors.InvalidArgumentError) as error:
-            raise UsageError(
-                f"Expected batches (inputs, labels) that fit the model '{self.model.name}' and the "
-                f"loss; TensorFlow says: {reason(error)}"
-            ) from error
-        return {n: total / examples for n, total in zip(self.weights, sums, strict=True)}
+
+class _ByKeras(_Derivatives):
+    """Of a model of Keras 3 on another backend."""
+
+    def __init__(self, network: Network):
+        super().__init__(network)
+        weights = list(self.weights.values())
+        ops = keras3.ops
+        dtypes = [weight.dtype for weight in weights]
+
+        def gradient(values: Any, x: Any, y: Any, temperature: Any) -> Any:
+            losses = tf.nest.map_structure(lambda one: _divided(one, temperature), self.loss)
+            return with_gradients(loss_of(self.model, weights, losses))(values, x, y)[1]
+
+        def along(values: Any, x: Any, y: Any, temperature: Any, vector: Any) -> Any:
+            found = gradient(values, x, y, temperature)
+            pairs = zip(found, vector, strict=True)
+            return sum(ops.sum(g * v) for g, v in pairs), None
+
+        first = compiled(gradient)
+        second = compiled(lambda *args: with_gradients(along)(*args)[1])
+
+        def taken(compute: Callable[..., Any]) -> Callable[..., Any]:
+            def on(batch: Any, temperature: float, *vectors: Any) -> Any:
+                values = [ops.convert_to_tensor(weight) for weight in weights]
+                parts = (map(ops.convert_to_tensor, each, dtypes) for each in vectors)
+                return compute(values, *as_tensors(batch), temperature, *map(list, parts))
+
+            return on
+
+        self.gradient, self.hessian_product = taken(first), taken(second)
 
 
 def _divided(loss: Any, temperature: tf.Tensor) -> Any:
@@ -170,6 +230,6 @@ def _divided(loss: Any, temperature: tf.Tensor) -> Any:
         logits = outputs
         if not cross_entropy.from_logits:
             logits = logits_of(outputs, kind.of.backend.epsilon())
-        return on_logits.call(labels, logits / tf.cast(temperature, logits.dtype))
+        return on_logits.call(labels, logits / ops_for(logits).cast(temperature, logits.dtype))
 
     return divided

@@ -1,0 +1,125 @@
+"""The functions that tweaks, losses and scores compute by, wherever a model computes.
+
+They have the names and arguments that ``keras.ops`` has for them. For what computes by TensorFlow,
+of either Keras, they are TensorFlow's own; for the rest those of ``keras.ops`` itself.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from lottery_tf.graph.compat import is_keras3
+from lottery_tf.graph.keras3 import keras as keras3
+
+
+class _TensorFlow:
+    """As ``keras.ops`` names them."""
+
+    abs, cos, exp, log, sign, sqrt, square = (
+        *(tf.abs, tf.cos, tf.exp, tf.math.log, tf.sign, tf.sqrt, tf.square),
+    )
+    minimum, maximum, clip, rsqrt = tf.minimum, tf.maximum, tf.clip_by_value, tf.math.rsqrt
+    arctan2, divide_no_nan, round = tf.atan2, tf.math.divide_no_nan, tf.round
+    sum, mean, all, any = tf.reduce_sum, tf.reduce_mean, tf.reduce_all, tf.reduce_any
+    min, max = tf.reduce_min, tf.reduce_max
+    sigmoid, tanh, softplus, relu = tf.sigmoid, tf.tanh, tf.math.softplus, tf.nn.relu
+    softmax, log_softmax, stop_gradient = tf.nn.softmax, tf.nn.log_softmax, tf.stop_gradient
+    cast, where, cond, convert_to_tensor = tf.cast, tf.where, tf.cond, tf.convert_to_tensor
+    zeros_like, ones_like, stack, concatenate = tf.zeros_like, tf.ones_like, tf.stack, tf.concat
+    reshape, pad, slice, arange, size = tf.reshape, tf.pad, tf.slice, tf.range, tf.size
+    take, copy = tf.gather, tf.identity
+
+    @staticmethod
+    def ndim(x: tf.Tensor) -> int | None:
+        return x.shape.rank
+
+    @staticmethod
+    def shape(x: tf.Tensor) -> Any:
+        """Numbers where they are known, else tensors."""
+        dynamic = tf.shape(x)
+        if x.shape.rank is None:
+            return dynamic
+        return [dynamic[i] if size is None else size for i, size in enumerate(x.shape)]
+
+    @staticmethod
+    def one_hot(x: tf.Tensor, num_classes: int, dtype: Any = None) -> tf.Tensor:
+        return tf.one_hot(x, num_classes, dtype=dtype)
+
+    @staticmethod
+    def average_pool(
+        x: tf.Tensor,
+        pool_size: Sequence[int],
+        strides: Sequence[int],
+        padding: str,
+        data_format: str,
+    ) -> tf.Tensor:
+        spatial = {1: "W", 2: "HW", 3: "DHW"}[len(strides)]
+        layout = f"N{spatial}C" if data_format == "channels_last" else f"NC{spatial}"
+        return tf.nn.avg_pool(x, pool_size, strides, padding.upper(), layout)
+
+
+def ops_for(thing: Any) -> Any:
+    """The functions for a tensor, or for what a layer, a loss or a model is to compute."""
+    by_keras = is_keras3(thing) or keras3.ops.is_tensor(thing)
+    by_tensorflow = keras3.backend.backend() == "tensorflow"
+    return keras3.ops if by_keras and not by_tensorflow else _TensorFlow
+
+
+def uniform_at(step: Any, seed: int, shape: Sequence[Any]) -> Any:
+    """Draws from [0, 1) by a step and a seed, for each replica its own. float32, of a shape.
+
+    Args:
+      step: a whole number, as a variable.
+    """
+    if ops_for(step) is keras3.ops:
+        return keras3.random.uniform(shape, seed=_At(seed, step))
+    replica = tf.distribute.get_replica_context()
+    place = replica.replica_id_in_sync_group if replica else 0
+    both = tf.stack([seed + tf.cast(place, tf.int64), tf.cast(step, tf.int64)])
+    return tf.random.stateless_uniform(shape, both)
+
+
+class _At(keras3.random.SeedGenerator):
+    """What draws by a seed and a step, and has no state."""
+
+    def __init__(self, seed: int, step: Any):
+        self.seed, self.step = seed, step
+
+    def next(self, ordered: bool = True) -> Any:
+        pair = [keras3.ops.cast(each, "uint32") for each in (self.seed, self.step)]
+        return keras3.ops.stack(pair)
+
+
+def shaped_as(like: Any, tensor: Any) -> Any:
+    """``tensor``, of which TensorFlow is told what it knows of the shape of another."""
+    if isinstance(tensor, tf.Tensor):
+        tensor.set_shape(like.shape)
+    return tensor
+
+
+def is_floating(tensor: Any) -> bool:
+    """Whether a tensor's dtype is a floating one."""
+    if isinstance(tensor.dtype, tf.DType):
+        return tensor.dtype.is_floating
+    return keras3.backend.is_float_dtype(keras3.backend.standardize_dtype(tensor.dtype))
+
+
+def widened(tensor: Any) -> Any:
+    """A tensor in 64 bits, of whole numbers or floating; on JAX, which has none, in 32."""
+    ops = ops_for(tensor)
+    bits = 32 if ops is keras3.ops and keras3.backend.backend() == "jax" else 64
+    return ops.cast(tensor, f"{'float' if is_floating(tensor) else 'int'}{bits}")
+
+
+def as_tensors(structure: Any) -> Any:
+    """Arrays, or tensors of TensorFlow, as tensors of what Keras 3 computes by."""
+    return tf.nest.map_structure(
+        lambda each: keras3.ops.convert_to_tensor(np.asarray(each)), structure
+    )
+
+
+def is_tensor(thing: Any) -> bool:
+    """Whether it is a tensor of TensorFlow, or of what Keras 3 computes by."""
+    return tf.is_tensor(thing) or keras3.ops.is_tensor(thing)
