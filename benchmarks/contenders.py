@@ -66,8 +66,28 @@ def keras3_dense(data_dir: str, sparsity: float) -> Contender:
     return _trainer(data_dir, None, "keras")
 
 
+def keras3_jax(data_dir: str, sparsity: float) -> Contender:
+    """keras3 on JAX, of which BACKENDS tells the process."""
+    return keras3(data_dir, sparsity)
+
+
+def keras3_jax_dense(data_dir: str, sparsity: float) -> Contender:
+    """keras3_dense on JAX."""
+    return keras3_dense(data_dir, sparsity)
+
+
+def keras3_torch(data_dir: str, sparsity: float) -> Contender:
+    """keras3 on torch, one step an execution."""
+    return keras3(data_dir, sparsity)
+
+
+def keras3_torch_dense(data_dir: str, sparsity: float) -> Contender:
+    """keras3_dense on torch."""
+    return keras3_dense(data_dir, sparsity)
+
+
 def _trainer(data_dir: str, sparsity: float | None, keras: str = "tf_keras") -> Contender:
-    from lottery_tf.graph.compat import keras_of
+    from lottery_tf.graph.compat import KERASES, keras_of
     from lottery_tf.graph.layers import named_variables
     from lottery_tf.masks.allocate import prune_to
     from lottery_tf.masks.masks import Masks
@@ -108,7 +128,9 @@ def _trainer(data_dir: str, sparsity: float | None, keras: str = "tf_keras") -> 
         "jit_compile": trainer.model.jit_compile,
         "steps_per_execution": settings.steps_per_execution,
     }
-    return Contender(train, finish, (*_TF_PACKAGES, "keras"), chosen)
+    backend = KERASES["keras"].backend.backend()
+    packages = (*_TF_PACKAGES, "keras", *({backend} - {"tensorflow"}))
+    return Contender(train, finish, packages, chosen)
 
 
 def tfmot(data_dir: str, sparsity: float) -> Contender:
@@ -276,6 +298,10 @@ CONTENDERS = {
         dense,
         keras3,
         keras3_dense,
+        keras3_jax,
+        keras3_jax_dense,
+        keras3_torch,
+        keras3_torch_dense,
         tfmot,
         tfmot_stream,
         tfmot_tuned,
@@ -284,6 +310,13 @@ CONTENDERS = {
     )
 }
 TORCH = ("torch", "torch_tuned")
+# Contender → what KERAS_BACKEND is for it.
+BACKENDS = {
+    "keras3_jax": "jax",
+    "keras3_jax_dense": "jax",
+    "keras3_torch": "torch",
+    "keras3_torch_dense": "torch",
+}
 
 _HIDDEN = ("dense1", "dense2")
 _TF_PACKAGES = ("tensorflow", "tf_keras", "tensorflow_model_optimization", "numpy")
@@ -293,12 +326,12 @@ def _data_and_model(data_dir, keras="tf_keras"):
     """The images and a new network, as the flagfile's experiment has them."""
     from lottery_tf import models
     from lottery_tf.data import DataSettings, load
-    from lottery_tf.graph.compat import keras_named
+    from lottery_tf.graph.compat import KERASES
 
     data = load(DataSettings(dataset="idx", data_dir=data_dir, batch_size=BATCH_SIZE))
     if data.steps_per_epoch != STEPS_PER_EPOCH:
         raise ValueError(f"Expected Fashion-MNIST, 60,000 training images, in {data_dir}.")
-    keras_named(keras).utils.set_random_seed(0)
+    KERASES[keras].utils.set_random_seed(0)
     shapes = data.input_shape, data.num_classes
     return data, models.create("lenet_300_100", *shapes, keras=keras)
 

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from contenders import BATCH_SIZE, CONTENDERS, LEARNING_RATE, STEPS_PER_EPOCH, TORCH
+from contenders import BACKENDS, BATCH_SIZE, CONTENDERS, LEARNING_RATE, STEPS_PER_EPOCH, TORCH
 
 HERE = Path(__file__).parent
 
@@ -25,7 +25,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data_dir", required=True, help="folder of Fashion-MNIST's IDX files")
     parser.add_argument("--torch_python", help="Python with torch; default: no torch contenders")
-    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    usual = [name for name in CONTENDERS if name not in BACKENDS]
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=usual)
     parser.add_argument("--repeats", type=int, default=9, help="of each contender")
     parser.add_argument("--epochs", type=int, default=3, help="of 900 steps, in a repeat")
     parser.add_argument("--sparsity", type=float, default=0.9, help="of the hidden layers' kernels")
@@ -97,7 +98,10 @@ class Worker:
     def start(self) -> None:
         """Builds it, and warms up: two epochs, the first of which compiles."""
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(self.command, stdin=pipe, stdout=pipe, text=True)
+        backend = {"KERAS_BACKEND": BACKENDS[self.name]} if self.name in BACKENDS else {}
+        self.process = subprocess.Popen(
+            self.command, stdin=pipe, stdout=pipe, text=True, env={**os.environ, **backend}
+        )
         self.about = self._answer()
         for _ in range(2):
             self._ask(STEPS_PER_EPOCH)
