@@ -1,11 +1,7 @@
 """Small networks, masks for them, and what must hold of a masked one."""
 
 import contextlib
-import os
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 import lottery_tf as lt
-from lottery_tf.graph.compat import keras, keras_of
+from lottery_tf.graph.compat import keras, keras_of, tf_variable
 from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import named_variables
 from lottery_tf.graph.optimizers import slots as slots_of
@@ -21,6 +17,10 @@ from lottery_tf.masks.prunable import prunable_weights
 from lottery_tf.masks.settings import KINDS, PrunableSettings
 
 layers = keras.layers
+# For trainings on two devices. TensorFlow has to hear of it before it computes anything.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
 # A test of both Kerases takes one as ``its_keras``.
 KERASES = {"tf_keras": keras, "keras": keras3}
 both_kerases = pytest.mark.parametrize("its_keras", KERASES.values(), ids=KERASES)
@@ -191,25 +191,21 @@ def eagerly(yes=True):
         tf.config.run_functions_eagerly(before)
 
 
-_TWO_DEVICES = """
-import sys
-sys.path[:0] = ["tests", "tests/tweaks"]
-import numpy as np
-import tensorflow as tf
+def keys_of_its_own():
+    """For the next strategy, as in TensorFlow's own tests.
 
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-"""
+    What was summed over devices under a key has its shape in this process from then on.
+    """
+    tf.distribute.MirroredStrategy._collective_key_base += 100
 
 
-def on_two_devices(script):
-    """Runs ``script``, with NumPy and TensorFlow at hand, in a process with two logical CPUs."""
-    return subprocess.run(
-        [sys.executable, "-c", _TWO_DEVICES + script],
-        cwd=Path(__file__).parents[1],
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+def two_devices():
+    """A strategy of two replicas."""
+    keys_of_its_own()
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+def replicas(variable):
+    """The values of a variable, of either Keras, on each device."""
+    variable = tf_variable(variable)
+    return [copy.numpy() for copy in getattr(variable, "values", [variable])]

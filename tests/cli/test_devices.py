@@ -1,6 +1,5 @@
 """find and retrain on two devices and in two processes give what they give on one device."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -10,10 +9,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import TINY
+from networks import keys_of_its_own
 
 import lottery_tf as lt
 from lottery_tf.cli.main import main
 from lottery_tf.common.files import read_json, read_json_lines, write_json
+from lottery_tf.graph.compat import keras
 from lottery_tf.models import BUILDERS
 from lottery_tf.runs.folder import load_saved_model
 
@@ -83,12 +84,8 @@ def assert_same_model(ours, theirs):
     return ours
 
 
-# In the place of the zoo's, of which a process on two devices traces for half a minute.
-SMALL = """
-from lottery_tf.graph.compat import keras
-from lottery_tf.models import BUILDERS
-
 def small(shape, classes, width):
+    """In the place of the zoo's, which takes half a minute to trace for two devices."""
     layers = keras.layers
 
     def block(x, strides, name):
@@ -101,36 +98,15 @@ def small(shape, classes, width):
     x = layers.GlobalAveragePooling2D()(layers.ReLU()(block(x, 4, "last")))
     return keras.Model(images, layers.Dense(classes, name="head")(x))
 
-BUILDERS["resnet8_half"] = small
-"""
 
-
-def on_two_devices(*commands, first=""):
-    """Runs command lines in a process with two logical CPUs; returns its exit codes."""
-    script = (
-        "import tensorflow as tf, json, sys\n"
-        'cpu = tf.config.list_physical_devices("CPU")[0]\n'
-        "two = [tf.config.LogicalDeviceConfiguration()] * 2\n"
-        "tf.config.set_logical_device_configuration(cpu, two)\n"
-        # Rewrites of graphs that run a few steps here take longer than these.
-        'tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})\n'
-        f"{first}\n"
-        "from lottery_tf.cli.main import main\n"
-        "print(json.dumps([main(words) for words in json.loads(sys.argv[1])]))\n"
-    )
-    words = [[*command, "--strategy=mirrored"] for command in commands]
-    done = subprocess.run(
-        [sys.executable, "-c", script, json.dumps(words)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=True,
-    )
-    return json.loads(done.stdout.splitlines()[-1]), done.stdout + done.stderr
+def on_two_devices(*command):
+    """The exit code of a command on the two logical CPUs that networks.py makes."""
+    keys_of_its_own()
+    return main([*command, "--strategy=mirrored"])
 
 
 @pytest.mark.e2e
-def test_two_devices_do_as_one_does(one, tmp_path, broken_off):
+def test_two_devices_do_as_one_does(one, tmp_path, broken_off, capsys):
     """What was begun on one goes on on two; what was found on two is read as any other."""
     found, parts = tmp_path / "find", tmp_path / "retrain"
     retrain = [*RETRAIN, f"--ticket={ticket_of(one / 'find')}", f"--out={parts}"]
@@ -140,12 +116,18 @@ def test_two_devices_do_as_one_does(one, tmp_path, broken_off):
     uneven = [*FIND, "--batch_size=63", f"--out={tmp_path / 'uneven'}"]
     xla = [*FIND, "--jit_compile", f"--out={tmp_path / 'xla'}"]
     evaluate = ["evaluate", f"--run={one / 'retrain'}", "--split=train"]
-    codes, said = on_two_devices([*FIND, f"--out={found}"], retrain, uneven, xla, evaluate)
-    assert codes == [0, 0, 2, 2, 0], said
-    assert "--batch_size that the 2 devices can share equally, not 63: give a multiple of 2" in said
-    assert "Expected no --jit_compile with 2 devices" in said
+    assert on_two_devices(*FIND, f"--out={found}") == 0
+    assert on_two_devices(*retrain) == 0
+    capsys.readouterr()
+    for words, message in (
+        (uneven, "--batch_size that the 2 devices can share equally, not 63: give a multiple of 2"),
+        (xla, "Expected no --jit_compile with 2 devices"),
+    ):
+        assert on_two_devices(*words) == 2
+        assert message in capsys.readouterr().err
+    assert on_two_devices(*evaluate) == 0
     accuracy = read_json(one / "retrain" / "result.json")["train_accuracy"]
-    assert f"accuracy {100 * accuracy:.2f} %" in said
+    assert f"accuracy {100 * accuracy:.2f} %" in capsys.readouterr().out
     assert_same_find(found, one / "find")
     masks = lt.Ticket.load(ticket_of(one / "find")).masks
     assert_same_retrain(parts, one / "retrain", masks)
@@ -160,14 +142,12 @@ def test_scores_and_batchnorm_on_two_devices(method, tmp_path, monkeypatch):
     network = ("--model=resnet8_half", "--width=4", "--optimizer=sgd", "--learning_rate=0.05")
     words = (*FIND[:-3], *network, "--train_for=12it", "--rewind_to=2it", "--sparsity=0.5")
     words = (*words, f"--method={method}", *(["--score_rounds=5"] * (method == "synflow")))
-    monkeypatch.setitem(BUILDERS, "resnet8_half", None)  # is put back at the end
-    exec(SMALL, {})
+    monkeypatch.setitem(BUILDERS, "resnet8_half", small)
     trained = method == "synflow"  # what is trained then hangs on no method
     if not trained:
         words = (*words, "--notrain_tickets")
     assert main([*words, f"--out={tmp_path / 'one'}"]) == 0
-    codes, said = on_two_devices([*words, f"--out={tmp_path / 'two'}"], first=SMALL)
-    assert codes == [0], said
+    assert on_two_devices(*words, f"--out={tmp_path / 'two'}") == 0
     one, two = (lt.Ticket.load(ticket_of(tmp_path / each)) for each in ("one", "two"))
     assert one.masks == two.masks and "last_conv/kernel" in one.masks
     for folder in ("one", "two") if trained else ():
@@ -209,9 +189,11 @@ def test_two_workers_do_as_one_device_does(one, tmp_path):
     assert not list(tmp_path.rglob(".*"))
 
 
-def test_all_gpus_of_a_machine_that_has_none(tmp_path, capsys):
+def test_all_gpus_of_a_machine_that_has_none(tmp_path, capsys, monkeypatch):
     if tf.config.list_physical_devices("GPU"):
         pytest.skip("this machine has a GPU")
+    logical = tf.config.list_logical_devices
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: logical(kind)[:1])
     assert main([*FIND, "--strategy=mirrored", f"--out={tmp_path / 'find'}"]) == 2
     assert "Expected GPUs with --strategy=mirrored" in capsys.readouterr().err
     assert not (tmp_path / "find").exists()

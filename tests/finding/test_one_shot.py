@@ -17,8 +17,8 @@ from networks import (
     examples,
     layers,
     mlp,
-    on_two_devices,
     random_masks,
+    two_devices,
     values,
 )
 from twins import BUILD, batch, twins
@@ -179,28 +179,16 @@ def test_omp_keeps_the_largest_magnitudes():
     assert ticket.masks == lt.Masks({name: each > threshold for name, each in whole.items()})
 
 
-MIRRORED = """
-from networks import KERASES, examples, mlp
-import lottery_tf as lt
-
-its_keras = KERASES["tf_keras"]
-data = tf.data.Dataset.from_tensor_slices(examples()).batch(6)
-found = []
-for strategy in (tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])):
-    its_keras.utils.set_random_seed(0)
-    with strategy.scope():
-        model = mlp(its_keras.layers)
-    found.append([lt.prune(model, each, 0.5, data).masks for each in ("grasp", "synflow")])
-assert found[0] == found[1]
-print("pruned")
-"""
-
-
 @pytest.mark.e2e
-@pytest.mark.parametrize("name", KERASES)
-def test_on_two_devices(name):
-    run = on_two_devices(MIRRORED.replace('"tf_keras"', f'"{name}"'))
-    assert run.stdout.endswith("pruned\n"), run.stderr[-2000:]
+@both_kerases
+def test_on_two_devices(its_keras):
+    found = []
+    for strategy in (tf.distribute.get_strategy(), two_devices()):
+        its_keras.utils.set_random_seed(0)
+        with strategy.scope():
+            model = mlp(its_keras.layers)
+        found.append([lt.prune(model, each, 0.5, data()).masks for each in ("grasp", "synflow")])
+    assert found[0] == found[1]
 
 
 # The user's mistakes

@@ -9,7 +9,6 @@ import pytest
 import tensorflow as tf
 from layer_cases import CASES
 from networks import (
-    KERASES,
     assert_same,
     both_kerases,
     chain,
@@ -18,14 +17,16 @@ from networks import (
     examples,
     layers,
     mlp,
-    on_two_devices,
     random_masks,
+    two_devices,
+    values,
 )
 from twins import BUILD, batch, twins
 
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
 from lottery_tf.finding.scores.network import Network
+from lottery_tf.graph.layers import assign
 from lottery_tf.inspecting import LayerSignal, Signal, blocked, sentence_of, side_by_side
 
 
@@ -309,27 +310,15 @@ def test_mistakes(its_keras):
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("name", KERASES)
-def test_on_two_devices_as_on_one(name):
-    done = on_two_devices(
-        f"name = '{name}'"
-        + """
-import functools
-import lottery_tf as lt
-from networks import KERASES, examples, mlp, random_masks, values
-from lottery_tf.graph.layers import assign
-
-mlp = functools.partial(mlp, KERASES[name].layers)
-data = tf.data.Dataset.from_tensor_slices(examples(12)).batch(6)
-model = mlp()
-masks = random_masks(model)
-with tf.distribute.MirroredStrategy().scope():
-    other = mlp()
-    assign(other, values(model))
-    other = lt.wrap(other, masks)
-for batches in (1, 2):
-    assert lt.signal(other, data, batches=batches) == lt.signal(
-        lt.wrap(model, masks), data, batches=batches)
-"""
-    )
-    assert done.returncode == 0, done.stderr
+@both_kerases
+def test_on_two_devices_as_on_one(its_keras):
+    model = mlp(its_keras.layers)
+    masks = random_masks(model)
+    with two_devices().scope():
+        other = mlp(its_keras.layers)
+        assign(other, values(model))
+        other = lt.wrap(other, masks)
+    for count in (1, 2):
+        assert lt.signal(other, batches(), batches=count) == lt.signal(
+            lt.wrap(model, masks), batches(), batches=count
+        )

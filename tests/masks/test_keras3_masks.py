@@ -596,34 +596,6 @@ def test_a_saved_model_goes_on_training(tmp_path):
     assert_finite_and_moved(loaded, before)
 
 
-@pytest.mark.e2e
-def test_training_on_two_devices():
-    done = networks.on_two_devices(
-        """
-import keras
-from layer_cases3 import mlp
-from networks import assert_zeros, examples, random_masks
-import lottery_tf as lt
-
-x, y = examples()
-with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-    model = mlp()
-    masks = random_masks(model, 0.8)
-    model = lt.wrap(model, masks)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(0.01), loss, jit_compile=False)
-model.fit(x, y, batch_size=4, verbose=0)
-assert_zeros(model, masks, model.optimizer, slots=2)
-inner = lt.Masks({n: m & random_masks(model, 0.5, seed=1)[n] for n, m in masks.items()})
-lt.set_masks(model, inner)
-model.fit(x, y, batch_size=4, verbose=0)
-assert_zeros(model, inner, model.optimizer, slots=2)
-assert_zeros(lt.strip(model), inner)
-"""
-    )
-    assert done.returncode == 0, done.stderr
-
-
 def test_saved_weights_bring_their_masks(tmp_path):
     model = lt.wrap(mlp(), random_masks(mlp()))
     model.save_weights(tmp_path / "w.weights.h5")

@@ -2,19 +2,23 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 from networks import (
     EachBatch,
     assert_finite_and_moved,
     assert_same,
     assert_zeros,
+    both_kerases,
     chain,
+    each_batch,
     every_variable,
     examples,
     layers,
     mlp,
-    on_two_devices,
     random_masks,
+    replicas,
+    two_devices,
     values,
 )
 from tensorflow_model_optimization.python.core.sparsity.keras.pruning_wrapper import (
@@ -169,43 +173,36 @@ def test_a_ticket_from_a_stock_tfmot_model_with_layers_that_are_not_ours(lines):
 
 # tf.distribute
 
-MIRRORED = """
-from networks import EachBatch, assert_zeros, chain, examples, layers, random_masks, values
-import lottery_tf as lt
-from lottery_tf.graph.compat import keras
-
-def train(strategy):
-    keras.utils.set_random_seed(0)
-    with strategy.scope():
-        model = chain(layers.Dense(6, activation="relu", name="a"), layers.Dense(3, name="b"))
-        masks = random_masks(model, 0.8)
-        model = lt.wrap(model, masks)
-        model.compile(
-            keras.optimizers.SGD(0.1, momentum=0.9),
-            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        )
-    watch = EachBatch(lambda model: assert_zeros(model, masks, model.optimizer, slots=1))
-    data = tf.data.Dataset.from_tensor_slices(examples()).batch(6)
-    model.fit(data, epochs=2, callbacks=[watch], verbose=0)
-    masks = lt.Masks({n: mask & random_masks(model, seed=1)[n] for n, mask in masks.items()})
-    lt.set_masks(model, masks)
-    model.fit(data, callbacks=[watch], verbose=0)
-    assert watch.calls == 6
-    for variable in model.variables:
-        copies = [copy.numpy() for copy in getattr(variable, "values", [variable])]
-        assert len(copies) == strategy.num_replicas_in_sync
-        np.testing.assert_array_equal(copies[0], copies[-1])
-    return values(lt.strip(model))
-
-one = train(tf.distribute.get_strategy())
-two = train(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
-for name in one:
-    np.testing.assert_allclose(one[name], two[name], rtol=1e-4, atol=1e-6)
-print("trained")
-"""
-
 
 @pytest.mark.e2e
-def test_training_on_two_devices():
-    run = on_two_devices(MIRRORED)
-    assert run.stdout.endswith("trained\n"), run.stderr[-2000:]
+@both_kerases
+def test_training_on_two_devices(its_keras):
+    loss = its_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    data = tf.data.Dataset.from_tensor_slices(examples()).batch(6)
+    found = []
+
+    def zeros(model):
+        assert_zeros(model, lt.get_masks(model), model.optimizer, slots=1)
+
+    for strategy in (tf.distribute.get_strategy(), two_devices()):
+        its_keras.utils.set_random_seed(0)
+        with strategy.scope():
+            model = chain(its_keras.layers.Dense(6, "relu"), its_keras.layers.Dense(3))
+            masks = random_masks(model, 0.8)
+            model = lt.wrap(model, masks)
+            optimizer = its_keras.optimizers.SGD(0.1, momentum=0.9)
+            model.compile(optimizer, loss, jit_compile=False)
+        watch = each_batch(zeros, its_keras)
+        model.fit(data, epochs=2, callbacks=[watch], verbose=0)
+        masks = lt.Masks({n: mask & random_masks(model, seed=1)[n] for n, mask in masks.items()})
+        lt.set_masks(model, masks)
+        assert lt.get_masks(model) == masks
+        model.fit(data, callbacks=[watch], verbose=0)
+        assert watch.calls == 6
+        for variable in model.variables:
+            copies = replicas(variable)
+            assert len(copies) == strategy.num_replicas_in_sync
+            np.testing.assert_array_equal(copies[0], copies[-1])
+        found.append(list(values(lt.strip(model)).values()))
+    for one, two in zip(*found, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6)

@@ -6,7 +6,7 @@ import keras as keras3
 import numpy as np
 import pytest
 import tensorflow as tf
-from networks import assert_same, chain, examples, mlp, on_two_devices, random_masks, values
+from networks import assert_same, chain, examples, mlp, random_masks, two_devices, values
 
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
@@ -332,42 +332,29 @@ def test_a_student_that_starts_as_its_teacher_stays_it(of):
     assert_same(values(model), values(teacher))
 
 
-REPLICAS = """
-import test_distillation as tests
-from networks import chain, layers, values, assert_same
-from lottery_tf.graph.compat import keras
-import lottery_tf as lt
-tests.taught_model()[0].save("FOLDER/keras")
-tests.taught_model()[0].export("FOLDER/exported")
-
-def trained(strategy, teacher, cached):
-    with strategy.scope():
-        keras.utils.set_random_seed(1)
-        student = chain(layers.Dense(6, "relu", name="one"), layers.Dense(3, name="head"))
-        recipe = lt.Recipe([tests.Distillation(teacher)])
-        model = recipe.prepare(student)
-        model.compile(keras.optimizers.SGD(0.1), recipe.loss())
-        data = recipe.tweaks[0].with_logits(tests.data(8)) if cached else tests.data(8)
-    model.fit(data, epochs=3, callbacks=recipe.callbacks(), verbose=0)
-    return model.distribute_strategy.num_replicas_in_sync, values(model)
-
-count, one = trained(tf.distribute.get_strategy(), "FOLDER/keras", False)
-assert count == 1
-for teacher, cached in (("keras", True), ("exported", False)):
-    count, two = trained(
-        tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), "FOLDER/" + teacher, cached
-    )
-    assert count == 2
-    for name, value in two.items():
-        np.testing.assert_allclose(value, one[name], atol=1e-6, err_msg=name)
-print("both")
-"""
-
-
 @pytest.mark.e2e
 def test_two_replicas_learn_what_one_does(tmp_path):
-    done = on_two_devices(REPLICAS.replace("FOLDER", str(tmp_path)))
-    assert done.stdout.strip().endswith("both"), done.stderr[-3000:]
+    taught_model()[0].save(tmp_path / "keras")
+    taught_model()[0].export(tmp_path / "exported")
+
+    def trained(strategy, teacher, cached):
+        with strategy.scope():
+            keras.utils.set_random_seed(1)
+            student = chain(
+                keras.layers.Dense(6, "relu", name="one"), keras.layers.Dense(3, name="head")
+            )
+            recipe = lt.Recipe([Distillation(str(tmp_path / teacher))])
+            model = recipe.prepare(student)
+            model.compile(keras.optimizers.SGD(0.1), recipe.loss())
+            given = recipe.tweaks[0].with_logits(data(8)) if cached else data(8)
+        model.fit(given, epochs=3, callbacks=recipe.callbacks(), verbose=0)
+        assert model.distribute_strategy is strategy
+        return values(model)
+
+    one = trained(tf.distribute.get_strategy(), "keras", False)
+    for teacher, cached in (("keras", True), ("exported", False)):
+        for name, value in trained(two_devices(), teacher, cached).items():
+            np.testing.assert_allclose(value, one[name], atol=1e-6, err_msg=name)
 
 
 def test_no_trace_of_the_teacher_in_the_model(tmp_path, eager):

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import assert_same, chain, examples, on_two_devices, random_masks, values
+from networks import assert_same, chain, examples, random_masks, replicas, two_devices, values
 
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
@@ -471,26 +471,17 @@ def test_in_other_precisions(policy, eager, of):
     assert np.isfinite(final(X)).all()
 
 
-REPLICAS = """
-import test_fade, KERAS
-from lottery_tf.graph.compat import tf_variable
-with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-    recipe, model = test_fade._prepared(of=KERAS)
-history = test_fade._fit(model, recipe.callbacks())
-assert model.distribute_strategy.num_replicas_in_sync == 2
-np.testing.assert_allclose(history["ghost_skips_alpha"], [0.5, 0, 0, 0])
-for layer in test_fade.RECIPE[0].layers(model):
-    assert [int(each.numpy()) for each in tf_variable(layer.step).values] == [8, 8]
-final = recipe.finish(model)
-np.testing.assert_allclose(final(test_fade.X), model(test_fade.X), atol=1e-5)
-print("both")
-"""
-
-
 @e2e
 def test_two_replicas_fade_together(of):
-    done = on_two_devices(REPLICAS.replace("KERAS", of.__name__))
-    assert done.stdout.strip().endswith("both"), done.stderr[-3000:]
+    with two_devices().scope():
+        recipe, model = _prepared(of=of)
+    history = _fit(model, recipe.callbacks())
+    assert model.distribute_strategy.num_replicas_in_sync == 2
+    np.testing.assert_allclose(history["ghost_skips_alpha"], [0.5, 0, 0, 0])
+    for layer in RECIPE[0].layers(model):
+        assert [int(each) for each in replicas(layer.step)] == [8, 8]
+    final = recipe.finish(model)
+    np.testing.assert_allclose(final(X), model(X), atol=1e-5)
 
 
 @pytest.mark.parametrize(

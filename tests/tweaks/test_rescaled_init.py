@@ -15,8 +15,9 @@ from networks import (
     examples,
     layers,
     mlp,
-    on_two_devices,
     random_masks,
+    replicas,
+    two_devices,
     values,
 )
 
@@ -679,38 +680,24 @@ def test_one_batch_is_enough():
     assert np.isfinite(found.losses).all()
 
 
-MIRRORED = """
-from networks import assert_zeros, examples, mlp, random_masks, values
-import lottery_tf as lt
-from lottery_tf.graph.compat import keras
-from lottery_tf.tweaks.rescaled_init import RescaledInit
-
-data = tf.data.Dataset.from_tensor_slices(examples()).batch(6)
-one, two = tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-found = []
-for strategy in (one, two):
-    keras.utils.set_random_seed(0)
-    with strategy.scope():
-        plain = mlp()
-        masks = random_masks(plain)
-        model = lt.wrap(plain, masks)
-    model = RescaledInit(max_norm=0.85, iterations=6).change(model, data)
-    assert_zeros(model, masks)
-    for variable in model.variables:
-        copies = [copy.numpy() for copy in getattr(variable, "values", [variable])]
-        assert len(copies) == strategy.num_replicas_in_sync
-        np.testing.assert_array_equal(copies[0], copies[-1])
-    found.append(values(model))
-for name in found[0]:
-    np.testing.assert_allclose(found[0][name], found[1][name], rtol=1e-5)
-print("rescaled")
-"""
-
-
 @pytest.mark.e2e
 def test_on_two_devices():
-    run = on_two_devices(MIRRORED)
-    assert run.stdout.endswith("rescaled\n"), run.stderr[-2000:]
+    found = []
+    for strategy in (tf.distribute.get_strategy(), two_devices()):
+        keras.utils.set_random_seed(0)
+        with strategy.scope():
+            plain = mlp()
+            masks = random_masks(plain)
+            model = lt.wrap(plain, masks)
+        model = RescaledInit(max_norm=0.85, iterations=6).change(model, batches())
+        assert_zeros(model, masks)
+        for variable in model.variables:
+            copies = replicas(variable)
+            assert len(copies) == strategy.num_replicas_in_sync
+            np.testing.assert_array_equal(copies[0], copies[-1])
+        found.append(values(model))
+    for name in found[0]:
+        np.testing.assert_allclose(found[0][name], found[1][name], rtol=1e-5)
 
 
 # Whose step it looks at
