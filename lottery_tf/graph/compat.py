@@ -350,6 +350,15 @@ def take_input_shape(layer: Layer, other: Layer) -> None:
         layer._batch_input_shape = other._batch_input_shape
 
 
+def take_arguments(layer: Layer, other: Layer) -> None:
+    """Has a layer whose call is (inputs, *args) name its arguments as ``other`` does.
+
+    Keras writes those that are given by place into the description of a graph by their names, and
+    leaves out, without a word, those that have none.
+    """
+    layer._call_spec._arg_names[1:] = other._call_spec.arg_names[1:]
+
+
 @_of_either
 def regularize_instead(layer: Layer, kernel: Variable, seen: Callable[[], tf.Tensor]) -> None:
     """Has the regularizers of one of a layer's variables see ``seen()`` in its place."""

@@ -21,6 +21,7 @@ from lottery_tf.graph.compat import (
     is_pruning_wrapper,
     keras,
     regularize_instead,
+    take_arguments,
     take_input_shape,
     takes,
     unconverted,
@@ -70,6 +71,7 @@ class PruneByMask(PruneLowMagnitude):
         self.pruning_vars: list[Any] = []
         self.supports_masking = layer.supports_masking
         take_input_shape(self, layer)
+        take_arguments(self, layer)
 
     def build(self, input_shape: Any) -> None:
         keras.layers.Wrapper.build(self, input_shape)

@@ -18,7 +18,7 @@ from lottery_tf.common.log import log
 from lottery_tf.common.ownership import Kind, has_arrays, has_keys
 from lottery_tf.data import Dataset
 from lottery_tf.graph.compat import Callback, keras
-from lottery_tf.graph.layers import assign, named_variables, values
+from lottery_tf.graph.layers import assign, trainable_names, values
 from lottery_tf.inspecting.signal import sentence_of, signal
 from lottery_tf.losses.cross_entropy import default_loss
 from lottery_tf.masks.masks import read_arrays
@@ -191,8 +191,9 @@ def compiled_for_evaluation(model: keras.Model) -> keras.Model:
 
 def nonzero_parameters(model: keras.Model) -> int:
     """Number of the model's trainable parameters, frozen or not, that are not 0."""
-    parameters = (each for each in named_variables(model).values() if each.trainable)
-    return sum(int(np.count_nonzero(each.numpy())) for each in parameters)
+    trainable = trainable_names(model)
+    parameters = (value for name, value in values(model).items() if name in trainable)
+    return sum(int(np.count_nonzero(value)) for value in parameters)
 
 
 class _Watch(Callback):

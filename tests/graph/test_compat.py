@@ -100,6 +100,29 @@ def test_takes():
     assert compat.takes(layers.Dense(1)) == {"training": False, "mask": False}
 
 
+def test_take_arguments():
+    """What is given by place is in the description of a model then."""
+
+    @keras.saving.register_keras_serializable("test_compat")
+    class Times(layers.Layer):
+        def call(self, x, factor, training=None):
+            return x * factor
+
+    @keras.saving.register_keras_serializable("test_compat")
+    class Any(layers.Wrapper):
+        def call(self, inputs, *args, **kwargs):
+            return self.layer(inputs, *args)
+
+    for taken in (False, True):
+        layer = Any(Times())
+        if taken:
+            compat.take_arguments(layer, layer.layer)
+        inputs = keras.Input((2,))
+        config = keras.Model(inputs, layer(inputs, inputs + 1)).get_config()
+        kwargs = config["layers"][-1]["inbound_nodes"][0][0][3]
+        assert ("factor" in kwargs) == taken
+
+
 def test_take_input_shape():
     first, taker = layers.Dense(1, input_shape=(3,)), layers.Dense(2)
     compat.take_input_shape(taker, first)
