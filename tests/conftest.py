@@ -73,6 +73,15 @@ def all_eager(eager):
 
 
 @pytest.fixture
+def untraced():
+    """Nothing is traced, for what a graph has no part in, or has another test of."""
+    from networks import eagerly
+
+    with eagerly():
+        yield
+
+
+@pytest.fixture
 def proved_here(monkeypatch):
     """Exports are proved in this process: a fresh one spends seconds on importing TensorFlow."""
     from networks import prove_here

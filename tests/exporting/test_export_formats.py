@@ -64,8 +64,7 @@ def outputs(path, model, images):
         (conv_net, 0.95, keras3),
         *(
             pytest.param(*case, keras, marks=pytest.mark.e2e)
-            for case in [(conv_net, 0.0), (conv_net, 0.5)]
-            + [(dense_net, sparsity) for sparsity in (0.0, 0.5, 0.95)]
+            for case in [(conv_net, 0.0), (dense_net, 0.5), (dense_net, 0.95)]
         ),
     ],
 )

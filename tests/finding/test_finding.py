@@ -109,17 +109,15 @@ def draw(model, data, jit_compile=False, **settings):
     return list(lt.find_tickets(model, data, epochs=EPOCHS, **settings))
 
 
-# Each two of place, way to rewind and compiler meet once; two cases always, the rest as e2e.
+# Each two of place, way to rewind and compiler meet; two cases always, the rest as e2e. None is
+# True for a network without convolutions.
 BY_HAND = [
     (("1ep", 4), "learning_rate", True),
     (("3it", 3), "weights", False),
     (("0it", 0), "weights", None),
     (("0it", 0), "learning_rate", False),
-    (("0it", 0), "weights", True),
     (("1ep", 4), "weights", False),
-    (("1ep", 4), "learning_rate", None),
     (("3it", 3), "learning_rate", True),
-    (("3it", 3), "learning_rate", None),
 ]
 
 
@@ -132,7 +130,7 @@ BY_HAND = [
             id=f"{place[0]}-{rewind}-{jit}-{name}",
         )
         for name, its_keras in KERASES.items()
-        for number, (place, rewind, jit) in enumerate(BY_HAND[: 9 if name == "tf_keras" else 4])
+        for number, (place, rewind, jit) in enumerate(BY_HAND[: 6 if name == "tf_keras" else 4])
     ],
 )
 def test_three_rounds_by_hand(data, rewind_to, step, rewind, jit_compile, its_keras):
@@ -154,7 +152,7 @@ def test_three_rounds_by_hand(data, rewind_to, step, rewind, jit_compile, its_ke
             np.testing.assert_allclose(ticket.weights[name], value, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.usefixtures("all_eager")
+@pytest.mark.usefixtures("untraced")
 @both_kerases
 def test_every_variable_is_rewound_and_zeros_are_exact(data, its_keras):
     tickets = draw(network(its_keras), data, rounds=3, rewind_to="2it")

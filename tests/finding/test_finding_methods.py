@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
-from networks import assert_same, examples, mlp, values
+from networks import assert_same, eagerly, examples, mlp, values
 
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
@@ -53,24 +53,30 @@ def assert_same_ticket(one, other):
 
 
 @pytest.mark.parametrize(
-    "method",
-    [pytest.param(m, marks=pytest.mark.e2e if m == "iterative_snip" else ()) for m in SCORES],
+    ("method", "eager"),
+    [
+        *((method, True) for method in SCORES if method != "iterative_snip"),
+        pytest.param("iterative_snip", True, marks=pytest.mark.e2e),
+        pytest.param("grasp", False, marks=pytest.mark.e2e),
+    ],
 )
-@pytest.mark.usefixtures("all_eager")
-def test_scores_are_those_of_lt_prune_at_the_rewind_point(method, model):
+def test_scores_are_those_of_lt_prune_at_the_rewind_point(method, eager, model):
     """With the batches from step k on; the seed is the random methods'."""
-    dense, ticket = draw(
-        model, method=method, sparsity=0.6, train_tickets=False, seed=3, score_rounds=2,
-        score_batches=4, scope="layerwise",
-    )  # fmt: skip
+    with eagerly(eager):
+        dense, ticket = draw(
+            model, method=method, sparsity=0.6, train_tickets=False, seed=3, score_rounds=2,
+            score_batches=4, scope="layerwise",
+        )  # fmt: skip
     assert dense.sparsity == 0 and ticket.masks.kept == 54 - round(0.6 * 54)
     assert [each.info["round"] for each in (dense, ticket)] == [0, 1]
     assert all(each.info["method"] == method for each in (dense, ticket))
     assert (dense.weights["first/kernel"] != values(model)["first/kernel"]).any()  # 3 steps on
     at_k = lt.strip(dense.build())
-    found = lt.prune(
-        at_k, method, 0.6, data().repeat().skip(3), rounds=2, batches=4, seed=3, scope="layerwise"
-    )  # fmt: skip
+    with eagerly(eager):
+        found = lt.prune(
+            at_k, method, 0.6, data().repeat().skip(3), rounds=2, batches=4, seed=3,
+            scope="layerwise",
+        )  # fmt: skip
     assert_same_ticket(ticket, found)
 
 
@@ -115,7 +121,7 @@ def trainer_of(model, loss):
 @pytest.mark.parametrize(
     "rewind", [pytest.param("weights", marks=pytest.mark.e2e), "learning_rate"]
 )
-@pytest.mark.usefixtures("all_eager")
+@pytest.mark.usefixtures("untraced")
 def test_omp_is_one_round_of_imp(model, rewind):
     omp = draw(model, method="omp", sparsity=0.6, rewind=rewind)
     imp = draw(model, rounds=1, prune_fraction=0.6, rewind=rewind)
@@ -128,7 +134,7 @@ def test_omp_is_one_round_of_imp(model, rewind):
     ("rewind", "scope", "regrow"),
     [("weights", "layerwise", False), ("learning_rate", "global", True)],
 )
-@pytest.mark.usefixtures("all_eager")
+@pytest.mark.usefixtures("untraced")
 def test_gmp(model, rewind, scope, regrow):
     """Its mask comes of a training from the rewind point on; of learning_rate so do its weights.
 
@@ -166,7 +172,7 @@ def test_gmp(model, rewind, scope, regrow):
         {"method": "erk", "sparsity": 0.99},
     ],
 )
-@pytest.mark.usefixtures("all_eager")
+@pytest.mark.usefixtures("untraced")
 def test_a_layer_that_collapses_is_told_once(settings, lines):
     """With the sparsity that would do: of 54 weights the first layer has the smallest 24."""
     model = mlp()

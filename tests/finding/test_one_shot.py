@@ -13,6 +13,7 @@ from networks import (
     assert_zeros,
     both_kerases,
     chain,
+    eagerly,
     every_variable,
     examples,
     layers,
@@ -116,17 +117,23 @@ def test_what_is_kept_dense(method):
     assert ticket.weights["first/kernel"].all()
 
 
-@pytest.mark.parametrize("method", ["omp", "snip", "grasp", "synflow"])
+@pytest.mark.parametrize(
+    ("method", "eager"),
+    [
+        *((method, True) for method in ("omp", "snip", "grasp", "synflow")),
+        *(pytest.param(method, False, marks=pytest.mark.e2e) for method in ("grasp", "synflow")),
+    ],
+)
 @pytest.mark.parametrize("name", BUILD)
-@pytest.mark.usefixtures("all_eager")
-def test_both_kerases_have_the_same_scores(name, method):
+def test_both_kerases_have_the_same_scores(name, method, eager):
     """Of the same weights, for every score that is not drawn."""
     theirs, ours = twins(name)
     masks = random_masks(theirs, 0.8)
     few = tf.data.Dataset.from_tensors(batch(name))
     score = METHODS[method].score
-    expected = score(Network(lt.wrap(theirs, masks), few))
-    found = score(Network(lt.wrap(ours, masks), few))
+    with eagerly(eager):
+        expected = score(Network(lt.wrap(theirs, masks), few))
+        found = score(Network(lt.wrap(ours, masks), few))
     assert found.keys() == masks.keys()
     for each, value in expected.items():
         atol = 1e-5 * np.abs(value).max()

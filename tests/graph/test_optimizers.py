@@ -11,7 +11,6 @@ from networks import (
     assert_zeros,
     both_kerases,
     chain,
-    eagerly,
     examples,
     layers,
     random_masks,
@@ -130,13 +129,6 @@ def _each(always):
 every_optimizer, unlike_ones = _each(MAKE), _each(UNLIKE)
 
 
-@pytest.fixture(name="eagerly")
-def untraced():
-    """Nothing is traced, so that many optimizers are tried in little time."""
-    with eagerly():
-        yield
-
-
 def network(its_keras=keras):
     layers = its_keras.layers
     return chain(layers.Dense(5, activation="relu", name="first"), layers.Dense(3, name="head"))
@@ -186,14 +178,14 @@ def assert_rounds_are_plain_fits(optimizer, plain):
 
 
 @unlike_ones
-def test_every_round_is_a_plain_fit_from_its_ticket(eagerly, name, its_keras):
+def test_every_round_is_a_plain_fit_from_its_ticket(untraced, name, its_keras):
     make = functools.partial(MAKE[name], its_keras)
     assert_rounds_are_plain_fits(make(), make)
 
 
 @both_kerases
 @pytest.mark.parametrize("name", ["Adam", "averaged"])
-def test_only_the_learning_rate_goes_on_from_step_k(eagerly, name, its_keras):
+def test_only_the_learning_rate_goes_on_from_step_k(untraced, name, its_keras):
     make = functools.partial(MAKE[name], its_keras)
     assert_rounds_are_plain_fits(scheduled(make()), lambda: scheduled(make(), first=2))
 
@@ -220,7 +212,7 @@ def trainer_of(optimizer, model=None):
 @pytest.mark.parametrize(
     "kind", [kept.Adam, kept.AdamW, optimizers_of_ours.Adam, keras3.optimizers.Adam]
 )
-def test_the_first_step_of_adam_after_rewinding_is_the_learning_rate(eagerly, kind, step):
+def test_the_first_step_of_adam_after_rewinding_is_the_learning_rate(untraced, kind, step):
     """From empty moments: m̂/√v̂ = g/|g|, so that each weight moves by the rate."""
     trainer = trainer_of(scheduled(kind(0.01, weight_decay=0.0)))
     trainer.fit(2)
@@ -234,7 +226,7 @@ def test_the_first_step_of_adam_after_rewinding_is_the_learning_rate(eagerly, ki
 
 
 @every_optimizer
-def test_what_it_remembers_is_that_of_a_new_one(eagerly, name, its_keras):
+def test_what_it_remembers_is_that_of_a_new_one(untraced, name, its_keras):
     trainer = trainer_of(MAKE[name](its_keras))
     trainer.fit(3)
     new = MAKE[name](its_keras)
@@ -248,7 +240,7 @@ def test_what_it_remembers_is_that_of_a_new_one(eagerly, name, its_keras):
 
 
 @unlike_ones
-def test_masks_in_the_middle_of_training_leave_zeros_and_finite_weights(eagerly, name, its_keras):
+def test_masks_in_the_middle_of_training_leave_zeros_and_finite_weights(untraced, name, its_keras):
     """What is remembered of a pruned weight is as in a new optimizer, which need not be 0."""
     model, make = lt.wrap(network(its_keras)), functools.partial(MAKE[name], its_keras)
     model.compile(make(), cross_entropy(its_keras))
@@ -286,7 +278,7 @@ def test_ftrl_and_adagrad_by_hand():
         assert weight.numpy()[1] == 0 and weight.numpy()[0] < before[0]
 
 
-def test_a_weight_that_comes_back_is_averaged_from_where_it_comes_back(eagerly):
+def test_a_weight_that_comes_back_is_averaged_from_where_it_comes_back(untraced):
     model = lt.wrap(network(), random_masks(network()))
     model.compile(kept.SGD(0.1, use_ema=True), cross_entropy())
     model.fit(batches(), verbose=0)
@@ -298,7 +290,7 @@ def test_a_weight_that_comes_back_is_averaged_from_where_it_comes_back(eagerly):
     assert (average.numpy()[revived] == 0.5).all()
 
 
-def test_steps_that_add_up_gradients_first_count_all_the_same(eagerly):
+def test_steps_that_add_up_gradients_first_count_all_the_same(untraced):
     """Keras 3 calls two of them one iteration; the batches and the schedule go by the steps."""
     optimizer = scheduled(keras3.optimizers.SGD(0.1, gradient_accumulation_steps=2))
     trainer = trainer_of(optimizer)
@@ -310,7 +302,7 @@ def test_steps_that_add_up_gradients_first_count_all_the_same(eagerly):
 
 
 @both_kerases
-def test_averages_are_put_in_at_the_end_of_a_training_and_not_in_between(eagerly, its_keras):
+def test_averages_are_put_in_at_the_end_of_a_training_and_not_in_between(untraced, its_keras):
     make = functools.partial(MAKE["averaged"], its_keras)
     whole, parts = (trainer_of(make()) for _ in range(2))
     assign(parts.model, values(whole.model))
@@ -327,7 +319,7 @@ def test_averages_are_put_in_at_the_end_of_a_training_and_not_in_between(eagerly
 
 
 @both_kerases
-def test_the_weights_to_rewind_to_are_no_averages(eagerly, its_keras):
+def test_the_weights_to_rewind_to_are_no_averages(untraced, its_keras):
     trainer = trainer_of(MAKE["averaged"](its_keras))
     initial = lt.Ticket.of(trainer.model, lt.get_masks(trainer.model))
     plain = trainer_of(its_keras.optimizers.Adam(0.01))
@@ -339,7 +331,7 @@ def test_the_weights_to_rewind_to_are_no_averages(eagerly, its_keras):
 
 
 @both_kerases
-def test_a_callbacks_learning_rate_ends_with_the_training(eagerly, its_keras):
+def test_a_callbacks_learning_rate_ends_with_the_training(untraced, its_keras):
     trainer = trainer_of(its_keras.optimizers.SGD(0.1))
     trainer.fit(1, [its_keras.callbacks.LearningRateScheduler(lambda epoch: 0.01)])
     assert trainer.learning_rate == pytest.approx(0.01)
@@ -348,7 +340,7 @@ def test_a_callbacks_learning_rate_ends_with_the_training(eagerly, its_keras):
 
 
 @pytest.mark.parametrize("name", ["Adam", "loss scaled"])
-def test_a_checkpoint_of_an_older_release_goes_on(eagerly, name):
+def test_a_checkpoint_of_an_older_release_goes_on(untraced, name):
     """It has no names, and its count of steps did not begin at the rewind step."""
     one, other = (trainer_of(scheduled(MAKE[name](keras))) for _ in range(2))
     for trainer in (one, other):
@@ -488,7 +480,7 @@ class Around(kept.Optimizer):
         (Heap(0.1), "of which weight Heap keeps .*h/first/kernel is not known"),
     ],
 )
-def test_optimizers_that_cannot_begin_anew_are_refused(eagerly, optimizer, words):
+def test_optimizers_that_cannot_begin_anew_are_refused(untraced, optimizer, words):
     with pytest.raises(UsageError, match=words):
         ticket = lt.find_ticket(
             *(network(), batches()),
@@ -500,7 +492,7 @@ def test_optimizers_that_cannot_begin_anew_are_refused(eagerly, optimizer, words
         lt.set_masks(model, masks_of(model))
 
 
-def test_masks_change_nothing_where_the_optimizer_is_refused(eagerly):
+def test_masks_change_nothing_where_the_optimizer_is_refused(untraced):
     model = lt.wrap(network())
     model.compile(NoConfig(2), cross_entropy())
     model.fit(batches(), verbose=0)

@@ -26,7 +26,7 @@ def ticket(*first, depth=8):
     return lt.prune(chain(*stack, shape=(8, 8, 1)), "erk", 0.9)
 
 
-@pytest.mark.usefixtures("all_eager")
+@pytest.mark.usefixtures("untraced")
 @pytest.mark.parametrize("recipe", ["vanilla", "label_smoothing", "signal_scaling"])
 def test_the_warning_and_its_absence(recipe, lines):
     order = []
@@ -62,7 +62,7 @@ def test_it_changes_nothing(monkeypatch):
     assert_same(with_it, weights())
 
 
-@pytest.mark.usefixtures("all_eager")
+@pytest.mark.usefixtures("untraced")
 def test_data_that_do_not_fit_are_the_training_s_to_tell_of(lines):
     bad = dataclasses.replace(DATA.train, labels=np.full(64, 99, np.int32))
     with pytest.raises(lt.UsageError, match="classes of the model"):

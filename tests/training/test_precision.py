@@ -8,6 +8,7 @@ from networks import (
     assert_same,
     assert_zeros,
     chain,
+    eagerly,
     examples,
     random_masks,
     values,
@@ -75,7 +76,14 @@ def test_layers_of_float64_stay():
 
 
 @pytest.mark.parametrize(
-    "precision", [pytest.param("mixed_bfloat16", marks=pytest.mark.e2e), "mixed_float16"]
+    ("precision", "eager"),
+    [
+        ("mixed_float16", True),
+        *(
+            pytest.param(*each, marks=pytest.mark.e2e)
+            for each in [("mixed_float16", False), ("mixed_bfloat16", True)]
+        ),
+    ],
 )
 @pytest.mark.parametrize(
     "recipe",
@@ -86,17 +94,17 @@ def test_layers_of_float64_stay():
     ],
     ids=lambda recipe: recipe.name,
 )
-@pytest.mark.usefixtures("all_eager")
-def test_a_ticket_trained_in_it_is_finished_in_float32(precision, recipe):
+def test_a_ticket_trained_in_it_is_finished_in_float32(precision, eager, recipe):
     model = network()
     masks = random_masks(model)
     ticket = lt.Ticket.of(model, masks)
     recipe = lt.Recipe([*recipe.tweaks, Precision(precision)])
-    prepared = recipe.prepare(ticket.build(), data())
-    trainer = Trainer(prepared, lambda start: data(), 2, SGD(0.1, 0.9, l2=0.01), recipe.loss())
-    trainer.reset(0)
     watch = EachBatch(lambda model: assert_zeros(model, masks, model.optimizer, slots=1))
-    trainer.fit(5, [*recipe.callbacks(5), watch])
+    with eagerly(eager):
+        prepared = recipe.prepare(ticket.build(), data())
+        trainer = Trainer(prepared, lambda start: data(), 2, SGD(0.1, 0.9, l2=0.01), recipe.loss())
+        trainer.reset(0)
+        trainer.fit(5, [*recipe.callbacks(5), watch])
     assert trainer.step == watch.calls == 5
     final = recipe.finish(prepared)
     assert architecture.to_json(final) == ticket.architecture

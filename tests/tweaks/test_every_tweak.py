@@ -65,19 +65,10 @@ RECIPES = [*TWEAKS, ALL]
 every_recipe = pytest.mark.parametrize("name", dict.fromkeys(RECIPES))
 # What is as true of all at once; with the whole runs of each alone too.
 ALL_AT_ONCE = [ALL, *(pytest.param(name, marks=pytest.mark.e2e) for name in TWEAKS)]
-all_at_once = pytest.mark.parametrize("name", ALL_AT_ONCE)
-# All at once in graphs; each alone eagerly, which is faster, and with the whole runs in graphs too.
+# All at once in graphs, each alone eagerly: its own tests have it in graphs.
+TRAININGS = [(ALL, False), *((name, True) for name in TWEAKS)]
 every_training = pytest.mark.parametrize(
-    ("name", "eager", "of"),
-    [
-        pytest.param(*(name, eager, of), marks=pytest.mark.e2e if eager_too else ())
-        for of in (keras, keras3)
-        for name, eager, eager_too in [
-            (ALL, False, False),
-            *((name, True, False) for name in TWEAKS),
-            *((name, False, True) for name in TWEAKS if name != ALL),
-        ]
-    ],
+    ("name", "eager", "of"), [(*each, of) for of in (keras, keras3) for each in TRAININGS]
 )
 
 
@@ -186,7 +177,7 @@ def test_finishing_changes_nothing_in_the_trained_model(trained, name, eager, of
     assert_same([variable.numpy() for variable in model.variables], before)
 
 
-@pytest.mark.parametrize(("name", "eager"), [(ALL, False), *((name, True) for name in TWEAKS)])
+@pytest.mark.parametrize(("name", "eager"), TRAININGS)
 def test_both_kerases_train_the_same(trained, name, eager):
     """Losses, what fades, what was learned and the finished weights.
 
@@ -232,17 +223,23 @@ def test_a_tweak_is_a_frozen_dataclass_with_documented_fields(name):
         assert settings[f"{name}_{field.name}"].metadata == field.metadata
 
 
-@all_at_once
-@pytest.mark.usefixtures("all_eager")
-def test_on_a_dense_model_of_probabilities(name, of):
+@pytest.mark.parametrize(
+    ("name", "eager"),
+    [
+        (ALL, True),
+        *(pytest.param(*each, marks=pytest.mark.e2e) for each in TRAININGS),
+    ],
+)
+def test_on_a_dense_model_of_probabilities(name, eager, of):
     """A tweak works on any model: dense, and ending in a softmax."""
     recipe, (x, y) = lt.Recipe(name, settings(of)), examples(8, (8, 8, 1))
     plain = network(softmax=True, of=of)
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH)
     before = [dict(vars(tweak)) for tweak in recipe.tweaks]
-    model = recipe.prepare(plain, data)
-    model.compile("sgd", recipe.loss())
-    model.fit(data, callbacks=recipe.callbacks(), verbose=0)
+    with eagerly(eager):
+        model = recipe.prepare(plain, data)
+        model.compile("sgd", recipe.loss())
+        model.fit(data, callbacks=recipe.callbacks(), verbose=0)
     assert [
         dict(vars(tweak)) for tweak in recipe.tweaks
     ] == before  # the model keeps what is learned

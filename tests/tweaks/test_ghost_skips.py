@@ -8,6 +8,7 @@ from networks import chain, examples, layers, random_masks
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import is_keras3, keras, keras_of, layer_of, output_names
+from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import named_layers
 from lottery_tf.tweaks import scaling, signal_scaling
 from lottery_tf.tweaks.ghost_skip import GhostSkip, GhostSkip3
@@ -331,31 +332,48 @@ def test_a_layer_that_pads_for_more_than_the_convolution_is_outside(pad, padding
     np.testing.assert_allclose(sum_, y + np.pad(x, ((0, 0), rows, columns, (0, 0))), atol=1e-5)
 
 
+CONVOLUTIONS = {
+    "causal": (lambda each: each.Conv1D(3, 3, padding="causal", name="conv"), (7, 2)),
+    "strided": (lambda each: each.Conv1D(2, 4, strides=3, name="conv"), (9, 2)),
+    "3D": (
+        lambda each: each.Conv3D(3, 3, strides=(1, 2, 2), padding="same", name="conv"),
+        (3, 5, 5, 2),
+    ),
+    "depthwise": (
+        lambda each: each.DepthwiseConv2D(3, strides=2, padding="same", name="conv"),
+        (5, 5, 2),
+    ),
+    "dilated": (lambda each: each.SeparableConv2D(4, 3, dilation_rate=2, name="conv"), (7, 7, 2)),
+    "oblong": (lambda each: each.Conv2D(4, (1, 3), strides=3, name="conv"), (7, 7, 2)),
+    "any size": (lambda each: each.Conv2D(4, 3, padding="same", name="conv"), (None, None, 2)),
+}
+
+
 @pytest.mark.parametrize(
-    ("make", "shape"),
+    ("name", "shortcut", "eager", "of"),
     [
-        (lambda each: each.Conv1D(3, 3, padding="causal", name="conv"), (7, 2)),
-        (lambda each: each.Conv1D(2, 4, strides=3, name="conv"), (9, 2)),
-        (
-            lambda each: each.Conv3D(3, 3, strides=(1, 2, 2), padding="same", name="conv"),
-            (3, 5, 5, 2),
+        *((name, "identity", True, of) for name in CONVOLUTIONS for of in (keras, keras3)),
+        *(
+            pytest.param(name, "conv", True, of, marks=pytest.mark.e2e)
+            for name in CONVOLUTIONS
+            for of in (keras, keras3)
         ),
-        (
-            lambda each: each.DepthwiseConv2D(3, strides=2, padding="same", name="conv"),
-            (5, 5, 2),
+        # Both compute a skip by the same code: each skip's graph in one of them.
+        *(
+            pytest.param(name, shortcut, False, of, marks=pytest.mark.e2e)
+            for number, name in enumerate(CONVOLUTIONS)
+            for shortcut, of in zip(
+                ("identity", "conv"), (keras, keras3)[:: -1 if number % 2 else 1], strict=True
+            )
         ),
-        (lambda each: each.SeparableConv2D(4, 3, dilation_rate=2, name="conv"), (7, 7, 2)),
-        (lambda each: each.Conv2D(4, (1, 3), strides=3, name="conv"), (7, 7, 2)),
-        (lambda each: each.Conv2D(4, 3, padding="same", name="conv"), (None, None, 2)),
     ],
-    ids=["causal", "strided", "3D", "depthwise", "dilated", "oblong", "any size"],
 )
-@pytest.mark.parametrize("shortcut", ["identity", pytest.param("conv", marks=pytest.mark.e2e)])
-def test_any_convolution(make, shape, shortcut, eager, of):
+def test_any_convolution(name, shortcut, eager, of):
     """It has a ghost, the shapes are right, and the finished model is the trained one.
 
     In graphs that is with XLA, to which the size has to be known.
     """
+    make, shape = CONVOLUTIONS[name]
     plain = chain(make(of.layers), of.layers.ReLU(), shape=shape)
     tweak = lt.GhostSkips(share=1.0, alpha=1.0, shortcut=shortcut, convolutions="all")
     model = tweak.prepare(plain)
@@ -421,7 +439,7 @@ def _network(of=keras):
     return keras.Model([first, second], [out, layers.GlobalAveragePooling2D(name="pooled")(x)])
 
 
-def test_places(lines, eager, of):
+def test_places(lines, of):
     plain = _network(of)
     tweak = lt.GhostSkips(share=0.0, convolutions="all")
     model = tweak.prepare(lt.wrap(plain, random_masks(plain)))
@@ -444,7 +462,7 @@ def test_places(lines, eager, of):
 
     x = [np.random.default_rng(i).standard_normal((4, 6, 6, 4)) for i in range(2)]
     y = [np.zeros((4, 6, 6, 3)), np.zeros((4, 4))]
-    model.compile("sgd", "mse", run_eagerly=eager)
+    model.compile("sgd", "mse", run_eagerly=True)
     model.fit(x, y, callbacks=tweak.callbacks(), verbose=0)
     final = lt.strip(tweak.finish(model))
     theirs, ours = named_layers(plain), named_layers(final)

@@ -11,6 +11,7 @@ from networks import (
     assert_same,
     assert_zeros,
     chain,
+    eagerly,
     every_variable,
     examples,
     layers,
@@ -285,7 +286,7 @@ def test_batchnorm_of_images():
         np.testing.assert_allclose(*[each(c, bound)[2] for each in both], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.usefixtures("all_eager")
+@pytest.mark.usefixtures("untraced")
 def test_the_second_batch_overlaps_by_half():
     """TRAP 26. With a step of no length the loss is that of B̃ at the weights as they are."""
     model = mlp()
@@ -303,7 +304,7 @@ def test_the_second_batch_overlaps_by_half():
 
 
 @pytest.mark.parametrize(("optimizer", "max_norm"), [("adam", 0.2), ("sgd", 1e9), ("adam", 1e9)])
-@pytest.mark.usefixtures("all_eager")
+@pytest.mark.usefixtures("untraced")
 def test_pruned_weights_do_not_exist(optimizer, max_norm):
     """TRAP 25: the same search as that of a model without them.
 
@@ -394,10 +395,10 @@ def test_the_weights_are_scaled_and_nothing_else_is_changed(rescaled):
     assert not changed.optimizer
 
 
-@pytest.mark.usefixtures("all_eager")
-def test_the_scales_are_for_the_ticket_without_what_fades(rescaled):
+@pytest.mark.usefixtures("untraced")
+def test_the_scales_are_for_the_ticket_without_what_fades():
     """In whatever order a recipe names its tweaks; the skips' own weights have none."""
-    model, changed, _, _, data = rescaled
+    model, changed, _, _, data = search_of(eager=True)
     tweaks = [lt.SoftActivation(), lt.GhostSkips(shortcut="conv"), RescaledInit(iterations=8)]
     for order in (tweaks, tweaks[::-1]):
         after = values(lt.Recipe(order).prepare(model, data))
@@ -405,11 +406,11 @@ def test_the_scales_are_for_the_ticket_without_what_fades(rescaled):
         assert_same({name: after[name] for name in values(changed)}, values(changed))
 
 
-@pytest.mark.usefixtures("all_eager")
-def test_a_recipe_tells_what_was_learned(rescaled):
+@pytest.mark.usefixtures("untraced")
+def test_a_recipe_tells_what_was_learned():
     """Of each model that it has prepared; another recipe of the same tweaks knows it too, since
     the model has it and the tweaks keep nothing."""
-    model, _, _, found, data = rescaled
+    model, _, _, found, data = search_of(eager=True)
     tweaks = [lt.LabelSmoothing(), RescaledInit(iterations=8), lt.SoftActivation()]
     before = [dict(vars(tweak)) for tweak in tweaks]
     recipe = lt.Recipe(tweaks)
@@ -430,9 +431,9 @@ def test_a_tensor_of_zeros_keeps_its_scale(rescaled):
     assert found.scales["head/bias"] != 1
 
 
-@pytest.mark.usefixtures("all_eager")
-def test_frozen_layers_stay(rescaled):
-    model, _, _, _, data = rescaled
+@pytest.mark.usefixtures("untraced")
+def test_frozen_layers_stay():
+    model, _, _, _, data = search_of(eager=True)
     frozen = lt.strip(model)
     frozen.get_layer("conv").trainable = False
     found = find_scales(frozen, data, RescaledInit(iterations=1))
@@ -479,7 +480,7 @@ def test_the_search_does_what_it_is_for(optimizer, lines):
     assert f"{found.loss[0]:.4g} → {found.loss[1]:.4g}, gradient norm" in line
 
 
-@pytest.mark.usefixtures("all_eager")
+@pytest.mark.usefixtures("untraced")
 def test_what_was_not_reached_is_told(lines):
     """With a bound that nothing meets the lowest norm is kept, and said to be too high."""
     settings = dataclasses.replace(SETTINGS, max_norm=1e-3)
@@ -489,7 +490,7 @@ def test_what_was_not_reached_is_told(lines):
     assert "above its bound of 0.001" in lines[1]
 
 
-@pytest.mark.usefixtures("all_eager")
+@pytest.mark.usefixtures("untraced")
 def test_no_scales_are_kept_that_are_worse_than_none():
     """The weights stay as they are where every step makes it worse by the first batches."""
     settings = dataclasses.replace(SETTINGS, max_norm=1e9, learning_rate=0.9, iterations=10)
@@ -498,7 +499,7 @@ def test_no_scales_are_kept_that_are_worse_than_none():
     assert found.loss[0] == found.loss[1] and found.norm[0] == found.norm[1]
 
 
-@pytest.mark.usefixtures("all_eager")
+@pytest.mark.usefixtures("untraced")
 def test_the_signal_is_kept():
     """Two layers without a normalisation: only that of the outputs may get smaller."""
     model = chain(
@@ -584,9 +585,14 @@ def two_in_two_out():
     return keras.Model([image, word], heads)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", pytest.param("adam", marks=pytest.mark.e2e)])
-@pytest.mark.usefixtures("all_eager")
-def test_several_inputs_outputs_and_batches(optimizer):
+@pytest.mark.parametrize(
+    ("optimizer", "eager"),
+    [
+        ("sgd", True),
+        *(pytest.param(*case, marks=pytest.mark.e2e) for case in [("adam", True), ("sgd", False)]),
+    ],
+)
+def test_several_inputs_outputs_and_batches(optimizer, eager):
     """Dictionaries and tuples say the same; the last batch is smaller."""
     (x, a), (_, b) = examples(10, (6, 6, 1)), examples(10, classes=2)
     word = np.arange(10, dtype=np.int32) % 5
@@ -601,7 +607,8 @@ def test_several_inputs_outputs_and_batches(optimizer):
     results = []
     for form in forms if optimizer == "sgd" else forms[:1]:
         data = tf.data.Dataset.from_tensor_slices(form).batch(4)
-        results.append(tweak.change(model, data))
+        with eagerly(eager):
+            results.append(tweak.change(model, data))
     assert_same(values(results[0]), values(results[-1]))
     assert_zeros(results[0], masks)
     before, after = values(model), values(results[0])
@@ -632,7 +639,7 @@ def test_mixed_precision(policy):
     assert found.scales == pytest.approx(expected.scales, abs=0.02)
 
 
-@pytest.mark.usefixtures("all_eager")
+@pytest.mark.usefixtures("untraced")
 def test_losses_by_name_and_by_object():
     """Labels [batch] fit an output [batch, 1], as they do in ``fit``."""
     x, _ = examples()
@@ -646,7 +653,7 @@ def test_losses_by_name_and_by_object():
     assert find_scales(model, column, RescaledInit(criterion="mse", **few)) == by_name
 
 
-@pytest.mark.usefixtures("all_eager")
+@pytest.mark.usefixtures("untraced")
 def test_a_loss_for_each_output():
     """By name and in order; where all outputs have one it is that of all."""
     x, y = examples()
@@ -674,7 +681,7 @@ def test_a_loss_for_each_output():
             find_scales(model, only, few, loss)
 
 
-@pytest.mark.usefixtures("all_eager")
+@pytest.mark.usefixtures("untraced")
 def test_one_batch_is_enough():
     found = find_scales(mlp(), batches(12), RescaledInit(iterations=3, max_norm=9.0))
     assert np.isfinite(found.losses).all()
@@ -717,7 +724,7 @@ def test_what_is_not_given_is_taken_from_the_training():
     ("given", "trains", "told"),
     [(None, "SGD", 0), (None, "Adam", 1), ("sgd", "Adam", 0), ("adam", "Adam", 0)],
 )
-@pytest.mark.usefixtures("all_eager")
+@pytest.mark.usefixtures("untraced")
 def test_a_training_by_another_optimizer_is_told(lines, given, trains, told):
     recipe = lt.Recipe([RescaledInit(given, iterations=1)])
     data = batches()
@@ -781,7 +788,7 @@ def test_models_without_scales():
         find_scales(model, batches())
 
 
-@pytest.mark.usefixtures("all_eager")
+@pytest.mark.usefixtures("untraced")
 def test_a_search_that_diverges():
     x, y = examples()
     x[7, 1] = np.nan
@@ -817,7 +824,7 @@ def test_settings_out_of_range(settings, message):
         RescaledInit(**settings)
 
 
-@pytest.mark.usefixtures("all_eager")
+@pytest.mark.usefixtures("untraced")
 def test_scales_of_a_stock_tfmot_model_are_those_of_its_mask():
     """TRAP 25: by find_scales itself, to which a recipe hands masks of our own."""
     tfmot = pytest.importorskip("tensorflow_model_optimization")

@@ -220,7 +220,7 @@ def every_relu(of=keras):
     return keras.Model(inputs, [layers.Dense(3, name="head")(y), layers.ReLU(name="out")(x)])
 
 
-def test_every_relu_is_found_and_comes_back(lines, eager, of):
+def test_every_relu_is_found_and_comes_back(lines, of):
     plain = every_relu(of)
     tweak = lt.SoftActivation(share=0.0)
     model = tweak.prepare(lt.wrap(plain, random_masks(plain)))
@@ -232,7 +232,7 @@ def test_every_relu_is_found_and_comes_back(lines, eager, of):
     assert len(tweak.layers(model)) == 11
     assert type(model.get_layer("inside")) is of.Sequential
     x, y = examples(8)
-    model.compile("sgd", ["sparse_categorical_crossentropy", None], run_eagerly=eager)
+    model.compile("sgd", ["sparse_categorical_crossentropy", None], run_eagerly=True)
     model.fit(x, [y, y], callbacks=tweak.callbacks(), verbose=0)
     final = lt.strip(tweak.finish(model))
     theirs, ours = named_layers(plain), named_layers(final)
