@@ -51,6 +51,7 @@ def functions(its_keras):
         },
         **{"mean": tf.reduce_mean, "transpose": tf.transpose, "log": tf.math.log, "eye": tf.eye},
         **{"einsum": tf.einsum, "stack": tf.stack, "ones": tf.ones, "multiply": tf.multiply},
+        **{"concatenate": tf.concat, "sum": tf.reduce_sum, "add": tf.add},
     )
 
 
@@ -137,6 +138,10 @@ def assert_finite_and_moved(model, before):
         assert "moving" in name or (value != before[name]).any(), name
 
 
+def cross_entropy(its_keras):
+    return its_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
 def each_batch(check, its_keras):
     """A callback that calls a function after each batch of training, and counts them: ``calls``."""
 
@@ -160,7 +165,8 @@ def tape_step(model, x, y, loss, optimizer):
     with tf.GradientTape() as tape:
         value = loss(y, model(x, training=True)) + sum(model.losses)
     variables = model.trainable_variables
-    optimizer.apply_gradients(zip(tape.gradient(value, variables), variables, strict=True))
+    gradients = tape.gradient(value, [tf_variable(each) for each in variables])
+    optimizer.apply_gradients(zip(gradients, variables, strict=True))
 
 
 def prove_here(patch):

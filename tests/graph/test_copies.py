@@ -6,12 +6,23 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from layer_cases import CASES
-from networks import Opaque, assert_same, chain, examples, layers, mlp, random_masks, values
+from networks import (
+    Opaque,
+    assert_same,
+    chain,
+    examples,
+    layers,
+    mlp,
+    opaque_of,
+    random_masks,
+    values,
+)
 
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.copies import copy_layer, rebuild, with_paths
+from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import layer_paths, named_layers, named_variables
 from lottery_tf.graph.own_classes import set_on
 
@@ -135,7 +146,11 @@ def test_state_that_copies_would_share_is_refused(make, what):
         rebuild(model, copy_layer)
 
 
-@pytest.mark.parametrize("make", [chained, graph, mlp], ids=["chained", "graph", "plain"])
+@pytest.mark.parametrize(
+    "make",
+    [chained, graph, mlp, lambda: mlp(keras3.layers)],
+    ids=["chained", "graph", "plain", "keras"],
+)
 def test_a_step_that_was_set_on_the_model_itself_is_refused(make):
     model = make()
     model.train_step = lambda data: {}
@@ -202,6 +217,7 @@ def test_functions_and_constants_of_a_users_own_are_copied():
     ("layer", "words"),
     [
         (lambda: Opaque(object()), r"the layer 'opaque' \(Opaque\) it cannot \(Layer Opaque was"),
+        (lambda: opaque_of(keras3)(object()), "the layer 'opaque' .*get_config"),
         (lambda: layers.Dense(2, lambda x: x, name="it"), "the layer 'it' .*functions with a name"),
         (lambda: layers.LSTM(2, times(1), times(2), name="it"), "the layer 'it' .*: give it"),
     ],

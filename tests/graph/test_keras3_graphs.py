@@ -13,8 +13,8 @@ import pytest
 import tensorflow as tf
 import tf_keras
 from keras import layers, ops
-from layer_cases3 import CASES, mlp
-from networks import assert_same, chain, values
+from layer_cases import CASES3 as CASES
+from networks import assert_same, chain, mlp, values
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph import compat, keras3

@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 from layer_cases import CASES
-from networks import assert_same, chain, layers, mlp, values
+from networks import KERASES, assert_same, chain, layers, mlp, values
 
+import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import keras
+from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import assign, calls, check_graph, named_layers, named_variables
+from lottery_tf.masks.prunable import prunable_weights
 
 
 def test_names_of_layers_and_variables():
@@ -107,51 +110,62 @@ def test_the_outputs_of_several_inputs():
     assert {earlier for earlier, later in found if later == "joined"} == {"a", "b"}
 
 
-class Subclassed(keras.Model):
-    def __init__(self):
-        super().__init__(name="mine")
-        self.dense = layers.Dense(2)
+def no_graph(k):
+    """Kind → what has no graph that can be copied, of a Keras, and what is said of it."""
 
-    def call(self, x):
-        return self.dense(x)
+    class Subclassed(k.Model):
+        def __init__(self):
+            super().__init__(name="mine")
+            self.dense = k.layers.Dense(2)
+
+        def call(self, x):
+            return self.dense(x)
+
+    class Own(k.Model):
+        """A functional model of a user's own class."""
+
+    inputs = k.Input((4,))
+    own = Own(inputs, k.layers.Dense(2)(inputs), name="mine")
+    return {
+        "a layer": (k.layers.Dense(2), f"Expected a Keras model, got a {k.__name__}.*Dense."),
+        "subclassed": (
+            Subclassed(),
+            r"got the subclassed model 'mine' \(Subclassed\), .* build it as keras.Model\(",
+        ),
+        "within": (chain(Subclassed()), "subclassed model 'mine'"),
+        "bare": (
+            k.Sequential([k.layers.Dense(2)], name="bare"),
+            "built model, .* 'bare' .*Input",
+        ),
+        # Those of tf_keras are taken.
+        "own": (own, "of Keras' own classes; 'mine' is a Own: build it as keras.Model"),
+    }
 
 
 @pytest.mark.parametrize(
-    ("model", "words"),
+    ("kind", "its_keras"),
     [
-        (lambda: object(), "Expected a Keras model, got a builtins.object."),
-        (lambda: layers.Dense(2), "Expected a Keras model, got a tf_keras.*Dense."),
-        (
-            Subclassed,
-            r"got the subclassed model 'mine' \(Subclassed\), .* build it as keras.Model\(",
-        ),
-        (lambda: chain(Subclassed()), "subclassed model 'mine'"),
-        (
-            lambda: keras.Sequential([layers.Dense(2)], name="bare"),
-            "built model, .* 'bare' .*Input",
-        ),
+        *((kind, k) for k in KERASES.values() for kind in ("a layer", "subclassed", "within")),
+        *(("bare", k) for k in KERASES.values()),
+        ("own", keras3),
     ],
 )
-def test_what_is_no_graph_gets_one_sentence(model, words):
-    with pytest.raises(UsageError, match=words) as error:
-        check_graph(model())
-    assert str(error.value).count(". ") == 0
+def test_what_is_no_graph_gets_one_sentence(kind, its_keras):
+    model, words = no_graph(its_keras)[kind]
+    for refuse in (check_graph, lt.wrap, lt.strip, prunable_weights):
+        with pytest.raises(UsageError, match=words) as error:
+            refuse(model)
+        assert str(error.value).count(". ") == 0
 
 
-def test_a_model_of_keras_3():
-    """TRAP 8: it is told apart, and taken where it has a graph."""
-    import keras as keras_3
+def test_what_is_of_no_keras_gets_one_sentence():
+    with pytest.raises(UsageError, match="Expected a Keras model, got a builtins.object."):
+        check_graph(object())
 
-    class Own(keras_3.Model):
+
+def test_a_subclassed_model_that_has_no_layers_yet():
+    class Own(keras3.Model):
         pass
 
-    inputs = keras_3.Input((2,))
-    check_graph(keras_3.Model(inputs, keras_3.layers.Dense(1)(inputs)))
-    bare = keras_3.Sequential([keras_3.layers.Dense(1)])
-    for model, words in (
-        (bare, "Expected a built model"),
-        (Own(), "Expected a Sequential or functional model"),
-        (keras_3.layers.Dense(1), "Expected a Keras model, got a keras.*Dense"),
-    ):
-        with pytest.raises(UsageError, match=words):
-            check_graph(model)
+    with pytest.raises(UsageError, match="Expected a Sequential or functional model"):
+        check_graph(Own())

@@ -3,10 +3,9 @@
 import dataclasses
 
 import keras as keras3
-import layer_cases3
 import numpy as np
 import pytest
-from layer_cases import CASES
+from layer_cases import CASES, CASES3
 from networks import EVERYTHING, both_kerases, chain, layers, mlp, random_masks
 from twins import BUILD, twins
 
@@ -164,7 +163,7 @@ def test_dead_outputs(layer, shape, pruned, expected, its_keras):
     assert sorted(dead_in(layer(its_keras.layers), shape, **pruned)) == sorted(expected)
 
 
-@pytest.mark.parametrize("cases", [CASES, layer_cases3.CASES], ids=["tf_keras", "keras"])
+@pytest.mark.parametrize("cases", [CASES, CASES3], ids=["tf_keras", "keras"])
 @pytest.mark.parametrize("name", CASES)
 def test_every_kind_of_model(cases, name):
     model = cases[name].build()

@@ -3,11 +3,10 @@
 import math
 
 import keras as keras3
-import layer_cases3
 import numpy as np
 import pytest
 import tensorflow as tf
-from layer_cases import CASES
+from layer_cases import CASES, CASES3
 from networks import (
     assert_same,
     both_kerases,
@@ -72,7 +71,7 @@ def test_several_batches_count_by_their_examples(its_keras):
     assert (found.loss, found.inputs) == (3.0, pytest.approx(5 / 6))
 
 
-@pytest.mark.parametrize("cases", [CASES, layer_cases3.CASES], ids=["tf_keras", "keras"])
+@pytest.mark.parametrize("cases", [CASES, CASES3], ids=["tf_keras", "keras"])
 @pytest.mark.parametrize("name", CASES)
 def test_every_kind_of_layer(cases, name):
     """Each kernel's gradient is that of the scores; a layer's own are taken together."""

@@ -1,10 +1,9 @@
 """FLOPs by hand for each kind of layer, and against TensorFlow's own count."""
 
-import layer_cases3
 import numpy as np
 import pytest
 import tensorflow as tf
-from layer_cases import CASES, Gate
+from layer_cases import CASES, CASES3, CASES_OF, OWN
 from networks import both_kerases, chain, layers, random_masks
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from twins import BUILD, twins
@@ -125,7 +124,7 @@ def test_pruned_weights_cost_nothing():
     assert count_flops(lt.wrap(model, masks)) == count_flops(model)
 
 
-@pytest.mark.parametrize("cases", [CASES, layer_cases3.CASES], ids=["tf_keras", "keras"])
+@pytest.mark.parametrize("cases", [CASES, CASES3], ids=["tf_keras", "keras"])
 def test_a_shared_layer_counts_at_each_call(cases):
     """``both`` is called three times (in the tower twice), ``twice`` as well."""
     assert count_flops(cases["shared"].build()) == {
@@ -143,7 +142,7 @@ def test_a_layer_shared_by_images_of_two_sizes():
     }
 
 
-@pytest.mark.parametrize("cases", [CASES, layer_cases3.CASES], ids=["tf_keras", "keras"])
+@pytest.mark.parametrize("cases", [CASES, CASES3], ids=["tf_keras", "keras"])
 def test_nested_models(cases):
     assert count_flops(cases["nested"].build()) == {
         "block/half/dense/kernel": 2 * 20,
@@ -152,10 +151,11 @@ def test_nested_models(cases):
     }
 
 
-@pytest.mark.parametrize("cases", [CASES, layer_cases3.CASES], ids=["tf_keras", "keras"])
-def test_other_layers_are_not_counted(cases):
-    assert list(count_flops(cases["tokens"].build())) == ["dense/kernel", "head/kernel"]
-    assert count_flops(chain(Gate() if cases is CASES else layer_cases3.Gate())) == {}
+@both_kerases
+def test_other_layers_are_not_counted(its_keras):
+    tokens, (Gate, _) = CASES_OF[its_keras]["tokens"], OWN[its_keras]
+    assert list(count_flops(tokens.build())) == ["dense/kernel", "head/kernel"]
+    assert count_flops(chain(Gate())) == {}
 
 
 @both_kerases

@@ -2,13 +2,14 @@
 
 import pytest
 import tensorflow as tf
-from layer_cases import CASES
-from networks import EVERYTHING, chain, layers, random_masks
+from layer_cases import CASES, CASES_OF
+from networks import EVERYTHING, both_kerases, chain, functions, layers, random_masks
 
 import lottery_tf as lt
 from lottery_tf import models
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import keras
+from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import named_variables
 from lottery_tf.masks.prunable import PLACES, left_dense, prunable_weights
 from lottery_tf.masks.settings import PrunableSettings
@@ -22,8 +23,9 @@ def prunable(model, *keep_dense, prune_layers=("conv", "dense")):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_is_prunable_by_default_on_request_and_never(name):
-    case = CASES[name]
+@both_kerases
+def test_what_is_prunable_by_default_on_request_and_never(name, its_keras):
+    case = CASES_OF[its_keras][name]
     plain = case.build()
     for model in (plain, lt.wrap(plain, random_masks(plain))):
         by_default, everything = prunable_weights(model), prunable_weights(model, EVERYTHING)
@@ -43,9 +45,11 @@ def test_what_is_prunable_by_default_on_request_and_never(name):
         ((), set()),
     ],
 )
-def test_kinds_of_layers(prune_layers, expected):
+@both_kerases
+def test_kinds_of_layers(prune_layers, expected, its_keras):
     settings = PrunableSettings(prune_layers, keep_dense=())
-    assert set(prunable_weights(CASES["images"].build(), settings)) == expected
+    model = CASES_OF[its_keras]["images"].build()
+    assert set(prunable_weights(model, settings)) == expected
 
 
 def test_the_last_layer_is_the_one_that_makes_the_outputs():
@@ -88,40 +92,46 @@ def test_first_and_last_of_a_nested_model():
     assert prunable(model, "block/half/dense") == ["block/dense", "dense"]
 
 
-def conv(filters, size, name):
+def conv(filters, size, name, layers=layers):
     return layers.Conv2D(filters, size, padding="same", use_bias=False, name=name)
 
 
-def block(x, name, kernels, add, projection=True):
+def block(x, name, kernels, add, projection=True, k=keras):
     """A residual block: convolutions of the kernel sizes, each with BatchNorm and ReLU."""
-    y = x
+    layers, y = k.layers, x
     for place, size in enumerate(kernels):
-        y = layers.BatchNormalization()(conv(4, size, f"{name}_{place}")(y))
+        y = layers.BatchNormalization()(conv(4, size, f"{name}_{place}", layers)(y))
         y = layers.ReLU()(y) if place < len(kernels) - 1 else y
     if projection:
-        x = layers.BatchNormalization()(conv(4, 1, f"{name}_shortcut")(x))
-    return tf.nn.relu(add(x, y))
+        x = layers.BatchNormalization()(conv(4, 1, f"{name}_shortcut", layers)(x))
+    return functions(k).relu(add(k, x, y))
+
+
+ADDITIONS = {
+    "Add": (lambda k, x, y: k.layers.Add()([x, y]), (1, 3, 1)),
+    "layers.add": (lambda k, x, y: k.layers.add([y, x]), (3, 3)),
+    "+": (lambda k, x, y: x + y, (1, 3, 1)),
+    "a function": (lambda k, x, y: functions(k).add(y, x), (3, 3)),
+    "tf.add_n": (lambda k, x, y: tf.add_n([x, y]), (3, 3)),
+}
 
 
 @pytest.mark.parametrize(
-    ("add", "kernels"),
+    ("name", "k"),
     [
-        (lambda x, y: layers.Add()([x, y]), (1, 3, 1)),
-        (lambda x, y: layers.add([y, x]), (3, 3)),
-        (lambda x, y: x + y, (1, 3, 1)),
-        (lambda x, y: tf.add(y, x), (3, 3)),
-        (lambda x, y: tf.add_n([x, y]), (3, 3)),
+        *((name, keras) for name in ADDITIONS),
+        *((name, keras3) for name in ADDITIONS if not name.startswith("tf.")),
     ],
-    ids=["Add", "layers.add", "+", "tf.add", "tf.add_n"],
 )
-def test_shortcuts_are_the_projections_beside_a_branch(add, kernels):
+def test_shortcuts_are_the_projections_beside_a_branch(name, k):
     """Two blocks with one, one without; the last 1×1 convolution of a bottleneck is none."""
-    inputs = keras.Input((4, 4, 3))
-    x = conv(4, 1, "stem")(inputs)
-    x = block(x, "one", kernels, add)
-    x = block(x, "two", kernels, add, projection=False)
-    x = block(x, "three", kernels, add)
-    model = keras.Model(inputs, layers.Dense(2, name="head")(layers.Flatten()(x)))
+    add, kernels = ADDITIONS[name]
+    inputs = k.Input((4, 4, 3))
+    x = conv(4, 1, "stem", k.layers)(inputs)
+    x = block(x, "one", kernels, add, k=k)
+    x = block(x, "two", kernels, add, projection=False, k=k)
+    x = block(x, "three", kernels, add, k=k)
+    model = k.Model(inputs, k.layers.Dense(2, name="head")(k.layers.Flatten()(x)))
     every = prunable(model)
     kept = prunable(model, "shortcut")
     assert [name for name in every if name not in kept] == ["one_shortcut", "three_shortcut"]
@@ -145,7 +155,7 @@ def test_a_shortcut_behind_a_pooling_of_its_own():
 
 def test_a_shortcut_inside_a_nested_model():
     inner = keras.Input((4, 4, 3))
-    nested = keras.Model(inner, block(inner, "b", (3, 3), lambda x, y: x + y), name="block")
+    nested = keras.Model(inner, block(inner, "b", (3, 3), lambda k, x, y: x + y), name="block")
     inputs = keras.Input((4, 4, 3))
     model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(nested(inputs))))
     assert prunable(model, "shortcut", "last") == ["block/b_0", "block/b_1"]
@@ -160,6 +170,13 @@ def test_the_zoos_resnets_have_their_shortcuts():
     kept = prunable_weights(model, PrunableSettings(keep_dense=("shortcut",)))
     gone = [shape for name, shape in shapes.items() if name not in kept]
     assert gone == [(1, 1, 2, 4), (1, 1, 4, 8)]
+
+
+def test_adapters_are_left_alone():
+    """With LoRA what multiplies the inputs is more than the kernel."""
+    model = chain(keras3.layers.Dense(4, name="d"), keras3.layers.Dense(3, name="h"))
+    model.layers[1].enable_lora(2)
+    assert list(prunable_weights(model, EVERYTHING)) == ["h/kernel"]
 
 
 @pytest.mark.parametrize(

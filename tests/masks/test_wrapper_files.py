@@ -1,16 +1,19 @@
 """Checkpoints of wrapped models, tfmot's tools on them, and training on several devices."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
+from layer_cases import CASES_OF
 from networks import (
-    EachBatch,
     assert_finite_and_moved,
     assert_same,
     assert_zeros,
     both_kerases,
     chain,
+    cross_entropy,
     each_batch,
     every_variable,
     examples,
@@ -26,39 +29,71 @@ from tensorflow_model_optimization.python.core.sparsity.keras.pruning_wrapper im
 )
 
 import lottery_tf as lt
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import keras, keras_of
+from lottery_tf.graph.keras3 import keras as keras3
+from lottery_tf.masks.dense_norms import get_dense_norms
 from lottery_tf.masks.prunable import prunable_weights
 
 sparsity = tfmot.sparsity.keras
-CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-def compiled(seed=0, eager=False):
+def compiled(seed=0, eager=False, k=keras):
     """A wrapped model, compiled; masks and weights by the seed."""
-    keras.utils.set_random_seed(seed)
-    model = mlp()
+    k.utils.set_random_seed(seed)
+    model = mlp(k.layers)
     masks = random_masks(model, seed=seed)
     model = lt.wrap(model, masks)
-    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), CROSS_ENTROPY, run_eagerly=eager)
+    how = {"run_eagerly": True} if eager else {"jit_compile": False}
+    model.compile(k.optimizers.SGD(0.1, momentum=0.9), cross_entropy(k), **how)
     return model, masks
 
 
 def with_zeros_after_each_batch(model, masks):
-    return EachBatch(lambda model: assert_zeros(model, masks, model.optimizer, slots=1))
+    check = functools.partial(zeros, masks=masks)
+    return each_batch(check, keras_of(model))
+
+
+def zeros(model, masks):
+    assert_zeros(model, masks, model.optimizer, slots=1)
+
+
+@pytest.mark.parametrize("name", ["images", "functions", "nested", "several", "of_ones_own"])
+@both_kerases
+def test_a_saved_model_computes_the_same(tmp_path, name, its_keras):
+    case = CASES_OF[its_keras][name]
+    model = case.build()
+    masks = random_masks(model)
+    wrapped = lt.wrap(model, masks)
+    wrapped.save(tmp_path / "model.keras")
+    loaded = its_keras.models.load_model(tmp_path / "model.keras")
+    assert lt.get_masks(loaded) == masks
+    assert get_dense_norms(loaded) == get_dense_norms(wrapped)
+    assert_same(values(loaded), values(wrapped))
+    for each in (loaded, lt.strip(loaded)):
+        outputs = zip(*(tf.nest.flatten(m(case.x)) for m in (each, wrapped)), strict=True)
+        for one, other in outputs:
+            np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
 @pytest.mark.parametrize(
-    "kind", ["saved_model", "model.keras", pytest.param("model.h5", marks=pytest.mark.e2e)]
+    ("kind", "its_keras"),
+    [
+        ("saved_model", keras),
+        ("model.keras", keras),
+        ("model.keras", keras3),
+        pytest.param("model.h5", keras, marks=pytest.mark.e2e),
+    ],
 )
-def test_a_saved_model_is_sparse_and_goes_on_training(tmp_path, kind):
+def test_a_saved_model_is_sparse_and_goes_on_training(tmp_path, kind, its_keras):
     """TRAPS 2 and 14: no prune_scope, exact zeros, the masks come back."""
     x, y = examples()
-    model, masks = compiled()
+    model, masks = compiled(k=its_keras)
     model.fit(x, y, batch_size=6, verbose=0)
     path = tmp_path / kind
-    model.save(path, save_format={"saved_model": "tf", "model.keras": "keras"}.get(kind, "h5"))
-    loaded = keras.models.load_model(path)
+    model.save(path)
+    loaded = its_keras.models.load_model(path)
+    assert kind == "saved_model" or int(loaded.optimizer.iterations) == 2
     assert lt.get_masks(loaded) == masks
     assert_same(values(loaded), values(model))
     np.testing.assert_array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
@@ -70,11 +105,14 @@ def test_a_saved_model_is_sparse_and_goes_on_training(tmp_path, kind):
     assert_same(values(lt.strip(loaded)), values(loaded))
 
 
-@pytest.mark.parametrize("kind", ["weights.h5", "checkpoint"])
-def test_saved_weights_bring_their_masks(tmp_path, kind):
-    model, masks = compiled()
+@pytest.mark.parametrize(
+    ("kind", "its_keras"),
+    [("model.weights.h5", keras), ("checkpoint", keras), ("model.weights.h5", keras3)],
+)
+def test_saved_weights_bring_their_masks(tmp_path, kind, its_keras):
+    model, masks = compiled(k=its_keras)
     model.save_weights(tmp_path / kind)
-    other, others = compiled(seed=1)
+    other, others = compiled(seed=1, k=its_keras)
     assert others != masks
     other.load_weights(tmp_path / kind)
     assert lt.get_masks(other) == masks
@@ -126,7 +164,7 @@ def stock():
         chain(layers.Dense(8, activation="relu", name="one"), layers.Dense(3, name="two")),
         sparsity.ConstantSparsity(0.5, begin_step=1, frequency=1),
     )
-    model.compile(keras.optimizers.SGD(0.1), CROSS_ENTROPY)
+    model.compile(keras.optimizers.SGD(0.1), cross_entropy(keras))
     x, y = examples()
     dense = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda *_: [w.assign_add(0.5 + 0 * w) for w in model.trainable_weights]
@@ -177,13 +215,9 @@ def test_a_ticket_from_a_stock_tfmot_model_with_layers_that_are_not_ours(lines):
 @pytest.mark.e2e
 @both_kerases
 def test_training_on_two_devices(its_keras):
-    loss = its_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    loss = cross_entropy(its_keras)
     data = tf.data.Dataset.from_tensor_slices(examples()).batch(6)
     found = []
-
-    def zeros(model):
-        assert_zeros(model, lt.get_masks(model), model.optimizer, slots=1)
-
     for strategy in (tf.distribute.get_strategy(), two_devices()):
         its_keras.utils.set_random_seed(0)
         with strategy.scope():
@@ -192,7 +226,7 @@ def test_training_on_two_devices(its_keras):
             model = lt.wrap(model, masks)
             optimizer = its_keras.optimizers.SGD(0.1, momentum=0.9)
             model.compile(optimizer, loss, jit_compile=False)
-        watch = each_batch(zeros, its_keras)
+        watch = each_batch(lambda model: zeros(model, lt.get_masks(model)), its_keras)
         model.fit(data, epochs=2, callbacks=[watch], verbose=0)
         masks = lt.Masks({n: mask & random_masks(model, seed=1)[n] for n, mask in masks.items()})
         lt.set_masks(model, masks)

@@ -6,11 +6,16 @@ import json
 import numpy as np
 import pytest
 import tensorflow_model_optimization as tfmot
-from layer_cases import CASES
+from layer_cases import CASES, CASES_OF
 from networks import (
+    KERASES,
+    assert_finite_and_moved,
     assert_same,
     assert_zeros,
+    both_kerases,
     chain,
+    cross_entropy,
+    each_batch,
     examples,
     layers,
     mlp,
@@ -22,13 +27,13 @@ from networks import (
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import sha256
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import keras, keras_of
+from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import named_layers, named_variables
 from lottery_tf.tickets.ticket import FORMAT_VERSION
 from lottery_tf.training.retraining import nonzero_parameters
 
 PARTS = ("masks.npz", "weights.npz", "model.json")
-CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def drawn(model=None, **info):
@@ -39,12 +44,15 @@ def drawn(model=None, **info):
 
 def train(model, steps=3):
     x, y = examples()
-    optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+    its_keras = keras_of(model)
+    optimizer = its_keras.optimizers.SGD(0.1, momentum=0.9)
     for _ in range(steps):
-        tape_step(model, x, y, CROSS_ENTROPY, optimizer)
+        tape_step(model, x, y, cross_entropy(its_keras), optimizer)
 
 
-def test_four_weights(tmp_path):
+@both_kerases
+def test_four_weights(tmp_path, its_keras):
+    layers = its_keras.layers
     model = chain(layers.Dense(2, name="d"), layers.Dense(1, name="head"), shape=(2,))
     named_variables(model)["d/kernel"].assign([[1, 2], [3, 4]])
     ticket = lt.Ticket.of(model, lt.Masks({"d/kernel": [[1, 0], [0, 0]]}), {"seed": 0})
@@ -61,13 +69,17 @@ def test_four_weights(tmp_path):
     assert record["sha256"] == {part: sha256(tmp_path / "t" / part) for part in PARTS}
 
 
-def test_frozen_layers_count_among_all_parameters(tmp_path):
+@pytest.mark.parametrize("frozen", ["model", "layer"])
+@both_kerases
+def test_frozen_layers_count_among_all_parameters(tmp_path, frozen, its_keras):
     """4 of the 6 + 3 are masked; an older release wrote that none of the 9 were trainable."""
+    layers = its_keras.layers
     model = chain(layers.Dense(2, name="d"), layers.Dense(1, name="head"), shape=(2,))
     named_variables(model)["head/bias"].assign([1])
-    model.trainable = False
+    (model if frozen == "model" else model.layers[-1]).trainable = False
     ticket = lt.Ticket.of(model, lt.Masks({"d/kernel": [[1, 0], [0, 0]]}))
     assert ticket.info["trainable_parameters"] == 9 and ticket.sparsity_total == 3 / 9
+    assert len(ticket.build().trainable_variables) == len(model.trainable_variables)
     assert nonzero_parameters(lt.strip(ticket.build())) == 1 + 2 + 1  # of the kernels, the bias
     for written, share in ((0, 3 / 4), (5, 3 / 5)):
         old = dataclasses.replace(ticket, info={"trainable_parameters": written})
@@ -75,9 +87,10 @@ def test_frozen_layers_count_among_all_parameters(tmp_path):
         assert lt.Ticket.load(tmp_path / "t").sparsity_total == share
 
 
-@pytest.mark.parametrize("name", ["images", "nested", "shared", "several", "of_ones_own"])
-def test_saved_loaded_and_built_it_is_the_same_to_the_bit(tmp_path, name):
-    case = CASES[name]
+@pytest.mark.parametrize("name", CASES)
+@both_kerases
+def test_saved_loaded_and_built_it_is_the_same_to_the_bit(tmp_path, name, its_keras):
+    case = CASES_OF[its_keras][name]
     model = case.build()
     ticket = drawn(model, rewind_step=3, nothing=None, settings={"a": [1, 2]})
     ticket.save(tmp_path / "t")
@@ -88,6 +101,7 @@ def test_saved_loaded_and_built_it_is_the_same_to_the_bit(tmp_path, name):
     assert_same(dict(loaded.weights), dict(ticket.weights))
     built = [ticket.build(), loaded.build(), loaded.build(model)]
     for each in built:
+        assert isinstance(each, its_keras.Model)
         assert_same(values(each), dict(ticket.weights))
         assert lt.get_masks(each) == ticket.masks
         assert_zeros(each, ticket.masks)
@@ -102,9 +116,10 @@ def _outputs(model, x):
     return outputs if isinstance(outputs, list) else [outputs]
 
 
-def test_the_rewind_point_has_the_statistics_of_batch_norm(tmp_path):
+@both_kerases
+def test_the_rewind_point_has_the_statistics_of_batch_norm(tmp_path, its_keras):
     """TRAP 16: they move in training, and building rewinds them with everything else."""
-    model = mlp()
+    model = mlp(its_keras.layers)
     train(model)
     drawn(model).save(tmp_path / "t")
     ticket = lt.Ticket.load(tmp_path / "t")
@@ -115,12 +130,14 @@ def test_the_rewind_point_has_the_statistics_of_batch_norm(tmp_path):
     train(built)
     for name in names:
         assert (values(built)[name] != ticket.weights[name]).all()
-        assert (values(mlp())[name] != ticket.weights[name]).all()
+        assert (values(mlp(its_keras.layers))[name] != ticket.weights[name]).all()
     assert_same(values(ticket.build()), dict(ticket.weights))
 
 
-def test_training_a_built_model_leaves_the_ticket_alone(tmp_path):
+@both_kerases
+def test_training_a_built_model_leaves_the_ticket_alone(tmp_path, its_keras):
     """TRAP 17. Widths at which TensorFlow could share memory with NumPy (64-byte alignment)."""
+    layers = its_keras.layers
     model = chain(layers.Dense(64, name="a"), layers.Dense(3, name="b"))
     source = drawn(model)
     source.save(tmp_path / "t")
@@ -137,15 +154,31 @@ def test_training_a_built_model_leaves_the_ticket_alone(tmp_path):
     assert_same(values(source.build()), before)
 
 
-def test_tickets_of_tickets():
-    ticket = drawn()
-    inner = lt.Masks({n: m & random_masks(mlp(), seed=1)[n] for n, m in ticket.masks.items()})
+@both_kerases
+def test_a_built_ticket_trains_in_fit_with_zeros(tmp_path, its_keras):
+    drawn(mlp(its_keras.layers)).save(tmp_path / "t")
+    ticket = lt.Ticket.load(tmp_path / "t")
+    model, (x, y) = ticket.build(), examples()
+    model.compile(its_keras.optimizers.Adam(0.01), cross_entropy(its_keras), jit_compile=False)
+    watch = each_batch(
+        lambda model: assert_zeros(model, ticket.masks, model.optimizer, slots=2), its_keras
+    )
+    model.fit(x, y, batch_size=4, callbacks=[watch], verbose=0)
+    assert watch.calls == 3
+    assert_finite_and_moved(model, ticket.weights)
+
+
+@both_kerases
+def test_tickets_of_tickets(its_keras):
+    model = mlp(its_keras.layers)
+    ticket = drawn(model)
+    inner = lt.Masks({n: m & random_masks(model, seed=1)[n] for n, m in ticket.masks.items()})
     fewer = ticket.with_masks(inner, round=2)
     assert (fewer.masks, fewer.info["round"], "round" in ticket.info) == (inner, 2, False)
     assert_zeros(fewer.build(), inner)
     with pytest.raises(UsageError, match="nested in the ticket's"):
         fewer.with_masks(ticket.masks)
-    other = ticket.with_weights(values(mlp()))
+    other = ticket.with_weights(values(mlp(its_keras.layers)))
     assert other.masks == ticket.masks
     assert_zeros(other.build(), ticket.masks)
 
@@ -160,8 +193,8 @@ def test_a_ticket_needs_masks_of_its_model():
 # From the zeros of a model
 
 
-def sparse_mlp():
-    model = mlp()
+def sparse_mlp(layers=layers):
+    model = mlp(layers)
     masks = random_masks(model)
     for name, mask in masks.items():
         variable = named_variables(model)[name]
@@ -169,9 +202,10 @@ def sparse_mlp():
     return model, masks
 
 
-def test_from_the_zeros_of_a_model():
+@both_kerases
+def test_from_the_zeros_of_a_model(its_keras):
     """Its head has zeros, so it is masked too; a dense head is left out."""
-    model, masks = sparse_mlp()
+    model, masks = sparse_mlp(its_keras.layers)
     ticket = lt.Ticket.from_pruned(model)
     assert ticket.masks == masks and "head/kernel" in masks
     assert_same(dict(ticket.weights), values(model))
@@ -179,9 +213,10 @@ def test_from_the_zeros_of_a_model():
     assert set(lt.Ticket.from_pruned(model).masks) == {"first/kernel", "second/kernel"}
 
 
-def test_from_the_masks_of_a_wrapped_model():
+@both_kerases
+def test_from_the_masks_of_a_wrapped_model(its_keras):
     """A live weight that is 0 by chance stays live (TRAP 18)."""
-    model, masks = sparse_mlp()
+    model, masks = sparse_mlp(its_keras.layers)
     wrapped = lt.wrap(model, masks)
     live = np.argwhere(masks["first/kernel"])[0]
     kernel = values(wrapped)["first/kernel"]
@@ -203,9 +238,10 @@ def test_of_a_model_that_is_wrapped_in_part_the_rest_stays_dense(lines):
     assert lines == 2 * [f"{wrapped.name}: left dense: second/kernel, head/kernel"]
 
 
-def test_the_weights_to_rewind_to_may_be_others():
-    model, masks = sparse_mlp()
-    start = mlp()
+@both_kerases
+def test_the_weights_to_rewind_to_may_be_others(its_keras):
+    model, masks = sparse_mlp(its_keras.layers)
+    start = mlp(its_keras.layers)
     ticket = lt.Ticket.from_pruned(model, rewind_to=start)
     assert ticket.masks == masks
     expected = {n: np.where(masks[n], v, 0) if n in masks else v for n, v in values(start).items()}
@@ -243,8 +279,10 @@ def test_of_the_model_to_rewind_to_the_weights_alone_count():
     np.testing.assert_array_equal(ticket.weights["head/kernel"], expected)
 
 
-def test_from_a_dense_model():
-    for model in (mlp(), lt.wrap(mlp())):
+@both_kerases
+def test_from_a_dense_model(its_keras):
+    plain = mlp(its_keras.layers)
+    for model in (plain, lt.wrap(plain)):
         with pytest.raises(UsageError, match="none of its .* weights is 0: prune it first"):
             lt.Ticket.from_pruned(model)
 
@@ -253,9 +291,10 @@ def test_from_a_dense_model():
 
 
 @pytest.mark.parametrize("name", ["images", "shared", "of_ones_own", "nested"])
-def test_new_initial_weights_under_the_same_mask(name):
+@both_kerases
+def test_new_initial_weights_under_the_same_mask(name, its_keras):
     """TRAP 24: 0 is a seed."""
-    ticket = drawn(CASES[name].build())
+    ticket = drawn(CASES_OF[its_keras][name].build())
     zero, again, one = (ticket.reinitialised(seed) for seed in (0, 0, 1))
     assert_same(dict(zero.weights), dict(again.weights))
     for mask_name, mask in ticket.masks.items():
@@ -281,9 +320,13 @@ def test_what_tfmot_alone_prunes_stays_dense(lines):
     assert any("e/embeddings" in line for line in lines)
 
 
-def test_initial_weights_are_new_where_the_initializers_have_seeds():
+@both_kerases
+def test_initial_weights_are_new_where_the_initializers_have_seeds(its_keras):
+    layers = its_keras.layers
+
     def dense(units, **kwargs):
-        return layers.Dense(units, kernel_initializer=keras.initializers.HeNormal(3), **kwargs)
+        drawn_by = its_keras.initializers.HeNormal(3)
+        return layers.Dense(units, kernel_initializer=drawn_by, **kwargs)
 
     model = chain(layers.Reshape((2, 2)), layers.TimeDistributed(dense(4)), dense(5), dense(2))
     ticket = drawn(model)
@@ -298,6 +341,19 @@ def test_initial_weights_are_new_where_the_initializers_have_seeds():
                 assert ((left != right) == (left != 0)).all(), name
 
 
+def test_what_was_adapted_to_data_is_no_initial_weight():
+    norm = keras3.layers.Normalization(name="norm")
+    norm.adapt(np.arange(8, dtype=np.float32).reshape(2, 4))
+    model = chain(norm, keras3.layers.Dense(6, name="a"), keras3.layers.Dense(3))
+    ticket = lt.Ticket.of(model, lt.Masks.ones({"a/kernel": (4, 6)}))
+    fresh = ticket.reinitialised(0)
+    assert (fresh.weights["a/kernel"] != ticket.weights["a/kernel"]).all()
+    for name in ("norm/mean", "norm/variance"):
+        np.testing.assert_array_equal(fresh.weights[name], ticket.weights[name])
+    x = np.ones((2, 4), np.float32)
+    np.testing.assert_array_equal(ticket.build()(x), model(x))
+
+
 def test_what_is_not_finite_is_null_in_its_file(tmp_path):
     model = chain(layers.Dense(3, name="d"), layers.Dense(2))
     lt.Ticket.of(model, lt.Masks({"d/kernel": np.ones((4, 3))}), {"dev_loss": np.nan}).save(
@@ -310,7 +366,9 @@ def test_what_is_not_finite_is_null_in_its_file(tmp_path):
 # Models that a file cannot describe
 
 
-def test_a_lambda_layer_is_built_only_where_the_model_is_at_hand(tmp_path):
+@both_kerases
+def test_a_lambda_layer_is_built_only_where_the_model_is_at_hand(tmp_path, its_keras):
+    layers = its_keras.layers
     model = chain(layers.Dense(3, name="d"), layers.Lambda(lambda x: 2 * x))
     ticket = drawn(model)
     assert_zeros(ticket.build(), ticket.masks)
@@ -320,6 +378,18 @@ def test_a_lambda_layer_is_built_only_where_the_model_is_at_hand(tmp_path):
         loaded.build()
     x, _ = examples()
     np.testing.assert_array_equal(loaded.build(model)(x), ticket.build()(x))
+
+
+def test_which_keras_a_ticket_is_of_is_in_its_architecture(tmp_path):
+    """And the masks and weights of one fit a model of the other."""
+    for name, kind in KERASES.items():
+        drawn(mlp(kind.layers)).save(tmp_path / name)
+        assert isinstance(lt.Ticket.load(tmp_path / name).build(), kind.Model)
+    ticket = lt.Ticket.load(tmp_path / "keras")
+    other = ticket.build(mlp())
+    assert isinstance(other, keras.Model) and lt.get_masks(other) == ticket.masks
+    x, _ = examples()
+    np.testing.assert_allclose(other(x), ticket.build()(x), rtol=1e-5, atol=1e-6)
 
 
 def test_a_layer_that_is_not_registered(tmp_path):
