@@ -108,7 +108,7 @@ def test_what_is_frozen_was_made_to_be_trained():
     layer.trainable = False
     assert [id(each) for each in compat.listed_weights(layer)] == before
     assert [each.name for each in compat.made_trainable(layer)] == ["gamma", "beta"]
-    model = mlp()
+    model = mlp(layers)
     names = trainable_names(model)
     model.trainable = False
     assert trainable_names(model) == names == {n for n in values(model) if "moving" not in n}
@@ -126,7 +126,7 @@ def test_variables_that_are_given_to_a_call():
 
 
 def test_the_memory_of_an_optimizer():
-    model = mlp()
+    model = mlp(layers)
     optimizer = keras.optimizers.AdamW(0.1)
     assert compat.weights_known_to(optimizer) == {}
     assert compat.place_of(optimizer, model.trainable_variables[1]) is None
@@ -340,7 +340,7 @@ def test_classes_of_ones_own_are_passed():
 
 
 def test_the_values_of_one_keras_are_assigned_to_the_other():
-    ours = mlp()
+    ours = mlp(layers)
     theirs = tf_keras.Sequential(
         [
             tf_keras.Input((4,)),

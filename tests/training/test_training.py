@@ -239,7 +239,7 @@ LOOKS = [
     ],
 )
 @both_kerases
-@pytest.mark.usefixtures("all_eager")
+@pytest.mark.usefixtures("untraced")
 def test_epochs_that_look_at_dev_images_are_counted_from_the_last(
     stop, freq, looks, resumed_at, its_keras
 ):

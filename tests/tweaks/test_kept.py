@@ -47,9 +47,7 @@ KEPT = [
 @pytest.mark.parametrize(
     ("name", "settings", "of"), [(*each, of) for of in (keras, keras3) for each in KEPT]
 )
-def test_the_finished_model_computes_what_the_trained_one_computes(
-    name, settings, of, tmp_path, lines
-):
+def test_the_finished_model_computes_what_the_trained_one_computes(name, settings, of, lines):
     of.utils.set_random_seed(0)
     x, y = examples(16, (9, 9, 1))
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
@@ -73,21 +71,31 @@ def test_the_finished_model_computes_what_the_trained_one_computes(
     if name == "tost_reference":
         assert history["soft_activation_beta"] == [2, 2]
         assert history["ghost_skips_alpha"] == [1, 1]
-        final.save(tmp_path / "model.keras")
-        np.save(tmp_path / "x.npy", x)
-        np.save(tmp_path / "y.npy", final(x))
-        script = LOADS.replace("tf_keras", of.__name__)
-        subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
 
 
 # In a process that has not heard of lottery_tf.
 LOADS = """
 import sys
-import numpy as np, tf_keras
-model = tf_keras.models.load_model("model.keras")
-np.testing.assert_allclose(model(np.load("x.npy")), np.load("y.npy"), atol=1e-6)
+import keras, numpy as np, tf_keras
+for of in (keras, tf_keras):
+    model = of.models.load_model(of.__name__ + ".keras")
+    y = np.load(of.__name__ + ".npy")
+    np.testing.assert_allclose(model(np.load("x.npy")), y, atol=1e-6)
 assert "lottery_tf" not in sys.modules
 """
+
+
+def test_the_finished_model_is_loaded_where_there_is_no_lottery_tf(tmp_path):
+    x, _ = examples(4, (9, 9, 1))
+    np.save(tmp_path / "x.npy", x)
+    recipe = lt.Recipe("ghost_skips,soft_activation", BOTH)
+    for of in (keras, keras3):
+        model = recipe.prepare(network(of))
+        of.callbacks.CallbackList(recipe.callbacks(steps=4), model=model).on_train_begin()
+        final = recipe.finish(model)
+        final.save(tmp_path / f"{of.__name__}.keras")
+        np.save(tmp_path / f"{of.__name__}.npy", final(x))
+    subprocess.run([sys.executable, "-c", LOADS], cwd=tmp_path, check=True)
 
 
 @pytest.mark.parametrize("kind", [SoftReLU, SoftReLU3])
