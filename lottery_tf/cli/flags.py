@@ -22,6 +22,7 @@ import dataclasses
 import inspect
 import io
 import itertools
+import os
 import shutil
 import textwrap
 from collections.abc import Callable, Sequence
@@ -98,6 +99,7 @@ def parse(argv: Sequence[str], owners: Sequence[Owner], positional: str = "") ->
       owners: the settings dataclasses whose fields are the command's flags, or functions that give
         one, where there may be more fields later.
       positional: what the help calls arguments that are no flags; empty if there are none to take.
+        They are files and folders.
 
     Raises:
       UsageError: for an unknown flag, a value that its flag doesn't take, a missing value, a
@@ -114,10 +116,13 @@ def parse(argv: Sequence[str], owners: Sequence[Owner], positional: str = "") ->
         raise UsageError(f"'{rest[0]}' is no flag: flags are written --name=value.")
     values = {name: defined[name].value for name in fields}
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    for name, (field, _) in fields.items():
+        if field.metadata.get("path") and values[name]:
+            values[name] = os.path.expanduser(values[name])
     given = frozenset(name for name in fields if defined[name].present)
     for name in given:
         check_choice(fields[name][0], values[name])
-    return Parsed(values, given, rest)
+    return Parsed(values, given, [os.path.expanduser(each) for each in rest])
 
 
 def command_line(settings: Any) -> list[str]:

@@ -35,7 +35,9 @@ ENGINES = ("local", "ray")
 class OutSettings:
     """Where the run is written."""
 
-    out: str | None = setting(None, "folder of the run; an interrupted run of it goes on")
+    out: str | None = setting(
+        None, "folder of the run; an interrupted run of it goes on", path=True
+    )
 
     @property
     def folder(self) -> Path:
@@ -49,7 +51,9 @@ class OutSettings:
 class RetrainSettings:
     """What to retrain, and how."""
 
-    ticket: str | None = setting(None, "folder of the ticket, RUN/tickets/round_NN of a find run")
+    ticket: str | None = setting(
+        None, "folder of the ticket, RUN/tickets/round_NN of a find run", path=True
+    )
     recipe: str = setting(
         "vanilla",
         lambda: f"{one_of([*RECIPES, *PARAMETERS])}; several tweaks separated by commas",
@@ -67,7 +71,9 @@ class ControlSettings:
 class ExportSettings:
     """What to export."""
 
-    run: str | None = setting(None, "folder of the retrain run whose finished model is exported")
+    run: str | None = setting(
+        None, "folder of the retrain run whose finished model is exported", path=True
+    )
     formats: tuple[str, ...] = setting(
         ("saved_model",), f"formats to write, among {one_of(FORMATS)}"
     )
@@ -75,7 +81,7 @@ class ExportSettings:
         MAX_DIFFERENCE, "largest difference to the model's outputs on the test images"
     )
     data_dir: str | None = setting(
-        None, "where the run's dataset lies now; default: where it lay for the run"
+        None, "where the run's dataset lies now; default: where it lay for the run", path=True
     )
 
 
@@ -83,8 +89,10 @@ class ExportSettings:
 class EvaluateSettings:
     """What to measure."""
 
-    run: str | None = setting(None, "folder of a retrain run; its own dataset is the default")
-    model: str | None = setting(None, "folder of a SavedModel")
+    run: str | None = setting(
+        None, "folder of a retrain run; its own dataset is the default", path=True
+    )
+    model: str | None = setting(None, "folder of a SavedModel", path=True)
     split: str = setting("test", "examples to measure on", choices=("train", "dev", "test"))
 
 
@@ -93,10 +101,12 @@ class InspectSettings:
     """What to show."""
 
     compare: str | None = setting(
-        None, "folder of a ticket of the same network: the overlap of the two masks"
+        None, "folder of a ticket of the same network: the overlap of the two masks", path=True
     )
-    plot: str | None = setting(None, f"file for the same as a picture, {one_of(SUFFIXES)}")
-    json: str | None = setting(None, "file for the same numbers as JSON")
+    plot: str | None = setting(
+        None, f"file for the same as a picture, {one_of(SUFFIXES)}", path=True
+    )
+    json: str | None = setting(None, "file for the same numbers as JSON", path=True)
 
     def __post_init__(self) -> None:
         if self.plot and Path(self.plot).suffix.lower() not in SUFFIXES:
@@ -135,6 +145,7 @@ class ReportSettings:
         None,
         "FILE.html, or a folder for report.html: the page; tables and figures go to a folder "
         "beside it, named as the page without .html. Without it the table is only shown",
+        path=True,
     )
     tune: tuple[str, ...] = setting(
         ("learning_rate",),
@@ -200,6 +211,7 @@ class GridSettings:
         None,
         "a YAML file with these flags and those of find and retrain that say what is run, not "
         "where; what the command line says wins",
+        path=True,
     )
     cells: tuple[str, ...] = setting((), "those of the file's cells to run; default: all")
     recipes: tuple[str, ...] = setting(
@@ -233,7 +245,9 @@ class GridSettings:
 class QuickstartSettings:
     """The whole way on scikit-learn's digits."""
 
-    out: str = setting("runs/quickstart", "folder to write to; an interrupted run of it goes on")
+    out: str = setting(
+        "runs/quickstart", "folder to write to; an interrupted run of it goes on", path=True
+    )
     seeds: tuple[str, ...] = setting(
         ("0", "1", "2"), "seeds; each has its own initial weights, dev split and tickets"
     )

@@ -30,7 +30,12 @@ from typing import Any
 from lottery_tf.common.errors import UsageError
 
 
-def setting(default: Any, help: str | Callable[[], str], choices: Collection[str] = ()) -> Any:
+def setting(
+    default: Any,
+    help: str | Callable[[], str],
+    choices: Collection[str] = (),
+    path: bool = False,
+) -> Any:
     """A dataclass field that is also a flag.
 
     Args:
@@ -39,8 +44,11 @@ def setting(default: Any, help: str | Callable[[], str], choices: Collection[str
         may be more later.
       choices: the valid values of a ``str`` field, or of each part of a ``tuple[str, ...]``;
         empty for any. It is kept as it is, so that names which are added later count.
+      path: whether it is a file or folder, of which a flag expands ``~``: behind a ``=`` no shell
+        does.
     """
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+    metadata = {"help": help, "choices": choices, "path": path}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def value_type(field: dataclasses.Field, owner: type) -> tuple[type, bool]:
@@ -68,10 +76,10 @@ def check_choice(field: dataclasses.Field, value: Any) -> None:
             )
 
 
-def one_of(names: Collection[str]) -> str:
+def one_of(names: Collection[str], word: str = "or") -> str:
     """``a, b or c``."""
     *most, last = names
-    return f"{', '.join(most)} or {last}" if most else last
+    return f"{', '.join(most)} {word} {last}" if most else last
 
 
 def nearest(word: str, names: Collection[str]) -> str:

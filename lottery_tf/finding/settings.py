@@ -69,10 +69,12 @@ class FindingSettings:
     gmp_frequency: str = setting("100it", "steps or epochs between two masks of gmp")
     regrow: bool = setting(False, "whether a weight that gmp has pruned may return")
     model_path: str | None = setting(
-        None, "from_model: a SavedModel, .keras or .h5 file with zeros in its kernels"
+        None, "from_model: a SavedModel, .keras or .h5 file with zeros in its kernels", path=True
     )
     rewind_path: str | None = setting(
-        None, "from_model: the same model with the weights to rewind to; default: model_path"
+        None,
+        "from_model: the same model with the weights to rewind to; default: model_path",
+        path=True,
     )
 
     def __post_init__(self) -> None:

@@ -176,6 +176,7 @@ class RescaledInitSettings:
     dense: str | None = setting(
         None,
         "search_first: folder of the dense ticket; default: that of the ticket's own run",
+        path=True,
     )
     criterion: str | None = setting(None, "name of a Keras loss; the cross-entropy where not given")
 
@@ -215,6 +216,7 @@ class DistillationSettings:
         None,
         "the teacher: a SavedModel's folder, a .keras or an .h5 file; default: the dense model of "
         "round 0 of the ticket's own find run",
+        path=True,
     )
     temperature: float = setting(4.0, "τ: what both models' logits are divided by, above 0")
     weight: float = setting(0.7, "λ: share of the teacher in the loss, in [0, 1]")

@@ -1,12 +1,14 @@
 import dataclasses
 import math
+import re
 
 import pytest
 from absl import flags as absl_flags
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lottery_tf.cli.flags import command_line, help_text, parse
+from lottery_tf.cli.flags import as_class, command_line, help_text, parse
+from lottery_tf.cli.main import COMMANDS
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.settings import setting
 
@@ -411,3 +413,30 @@ def test_the_help_names_every_flag_and_no_other(monkeypatch):
     text = help_text("bake", "bakes cakes", OWNERS)
     names = [line.split("=")[0].strip(" -") for line in text.splitlines() if "  --" in line]
     assert names == [*DEFAULTS, "flagfile", "help"]
+
+
+# Paths
+
+
+def test_every_path_has_its_tilde_expanded(monkeypatch):
+    """No shell does it behind a =. Of flags that name a file or folder data_dir alone stays as it
+    is written, in the run's identity, and is expanded where it is read."""
+    monkeypatch.setenv("HOME", "/home/me")
+    seen = set()
+    for command in COMMANDS.values():
+        for owner in map(as_class, command.settings):
+            for field in dataclasses.fields(owner):
+                text = field.metadata["help"]
+                text = text() if callable(text) else text
+                named = re.match(r"(the |a )?(\w+: )?(a )?(\w+ )?(folder|file|SavedModel)\b", text)
+                if field.metadata["path"]:
+                    words = [f"--{field.name}=~/x.png"]
+                    assert parse(words, [owner]).values[field.name] == "/home/me/x.png"
+                    seen.add(field.name)
+                elif named:
+                    assert field.name == "data_dir", field.name
+    assert seen == {
+        *("out", "ticket", "run", "model", "compare", "plot", "json", "grid", "data_dir"),
+        *("model_path", "rewind_path", "distillation_teacher", "rescaled_init_dense"),
+    }
+    assert parse(["~/a", "b~"], [Oven], "RUNS").positional == ["/home/me/a", "b~"]
