@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,21 @@ from numpy.typing import ArrayLike
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import read_json, whole_folder, write_json
+from lottery_tf.common.log import some
 from lottery_tf.common.ownership import Kind, check_ours
 from lottery_tf.common.settings import nearest, one_of
 from lottery_tf.exporting import proof, sizes
 from lottery_tf.exporting.formats import FORMATS
 from lottery_tf.exporting.saved_model import SAVED_MODEL, signature_name
-from lottery_tf.exporting.settings import MAX_DIFFERENCE
-from lottery_tf.graph.compat import ends_of, keras, keras_of, output_names
-from lottery_tf.graph.layers import check_finished, check_graph, check_tensorflow, input_names
+from lottery_tf.exporting.settings import MAX_DIFFERENCE, CannotHold
+from lottery_tf.graph.compat import ends_of, keras, keras_of, output_names, parts_of
+from lottery_tf.graph.layers import (
+    check_finished,
+    check_graph,
+    check_tensorflow,
+    input_names,
+    named_layers,
+)
 from lottery_tf.masks.prune_by_mask import get_masks
 from lottery_tf.masks.wrapper import strip
 
@@ -63,7 +71,8 @@ def export(
 
     Raises:
       UsageError: if ``path`` holds anything else, be it a SavedModel of another program, which is
-        never deleted, or the model has no graph of layers, or the images do not fit it.
+        never deleted, or the model has no graph of layers, keeps states from batch to batch, or the
+        images do not fit it.
       RuntimeError: if an output of the reloaded model differs by more than 1e-5. Nothing is left
         at ``path`` then but what was there before.
     """
@@ -71,7 +80,7 @@ def export(
     _check_exportable(model, ["saved_model"])
     inputs = None if images is None else proof.named_inputs(model, images)
     with whole_folder(path, SAVED_MODEL) as folder:
-        return _write(model, {"saved_model": folder}, inputs)["saved_model"]
+        return _write(model, {"saved_model": folder}, inputs)[0]["saved_model"]
 
 
 def write_exports(
@@ -112,7 +121,9 @@ def write_exports(
 
     Raises:
       UsageError: if ``out`` holds anything else, which is never deleted, a format is unknown, the
-        model has no graph of layers, or the images or labels do not fit it.
+        model has no graph of layers or keeps states from batch to batch, or the images or labels do
+        not fit it; and for a format that cannot hold the model: the others are written all the
+        same, and it is named.
       RuntimeError: if an export does not compute what ``model`` computes: max |Δ| > ``tolerance``,
         or another accuracy. Nothing is
         left at ``out`` then but what was there before.
@@ -130,12 +141,21 @@ def write_exports(
     classes = None if labels is None else _classes(labels, len(next(iter(inputs.values()))))
     with whole_folder(out, EXPORT) as folder:
         paths = {name: folder / FORMATS[name].file for name in formats}
-        facts = _write(model, paths, inputs, classes, tolerance)
+        facts, refused = _write(model, paths, inputs, classes, tolerance)
         for each in facts.values():
             each["preprocessing"] = dict(preprocessing or {})
             each["source"] = dict(source or {})
         write_json(folder / REPORT, facts)
+    if refused:
+        raise UsageError(
+            f"Expected formats that can hold the model '{model.name}'; {_said(refused)}. "
+            f"{one_of(facts, 'and')} {'is' if len(facts) == 1 else 'are'} in {out}."
+        )
     return facts
+
+
+def _said(refused: Mapping[str, CannotHold]) -> str:
+    return "; ".join(f"{name} cannot: {error}" for name, error in refused.items())
 
 
 def _check_exportable(model: keras.Model, formats: Sequence[str]) -> None:
@@ -147,6 +167,17 @@ def _check_exportable(model: keras.Model, formats: Sequence[str]) -> None:
             model, f"the export as {one_of(graphs)} (write_exports has {one_of(others)} too)"
         )
     check_finished(model)
+    keeping = [name for name, each in named_layers(model).items() if _keeps_states(each)]
+    if keeping:
+        raise UsageError(
+            f"Expected a model that computes each example by itself; {some(keeping)} of "
+            f"'{model.name}' keeps its states from batch to batch (stateful=True), for which an "
+            "export has no place: build it with stateful=False and set_weights."
+        )
+
+
+def _keeps_states(layer: keras.layers.Layer) -> bool:
+    return any(getattr(part, "stateful", False) for part in parts_of(layer))
 
 
 def _write(
@@ -155,20 +186,37 @@ def _write(
     inputs: Mapping[str, np.ndarray] | None,
     labels: np.ndarray | None = None,
     tolerance: float = MAX_DIFFERENCE,
-) -> dict[str, dict[str, Any]]:
-    """Writes each format to its path and, given inputs, proves it; returns format → facts."""
+) -> tuple[dict[str, dict[str, Any]], dict[str, CannotHold]]:
+    """Writes each format to its path and, given inputs, proves it.
+
+    Returns:
+      format → facts, and those formats that cannot hold the model → why.
+
+    Raises:
+      UsageError: if none can.
+    """
     # Of the model as it was given, so that the taking off of wrappers is proved too.
     expected = {} if inputs is None else proof.model_outputs(model, inputs)
     plain = _plain(model)
+    refused: dict[str, CannotHold] = {}
     for name, path in paths.items():
-        FORMATS[name].write(plain, path)
+        try:
+            FORMATS[name].write(plain, path)
+        except CannotHold as error:
+            refused[name] = error
+    written = {name: path for name, path in paths.items() if name not in refused}
+    reloaded = {} if inputs is None else _reloaded(written, inputs, list(expected), refused)
+    paths = {name: path for name, path in paths.items() if name not in refused}
+    if not paths:
+        raise UsageError(
+            f"Expected a format that can hold the model '{model.name}'; {_said(refused)}. Nothing "
+            "was written."
+        )
     proofs = dict.fromkeys(paths, proof.NONE)
-    if inputs is not None:
-        reloaded = proof.reloaded_outputs(list(paths.values()), inputs, list(expected))
-        for name, got in zip(paths, reloaded, strict=True):
-            proofs[name] = proof.compare(name, expected, got, labels, tolerance)
+    for name, got in reloaded.items():
+        proofs[name] = proof.compare(name, expected, got, labels, tolerance)
     weights = plain.get_weights()
-    return {
+    facts = {
         name: {
             **proofs[name],
             "bytes": sizes.size(path),
@@ -181,6 +229,38 @@ def _write(
         }
         for name, path in paths.items()
     }
+    return facts, refused
+
+
+def _reloaded(
+    paths: Mapping[str, Path],
+    inputs: Mapping[str, np.ndarray],
+    names: Sequence[str],
+    refused: dict[str, CannotHold],
+) -> dict[str, dict[str, np.ndarray]]:
+    """Format → the outputs of its reloaded artefact; those that cannot be run go to ``refused``.
+
+    ``names`` are those of the outputs.
+
+    A converter may write what its own interpreter does not run. TensorFlow's format is another
+    matter: there the work has failed.
+    """
+    if not paths:
+        return {}
+    try:
+        outputs = proof.reloaded_outputs(list(paths.values()), inputs, names)
+    except RuntimeError as error:
+        if list(paths) == ["saved_model"]:
+            raise
+        if len(paths) > 1:
+            alone = (_reloaded({name: path}, inputs, names, refused) for name, path in paths.items())
+            return {name: got for each in alone for name, got in each.items()}
+        ((name, path),) = paths.items()
+        path.unlink()
+        first, *_, last = str(error).splitlines()
+        refused[name] = CannotHold(shorten(f"{first} {last}", 400, placeholder=" …"))
+        return {}
+    return dict(zip(paths, outputs, strict=True))
 
 
 def _plain(model: keras.Model) -> keras.Model:

@@ -10,6 +10,7 @@ from pathlib import Path
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.stderr import quiet
 from lottery_tf.exporting.saved_model import serving
+from lottery_tf.exporting.settings import CannotHold
 from lottery_tf.graph.compat import keras
 
 
@@ -20,7 +21,7 @@ def write(model: keras.Model, path: Path) -> None:
 
     Raises:
       UsageError: if the extra [onnx] is not installed.
-      RuntimeError: if the model has an operation that ONNX lacks.
+      CannotHold: if the model has an operation that ONNX lacks.
     """
     try:
         import onnxruntime  # which the proof needs too
@@ -38,7 +39,7 @@ def write(model: keras.Model, path: Path) -> None:
             onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     except Exception as error:  # whatever the converter stumbles over
         reason = " ".join(str(error).split())[:300]
-        raise RuntimeError(f"ONNX cannot take the model '{model.name}': {reason}") from error
+        raise CannotHold(f"ONNX's converter says: {reason}") from error
     path.write_bytes(content)
 
 

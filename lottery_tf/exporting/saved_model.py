@@ -29,6 +29,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from lottery_tf.common.errors import UsageError
 from lottery_tf.common.ownership import Kind
 from lottery_tf.common.stderr import quiet
 from lottery_tf.graph.architecture import is_of_keras3, to_json
@@ -165,7 +166,7 @@ def write(model: keras.Model, path: Path) -> None:
         with quiet():
             tf.saved_model.save(_Exported(model, call), path, signatures=serve)
         # A layer of one's own need not be described for others to run what it computes.
-        with contextlib.suppress(NotImplementedError, TypeError):
+        with contextlib.suppress(UsageError):
             described = to_json(model)
             (path / DESCRIBED).parent.mkdir()
             (path / DESCRIBED).write_text(described)

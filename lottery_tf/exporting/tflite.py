@@ -10,31 +10,40 @@ On a PC that makes it smaller, not faster: XNNPACK computes with dense weights w
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
 from lottery_tf.common.stderr import quiet
 from lottery_tf.exporting import saved_model
+from lottery_tf.exporting.settings import CannotHold
 from lottery_tf.graph.compat import keras
+from lottery_tf.masks.wrapper import with_configs
 
 
 def write(model: keras.Model, path: Path) -> None:
     """Writes ``model`` to the file ``path``, weights sparse if that makes it smaller.
 
-    The signature ``serving_default`` is that of the SavedModel; the batch can be resized.
+    The signature ``serving_default`` is that of the SavedModel; the batch can be resized. What
+    computes in 16 bits does so in its variables' precision here: LiteRT has no convolution in
+    float16.
 
     Raises:
-      RuntimeError: if the model has an operation that LiteRT lacks.
+      CannotHold: if the model has an operation that LiteRT lacks.
     """
     with tempfile.TemporaryDirectory() as folder:
-        saved_model.write(model, Path(folder))
+        saved_model.write(with_configs(model, _in_precision_of_variables), Path(folder))
         try:
             dense, sparse = _convert(folder), _convert(folder, sparse=True)
         except Exception as error:  # The converter's own class, or whatever it stumbles over.
-            raise RuntimeError(
-                f"LiteRT cannot take the model '{model.name}': {_first_lines(error)}"
-            ) from error
+            raise CannotHold(f"LiteRT says: {_first_lines(error)}") from error
     path.write_bytes(min(dense, sparse, key=len))
+
+
+def _in_precision_of_variables(layer: keras.layers.Layer) -> dict[str, Any]:
+    """What changes in the config of a layer of mixed precision."""
+    mixed = layer.compute_dtype != layer.variable_dtype and "dtype" in layer.get_config()
+    return {"dtype": layer.variable_dtype} if mixed else {}
 
 
 def is_flatbuffer(file: Path) -> bool:

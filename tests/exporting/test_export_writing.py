@@ -9,6 +9,7 @@ from networks import both_kerases
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.exporting import FORMATS, export, write_exports
+from lottery_tf.exporting.settings import CannotHold
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import named_variables
@@ -157,6 +158,76 @@ def test_a_wrong_export_is_found_and_leaves_nothing(proved_here, tmp_path, monke
     assert not list(tmp_path.iterdir())
 
 
+def refuse(model, path):
+    raise CannotHold("LiteRT says: there is no FancyOp")
+
+
+def write_rubbish(model, path):
+    path.write_bytes(b"rubbish")
+
+
+@both_kerases
+@pytest.mark.parametrize(
+    ("write", "said"),
+    [
+        (refuse, "no FancyOp"),
+        pytest.param(write_rubbish, "could not run model.tflite", marks=pytest.mark.e2e),
+    ],
+)
+def test_a_format_that_cannot_hold_the_model_is_named_and_the_others_stay(
+    write, said, its_keras, request, tmp_path, monkeypatch
+):
+    """Whether it cannot be written, or written and not run; alone it leaves nothing."""
+    if write is refuse:
+        request.getfixturevalue("proved_here")
+    layers, images = its_keras.layers, np.ones((5, 4), np.float32)
+    model = its_keras.Sequential([its_keras.Input((4,)), layers.Dense(3)], name="small")
+    monkeypatch.setitem(FORMATS, "tflite", FORMATS["tflite"]._replace(write=write))
+    with pytest.raises(UsageError, match=f"'small'; tflite cannot: .*{said}.* saved_model is in"):
+        write_exports(model, tmp_path / "e", ("saved_model", "tflite"), images=images)
+    assert sorted(each.name for each in (tmp_path / "e").iterdir()) == [
+        "export.json",
+        "saved_model",
+    ]
+    assert json.loads((tmp_path / "e" / "export.json").read_text()).keys() == {"saved_model"}
+    with pytest.raises(UsageError, match=f"tflite cannot: .*{said}.*Nothing was written"):
+        write_exports(model, tmp_path / "alone", ("tflite",), images=images)
+    assert not (tmp_path / "alone").exists()
+
+
+@both_kerases
+def test_litert_computes_in_float32_what_computes_in_16_bits(its_keras, proved_here, tmp_path):
+    layers, half = its_keras.layers, {"dtype": "mixed_float16"}
+    model = its_keras.Sequential(
+        [
+            its_keras.Input((4, 4, 1)),
+            layers.Conv2D(2, 3, **half),
+            layers.Flatten(**half),
+            layers.Dense(3),
+        ]
+    )
+    images = np.random.default_rng(0).random((5, 4, 4, 1), np.float32)
+    facts = write_exports(model, tmp_path / "e", ("tflite",), images=images, tolerance=1e-2)
+    assert 0 < facts["tflite"]["max_abs_difference"] < 1e-2
+
+
+@both_kerases
+@pytest.mark.parametrize("kind", ["LSTM", "RNN"])
+def test_states_from_batch_to_batch_are_refused(kind, its_keras, tmp_path):
+    layers = its_keras.layers
+    recurrent = (
+        layers.LSTM(2, stateful=True)
+        if kind == "LSTM"
+        else layers.RNN(layers.GRUCell(2), stateful=True)
+    )
+    model = its_keras.Sequential(
+        [its_keras.Input(batch_shape=(4, 3, 5)), recurrent, layers.Dense(2)]
+    )
+    with pytest.raises(UsageError, match="keeps its states from batch to batch"):
+        export(model, tmp_path / "e")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.e2e
 def test_an_export_that_does_not_load_leaves_the_older_one(tmp_path, monkeypatch):
     facts = {"tflite": {"max_abs_difference": 0, "bytes": 13, "file": "model.tflite"}}
@@ -165,11 +236,8 @@ def test_an_export_that_does_not_load_leaves_the_older_one(tmp_path, monkeypatch
         (tmp_path / "export").mkdir(exist_ok=True)
         (tmp_path / "export" / name).write_text(text)
 
-    def write_rubbish(model, path):
-        path.write_bytes(b"rubbish")
-
     monkeypatch.setitem(FORMATS, "tflite", FORMATS["tflite"]._replace(write=write_rubbish))
-    with pytest.raises(RuntimeError, match=r"could not run model.tflite \(exit code 1\)"):
+    with pytest.raises(UsageError, match=r"could not run model.tflite \(exit code 1\)"):
         write_exports(small_net(), tmp_path / "export", ("tflite",), images=np.ones((5, 4)))
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
     assert {p.name: p.read_text() for p in (tmp_path / "export").iterdir()} == older
