@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping
+from textwrap import shorten
 from types import ModuleType
 from typing import Any
 
@@ -79,6 +80,9 @@ def to_json(model: keras.Model) -> str:
     layer that a nested model shares with the one around it is written twice. With ``own_classes``
     where models of the user's own class have what no description holds: what was set on them, or
     methods of Keras' beside an ``__init__`` of their own.
+
+    Raises:
+      UsageError: if Keras cannot write it: a layer has no ``get_config``, or one that is no JSON.
     """
     lost, plain = {}, []
     for part in models_in(model):
@@ -96,6 +100,11 @@ def to_json(model: keras.Model) -> str:
             sequential = issubclass(kind, keras.Sequential)
             part.__class__ = keras.Sequential if sequential else Functional
         described = json.loads(model.to_json())
+    except Exception as error:  # Keras raises whatever a layer's get_config leads to
+        raise UsageError(
+            f"Expected layers whose get_config gives what JSON can hold, to write the model "
+            f"'{model.name}' down; Keras says: {shorten(str(error), 160, placeholder=' …')}"
+        ) from error
     finally:
         for part, kind in plain:
             part.__class__ = kind

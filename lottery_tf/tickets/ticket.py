@@ -1,18 +1,19 @@
 """Tickets: a mask, the weights to rewind to, and the model they belong to."""
 
+import contextlib
 import dataclasses
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import sha256, whole_folder, write_json
-from lottery_tf.common.log import some
+from lottery_tf.common.log import log, some
 from lottery_tf.common.ownership import Kind, has_keys
 from lottery_tf.common.settings import one_of
 from lottery_tf.graph import architecture
@@ -29,6 +30,7 @@ from lottery_tf.graph.layers import (
     trainable_names,
     values,
 )
+from lottery_tf.graph.matching import same_layers, variable_in
 from lottery_tf.masks.dense_norms import dense_norms_of, norms_before, remember
 from lottery_tf.masks.masks import Masks, read_arrays
 from lottery_tf.masks.prunable import prunable_weights
@@ -63,7 +65,8 @@ class Ticket:
       masks: a mask for each prunable weight.
       weights: name → value of every variable of the model, BatchNorm's moving statistics too,
         as they were at the rewind step; what the masks prune is made 0.
-      architecture: the plain model as JSON, as Keras writes it.
+      architecture: the plain model as JSON, as Keras writes it; None where the configs of its
+        layers are no JSON: such a ticket is built in the process that made it, and not saved.
       info: where the ticket comes from, as JSON knows it: ``method``, ``round``,
         ``rewind_step``, ``model``, ``dataset``, ``seed``, ``settings`` of the run, …; and
         ``trainable_parameters``, the number of them in the dense model, whether its layers are
@@ -76,7 +79,7 @@ class Ticket:
 
     masks: Masks
     weights: Mapping[str, np.ndarray]
-    architecture: str
+    architecture: str | None
     info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     # Layers that JSON cannot describe (Lambda) can still be built in the process that made them.
     _template: keras.Model | None = dataclasses.field(default=None, repr=False)
@@ -102,7 +105,10 @@ class Ticket:
         counted = (weights[n].size for n in weights if n in trainable or n in masks)
         norms = dense_norms_of(model, weights, masks)
         info = {**(info or {}), "trainable_parameters": sum(counted), "dense_norms": norms}
-        return cls(masks, weights, architecture.to_json(plain), info, plain)
+        described = None
+        with contextlib.suppress(UsageError):  # said when the ticket is saved
+            described = architecture.to_json(plain)
+        return cls(masks, weights, described, info, plain)
 
     @classmethod
     def from_pruned(cls, model: keras.Model, rewind_to: keras.Model | None = None) -> "Ticket":
@@ -166,7 +172,7 @@ class Ticket:
         """The Keras that its architecture is of: the module, ``tf_keras`` or ``keras``."""
         if self._template is not None:
             return keras_of(self._template)
-        return architecture.keras_of_json(self.architecture)
+        return architecture.keras_of_json(self._described())
 
     def build(
         self,
@@ -176,19 +182,51 @@ class Ticket:
         """The wrapped model with the ticket's masks and weights, not compiled.
 
         Args:
-          model: a model of this architecture to build upon; it is copied. Default: the ticket's
-            own architecture.
+          model: a model of this architecture to build upon; it is copied. Its layers go by their
+            names or, where the same code has made it again and Keras has numbered them on, by
+            their order, of which a line is logged. Default: the ticket's own architecture.
           custom_objects: class name → class, for layers of the user's own in that architecture.
 
         Raises:
           UsageError: if the ticket belongs to another model than ``model``.
         """
         if model is None:
-            model = self._template or architecture.from_json(self.architecture, custom_objects)
-        wrapped = wrap(model, self.masks)
-        assign(wrapped, self.weights)
-        remember(wrapped, self.info.get("dense_norms", {}))
+            ticket, model = self, self._plain(custom_objects)
+        else:
+            ticket = self._named_as(model, custom_objects)
+        wrapped = wrap(model, ticket.masks)
+        assign(wrapped, ticket.weights)
+        remember(wrapped, ticket.info.get("dense_norms", {}))
         return wrapped
+
+    def _plain(self, custom_objects: Mapping[str, type] | None = None) -> keras.Model:
+        """The model of its architecture, with whatever weights."""
+        return self._template or architecture.from_json(self._described(), custom_objects)
+
+    def _described(self) -> str:
+        """Its architecture; a UsageError where that is no JSON."""
+        if self.architecture is None:  # then there is a template
+            return architecture.to_json(cast(keras.Model, self._template))
+        return self.architecture
+
+    def _named_as(self, model: keras.Model, custom_objects: Mapping[str, type] | None) -> "Ticket":
+        """The same ticket by the names of ``model``, if that is the same with numbered names."""
+        check_graph(model)
+        if named_variables(model).keys() == self.weights.keys():
+            return self
+        with contextlib.suppress(UsageError):  # no file to read it from: names alone count
+            if layers := same_layers(self._plain(custom_objects), model):
+                _log_matched(layers, model)
+                new = {name: variable_in(name, layers) for name in self.weights}
+                norms = self.info.get("dense_norms", {})
+                return Ticket(
+                    Masks({new[name]: mask for name, mask in self.masks.items()}),
+                    {new[name]: value for name, value in self.weights.items()},
+                    self.architecture,
+                    {**self.info, "dense_norms": {new[n]: each for n, each in norms.items()}},
+                    self._template,
+                )
+        return self
 
     def in_keras(self, name: str) -> "Ticket":
         """The same masks and weights on the same layers of another Keras.
@@ -203,7 +241,7 @@ class Ticket:
             raise UsageError(f"Expected the name of a Keras, {one_of(KERASES)}, not '{name}'.")
         if self.its_keras is KERASES[name]:
             return self
-        plain = self._template or architecture.from_json(self.architecture)
+        plain = self._plain()
         assign(plain := with_paths(plain, layer_paths(plain)), self.weights)
         model = converted(plain, KERASES[name])
         return dataclasses.replace(self, architecture=architecture.to_json(model), _template=None)
@@ -215,7 +253,7 @@ class Ticket:
           seed: of the new weights. They are drawn from a stream of their own, so that they are
             new also where the ticket's own were drawn with this seed.
         """
-        plain = self._template or architecture.from_json(self.architecture)
+        plain = self._plain()
         drawn = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])
         keras_of(plain).utils.set_random_seed(drawn)
         fresh = with_paths(plain, layer_paths(plain), new_seeds=True)
@@ -230,13 +268,15 @@ class Ticket:
         """Writes the ticket's folder, whole or not at all; an older ticket there is replaced.
 
         Raises:
-          UsageError: if ``path`` holds anything else than a ticket, which is never deleted.
+          UsageError: if ``path`` holds anything else than a ticket, which is never deleted, or the
+            model cannot be described in JSON.
         """
+        described = self._described()
         with whole_folder(path, TICKET) as folder:
             self.masks.save(folder / "masks.npz")
             weights: Mapping[str, Any] = self.weights  # or mypy takes one for allow_pickle
             np.savez_compressed(folder / "weights.npz", **weights)
-            (folder / "model.json").write_text(self.architecture)
+            (folder / "model.json").write_text(described)
             record = {
                 "format_version": FORMAT_VERSION,
                 "sparsity": self.masks.sparsity,
@@ -289,10 +329,19 @@ class Ticket:
         )
 
 
+def _log_matched(layers: Mapping[str, str], model: keras.Model) -> None:
+    pairs = [f"{theirs} for {mine}" for mine, theirs in layers.items() if mine != theirs]
+    log.info("%s: layers are matched by their order, %s", model.name, some(pairs))
+
+
 def _values_for(model: keras.Model, other: keras.Model) -> dict[str, np.ndarray]:
     """The values of ``other``'s variables; a UsageError unless they are also ``model``'s."""
-    found = values(strip(other))
-    mine, theirs = ({n: v.shape for n, v in each.items()} for each in (values(model), found))
+    other = strip(other)
+    found, own = values(other), values(model)
+    if found.keys() != own.keys() and (layers := same_layers(model, other)):
+        _log_matched(layers, other)
+        found = {name: found[variable_in(name, layers)] for name in own}
+    mine, theirs = ({n: v.shape for n, v in each.items()} for each in (own, found))
     if odd := [n for n in mine | theirs if mine.get(n) != theirs.get(n)]:
         raise UsageError(
             f"Expected to rewind to weights of the model '{model.name}', got '{other.name}' with "

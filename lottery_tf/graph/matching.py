@@ -1,0 +1,54 @@
+"""A model that the same code has made again, whose layers Keras has numbered on: ``dense_2``."""
+
+import re
+
+from lottery_tf.graph.compat import keras
+from lottery_tf.graph.layers import Call, calls, named_layers, own_variables, unwrapped
+
+
+def same_layers(model: keras.Model, other: keras.Model) -> dict[str, str] | None:
+    """Path of a layer of ``model`` → that of the same layer in ``other``; None if they differ.
+
+    They are the same if their layers, in order, are of the same classes with variables of the same
+    names and shapes, called on one another in the same way, and their names differ in Keras' number
+    at the end alone.
+
+    Args:
+      model, other: Sequential or functional models of one Keras; they may be wrapped.
+    """
+    mine, theirs = named_layers(model), named_layers(other)
+    alike = len(mine) == len(theirs) and all(
+        _unnumbered(path) == _unnumbered(name)
+        and type(unwrapped(layer)) is type(unwrapped(each))
+        and _shapes(layer) == _shapes(each)
+        for (path, layer), (name, each) in zip(mine.items(), theirs.items(), strict=True)
+    )
+    if not alike or _connections(model) != _connections(other):
+        return None
+    return dict(zip(mine, theirs, strict=True))
+
+
+def variable_in(name: str, layers: dict[str, str]) -> str:
+    """The name of the same variable, layers being called by ``same_layers``."""
+    path, _, own = name.rpartition("/")
+    return f"{layers[path]}/{own}"
+
+
+def _unnumbered(path: str) -> str:
+    return re.sub(r"_\d+(?=/|$)", "", path)
+
+
+def _shapes(layer: keras.layers.Layer) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(variable.shape) for name, variable in own_variables(layer).items()}
+
+
+def _connections(model: keras.Model) -> list[tuple[str, list[int]]]:
+    """Each call of a layer: its unnumbered path, and the places of the calls before it."""
+    found, outputs = calls(model)
+    places = {id(call): place for place, call in enumerate(found)}
+
+    def before(call: Call) -> list[int]:
+        return [places.get(id(each), -1) for each in call.before]
+
+    ends = [places.get(id(call), -1) for call in outputs]
+    return [*((_unnumbered(call.path), before(call)) for call in found), ("", ends)]
