@@ -9,20 +9,27 @@ a training of its own (gmp), or from the weights at step k (those of ``scores``)
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
-import tensorflow as tf
 
 from lottery_tf.common.devices import check_same, from_chief
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import log
 from lottery_tf.common.settings import nearest
+from lottery_tf.finding.fit_checks import (
+    batches_with_end,
+    check_loss,
+    check_measurable,
+    check_own_losses,
+)
 from lottery_tf.finding.gmp import prune_gradually, updates_of
 from lottery_tf.finding.one_shot import draw_masks, highest_without_collapse, warn_of_collapse
 from lottery_tf.finding.settings import FROM_TRAINED, IMPORTED, FindingSettings
 from lottery_tf.graph.compat import keras, keras_of, undecayed
+from lottery_tf.graph.fit_data import Stream
 from lottery_tf.graph.layers import assign, check_finished, check_graph, check_of_its_keras, values
 from lottery_tf.graph.optimizers import copied
 from lottery_tf.losses.cross_entropy import checked_labels
@@ -32,7 +39,7 @@ from lottery_tf.masks.prune_by_mask import get_masks
 from lottery_tf.masks.settings import PrunableSettings
 from lottery_tf.masks.wrapper import all_kept, assign_masks
 from lottery_tf.tickets.ticket import Ticket
-from lottery_tf.training.trainer import Trainer, check_finite, make_trainer
+from lottery_tf.training.trainer import NO_LOSS, Trainer, check_finite, make_trainer
 from lottery_tf.tweaks.recipe import Recipe
 
 
@@ -191,15 +198,16 @@ def _draw(
 
 def find_tickets(
     model: keras.Model,
-    train_data: tf.data.Dataset,
+    train_data: Any,
     *,
     optimizer: keras.optimizers.Optimizer,
     loss: Any = None,
     epochs: int,
-    dev_data: tf.data.Dataset | None = None,
+    steps_per_epoch: int | None = None,
+    dev_data: Any = None,
     prune_layers: tuple[str, ...] = PrunableSettings.prune_layers,
     keep_dense: tuple[str, ...] = PrunableSettings.keep_dense,
-    metrics: Sequence[Any] = ("accuracy",),
+    metrics: Any = ("accuracy",),
     jit_compile: bool | None = None,
     steps_per_execution: int = 1,
     seed: int = 0,
@@ -208,21 +216,29 @@ def find_tickets(
     """Draws tickets from a model of the user's own; yields that of each round when it is trained.
 
     Args:
-      model: a built Sequential or functional model of tf_keras or Keras 3; it is left as it is.
-      train_data: batches (inputs, labels) of known number, an epoch; seed its shuffling and make
-        its batches equally large for speed.
+      model: a Sequential or functional model of tf_keras or Keras 3; it is left as it is, but for
+        an unbuilt Sequential, which is built for the data.
+      train_data: as ``fit`` takes them: a ``tf.data.Dataset`` of batches (inputs, labels), arrays
+        (inputs, labels), a keras.utils.Sequence or PyDataset, …, as ``graph.fit_data.batches`` has
+        them. Seed the shuffling of a dataset, and make its batches equally large for speed; arrays
+        and Sequences are shuffled by ``seed``, each epoch anew. A generator is read on from round
+        to round.
       optimizer: one of the model's Keras; it is copied. Each round begins with a new one; only a
         schedule of its ``learning_rate`` goes on from the step that is rewound to.
       loss: as ``compile`` takes it; default: cross-entropy, on logits or probabilities as the
-        model gives them.
+        model gives them. With data without labels a model is trained by its own losses (add_loss).
       epochs: length of the training of each round.
-      dev_data: if given, each ticket's ``info`` has the trained round's ``dev_loss``,
-        ``dev_accuracy``, … on it.
+      steps_per_epoch: batches of an epoch; default: as many as there are. Data without end, or of
+        unknown length, need it.
+      dev_data: the same, with an end; if given, each ticket's ``info`` has the trained round's
+        ``dev_loss``, ``dev_accuracy``, … on it.
       prune_layers, keep_dense: which weights are pruned, as in ``PrunableSettings``.
-      metrics: what is measured on ``dev_data`` besides the loss.
-      jit_compile: whether XLA compiles the step; default: if the model has no convolution.
+      metrics: what is measured on ``dev_data`` besides the loss, as ``compile`` takes it, or the
+        name of one; None for nothing.
+      jit_compile: whether XLA compiles the step; default: if the model has no convolution, and
+        nothing that XLA cannot compile.
       steps_per_execution: steps a call of the compiled function runs.
-      seed: of the masks of ``method="random"`` and ``"erk"``.
+      seed: of the masks of ``method="random"`` and ``"erk"``, and of the order of arrays.
       **settings: fields of ``FindingSettings``: ``method``, ``rounds`` or ``sparsity``,
         ``rewind_to``, ``prune_fraction``, ``scope``, ``rewind``, ….
 
@@ -231,8 +247,9 @@ def find_tickets(
       other than imp have one round more.
 
     Raises:
-      UsageError: for settings out of range, data of unknown length, labels that are no classes of
-        the model, and what is of the other Keras.
+      UsageError: for settings out of range, data of unknown length, data without labels, labels
+        that are no classes of the model, and what is of the other Keras; for ``dev_data`` that do
+        not fit, before anything is trained.
     """
     known = [field.name for field in dataclasses.fields(FindingSettings)]
     for name in settings:
@@ -244,6 +261,9 @@ def find_tickets(
     finding = FindingSettings(**settings)
     if finding.method == IMPORTED:
         raise UsageError("Expected a method that finds a mask; lt.Ticket.from_pruned takes one.")
+    train = Stream(train_data, model, "train_data", steps_per_epoch, seed)
+    if dev_data is not None:
+        dev_data = batches_with_end(dev_data, model)
     check_graph(model)
     check_finished(model)
     if any(not mask.all() for mask in get_masks(model).values()):
@@ -251,13 +271,11 @@ def find_tickets(
             f"Expected a dense model to draw tickets from; '{model.name}' has pruned weights, "
             "which round 0 would train: pass lt.strip(model), or the model before it was pruned."
         )
-    steps_per_epoch = int(train_data.cardinality())
-    if steps_per_epoch < 1:
-        raise UsageError(
-            "Expected train_data of a known number of batches; its cardinality is not known: say "
-            "it with train_data.apply(tf.data.experimental.assert_cardinality(n))."
-        )
-    check_of_its_keras(model, optimizer=optimizer, loss=loss, metrics=list(metrics))
+    labels = isinstance(train.element_spec, tuple) and len(train.element_spec) > 1
+    check_loss(model, loss, labels)
+    metrics = metrics if labels and metrics is not None else []
+    metrics = metrics if isinstance(metrics, list | tuple | Mapping) else [metrics]
+    check_of_its_keras(model, optimizer=optimizer, loss=loss, metrics=metrics)
     if not isinstance(optimizer, keras_of(model).optimizers.Optimizer):
         raise UsageError(
             f"Expected an optimizer of {keras_of(model).__name__} such as keras.optimizers.Adam(), "
@@ -269,19 +287,23 @@ def find_tickets(
     trainer = make_trainer(
         initial,
         Recipe("vanilla"),
-        lambda start: labelled.repeat().skip(start),
-        steps_per_epoch,
+        lambda start: labelled(start),
+        train.steps_per_epoch,
         _copied(optimizer),
-        loss,
+        loss if labels else NO_LOSS,
         jit_compile=jit_compile,
         steps_per_execution=steps_per_execution,
         metrics=metrics,
     )
-    labelled = checked_labels(train_data, trainer.model, trainer.model.loss)
-    if dev_data is not None:
-        dev_data = checked_labels(dev_data, trainer.model, trainer.model.loss)
-    for each in find(initial, trainer, finding, epochs * steps_per_epoch):
-        measured = dev_data is not None and finding.train_tickets
+    if not labels:
+        check_own_losses(trainer.model, train.element_spec, initial)
+    check = functools.partial(checked_labels, model=trainer.model, loss=trainer.model.loss)
+    labelled = train.mapped(check)
+    measured = dev_data is not None and finding.train_tickets
+    if measured:
+        dev_data = check(dev_data)
+        check_measurable(trainer, dev_data)
+    for each in find(initial, trainer, finding, epochs * train.steps_per_epoch):
         found = trainer.evaluate(dev_data) if measured else {}
         extra = {f"dev_{name}": value for name, value in found.items()}
         yield dataclasses.replace(each.ticket, info={**each.ticket.info, **extra})
@@ -299,15 +321,16 @@ def _copied(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer
 
 def find_ticket(
     model: keras.Model,
-    train_data: tf.data.Dataset,
+    train_data: Any,
     *,
     optimizer: keras.optimizers.Optimizer,
     loss: Any = None,
     epochs: int,
-    dev_data: tf.data.Dataset | None = None,
+    steps_per_epoch: int | None = None,
+    dev_data: Any = None,
     prune_layers: tuple[str, ...] = PrunableSettings.prune_layers,
     keep_dense: tuple[str, ...] = PrunableSettings.keep_dense,
-    metrics: Sequence[Any] = ("accuracy",),
+    metrics: Any = ("accuracy",),
     jit_compile: bool | None = None,
     steps_per_execution: int = 1,
     seed: int = 0,
@@ -320,6 +343,7 @@ def find_ticket(
         optimizer=optimizer,
         loss=loss,
         epochs=epochs,
+        steps_per_epoch=steps_per_epoch,
         dev_data=dev_data,
         prune_layers=prune_layers,
         keep_dense=keep_dense,

@@ -14,6 +14,7 @@ from lottery_tf.finding.scores import METHODS, TRAINING, Method, Score
 from lottery_tf.finding.scores.network import Network
 from lottery_tf.finding.settings import BATCHES
 from lottery_tf.graph.compat import keras
+from lottery_tf.graph.fit_data import batches as fit_batches
 from lottery_tf.graph.layers import check_finished, check_graph, check_of_its_keras
 from lottery_tf.masks.allocate import check_reachable, check_sparsity, prune_to
 from lottery_tf.masks.masks import Masks
@@ -27,7 +28,7 @@ def prune(
     model: keras.Model,
     method: str | Score,
     sparsity: float,
-    data: tf.data.Dataset | None = None,
+    data: Any = None,
     *,
     loss: keras.losses.Loss | str | None = None,
     scope: str = "global",
@@ -40,20 +41,22 @@ def prune(
     """A ticket of ``model``'s present weights, pruned by their scores.
 
     Args:
-      model: a built Sequential or functional model of tf_keras or Keras 3; it is left as it is. One
-        that is masked already is pruned further, where it is masked.
+      model: a Sequential or functional model of tf_keras or Keras 3; it is left as it is, but for
+        an unbuilt Sequential, which is built for ``data``. One that is masked already is pruned
+        further, where it is masked.
       method: a name of ``lottery_tf.finding.scores.METHODS``: omp, snip, iterative_snip, grasp,
         synflow, random, erk, or one given to ``lt.register_method``; or a score of the user's own,
         a function from a ``Network`` to an array for each prunable weight.
       sparsity: share of the prunable weights that is pruned afterwards, in [0, 1); exact.
-      data: batches (inputs, labels), for snip, iterative_snip and grasp.
+      data: (inputs, labels) in a form that ``fit`` takes, for snip, iterative_snip and grasp:
+        batches, arrays, …, as ``graph.fit_data.batches`` has them.
       loss: of those; its mean over the batches is L. Default: cross-entropy.
       scope: rank all weights together ("global"), in each layer ("layerwise"), or in each layer
         with budgets of its own ("erk").
       rounds: of scoring and pruning, whose densities fall as a power; default: 100 for synflow and
         iterative_snip, else 1.
       batches: how many batches of ``data`` are read, if there are so many.
-      seed: of the random methods.
+      seed: of the random methods, and of which examples of arrays are looked at.
       prune_layers, keep_dense: which weights may be pruned, as in ``PrunableSettings``.
 
     Raises:
@@ -61,6 +64,8 @@ def prune(
         fit, and scores that are all 0.
       RuntimeError: if scores are not finite.
     """
+    if data is not None:
+        data = fit_batches(data, model, "data", seed)
     check_graph(model)
     check_finished(model)
     check_of_its_keras(model, loss=loss)

@@ -21,6 +21,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import fingerprint_pb2, saved_model_pb2, tensor_bundle_pb2
 from tensorflow.python.autograph.impl.api import autograph_artifact
 from tensorflow.python.eager import context
+from tensorflow.python.framework import kernels
 from tensorflow.python.saved_model import loader_impl
 from tensorflow.python.util.tf_export import get_symbol_from_name
 
@@ -734,6 +735,37 @@ def inner_variable(variable: Variable) -> Variable | None:
     """The variable in full precision of one that casts what is read."""
     inner = vars(variable).get("_variable")
     return inner if isinstance(inner, tf.Variable) else None
+
+
+def xla_types(operation: str, device: str) -> dict[str, set[int]] | None:
+    """For which types XLA can compile an operation of TensorFlow; None if it cannot at all.
+
+    Args:
+      operation: its name, ``MatMul``.
+      device: "CPU" or "GPU".
+
+    Returns:
+      name of an attribute → the numbers of those types that it may be; one that is not named may
+      be any.
+    """
+    _register_xla()
+    found: dict[str, set[int]] | None = None
+    for kernel in kernels.get_registered_kernels_for_op(operation).kernel:
+        if kernel.device_type == f"XLA_{device}_JIT":
+            limits = {each.name: set(each.allowed_values.list.type) for each in kernel.constraint}
+            known = found or {}
+            found = {
+                name: known.get(name, set()) | types
+                for name, types in limits.items()
+                if found is None or name in known
+            }
+    return found
+
+
+@functools.cache
+def _register_xla() -> None:
+    """TensorFlow registers what XLA compiles when it compiles something for the first time."""
+    tf.function(lambda: tf.constant(0), jit_compile=True)()
 
 
 def add_gradients_in_order() -> None:

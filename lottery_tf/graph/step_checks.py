@@ -65,9 +65,18 @@ def _sentence(*parts: Any) -> str:
 
 @contextlib.contextmanager
 def step_checks() -> Iterator[None]:
-    """Makes a UsageError of an assertion that ends a step within the block."""
+    """Makes a UsageError of an assertion that ends a step within the block, and of data that are
+    not as many as they were said to be."""
     try:
         yield
+    except tf.errors.FailedPreconditionError as error:
+        told = re.search(r"Input dataset was expected to contain[^.\n]*", str(error))
+        if told is None:
+            raise
+        raise UsageError(
+            f"Expected as many batches as assert_cardinality says; TensorFlow says: {told[0]}. Say "
+            "how many there are, or give data without end and `steps_per_epoch`."
+        ) from error
     except tf.errors.InvalidArgumentError as error:
         failed = re.search(r"assertion failed: ((?:\[[^]]*\] ?)+)", str(error))
         if failed is None:

@@ -22,6 +22,7 @@ from lottery_tf.graph.compat import (
     random_state_kept,
     scope_of,
 )
+from lottery_tf.graph.fit_data import batches as fit_batches
 from lottery_tf.graph.keras3 import compiled, with_gradients
 from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import (
@@ -99,9 +100,7 @@ class Signal:
     inputs: float | None
 
 
-def signal(
-    model: keras.Model, data: tf.data.Dataset, *, loss: Any = None, batches: int = 1
-) -> Signal:
+def signal(model: keras.Model, data: Any, *, loss: Any = None, batches: int = 1) -> Signal:
     """The second moment of each layer's activations, and the norm of each kernel's gradient.
 
     BatchNorm takes each batch's statistics, Dropout drops nothing, and no random number behind
@@ -110,7 +109,8 @@ def signal(
     Args:
       model: a built Sequential or functional model of tf_keras or Keras 3: plain, wrapped, or with
         a recipe's tweaks on. It need not be compiled.
-      data: a ``tf.data.Dataset`` of batches (inputs, labels).
+      data: (inputs, labels) in a form that ``fit`` takes: batches, arrays, …, as
+        ``graph.fit_data.batches`` has them.
       loss: its mean is L; one loss, or a list or dictionary of one for each output. Default:
         cross-entropy, on logits or probabilities as the model has them.
       batches: how many batches are read, if there are so many.
@@ -119,6 +119,8 @@ def signal(
       UsageError: for a model of another kind, data of another form or that do not fit the model and
         the loss.
     """
+    if data is not None:
+        data = fit_batches(data, model, "data", seed=0)
     check_graph(model)
     check_of_its_keras(model, loss=loss)
     if batches < 1:

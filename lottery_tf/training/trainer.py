@@ -3,12 +3,14 @@
 import contextlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
+from lottery_tf.common.log import log
 from lottery_tf.graph import optimizers
 from lottery_tf.graph.compat import (
     add_gradients_in_order,
@@ -25,11 +27,15 @@ from lottery_tf.graph.compat import (
 from lottery_tf.graph.compat import steps_per_execution as steps_of
 from lottery_tf.graph.layers import check_of_its_keras, named_layers, unwrapped
 from lottery_tf.graph.step_checks import step_checks
+from lottery_tf.losses.derivatives import reason
 from lottery_tf.tickets.ticket import Ticket
 from lottery_tf.training.batch_norm import SharedStatistics
 from lottery_tf.training.precision import Precision
 from lottery_tf.training.xla_loop import steps_in_one_loop
+from lottery_tf.training.xla_support import without_kernel
 from lottery_tf.tweaks.recipe import Recipe
+
+NO_LOSS = object()
 
 
 def make_deterministic() -> None:
@@ -53,8 +59,8 @@ class Trainer:
       steps_per_epoch: steps after which an epoch ends.
       optimizer: a new Keras optimizer; its schedule is that from step 0 on.
       loss: the training loss.
-      jit_compile: whether XLA compiles the step; None: if the model has no convolution and there
-        is one device.
+      jit_compile: whether XLA compiles the step; None: if the model has no convolution, there is
+        one device, and XLA can compile it, of which a line is logged where it cannot.
       steps_per_execution: steps a call of the compiled function runs at most.
       metrics: what is measured besides the loss.
 
@@ -72,10 +78,10 @@ class Trainer:
         loss: keras.losses.Loss,
         jit_compile: bool | str | None = None,
         steps_per_execution: int = 1,
-        metrics: Sequence[Any] = ("accuracy",),
+        metrics: Any = ("accuracy",),
     ):
         self.model, self.stream, self.steps_per_epoch = model, stream, steps_per_epoch
-        check_of_its_keras(model, optimizer=optimizer, loss=loss, metrics=list(metrics))
+        check_of_its_keras(model, optimizer=optimizer, loss=loss, metrics=metrics)
         by_tensorflow = on_tensorflow(model)
         replicas = model.distribute_strategy.num_replicas_in_sync if by_tensorflow else 1
         if jit_compile and replicas > 1:
@@ -83,9 +89,15 @@ class Trainer:
                 f"Expected no `jit_compile=True` with {replicas} devices, over which XLA's steps "
                 "cannot reach: leave it out, or train on one."
             )
-        if jit_compile is None:
-            fast = replicas == 1 and _has_no_convolution(model)
-            jit_compile = fast if by_tensorflow else "auto"
+        self._without_xla = False  # whether to go on without it where it fails
+        if jit_compile is None and not by_tensorflow:
+            jit_compile = "auto"
+        elif jit_compile is None:
+            jit_compile = replicas == 1 and _has_no_convolution(model)
+            if jit_compile and (what := without_kernel(model)):
+                _tell(model, f"{what}, for which it has no kernel")
+                jit_compile = False
+            self._without_xla = jit_compile
         half = any(layer.compute_dtype == "float16" for layer in named_layers(model).values())
         with scope_of(model):
             if half and not optimizers.scales_loss(optimizer):
@@ -179,7 +191,9 @@ class Trainer:
                 stream = self.stream(self.step)
                 if is_keras3(self.model):  # its executions are of as many steps as there is data
                     stream = stream.take(count * steps)
-                self.model.fit(
+                end = self.step + count * steps
+                self._by_xla_or_not(
+                    self.model.fit,
                     stream,
                     epochs=count,
                     steps_per_epoch=steps,
@@ -189,12 +203,38 @@ class Trainer:
                     shuffle=False,  # what is in the stream is
                     verbose=0,
                 )
+            if self.step < end and not self.model.stop_training:
+                raise UsageError(
+                    f"Expected training data for {end} steps; they were at their end after "
+                    f"{self.step}: give data without end, or as many as an epoch has."
+                )
         if last and not parts:
             self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
 
     def evaluate(self, data: tf.data.Dataset) -> dict[str, float]:
         """Loss and accuracy of the model as it stands."""
-        return evaluate(self.model, data)
+        return self._by_xla_or_not(evaluate, self.model, data)
+
+    def _by_xla_or_not(self, run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """``run``; once more without XLA where that was not asked for and the first step fails:
+        what gradients, losses and metrics come to is known only when they are compiled."""
+        before = self.step
+        try:
+            return run(*args, **kwargs)
+        except tf.errors.OpError as error:
+            if not self._without_xla or self.step != before:
+                raise
+            failed = error
+        self.model.jit_compile = self._without_xla = False
+        self.model.train_function = self.model.test_function = None  # Keras 3 would keep them
+        found = run(*args, **kwargs)  # whose own error tells more, if it is another matter
+        _tell(self.model, reason(failed))
+        return found
+
+
+def _tell(model: keras.Model, what: str) -> None:
+    short = shorten(what, 160, placeholder=" …")
+    log.info("%s: the steps run without XLA, which cannot compile all: %s", model.name, short)
 
 
 def in_training(recipe: Recipe, precision: str) -> Recipe:
@@ -218,7 +258,8 @@ def make_trainer(
       ticket: what is trained.
       recipe: its tweaks are put on; it gives the loss.
       stream, steps_per_epoch, optimizer: as ``Trainer`` takes them.
-      loss: the loss to start from, as ``Recipe.loss`` takes it.
+      loss: the loss to start from, as ``Recipe.loss`` takes it; ``NO_LOSS`` for the model's own
+        alone (``add_loss``).
       data: training batches for tweaks that look at them.
       **options: the other arguments of ``Trainer``.
 
@@ -226,10 +267,11 @@ def make_trainer(
       UsageError: as ``Recipe.prepare``, ``Recipe.loss`` and ``Trainer``.
     """
     model = recipe.prepare(ticket.build(), data)
-    return Trainer(model, stream, steps_per_epoch, optimizer, recipe.loss(loss), **options)
+    loss = None if loss is NO_LOSS else recipe.loss(loss)
+    return Trainer(model, stream, steps_per_epoch, optimizer, loss, **options)
 
 
-def _for_each_output(model: keras.Model, metrics: Sequence[Any]) -> Any:
+def _for_each_output(model: keras.Model, metrics: Any) -> Any:
     """``metrics`` as ``compile`` takes them; tf_keras itself gives a list to each output."""
     names = output_names(model)
     flat = all(not isinstance(each, list | tuple | dict) for each in metrics)

@@ -117,13 +117,14 @@ class Recipe:
         found = {name: of_older_release(name, description[name]) for name in names}
         return cls([restore(TWEAKS[name], values) for name, values in found.items()])
 
-    def prepare(self, model: keras.Model, data: tf.data.Dataset | None = None) -> keras.Model:
+    def prepare(self, model: keras.Model, data: Any = None) -> keras.Model:
         """The model to compile and train: ``model`` with every tweak on.
 
         Args:
-          model: a built Sequential or functional model of tf_keras or Keras 3, masked or dense, not
-            compiled.
-          data: a ``tf.data.Dataset`` of training batches, for tweaks that look at them.
+          model: a Sequential or functional model of tf_keras or Keras 3, masked or dense, not
+            compiled; built, or an unbuilt Sequential, which is built for ``data``.
+          data: training data in a form that ``fit`` takes, for tweaks that look at them: batches,
+            arrays, …, as ``graph.fit_data.batches`` has them.
 
         Raises:
           UsageError: for a model of another kind, with layers that cannot be copied, or that one of

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import Callback, keras
+from lottery_tf.graph.fit_data import batches
 from lottery_tf.graph.layers import check_graph, check_of_its_keras
 from lottery_tf.graph.prepared_step import make_prepared_step, prepared_step
 from lottery_tf.masks.wrapper import masked_by_us, without_wrappers
@@ -29,7 +30,7 @@ class Tweak:
     # Of those that are permanent: which comes first.
     rank: ClassVar[int] = 1
 
-    def prepare(self, model: keras.Model, data: tf.data.Dataset | None = None) -> keras.Model:
+    def prepare(self, model: keras.Model, data: Any = None) -> keras.Model:
         """The model to train with this tweak on; ``Recipe.prepare`` does it for several."""
         return put_on([self], model, data)
 
@@ -111,14 +112,14 @@ class Tweak:
             )
 
 
-def put_on(
-    tweaks: Sequence[Tweak], model: keras.Model, data: tf.data.Dataset | None = None
-) -> keras.Model:
+def put_on(tweaks: Sequence[Tweak], model: keras.Model, data: Any = None) -> keras.Model:
     """The model to train with all of ``tweaks`` on, as ``Recipe.prepare`` has it.
 
     Raises:
       UsageError: if the model has no graph of layers, or layers that cannot be copied.
     """
+    if data is not None:
+        data = batches(data, model, "data", seed=0)
     check_graph(model)
     prepared = masked_by_us(model)
     learned: dict[type, dict[str, Any]] = {}

@@ -222,7 +222,7 @@ def test_on_two_devices(its_keras):
         (("synflow", -0.1), r"sparsity in \[0, 1\).* not -0.1"),
         (("random", float("nan")), r"sparsity in \[0, 1\).* not nan"),
         (("snip", 0.5), "training data for the scores of the weights, .* not None"),
-        (("grasp", 0.5, examples()), "a tf.data.Dataset of batches .*, not tuple"),
+        (("grasp", 0.5, "images"), "data of arrays of numbers or texts; got a str"),
         (("snip", 0.5, data().take(0)), "not an empty one"),
         (("snip", 0.5, data().map(lambda x, y: (x, y, y))), "without sample weights"),
         (("snip", 0.5, data(shape=(5,))), "that fit the model .*incompatible with"),

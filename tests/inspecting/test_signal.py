@@ -297,7 +297,7 @@ def test_mistakes(its_keras):
     with pytest.raises(UsageError, match="`batches` to be at least 1, not 0"):
         lt.signal(model, batches(), batches=0)
     with pytest.raises(UsageError, match="training data for the signal"):
-        lt.signal(model, examples())
+        lt.signal(model, None)
     with pytest.raises(UsageError, match="classes of the model, whole numbers from 0 to 2"):
         lt.signal(model, batches(classes=9))
     with pytest.raises(UsageError, match="fit the model .* and the loss"):

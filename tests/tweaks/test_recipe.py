@@ -293,9 +293,9 @@ class Other(Logged):
 
 
 def test_tweaks_go_on_in_order_and_come_off_in_reverse():
-    log, model = [], mlp()
+    log, model, data = [], mlp(), tf.data.Dataset.from_tensors(examples(4))
     recipe = lt.Recipe([Logged(log, "a"), Other(log, "b"), lt.LabelSmoothing()])
-    recipe.prepare(model, data="data")
+    recipe.prepare(model, data)
     assert recipe.loss().label_smoothing == 0.1
     assert recipe.callbacks(7)[:2] == [("a", 7), ("b", 7)]
     with pytest.raises(UsageError, match="past the fade of Logged, which has gone 30 % of its way"):
@@ -304,7 +304,7 @@ def test_tweaks_go_on_in_order_and_come_off_in_reverse():
     assert recipe.progress(model) == 1
     recipe.finish(model)
     assert log == [
-        *(("change", "a", "data"), ("change", "b", "data")),
+        *(("change", "a", data), ("change", "b", data)),
         *(("attach", "a"), ("attach", "b")),
         *(("loss", "a", "cross_entropy"), ("loss", "b", "a")) * 2,
         *(("restore", "b"), ("restore", "a")),

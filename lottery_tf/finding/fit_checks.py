@@ -1,0 +1,82 @@
+"""What is wrong with the data and losses that a user gives, said before anything is trained."""
+
+import inspect
+from typing import Any
+
+import tensorflow as tf
+
+from lottery_tf.common.errors import UsageError
+from lottery_tf.graph.compat import has_losses, keras, parts_of
+from lottery_tf.graph.fit_data import batches
+from lottery_tf.graph.layers import assign
+from lottery_tf.losses.derivatives import reason
+from lottery_tf.tickets.ticket import Ticket
+from lottery_tf.training.trainer import Trainer
+
+
+def check_loss(model: keras.Model, loss: Any, labels: bool) -> None:
+    """Raises UsageError if data have no labels for a loss, or it is not clear which is meant."""
+    if loss is not None and not labels:
+        raise UsageError(
+            "Expected train_data with labels for the loss, (inputs, labels); they are inputs "
+            "alone: give labels, or leave `loss` out if the model has losses of its own (add_loss)."
+        )
+    if loss is None and labels and has_losses(model):
+        raise UsageError(
+            f"Expected `loss` for the labels of '{model.name}', which has losses of its own "
+            "(add_loss): give it, or train_data without labels to train by its own alone."
+        )
+
+
+def check_own_losses(model: keras.Model, spec: Any, ticket: Ticket) -> None:
+    """Raises UsageError unless a call of the model adds a loss (``add_loss``)."""
+    inputs = spec[0] if isinstance(spec, tuple) else spec
+    zeros = tf.nest.map_structure(
+        lambda each: tf.zeros([n or 1 for n in each.shape], each.dtype), inputs
+    )
+    added: list[Any] = []
+    parts = list(parts_of(model))
+    for part in parts:
+        vars(part)["add_loss"] = lambda *losses, **_: added.extend(losses)
+    try:
+        model(zeros, training=True)
+    except Exception:  # what a call of zeros leads to says nothing of the data
+        added.append(None)
+    finally:
+        for part in parts:
+            del vars(part)["add_loss"]
+    assign(model, ticket.weights)  # BatchNorm has seen zeros
+    if not added:
+        raise UsageError(
+            f"Expected train_data with labels, (inputs, labels); they are inputs alone, and "
+            f"'{model.name}' has no losses of its own (add_loss)."
+        )
+
+
+def batches_with_end(data: Any, model: keras.Model) -> tf.data.Dataset:
+    """``dev_data`` as batches that can be read again and again, and have an end."""
+    if inspect.isgenerator(data):
+        raise UsageError(
+            "Expected dev_data that can be read after each round; a generator can be read once: "
+            "give arrays, a tf.data.Dataset or a keras.utils.Sequence."
+        )
+    found = batches(data, model, "dev_data")
+    if found.cardinality() in (tf.data.INFINITE_CARDINALITY, 0):
+        raise UsageError(
+            f"Expected dev_data with an end, and a batch before it; they have "
+            f"{'none' if found.cardinality() else 'no batch'}: give dev_data.take(n)."
+        )
+    return found
+
+
+def check_measurable(trainer: Trainer, data: tf.data.Dataset) -> None:
+    """Raises UsageError if the model cannot be measured on ``dev_data``; on the first batch."""
+    try:
+        trainer.evaluate(data.take(1))
+    except UsageError:
+        raise
+    except Exception as error:  # of Keras, TensorFlow, or the user's own metrics
+        raise UsageError(
+            f"Expected dev_data that fit the model '{trainer.model.name}', the loss and the "
+            f"metrics; evaluate says: {reason(error)}"
+        ) from error

@@ -1,0 +1,395 @@
+"""Data in the forms in which ``fit`` takes them, as a ``tf.data.Dataset`` of batches.
+
+Arrays come in batches of 32 and floating-point arrays in Keras' floatx, as in ``fit``. What is
+shuffled is so by a seed: each epoch has an order of its own, which hangs on the seed and the
+epoch's number alone, so that a training may begin at any step.
+"""
+
+import inspect
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from lottery_tf.common.errors import UsageError
+from lottery_tf.graph.compat import (
+    is_graph_network,
+    is_keras3,
+    is_model,
+    keras,
+    keras_of,
+    spec_of,
+)
+from lottery_tf.graph.layers import input_names
+
+BATCH_SIZE = 32
+_TENSORS = (tf.Tensor, tf.RaggedTensor, tf.SparseTensor)
+
+
+def batches(data: Any, model: keras.Model, what: str, seed: int | None = None) -> tf.data.Dataset:
+    """``data`` from the beginning on, once, or without end where they have none.
+
+    Args:
+      data: a ``tf.data.Dataset`` of batches, which is returned as it is; a tuple of arrays (inputs,
+        labels) or (inputs, labels, weights of the examples), or inputs alone, each an array or, for
+        several inputs or outputs, a list or a dictionary of arrays; a Sequence of tf_keras, a
+        PyDataset of Keras 3, or whatever else gives batches and has a length; or a generator of
+        batches, which is read on from where it is.
+      model: whose inputs they are. An unbuilt Sequential is built for them, as ``fit`` does it.
+      what: the argument's name, for errors.
+      seed: of the order of arrays and of the batches of a Sequence; default: they stay as they are.
+
+    Raises:
+      UsageError: for data in another form, and for single examples in the place of batches.
+    """
+    found = _source(data, model, what).once(seed)
+    _make_ready(model, found, what)
+    return found
+
+
+class Stream:
+    """Data to train on, from any step on and without end.
+
+    Args:
+      data: as ``batches`` takes them; without end, or of unknown length, if ``steps_per_epoch`` is
+        given.
+      model, what: as there.
+      steps_per_epoch: batches of an epoch; default: all that there are.
+      seed: of the order of arrays and of the batches of a Sequence, another one in each epoch. A
+        ``tf.data.Dataset`` has its own order; a generator is read on, whatever the step.
+
+    Attributes:
+      steps_per_epoch: batches of an epoch.
+      element_spec: of the batches, as ``tf.data.Dataset`` has it.
+
+    Raises:
+      UsageError: as ``batches``, and where it is not known how long an epoch is.
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        model: keras.Model,
+        what: str,
+        steps_per_epoch: int | None = None,
+        seed: int = 0,
+    ):
+        source = _source(data, model, what)
+        once = source.once(seed)
+        _make_ready(model, once, what)
+        if steps_per_epoch is None:
+            if source.count < 0:
+                raise UsageError(
+                    f"Expected {what} of a known number of batches; they have no end, or their "
+                    "cardinality is not known: give `steps_per_epoch`, the batches of an epoch."
+                )
+            steps_per_epoch = source.count
+        if steps_per_epoch < 1 or not source.count:
+            raise UsageError(f"Expected {what} and epochs of a batch or more, got none.")
+        self.steps_per_epoch, self.element_spec = steps_per_epoch, once.element_spec
+        self._from = lambda start: source.stream(start, seed)
+        self._once = once if isinstance(data, tf.data.Dataset) else None
+
+    def mapped(self, change: Callable[[tf.data.Dataset], tf.data.Dataset]) -> "Stream":
+        """The same with ``change`` made of the batches."""
+        new = object.__new__(Stream)
+        vars(new).update(vars(self))
+        if self._once is None:
+            new._from = lambda start: change(self._from(start))
+        else:  # traced once, not for each training
+            new._once = changed = change(self._once)
+            new._from = lambda start: _OfDataset(changed).stream(start, 0)
+        return new
+
+    def __call__(self, start: int) -> tf.data.Dataset:
+        """The batches from step ``start`` on."""
+        return self._from(start)
+
+
+class _Source(Protocol):
+    """Where batches come from.
+
+    Attributes:
+      count: their number; below 0 where they have no end or it is not known.
+    """
+
+    count: int
+
+    def once(self, seed: int | None) -> tf.data.Dataset:
+        """All, in the order of the first epoch with that seed; None: as they are."""
+
+    def stream(self, start: int, seed: int) -> tf.data.Dataset:
+        """Those from step ``start`` on, epoch after epoch."""
+
+
+def _source(data: Any, model: keras.Model, what: str) -> _Source:
+    if isinstance(data, tf.data.Dataset):
+        return _OfDataset(data)
+    if inspect.isgenerator(data):
+        return _OfGenerator(data, model, what)
+    container = isinstance(data, list | tuple | Mapping | str | bytes) or hasattr(data, "shape")
+    sized = hasattr(data, "__len__") or hasattr(data, "num_batches")
+    if not container and sized and (hasattr(data, "__getitem__") or hasattr(data, "__iter__")):
+        return _OfBatches(data, model, what)
+    return _OfArrays(data, what)
+
+
+class _OfDataset:
+    def __init__(self, data: tf.data.Dataset):
+        self.data, self.count = data, int(data.cardinality())
+
+    def once(self, seed: int | None) -> tf.data.Dataset:
+        return self.data
+
+    def stream(self, start: int, seed: int) -> tf.data.Dataset:
+        endless = self.count == tf.data.INFINITE_CARDINALITY
+        return (self.data if endless else self.data.repeat()).skip(start)
+
+
+class _OfArrays:
+    def __init__(self, data: Any, what: str):
+        parts = data if isinstance(data, tuple) else (data,)
+        while len(parts) > 1 and parts[-1] is None:
+            parts = parts[:-1]
+        if not 1 <= len(parts) <= 3 or any(part is None for part in parts):
+            raise UsageError(
+                f"Expected {what} as a tf.data.Dataset of batches, a tuple of arrays (inputs, "
+                "labels), or a keras.utils.Sequence or PyDataset; got "
+                f"{_described(data)}."
+            )
+        with tf.device("/CPU:0"):  # where a dataset reads them
+            arrays = [_as_arrays(part, what) for part in parts]
+        leaves = tf.nest.flatten(arrays)
+        if any(isinstance(each, tf.SparseTensor) for each in leaves):
+            raise UsageError(
+                f"Expected {what} of dense or ragged arrays; one is sparse: give "
+                "tf.data.Dataset.from_tensor_slices(…).batch(n)."
+            )
+        lengths = {int(each.shape[0]) if each.shape.rank else -1 for each in leaves}
+        if len(lengths) > 1 or -1 in lengths:
+            raise UsageError(
+                f"Expected {what} of arrays with as many rows each, the examples; got shapes "
+                f"{', '.join(str(tuple(each.shape)) for each in leaves)}."
+            )
+        self.arrays = tuple(arrays) if isinstance(data, tuple) else arrays[0]
+        self.examples = lengths.pop()
+        self.count = (self.examples + BATCH_SIZE - 1) // BATCH_SIZE
+
+    def once(self, seed: int | None) -> tf.data.Dataset:
+        return self._gathered(tf.data.Dataset.range(1), seed)
+
+    def stream(self, start: int, seed: int) -> tf.data.Dataset:
+        first, skipped = divmod(start, self.count)
+        epochs = tf.data.Dataset.range(first, np.iinfo(np.int64).max)
+        return self._gathered(epochs, seed, skipped)
+
+    def _gathered(
+        self, epochs: tf.data.Dataset, seed: int | None, skipped: int = 0
+    ) -> tf.data.Dataset:
+        def rows(epoch: tf.Tensor) -> tf.data.Dataset:
+            order = tf.range(self.examples, dtype=tf.int64)
+            if seed is not None:
+                key = tf.stack([tf.constant(seed, tf.int64), epoch])
+                order = tf.random.experimental.stateless_shuffle(order, key)
+            return tf.data.Dataset.from_tensor_slices(order).batch(BATCH_SIZE)
+
+        def batch(row: tf.Tensor) -> Any:
+            return tf.nest.map_structure(lambda each: tf.gather(each, row), self.arrays)
+
+        return epochs.flat_map(rows).skip(skipped).map(batch).prefetch(2)
+
+
+class _OfBatches:
+    """A Sequence, a PyDataset, or another iterable with a length."""
+
+    def __init__(self, data: Any, model: keras.Model, what: str):
+        self.data = data
+        count = data.num_batches if hasattr(data, "num_batches") else len(data)
+        self.count = -1 if count is None else int(count)
+        indexed = hasattr(data, "__getitem__")
+        first = (data[0] if indexed else next(iter(data))) if self.count else None
+        self.signature = _signature(_as_batch(first, what), model) if self.count else None
+        self.indexed, self.what = indexed, what
+
+    def once(self, seed: int | None) -> tf.data.Dataset:
+        if not self.count:
+            raise UsageError(f"Expected {self.what} with a batch or more, got none.")
+        return self._read(lambda: self._epoch(seed, 0))
+
+    def stream(self, start: int, seed: int) -> tf.data.Dataset:
+        first, skipped = divmod(start, self.count) if self.count > 0 else (0, start)
+
+        def epochs() -> Iterator[Any]:
+            each = (self._epoch(seed, epoch) for epoch in itertools.count(first))
+            return itertools.islice(itertools.chain.from_iterable(each), skipped, None)
+
+        return self._read(epochs)
+
+    def _epoch(self, seed: int | None, number: int) -> Iterator[Any]:
+        if not self.indexed:
+            yield from self.data
+            return
+        order: Any = itertools.count() if self.count < 0 else range(self.count)
+        if seed is not None and self.count > 0:
+            order = np.random.default_rng([seed, number]).permutation(self.count)
+        for place in order:
+            yield self.data[int(place)]
+        getattr(self.data, "on_epoch_end", lambda: None)()
+
+    def _read(self, epochs: Callable[[], Iterator[Any]]) -> tf.data.Dataset:
+        return tf.data.Dataset.from_generator(
+            lambda: (_as_batch(each, self.what) for each in epochs()),
+            output_signature=self.signature,
+        )
+
+
+class _OfGenerator:
+    count = -1
+
+    def __init__(self, data: Iterator[Any], model: keras.Model, what: str):
+        first = next(data, None)
+        if first is None:
+            raise UsageError(f"Expected {what} with a batch or more; the generator is at its end.")
+        self.rest = (_as_batch(each, what) for each in itertools.chain([first], data))
+        self.signature = _signature(_as_batch(first, what), model)
+
+    def once(self, seed: int | None) -> tf.data.Dataset:
+        return tf.data.Dataset.from_generator(lambda: self.rest, output_signature=self.signature)
+
+    def stream(self, start: int, seed: int) -> tf.data.Dataset:
+        return self.once(seed)
+
+
+def _as_batch(batch: Any, what: str) -> Any:
+    """A batch in the structure of tf.data, which has no lists."""
+    if isinstance(batch, list):  # as generators give (inputs, labels) too
+        batch = tuple(batch)
+    parts = batch if isinstance(batch, tuple) else (batch,)
+    found = tuple(_as_arrays(part, what, np.asarray) for part in parts if part is not None)
+    return found if isinstance(batch, tuple) else found[0]
+
+
+def _as_arrays(part: Any, what: str, convert: Callable[[Any], Any] = tf.constant) -> Any:
+    """Inputs, or labels, with tuples in the place of lists, and floating-point arrays in floatx."""
+    if isinstance(part, Mapping):
+        return {name: _as_arrays(each, what, convert) for name, each in part.items()}
+    if isinstance(part, list | tuple) and any(hasattr(each, "shape") for each in part):
+        return tuple(_as_arrays(each, what, convert) for each in part)
+    if isinstance(part, _TENSORS):
+        return part
+    array = np.asarray(part)
+    numbers = array.dtype.kind in "biufc"
+    texts = array.dtype.kind in "US" or (
+        array.dtype == object and all(isinstance(each, str | bytes) for each in array.ravel())
+    )
+    if not (numbers or texts) or not array.ndim:
+        raise UsageError(f"Expected {what} of arrays of numbers or texts; got {_described(part)}.")
+    if array.dtype.kind == "f":
+        array = array.astype(keras.backend.floatx(), copy=False)
+    return convert(array if numbers else array.astype(object))
+
+
+def _described(data: Any) -> str:
+    if data is None:
+        return "None"
+    if isinstance(data, tuple):
+        return f"a tuple of {len(data)}"
+    return f"a {type(data).__name__}"
+
+
+def _signature(batch: Any, model: keras.Model) -> Any:
+    """What all batches are like, of which one is known: sizes are those of the model's ends."""
+    known = is_model(model) and is_graph_network(model)
+    parts = batch if isinstance(batch, tuple) else (batch,)
+    sides = (model.inputs, model.outputs) if known else ([], [])
+    inputs, outputs = ([spec_of(each) for each in side] for side in sides)
+    named = dict(zip(input_names(model), inputs, strict=True)) if known else {}
+
+    def ends_of_part(part: Any, ends: list[Any]) -> list[Any]:
+        if isinstance(part, Mapping):
+            return [named.get(name) for name in sorted(part)]
+        leaves = tf.nest.flatten(part)
+        return list(ends) if len(ends) == len(leaves) else [None] * len(leaves)
+
+    specs = [
+        tf.nest.pack_sequence_as(
+            part,
+            [
+                _spec(leaf, end)
+                for leaf, end in zip(tf.nest.flatten(part), ends_of_part(part, ends), strict=True)
+            ],
+        )
+        for part, ends in zip(parts, (inputs, outputs, []), strict=False)
+    ]
+    return tuple(specs) if isinstance(batch, tuple) else specs[0]
+
+
+def _spec(leaf: Any, end: Any) -> Any:
+    if isinstance(leaf, tf.RaggedTensor):
+        open_shape = [None] * leaf.shape.rank
+        return tf.RaggedTensorSpec(open_shape, leaf.dtype, leaf.ragged_rank)
+    if isinstance(leaf, tf.SparseTensor):
+        return tf.SparseTensorSpec([None] * leaf.shape.rank, leaf.dtype)
+    dtype = tf.string if leaf.dtype == object else tf.as_dtype(leaf.dtype)
+    rank, sizes = len(leaf.shape), list(leaf.shape[1:])
+    if end is not None and end.shape.rank == rank + 1:  # of the classes of each place
+        end = tf.TensorSpec(end.shape[:-1])
+    if end is not None and end.shape.rank == rank:
+        # An axis of one, as of whole numbers as labels, need not be an end's.
+        pairs = zip(sizes, end.shape[1:], strict=True)
+        sizes = [size if size in (1, known) else None for size, known in pairs]
+    else:
+        sizes = [None] * len(sizes[:-1]) + sizes[-1:]
+    return tf.TensorSpec([None, *sizes][:rank], dtype)
+
+
+def _make_ready(model: keras.Model, data: tf.data.Dataset, what: str) -> None:
+    """Builds an unbuilt Sequential for the data, and refuses single examples."""
+    if not is_model(model):
+        return
+    spec = data.element_spec
+    inputs = spec[0] if isinstance(spec, tuple) else spec
+    if isinstance(model, keras_of(model).Sequential) and not is_graph_network(model):
+        _build(model, inputs, what)
+    if not is_graph_network(model):
+        return  # check_graph says what is wrong with it
+    shapes = [tf.TensorShape(getattr(each, "shape", None)) for each in tf.nest.flatten(inputs)]
+    wanted = [spec_of(each).shape for each in model.inputs]
+    in_order = not isinstance(inputs, Mapping) and len(shapes) == len(wanted)
+    known = in_order and all(each.rank is not None for each in (*shapes, *wanted))
+    single = any(getattr(each, "shape", None) == [] for each in tf.nest.flatten(spec))
+    if known and not single:
+        pairs = list(zip(shapes, wanted, strict=True))
+        single = all(each.is_compatible_with(whole[1:]) for each, whole in pairs)
+        single &= not all(_fits(each, whole) for each, whole in pairs)
+    if single:
+        raise UsageError(
+            f"Expected {what} as batches; they are single examples of shape {tuple(shapes[0])}, "
+            f"where the model '{model.name}' takes {tuple(wanted[0])}: give {what}.batch(n)."
+        )
+
+
+def _fits(shape: tf.TensorShape, whole: tf.TensorShape) -> bool:
+    """Whether Keras takes it for an input of that shape: it adds a last axis of one."""
+    added = whole.rank == shape.rank + 1 and whole[-1] == 1 and shape.concatenate([1])
+    return shape.is_compatible_with(whole) or bool(added and added.is_compatible_with(whole))
+
+
+def _build(model: keras.Model, inputs: Any, what: str) -> None:
+    found = tf.nest.flatten(inputs)
+    shape = tf.TensorShape(getattr(found[0], "shape", None))
+    if len(found) != 1 or not shape.rank or not shape[1:].is_fully_defined():
+        return  # check_graph says that it is not built
+    try:
+        if is_keras3(model):
+            model.build((None, *shape[1:]))
+        else:
+            for examples in (1, 2):  # of two sizes, by which Keras knows that any will do
+                model(tf.zeros([examples, *shape[1:]], found[0].dtype))
+    except Exception as error:  # whatever its layers lead to
+        raise UsageError(
+            f"Expected {what} for which the Sequential '{model.name}' can be built; of inputs of "
+            f"shape {tuple(shape)} Keras says: {error}"
+        ) from error

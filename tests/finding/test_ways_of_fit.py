@@ -1,0 +1,277 @@
+"""Finding takes data, metrics and losses as compile and fit take them, and XLA where it can."""
+
+import functools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from networks import assert_same, examples
+
+import lottery_tf as lt
+from lottery_tf.common.errors import UsageError
+from lottery_tf.finding import find as finding
+from lottery_tf.training.xla_support import without_kernel
+
+X, Y = examples(24, (4,), 3)
+
+
+def mlp(of):
+    layers = of.layers
+    first, head = layers.Dense(5, "relu", name="first"), layers.Dense(3, name="head")
+    return of.Sequential([of.Input((4,)), first, head])
+
+
+def find(model, data, of, **settings):
+    own = {"optimizer": of.optimizers.SGD(0.1), "epochs": 2, "rounds": 1, "jit_compile": False}
+    return lt.find_ticket(model, data, **{**own, **settings})
+
+
+class Sequence:
+    """What a keras.utils.Sequence and a PyDataset have."""
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, place):
+        return X[8 * place : 8 * place + 8], Y[8 * place : 8 * place + 8]
+
+
+def test_the_forms_of_data_train_the_same(of, all_eager):
+    """A Sequence is trained on as the dataset of its batches in the same order."""
+    ticket = find(mlp(of), Sequence(), of, dev_data=(X, Y), seed=3)
+    orders = [np.random.default_rng([3, epoch]).permutation(3) for epoch in range(2)]
+    batches = [Sequence()[place] for order in orders for place in order]
+    data = tf.data.Dataset.from_tensor_slices(tuple(map(np.stack, zip(*batches, strict=True))))
+    of.utils.set_random_seed(0)
+    same = find(mlp(of), data, of, dev_data=Sequence(), epochs=2, steps_per_epoch=3)
+    assert ticket.info["dev_loss"] == pytest.approx(same.info["dev_loss"], rel=1e-6)
+    assert [mask.tolist() for mask in ticket.masks.values()] == [
+        mask.tolist() for mask in same.masks.values()
+    ]
+
+
+def test_arrays_train_whatever_looks_at_them(of, all_eager):
+    ticket = find(mlp(of), (X, Y), of, epochs=1)
+    assert ticket.sparsity == pytest.approx(0.2)
+    model = lt.Recipe("signal_scaling").prepare(ticket.build(), (X, Y))
+    assert lt.signal(model, (X, Y)).loss > 0
+    assert lt.prune(mlp(of), "snip", 0.5, Sequence()).sparsity == 0.5
+    generator = (Sequence()[place] for place in range(3))
+    assert lt.prune(mlp(of), "snip", 0.5, generator, batches=2).sparsity == 0.5
+
+
+def test_an_unbuilt_sequential_is_pruned_where_data_are_given(of, all_eager):
+    def unbuilt():
+        return of.Sequential([of.layers.Dense(5, "relu"), of.layers.Dense(3)])
+
+    assert find(unbuilt(), (X, Y), of, epochs=1).sparsity == pytest.approx(0.2)
+    assert lt.prune(unbuilt(), "snip", 0.5, (X, Y)).sparsity == 0.5
+    assert lt.signal(unbuilt(), (X, Y)).loss > 0
+    with pytest.raises(UsageError, match="Sequential .* without an input shape"):
+        lt.prune(unbuilt(), "omp", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("dev_data", "message"),
+    [
+        ((X[:, :2], Y), "dev_data that fit"),
+        ((X, Y + 7), "classes of the model"),
+        (X, "dev_data that fit|labels"),
+        (tf.data.Dataset.from_tensor_slices((X, Y)), "dev_data as batches"),
+        (tf.data.Dataset.from_tensor_slices((X, Y)).batch(8).repeat(), "with an end"),
+        (lambda: iter_of([(X, Y)]), "a generator can be read once"),
+    ],
+)
+def test_what_is_wrong_with_dev_data_is_told_before_the_training(
+    dev_data, message, of, all_eager, monkeypatch
+):
+    monkeypatch.setattr(finding, "find", None)  # no round begins
+    with pytest.raises(UsageError, match=message):
+        find(mlp(of), (X, Y), of, dev_data=dev_data() if callable(dev_data) else dev_data)
+
+
+@pytest.mark.parametrize(
+    ("data", "settings", "message"),
+    [
+        (X, {}, "with labels, .* has no losses of its own"),
+        (X, {"loss": "mse"}, "with labels for the loss"),
+        (lambda: iter_of([(X, Y)]), {}, "`steps_per_epoch`"),
+        (tf.data.Dataset.from_tensor_slices((X, Y)), {}, "as batches"),
+        (tf.data.Dataset.from_tensor_slices((X, Y)).batch(8).repeat(), {}, "`steps_per_epoch`"),
+        (lambda: iter_of([(X, Y)] * 3), {"steps_per_epoch": 2}, "at their end after"),
+    ],
+)
+def test_data_that_cannot_be_trained_on(data, settings, message, of, all_eager):
+    with pytest.raises(UsageError, match=message):
+        find(mlp(of), data() if callable(data) else data, of, **settings)
+
+
+def iter_of(parts):
+    yield from parts
+
+
+def test_a_wrong_number_of_batches_is_told(of):
+    said = tf.data.experimental.assert_cardinality(3)
+    endless = tf.data.Dataset.from_tensor_slices((X, Y)).batch(8).repeat()
+    with pytest.raises(UsageError, match="as many batches as assert_cardinality says"):
+        find(mlp(of), endless.apply(said), of)
+    assert find(mlp(of), endless, of, steps_per_epoch=3).info["round"] == 1
+
+
+# Metrics
+
+
+@pytest.mark.parametrize(
+    ("metrics", "names"),
+    [
+        ("accuracy", {"dev_loss", "dev_accuracy"}),
+        (None, {"dev_loss"}),
+        ((), {"dev_loss"}),
+        ([["accuracy"]], {"dev_loss", "dev_accuracy"}),
+    ],
+)
+def test_metrics_of_one_output(metrics, names, of, all_eager):
+    info = find(mlp(of), (X, Y), of, metrics=metrics, dev_data=(X, Y), epochs=1).info
+    assert {name for name in info if name.startswith("dev_")} == names
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [{"kind": ["accuracy"], "size": ["mae"]}, [["accuracy"], ["mae"]]],
+    ids=["dict", "list"],
+)
+def test_metrics_of_several_outputs(metrics, of, all_eager):
+    inputs = of.Input((4,))
+    x = of.layers.Dense(5, "relu")(inputs)
+    ends = [of.layers.Dense(3, name="kind")(x), of.layers.Dense(1, name="size")(x)]
+    data = (X, (Y, X.sum(1)))
+    loss = [of.losses.SparseCategoricalCrossentropy(True), "mse"]
+    model = of.Model(inputs, ends)
+    info = find(model, data, of, loss=loss, metrics=metrics, dev_data=data, epochs=1).info
+    assert {"dev_kind_accuracy", "dev_size_mae"} <= info.keys()
+
+
+# Losses of the model's own
+
+
+def autoencoder(of, with_loss=True):
+    class Squares(of.layers.Layer):
+        def call(self, x):
+            self.add_loss(tf.reduce_mean(tf.square(x)))
+            return x
+
+    inputs = of.Input((4,))
+    hidden = of.layers.Dense(5, "relu")(inputs)
+    outputs = of.layers.Dense(4)(Squares()(hidden) if with_loss else hidden)
+    return of.Model(inputs, outputs)
+
+
+@pytest.mark.parametrize("form", ["array", "batches", "alone in a tuple"])
+def test_data_without_labels_train_by_the_models_own_losses(form, of, all_eager):
+    forms = {
+        "array": X,
+        "batches": tf.data.Dataset.from_tensor_slices(X).batch(8),
+        "alone in a tuple": tf.data.Dataset.from_tensor_slices((X,)).batch(8),
+    }
+    dense, pruned = lt.find_tickets(
+        autoencoder(of),
+        forms[form],
+        optimizer=of.optimizers.SGD(0.1),
+        epochs=2,
+        rounds=1,
+        rewind="learning_rate",
+        dev_data=forms[form],
+        jit_compile=False,
+    )
+    assert pruned.info["dev_loss"] < dense.info["dev_loss"]
+    with pytest.raises(UsageError, match="no losses of its own"):
+        find(autoencoder(of, with_loss=False), forms[form], of)
+
+
+def test_labels_beside_losses_on_tensors_need_a_loss():
+    from lottery_tf.graph.compat import keras
+
+    model = autoencoder(keras, with_loss=False)
+    model.add_loss(tf.reduce_mean(tf.square(model.output)))
+    with pytest.raises(UsageError, match="Expected `loss` for the labels"):
+        find(model, (X, X), keras)
+
+
+# XLA
+
+
+def lookup(of):
+    inputs = of.Input((1,), dtype="int64")
+    return inputs, of.layers.IntegerLookup(vocabulary=[1, 2], output_mode="one_hot")(inputs)
+
+
+def turned(of):
+    inputs = of.Input((4, 4, 1))
+    return inputs, of.layers.Flatten()(of.layers.RandomRotation(0.1)(inputs))
+
+
+def python(of):
+    inputs = of.Input((4,))
+
+    def twice(x):
+        return tf.ensure_shape(tf.numpy_function(lambda a: 2 * a, [x], tf.float32), (None, 4))
+
+    return inputs, of.layers.Lambda(twice, output_shape=(4,))(inputs)
+
+
+def sparse(of):
+    inputs = of.Input((4,), sparse=True)
+    return inputs, of.layers.Dense(4)(inputs)
+
+
+def texts(of):
+    inputs = of.Input((1,), dtype="string")
+    return inputs, of.layers.StringLookup(vocabulary=["a", "b"], output_mode="one_hot")(inputs)
+
+
+def plain(of):
+    inputs = of.Input((4,))
+    x = of.layers.Lambda(lambda x: tf.nn.relu(x) + 1)(inputs)
+    return inputs, of.layers.BatchNormalization()(of.layers.Dense(5, "gelu")(x))
+
+
+KINDS = {
+    lookup: "LookupTable",
+    turned: "ImageProjectiveTransform",
+    python: "PyFunc",
+    sparse: "sparse inputs",
+    texts: "texts as inputs",
+    plain: None,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_what_xla_cannot_compile_is_known_beforehand(kind, of):
+    inputs, x = kind(of)
+    found = without_kernel(of.Model(inputs, of.layers.Dense(3)(x)))
+    assert found is None if KINDS[kind] is None else KINDS[kind] in found
+
+
+def test_a_ragged_input_is_known_too():
+    from lottery_tf.graph.compat import keras
+
+    inputs = keras.Input((None,), dtype="int32", ragged=True)
+    x = keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(5, 3)(inputs))
+    assert without_kernel(keras.Model(inputs, keras.layers.Dense(2)(x))) == "ragged inputs"
+
+
+def test_a_loss_that_xla_cannot_compile_is_trained_without_it(of, lines):
+    """It is known only when the step is compiled; what comes is as without."""
+
+    def loss(y, outputs):
+        theirs = tf.numpy_function(lambda a: a, [y], y.dtype)
+        theirs = tf.cast(tf.reshape(tf.ensure_shape(theirs, y.shape), [-1]), tf.int64)
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(theirs, outputs)
+
+    ways = functools.partial(find, data=(X, Y), of=of, loss=loss, epochs=1, rounds=0)
+    by_default = ways(mlp(of), jit_compile=None)
+    assert any("without XLA, which cannot compile all" in line for line in lines)
+    with pytest.raises(Exception, match="(?i)compil|XLA"):
+        ways(mlp(of), jit_compile=True)
+    of.utils.set_random_seed(0)
+    assert_same(ways(mlp(of)).weights, by_default.weights)
