@@ -14,14 +14,18 @@ from lottery_tf.graph.compat import (
     Functional,
     code_allowed,
     has_functional_like_constructor,
+    is_model,
+    is_open,
     is_operation_of_keras,
     is_public_class,
     keras,
     keras3,
+    parts_of,
+    set_open,
     symbol,
 )
 from lottery_tf.graph.copies import with_paths
-from lottery_tf.graph.layers import layer_paths, models_in
+from lottery_tf.graph.layers import layer_paths, models_in, places
 from lottery_tf.graph.own_classes import is_own, own_methods, set_on
 
 # A description may name what is here and what is registered. For anything else Keras would import
@@ -77,7 +81,8 @@ def to_json(model: keras.Model) -> str:
     """The architecture of a plain Sequential or functional model, as Keras writes it.
 
     With ``layer_paths`` beside: the config of a user's own layer need not hold its name, and a
-    layer that a nested model shares with the one around it is written twice. With ``own_classes``
+    layer that a nested model shares with the one around it is written twice. With ``frozen`` where
+    models, or layers within others, are. With ``own_classes``
     where models of the user's own class have what no description holds: what was set on them, or
     methods of Keras' beside an ``__init__`` of their own.
 
@@ -108,8 +113,32 @@ def to_json(model: keras.Model) -> str:
     finally:
         for part, kind in plain:
             part.__class__ = kind
-    beside = {"layer_paths": layer_paths(model), **({"own_classes": lost} if lost else {})}
+    beside: dict[str, Any] = {"layer_paths": layer_paths(model)}
+    if lost:
+        beside["own_classes"] = lost
+    if frozen := _frozen(model):
+        beside["frozen"] = frozen
     return json.dumps({**described, **beside})
+
+
+def _frozen(model: keras.Model) -> list[list[int]]:
+    """What is frozen of which a config need not tell: models, and layers that others hold.
+
+    Returns:
+      [place, part] of each, the place among the models and then the ``places`` of layers, the part
+      among its ``parts_of``; a model's is 0.
+    """
+    return [
+        [place, part]
+        for place, parts in enumerate(_freezable(model))
+        for part, each in enumerate(parts)
+        if not is_open(each) and (part or is_model(each))
+    ]
+
+
+def _freezable(model: keras.Model) -> list[list[keras.layers.Layer]]:
+    models: list[list[keras.layers.Layer]] = [[each] for each in models_in(model)]
+    return [*models, *(list(parts_of(layer)) for layer in places(model))]
 
 
 def from_json(
@@ -152,7 +181,11 @@ def from_json(
                     check_object(part, custom_objects, its_keras)
             model = its_keras.models.model_from_json(text, custom_objects=custom_objects)
         paths = description.get("layer_paths", layer_paths(model))
-        return model if paths == layer_paths(model) else with_paths(model, paths)
+        model = model if paths == layer_paths(model) else with_paths(model, paths)
+        parts = _freezable(model)
+        for place, part in description.get("frozen", ()):
+            set_open(parts[place][part], False)
+        return model
     except UsageError:
         raise
     except Exception as error:  # Keras raises whatever the damaged place leads to

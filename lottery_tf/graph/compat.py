@@ -242,6 +242,18 @@ def made_trainable(layer: Layer) -> list[Variable]:
 
 
 @_of_either
+def is_open(layer: Layer) -> bool:
+    """Whether a layer, or a model, is not frozen itself, whatever holds it or is in it."""
+    return layer._trainable
+
+
+@_of_either
+def set_open(layer: Layer, trainable: bool) -> None:
+    """Freezes a layer or a model itself, or thaws it, and nothing that is in it."""
+    layer._trainable = trainable
+
+
+@_of_either
 def held_variables(layer: Layer) -> dict[str, Variable]:
     """Name of an attribute of a layer → the variable that it is."""
     return {name: value for name, value in vars(layer).items() if isinstance(value, tf.Variable)}

@@ -22,10 +22,22 @@ from lottery_tf.graph.compat import (
     layer_of,
     outputs_of,
     packed,
+    set_open,
     spec_of,
 )
+from lottery_tf.graph.copies import freeze_as
 from lottery_tf.graph.keras3 import keras as keras3
-from lottery_tf.graph.layers import assign, check_graph, computes_as_keras, unwrapped, values
+from lottery_tf.graph.layers import (
+    assign,
+    check_graph,
+    computes_as_keras,
+    models_in,
+    named_layers,
+    own_variables,
+    unwrapped,
+    values,
+    variable_names,
+)
 
 # What is called otherwise in the other Keras.
 _PARAMETERS = {"LeakyReLU": ("alpha", "negative_slope")}
@@ -85,9 +97,29 @@ def converted(model: keras.Model, of: ModuleType) -> keras.Model:
         return of.Model(*ends, name=part.name)
 
     result = connect(model)
+    _freeze_alike(model, result)
     assign(result, values(model))
     _check_same(model, result)
     return result
+
+
+def _freeze_alike(model: keras.Model, other: keras.Model) -> None:
+    """Has ``other`` train the variables that ``model`` trains."""
+    for old, new in zip(models_in(model), models_in(other), strict=True):
+        freeze_as(new, old)
+    wanted = _trained(model)
+    if _trained(other) == wanted:
+        return
+    # In a frozen model tf_keras trains nothing, and Keras 3 what was thawed within it.
+    for each in models_in(other):
+        set_open(each, True)
+    for path, layer in named_layers(other).items():
+        layer.trainable = any(f"{path}/{name}" in wanted for name in own_variables(layer))
+
+
+def _trained(model: keras.Model) -> set[str]:
+    names = variable_names(model)
+    return {names[id(variable)] for variable in model.trainable_weights}
 
 
 def _layer_of(of: ModuleType, layer: Any) -> Any:

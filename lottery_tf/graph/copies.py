@@ -26,6 +26,7 @@ from lottery_tf.graph.compat import (
     is_keras3,
     is_layer,
     is_model,
+    is_open,
     keras,
     keras_of,
     layer_of,
@@ -33,8 +34,10 @@ from lottery_tf.graph.compat import (
     only_computes,
     operation_like,
     outputs_of,
+    parts_of,
     rename,
     scope_of,
+    set_open,
     set_value,
     vocabulary_of,
 )
@@ -97,6 +100,20 @@ def _called(layer: keras.layers.Layer) -> str:
     return f"the layer '{layer.name}' ({type(layer).__name__})"
 
 
+def freeze_as(copy: keras.layers.Layer, layer: keras.layers.Layer) -> None:
+    """Freezes in the copy of a layer what is frozen in it and in the layers that it holds, of which
+    no config need tell; of a model, the model itself, which freezes whatever is in it."""
+    new, old = unwrapped(copy), unwrapped(layer)
+    pairs = [(new, old)]
+    if not is_model(layer):
+        set_open(copy, is_open(old))  # a wrapper is what it wraps
+        held = [list(parts_of(each)) for each in (new, old)]
+        if [type(each) for each in held[0]] == [type(each) for each in held[1]]:
+            pairs = list(zip(*held, strict=True))
+    for new, old in pairs:
+        set_open(new, is_open(old))
+
+
 def rebuild(
     model: keras.Model,
     change: Callable[[keras.layers.Layer], keras.layers.Layer],
@@ -129,6 +146,7 @@ def rebuild(
             with _copying(f"the model '{part.name}'"):
                 copy = _cloned(part, copy_of)
         carry_over(part, copy, made)
+        freeze_as(copy, part)
         return copy
 
     def copy_of(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -157,6 +175,7 @@ def rebuild(
                 if name in theirs:
                     set_value(variable, theirs[name])
             finalize(new)
+            freeze_as(new, old)
     return copy
 
 
@@ -238,14 +257,19 @@ def with_paths(model: keras.Model, paths: list[str], new_seeds: bool = False) ->
 
     def change(layer: keras.layers.Layer) -> keras.layers.Layer:
         if is_model(layer):
-            return _cloned(layer, change)
+            copy = _cloned(layer, change)
+            freeze_as(copy, layer)
+            return copy
         path = wanted[id(layer)]
         if path not in made:
             made[path] = copy_layer(layer, **(_without_seeds(layer) if new_seeds else {}))
             rename(made[path], path.rpartition("/")[2])
         return made[path]
 
-    return _cloned(model, change)
+    copy = change(model)
+    for old, new in zip(places(model), places(copy), strict=True):
+        freeze_as(new, old)
+    return copy
 
 
 def _without_seeds(layer: keras.layers.Layer) -> dict[str, Any]:

@@ -143,6 +143,16 @@ def made_trainable(layer: Layer) -> list[Variable]:
     return [each for part in parts_of(layer) for each in part._trainable_variables]
 
 
+def is_open(layer: Layer) -> bool:
+    return layer._trainable
+
+
+def set_open(layer: Layer, trainable: bool) -> None:
+    layer._trainable = trainable
+    for variable in layer._trainable_variables:
+        variable.trainable = trainable
+
+
 def held_variables(layer: Layer) -> dict[str, Variable]:
     found = {}
     for name, value in vars(layer).items():

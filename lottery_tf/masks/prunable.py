@@ -131,6 +131,8 @@ def _kept_dense(model: keras.Model, keep_dense: tuple[str, ...]) -> set[str]:
             dense |= {c.path for c in graph if _is_shortcut(c, kernels)}
         elif name in layers:
             dense.add(name)
+        elif within := {path for path in layers if path.startswith(f"{name}/")}:
+            dense |= within  # a model within the model
         else:
             raise UsageError(
                 f"`keep_dense` takes {', '.join(PLACES)} or a layer of '{model.name}', not "

@@ -18,7 +18,8 @@ class PrunableSettings:
     keep_dense: tuple[str, ...] = setting(
         ("last",),
         "layers to leave dense: first (those that read the inputs), last (those that make the "
-        "outputs), shortcut (1x1 projections beside a residual branch), or layers' names",
+        "outputs), shortcut (1x1 projections beside a residual branch), or the names of layers and "
+        "of models within the model",
     )
 
     def __post_init__(self) -> None:
