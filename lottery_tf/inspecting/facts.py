@@ -113,7 +113,10 @@ def inspect(
     if network is not None:
         outputs = _outputs(network, masks)
         try:
-            dense, sparse = count_flops(network), count_flops(network, masks)
+            dense = count_flops(network)
+            kept = {n: (int(np.count_nonzero(m)), m.size) for n, m in masks.items() if n in dense}
+            # What a kernel costs goes with its weights.
+            sparse = dense | {n: dense[n] // size * count for n, (count, size) in kept.items()}
             not_counted = left_dense(network, set(dense))
         except UsageError as error:
             unknown = str(error)

@@ -11,6 +11,7 @@ from twins import BUILD, twins
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import keras
+from lottery_tf.graph.layers import input_names
 from lottery_tf.masks.flops import count_flops
 
 # Layer, shape of its input → positions · weights of each kernel.
@@ -159,11 +160,43 @@ def test_other_layers_are_not_counted(its_keras):
 
 
 @both_kerases
-@pytest.mark.parametrize(("kind", "args"), [("Conv1D", (2, 3)), ("Dense", (2,))])
-def test_inputs_of_any_size(kind, args, its_keras):
+@pytest.mark.parametrize(
+    ("kind", "args", "at_7", "at_224"),
+    [("Conv1D", (2, 3), 5 * 24, 222 * 24), ("Dense", (2,), 7 * 8, 224 * 8)],
+)
+def test_inputs_of_any_size(kind, args, at_7, at_224, its_keras, lines):
+    """At the size that is given; of another a line says which was taken."""
     layer = getattr(its_keras.layers, kind)(*args, name="last")
-    with pytest.raises(UsageError, match=r"fixed size, .* 'last' reads \(None, None, 4\)"):
-        count_flops(chain(layer, shape=(None, 4)))
+    model = chain(layer, shape=(None, 4))
+    assert count_flops(model, input_shape=(7, 4)) == {"last/kernel": 2 * at_7}
+    by_name = dict.fromkeys(input_names(model), (7, 4))
+    assert count_flops(model, input_shape=by_name) == {"last/kernel": 2 * at_7}
+    assert not lines
+    assert count_flops(model) == {"last/kernel": 2 * at_224}
+    assert len(lines) == 1 and "(224, 4)" in lines[0]
+    half = np.arange(layer.kernel.numpy().size).reshape(layer.kernel.shape) % 2 == 0
+    assert count_flops(model, lt.Masks({"last/kernel": half}), (7, 4)) == {"last/kernel": at_7}
+    for wrong in ((7, 5), (7,), {"other": (7, 4)}):
+        with pytest.raises(UsageError, match="Expected shapes of the inputs"):
+            count_flops(model, input_shape=wrong)
+
+
+def test_a_model_within_the_model_of_any_size(of):
+    """Called at two sizes, it is counted at each; a ticket's facts are of the open size."""
+    layers, inputs = of.layers, of.Input((None, None, 3))
+    part = of.Model(inputs, layers.Conv2D(2, 3, name="conv")(inputs), name="part")
+    image = of.Input((None, None, 3))
+    half = layers.AveragePooling2D(2)(image)
+    pooled = [layers.GlobalAveragePooling2D()(part(each)) for each in (image, half)]
+    model = of.Model(image, layers.Dense(4, name="head")(layers.Concatenate()(pooled)))
+    found = count_flops(lt.wrap(model), input_shape=(12, 10, 3))
+    assert found == {"part/conv/kernel": 2 * 54 * (10 * 8 + 4 * 3), "head/kernel": 2 * 16}
+    with pytest.raises(UsageError, match="a size that .* computes at"):
+        count_flops(model, input_shape=(3, 3, 3))
+    facts = lt.inspect(lt.prune(model, "omp", 0.5))
+    assert facts.unknown is None
+    assert facts.weights[0].flops_sparse == facts.weights[0].flops_dense / 2
+    assert facts.flops_dense == 2 * 54 * (222**2 + 110**2) + 32
 
 
 def test_a_size_that_does_not_matter_may_be_open():
