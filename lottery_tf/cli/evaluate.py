@@ -16,6 +16,8 @@ from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import read_json
 from lottery_tf.data import Dataset, DataSettings, load
 from lottery_tf.exporting import REPORT
+from lottery_tf.exporting.files import is_exported_file, outputs_of_file
+from lottery_tf.graph.model_files import load_model
 from lottery_tf.graph.settings import CodeSettings
 from lottery_tf.runs.experiment import check_data
 from lottery_tf.runs.folder import load_saved_model, read_config
@@ -34,12 +36,15 @@ def _measure(settings: EvaluateSettings, flags: Parsed) -> None:
     found_in = read_config(settings.run) if settings.run else {}
     # check_evaluate has seen to it that there is one of them.
     folder = Path(settings.run, "model") if settings.run else Path(cast(str, settings.model))
-    model = load_saved_model(folder, flags.settings(CodeSettings).allow_code)
+    if is_exported_file(folder):
+        _measure_file(folder, settings.split, load(flags.settings(DataSettings), training=False))
+        return
+    allow_code = flags.settings(CodeSettings).allow_code
+    model = (load_model if folder.is_file() else load_saved_model)(folder, allow_code)
     data = as_exported(load(flags.settings(DataSettings, **found_in), training=False), folder)
     check_data(model, data, f"one in {folder}")
+    _check_examples(data, settings.split)
     examples = data.batches(settings.split)
-    if not len(getattr(data, settings.split)):
-        raise UsageError(f"Expected examples to measure on; the {settings.split} split is empty.")
     measured = evaluate(compiled_for_evaluation(model), examples)
     weights = [variable.numpy() for variable in model.trainable_variables]
     zeros = sum(int(np.sum(weight == 0)) for weight in weights)
@@ -48,6 +53,27 @@ def _measure(settings: EvaluateSettings, flags: Parsed) -> None:
         f"{measured['loss']:.4f}  {percent(zeros / sum(w.size for w in weights))} of all "
         "trainable parameters are 0"
     )
+
+
+def _measure_file(file: Path, split: str, data: Dataset) -> None:
+    """Prints the accuracy of a LiteRT or ONNX file. Whether its outputs are logits, and so the
+    loss, it does not say."""
+    data = as_exported(data, file)
+    _check_examples(data, split)
+    examples = getattr(data, split)
+    outputs = outputs_of_file(file, data.normalise(examples.images))
+    if outputs.shape != (len(examples), data.num_classes):
+        raise UsageError(
+            f"Expected a model from images to {data.num_classes} classes, as those of {data.name}; "
+            f"{file} gives {outputs.shape[1:]}: choose another, or another `dataset`."
+        )
+    accuracy = float(np.mean(outputs.argmax(-1) == examples.labels))
+    console.print(f"{file}  {data.name} {split}  accuracy {percent(accuracy)}")
+
+
+def _check_examples(data: Dataset, split: str) -> None:
+    if not len(getattr(data, split)):
+        raise UsageError(f"Expected examples to measure on; the {split} split is empty.")
 
 
 def as_exported(data: Dataset, folder: Path) -> Dataset:

@@ -92,7 +92,9 @@ class EvaluateSettings:
     run: str | None = setting(
         None, "folder of a retrain run; its own dataset is the default", path=True
     )
-    model: str | None = setting(None, "folder of a SavedModel", path=True)
+    model: str | None = setting(
+        None, "a SavedModel's folder, a .keras, .h5, .tflite or .onnx file", path=True
+    )
     split: str = setting("test", "examples to measure on", choices=("train", "dev", "test"))
 
 
@@ -335,7 +337,7 @@ def check_evaluate(flags: Parsed) -> None:
     settings = flags.settings(EvaluateSettings)
     if (settings.run is None) == (settings.model is None):
         raise UsageError(
-            "Expected either --run=DIR (a retrain run) or --model=DIR (a SavedModel); got "
+            "Expected either --run=DIR (a retrain run) or --model=PATH (a model's file or folder); got "
             f"{'neither' if settings.run is None else 'both'}."
         )
 

@@ -93,6 +93,24 @@ def test_export_and_evaluate_agree(proved, retrained, tmp_path, capsys):
         assert shown in capsys.readouterr().out
 
 
+def test_files_of_every_kind_are_evaluated(proved_here, retrained, tmp_path, capsys):
+    """A LiteRT file says nothing of logits, and so has no loss."""
+    out = tmp_path / "export"
+    words = ["--formats=saved_model,tflite", "--tolerance=1e-4"]
+    assert main(["export", f"--run={retrained}", *words, f"--out={out}"]) == 0
+    load_saved_model(retrained / "model").save(tmp_path / "model.keras")
+    result = json.loads((retrained / "result.json").read_text())
+    shown = f"accuracy {100 * result['test_accuracy']:.2f} %"
+    for file, has_loss in ((out / "model.tflite", False), (tmp_path / "model.keras", True)):
+        capsys.readouterr()
+        assert main(["evaluate", f"--model={file}"]) == 0
+        said = capsys.readouterr().out
+        assert shown in said and ("loss" in said) is has_loss
+    (tmp_path / "broken.tflite").write_text("nothing")
+    assert main(["evaluate", f"--model={tmp_path / 'broken.tflite'}"]) == 2
+    assert "lottery-tf evaluate: Expected a LiteRT or ONNX file" in capsys.readouterr().err
+
+
 def test_a_finished_run_is_left_alone(found, retrained, capsys):
     before = tree(found, retrained)
     assert main(["find", *TINY, "--rounds=2", "--rewind_to=5it", f"--out={found}"]) == 0
