@@ -337,7 +337,7 @@ def check_evaluate(flags: Parsed) -> None:
     settings = flags.settings(EvaluateSettings)
     if (settings.run is None) == (settings.model is None):
         raise UsageError(
-            "Expected either --run=DIR (a retrain run) or --model=PATH (a model's file or folder); got "
+            "Expected either --run=DIR (a retrain run) or --model=PATH (a file or folder); got "
             f"{'neither' if settings.run is None else 'both'}."
         )
 
