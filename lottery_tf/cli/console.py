@@ -2,7 +2,8 @@
 
 from rich.console import Console
 
-console = Console(highlight=False, soft_wrap=True)
+# Without markup: names and folders are shown as they are, square brackets too.
+console = Console(highlight=False, soft_wrap=True, markup=False)
 
 
 def duration(seconds: float) -> str:

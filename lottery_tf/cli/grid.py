@@ -298,7 +298,8 @@ def _cells(flags: Parsed) -> list[Parsed]:
     path = Path(given)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    # Of an impossible date, a number of thousands of digits, thousands of lists within lists too.
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         line = " ".join(str(error).split())
         raise UsageError(f"Expected --grid={path} to be a YAML file; {line}.") from None
     if not isinstance(content, dict):
@@ -342,4 +343,8 @@ def _words(values: Mapping[str, Any], path: Path) -> list[str]:
 
 
 def _listed(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    parts = value if isinstance(value, list) else [value]
+    if any(isinstance(part, list | dict) for part in parts):
+        # Not shown: lists of lists by reference grow without end when they are written out.
+        raise UsageError("Expected values beside one another, [a, b]; got lists within lists.")
+    return ",".join(map(str, parts))

@@ -232,6 +232,13 @@ def check_object(
     kind, module = str(part["class_name"]), part.get("module")
     config: Any = part.get("config")
     inner = config.values() if isinstance(config, dict) else ()
+    if isinstance(config, dict) and isinstance(words := config.get("vocabulary"), str):
+        what = f"a vocabulary that is read from the file {words}"
+        raise HoldsCode(
+            f"Expected layers that are data; the model has {what}: pass the model itself, "
+            "ticket.build(model=…), or give the layer its words.",
+            what,
+        )
     if kind in ("Lambda", "__lambda__") or any(
         isinstance(value, dict) and value.keys() == {"value"} for value in inner
     ):

@@ -127,8 +127,14 @@ def _figure_for(path: str | os.PathLike[str]) -> Any:
 
 
 def _write(figure: Any, path: str | os.PathLike[str]) -> None:
+    import matplotlib  # which is there, as the figure is
+    from matplotlib.text import Text
+
     suffix, content = Path(path).suffix.lower(), io.BytesIO()
-    figure.savefig(content, format=suffix[1:], dpi=150, metadata=PICTURE_MARKS[suffix])
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a name may hold $
+    with matplotlib.rc_context({"text.parse_math": False}):  # and what is drawn late
+        figure.savefig(content, format=suffix[1:], dpi=150, metadata=PICTURE_MARKS[suffix])
     write_bytes(path, content.getvalue())
 
 

@@ -3,6 +3,7 @@
 import io
 from typing import Any, NamedTuple
 
+import matplotlib
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -56,6 +57,7 @@ def style(number: int) -> Style:
     return other._replace(colour=others[place].colour)
 
 
+@matplotlib.rc_context({"text.parse_math": False})  # a name may hold $
 def draw(figure: Chart | HeatMap, title: str) -> dict[str, bytes]:
     """The picture as files: suffix → content."""
     drawn = _heat_map(figure) if isinstance(figure, HeatMap) else _chart(figure)

@@ -55,7 +55,7 @@ def page(report: Report, sections: Sequence[Section], notes: Sequence[str], besi
         sections=sections,
         notes=notes,
         beside=beside,
-        # Within a script nothing ends it but its own tag.
-        figures=Markup(json.dumps(figures).replace("</", "<\\/")),
+        # A name may hold "</script>" or "<!--", by which the block would end elsewhere.
+        figures=Markup(json.dumps(figures).replace("<", "\\u003c")),
         plotly=Markup(get_plotlyjs()),
     )

@@ -353,6 +353,10 @@ def test_mistakes_are_told_before_anything_runs(words, expected):
         ("cells: [vanilla]", "a name and flags of its own"),
         ("cells: {narrow: {wdith: 8}}", "grid.yaml, narrow: .*'--wdith'.*width"),
         ("wdith: 8", "grid.yaml: .*'--wdith'.*width"),
+        ("note: 2024-13-45", "YAML file"),
+        pytest.param(f"seeds: [{'9' * 5000}]", "YAML file", id="a number of 5,000 digits"),
+        pytest.param(f"seeds: {'[' * 3000}{']' * 3000}", "YAML file", id="3,000 lists"),
+        ("seeds: [&a [1, 2], [*a, *a]]", "grid.yaml: .*lists within lists"),
     ],
 )
 def test_mistakes_in_a_file(file, text, expected):

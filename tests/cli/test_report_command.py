@@ -5,7 +5,7 @@ import shutil
 import sys
 
 import pytest
-from report_runs import write_run, write_study
+from report_runs import write_run, write_study, write_ticket
 
 import lottery_tf
 from lottery_tf.cli.main import main
@@ -24,6 +24,23 @@ def test_the_table_is_shown_and_written(tmp_path, monkeypatch, capsys):
     assert "| tost | 3 |" in (tmp_path / "out" / "a" / "table.md").read_text()
     with open(tmp_path / "out" / "a" / "runs.csv") as file:
         assert len(list(csv.DictReader(file))) == 6
+
+
+def test_names_are_shown_as_they_are(tmp_path, capsys):
+    """Those that rich, matplotlib or a browser would read otherwise: here a folder and a recipe."""
+    name = r"a[/b]$\foo$<!--<script>"
+    for seed in range(2):
+        folder = tmp_path / f"seed_{seed}"
+        ticket = write_ticket(folder / "find" / "tickets" / "round_01", seed)
+        write_run(folder / "vanilla", ticket, test=0.8 + 0.01 * seed, seed=seed)
+        tweaks = {"soft_activation": {"share": 0.5}}
+        write_run(folder / "other", ticket, name, 0.82 + 0.013 * seed, seed, tweaks)
+    page = tmp_path / "o[/x]" / "r.html"
+    assert main(["report", str(tmp_path), f"--out={page}", "--noflops"]) == 0
+    said = capsys.readouterr().out
+    assert f"Written: {page}" in said and "a[/b]" in said
+    block = page.read_text().partition('id="figures">')[2].partition("</script>")[0]
+    assert "<" not in block and r"\u003c!--\u003cscript>" in block
 
 
 def test_without_out_nothing_is_written(tmp_path, capsys):

@@ -8,7 +8,7 @@ from layer_cases import CASES
 from networks import chain, layers
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.graph.architecture import from_json, to_json
+from lottery_tf.graph.architecture import from_json, objects, to_json
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import layer_paths, named_layers, named_variables
 from lottery_tf.masks.prune_by_mask import PruneByMask
@@ -209,6 +209,23 @@ def test_layers_that_carry_code_are_not_made(part):
         dense.pop(key)
     dense.update(part)
     with pytest.raises(UsageError, match=f"layers of Keras .* has '{part['class_name']}'"):
+        from_json(json.dumps(description))
+
+
+@pytest.mark.parametrize("kind", ["StringLookup", "IntegerLookup", "TextVectorization"])
+def test_no_vocabulary_is_read_from_a_file(kind, of, tmp_path):
+    """Keras reads the file that a description names, whatever it is."""
+    secret = tmp_path / "secret.txt"
+    secret.write_text("1\n2\n")
+    words = [1, 2] if kind == "IntegerLookup" else ["a", "b"]
+    dtype = "int64" if kind == "IntegerLookup" else "string"
+    inputs = of.Input((1,), dtype=dtype)
+    look = getattr(of.layers, kind)(vocabulary=words, output_mode="multi_hot", name="look")
+    description = json.loads(to_json(of.Model(inputs, of.layers.Dense(2)(look(inputs)))))
+    from_json(json.dumps(description))
+    (layer,) = (each for each in objects(description) if each["class_name"] == kind)
+    layer["config"]["vocabulary"] = str(secret)
+    with pytest.raises(UsageError, match="vocabulary that is read from the file"):
         from_json(json.dumps(description))
 
 
