@@ -19,11 +19,11 @@ def check_loss(model: keras.Model, loss: Any, labels: bool) -> None:
     if loss is not None and not labels:
         raise UsageError(
             "Expected train_data with labels for the loss, (inputs, labels); they are inputs "
-            "alone: give labels, or leave `loss` out if the model has losses of its own (add_loss)."
+            "alone: give labels, or leave loss out if the model has losses of its own (add_loss)."
         )
     if loss is None and labels and has_losses(model):
         raise UsageError(
-            f"Expected `loss` for the labels of '{model.name}', which has losses of its own "
+            f"Expected a loss for the labels of '{model.name}', which has losses of its own "
             "(add_loss): give it, or train_data without labels to train by its own alone."
         )
 

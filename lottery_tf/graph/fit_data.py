@@ -83,7 +83,7 @@ class Stream:
             if source.count < 0:
                 raise UsageError(
                     f"Expected {what} of a known number of batches; they have no end, or their "
-                    "cardinality is not known: give `steps_per_epoch`, the batches of an epoch."
+                    "cardinality is not known: give steps_per_epoch, the batches of an epoch."
                 )
             steps_per_epoch = source.count
         if steps_per_epoch < 1 or not source.count:

@@ -75,7 +75,7 @@ def step_checks() -> Iterator[None]:
             raise
         raise UsageError(
             f"Expected as many batches as assert_cardinality says; TensorFlow says: {told[0]}. Say "
-            "how many there are, or give data without end and `steps_per_epoch`."
+            "how many there are, or give data without end and steps_per_epoch."
         ) from error
     except tf.errors.InvalidArgumentError as error:
         failed = re.search(r"assertion failed: ((?:\[[^]]*\] ?)+)", str(error))

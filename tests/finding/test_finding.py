@@ -335,7 +335,7 @@ def test_a_rewind_step_behind_the_end_is_refused(data):
 
 def test_data_of_unknown_length_is_refused(data):
     unknown = data.filter(lambda x, y: True)
-    with pytest.raises(UsageError, match="cardinality .*`steps_per_epoch`"):
+    with pytest.raises(UsageError, match="cardinality .*steps_per_epoch"):
         draw(network(), unknown, rounds=1)
     assert draw(network(), unknown, rounds=0, steps_per_epoch=4)[0].info["round"] == 0
 

@@ -95,9 +95,9 @@ def test_what_is_wrong_with_dev_data_is_told_before_the_training(
     [
         (X, {}, "with labels, .* has no losses of its own"),
         (X, {"loss": "mse"}, "with labels for the loss"),
-        (lambda: iter_of([(X, Y)]), {}, "`steps_per_epoch`"),
+        (lambda: iter_of([(X, Y)]), {}, "steps_per_epoch"),
         (tf.data.Dataset.from_tensor_slices((X, Y)), {}, "as batches"),
-        (tf.data.Dataset.from_tensor_slices((X, Y)).batch(8).repeat(), {}, "`steps_per_epoch`"),
+        (tf.data.Dataset.from_tensor_slices((X, Y)).batch(8).repeat(), {}, "steps_per_epoch"),
         (lambda: iter_of([(X, Y)] * 3), {"steps_per_epoch": 2}, "at their end after"),
     ],
 )
@@ -193,7 +193,7 @@ def test_labels_beside_losses_on_tensors_need_a_loss():
 
     model = autoencoder(keras, with_loss=False)
     model.add_loss(tf.reduce_mean(tf.square(model.output)))
-    with pytest.raises(UsageError, match="Expected `loss` for the labels"):
+    with pytest.raises(UsageError, match="Expected a loss for the labels"):
         find(model, (X, X), keras)
 
 
