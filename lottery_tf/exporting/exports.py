@@ -253,7 +253,9 @@ def _reloaded(
         if list(paths) == ["saved_model"]:
             raise
         if len(paths) > 1:
-            alone = (_reloaded({name: path}, inputs, names, refused) for name, path in paths.items())
+            alone = (
+                _reloaded({name: path}, inputs, names, refused) for name, path in paths.items()
+            )
             return {name: got for each in alone for name, got in each.items()}
         ((name, path),) = paths.items()
         path.unlink()
