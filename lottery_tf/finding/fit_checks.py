@@ -6,10 +6,18 @@ from typing import Any
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.graph.compat import has_losses, keras, parts_of
+from lottery_tf.graph.compat import (
+    has_losses,
+    keras,
+    keras_of,
+    on_tensorflow,
+    output_names,
+    parts_of,
+)
 from lottery_tf.graph.fit_data import batches
 from lottery_tf.graph.layers import assign
-from lottery_tf.losses.derivatives import reason
+from lottery_tf.graph.step_checks import step_checks
+from lottery_tf.losses.derivatives import losses_of, mean_loss, reason
 from lottery_tf.tickets.ticket import Ticket
 from lottery_tf.training.trainer import Trainer
 
@@ -70,13 +78,26 @@ def batches_with_end(data: Any, model: keras.Model) -> tf.data.Dataset:
 
 
 def check_measurable(trainer: Trainer, data: tf.data.Dataset) -> None:
-    """Raises UsageError if the model cannot be measured on ``dev_data``; on the first batch."""
+    """Raises UsageError if the first batch of ``dev_data`` does not fit the model and the loss.
+
+    Not by ``evaluate``, which would make what the first ``fit`` makes: tf_keras' Nadam counts how
+    often its step is traced.
+    """
+    model, loss = trainer.model, trainer.model.loss or None  # of tf_keras it is {}
     try:
-        trainer.evaluate(data.take(1))
+        with step_checks():
+            batch = next(iter(data))
+        x, *labels = batch if isinstance(batch, tuple) else (batch,)
+        outputs = model(x, training=False)
+        if loss is not None and not labels:
+            raise ValueError("there are no labels for the loss.")
+        if loss is not None and on_tensorflow(model):
+            losses = losses_of(loss, keras_of(model))
+            mean_loss(losses, labels[0], outputs, output_names(model))
     except UsageError:
         raise
-    except Exception as error:  # of Keras, TensorFlow, or the user's own metrics
+    except Exception as error:  # of Keras, TensorFlow, or the user's own loss
         raise UsageError(
-            f"Expected dev_data that fit the model '{trainer.model.name}', the loss and the "
-            f"metrics; evaluate says: {reason(error)}"
+            f"Expected dev_data that fit the model '{model.name}' and the loss; of the first batch "
+            f"Keras says: {reason(error)}"
         ) from error
