@@ -58,11 +58,12 @@ try:
     from tf_keras.src.layers import serialization
     from tf_keras.src.layers.core.tf_op_layer import TFOpLambda
     from tf_keras.src.layers.preprocessing.index_lookup import IndexLookup
+    from tf_keras.src.mixed_precision import autocast_variable
 except ImportError as error:
     keras = absent_keras(str(error))
     saved_metadata_pb2 = keras.protobuf
     activations, constraints, initializers = keras.src, keras.src, keras.src
-    losses, metrics, regularizers, serialization = (keras.src,) * 4
+    losses, metrics, regularizers, serialization, autocast_variable = (keras.src,) * 5
     PruneLowMagnitude, Functional, KerasTensor = keras.Pruned, keras.Functional, keras.KerasTensor
     TFOpLambda, IndexLookup = keras.TFOpLambda, keras.IndexLookup
     has_functional_like_constructor = keras.src
@@ -234,9 +235,29 @@ def held_variables(layer: Layer) -> dict[str, Variable]:
 
 
 @_of_either
+def is_kept_by_keras(layer: Layer, name: str) -> bool:
+    """Whether an attribute of a layer is Keras' own account of what it holds."""
+    return name in _kept_by_keras()
+
+
+@functools.cache
+def _kept_by_keras() -> frozenset[str]:
+    inner = keras.layers.Layer()
+    layer = keras.layers.Wrapper(inner)
+    layer(tf.zeros((1, 1)))
+    return frozenset(vars(layer)) - {"layer"}
+
+
+@_of_either
+def read_by(layer: Layer) -> contextlib.AbstractContextManager[Any]:
+    """The scope in which variables are read in the precision that a layer computes in."""
+    return autocast_variable.enable_auto_cast_variables(layer._compute_dtype_object)
+
+
+@_of_either
 def functions_of(layer: Layer) -> set[FunctionType]:
     """The functions that a layer and the layers in it hold, such as activations."""
-    parts = [layer, *layer.submodules]
+    parts = parts_of(layer)
     return {f for part in parts for f in vars(part).values() if isinstance(f, FunctionType)}
 
 
@@ -335,6 +356,35 @@ def take_input_shape(layer: Layer, other: Layer) -> None:
     """Gives a layer the input shape of ``other``, if that begins a Sequential and it has none."""
     if not hasattr(layer, "_batch_input_shape") and hasattr(other, "_batch_input_shape"):
         layer._batch_input_shape = other._batch_input_shape
+
+
+def take_call_of(layer: Layer, other: Layer) -> None:
+    """Has Keras call a layer with the arguments, by place and by name, that ``other`` takes."""
+    layer._call_spec = other._call_spec
+
+
+def by_name(layer: Layer, args: tuple[Any, ...]) -> dict[str, Any]:
+    """What a layer's call takes behind its first argument, by name: some layers, the recurrent
+    ones, take it no other way."""
+    return dict(zip(layer._call_spec.arg_names[1:], args, strict=False))
+
+
+def build_projections(layer: Layer) -> None:
+    """Makes the kernels of an attention layer that knows what it will be called with.
+
+    Keras makes them when it is called, which is too late for what is loaded from a SavedModel.
+    """
+    if isinstance(layer, keras.layers.MultiHeadAttention) and layer._built_from_signature:
+        heads = layer._num_heads, layer._value_dim
+        for part, shape in (
+            (layer._query_dense, layer._query_shape),
+            (layer._key_dense, layer._key_shape),
+            (layer._value_dense, layer._value_shape),
+            (layer._output_dense, [*layer._query_shape[:-1], *heads]),
+        ):
+            if not part.built:
+                with keras.backend.name_scope(part.name):
+                    part.build(tf.TensorShape(shape))
 
 
 @_of_either

@@ -5,6 +5,7 @@ of Keras 3. Beside the door stands the base of what wraps a layer.
 """
 
 import contextlib
+import functools
 import inspect
 import re
 import sys
@@ -20,6 +21,7 @@ from lottery_tf.common.errors import UsageError
 try:
     import keras
     from keras import KerasTensor
+    from keras.src.backend.common.variables import AutocastScope
     from keras.src.models.functional import Functional
     from keras.src.ops.node import Node
     from keras.src.saving.serialization_lib import SafeModeScope
@@ -146,6 +148,21 @@ def held_variables(layer: Layer) -> dict[str, Variable]:
             public = name.removeprefix("_")
             found[public if getattr(layer, public, None) is value else name] = value
     return found
+
+
+def is_kept_by_keras(layer: Layer, name: str) -> bool:
+    return name in _kept_by_keras()
+
+
+@functools.cache
+def _kept_by_keras() -> frozenset[str]:
+    layer = keras.layers.Wrapper(keras.layers.Layer())
+    layer.build((1, 1))
+    return frozenset(vars(layer)) - {"layer"}
+
+
+def read_by(layer: Layer) -> contextlib.AbstractContextManager[Any]:
+    return AutocastScope(layer.compute_dtype if layer.autocast else None)
 
 
 def functions_of(layer: Layer) -> set[FunctionType]:

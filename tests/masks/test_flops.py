@@ -4,8 +4,9 @@ import layer_cases3
 import numpy as np
 import pytest
 import tensorflow as tf
+from kinds_of_layers import KINDS, in_each
 from layer_cases import CASES, Gate
-from networks import both_kerases, chain, layers, random_masks
+from networks import KERASES, both_kerases, chain, layers, random_masks
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from twins import BUILD, twins
 
@@ -154,8 +155,20 @@ def test_nested_models(cases):
 
 @pytest.mark.parametrize("cases", [CASES, layer_cases3.CASES], ids=["tf_keras", "keras"])
 def test_other_layers_are_not_counted(cases):
-    assert list(count_flops(cases["tokens"].build())) == ["dense/kernel", "head/kernel"]
+    names = list(count_flops(cases["tokens"].build()))
+    assert names[:2] == ["embedding/embeddings", "dense/kernel"]
+    assert names[-3:] == ["lstm/kernel", "lstm/recurrent_kernel", "head/kernel"]
     assert count_flops(chain(Gate() if cases is CASES else layer_cases3.Gate())) == {}
+
+
+@pytest.mark.parametrize(("name", "its_keras"), in_each())
+def test_each_kind_by_hand(name, its_keras):
+    kind = KINDS[name]
+    found = count_flops(kind.build(KERASES[its_keras]))
+    assert found == {
+        **{n: 2 * count for n, count in kind.flops_in(its_keras).items()},
+        **{"head/kernel": found["head/kernel"]},
+    }
 
 
 @both_kerases
@@ -168,12 +181,12 @@ def test_inputs_of_any_size(kind, args, its_keras):
 
 def test_a_size_that_does_not_matter_may_be_open():
     model = chain(
-        layers.Embedding(5, 4),
+        layers.Embedding(5, 4, name="embedding"),
         layers.GlobalAveragePooling1D(),
         layers.Dense(2, name="d"),
         shape=(None,),
     )
-    assert count_flops(model) == {"d/kernel": 2 * 8}
+    assert count_flops(model) == {"embedding/embeddings": 0, "d/kernel": 2 * 8}
 
 
 def mobilenet():
