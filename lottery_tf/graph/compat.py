@@ -21,6 +21,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import fingerprint_pb2, saved_model_pb2, tensor_bundle_pb2
 from tensorflow.python.autograph.impl.api import autograph_artifact
 from tensorflow.python.eager import context
+from tensorflow.python.framework import ops
 from tensorflow.python.saved_model import loader_impl
 from tensorflow.python.util.tf_export import get_symbol_from_name
 
@@ -356,6 +357,12 @@ def take_input_shape(layer: Layer, other: Layer) -> None:
     """Gives a layer the input shape of ``other``, if that begins a Sequential and it has none."""
     if not hasattr(layer, "_batch_input_shape") and hasattr(other, "_batch_input_shape"):
         layer._batch_input_shape = other._batch_input_shape
+
+
+@_of_either
+def take_as_given(layer: Layer) -> None:
+    """Has a layer take inputs in whatever precision they come."""
+    layer._autocast = False
 
 
 def take_call_of(layer: Layer, other: Layer) -> None:
@@ -762,6 +769,18 @@ def inner_variable(variable: Variable) -> Variable | None:
     """The variable in full precision of one that casts what is read."""
     inner = vars(variable).get("_variable")
     return inner if isinstance(inner, tf.Variable) else None
+
+
+def differentiate_by(operation: str, gradient: Callable[..., Any]) -> None:
+    """Has TensorFlow, in this process, differentiate an operation by a function, instead of in its
+    own way if it has one.
+
+    Args:
+      operation: its type.
+      gradient: as for ``tf.RegisterGradient``.
+    """
+    ops.gradient_registry._registry.pop(operation, None)
+    tf.RegisterGradient(operation)(gradient)
 
 
 def add_gradients_in_order() -> None:

@@ -232,6 +232,10 @@ def takes(layer: Layer) -> dict[str, bool]:
     return {"training": layer._call_has_training_arg, "mask": layer._call_has_mask_arg}
 
 
+def take_as_given(layer: Layer) -> None:
+    layer.autocast = False
+
+
 def regularize_instead(layer: Layer, kernel: Variable, seen: Callable[[], Any]) -> None:
     if kernel.regularizer is not None:
         kernel.regularizer = _OfAnother(kernel.regularizer, seen)

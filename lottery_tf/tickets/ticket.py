@@ -110,7 +110,7 @@ class Ticket:
 
         The masks cover the weights that are prunable by default and any other kernel with zeros; of
         a model that is wrapped, if only in part, those that its wrappers mask. One line is logged
-        of what stays dense, such as weights that tfmot prunes and this library cannot (an LSTM's).
+        of what stays dense.
 
         Args:
           model: a trained model with zeros in its kernels, wrapped or not.

@@ -346,3 +346,39 @@ def test_a_layer_compiled_by_xla():
     np.testing.assert_allclose(compiled, expected, rtol=1e-5, atol=1e-6)
     train(wrapped, x, jit_compile=True)
     assert_zeros(wrapped, masks)
+
+
+def own_objects(k):
+    """(parameter, object) of classes that nobody has registered."""
+
+    class Penalty(k.regularizers.Regularizer):
+        def __init__(self, strength=1e-3):
+            self.strength = strength
+
+        def __call__(self, x):
+            return self.strength * k.backend.sum(x * x) if k is keras else x[0, 0] ** 2
+
+        def get_config(self):
+            return {"strength": self.strength}
+
+    class Ones(k.initializers.Initializer):
+        def __call__(self, shape, dtype=None, **options):
+            return tf.ones(shape, dtype or "float32")
+
+    class Clip(k.constraints.Constraint):
+        def __call__(self, w):
+            return tf.clip_by_value(w, -1, 1)
+
+    return {"regularizer": Penalty(), "initializer": Ones(), "constraint": Clip()}
+
+
+@both_kerases
+@pytest.mark.parametrize("what", ["regularizer", "initializer", "constraint"])
+@pytest.mark.parametrize("kind", ["Dense", "LSTM"])
+def test_objects_of_ones_own_need_not_be_registered(kind, what, its_keras):
+    options = {f"kernel_{what}": own_objects(its_keras)[what]}
+    layer = getattr(its_keras.layers, kind)(3, name="it", **options)
+    model = chain(layer, its_keras.layers.Dense(2), shape=(4,) if kind == "Dense" else (5, 4))
+    wrapped = lt.wrap(model)
+    assert lt.get_masks(wrapped) and lt.strip(wrapped).get_layer("it").get_config().keys()
+    assert_same(values(wrapped), values(model))
