@@ -360,6 +360,15 @@ def take_input_shape(layer: Layer, other: Layer) -> None:
 
 
 @_of_either
+def unfuse(layer: Layer) -> None:
+    """Has the recurrent layers in a layer compute step by step, not by cuDNN, which has no second
+    derivative."""
+    for part in parts_of(layer):
+        if hasattr(part, "_could_use_gpu_kernel"):
+            part._could_use_gpu_kernel = False
+
+
+@_of_either
 def take_as_given(layer: Layer) -> None:
     """Has a layer take inputs in whatever precision they come."""
     layer._autocast = False

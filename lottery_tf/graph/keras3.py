@@ -232,6 +232,12 @@ def takes(layer: Layer) -> dict[str, bool]:
     return {"training": layer._call_has_training_arg, "mask": layer._call_has_mask_arg}
 
 
+def unfuse(layer: Layer) -> None:
+    for part in parts_of(layer):
+        if hasattr(part, "use_cudnn"):
+            part.use_cudnn = False
+
+
 def take_as_given(layer: Layer) -> None:
     layer.autocast = False
 

@@ -18,6 +18,7 @@ from lottery_tf.graph.compat import (
     is_model,
     is_variable,
     keras,
+    listed_weights,
     parts_of,
 )
 
@@ -26,14 +27,16 @@ _Variable: TypeAlias = Any  # of either Keras
 
 
 def variables_at(layer: _Layer) -> dict[str, _Variable]:
-    """Path → variable of all that a layer and the layers within it hold.
+    """Path → weight of all that a layer and the layers within it hold.
 
-    A variable that is held in several places has a path of each.
+    A weight that is held in several places has a path of each.
     """
+    weights = {id(weight) for part in parts_of(layer) for weight in listed_weights(part)}
     return {
         f"{place}{name}": variable
         for place, part in parts_at(layer).items()
         for name, variable in _held(part)
+        if id(variable) in weights
     }
 
 

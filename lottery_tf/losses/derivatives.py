@@ -21,6 +21,7 @@ from lottery_tf.graph.compat import (
     moments_by,
     on_tensorflow,
     tf_variable,
+    unfuse,
 )
 from lottery_tf.graph.copies import copy_layer
 from lottery_tf.graph.keras3 import keras as keras3
@@ -98,6 +99,7 @@ def _differentiable_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
     if layer.compute_dtype != layer.variable_dtype and "dtype" in layer.get_config():
         config["dtype"] = layer.variable_dtype
     copy = copy_layer(layer, **config)
+    unfuse(copy)
     # Of a user's own subclass it is not known what its call does with the bias.
     if isinstance(copy, _BIASED) and copy.use_bias and computes_as_keras(copy):
         _add_bias_by_plus(copy)
