@@ -20,7 +20,7 @@ class Kind:
       flops: name of a prunable weight → how often each of its weights takes part · their number.
       kind: as in ``prune_layers``.
       by_default: whether it is pruned by default.
-      alone: whether tf_keras alone has the layer.
+      alone: the name of the Keras that alone has the layer.
       backwards: whether Keras 3 lists the layers within it from the last to the first, so that
         names are others: ``kernel`` is the last cell's.
     """
@@ -30,7 +30,7 @@ class Kind:
     flops: dict[str, int]
     kind: str = "recurrent"
     by_default: bool = True
-    alone: bool = False
+    alone: str | None = None
     backwards: bool = False
 
     def build(self, k: Any) -> Any:
@@ -87,6 +87,11 @@ def attention(k: Any, x: Any, y: Any) -> Any:
 def attention_of_three(k: Any, x: Any, y: Any, z: Any) -> Any:
     layer = k.layers.MultiHeadAttention(2, 3, value_dim=1, name="it")
     return layer(query=x, value=y, key=z, return_attention_scores=True)
+
+
+def grouped(k: Any, x: Any, y: Any) -> Any:
+    """Four heads of queries, of which two have keys and values in common."""
+    return k.layers.GroupQueryAttention(3, 4, 2, name="it")(x, y)
 
 
 def of(make: Callable[[Any], Any]) -> Callable[..., Any]:
@@ -187,6 +192,16 @@ KINDS = {
         },
         "attention",
     ),
+    "attention in groups": Kind(
+        grouped,
+        ((5, 4), (3, 4)),
+        {
+            **{"it/kernel": 5 * 4 * 12, "it/kernel_1": 3 * 4 * 6},
+            **{"it/kernel_2": 3 * 4 * 6, "it/kernel_3": 5 * 12 * 4},
+        },
+        "attention",
+        alone="keras",
+    ),
     "Embedding": Kind(
         of(lambda its: its.Embedding(7, 3, name="it")),
         ((5,),),
@@ -199,28 +214,28 @@ KINDS = {
         ((5, 4),),
         {"it/kernel": 4 * 8 * 3},
         "conv",
-        alone=True,
+        alone="tf_keras",
     ),
     "LocallyConnected2D": Kind(
         of(lambda its: its.LocallyConnected2D(3, 2, name="it")),
         ((4, 3, 2),),
         {"it/kernel": 6 * 8 * 3},
         "conv",
-        alone=True,
+        alone="tf_keras",
     ),
     "LocallyConnected as a matrix": Kind(
         of(lambda its: its.LocallyConnected1D(3, 2, implementation=2, name="it")),
         ((5, 4),),
         {"it/kernel": 20 * 12},
         "conv",
-        alone=True,
+        alone="tf_keras",
     ),
     "LocallyConnected as a list": Kind(
         of(lambda its: its.LocallyConnected1D(3, 2, implementation=3, name="it")),
         ((5, 4),),
         {"it/kernel": 4 * 8 * 3},
         "conv",
-        alone=True,
+        alone="tf_keras",
     ),
 }
 
@@ -231,5 +246,5 @@ def in_each() -> list[tuple[str, str]]:
         (name, of)
         for name, kind in KINDS.items()
         for of in ("tf_keras", "keras")
-        if not (kind.alone and of == "keras")
+        if kind.alone in (None, of)
     ]

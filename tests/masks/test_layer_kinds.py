@@ -382,3 +382,18 @@ def test_objects_of_ones_own_need_not_be_registered(kind, what, its_keras):
     wrapped = lt.wrap(model)
     assert lt.get_masks(wrapped) and lt.strip(wrapped).get_layer("it").get_config().keys()
     assert_same(values(wrapped), values(model))
+
+
+@both_kerases
+def test_rows_of_zeros_do_not_make_an_embedding_a_pruned_one(its_keras):
+    """A pretrained one has such for words that it does not know."""
+    layers, inputs = its_keras.layers, its_keras.Input((5,), dtype="int32")
+    x = layers.Flatten()(layers.Embedding(3, 2, name="words")(inputs))
+    model = its_keras.Model(inputs, layers.Dense(2)(layers.Dense(2, name="d")(x)))
+    weights = named_variables(model)
+    weights["d/kernel"].assign(np.eye(10, 2))
+    for rows, expected in (([[1, 1], [0, 0], [1, 1]], 1), ([[1, 1], [0, 0], [1, 0]], 2)):
+        weights["words/embeddings"].assign(np.array(rows, np.float32))
+        masks = lt.Ticket.from_pruned(model).masks
+        assert len(masks) == expected
+    np.testing.assert_array_equal(masks["words/embeddings"], np.array(rows) == 1)
