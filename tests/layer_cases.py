@@ -24,7 +24,8 @@ class Case:
       build: makes the model.
       x: inputs for it.
       prunable: the names that are pruned by default, in order.
-      on_request: those that are pruned only when asked for (output layers, depthwise kernels).
+      on_request: those that are pruned only when asked for (output layers, depthwise kernels,
+        embeddings).
       never: other trainable weights of rank 2 and more.
     """
 
@@ -198,21 +199,22 @@ def cases(k):
         "sequence": Case(
             functools.partial(sequence, k),
             examples(4, (5, 3))[0],
-            ("conv/kernel", "transposed/kernel", "separable/pointwise_kernel", "einsum/kernel"),
+            (
+                *("conv/kernel", "transposed/kernel", "separable/pointwise_kernel", "each/kernel"),
+                "einsum/kernel",
+            ),
             ("separable/depthwise_kernel", "head/kernel"),
-            ("each/kernel",),
         ),
         "tokens": Case(
             functools.partial(tokens, k),
             np.array([[1, 2, 3, 0, 0], [4, 5, 0, 0, 0]]),
-            ("dense/kernel",),
-            ("head/kernel",),
             (
-                "embedding/embeddings",
-                *(f"attention/{part}" for part in ("kernel", "bias", "kernel_1", "bias_1")),
-                *(f"attention/{part}" for part in ("kernel_2", "bias_2", "kernel_3")),
+                "dense/kernel",
+                *(f"attention/{part}" for part in ("kernel", "kernel_1", "kernel_2", "kernel_3")),
                 *("lstm/kernel", "lstm/recurrent_kernel"),
             ),
+            ("embedding/embeddings", "head/kernel"),
+            ("attention/bias", "attention/bias_1", "attention/bias_2"),
         ),
         "functions": Case(
             functools.partial(functions, k),

@@ -31,9 +31,12 @@ def test_formats_kinds_and_data_sets():
     assert tuple(formats.FORMATS) == FORMATS
     layers = {"conv": keras.layers.Conv2D(1, 1), "dense": keras.layers.Dense(1)}
     layers["depthwise"] = keras.layers.DepthwiseConv2D(1)
+    layers |= {"recurrent": keras.layers.LSTM(1), "embedding": keras.layers.Embedding(2, 1)}
+    layers["attention"] = keras.layers.MultiHeadAttention(1, 1)
     assert layers.keys() == set(KINDS)
     for kind, layer in layers.items():
-        layer.build((None, 2, 2, 1))
+        x = keras.backend.ones((1, 2, 1) if kind == "recurrent" else (1, 2, 2, 1))
+        _ = layer(x, x) if kind == "attention" else layer(x)
         assert kernel_attributes(layer, (kind,)), kind
     assert FOLDERS.keys() <= READERS.keys()
 

@@ -17,8 +17,8 @@ beside, by which ``lottery-tf`` makes the model again.
 
 ``model.export()`` names no tensors (``args_0``), has ``serve`` instead of ``serving_default``,
 and Keras cannot load what it writes. The traces of ``model.save()`` are a graph for each layer,
-needed only to load custom layers without their code; without them Keras leaves out the signature,
-``__call__`` and ``variables`` too.
+needed only to load custom layers; a model that has some is saved with them. Without them Keras
+leaves out the signature, ``__call__`` and ``variables`` too.
 """
 
 import contextlib
@@ -48,6 +48,7 @@ from lottery_tf.graph.compat import (
 )
 from lottery_tf.graph.layers import input_names
 from lottery_tf.graph.model_files import DESCRIBED
+from lottery_tf.graph.sharing import is_foreign
 
 
 def _graph(file: Path) -> Any:
@@ -60,9 +61,9 @@ def _is_written_here(file: Path) -> bool:
     root = _graph(file).object_graph_def.nodes[0]
     names = {child.local_name for child in root.children}
     return (
-        (root.user_object.identifier.startswith("_tf_keras_") or _MARK in names)
-        and {"__call__", "variables", "signatures"} <= names
-        and "keras_api" not in names
+        {"__call__", "variables", "signatures"} <= names
+        and (root.user_object.identifier.startswith("_tf_keras_") or _MARK in names)
+        and ("keras_api" not in names or _MARK in names)
     )
 
 
@@ -174,12 +175,17 @@ def write(model: keras.Model, path: Path) -> None:
     # A list that TensorFlow can save: an attribute of something that it tracks.
     holder = tf.Module()
     holder.variables_list = list(model.variables)
-    with quiet(), saved_with(model, {"__call__": call, "variables": holder.variables_list}):
+    attributes = {"__call__": call, "variables": holder.variables_list}
+    # Keras loads a layer of the user's own by its traces.
+    own = any(map(is_foreign, parts_of(model)))
+    if own:
+        attributes[_MARK] = tf.Module()
+    with quiet(), saved_with(model, attributes):
         model.save(
             path,
             save_format="tf",
             include_optimizer=False,
-            save_traces=False,
+            save_traces=own,
             signatures=serve,
         )
 

@@ -21,7 +21,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import fingerprint_pb2, saved_model_pb2, tensor_bundle_pb2
 from tensorflow.python.autograph.impl.api import autograph_artifact
 from tensorflow.python.eager import context
-from tensorflow.python.framework import kernels
+from tensorflow.python.framework import kernels, ops
 from tensorflow.python.saved_model import loader_impl
 from tensorflow.python.util.tf_export import get_symbol_from_name
 
@@ -30,13 +30,18 @@ from lottery_tf.graph.absent import absent_keras
 from lottery_tf.graph.keras3 import (
     PruningWrapper,
     chained,
+    changing_variables,
     code_allowed,
+    compiled,
     constrain_too,
     is_operation_of_keras,
     is_public_class,
+    is_traced,
+    mask_of,
     methods_set_on,
     operation_like,
     read_in,
+    with_gradients,
 )
 
 try:
@@ -59,11 +64,12 @@ try:
     from tf_keras.src.layers import serialization
     from tf_keras.src.layers.core.tf_op_layer import TFOpLambda
     from tf_keras.src.layers.preprocessing.index_lookup import IndexLookup
+    from tf_keras.src.mixed_precision import autocast_variable
 except ImportError as error:
     keras = absent_keras(str(error))
     saved_metadata_pb2 = keras.protobuf
     activations, constraints, initializers = keras.src, keras.src, keras.src
-    losses, metrics, regularizers, serialization = (keras.src,) * 4
+    losses, metrics, regularizers, serialization, autocast_variable = (keras.src,) * 5
     PruneLowMagnitude, Functional, KerasTensor = keras.Pruned, keras.Functional, keras.KerasTensor
     TFOpLambda, IndexLookup = keras.TFOpLambda, keras.IndexLookup
     has_functional_like_constructor = keras.src
@@ -78,19 +84,24 @@ __all__ = [
     "TFOpLambda",
     "Trackable",
     "chained",
+    "changing_variables",
     "code_allowed",
+    "compiled",
     "constrain_too",
     "fingerprint_pb2",
     "has_functional_like_constructor",
     "is_operation_of_keras",
     "is_public_class",
+    "is_traced",
     "keras",
+    "mask_of",
     "methods_set_on",
     "operation_like",
     "read_in",
     "saved_metadata_pb2",
     "saved_model_pb2",
     "tensor_bundle_pb2",
+    "with_gradients",
 ]
 
 Trackable = tf.__internal__.tracking.Trackable
@@ -260,9 +271,29 @@ def held_variables(layer: Layer) -> dict[str, Variable]:
 
 
 @_of_either
+def is_kept_by_keras(layer: Layer, name: str) -> bool:
+    """Whether an attribute of a layer is Keras' own account of what it holds."""
+    return name in _kept_by_keras()
+
+
+@functools.cache
+def _kept_by_keras() -> frozenset[str]:
+    inner = keras.layers.Layer()
+    layer = keras.layers.Wrapper(inner)
+    layer(tf.zeros((1, 1)))
+    return frozenset(vars(layer)) - {"layer"}
+
+
+@_of_either
+def read_by(layer: Layer) -> contextlib.AbstractContextManager[Any]:
+    """The scope in which variables are read in the precision that a layer computes in."""
+    return autocast_variable.enable_auto_cast_variables(layer._compute_dtype_object)
+
+
+@_of_either
 def functions_of(layer: Layer) -> set[FunctionType]:
     """The functions that a layer and the layers in it hold, such as activations."""
-    parts = [layer, *layer.submodules]
+    parts = parts_of(layer)
     return {f for part in parts for f in vars(part).values() if isinstance(f, FunctionType)}
 
 
@@ -363,13 +394,48 @@ def take_input_shape(layer: Layer, other: Layer) -> None:
         layer._batch_input_shape = other._batch_input_shape
 
 
-def take_arguments(layer: Layer, other: Layer) -> None:
-    """Has a layer whose call is (inputs, *args) name its arguments as ``other`` does.
+@_of_either
+def unfuse(layer: Layer) -> None:
+    """Has the recurrent layers in a layer compute step by step, not by cuDNN, which has no second
+    derivative."""
+    for part in parts_of(layer):
+        if hasattr(part, "_could_use_gpu_kernel"):
+            part._could_use_gpu_kernel = False
 
-    Keras writes those that are given by place into the description of a graph by their names, and
-    leaves out, without a word, those that have none.
+
+@_of_either
+def take_as_given(layer: Layer) -> None:
+    """Has a layer take inputs in whatever precision they come."""
+    layer._autocast = False
+
+
+def take_call_of(layer: Layer, other: Layer) -> None:
+    """Has Keras call a layer with the arguments, by place and by name, that ``other`` takes."""
+    layer._call_spec = other._call_spec
+
+
+def by_name(layer: Layer, args: tuple[Any, ...]) -> dict[str, Any]:
+    """What a layer's call takes behind its first argument, by name: some layers, the recurrent
+    ones, take it no other way."""
+    return dict(zip(layer._call_spec.arg_names[1:], args, strict=False))
+
+
+def build_projections(layer: Layer) -> None:
+    """Makes the kernels of an attention layer that knows what it will be called with.
+
+    Keras makes them when it is called, which is too late for what is loaded from a SavedModel.
     """
-    layer._call_spec._arg_names[1:] = other._call_spec.arg_names[1:]
+    if isinstance(layer, keras.layers.MultiHeadAttention) and layer._built_from_signature:
+        heads = layer._num_heads, layer._value_dim
+        for part, shape in (
+            (layer._query_dense, layer._query_shape),
+            (layer._key_dense, layer._key_shape),
+            (layer._value_dense, layer._value_shape),
+            (layer._output_dense, [*layer._query_shape[:-1], *heads]),
+        ):
+            if not part.built:
+                with keras.backend.name_scope(part.name):
+                    part.build(tf.TensorShape(shape))
 
 
 @_of_either
@@ -778,6 +844,18 @@ def xla_types(operation: str, device: str) -> dict[str, set[int]] | None:
 def _register_xla() -> None:
     """TensorFlow registers what XLA compiles when it compiles something for the first time."""
     tf.function(lambda: tf.constant(0), jit_compile=True)()
+
+
+def differentiate_by(operation: str, gradient: Callable[..., Any]) -> None:
+    """Has TensorFlow, in this process, differentiate an operation by a function, instead of in its
+    own way if it has one.
+
+    Args:
+      operation: its type.
+      gradient: as for ``tf.RegisterGradient``.
+    """
+    ops.gradient_registry._registry.pop(operation, None)
+    tf.RegisterGradient(operation)(gradient)
 
 
 def add_gradients_in_order() -> None:

@@ -43,7 +43,7 @@ from lottery_tf.graph.compat import (
 )
 from lottery_tf.graph.layers import finalize, own_variables, places, unwrapped
 from lottery_tf.graph.own_classes import carry_over
-from lottery_tf.graph.sharing import check_untied, pass_on
+from lottery_tf.graph.sharing import check_untied, is_foreign, pass_on
 
 # A model, and what gives the new layer of an old one → its copy; None for the usual copy.
 Connect = Callable[[keras.Model, Callable[..., Any]], keras.Model | None]
@@ -72,20 +72,27 @@ def _copying(what: str) -> Iterator[None]:
 def copy_layer(layer: keras.layers.Layer, /, **config: Any) -> keras.layers.Layer:
     """A new layer of the same configuration, but for what ``config`` changes in it.
 
-    Functions that the layer has, such as an activation of the user's own, need not be registered.
+    What the layer has of the user's own, such as an activation, a regularizer, or a cell, need not
+    be registered.
 
     Raises:
       UsageError: if the layer cannot be made from its config.
     """
-    functions = functions_of(layer)
-    # A config holds no more of a function than its name.
-    count = Counter(f.__name__ for f in functions)
-    named = {f.__name__: f for f in functions if count[f.__name__] == 1}
+    own = functions_of(layer) | _own_classes(layer)
+    # A config holds no more of a function or class than its name.
+    count = Counter(each.__name__ for each in own)
+    named = {each.__name__: each for each in own if count[each.__name__] == 1}
     with _copying(_called(layer)), keras_of(layer).saving.custom_object_scope(named):
         copy = made_from(layer, {**layer.get_config(), **vocabulary_of(layer), **config})
     if not config:
         _unchanged[copy] = weakref.ref(layer)
     return copy
+
+
+def _own_classes(layer: keras.layers.Layer) -> set[Any]:
+    """The user's own classes of the layers in a layer, and of what these hold."""
+    held = (thing for part in parts_of(layer) for thing in (part, *vars(part).values()))
+    return {type(each) for each in held if is_foreign(each) and hasattr(each, "get_config")}
 
 
 def _has_outputs_of(copy: keras.layers.Layer, layer: keras.layers.Layer) -> bool:

@@ -5,6 +5,7 @@ of Keras 3. Beside the door stands the base of what wraps a layer.
 """
 
 import contextlib
+import functools
 import inspect
 import re
 import sys
@@ -21,6 +22,7 @@ try:
     import keras
     from keras import KerasTensor
     from keras.src.backend.common.masking import get_keras_mask
+    from keras.src.backend.common.variables import AutocastScope
     from keras.src.models.functional import Functional
     from keras.src.ops.node import Node
     from keras.src.saving.serialization_lib import SafeModeScope
@@ -163,6 +165,21 @@ def held_variables(layer: Layer) -> dict[str, Variable]:
     return found
 
 
+def is_kept_by_keras(layer: Layer, name: str) -> bool:
+    return name in _kept_by_keras()
+
+
+@functools.cache
+def _kept_by_keras() -> frozenset[str]:
+    layer = keras.layers.Wrapper(keras.layers.Layer())
+    layer.build((1, 1))
+    return frozenset(vars(layer)) - {"layer"}
+
+
+def read_by(layer: Layer) -> contextlib.AbstractContextManager[Any]:
+    return AutocastScope(layer.compute_dtype if layer.autocast else None)
+
+
 def functions_of(layer: Layer) -> set[FunctionType]:
     # Keras sets its own wrappings of some methods on each layer.
     return {
@@ -228,6 +245,16 @@ def is_adapted(layer: Layer) -> bool:
 
 def takes(layer: Layer) -> dict[str, bool]:
     return {"training": layer._call_has_training_arg, "mask": layer._call_has_mask_arg}
+
+
+def unfuse(layer: Layer) -> None:
+    for part in parts_of(layer):
+        if hasattr(part, "use_cudnn"):
+            part.use_cudnn = False
+
+
+def take_as_given(layer: Layer) -> None:
+    layer.autocast = False
 
 
 def regularize_instead(layer: Layer, kernel: Variable, seen: Callable[[], Any]) -> None:

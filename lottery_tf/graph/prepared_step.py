@@ -4,8 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from lottery_tf.graph.compat import keras, on_jax
-from lottery_tf.graph.keras3 import changing_variables
+from lottery_tf.graph.compat import changing_variables, keras, on_jax
 
 Step = Callable[[Any], dict[str, Any]]
 

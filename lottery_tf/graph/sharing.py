@@ -155,9 +155,10 @@ def _is_opaque(layer: _Layer) -> bool:
 def _has_own_code(part: _Layer) -> bool:
     if isinstance(part, both("Lambda")):
         return True
-    return any(_is_foreign(each) for each in (part, *vars(part).values()))
+    return any(is_foreign(each) for each in (part, *vars(part).values()))
 
 
-def _is_foreign(thing: Any) -> bool:
+def is_foreign(thing: Any) -> bool:
+    """Whether a function, or the class of an object, is a user's own."""
     kind = thing if isinstance(thing, FunctionType) else type(thing)
     return str(kind.__module__).partition(".")[0] not in _KNOWN

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.graph.keras3 import is_traced
+from lottery_tf.graph.compat import is_traced
 from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.ops import is_floating, ops_for
 

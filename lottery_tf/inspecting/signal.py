@@ -14,6 +14,7 @@ from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import some
 from lottery_tf.graph.compat import (
     backend_of,
+    compiled,
     in_place_of,
     keras,
     keras_of,
@@ -21,9 +22,9 @@ from lottery_tf.graph.compat import (
     output_names,
     random_state_kept,
     scope_of,
+    with_gradients,
 )
 from lottery_tf.graph.fit_data import batches as fit_batches
-from lottery_tf.graph.keras3 import compiled, with_gradients
 from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import (
     calls,
@@ -34,6 +35,7 @@ from lottery_tf.graph.layers import (
     variable_names,
 )
 from lottery_tf.graph.ops import as_tensors, is_floating, is_tensor, ops_for, widened
+from lottery_tf.graph.parts import at
 from lottery_tf.graph.step_checks import step_checks
 from lottery_tf.losses.cross_entropy import checked_labels, default_loss
 from lottery_tf.losses.derivatives import (
@@ -252,7 +254,7 @@ class _Observed:
             layer = unwrapped(call.layer)
             attributes = prunable_attributes(layer)
             if attributes and call.path not in self.kernels:
-                held = [getattr(layer, attribute) for attribute in attributes]
+                held = [at(layer, attribute) for attribute in attributes]
                 kept = (masks.get(names[id(each)], np.ones(each.shape, bool)) for each in held)
                 self.kernels[call.path] = [as_watched(self.model, each) for each in held]
                 self.kept[call.path] = sum(int(mask.sum()) for mask in kept)
@@ -261,9 +263,11 @@ class _Observed:
     def _look_on(self, path: str, layer: keras.layers.Layer) -> None:
         """Has each call of ``layer`` note what it gives, before its activation if it has one."""
         theirs = layer.call
-        fused = computes_as_keras(layer) and getattr(layer, "activation", None) is not None
+        # A recurrent layer's is its cell's, which gives its state through it too.
+        fused = computes_as_keras(layer) and vars(layer).get("activation") is not None
 
-        def note(outputs: Any) -> None:
+        def note(given: Any) -> None:
+            outputs = tf.nest.flatten(given)[0]  # of several; what follows is a state
             if is_tensor(outputs) and is_floating(outputs):
                 self.seen.setdefault(path, []).append(_squares(outputs))
 

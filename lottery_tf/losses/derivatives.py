@@ -16,16 +16,18 @@ import tensorflow as tf
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import (
     both,
+    differentiate_by,
     in_place_of,
     keras,
+    mask_of,
     moments_by,
     on_tensorflow,
     output_names,
     tf_variable,
+    unfuse,
 )
 from lottery_tf.graph.copies import copy_layer
 from lottery_tf.graph.keras3 import keras as keras3
-from lottery_tf.graph.keras3 import mask_of
 from lottery_tf.graph.layers import computes_as_keras
 from lottery_tf.graph.ops import ops_for
 from lottery_tf.graph.step_checks import step_checks
@@ -35,6 +37,57 @@ from lottery_tf.masks.wrapper import remake
 _DROPOUT = both("Dropout", "GaussianDropout", "AlphaDropout")
 _BIASED = both("Conv2D", "Conv2DTranspose", "SeparableConv2D", "DepthwiseConv2D", "Dense")
 _LOSSES = (keras.losses.Loss, keras3.losses.Loss)
+
+
+def _register_missing_gradients() -> None:
+    """Has TensorFlow know second derivatives that it lacks: of images made larger or smaller in
+    any way, of which it holds some to be 0, and of softsign."""
+
+    def resized(resize: Any) -> Any:
+        def gradient(op: tf.Operation, grad: tf.Tensor) -> list[Any]:
+            how = {n: op.get_attr(n) for n in ("align_corners", "half_pixel_centers")}
+            size = tf.shape(op.inputs[0])[1:3]
+            return [tf.cast(resize(images=grad, size=size, **how), grad.dtype), None]
+
+        return gradient
+
+    def bilinear(op: tf.Operation, grad: tf.Tensor) -> list[Any]:
+        """As TensorFlow's own, of which it holds the gradient to be 0."""
+        how = {n: op.get_attr(n) for n in ("align_corners", "half_pixel_centers")}
+        image = op.inputs[0]
+
+        @tf.custom_gradient
+        def back(given: tf.Tensor) -> Any:
+            size = tf.shape(given)[1:3]
+            found = tf.raw_ops.ResizeBilinearGrad(grads=given, original_image=image, **how)
+            return found, lambda g: tf.raw_ops.ResizeBilinear(images=g, size=size, **how)
+
+        return [back(grad), None]
+
+    def translated(op: tf.Operation, grad: tf.Tensor) -> list[Any]:
+        how = {"kernel_type": op.get_attr("kernel_type"), "antialias": op.get_attr("antialias")}
+        size, (scale, translation) = tf.shape(op.inputs[0])[1:3], op.inputs[2:]
+        again = tf.raw_ops.ScaleAndTranslate(
+            images=grad, size=size, scale=scale, translation=translation, **how
+        )
+        return [again, None, None, None]
+
+    def softsign(op: tf.Operation, grad: tf.Tensor) -> list[Any]:
+        given, x = op.inputs
+        slope = 1 / tf.square(1 + tf.abs(x))
+        return [grad * slope, -2 * grad * given * tf.sign(x) * slope / (1 + tf.abs(x))]
+
+    for name, gradient in (
+        ("ResizeNearestNeighborGrad", resized(tf.raw_ops.ResizeNearestNeighbor)),
+        ("ResizeBilinear", bilinear),
+        ("ResizeBicubicGrad", resized(tf.raw_ops.ResizeBicubic)),
+        ("ScaleAndTranslateGrad", translated),
+        ("SoftsignGrad", softsign),
+    ):
+        differentiate_by(name, gradient)
+
+
+_register_missing_gradients()
 
 
 def differentiable(model: keras.Model) -> keras.Model:
@@ -53,6 +106,7 @@ def _differentiable_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
     copy = copy_layer(layer, **config)
     if not on_tensorflow(copy):
         return copy  # what follows mends derivatives of TensorFlow's
+    unfuse(copy)
     # Of a user's own subclass it is not known what its call does with the bias.
     if isinstance(copy, _BIASED) and copy.use_bias and computes_as_keras(copy):
         _add_bias_by_plus(copy)

@@ -8,6 +8,7 @@ import numpy as np
 
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import variable_names
+from lottery_tf.graph.parts import at
 from lottery_tf.masks.masks import Masks
 from lottery_tf.masks.prune_by_mask import OURS, get_masks, wrappers
 
@@ -47,7 +48,7 @@ def remember(model: keras.Model, dense_norms: Mapping[str, float]) -> None:
         if isinstance(layer, OURS):
             pairs = {}
             for attribute in layer.attributes or ():
-                weight = getattr(layer.layer, attribute)
+                weight = at(layer.layer, attribute)
                 if (name := names[id(weight)]) in dense_norms:
                     pairs[attribute] = (dense_norms[name], norm_of(weight.numpy()))
             layer.dense_norms = MappingProxyType(pairs)
@@ -61,7 +62,7 @@ def get_dense_norms(model: keras.Model) -> dict[str, float]:
     for layer in wrappers(model).values():
         if isinstance(layer, OURS):
             for attribute, (dense, left) in layer.dense_norms.items():
-                weight = getattr(layer.layer, attribute)
+                weight = at(layer.layer, attribute)
                 if math.isclose(norm_of(weight.numpy()), left, rel_tol=1e-5):
                     found[names[id(weight)]] = dense
     return found

@@ -10,13 +10,14 @@ A multiply-add is two floating-point operations.
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import log, some
-from lottery_tf.graph.compat import both, inputs_of, keras, outputs_of
+from lottery_tf.graph.compat import arguments_of, both, inputs_of, keras, outputs_of
 from lottery_tf.graph.layers import (
     Call,
     calls,
@@ -25,9 +26,12 @@ from lottery_tf.graph.layers import (
     unwrapped,
     variable_names,
 )
+from lottery_tf.graph.parts import at
 from lottery_tf.graph.sized_calls import calls_at
 from lottery_tf.masks.masks import Masks
-from lottery_tf.masks.prunable import kernel_attributes
+from lottery_tf.masks.prunable import ATTENTION, CONVOLUTIONAL_RECURRENT, LOCAL, kernel_attributes
+
+Shape: TypeAlias = tuple[Any, ...]  # of numbers, and None for an open size
 
 TRANSPOSED = both("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
 
@@ -43,11 +47,13 @@ def count_flops(
 ) -> dict[str, int]:
     """FLOPs of each kernel for one example, those of pruned weights left out.
 
-    Counted are convolutions (transposed, separable and depthwise ones too), Dense and
-    EinsumDense, in nested models too and at each call of a shared layer. Padding counts as any
-    input, as it does in TensorFlow's profiler. Biases, normalisation, activations, pooling,
-    products of two activations (attention), and the weights of other layers (recurrent ones,
-    layers that hold other layers, a user's own) are not counted.
+    Counted are convolutions (transposed, separable, depthwise and locally connected ones too),
+    Dense and EinsumDense, the kernels of recurrent layers at each step and the projections of
+    attention, in nested models too, within Bidirectional and TimeDistributed, and at each call of a
+    shared layer. A row of an Embedding is looked up: 0. Padding counts as any input, as it does in
+    TensorFlow's profiler, and so do steps that a mask leaves out. Biases, normalisation,
+    activations, pooling, products of two activations (attention's scores, gates), and the weights
+    of other layers (those that hold other layers, a user's own) are not counted.
 
     >>> model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(2, 3, name="conv")])
     >>> count_flops(model)  # 2 x 2 positions, 18 weights
@@ -73,11 +79,11 @@ def count_flops(
     for call in _calls(model, input_shape):
         layer = unwrapped(call.layer)
         for attribute in kernel_attributes(layer):
-            kernel = getattr(layer, attribute)
+            kernel = at(layer, attribute)
             name = names[id(kernel)]
             mask = None if masks is None else masks.get(name)
             kept = math.prod(kernel.shape) if mask is None else int(np.count_nonzero(mask))
-            found[name] = found.get(name, 0) + 2 * _positions(call) * kept
+            found[name] = found.get(name, 0) + 2 * _positions(call, attribute) * kept
     return found
 
 
@@ -86,8 +92,8 @@ def _calls(
 ) -> list[Call]:
     """The calls of the layers at the sizes that are ``given``, or that the model has."""
     found = calls(model)[0]
-    counted = [call for call in found if kernel_attributes(unwrapped(call.layer))]
-    if given is None and all(None not in _axes(call)[0] for call in counted):
+    kernels = ((call, path) for call in found for path in kernel_attributes(unwrapped(call.layer)))
+    if given is None and all(None not in _axes_of(call, path)[0] for call, path in kernels):
         return found  # a size that is open need not matter
     own = dict(
         zip(input_names(model), (tuple(each.shape[1:]) for each in model.inputs), strict=True)
@@ -114,9 +120,9 @@ def _calls(
     return calls_at(model, list(shapes.values()))
 
 
-def _positions(call: Call) -> int:
-    """How often each weight of the called layer's kernels takes part, for one example."""
-    axes, shared = _axes(call)
+def _positions(call: Call, path: str) -> int:
+    """How often each weight of a kernel of the called layer takes part, for one example."""
+    axes, shared = _axes_of(call, path)
     sizes = [size for size in axes if size is not None]
     if len(sizes) < len(axes):
         raise UsageError(
@@ -126,28 +132,72 @@ def _positions(call: Call) -> int:
     return math.prod(sizes) // shared
 
 
-def _axes(call: Call) -> tuple[tuple[int | None, ...], int]:
-    """The sizes of the axes at each place of which a weight takes part, and of how many of these
-    places it meets one alone."""
+def _axes_of(call: Call, path: str) -> tuple[Shape, int]:
+    """The sizes of the axes at each place of which a weight of a kernel takes part, and of how many
+    of these places it meets one alone."""
     layer = unwrapped(call.layer)
     inputs, outputs = (
         tuple(tensors[0].shape) for tensors in (inputs_of(call.node), outputs_of(call.node))
     )
-    shared = 1
+    *parts, _ = path.split("/")
+    if isinstance(layer, ATTENTION):
+        inputs = _given_to_attention(call, at(layer, "/".join(parts)).name)
+    return _axes(layer, parts, inputs, outputs, call.path)
+
+
+def _given_to_attention(call: Call, name: str) -> Shape:
+    """The shape of what an attention layer hands to its projection of that name."""
+    args, kwargs = arguments_of(call.node)
+    given = dict(zip(("query", "value", "key"), args, strict=False)) | kwargs
+    named = given.get(name, given.get("value")) if name in ("key", "value") else None
+    return tuple((given["query"] if named is None else named).shape)
+
+
+def _axes(
+    layer: keras.layers.Layer, parts: list[str], inputs: Shape, outputs: Shape, path: str
+) -> tuple[Shape, int]:
+    """The sizes whose product, divided by a number, says how often a weight takes part.
+
+    Args:
+      layer: a layer, or one within the called layer.
+      parts: the way from it to the layer that holds the kernel.
+      inputs, outputs: the shapes of what it takes and gives.
+      path: of the called layer, for the error.
+    """
+    if isinstance(layer, both("Bidirectional")):
+        return _axes(at(layer, parts[0]), parts[1:], inputs, outputs, path)
+    if isinstance(layer, both("TimeDistributed")):
+        taken, given = (shape[:1] + shape[2:] for shape in (inputs, outputs))
+        axes, shared = _axes(at(layer, parts[0]), parts[1:], taken, given, path)
+        return (inputs[1], *axes), shared
+    if isinstance(layer, both("RNN")):
+        steps = inputs[0 if getattr(layer, "time_major", False) else 1]
+        if not isinstance(layer, CONVOLUTIONAL_RECURRENT):
+            return (steps,), 1  # at each step, for each of several cells
+        images = outputs[2:] if layer.return_sequences else outputs[1:]
+        return (steps, *(images[1:] if _channels_first(layer.cell) else images[:-1])), 1
+    if isinstance(layer, ATTENTION):
+        return inputs[1:-1], 1
+    if isinstance(layer, both("Embedding")):
+        return (0,), 1  # a row is looked up
     if isinstance(layer, both("EinsumDense")):
         # Along axes that the input has in common with the kernel each weight meets one value.
         labels, kernel = layer.equation.partition("->")[0].split(",")
         sizes = zip(kernel, layer.kernel.shape, strict=True)
-        axes, shared = inputs[1:], math.prod(size for label, size in sizes if label in labels)
-    elif isinstance(layer, both("Dense")):
-        axes = inputs[1:-1]
-    elif not hasattr(layer, "data_format"):
+        return inputs[1:], math.prod(size for label, size in sizes if label in labels)
+    if isinstance(layer, both("Dense")):
+        return inputs[1:-1], 1
+    if isinstance(layer, LOCAL):
+        return (), 1
+    if not hasattr(layer, "data_format"):
         raise UsageError(
-            f"Expected kinds of layers whose FLOPs are known; '{call.path}' is a "
+            f"Expected kinds of layers whose FLOPs are known; '{path}' is a "
             f"{type(layer).__name__}: leave its weights dense."
         )
-    else:
-        # A transposed convolution spreads each input over its kernel.
-        images = inputs if isinstance(layer, TRANSPOSED) else outputs
-        axes = images[2:] if layer.data_format == "channels_first" else images[1:-1]
-    return axes, shared
+    # A transposed convolution spreads each input over its kernel.
+    images = inputs if isinstance(layer, TRANSPOSED) else outputs
+    return (images[2:] if _channels_first(layer) else images[1:-1]), 1
+
+
+def _channels_first(layer: keras.layers.Layer) -> bool:
+    return layer.data_format == "channels_first"

@@ -1,10 +1,11 @@
 """Which weights of a model may be pruned."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.settings import nearest
-from lottery_tf.graph.compat import both, function_of, held_variables, keras
+from lottery_tf.graph.compat import both, function_of, held_variables, is_pruning_wrapper, keras
 from lottery_tf.graph.layers import (
     Call,
     calls,
@@ -16,6 +17,7 @@ from lottery_tf.graph.layers import (
     unwrapped,
     variable_names,
 )
+from lottery_tf.graph.parts import at, layers_held, parts_at, variables_at
 from lottery_tf.masks.settings import KINDS, PrunableSettings
 
 DEPTHWISE = both("DepthwiseConv1D", "DepthwiseConv2D")
@@ -28,13 +30,29 @@ _POOLINGS = (
     *both("AveragePooling1D", "AveragePooling2D", "AveragePooling3D"),
     *both("MaxPooling1D", "MaxPooling2D", "MaxPooling3D"),
 )
+# Each weight of theirs is used at one place.
+LOCAL = both("LocallyConnected1D", "LocallyConnected2D")
+EINSUM = both("EinsumDense")
+ATTENTION = both("MultiHeadAttention", "GroupQueryAttention")
+CONVOLUTIONAL_RECURRENT = both("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
+_CELLS = both("LSTMCell", "GRUCell", "SimpleRNNCell")
+_RECURRENT = ("kernel", "recurrent_kernel")
 # Kind, layer classes, and the attributes that hold their prunable weights. A depthwise kernel is
 # called ``kernel`` in Keras 3.
 _CLASSES = (
-    ("conv", _CONVOLUTIONS, ("kernel", "pointwise_kernel")),
+    ("conv", (*_CONVOLUTIONS, *LOCAL), ("kernel", "pointwise_kernel")),
     ("dense", both("Dense", "EinsumDense"), ("kernel",)),
     ("depthwise", _ANY_CONVOLUTION, ("depthwise_kernel",)),
     ("depthwise", DEPTHWISE, ("kernel",)),
+    ("recurrent", _CELLS, _RECURRENT),
+    ("embedding", both("Embedding"), ("embeddings",)),
+)
+# Layers that compute by those within them: their weights are pruned as those layers' are.
+_HOLDERS = both("RNN", "StackedRNNCells", "Bidirectional", "TimeDistributed")
+# Kind and classes of layers, of which class what holds their weights is (None: any), and the names.
+_WITHIN = (
+    ("recurrent", CONVOLUTIONAL_RECURRENT, None, _RECURRENT),
+    ("attention", ATTENTION, EINSUM, ("kernel",)),
 )
 PLACES = ("first", "last", "shortcut")
 # The names of functions that add: of ``x + y``, in Keras 3 too.
@@ -46,14 +64,15 @@ def prunable_weights(
 ) -> dict[str, tuple[int, ...]]:
     """Name → shape of the weights that may be pruned, in the order of the model's layers.
 
-    They are the kernels of the kinds in ``prune_layers``, and what a layer of the user's own
-    returns from tfmot's ``get_prunable_weights``; without those of the layers in ``keep_dense``.
-    Biases, BatchNorm's parameters, embeddings and the insides of layers that hold other layers
-    are never among them.
+    They are the kernels of the kinds in ``prune_layers``, in layers that Bidirectional,
+    TimeDistributed and RNN hold too, and what a layer or cell of the user's own returns from
+    tfmot's ``get_prunable_weights``; without those of the layers in ``keep_dense``. Biases,
+    BatchNorm's parameters and the insides of other layers that hold layers are never among them.
 
     Args:
       model: a Sequential or functional model, wrapped or not.
-      settings: default: convolution and dense kernels, the output layers left dense.
+      settings: default: all kinds but depthwise kernels and embeddings; the output layers are left
+        dense.
 
     Raises:
       UsageError: if the model has no graph, or ``keep_dense`` names no layer of it.
@@ -62,7 +81,7 @@ def prunable_weights(
     check_graph(model)
     names = variable_names(model)
     candidates = {
-        path: {names[id(getattr(layer, a))]: getattr(layer, a) for a in attributes}
+        path: {names[id(at(layer, a))]: at(layer, a) for a in attributes}
         for path, layer in ((p, unwrapped(w)) for p, w in named_layers(model).items())
         if (attributes := prunable_attributes(layer, settings.prune_layers))
     }
@@ -76,25 +95,76 @@ def prunable_weights(
 
 
 def prunable_attributes(layer: keras.layers.Layer, kinds: tuple[str, ...] = KINDS) -> list[str]:
-    """The names of the attributes of ``layer`` that hold prunable variables."""
-    attributes = set(kernel_attributes(layer, kinds))
-    # Of its class: tfmot gives a method of this name to each layer that it has wrapped.
-    if hasattr(type(layer), "get_prunable_weights"):
-        own = {id(variable) for variable in layer.get_prunable_weights()}
-        held = held_variables(layer)
-        attributes |= {name for name, variable in held.items() if id(variable) in own}
-    return sorted(attributes)
+    """The paths (``graph/parts``) of the prunable variables within ``layer``.
+
+    Raises:
+      UsageError: if a pruning wrapper is within it, or ``get_prunable_weights`` of a layer returns
+        what is no attribute of one.
+    """
+    found = dict.fromkeys(kernel_attributes(layer, kinds))
+    for place, part in _opened(layer):
+        # Of its class: tfmot gives a method of this name to each layer that it has wrapped.
+        if hasattr(type(part), "get_prunable_weights"):
+            paths: dict[int, str] = {}
+            for path, variable in variables_at(part).items():
+                paths.setdefault(id(variable), path)
+            for weight in part.get_prunable_weights():
+                if id(weight) not in paths:
+                    raise UsageError(
+                        "Expected get_prunable_weights to return variables that are attributes of "
+                        f"the layer or of layers in it; '{layer.name}' ({type(part).__name__}) "
+                        f"returns {getattr(weight, 'name', weight)}, which is none: set it as one."
+                    )
+                found[place + paths[id(weight)]] = None
+    # One's own attributes by name, as ever; then those of the parts, in their order.
+    return sorted(found, key=lambda path: (1, "") if "/" in path else (0, path))
 
 
 def kernel_attributes(layer: keras.layers.Layer, kinds: tuple[str, ...] = KINDS) -> list[str]:
-    """The names of the attributes of ``layer`` that hold the kernels of ``KINDS``."""
-    attributes = {
-        name
+    """The paths of the kernels of ``KINDS`` within ``layer``."""
+    found: dict[str, None] = {}
+    seen: set[int] = set()
+    for place, part in _opened(layer):
+        for kind, name in _kernels_of(part):
+            # Two places may hold one, as a cell that is stacked twice.
+            if kind in kinds and id(at(part, name)) not in seen:
+                seen.add(id(at(part, name)))
+                found[place + name] = None
+    return list(found)
+
+
+def _kernels_of(part: keras.layers.Layer) -> list[tuple[str, str]]:
+    """Kind and path of the kernels that a layer of a known class holds, parts of its own too."""
+    found = {
+        (kind, name)
         for kind, classes, names in _CLASSES
-        if kind in kinds and isinstance(layer, classes)
+        if isinstance(part, classes)
         for name in names
+        if name in held_variables(part)
     }
-    return sorted(attributes & held_variables(layer).keys())
+    inner = [
+        (kind, place + name)
+        for kind, classes, kept, names in _WITHIN
+        if isinstance(part, classes)
+        for place, each in parts_at(part).items()
+        if place and (kept is None or isinstance(each, kept))
+        for name in names
+        if name in held_variables(each)
+    ]
+    return [*sorted(found, key=lambda pair: pair[1]), *inner]
+
+
+def _opened(layer: keras.layers.Layer, place: str = "") -> Iterator[tuple[str, Any]]:
+    """The layer, and the layers by which one that only holds others computes, by path."""
+    yield place, layer
+    for name, part in layers_held(layer) if isinstance(layer, _HOLDERS) else ():
+        if is_pruning_wrapper(part):
+            raise UsageError(
+                f"Expected pruning wrappers around whole layers; '{layer.name}' "
+                f"({type(layer).__name__}) holds a {type(part).__name__}: wrap the model, or that "
+                "layer, with plain layers in it."
+            )
+        yield from _opened(part, f"{place}{name}/")
 
 
 def left_dense(model: keras.Model, masked: set[str]) -> list[str]:

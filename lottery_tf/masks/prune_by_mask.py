@@ -16,17 +16,19 @@ import tensorflow as tf
 
 from lottery_tf.graph.compat import (
     PruneLowMagnitude,
-    in_place_of,
+    build_projections,
+    by_name,
     is_keras3,
     is_pruning_wrapper,
     keras,
+    read_by,
     regularize_instead,
-    take_arguments,
+    take_call_of,
     take_input_shape,
-    takes,
     unconverted,
 )
 from lottery_tf.graph.layers import named_layers, variable_names
+from lottery_tf.graph.parts import at, holder_of, in_places_of, variables_at
 from lottery_tf.masks.masks import Masks
 from lottery_tf.masks.prunable import prunable_attributes
 from lottery_tf.masks.prune_by_mask3 import PruneByMask as PruneByMask3
@@ -41,9 +43,10 @@ class PruneByMask(PruneLowMagnitude):
     ones at first; ``set_masks`` of this module changes them.
 
     Args:
-      layer: a layer with at least one prunable weight.
-      attributes: names of the layer's attributes to mask; default: all prunable ones.
-      dense_norms: attribute → ‖w‖₂ before it was pruned and ‖w ⊙ m‖₂ as it was then, of those of
+      layer: a layer with at least one prunable weight, in itself or in a layer within it.
+      attributes: paths of the variables to mask, as in ``graph/parts``: ``kernel``,
+        ``cell/kernel``; default: all prunable ones.
+      dense_norms: path → ‖w‖₂ before it was pruned and ‖w ⊙ m‖₂ as it was then, of those of
         which that is known.
       **kwargs: as any Keras layer.
     """
@@ -68,18 +71,32 @@ class PruneByMask(PruneLowMagnitude):
         # Of a type that Keras does not track, as it does a dictionary.
         self.dense_norms: Mapping[str, Sequence[float]] = MappingProxyType(dict(dense_norms or {}))
         self.masks: dict[str, tf.Variable] = {}
+        # Path of a masked variable → all paths at which the layer holds it.
+        self.places: Mapping[str, Sequence[str]] = MappingProxyType({})
         self.pruning_vars: list[Any] = []
         self.supports_masking = layer.supports_masking
         take_input_shape(self, layer)
-        take_arguments(self, layer)
+        take_call_of(self, layer)
 
     def build(self, input_shape: Any) -> None:
         keras.layers.Wrapper.build(self, input_shape)
+        build_projections(self.layer)
+        held = variables_at(self.layer)
+        if self.attributes is None:
+            self.attributes = prunable_attributes(self.layer) or None
+        if self.attributes is not None and held.keys() >= set(self.attributes):
+            self._make_masks()
+
+    def _make_masks(self) -> None:
+        held = variables_at(self.layer)
         self.attributes = list(self.attributes or prunable_attributes(self.layer))
+        self.places = MappingProxyType(
+            {a: [p for p in held if held[p] is held[a]] for a in self.attributes}
+        )
         for attribute in self.attributes:
             self.masks[attribute] = self.add_weight(
-                f"mask_{attribute}",
-                shape=getattr(self.layer, attribute).shape,
+                f"mask_{attribute}".replace("/", "_"),
+                shape=held[attribute].shape,
                 initializer="ones",
                 dtype=tf.float32,
                 experimental_autocast=False,
@@ -88,22 +105,41 @@ class PruneByMask(PruneLowMagnitude):
             )
             # Or an orthogonal one would move zeros.
             masked = functools.partial(self._masked, attribute)
-            regularize_instead(self.layer, getattr(self.layer, attribute), masked)
+            regularize_instead(holder_of(self.layer, attribute), held[attribute], masked)
 
     def _masked(self, attribute: str) -> tf.Tensor:
         """kernel ⊙ mask."""
-        kernel = getattr(self.layer, attribute)
+        kernel = at(self.layer, attribute)
         return kernel * tf.cast(self.masks[attribute], kernel.dtype)
 
     @unconverted
     def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        # Keras hands both to any call that takes **kwargs; the layer's own may not.
-        for name, wanted in takes(self.layer).items():
-            if not wanted:
-                kwargs.pop(name, None)
-        masked = {attribute: self._masked(attribute) for attribute in self.attributes or ()}
-        with in_place_of(self.layer, masked):
+        names = by_name(self.layer, args)
+        args, kwargs = args[len(names) :], {**names, **kwargs}
+        if not self.masks:  # the layer makes its variables when it is called
+            self.layer(inputs, *args, **kwargs)
+            with tf.init_scope():
+                self._make_masks()
+        masked: dict[str, Any] = {}
+        for attribute, places in self.places.items():
+            with read_by(holder_of(self.layer, attribute)):
+                masked |= dict.fromkeys(places, self._masked(attribute))
+        with in_places_of(self.layer, masked):
             return self.layer(inputs, *args, **kwargs)
+
+    @property
+    def stateful(self) -> bool:
+        """Whether the layer keeps what it has computed, as a recurrent one may."""
+        return self.layer.stateful
+
+    @stateful.setter
+    def stateful(self, value: bool) -> None:
+        """Keras sets it on any layer; it is the inner one's."""
+
+    def reset_states(self, *args: Any, **kwargs: Any) -> None:
+        """As that of the recurrent layer inside: models call it where a layer is stateful."""
+        if hasattr(self.layer, "reset_states"):
+            self.layer.reset_states(*args, **kwargs)
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         return self.layer.compute_mask(inputs, mask)
@@ -164,7 +200,7 @@ def masked_variables(model: keras.Model) -> dict[str, tuple[tf.Variable, tf.Vari
     found: dict[str, tuple[tf.Variable, tf.Variable]] = {}
     for layer in wrappers(model).values():
         if isinstance(layer, OURS):
-            pairs = [(getattr(layer.layer, a), layer.masks[a]) for a in layer.attributes or ()]
+            pairs = [(at(layer.layer, a), layer.masks[a]) for a in layer.attributes or ()]
         else:
             pairs = [(weight, mask) for weight, mask, _ in layer.pruning_vars]
         found |= {names[id(weight)]: (weight, mask) for weight, mask in pairs}

@@ -11,9 +11,10 @@ from keras import ops
 from lottery_tf.graph.compat import (
     PruningWrapper,
     constrain_too,
-    in_place_of,
+    read_by,
     regularize_instead,
 )
+from lottery_tf.graph.parts import at, holder_of, in_places_of, variables_at
 from lottery_tf.masks.prunable import prunable_attributes
 
 
@@ -27,9 +28,10 @@ class PruneByMask(PruningWrapper):
     and some constraints move zeros. Averages of the weights (``use_ema``) are taken before that.
 
     Args:
-      layer: a layer with at least one prunable weight.
-      attributes: names of the layer's attributes to mask; default: all prunable ones.
-      dense_norms: attribute → ‖w‖₂ before it was pruned and ‖w ⊙ m‖₂ as it was then, of those of
+      layer: a layer with at least one prunable weight, in itself or in a layer within it.
+      attributes: paths of the variables to mask, as in ``graph/parts``: ``kernel``,
+        ``cell/kernel``; default: all prunable ones.
+      dense_norms: path → ‖w‖₂ before it was pruned and ‖w ⊙ m‖₂ as it was then, of those of
         which that is known.
       **kwargs: as any Keras layer.
     """
@@ -46,14 +48,20 @@ class PruneByMask(PruningWrapper):
         # Of a type that Keras does not track, as it does a dictionary.
         self.dense_norms: Mapping[str, Sequence[float]] = MappingProxyType(dict(dense_norms or {}))
         self.masks: dict[str, keras.Variable] = {}
+        # Path of a masked variable → all paths at which the layer holds it.
+        self.places: Mapping[str, Sequence[str]] = MappingProxyType({})
 
     def build(self, input_shape: Any = None) -> None:
         super().build(input_shape)
         self.attributes = list(self.attributes or prunable_attributes(self.layer))
+        held = variables_at(self.layer)
+        self.places = MappingProxyType(
+            {a: [p for p in held if held[p] is held[a]] for a in self.attributes}
+        )
         for attribute in self.attributes:
-            kernel = getattr(self.layer, attribute)
+            kernel = held[attribute]
             self.masks[attribute] = self.add_weight(
-                name=f"mask_{attribute}",
+                name=f"mask_{attribute}".replace("/", "_"),
                 shape=kernel.shape,
                 initializer="ones",
                 dtype="float32",
@@ -62,14 +70,15 @@ class PruneByMask(PruningWrapper):
                 aggregation="only_first_replica",
             )
             # Or an orthogonal one would move zeros.
-            regularize_instead(self.layer, kernel, functools.partial(self._masked, attribute))
+            masked = functools.partial(self._masked, attribute)
+            regularize_instead(holder_of(self.layer, attribute), kernel, masked)
             # JAX would keep the mask of the first step.
             if keras.backend.backend() != "jax":
                 constrain_too(kernel, functools.partial(self._pruned, attribute))
 
     def _masked(self, attribute: str) -> Any:
         """kernel ⊙ mask."""
-        kernel = ops.convert_to_tensor(getattr(self.layer, attribute))
+        kernel = ops.convert_to_tensor(at(self.layer, attribute))
         return kernel * ops.cast(self.masks[attribute], kernel.dtype)
 
     def _pruned(self, attribute: str, weight: Any) -> Any:
@@ -77,8 +86,11 @@ class PruneByMask(PruningWrapper):
         return ops.where(ops.cast(self.masks[attribute], "bool"), weight, ops.zeros_like(weight))
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
-        masked = {attribute: self._masked(attribute) for attribute in self.attributes or ()}
-        with in_place_of(self.layer, masked):
+        masked: dict[str, Any] = {}
+        for attribute, places in self.places.items():
+            with read_by(holder_of(self.layer, attribute)):
+                masked |= dict.fromkeys(places, self._masked(attribute))
+        with in_places_of(self.layer, masked):
             return self.layer(*args, **kwargs)
 
     def get_config(self) -> dict[str, Any]:

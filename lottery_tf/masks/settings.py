@@ -1,11 +1,16 @@
 """Which weights may be pruned, as settings."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.settings import nearest, setting
 
-KINDS = ("conv", "dense", "depthwise")  # of layers; masks.prunable has the classes
+# Kinds of layers; masks.prunable has the classes.
+KINDS = ("conv", "dense", "recurrent", "attention", "depthwise", "embedding")
+# Those that no network of the zoo has; older releases knew none of them.
+_OF_NO_RUN = ("recurrent", "attention", "embedding")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,7 +18,8 @@ class PrunableSettings:
     """Which layers are pruned."""
 
     prune_layers: tuple[str, ...] = setting(
-        ("conv", "dense"), f"kinds of layers to prune, among {', '.join(KINDS)}"
+        ("conv", "dense", "recurrent", "attention"),
+        f"kinds of layers to prune, among {', '.join(KINDS)}",
     )
     keep_dense: tuple[str, ...] = setting(
         ("last",),
@@ -28,3 +34,15 @@ class PrunableSettings:
                 raise UsageError(
                     f"`prune_layers` takes {', '.join(KINDS)}, not '{kind}'{nearest(kind, KINDS)}."
                 )
+
+
+def as_compared(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run, as JSON has them, without the kinds of layers that make no difference.
+
+    The networks of the commands have no layers of these kinds, so that runs of older releases,
+    which did not know them, are the same runs.
+    """
+    kinds = settings.get("prune_layers")
+    if not isinstance(kinds, list):
+        return dict(settings)
+    return {**settings, "prune_layers": [kind for kind in kinds if kind not in _OF_NO_RUN]}

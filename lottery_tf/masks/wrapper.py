@@ -23,6 +23,7 @@ from lottery_tf.graph.layers import (
     variable_names,
 )
 from lottery_tf.graph.optimizers import renewal
+from lottery_tf.graph.parts import at
 from lottery_tf.masks.dense_norms import dense_norms_of, remember
 from lottery_tf.masks.masks import Masks
 from lottery_tf.masks.prunable import left_dense, prunable_attributes, prunable_weights
@@ -219,7 +220,7 @@ def _attributes_of(model: keras.Model, masks: Masks) -> dict[str, list[str]]:
     """Path of a layer → its attributes that ``masks`` names."""
     names = variable_names(model)
     return {
-        path: [a for a in prunable_attributes(layer) if names[id(getattr(layer, a))] in masks]
+        path: [a for a in prunable_attributes(layer) if names[id(at(layer, a))] in masks]
         for path, layer in named_layers(model).items()
     }
 

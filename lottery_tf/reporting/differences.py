@@ -13,6 +13,7 @@ from typing import Any
 from lottery_tf.common.settings import defaults
 from lottery_tf.data.readers import FOLDER_IS_DATASET
 from lottery_tf.finding.settings import FindingSettings
+from lottery_tf.masks.settings import as_compared
 from lottery_tf.runs.settings import Experiment
 from lottery_tf.tweaks.settings import PARAMETERS, defaults_of, of_older_release
 
@@ -40,7 +41,9 @@ def settings_of(
       found_with: the settings of its ticket's own run; empty where they are unknown.
       taught_with: those of its teacher's, of which the name ``dense_model`` says nothing; likewise.
     """
-    config, found_with, taught_with = map(_with_folder, (config, found_with, taught_with))
+    config, found_with, taught_with = (
+        as_compared(_with_folder(each)) for each in (config, found_with, taught_with)
+    )
     of = {(RUN, name): v for name, v in config.items() if name not in _PLACES_AND_SEEDS}
     for tweak, parameters in config.get("tweaks", {}).items():
         of |= {(tweak, name): v for name, v in parameters.items() if name != "teacher"}

@@ -16,6 +16,7 @@ from lottery_tf.common.files import read_json, write_json
 from lottery_tf.common.ownership import of_file_manager
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.model_files import existing_model, load_model
+from lottery_tf.masks.settings import as_compared
 from lottery_tf.tweaks.settings import of_older_release
 
 # What a run is does not hang on these: it may go on on other devices and with more rounds, and
@@ -96,7 +97,7 @@ def _differing(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
     both, there, here = _both(theirs, mine), _tweaks(theirs), _tweaks(mine)
     one, other = (
         {
-            **{name: value for name, value in config.items() if name != "tweaks"},
+            **{n: value for n, value in as_compared(config).items() if n != "tweaks"},
             **{f"{tweak}_{name}": v for tweak in both for name, v in tweaks[tweak].items()},
         }
         for config, tweaks in ((theirs, there), (mine, here))

@@ -114,9 +114,10 @@ class Ticket:
     def from_pruned(cls, model: keras.Model, rewind_to: keras.Model | None = None) -> "Ticket":
         """A ticket from the zeros of any model.
 
-        The masks cover the weights that are prunable by default and any other kernel with zeros; of
-        a model that is wrapped, if only in part, those that its wrappers mask. One line is logged
-        of what stays dense, such as weights that tfmot prunes and this library cannot (an LSTM's).
+        The masks cover the weights that are prunable by default and any other kernel with zeros, of
+        an Embedding with zeros in other rows than those of zeros alone; of a model that is
+        wrapped, if only in part, those that its wrappers mask. One line is logged of what stays
+        dense.
 
         Args:
           model: a trained model with zeros in its kernels, wrapped or not.
@@ -133,7 +134,15 @@ class Ticket:
         if not found:
             default, variables = prunable_weights(model), named_variables(model)
             nonzero = {name: variables[name].numpy() != 0 for name in every}
-            masks = Masks({n: m for n, m in nonzero.items() if n in default or not m.all()})
+            rows = prunable_weights(model, PrunableSettings(("embedding",), keep_dense=()))
+            masks = Masks(
+                {
+                    name: mask
+                    for name, mask in nonzero.items()
+                    # Words that nobody knows may have rows of zeros.
+                    if name in default or not (mask[mask.any(1)] if name in rows else mask).all()
+                }
+            )
         if masks.kept == masks.total:
             raise UsageError(
                 f"Expected zeros in the kernels of the model '{model.name}'; none of its "

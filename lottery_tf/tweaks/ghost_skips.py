@@ -298,5 +298,7 @@ def _is_spatial(layer: keras.layers.Layer, any_kind: bool = False) -> bool:
     """Whether it is a convolution with a kernel above 1; of ``any_kind``, or one wrapped, too."""
     if any_kind and isinstance(layer, both("Wrapper")):
         return _is_spatial(layer.layer, any_kind)
-    kernel = getattr(layer, "kernel_size", (1,))
-    return (any_kind or isinstance(layer, _CONVOLUTIONS)) and max(kernel) > 1
+    # A layer of the user's own may have a number there, or anything.
+    kernel = np.ravel(getattr(layer, "kernel_size", 1))
+    sizes = kernel if np.issubdtype(kernel.dtype, np.integer) else np.ones(1)
+    return (any_kind or isinstance(layer, _CONVOLUTIONS)) and bool((sizes > 1).any())

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from lottery_tf.graph.compat import keras, on_tensorflow, output_names
-from lottery_tf.graph.keras3 import compiled, with_gradients
+from lottery_tf.graph.compat import compiled, keras, on_tensorflow, output_names, with_gradients
 from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.ops import as_tensors
 from lottery_tf.losses.derivatives import loss_of, mean_loss

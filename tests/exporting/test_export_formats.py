@@ -9,7 +9,7 @@ import tensorflow as tf
 from networks import both_kerases
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.exporting import onnx, reload, saved_model, tflite
+from lottery_tf.exporting import export, onnx, reload, saved_model, tflite
 from lottery_tf.exporting.settings import CannotHold
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.keras3 import keras as keras3
@@ -258,3 +258,27 @@ def test_writing_is_quiet(its_keras, tmp_path, capfd):
     onnx.write(model, tmp_path / "model.onnx")
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("", "")
+
+
+def test_keras_loads_layers_of_ones_own_again(proved_here, tmp_path):
+    """With their classes and without; and what is there is known as ours, and replaced."""
+
+    class Block(keras.layers.Layer):
+        def __init__(self, units=4, **kwargs):
+            super().__init__(**kwargs)
+            self.mlp = keras.Sequential([keras.layers.Dense(units, "relu"), keras.layers.Dense(4)])
+
+        def call(self, x):
+            return x + self.mlp(x)
+
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Dense(3)(Block()(inputs)))
+    x = np.ones((2, 4), np.float32)
+    for _ in range(2):
+        export(model, tmp_path / "export")
+        for classes in ({"Block": Block}, None):
+            loaded = keras.models.load_model(tmp_path / "export", custom_objects=classes)
+            np.testing.assert_array_equal(loaded(x), model(x))
+        raw = tf.saved_model.load(str(tmp_path / "export"))
+        np.testing.assert_array_equal(raw(x), model(x))
+        assert len(raw.variables) == len(model.variables)

@@ -100,7 +100,7 @@ def test_takes():
     assert compat.takes(layers.Dense(1)) == {"training": False, "mask": False}
 
 
-def test_take_arguments():
+def test_take_call_of():
     """What is given by place is in the description of a model then."""
 
     @keras.saving.register_keras_serializable("test_compat")
@@ -116,7 +116,7 @@ def test_take_arguments():
     for taken in (False, True):
         layer = Any(Times())
         if taken:
-            compat.take_arguments(layer, layer.layer)
+            compat.take_call_of(layer, layer.layer)
         inputs = keras.Input((2,))
         config = keras.Model(inputs, layer(inputs, inputs + 1)).get_config()
         kwargs = config["layers"][-1]["inbound_nodes"][0][0][3]

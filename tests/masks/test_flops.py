@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from kinds_of_layers import KINDS, in_each
 from layer_cases import CASES, CASES3, CASES_OF, OWN
-from networks import both_kerases, chain, layers, random_masks
+from networks import KERASES, both_kerases, chain, layers, random_masks
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from twins import BUILD, twins
 
@@ -155,8 +156,20 @@ def test_nested_models(cases):
 @both_kerases
 def test_other_layers_are_not_counted(its_keras):
     tokens, (Gate, _) = CASES_OF[its_keras]["tokens"], OWN[its_keras]
-    assert list(count_flops(tokens.build())) == ["dense/kernel", "head/kernel"]
+    names = list(count_flops(tokens.build()))
+    assert names[:2] == ["embedding/embeddings", "dense/kernel"]
+    assert names[-3:] == ["lstm/kernel", "lstm/recurrent_kernel", "head/kernel"]
     assert count_flops(chain(Gate())) == {}
+
+
+@pytest.mark.parametrize(("name", "its_keras"), in_each())
+def test_each_kind_by_hand(name, its_keras):
+    kind = KINDS[name]
+    found = count_flops(kind.build(KERASES[its_keras]))
+    assert found == {
+        **{n: 2 * count for n, count in kind.flops_in(its_keras).items()},
+        **{"head/kernel": found["head/kernel"]},
+    }
 
 
 @both_kerases
@@ -201,12 +214,12 @@ def test_a_model_within_the_model_of_any_size(of):
 
 def test_a_size_that_does_not_matter_may_be_open():
     model = chain(
-        layers.Embedding(5, 4),
+        layers.Embedding(5, 4, name="embedding"),
         layers.GlobalAveragePooling1D(),
         layers.Dense(2, name="d"),
         shape=(None,),
     )
-    assert count_flops(model) == {"d/kernel": 2 * 8}
+    assert count_flops(model) == {"embedding/embeddings": 0, "d/kernel": 2 * 8}
 
 
 def mobilenet():

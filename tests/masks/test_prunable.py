@@ -187,7 +187,7 @@ def test_adapters_are_left_alone():
             "first, last, shortcut or a layer of .*, not 'firts'.*: first",
         ),
         ({"keep_dense": ("cnv",)}, "not 'cnv'; nearest: conv"),
-        ({"prune_layers": ("convs",)}, "conv, dense, depthwise, not 'convs'; nearest: conv"),
+        ({"prune_layers": ("convs",)}, "conv, dense, .*embedding, not 'convs'; nearest: conv"),
     ],
 )
 def test_unknown_names_get_the_nearest(settings, words):
@@ -197,7 +197,8 @@ def test_unknown_names_get_the_nearest(settings, words):
 
 def test_the_places_are_as_documented():
     assert PLACES == ("first", "last", "shortcut")
-    assert PrunableSettings() == PrunableSettings(("conv", "dense"), ("last",))
+    kinds = ("conv", "dense", "recurrent", "attention")
+    assert PrunableSettings() == PrunableSettings(kinds, ("last",))
 
 
 def test_one_line_says_what_stays_dense(lines):

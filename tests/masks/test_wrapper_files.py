@@ -195,18 +195,31 @@ def test_a_ticket_from_a_stock_tfmot_model(stock):
     assert lt.get_masks(lt.wrap(model, masks)) == masks
 
 
-def test_a_ticket_from_a_stock_tfmot_model_with_layers_that_are_not_ours(lines):
-    """tfmot prunes an LSTM's kernels; here they are left dense, and a line says so."""
-    model = sparsity.prune_low_magnitude(
-        chain(layers.LSTM(3, unroll=True, name="lstm"), layers.Dense(4, name="d"), shape=(2, 4))
-    )
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: layers.LSTM(3, unroll=True, name="it"), (2, 4)),
+        (lambda: layers.RNN([layers.GRUCell(3), layers.SimpleRNNCell(2)], name="it"), (2, 4)),
+        (lambda: layers.LocallyConnected1D(3, 2, name="it"), (3, 4)),
+    ],
+    ids=["LSTM", "cells", "local"],
+)
+def test_a_ticket_from_a_stock_tfmot_model_has_the_masks_of_all_its_layers(make, shape, lines):
+    model = chain(make(), layers.Dense(4, name="d"), shape=shape)
+    model = sparsity.prune_low_magnitude(model)
+    random, count = np.random.default_rng(0), 0
     for layer in model.layers[1:]:
         for _, mask, _ in layer.pruning_vars:
-            mask.assign(np.eye(*mask.shape))
+            mask.assign(random.random(mask.shape) < 0.5)
+            count += 1
     ticket = lt.Ticket.from_pruned(model)
-    assert ticket.masks == lt.Masks({"d/kernel": np.eye(3, 4)})
-    assert lines == [f"{model.name}: left dense: lstm/kernel, lstm/recurrent_kernel"]
-    assert_zeros(ticket.build(), ticket.masks)
+    assert len(ticket.masks) == count and ticket.masks == lt.get_masks(model)
+    (line,) = lines
+    assert "kernel" not in line
+    wrapped = ticket.build()
+    assert_zeros(wrapped, ticket.masks)
+    x = np.ones((2, *shape), np.float32)
+    np.testing.assert_array_equal(wrapped(x), lt.strip(model)(x))
 
 
 # tf.distribute

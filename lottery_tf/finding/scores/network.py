@@ -8,8 +8,15 @@ import numpy as np
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.graph.compat import backend_of, keras, keras_of, on_tensorflow, output_names
-from lottery_tf.graph.keras3 import compiled, with_gradients
+from lottery_tf.graph.compat import (
+    backend_of,
+    compiled,
+    keras,
+    keras_of,
+    on_tensorflow,
+    output_names,
+    with_gradients,
+)
 from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import named_variables
 from lottery_tf.graph.ops import as_tensors, ops_for

@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import log, some
+from lottery_tf.finding.scores.linear_layers import ACTIVATIONS, CASTS, linear, multiplies
 from lottery_tf.finding.scores.network import Network
 from lottery_tf.graph.compat import (
-    TFOpLambda,
     both,
     calls_in,
     ends_of,
@@ -21,6 +21,7 @@ from lottery_tf.graph.compat import (
     input_like,
     inputs_of,
     is_keras3,
+    is_layer,
     keras,
     keras_of,
     layer_of,
@@ -28,25 +29,17 @@ from lottery_tf.graph.compat import (
     producer_of,
     rename,
 )
-from lottery_tf.graph.copies import copy_layer, rebuild, reconnected
+from lottery_tf.graph.copies import rebuild, reconnected
 from lottery_tf.graph.layers import computes_as_keras, named_variables, nodes, unwrapped
 from lottery_tf.losses.derivatives import as_watched, is_offset
 
-_ACTIVATIONS = both("Activation", "Softmax", "ReLU", "LeakyReLU", "ELU", "ThresholdedReLU")
-# By the last name of a TensorFlow or Keras function that a model calls on its tensors, and by the
-# class of one of Keras 3.
-_FUNCTIONS = {
-    *("elu", "gelu", "hard_sigmoid", "leaky_relu", "log_sigmoid", "log_softmax", "mish", "relu"),
-    *("relu6", "selu", "sigmoid", "silu", "softmax", "softplus", "softsign", "swish", "tanh"),
-    "clip_by_value",
-}
+# By the class of a function of Keras 3 that a model calls on its tensors.
 _FUNCTIONS3 = {
     *("Elu", "Celu", "Gelu", "HardShrink", "HardSigmoid", "HardSilu", "HardTanh", "LeakyRelu"),
     *("LogSigmoid", "LogSoftmax", "Mish", "ReLU", "Relu", "Relu6", "Selu", "Sigmoid", "Silu"),
     *("SoftShrink", "Softmax", "Softplus", "Softsign", "Sparsemax", "SparsePlus", "SparseSigmoid"),
     *("Squareplus", "Tanh", "TanhShrink", "Threshold", "Clip"),
 }
-_CASTS = ("cast", "Cast", "SaturateCast", "ConvertToTensor")
 # What multiplies activations with each other, which no linear network does.
 _PRODUCTS = both(
     *("Multiply", "Dot", "Attention", "AdditiveAttention", "MultiHeadAttention"),
@@ -76,14 +69,12 @@ class Flow:
                 "there as in a linear network.",
                 *(some(list(products)), network.model.name),
             )
-        self.model = rebuild(network.model, _linear, _with_wide_inputs)  # pruned weights are 0
+        self.model = rebuild(network.model, linear, _with_wide_inputs)  # pruned weights are 0
         variables = named_variables(self.model)
         for name, variable in variables.items():
             variable.assign(tf.zeros_like(variable) if is_offset(name) else tf.abs(variable))
         self.weights = {n: as_watched(self.model, variables[n]) for n in network.weights}
-        self.ones = tf.nest.map_structure(
-            lambda tensor: tf.ones([1, *tensor.shape[1:]], tensor.dtype), ends_of(self.model)[0]
-        )
+        self.ones = tf.nest.map_structure(_ones_for, ends_of(self.model)[0])
         self.compute = tf.function(self._compute)
 
     def _compute(self) -> tuple[tf.Tensor, list[tf.Tensor]]:
@@ -92,14 +83,24 @@ class Flow:
             tape.watch(weights)
             outputs = tf.nest.flatten(self.model(self.ones, training=False))
             flow = tf.add_n([tf.cast(tf.reduce_sum(output), tf.float64) for output in outputs])
-        gradients = tape.gradient(flow, weights, unconnected_gradients="zero")
-        return flow, [tf.abs(w * g) for w, g in zip(weights, gradients, strict=True)]
+            # Of a sum of 1 the gradients by weights in 32 bits are in reach.
+            whole = tf.stop_gradient(flow)
+            share = tf.math.divide_no_nan(flow, whole)
+        gradients = tape.gradient(share, weights, unconnected_gradients="zero")
+        pairs = zip(weights, gradients, strict=True)
+        return flow, [tf.abs(tf.cast(w * g, tf.float64)) * whole for w, g in pairs]
 
     def scores(self, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         for name, weight in self.weights.items():
-            weight.assign(np.abs(values[name]).astype(np.float64))
+            weight.assign(tf.cast(np.abs(values[name]), weight.dtype))
         _, scores = self.compute()
         return {name: each.numpy() for name, each in zip(self.weights, scores, strict=True)}
+
+
+def _ones_for(tensor: Any) -> tf.Tensor:
+    """The input of ones; of a word where an input is one."""
+    shape = [1, *tensor.shape[1:]]
+    return tf.fill(shape, "1") if tensor.dtype == "string" else tf.ones(shape, tensor.dtype)
 
 
 def _multiplies(node: Any) -> bool:
@@ -108,7 +109,9 @@ def _multiplies(node: Any) -> bool:
     if function_of(layer) in _PRODUCT_FUNCTIONS:
         return len(inputs_of(node)) > 1
     # GLU multiplies one half of what it takes with the other.
-    return isinstance(layer, _PRODUCTS) or function_of(layer) == "Glu"
+    if isinstance(layer, _PRODUCTS) or function_of(layer) == "Glu":
+        return True
+    return is_layer(layer) and multiplies(layer)
 
 
 def _with_wide_inputs(part: keras.Model, copy_of: Callable[..., Any]) -> keras.Model:
@@ -131,9 +134,9 @@ def _with_wide_inputs(part: keras.Model, copy_of: Callable[..., Any]) -> keras.M
 
 def _passes(layer: Any) -> bool:
     """Whether a layer, or a function, of Keras 3 is an activation or a cast."""
-    if function_of(layer) in (*_FUNCTIONS3, *_CASTS):
+    if function_of(layer) in (*_FUNCTIONS3, *CASTS):
         return computes_as_keras(layer)
-    return isinstance(layer, _ACTIVATIONS)
+    return isinstance(layer, ACTIVATIONS)
 
 
 def _passed(node: Any, run: Callable[[], Any], tensor: Callable[[Any], Any]) -> Any:
@@ -146,35 +149,3 @@ def _passed(node: Any, run: Callable[[], Any], tensor: Callable[[Any], Any]) -> 
     wide = keras_of(taken).ops.cast(tensor(taken), "float64")  # whole numbers
     rename(producer_of(wide), layer_of(node).name)
     return wide
-
-
-def _linear(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """The layer in float64, without its mask and activation."""
-    layer = unwrapped(layer)
-    if isinstance(layer, _ACTIVATIONS):
-        return keras.layers.Activation("linear", name=layer.name, dtype="float64")
-    if type(layer) is TFOpLambda:
-        return TFOpLambda(_linear_function(layer), name=layer.name, dtype="float64")
-    config = layer.get_config()
-    change = {"dtype": "float64"} if "dtype" in config else {}
-    if "activation" in config and not isinstance(layer, both("RNN")):
-        change["activation"] = "linear"
-    return copy_layer(layer, **change)
-
-
-def _linear_function(layer: TFOpLambda) -> Callable[..., Any]:
-    """What ``layer`` calls, in float64; the identity if it is an activation or a cast."""
-    name = (layer.symbol or "").rpartition(".")[2]
-
-    def wide(value: Any) -> Any:
-        floating = tf.is_tensor(value) and value.dtype.is_floating
-        return tf.cast(value, tf.float64) if floating else value
-
-    @functools.wraps(layer.function)
-    def function(*args: Any, **kwargs: Any) -> Any:
-        args, kwargs = tf.nest.map_structure(wide, (args, kwargs))
-        if name in _FUNCTIONS or name in _CASTS:
-            return args[0]
-        return layer.function(*args, **kwargs)
-
-    return function

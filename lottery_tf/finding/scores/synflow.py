@@ -17,9 +17,11 @@ def score(network: "Network") -> dict[str, np.ndarray]:
     The network is made linear for this: activations let everything pass, BatchNorm is in inference
     mode, and what is added (biases, β, moving means; all 0 at initialisation) is left out. Then
     the scores of all weights that a cut through the network passes, such as a layer of a network
-    without skips, sum to R. Other normalisations and products of activations (attention) break
-    this law; of the latter a line is logged. It is computed in float64: R grows with the depth as a
-    power.
+    without skips, sum to R. Other normalisations and products of activations (attention, gates)
+    break this law; of the latter a line is logged. Recurrent layers keep their activations;
+    attention is the product of query, key and value, the mean over the keys; an Embedding gives the
+    mean of its rows, and what encodes words and numbers gives ones. It is computed in float64, or
+    rescaled where that cannot be: R grows with the depth as a power.
     """
     from lottery_tf.finding.scores.synaptic_flow import Flow  # needs Keras; this module does not
 

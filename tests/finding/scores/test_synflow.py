@@ -187,7 +187,7 @@ def test_a_residual_network(its_keras):
 
 @both_kerases
 def test_a_recurrent_layer_keeps_its_activation(its_keras):
-    """h ← tanh(x |W| + h |U|) twice; its own kernels are none of the prunable."""
+    """h ← tanh(x |W| + h |U|) twice."""
     layers = its_keras.layers
     model = chain(
         layers.Dense(3, activation="relu", name="one"),
@@ -195,19 +195,164 @@ def test_a_recurrent_layer_keeps_its_activation(its_keras):
         layers.Dense(2, name="head"),
         shape=(2, 3),
     )
-    inner, recurrent = (np.abs(each.numpy()) for each in model.get_layer("recurrent").weights[:2])
 
     def flow(w):
         x, h = np.ones(3) @ w["one/kernel"], np.zeros(2)
         for _ in range(2):
-            h = np.tanh(x @ inner + h @ recurrent)
+            h = np.tanh(x @ w["recurrent/kernel"] + h @ w["recurrent/recurrent_kernel"])
         return (h @ w["head/kernel"]).sum()
 
     found = scores_of(model)
     _, expected = by_hand(flow, {name: kernels(model)[name] for name in found})
-    assert list(found) == ["one/kernel", "head/kernel"]
+    of_layer = ("recurrent/kernel", "recurrent/recurrent_kernel")
+    assert list(found) == ["one/kernel", *of_layer, "head/kernel"]
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-12)
+
+
+@both_kerases
+def test_an_embedding_gives_the_mean_of_its_rows(its_keras):
+    """Whatever is looked up: all rows have a score. The row of padding is none of them."""
+    layers = its_keras.layers
+    for mask_zero in (False, True):
+        inputs = its_keras.Input((2,), dtype="int32")
+        x = layers.Embedding(4, 3, mask_zero=mask_zero, name="words")(inputs)
+        x = layers.LSTM(2, name="head")(x) if mask_zero else layers.Flatten()(x)
+        model = its_keras.Model(inputs, x if mask_zero else layers.Dense(2, name="head")(x))
+        found = scores_of(model)
+        if mask_zero:
+            assert not found["words/embeddings"][0].any() and found["words/embeddings"][1:].all()
+            continue
+
+        def flow(w):
+            return (np.tile(w["words/embeddings"].mean(0), 2) @ w["head/kernel"]).sum()
+
+        total, expected = by_hand(flow, {name: values(model)[name] for name in found})
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name], value, rtol=1e-12)
+            np.testing.assert_allclose(value.sum(), total)
+
+
+@both_kerases
+def test_attention_is_a_product_of_three(its_keras):
+    """Queries and keys of 2 steps have scores, each kernel's adding up to R."""
+    layers = its_keras.layers
+    inputs = its_keras.Input((2, 3))
+    x = layers.MultiHeadAttention(2, 4, name="it")(inputs, inputs)
+    model = its_keras.Model(inputs, layers.Dense(2, name="head")(x))
+    found = scores_of(model)
+
+    def flow(w):
+        x = np.ones((2, 3))
+        parts = [w["it/kernel"] / 2, w["it/kernel_1"], w["it/kernel_2"]]  # √4 divides the query
+        q, k, v = (np.einsum("tc,chd->thd", x, part) for part in parts)
+        seen = np.einsum("thd,shd->hts", q, k) / 2  # the mean of two keys
+        y = np.einsum("hts,shd->thd", seen, v)
+        return (np.einsum("thd,hdc->tc", y, w["it/kernel_3"]) @ w["head/kernel"]).sum()
+
+    total, expected = by_hand(flow, {name: values(model)[name] for name in found})
+    assert list(found) == list(expected)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-10, err_msg=name)
+        np.testing.assert_allclose(value.sum(), total)
+
+
+def of_any_graph(k):
+    """Name → what stands between two Dense layers, and the shape of its input, without the 64 bits
+    of the others: a model in which R is the sum of the last layer's scores all the same."""
+    layers = k.layers
+
+    class Block(layers.Layer):
+        """A branch of layers of 32 bits, added to what it takes."""
+
+        def __init__(self, units=4, **kwargs):
+            super().__init__(**kwargs)
+            self.units = units
+            self.mlp = k.Sequential([layers.Dense(units), layers.Dense(units)])
+
+        def call(self, x):
+            return x + self.mlp(x) * np.float32(0.5)
+
+        def get_config(self):
+            return {**super().get_config(), "units": self.units}
+
+    return {
+        "own": ([Block()], (4,)),
+        "Lambda": ([layers.Lambda(own_function)], (4,)),
+        "average 3D": ([layers.AveragePooling3D(2), layers.Flatten()], (2, 2, 4, 3)),
+        "max 3D": ([layers.MaxPooling3D(2), layers.Flatten()], (2, 2, 4, 3)),
+        "upsampling 3D": ([layers.UpSampling3D(2), layers.Flatten()], (1, 2, 2, 3)),
+        "resizing": ([layers.Resizing(3, 3), layers.Flatten()], (2, 2, 3)),
+        "each": ([layers.TimeDistributed(layers.Dense(3)), layers.Flatten()], (2, 3)),
+        "cells": (
+            [layers.RNN([layers.SimpleRNNCell(3, "linear"), layers.SimpleRNNCell(2, "linear")])],
+            (2, 3),
+        ),
+    }
+
+
+def own_function(x):
+    return x * np.float32(2)
+
+
+@both_kerases
+@pytest.mark.parametrize("name", of_any_graph(keras))
+def test_any_graph_conserves_the_flow(name, its_keras):
+    stack, shape = of_any_graph(its_keras)[name]
+    first, last = (its_keras.layers.Dense(4, name=n, use_bias=False) for n in ("first", "last"))
+    model = chain(first, *stack, last, shape=shape)
+    found = scores_of(model)
+    assert found["first/kernel"].all() and found["last/kernel"].all()
+    whole = np.sum(found["last/kernel"])
+    np.testing.assert_allclose(np.sum(found["first/kernel"]), whole, rtol=1e-5)
+
+
+@both_kerases
+def test_a_layer_of_32_bits_takes_what_is_beyond_them(its_keras):
+    """The second half of four matrices of ones times 1e15 is a layer of the user's own: R is
+    2^5 · 1e60, and what flows in between is 2^3 · 1e30 and 2^4 · 1e45."""
+
+    class Own(its_keras.layers.Layer):
+        def build(self, shape):
+            self.w = self.add_weight(name="w", shape=(2, 2))
+
+        def get_prunable_weights(self):
+            return [self.w]
+
+        def call(self, x):
+            return x @ self.w
+
+    with its_keras.saving.custom_object_scope({"Own": Own}):
+        dense = [its_keras.layers.Dense(2, use_bias=False, name=n) for n in "abd"]
+        model = chain(dense[0], dense[1], Own(name="c"), dense[2], shape=(2,))
+        assign(model, {n: np.full((2, 2), 1e15, np.float32) for n in values(model)})
+        found = scores_of(model)
+    assert list(found) == ["a/kernel", "b/kernel", "c/w", "d/kernel"]
+    for name, value in found.items():
+        np.testing.assert_allclose(value, 2**5 * 1e60 / 4, rtol=1e-5, err_msg=name)
+
+
+@both_kerases
+@pytest.mark.parametrize("kind", ["int", "string", "multi_hot", "string multi_hot", "hashed"])
+def test_the_flow_begins_behind_what_looks_up(kind, its_keras):
+    """An encoding of words or numbers is an input of ones; a number of a word finds a mean row."""
+    layers = its_keras.layers
+    of_strings = "string" in kind or kind == "hashed"
+    inputs = its_keras.Input((1,), dtype="string" if of_strings else "int64")
+    mode = "multi_hot" if "hot" in kind else "int"
+    if kind == "hashed":
+        x = layers.Hashing(4)(inputs)
+    elif of_strings:
+        x = layers.StringLookup(vocabulary=["a", "b", "c"], output_mode=mode)(inputs)
+    else:
+        x = layers.IntegerLookup(vocabulary=[1, 2, 3], output_mode=mode)(inputs)
+    if "hot" not in kind:
+        x = layers.Flatten()(layers.Embedding(5, 4, name="words")(x))
+    model = its_keras.Model(inputs, layers.Dense(2, name="head", use_bias=False)(x))
+    found = scores_of(model)
+    assert all(value.all() for value in found.values())
+    if "hot" in kind:
+        np.testing.assert_allclose(found["head/kernel"], np.abs(values(model)["head/kernel"]))
 
 
 FUNCTIONS = {

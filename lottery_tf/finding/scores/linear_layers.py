@@ -1,0 +1,263 @@
+"""Layers as the linear network of SynFlow has them: what flows is never negative, and of any size.
+
+Layers of Keras' own compute in float64, since what flows grows with the depth as a power. Where
+that cannot be, in a user's own layer or where TensorFlow has no kernel for it, a layer computes in
+its own precision on inputs, and on gradients, that are divided by a power of two first and
+multiplied by it behind it: what is linear does not notice.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import tensorflow as tf
+
+from lottery_tf.graph.compat import TFOpLambda, both, keras, parts_of, take_as_given
+from lottery_tf.graph.copies import copy_layer
+from lottery_tf.graph.layers import computes_as_keras, unwrapped
+from lottery_tf.graph.parts import in_places_of, variables_at
+from lottery_tf.masks.prunable import ATTENTION
+
+_Call: TypeAlias = Callable[..., Any]
+
+ACTIVATIONS = both("Activation", "Softmax", "ReLU", "LeakyReLU", "ELU", "ThresholdedReLU")
+# By the last name of a TensorFlow or Keras function that a model calls on its tensors.
+_FUNCTIONS = {
+    *("elu", "gelu", "hard_sigmoid", "leaky_relu", "log_sigmoid", "log_softmax", "mish", "relu"),
+    *("relu6", "selu", "sigmoid", "silu", "softmax", "softplus", "softsign", "swish", "tanh"),
+    "clip_by_value",
+}
+CASTS = ("cast", "Cast", "SaturateCast", "ConvertToTensor")
+# What says by words or numbers which weights are meant: no flow passes, it begins behind them.
+_ENCODERS = both(
+    *("StringLookup", "IntegerLookup", "Hashing", "HashedCrossing", "TextVectorization"),
+    *("CategoryEncoding", "Discretization"),
+)
+# What TensorFlow computes in 32 bits alone, on some devices.
+_NARROW = both("AveragePooling3D", "MaxPooling3D")
+_NARROW_FUNCTIONS = {"avg_pool3d", "max_pool3d", "pool", "avg_pool", "max_pool"}
+# Their activations stay, which keep what flows through gates and many steps finite.
+_RECURRENT = {
+    *("LSTM", "GRU", "SimpleRNN", "LSTMCell", "GRUCell", "SimpleRNNCell"),
+    *("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"),
+}
+_GATED_CELLS = both("LSTMCell", "GRUCell", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
+_LARGE = 2.0**60  # what is smaller, and larger than its inverse, is not rescaled
+
+
+def linear(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """The layer in float64 where it can be, without its mask and activation."""
+    layer = unwrapped(layer)
+    if isinstance(layer, ACTIVATIONS):
+        return keras.layers.Activation("linear", name=layer.name, dtype="float64")
+    if type(layer) is TFOpLambda:
+        return TFOpLambda(_linear_function(layer), name=layer.name, dtype="float64")
+    if isinstance(layer, _ENCODERS):
+        return _patched(copy_layer(layer), _beginning)
+    if isinstance(layer, _NARROW) or not all(map(computes_as_keras, parts_of(layer))):
+        return _patched(copy_layer(layer, **_linear_activation(layer)), _rescaled)
+    copy = copy_layer(layer, **_wide(type(layer).__name__, layer.get_config()))
+    for part in parts_of(copy):
+        if isinstance(part, both("Embedding")):
+            _patched(part, _mean_row)
+    if isinstance(copy, ATTENTION):
+        copy.call = _by_products(copy, copy.call)
+    return copy
+
+
+def multiplies(layer: Any) -> bool:
+    """Whether a layer's gates multiply what flows."""
+    return any(isinstance(part, _GATED_CELLS) for part in parts_of(layer))
+
+
+def _linear_activation(layer: keras.layers.Layer) -> dict[str, Any]:
+    """Of a layer of Keras' own: the activation of a user's own layer is its own matter."""
+    own = not computes_as_keras(layer)
+    return {} if own or "activation" not in layer.get_config() else {"activation": "linear"}
+
+
+def _wide(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a layer's config has otherwise in float64 without activations, in its parts too."""
+    found: dict[str, Any] = {"dtype": "float64"} if "dtype" in config else {}
+    if "activation" in config and kind not in _RECURRENT:
+        found["activation"] = "linear"
+    if kind in ("MultiHeadAttention", "GroupedQueryAttention", "GroupQueryAttention"):
+        # So that its scores pass its Softmax, which a fused kernel would not ask.
+        found["dropout"] = config.get("dropout") or 0.5
+    for name, value in config.items():
+        if name != "dtype" and isinstance(value, dict | list):
+            found[name] = _wide_within(value)
+    return found
+
+
+def _wide_within(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_wide_within(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    config = value.get("config")
+    if isinstance(config, dict) and {"dtype", "name"} <= config.keys():  # a layer's
+        return {**value, "config": {**config, **_wide(value["class_name"], config)}}
+    return {name: _wide_within(each) for name, each in value.items()}
+
+
+def _patched(layer: Any, change: Callable[[Any, _Call], _Call]) -> Any:
+    """A layer that is called by ``change(layer, its call)``, on inputs as they are given."""
+    layer.call = change(layer, layer.call)
+    take_as_given(layer)
+    return layer
+
+
+def _beginning(layer: Any, theirs: _Call) -> _Call:
+    """Ones where an encoding would be, which is what the network takes; numbers as they are."""
+
+    @functools.wraps(theirs)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        found = theirs(*args, **kwargs)
+        numbers = layer.get_config()["output_mode"] == "int"
+        return found if numbers else tf.ones_like(found, tf.float64)
+
+    return call
+
+
+def _mean_row(layer: Any, theirs: _Call) -> _Call:
+    """The mean of all rows in the place of each: what is looked up on the average.
+
+    The row of the padding, if it is masked, is none of them.
+    """
+
+    def call(inputs: tf.Tensor, *args: Any, **kwargs: Any) -> tf.Tensor:
+        rows = tf.convert_to_tensor(layer.embeddings)[1 if layer.mask_zero else 0 :]
+        places = tf.ones(tf.shape(inputs), rows.dtype)
+        return places[..., None] * tf.reduce_mean(rows, 0)
+
+    return call
+
+
+def _by_products(layer: Any, theirs: _Call) -> _Call:
+    """Attention whose scores weigh the values as they are, by the mean over the keys.
+
+    A softmax over equal scores would give queries and keys no flow at all.
+    """
+
+    def scores(inputs: tf.Tensor, mask: Any = None, **kwargs: Any) -> tf.Tensor:
+        seen = inputs if mask is None else inputs * tf.cast(mask, inputs.dtype)
+        return seen / tf.cast(tf.shape(inputs)[-1], inputs.dtype)
+
+    @functools.wraps(theirs)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        for part in parts_of(layer):  # Keras makes them as the layer is built
+            if isinstance(part, both("Softmax")):
+                part.call = scores
+        return theirs(*args, **kwargs)
+
+    return call
+
+
+def _rescaled(layer: Any, theirs: _Call) -> _Call:
+    """What a layer computes in its own precision of inputs in float64, which may exceed that."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        given = _Rescaling((args, kwargs))
+        tensors = {p: tf.convert_to_tensor(each) for p, each in variables_at(layer).items()}
+        read = {p: given.read(each) for p, each in tensors.items() if each.dtype.is_floating}
+        with in_places_of(layer, read):
+            args, kwargs = given.taken()
+            return given.left(theirs(*args, **kwargs))
+
+    return functools.wraps(theirs)(call)
+
+
+class _Rescaling:
+    """f(x) as s · f(x / s), with gradients divided by t on the way back: both powers of two.
+
+    Args:
+      arguments: of the call, in any structure; s is that of the largest number in it.
+    """
+
+    def __init__(self, arguments: Any):
+        self.arguments = arguments
+        floats = [each for each in tf.nest.flatten(arguments) if _is_floating(each)]
+        wide = [tf.reduce_max(tf.abs(tf.cast(each, tf.float64))) for each in floats]
+        largest = tf.reduce_max(tf.stack(wide)) if wide else tf.ones([], tf.float64)
+        usual = (largest < _LARGE) & (largest > 1 / _LARGE)
+        self.s = tf.stop_gradient(tf.where(usual, tf.ones([], tf.float64), _power(largest)))
+        self.t = tf.ones([], tf.float64)
+
+    def taken(self) -> Any:
+        """The arguments, divided by s, in 32 bits."""
+        return tf.nest.map_structure(
+            lambda each: self._enter(each) if _is_floating(each) else each, self.arguments
+        )
+
+    def _enter(self, tensor: tf.Tensor) -> tf.Tensor:
+        dtype = tensor.dtype
+
+        @tf.custom_gradient
+        def enter(x: tf.Tensor) -> Any:
+            narrow = tf.cast(tf.cast(x, tf.float64) / self.s, tf.float32)
+            return narrow, lambda g: tf.cast(tf.cast(g, tf.float64) * self.t, dtype)
+
+        return enter(tensor)
+
+    def left(self, outputs: Any) -> Any:
+        """What the layer gives, multiplied by s, in float64."""
+        return tf.nest.map_structure(
+            lambda each: self._leave(each) if _is_floating(each) else each, outputs
+        )
+
+    def _leave(self, tensor: tf.Tensor) -> tf.Tensor:
+        dtype = tensor.dtype
+
+        @tf.custom_gradient
+        def leave(y: tf.Tensor) -> Any:
+            def back(g: tf.Tensor) -> tf.Tensor:
+                self.t = _power(tf.reduce_max(tf.abs(g)))
+                return tf.cast(g / self.t, dtype)
+
+            return tf.cast(y, tf.float64) * self.s, back
+
+        return leave(tensor)
+
+    def read(self, tensor: tf.Tensor) -> tf.Tensor:
+        """A weight as it is."""
+
+        @tf.custom_gradient
+        def read(w: tf.Tensor) -> Any:
+            return tf.identity(w), lambda g: g * tf.cast(self.s * self.t, w.dtype)
+
+        return read(tensor)
+
+
+def _power(largest: tf.Tensor) -> tf.Tensor:
+    """The power of two below a number; 1 for 0."""
+    exponent = tf.floor(tf.math.log(largest) / tf.math.log(tf.constant(2.0, tf.float64)))
+    one = tf.ones([], tf.float64)
+    return tf.where(largest > 0, tf.pow(2 * one, tf.where(largest > 0, exponent, 0 * one)), one)
+
+
+def _is_floating(value: Any) -> bool:
+    return tf.is_tensor(value) and value.dtype.is_floating
+
+
+def _linear_function(layer: TFOpLambda) -> _Call:
+    """What ``layer`` calls, in float64; the identity if it is an activation or a cast."""
+    name = (layer.symbol or "").rpartition(".")[2]
+
+    def wide(value: Any) -> Any:
+        return tf.cast(value, tf.float64) if _is_floating(value) else value
+
+    @functools.wraps(layer.function)
+    def function(*args: Any, **kwargs: Any) -> Any:
+        args, kwargs = tf.nest.map_structure(wide, (args, kwargs))
+        if name in _FUNCTIONS or name in CASTS:
+            return args[0]
+        if name in _NARROW_FUNCTIONS:
+            given = _Rescaling((args, kwargs))
+            args, kwargs = given.taken()
+            return given.left(layer.function(*args, **kwargs))
+        if name == "one_hot":
+            return tf.ones_like(layer.function(*args, **kwargs), tf.float64)
+        return layer.function(*args, **kwargs)
+
+    return function
