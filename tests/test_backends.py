@@ -192,6 +192,7 @@ loaded = keras.models.load_model(f"{out}/export/model.keras")
 np.testing.assert_allclose(loaded.predict(x, verbose=0),
                            lt.strip(ticket.build()).predict(x, verbose=0), atol=1e-6)
 if backend != "tensorflow":
+    is_refused(lambda: lt.prune(network(), "synflow", 0.5), "Expected Keras 3 on TensorFlow for")
     is_refused(lambda: lt.export(network(), f"{out}/never"), "Expected Keras 3 on TensorFlow for")
     is_refused(lambda: write_exports(network(), f"{out}/never", ["keras", "tflite"], images=x),
                "Expected Keras 3 on TensorFlow for")

@@ -60,8 +60,9 @@ def test_the_grid_is_trained_by_the_paper_s_protocol(name):
     first = "random" if dataset == "tiny_imagenet" else "first"
     assert experiment.data == DataSettings(dataset, "DIR", dev_share=0.1, dev_split=first)
     assert experiment.data.batch_size == 128
-    convolutions = ("conv", "depthwise") if network == "mobilenet" else ("conv", "dense")
-    assert experiment.prunable == PrunableSettings(convolutions, keep_dense=("last",))
+    # The others' layers are convolutions and dense ones.
+    kinds = ("conv", "depthwise") if network == "mobilenet" else PrunableSettings.prune_layers
+    assert experiment.prunable == PrunableSettings(kinds, keep_dense=("last",))
     assert experiment.model.width is None
     assert finding == FindingSettings(rewind_to="4ep", prune_fraction=0.2, rounds=18)
     training = experiment.training

@@ -30,7 +30,13 @@ from lottery_tf.graph.compat import (
     rename,
 )
 from lottery_tf.graph.copies import rebuild, reconnected
-from lottery_tf.graph.layers import computes_as_keras, named_variables, nodes, unwrapped
+from lottery_tf.graph.layers import (
+    check_tensorflow,
+    computes_as_keras,
+    named_variables,
+    nodes,
+    unwrapped,
+)
 from lottery_tf.losses.derivatives import as_watched, is_offset
 
 # By the class of a function of Keras 3 that a model calls on its tensors.
@@ -55,6 +61,7 @@ class Flow:
     """The linear network of a ``Network``, traced once."""
 
     def __init__(self, network: Network):
+        check_tensorflow(network.model, "synflow")
         for tensor in network.model.inputs:
             if None in tensor.shape[1:]:
                 raise UsageError(
