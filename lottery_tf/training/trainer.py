@@ -2,7 +2,7 @@
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from textwrap import shorten
 from typing import Any
 
@@ -187,11 +187,11 @@ class Trainer:
             put_in = last and not total
             optimizer = self.model.optimizer
             averages = contextlib.nullcontext() if put_in else without_averages(optimizer)
-            with averages, step_checks():
+            end = self.step + count * steps
+            with averages, step_checks(), self._told_of_an_end(end):
                 stream = self.stream(self.step)
                 if is_keras3(self.model):  # its executions are of as many steps as there is data
                     stream = stream.take(count * steps)
-                end = self.step + count * steps
                 self._by_xla_or_not(
                     self.model.fit,
                     stream,
@@ -203,13 +203,26 @@ class Trainer:
                     shuffle=False,  # what is in the stream is
                     verbose=0,
                 )
-            if self.step < end and not self.model.stop_training:
-                raise UsageError(
-                    f"Expected training data for {end} steps; they were at their end after "
-                    f"{self.step}: give data without end, or as many as an epoch has."
-                )
         if last and not parts:
             self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+
+    @contextlib.contextmanager
+    def _told_of_an_end(self, end: int) -> Iterator[None]:
+        """Raises UsageError where data end before the step ``end``."""
+        empty = None
+        try:
+            yield
+        except ValueError as error:  # of tf_keras, for an epoch without a batch
+            if "Empty logs" not in str(error):
+                raise
+            empty = error
+        # Where the loss is scaled, steps of which it overflows are not counted.
+        short = self.step < end and not optimizers.scales_loss(self.model.optimizer)
+        if empty or (short and not self.model.stop_training):
+            raise UsageError(
+                f"Expected training data for {end} steps; they were at their end after "
+                f"{self.step}: give data without end, or as many as an epoch has."
+            ) from empty
 
     def evaluate(self, data: tf.data.Dataset) -> dict[str, float]:
         """Loss and accuracy of the model as it stands."""

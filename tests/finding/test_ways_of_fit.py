@@ -83,7 +83,7 @@ def test_an_unbuilt_sequential_is_pruned_where_data_are_given(of, all_eager):
     ],
 )
 def test_what_is_wrong_with_dev_data_is_told_before_the_training(
-    dev_data, message, of, all_eager, monkeypatch
+    dev_data, message, of, untraced, monkeypatch
 ):
     monkeypatch.setattr(finding, "find", None)  # no round begins
     with pytest.raises(UsageError, match=message):
@@ -101,7 +101,7 @@ def test_what_is_wrong_with_dev_data_is_told_before_the_training(
         (lambda: iter_of([(X, Y)] * 3), {"steps_per_epoch": 2}, "at their end after"),
     ],
 )
-def test_data_that_cannot_be_trained_on(data, settings, message, of, all_eager):
+def test_data_that_cannot_be_trained_on(data, settings, message, of, untraced):
     with pytest.raises(UsageError, match=message):
         find(mlp(of), data() if callable(data) else data, of, **settings)
 
@@ -130,7 +130,7 @@ def test_a_wrong_number_of_batches_is_told(of):
         ([["accuracy"]], {"dev_loss", "dev_accuracy"}),
     ],
 )
-def test_metrics_of_one_output(metrics, names, of, all_eager):
+def test_metrics_of_one_output(metrics, names, of, untraced):
     info = find(mlp(of), (X, Y), of, metrics=metrics, dev_data=(X, Y), epochs=1).info
     assert {name for name in info if name.startswith("dev_")} == names
 
@@ -140,7 +140,7 @@ def test_metrics_of_one_output(metrics, names, of, all_eager):
     [{"kind": ["accuracy"], "size": ["mae"]}, [["accuracy"], ["mae"]]],
     ids=["dict", "list"],
 )
-def test_metrics_of_several_outputs(metrics, of, all_eager):
+def test_metrics_of_several_outputs(metrics, of, untraced):
     inputs = of.Input((4,))
     x = of.layers.Dense(5, "relu")(inputs)
     ends = [of.layers.Dense(3, name="kind")(x), of.layers.Dense(1, name="size")(x)]
