@@ -98,7 +98,7 @@ class Worker:
     def start(self) -> None:
         """Builds it, and warms up: two epochs, the first of which compiles."""
         pipe = subprocess.PIPE
-        backend = {"KERAS_BACKEND": BACKENDS[self.name]} if self.name in BACKENDS else {}
+        backend = {"KERAS_BACKEND": BACKENDS.get(self.name, "tensorflow")}
         self.process = subprocess.Popen(
             self.command, stdin=pipe, stdout=pipe, text=True, env={**os.environ, **backend}
         )

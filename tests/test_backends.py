@@ -107,6 +107,7 @@ np.testing.assert_allclose(plain.predict(x, verbose=0), model.predict(x, verbose
 TWEAKS = """
 ticket = lt.prune(network(2), "omp", 0.5)
 teacher = network(2)
+plain_loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 for name, settings in [
     ("tost", {"rescaled_init_iterations": 6}),
     ("soft_activation,ghost_skips,rescaled_init", {
@@ -132,6 +133,12 @@ for name, settings in [
     if "ghost_skips_fade" not in settings:  # which the backend draws
         values = {each: np.abs(weights[each].numpy()).sum().tolist() for each in weights}
         found[name] = {**history.history, **values}
+# What is compiled anew trains by the new loss.
+model = lt.Recipe("soft_activation").prepare(network(2))
+for loss in (plain_loss, lambda y, p: keras.ops.sum(p * 0.0, -1) + 7.0):
+    model.compile(keras.optimizers.SGD(0.0), loss)
+    losses = model.fit(data, verbose=0).history["loss"]
+np.testing.assert_allclose(losses, 7.0)
 # Neither teacher nor smoothing is in what is evaluated.
 plain = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 expected = float(plain(y, done.predict(x, verbose=0)))
@@ -170,6 +177,15 @@ gradient = scored.gradient(2.0)
 product = scored.hessian_product(gradient, 2.0)
 found["derivatives"] = [np.abs(each).sum() for found_ in (gradient, product)
                         for each in found_.values()]
+scored = Network(lt.wrap(network()), data)
+scored.gradient()
+lt.set_masks(scored.model, ticket.masks)  # which no step that was compiled before may keep
+for name, each in scored.gradient().items():
+    assert not each[~ticket.masks[name]].any(), name
+seen = lt.signal(ticket.build(), ((x[i:i + 6], y[i:i + 6]) for i in (0, 6, 12)), batches=3)
+found["of a generator"] = seen.loss
+words = keras.Sequential([keras.Input((5, 4)), layers.LSTM(2, name="lstm"), layers.Dense(3)])
+assert [*lt.prune(words, "omp", 0.5).masks] == ["lstm/kernel", "lstm/recurrent_kernel"]
 for batches in (1, 2):
     seen = lt.signal(ticket.build(), data, batches=batches)
     found[f"signal {batches}"] = [each for row in seen.layers

@@ -132,12 +132,20 @@ def _frozen(model: keras.Model) -> list[list[int]]:
         [place, part]
         for place, parts in enumerate(_freezable(model))
         for part, each in enumerate(parts)
-        if not is_open(each) and (part or is_model(each))
+        if not is_open(each)
     ]
 
 
+def _model_places(model: keras.Model) -> Iterator[keras.Model]:
+    """The model and those within it; one that is at several places comes again."""
+    yield model
+    for layer in model.layers:
+        if is_model(layer):
+            yield from _model_places(layer)
+
+
 def _freezable(model: keras.Model) -> list[list[keras.layers.Layer]]:
-    models: list[list[keras.layers.Layer]] = [[each] for each in models_in(model)]
+    models: list[list[keras.layers.Layer]] = [[each] for each in _model_places(model)]
     return [*models, *(list(parts_of(layer)) for layer in places(model))]
 
 

@@ -265,9 +265,21 @@ def set_open(layer: Layer, trainable: bool) -> None:
 
 
 @_of_either
+def open_as(copy: Layer, layer: Layer) -> None:
+    """Freezes a layer, or not, as another is, in Keras 3 each of its variables."""
+    set_open(copy, is_open(layer))
+
+
+@_of_either
 def held_variables(layer: Layer) -> dict[str, Variable]:
     """Name of an attribute of a layer → the variable that it is."""
     return {name: value for name, value in vars(layer).items() if isinstance(value, tf.Variable)}
+
+
+@_of_either
+def attributes_of(layer: Layer) -> dict[str, Any]:
+    """What a layer holds, by name."""
+    return vars(layer)
 
 
 @_of_either

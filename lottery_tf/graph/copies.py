@@ -32,6 +32,7 @@ from lottery_tf.graph.compat import (
     layer_of,
     made_from,
     only_computes,
+    open_as,
     operation_like,
     outputs_of,
     parts_of,
@@ -118,7 +119,7 @@ def freeze_as(copy: keras.layers.Layer, layer: keras.layers.Layer) -> None:
         if [type(each) for each in held[0]] == [type(each) for each in held[1]]:
             pairs = list(zip(*held, strict=True))
     for new, old in pairs:
-        set_open(new, is_open(old))
+        open_as(new, old)
 
 
 def rebuild(

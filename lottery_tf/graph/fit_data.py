@@ -173,7 +173,9 @@ class _OfArrays:
                 f"Expected {what} of arrays with as many rows each, the examples; got shapes "
                 f"{', '.join(str(tuple(each.shape)) for each in leaves)}."
             )
-        self.arrays = tuple(arrays) if isinstance(data, tuple) else arrays[0]
+        # Of several inputs alone a batch is ((a, b),): (a, b) would be inputs and labels.
+        alone = not isinstance(data, tuple) and not isinstance(arrays[0], tuple)
+        self.arrays = arrays[0] if alone else tuple(arrays)
         self.examples = lengths.pop()
         self.count = (self.examples + BATCH_SIZE - 1) // BATCH_SIZE
 
@@ -256,7 +258,10 @@ class _OfGenerator:
         self.signature = _signature(_as_batch(first, what), model)
 
     def once(self, seed: int | None) -> tf.data.Dataset:
-        return tf.data.Dataset.from_generator(lambda: self.rest, output_signature=self.signature)
+        found = tf.data.Dataset.from_generator(lambda: self.rest, output_signature=self.signature)
+        options = tf.data.Options()
+        options.autotune.enabled = False  # or batches are read ahead, and lost as a training ends
+        return found.with_options(options)
 
     def stream(self, start: int, seed: int) -> tf.data.Dataset:
         return self.once(seed)

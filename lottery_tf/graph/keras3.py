@@ -150,9 +150,17 @@ def is_open(layer: Layer) -> bool:
 
 
 def set_open(layer: Layer, trainable: bool) -> None:
-    layer._trainable = trainable
-    for variable in layer._trainable_variables:
-        variable.trainable = trainable
+    if layer._trainable != trainable:
+        layer._trainable = trainable
+        for variable in layer._trainable_variables:
+            variable.trainable = trainable
+
+
+def open_as(copy: Layer, layer: Layer) -> None:
+    set_open(copy, is_open(layer))
+    known = getattr(layer, "_trainable_variables", ())  # a layer of tf_keras has none
+    for mine, theirs in zip(copy._trainable_variables, known, strict=False):
+        mine.trainable = theirs.trainable
 
 
 def held_variables(layer: Layer) -> dict[str, Variable]:
@@ -163,6 +171,12 @@ def held_variables(layer: Layer) -> dict[str, Variable]:
             public = name.removeprefix("_")
             found[public if getattr(layer, public, None) is value else name] = value
     return found
+
+
+def attributes_of(layer: Layer) -> dict[str, Any]:
+    """What a layer holds by name; torch keeps the layers within it apart."""
+    apart = vars(layer)["_modules"] if keras.backend.backend() == "torch" else {}
+    return {**vars(layer), **apart}
 
 
 def is_kept_by_keras(layer: Layer, name: str) -> bool:
@@ -290,13 +304,16 @@ class _Both(keras.constraints.Constraint):
 
 @contextlib.contextmanager
 def in_place_of(layer: Layer, tensors: Mapping[str, Any]) -> Iterator[None]:
-    placed = {name if name in vars(layer) else f"_{name}": each for name, each in tensors.items()}
-    own = {name: vars(layer)[name] for name in placed}
+    held, known = vars(layer), attributes_of(layer)
+    placed = {name if name in known else f"_{name}": each for name, each in tensors.items()}
+    own = {name: held[name] for name in placed if name in held}
     try:
-        vars(layer).update(placed)
+        held.update(placed)
         yield
     finally:
-        vars(layer).update(own)
+        held.update(own)
+        for name in placed.keys() - own.keys():
+            del held[name]  # what torch keeps apart is seen again
 
 
 def moments_by(layer: Layer, moments: Callable[..., tuple[Any, Any]]) -> None:
@@ -341,7 +358,10 @@ def with_gradients(function: Callable[..., tuple[Any, Any]]) -> Callable[..., An
     import torch
 
     def of_torch(tensors: Sequence[Any], *args: Any) -> Any:
-        with torch.enable_grad():
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        # Of fused attention torch has no second derivative.
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             # Those that an outer derivative is by are to be the same here.
             leaves = [x if x.requires_grad else x.detach().requires_grad_() for x in tensors]
             value, other = function(leaves, *args)

@@ -1,9 +1,10 @@
 """A model that the same code has made again, whose layers Keras has numbered on: ``dense_2``."""
 
 import re
+from collections.abc import Sequence
 
 from lottery_tf.graph.compat import keras
-from lottery_tf.graph.layers import Call, calls, named_layers, own_variables, unwrapped
+from lottery_tf.graph.layers import Call, calls, input_names, named_layers, own_variables, unwrapped
 
 
 def same_layers(model: keras.Model, other: keras.Model) -> dict[str, str] | None:
@@ -23,7 +24,11 @@ def same_layers(model: keras.Model, other: keras.Model) -> dict[str, str] | None
         and _shapes(layer) == _shapes(each)
         for (path, layer), (name, each) in zip(mine.items(), theirs.items(), strict=True)
     )
-    if not alike or _connections(model) != _connections(other):
+    if (
+        not alike
+        or _numbering([*mine]) != _numbering([*theirs])
+        or _connections(model) != _connections(other)
+    ):
         return None
     return dict(zip(mine, theirs, strict=True))
 
@@ -38,6 +43,16 @@ def _unnumbered(path: str) -> str:
     return re.sub(r"_\d+(?=/|$)", "", path)
 
 
+def _numbering(paths: Sequence[str]) -> list[int]:
+    """The places of layers, those of one name in the order in which they are numbered."""
+
+    def numbers(place: int) -> list[int]:
+        ends = (re.search(r"_(\d+)$", step) for step in paths[place].split("/"))
+        return [int(end[1]) if end else 0 for end in ends]
+
+    return sorted(range(len(paths)), key=lambda place: (_unnumbered(paths[place]), numbers(place)))
+
+
 def _shapes(layer: keras.layers.Layer) -> dict[str, tuple[int, ...]]:
     return {name: tuple(variable.shape) for name, variable in own_variables(layer).items()}
 
@@ -46,9 +61,13 @@ def _connections(model: keras.Model) -> list[tuple[str, list[int]]]:
     """Each call of a layer: its unnumbered path, and the places of the calls before it."""
     found, outputs = calls(model)
     places = {id(call): place for place, call in enumerate(found)}
+    inputs = input_names(model)
 
     def before(call: Call) -> list[int]:
-        return [places.get(id(each), -1) for each in call.before]
+        return [
+            places[id(each)] if id(each) in places else -1 - inputs.index(each.path)
+            for each in call.before
+        ]
 
     ends = [places.get(id(call), -1) for call in outputs]
     return [*((_unnumbered(call.path), before(call)) for call in found), ("", ends)]

@@ -17,9 +17,7 @@ from lottery_tf.graph.keras3 import keras as keras3
 class _TensorFlow:
     """As ``keras.ops`` names them."""
 
-    abs, cos, exp, log, sign, sqrt, square = (
-        *(tf.abs, tf.cos, tf.exp, tf.math.log, tf.sign, tf.sqrt, tf.square),
-    )
+    abs, cos, exp, log, sqrt, square = tf.abs, tf.cos, tf.exp, tf.math.log, tf.sqrt, tf.square
     minimum, maximum, clip, rsqrt = tf.minimum, tf.maximum, tf.clip_by_value, tf.math.rsqrt
     arctan2, divide_no_nan, round = tf.atan2, tf.math.divide_no_nan, tf.round
     sum, mean, all, any = tf.reduce_sum, tf.reduce_mean, tf.reduce_all, tf.reduce_any
@@ -27,8 +25,14 @@ class _TensorFlow:
     sigmoid, tanh, softplus, relu = tf.sigmoid, tf.tanh, tf.math.softplus, tf.nn.relu
     softmax, log_softmax, stop_gradient = tf.nn.softmax, tf.nn.log_softmax, tf.stop_gradient
     cast, where, cond, convert_to_tensor = tf.cast, tf.where, tf.cond, tf.convert_to_tensor
-    zeros_like, ones_like, stack, concatenate = tf.zeros_like, tf.ones_like, tf.stack, tf.concat
-    reshape, pad, slice, arange, size = tf.reshape, tf.pad, tf.slice, tf.range, tf.size
+    stack, reshape, pad, slice, arange, size = (
+        tf.stack,
+        tf.reshape,
+        tf.pad,
+        tf.slice,
+        tf.range,
+        tf.size,
+    )
     take, copy = tf.gather, tf.identity
 
     @staticmethod

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 from lottery_tf.graph.compat import (
+    attributes_of,
     held_variables,
     in_place_of,
     is_graph_network,
@@ -109,7 +110,7 @@ def _attributes(layer: _Layer) -> Iterator[tuple[str, Any]]:
     if is_model(layer) and is_graph_network(layer):
         yield "layers", list(layer.layers)
         return
-    for name, value in vars(layer).items():
+    for name, value in attributes_of(layer).items():
         if not is_kept_by_keras(layer, name):
             yield name, value
 

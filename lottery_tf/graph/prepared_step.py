@@ -1,5 +1,6 @@
 """The training step of a model that a recipe has prepared."""
 
+import copy
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -52,4 +53,13 @@ def make_prepared_step(model: keras.Model) -> PreparedStep:
     """
     if not isinstance(model.train_step, PreparedStep):
         model.train_step = PreparedStep(model)
+        if on_jax(model):
+            model.make_train_function = functools.partial(_made_anew, model)
     return model.train_step
+
+
+def _made_anew(model: keras.Model, force: bool = False) -> None:
+    """What JAX has compiled it knows by the function: another one, or it would take that again."""
+    if force or model.train_function is None:
+        model.train_step = copy.copy(model.train_step)
+    type(model).make_train_function(model, force)

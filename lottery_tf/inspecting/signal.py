@@ -13,6 +13,7 @@ import tensorflow as tf
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import some
 from lottery_tf.graph.compat import (
+    attributes_of,
     backend_of,
     compiled,
     in_place_of,
@@ -41,6 +42,7 @@ from lottery_tf.losses.cross_entropy import checked_labels, default_loss
 from lottery_tf.losses.derivatives import (
     as_watched,
     batches_of,
+    check_batches,
     differentiable,
     loss_of,
     losses_of,
@@ -128,11 +130,12 @@ def signal(model: keras.Model, data: Any, *, loss: Any = None, batches: int = 1)
     if batches < 1:
         raise UsageError(f"Expected `batches` to be at least 1, not {batches}.")
     with random_state_kept():
-        stream = batches_of(data, "the signal", again=False)
+        check_batches(data, "the signal")
         with scope_of(model), step_checks():
             observed = _Observed(model, loss)
             if not on_tensorflow(model):  # JAX's step cannot refuse labels
-                stream = iter(checked_labels(data, model, observed.loss))
+                data = checked_labels(data, model, observed.loss)
+            stream = batches_of(data, "the signal", again=False)
             read = list(itertools.islice(stream, batches))
         with scope_of(model):
             # Tracing takes several times as long as one batch does; the bits are the same. But of
@@ -264,7 +267,7 @@ class _Observed:
         """Has each call of ``layer`` note what it gives, before its activation if it has one."""
         theirs = layer.call
         # A recurrent layer's is its cell's, which gives its state through it too.
-        fused = computes_as_keras(layer) and vars(layer).get("activation") is not None
+        fused = computes_as_keras(layer) and attributes_of(layer).get("activation") is not None
 
         def note(given: Any) -> None:
             outputs = tf.nest.flatten(given)[0]  # of several; what follows is a state

@@ -265,10 +265,10 @@ def mean_loss(loss: Any, labels: Any, outputs: Any, names: list[str]) -> tf.Tens
         loss = loss.call if isinstance(loss, _LOSSES) else loss
         ops, mask = ops_for(output), mask_of(output)
         output = ops.cast(output, at_least_float32(output.dtype))
-        if len(y.shape) == len(output.shape) - 1 and output.shape[-1] == 1:
+        if ops.ndim(y) == ops.ndim(output) - 1 and output.shape[-1] == 1:
             y = y[..., None]
         each = loss(y, output)
-        if mask is None or len(mask.shape) != len(each.shape):
+        if mask is None or ops.ndim(mask) != ops.ndim(each):
             means.append(ops.mean(each))
         else:  # of the steps that are no padding, as Keras has it
             mask = ops.cast(mask, each.dtype)
@@ -301,6 +301,17 @@ def batches_of(data: Any, who: str, again: bool = True) -> Iterator[tuple[Any, A
     Raises:
       UsageError: if it is none, is empty, or has batches of another form.
     """
+    check_batches(data, who)
+    stream = iter(data.repeat() if again else data)
+    with step_checks():
+        first = next(stream, None)
+    if first is None:
+        raise UsageError("Expected a dataset of batches (inputs, labels), not an empty one.")
+    return itertools.chain([first], stream)
+
+
+def check_batches(data: Any, who: str) -> None:
+    """Raises UsageError unless it is a dataset of pairs."""
     if not isinstance(data, tf.data.Dataset):
         raise UsageError(
             f"Expected training data for {who}, a tf.data.Dataset of batches (inputs, labels), not "
@@ -311,12 +322,6 @@ def batches_of(data: Any, who: str, again: bool = True) -> Iterator[tuple[Any, A
             f"Expected a dataset of batches (inputs, labels), not of {data.element_spec}: map it "
             "to pairs, without sample weights."
         )
-    stream = iter(data.repeat() if again else data)
-    with step_checks():
-        first = next(stream, None)
-    if first is None:
-        raise UsageError("Expected a dataset of batches (inputs, labels), not an empty one.")
-    return itertools.chain([first], stream)
 
 
 def mistakes_with(model: keras.Model) -> tuple[type[Exception], ...]:
@@ -332,7 +337,8 @@ def reason(error: Exception) -> str:
     """
     told = re.split(r"\n\s*Arguments received by ", re.sub(r"\x1b\[\d*m", "", str(error)))[0]
     lines = [line.strip() for line in told.splitlines()]
-    return [line for line in lines if line and not line.startswith("[[")][-1]
+    told_of = [line for line in lines if line and not line.startswith("[[")]
+    return told_of[-1] if told_of else type(error).__name__
 
 
 def is_offset(name: str) -> bool:

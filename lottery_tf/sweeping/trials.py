@@ -20,6 +20,7 @@ from lottery_tf.common.log import counted
 from lottery_tf.common.settings import defaults, describe
 from lottery_tf.finding.settings import FindingSettings
 from lottery_tf.masks.masks import Masks
+from lottery_tf.masks.settings import as_compared
 from lottery_tf.runs.settings import Experiment
 from lottery_tf.tweaks.settings import PARAMETERS, described
 
@@ -224,6 +225,7 @@ def _label(of: str, trial: Trial) -> str:
 
 
 def _changed(settings: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+    settings, usual = as_compared(settings), as_compared(usual)
     return {name: value for name, value in settings.items() if value != usual[name]}
 
 

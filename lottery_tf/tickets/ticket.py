@@ -17,7 +17,7 @@ from lottery_tf.common.log import log, some
 from lottery_tf.common.ownership import Kind, has_keys
 from lottery_tf.common.settings import one_of
 from lottery_tf.graph import architecture
-from lottery_tf.graph.compat import KERASES, is_adapted, keras, keras_of
+from lottery_tf.graph.compat import KERASES, both, is_adapted, keras, keras_of, parts_of
 from lottery_tf.graph.conversion import converted
 from lottery_tf.graph.copies import with_paths
 from lottery_tf.graph.layers import (
@@ -221,6 +221,15 @@ class Ticket:
     def _named_as(self, model: keras.Model, custom_objects: Mapping[str, type] | None) -> "Ticket":
         """The same ticket by the names of ``model``, if that is the same with numbered names."""
         check_graph(model)
+        if keras_of(model) is not self.its_keras:
+            stacks = both("StackedRNNCells")
+            for path, layer in named_layers(model).items():
+                if any(isinstance(part, stacks) for part in parts_of(layer)):
+                    raise UsageError(
+                        f"Expected a model of {self.its_keras.__name__}, as the ticket is; the "
+                        f"cells that '{path}' stacks are named from the first on in tf_keras, "
+                        "and from the last on in Keras 3."
+                    )
         if named_variables(model).keys() == self.weights.keys():
             return self
         with contextlib.suppress(UsageError):  # no file to read it from: names alone count

@@ -8,7 +8,15 @@ import numpy as np
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.graph.compat import build_parts, is_layer, keras, keras_of, on_jax, unconverted
+from lottery_tf.graph.compat import (
+    build_parts,
+    is_layer,
+    keras,
+    keras_of,
+    on_jax,
+    set_value,
+    unconverted,
+)
 from lottery_tf.graph.copies import copy_layer
 from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.ops import ops_for, shaped_as, uniform_at
@@ -312,4 +320,4 @@ def carry_activation(old: Any, new: Any) -> None:
     for value, variable in zip(
         getattr(old, "weights", ()), getattr(new, "weights", ()), strict=True
     ):
-        variable.assign(value)
+        set_value(variable, value)

@@ -22,6 +22,7 @@ from lottery_tf.losses.cross_entropy import checked_labels, default_loss
 from lottery_tf.losses.derivatives import (
     as_watched,
     batches_of,
+    check_batches,
     differentiable,
     is_offset,
     losses_of,
@@ -202,11 +203,12 @@ def find_scales(
     """
     check_graph(model)
     settings = (settings or RescaledInit()).for_training_by("sgd")
-    stream = batches_of(data, "rescaled_init, as in recipe.prepare(model, data)")
+    check_batches(data, "rescaled_init, as in recipe.prepare(model, data)")
     model = differentiable(masked_by_us(model))
     loss = losses_of(loss or settings.criterion, keras_of(model)) or _default_loss(model)
     if not on_tensorflow(model):  # JAX's step cannot refuse them
-        stream = batches_of(checked_labels(data, model, loss), "rescaled_init")
+        data = checked_labels(data, model, loss)
+    stream = batches_of(data, "rescaled_init")
     trainable = {id(variable) for variable in model.trainable_variables}
     named = {n: each for n, each in named_variables(model).items() if id(each) in trainable}
     if not named:

@@ -21,6 +21,7 @@ def scaled(model: keras.Model, scales: Mapping[str, float]) -> keras.Model:
         for name, variable in named_variables(copy).items():
             if name in scales:
                 ops = ops_for(variable)
-                variable.assign(variable * ops.cast(scales[name], variable.dtype))
+                scale = ops.convert_to_tensor(scales[name], variable.dtype)
+                variable.assign(variable * scale)
     remember(copy, get_dense_norms(model))
     return copy

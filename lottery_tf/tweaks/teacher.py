@@ -14,6 +14,7 @@ import tensorflow as tf
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import sha256
 from lottery_tf.graph.compat import (
+    backend_of,
     ends_of,
     flattened,
     is_keras3,
@@ -140,6 +141,12 @@ class Teacher:
                 f"Expected a teacher of Keras 3 for the model '{model.name}', which computes by "
                 f"{keras3.backend.backend()}; {self.name} computes by TensorFlow: give a Keras 3 "
                 "model, or set KERAS_BACKEND=tensorflow before importing keras."
+            )
+        if on_tensorflow(model) and not on_tensorflow(self.model):
+            raise UsageError(
+                f"Expected a teacher that computes by TensorFlow, as the model '{model.name}' "
+                f"does; {self.name} computes by {backend_of(self.model)}: give another, or set "
+                "KERAS_BACKEND=tensorflow before importing keras."
             )
         given = list(map(spec_of, model.inputs))
         wanted = f"{_shapes(given)}, as the model '{model.name}' takes them"

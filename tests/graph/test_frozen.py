@@ -174,3 +174,32 @@ def test_a_frozen_backbone_keeps_its_weights_and_its_statistics(of):
     after = named_variables(recipe.finish(retrained))
     for name, value in before.items():
         np.testing.assert_array_equal(after[name].numpy(), value, err_msg=name)
+
+
+def test_what_lora_has_frozen_stays_so():
+    layers = keras3.layers
+    model = keras3.Sequential(
+        [keras3.Input((4,)), layers.Dense(5, name="a"), layers.Dense(3, name="head")]
+    )
+    model.get_layer("a").enable_lora(2)
+    model.get_layer("head").bias.trainable = False
+    names = [each.path for each in model.trainable_variables]
+    assert "a/kernel" not in names and "head/bias" not in names
+    assert [each.path for each in lt.wrap(model).trainable_variables] == names
+
+
+@pytest.mark.parametrize("its_keras", [keras, keras3], ids=["tf_keras", "keras"])
+def test_a_model_at_two_places_and_a_part_behind_it(its_keras, tmp_path):
+    layers = its_keras.layers
+    inner = its_keras.Sequential([its_keras.Input((5, 4)), layers.Dense(4)], name="inner")
+    nests = [its_keras.Sequential([its_keras.Input((5, 4)), inner], name=n) for n in ("m", "n")]
+    inputs = its_keras.Input((5, 4))
+    x = layers.Add()([nest(inputs) for nest in nests])
+    for name in ("one", "two"):
+        both = layers.Bidirectional(layers.LSTM(2, return_sequences=True), name=name)
+        x = both(x)
+    both.backward_layer.trainable = False
+    model = its_keras.Model(inputs, layers.Dense(3, name="head")(x))
+    lt.Ticket.of(model, random_masks(model)).save(tmp_path / "ticket")
+    built = lt.Ticket.load(tmp_path / "ticket").build()
+    assert trained(built) == trained(model)

@@ -57,6 +57,18 @@ def test_another_model_is_refused(of):
     )
     with pytest.raises(UsageError, match="not in both"):
         ticket.build(named)
+    swapped = [
+        of.Sequential(
+            [
+                of.Input((4,)),
+                *(of.layers.Dense(4, name=name) for name in names),
+                of.layers.Dense(3),
+            ]
+        )
+        for names in (("enc_1", "enc_2"), ("enc_2", "enc_1"))
+    ]
+    with pytest.raises(UsageError, match="not in both"):
+        lt.Ticket.of(swapped[0], random_masks(swapped[0])).build(swapped[1])
     other, crossed = branches(of), branches(of, crossed=True)
     assert same_layers(other, branches(of)) and not same_layers(other, crossed)
 

@@ -56,7 +56,9 @@ def linear(layer: keras.layers.Layer) -> keras.layers.Layer:
         return _patched(copy_layer(layer), _beginning)
     if isinstance(layer, _NARROW) or not all(map(computes_as_keras, parts_of(layer))):
         return _patched(copy_layer(layer, **_linear_activation(layer)), _rescaled)
-    copy = copy_layer(layer, **_wide(type(layer).__name__, layer.get_config()))
+    # Of a subclass whose call is Keras' own that of Keras counts.
+    kind = next(k for k in type(layer).__mro__ if k.__module__.startswith(("tf_keras.", "keras.")))
+    copy = copy_layer(layer, **_wide(kind.__name__, layer.get_config()))
     for part in parts_of(copy):
         if isinstance(part, both("Embedding")):
             _patched(part, _mean_row)

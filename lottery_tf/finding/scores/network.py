@@ -25,6 +25,7 @@ from lottery_tf.losses.cross_entropy import as_cross_entropy, checked_labels, de
 from lottery_tf.losses.derivatives import (
     as_watched,
     batches_of,
+    check_batches,
     differentiable,
     loss_of,
     losses_of,
@@ -125,10 +126,11 @@ class _Derivatives:
         self.model, self.weights = network.model, network.weights
         data: tf.data.Dataset = network.data  # batches_of refuses None
         self.loss = losses_of(network.loss, keras_of(self.model))
-        stream = batches_of(data, "the scores of the weights", again=False)
+        check_batches(data, "the scores of the weights")
         self.loss, self.element_spec = self.loss or default_loss(self.model), data.element_spec
         if not on_tensorflow(self.model):  # JAX's step cannot refuse them
-            stream = iter(checked_labels(data, self.model, self.loss))
+            data = checked_labels(data, self.model, self.loss)
+        stream = batches_of(data, "the scores of the weights", again=False)
         with step_checks():
             self.batches = list(itertools.islice(stream, network.count))
 
@@ -198,15 +200,19 @@ class _ByKeras(_Derivatives):
     def __init__(self, network: Network):
         super().__init__(network)
         weights = list(self.weights.values())
+        known = {id(weight) for weight in weights}
+        # Masks among them, which change from score to score: JAX would keep those of the first.
+        others = [each for each in self.model.variables if id(each) not in known]
         ops = keras3.ops
         dtypes = [weight.dtype for weight in weights]
 
-        def gradient(values: Any, x: Any, y: Any, temperature: Any) -> Any:
+        def gradient(values: Any, rest: Any, x: Any, y: Any, temperature: Any) -> Any:
             losses = tf.nest.map_structure(lambda one: _divided(one, temperature), self.loss)
-            return with_gradients(loss_of(self.model, weights, losses))(values, x, y)[1]
+            loss = loss_of(self.model, [*weights, *others], losses)
+            return with_gradients(lambda some, *args: loss([*some, *rest], *args))(values, x, y)[1]
 
-        def along(values: Any, x: Any, y: Any, temperature: Any, vector: Any) -> Any:
-            found = gradient(values, x, y, temperature)
+        def along(values: Any, rest: Any, x: Any, y: Any, temperature: Any, vector: Any) -> Any:
+            found = gradient(values, rest, x, y, temperature)
             pairs = zip(found, vector, strict=True)
             return sum(ops.sum(g * v) for g, v in pairs), None
 
@@ -215,9 +221,9 @@ class _ByKeras(_Derivatives):
 
         def taken(compute: Callable[..., Any]) -> Callable[..., Any]:
             def on(batch: Any, temperature: float, *vectors: Any) -> Any:
-                values = [ops.convert_to_tensor(weight) for weight in weights]
+                values, rest = ([*map(ops.convert_to_tensor, each)] for each in (weights, others))
                 parts = (map(ops.convert_to_tensor, each, dtypes) for each in vectors)
-                return compute(values, *as_tensors(batch), temperature, *map(list, parts))
+                return compute(values, rest, *as_tensors(batch), temperature, *map(list, parts))
 
             return on
 
