@@ -18,13 +18,13 @@ from lottery_tf.exporting import proof, sizes
 from lottery_tf.exporting.formats import FORMATS
 from lottery_tf.exporting.saved_model import SAVED_MODEL, signature_name
 from lottery_tf.exporting.settings import MAX_DIFFERENCE, CannotHold
-from lottery_tf.graph.compat import ends_of, keras, keras_of, output_names, parts_of
+from lottery_tf.graph.compat import ends_of, keras, keras_of, output_names
 from lottery_tf.graph.layers import (
     check_finished,
     check_graph,
     check_tensorflow,
     input_names,
-    named_layers,
+    with_states,
 )
 from lottery_tf.masks.prune_by_mask import get_masks
 from lottery_tf.masks.wrapper import strip
@@ -167,17 +167,12 @@ def _check_exportable(model: keras.Model, formats: Sequence[str]) -> None:
             model, f"the export as {one_of(graphs)} (write_exports has {one_of(others)} too)"
         )
     check_finished(model)
-    keeping = [name for name, each in named_layers(model).items() if _keeps_states(each)]
-    if keeping:
+    if keeping := with_states(model):
         raise UsageError(
             f"Expected a model that computes each example by itself; {some(keeping)} of "
             f"'{model.name}' keeps its states from batch to batch (stateful=True), for which an "
             "export has no place: build it with stateful=False and set_weights."
         )
-
-
-def _keeps_states(layer: keras.layers.Layer) -> bool:
-    return any(getattr(part, "stateful", False) for part in parts_of(layer))
 
 
 def _write(

@@ -17,7 +17,7 @@ import numpy as np
 
 from lottery_tf.common.devices import check_same, from_chief
 from lottery_tf.common.errors import UsageError
-from lottery_tf.common.log import log
+from lottery_tf.common.log import log, some
 from lottery_tf.common.settings import nearest
 from lottery_tf.finding.fit_checks import (
     batches_with_end,
@@ -30,7 +30,14 @@ from lottery_tf.finding.one_shot import draw_masks, highest_without_collapse, wa
 from lottery_tf.finding.settings import FROM_TRAINED, IMPORTED, FindingSettings
 from lottery_tf.graph.compat import keras, keras_of, undecayed
 from lottery_tf.graph.fit_data import Stream
-from lottery_tf.graph.layers import assign, check_finished, check_graph, check_of_its_keras, values
+from lottery_tf.graph.layers import (
+    assign,
+    check_finished,
+    check_graph,
+    check_of_its_keras,
+    values,
+    with_states,
+)
 from lottery_tf.graph.optimizers import copied
 from lottery_tf.losses.cross_entropy import checked_labels
 from lottery_tf.masks.allocate import prune_fraction, prune_to
@@ -266,6 +273,12 @@ def find_tickets(
         dev_data = batches_with_end(dev_data, model)
     check_graph(model)
     check_finished(model)
+    if keeping := with_states(model):
+        raise UsageError(
+            f"Expected a model that computes each example by itself; {some(keeping)} of "
+            f"'{model.name}' keeps its states from batch to batch (stateful=True), which would go "
+            "on into the next round: build it with stateful=False."
+        )
     if any(not mask.all() for mask in get_masks(model).values()):
         raise UsageError(
             f"Expected a dense model to draw tickets from; '{model.name}' has pruned weights, "

@@ -272,7 +272,14 @@ def _as_batch(batch: Any, what: str) -> Any:
     if isinstance(batch, list):  # as generators give (inputs, labels) too
         batch = tuple(batch)
     parts = batch if isinstance(batch, tuple) else (batch,)
-    found = tuple(_as_arrays(part, what, np.asarray) for part in parts if part is not None)
+    while len(parts) > 1 and parts[-1] is None:  # no labels, or no weights of examples
+        parts = parts[:-1]
+    if any(part is None for part in parts):
+        raise UsageError(
+            f"Expected {what} of batches (inputs, labels), not with None in the place of the "
+            "labels and weights of examples behind it: leave both out."
+        )
+    found = tuple(_as_arrays(part, what, np.asarray) for part in parts)
     return found if isinstance(batch, tuple) else found[0]
 
 

@@ -122,6 +122,15 @@ def check_finished(model: keras.Model) -> None:
         )
 
 
+def with_states(model: keras.Model) -> list[str]:
+    """Paths of the layers that keep states from batch to batch (``stateful=True``)."""
+    return [
+        path
+        for path, layer in named_layers(model).items()
+        if any(getattr(part, "stateful", False) for part in parts_of(layer))
+    ]
+
+
 def fading(model: keras.Model) -> set[str]:
     """Names of the tweaks that have fading layers in ``model``, inside other layers too."""
     return {layer.fading_tweak for layer in parts_of(model) if hasattr(layer, "fading_tweak")}

@@ -10,7 +10,7 @@ from lottery_tf.common.devices import check_batch_size, chief_first
 from lottery_tf.common.errors import UsageError
 from lottery_tf.data import Dataset, load
 from lottery_tf.graph.compat import KERASES, keras
-from lottery_tf.graph.layers import check_graph
+from lottery_tf.graph.layers import check_graph, check_tensorflow
 from lottery_tf.runs.settings import Experiment
 from lottery_tf.tickets.ticket import Ticket
 from lottery_tf.training.trainer import make_deterministic
@@ -33,10 +33,12 @@ def create_model(experiment: Experiment, data: Dataset) -> keras.Model:
     """A new model with the initial weights of the seed."""
     settings = experiment.model
     KERASES[settings.keras].utils.set_random_seed(experiment.training.seed)
-    return models.create(
+    model = models.create(
         *(cast(str, settings.model), data.input_shape, data.num_classes),
         *(settings.width, settings.keras),
     )
+    check_tensorflow(model, "the commands")
+    return model
 
 
 def experiment_of(ticket: Ticket, path: Path) -> Experiment:

@@ -99,6 +99,7 @@ def test_what_is_wrong_with_dev_data_is_told_before_the_training(
         (tf.data.Dataset.from_tensor_slices((X, Y)), {}, "as batches"),
         (tf.data.Dataset.from_tensor_slices((X, Y)).batch(8).repeat(), {}, "steps_per_epoch"),
         (lambda: iter_of([(X, Y)] * 3), {"steps_per_epoch": 2}, "at their end after"),
+        (lambda: iter_of([(X, None, Y)] * 8), {"steps_per_epoch": 2}, "not with None in the place"),
     ],
 )
 def test_data_that_cannot_be_trained_on(data, settings, message, of, untraced):
@@ -275,3 +276,11 @@ def test_a_loss_that_xla_cannot_compile_is_trained_without_it(of, lines):
         ways(mlp(of), jit_compile=True)
     of.utils.set_random_seed(0)
     assert_same(ways(mlp(of)).weights, by_default.weights)
+
+
+def test_states_that_would_go_on_into_the_next_round_are_refused(of):
+    layers, inputs = of.layers, of.Input((2, 4), batch_size=4)
+    outputs = layers.Dense(3)(layers.SimpleRNN(2, stateful=True, name="rnn")(inputs))
+    data = tf.data.Dataset.from_tensor_slices((np.ones((8, 2, 4), np.float32), Y[:8])).batch(4)
+    with pytest.raises(UsageError, match="'?rnn'? of .* keeps its states from batch to batch"):
+        find(of.Model(inputs, outputs), data, of)
