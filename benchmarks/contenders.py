@@ -66,26 +66,6 @@ def keras3_dense(data_dir: str, sparsity: float) -> Contender:
     return _trainer(data_dir, None, "keras")
 
 
-def keras3_jax(data_dir: str, sparsity: float) -> Contender:
-    """keras3 on JAX, of which BACKENDS tells the process."""
-    return keras3(data_dir, sparsity)
-
-
-def keras3_jax_dense(data_dir: str, sparsity: float) -> Contender:
-    """keras3_dense on JAX."""
-    return keras3_dense(data_dir, sparsity)
-
-
-def keras3_torch(data_dir: str, sparsity: float) -> Contender:
-    """keras3 on torch, one step an execution."""
-    return keras3(data_dir, sparsity)
-
-
-def keras3_torch_dense(data_dir: str, sparsity: float) -> Contender:
-    """keras3_dense on torch."""
-    return keras3_dense(data_dir, sparsity)
-
-
 def _trainer(data_dir: str, sparsity: float | None, keras: str = "tf_keras") -> Contender:
     from lottery_tf.graph.compat import KERASES, keras_of
     from lottery_tf.graph.layers import named_variables
@@ -298,10 +278,6 @@ CONTENDERS = {
         dense,
         keras3,
         keras3_dense,
-        keras3_jax,
-        keras3_jax_dense,
-        keras3_torch,
-        keras3_torch_dense,
         tfmot,
         tfmot_stream,
         tfmot_tuned,
@@ -310,13 +286,9 @@ CONTENDERS = {
     )
 }
 TORCH = ("torch", "torch_tuned")
-# Contender → what KERAS_BACKEND is for it.
-BACKENDS = {
-    "keras3_jax": "jax",
-    "keras3_jax_dense": "jax",
-    "keras3_torch": "torch",
-    "keras3_torch_dense": "torch",
-}
+# Contender → what KERAS_BACKEND is for it; else they are ``keras3`` and ``keras3_dense``.
+BACKENDS = {f"keras3_{it}{end}": it for it in ("jax", "torch") for end in ("", "_dense")}
+CONTENDERS |= {name: keras3_dense if name.endswith("_dense") else keras3 for name in BACKENDS}
 
 _HIDDEN = ("dense1", "dense2")
 _TF_PACKAGES = ("tensorflow", "tf_keras", "tensorflow_model_optimization", "numpy")

@@ -131,13 +131,17 @@ def functions(k):
     return k.Model(inputs, f.softmax(layers.Dense(3, name="head")(x)))
 
 
-def nested(k):
+def nested_block(k):
+    """A model with a model in it."""
     layers = k.layers
     half = k.Sequential([layers.Dense(5, name="dense"), layers.ReLU(name="relu")], name="half")
     inner = k.Input((4,))
-    block = k.Model(inner, half(inner) + layers.Dense(5, name="dense")(inner), name="block")
+    return k.Model(inner, half(inner) + layers.Dense(5, name="dense")(inner), name="block")
+
+
+def nested(k):
     inputs = k.Input((4,))
-    return k.Model(inputs, layers.Dense(2, name="dense")(block(inputs)))
+    return k.Model(inputs, k.layers.Dense(2, name="dense")(nested_block(k)(inputs)))
 
 
 def shared(k):

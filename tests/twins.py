@@ -4,6 +4,7 @@ import functools
 
 import keras as keras3
 import numpy as np
+from layer_cases import nested_block
 from networks import chain, functions
 
 from lottery_tf.graph.compat import keras
@@ -74,11 +75,8 @@ def shared(k):
 
 def nested(k):
     layers = k.layers
-    half = k.Sequential([layers.Dense(5, name="dense"), layers.ReLU(name="relu")], name="half")
-    inner = k.Input((4,))
-    block = k.Model(inner, half(inner) + layers.Dense(5, name="dense")(inner), name="block")
     inputs = k.Input((4,))
-    x = layers.BatchNormalization(name="norm")(block(2.0 * inputs - 1.0))
+    x = layers.BatchNormalization(name="norm")(nested_block(k)(2.0 * inputs - 1.0))
     return k.Model(inputs, layers.Dense(3, name="dense")(x))
 
 

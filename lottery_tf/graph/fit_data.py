@@ -150,9 +150,7 @@ class _OfDataset:
 
 class _OfArrays:
     def __init__(self, data: Any, what: str):
-        parts = data if isinstance(data, tuple) else (data,)
-        while len(parts) > 1 and parts[-1] is None:
-            parts = parts[:-1]
+        parts = _given_parts(data)
         if not 1 <= len(parts) <= 3 or any(part is None for part in parts):
             raise UsageError(
                 f"Expected {what} as a tf.data.Dataset of batches, a tuple of arrays (inputs, "
@@ -267,13 +265,19 @@ class _OfGenerator:
         return self.once(seed)
 
 
+def _given_parts(data: Any) -> tuple[Any, ...]:
+    """Inputs, labels and weights of examples, without the Nones behind those that are given."""
+    parts = data if isinstance(data, tuple) else (data,)
+    while len(parts) > 1 and parts[-1] is None:
+        parts = parts[:-1]
+    return parts
+
+
 def _as_batch(batch: Any, what: str) -> Any:
     """A batch in the structure of tf.data, which has no lists."""
     if isinstance(batch, list):  # as generators give (inputs, labels) too
         batch = tuple(batch)
-    parts = batch if isinstance(batch, tuple) else (batch,)
-    while len(parts) > 1 and parts[-1] is None:  # no labels, or no weights of examples
-        parts = parts[:-1]
+    parts = _given_parts(batch)
     if any(part is None for part in parts):
         raise UsageError(
             f"Expected {what} of batches (inputs, labels), not with None in the place of the "

@@ -38,12 +38,12 @@ from lottery_tf.graph.layers import (
 from lottery_tf.graph.ops import as_tensors, is_floating, is_tensor, ops_for, widened
 from lottery_tf.graph.parts import at
 from lottery_tf.graph.step_checks import step_checks
-from lottery_tf.losses.cross_entropy import checked_labels, default_loss
+from lottery_tf.losses.cross_entropy import default_loss
 from lottery_tf.losses.derivatives import (
     as_watched,
-    batches_of,
     check_batches,
     differentiable,
+    labelled_batches,
     loss_of,
     losses_of,
     mean_loss,
@@ -133,9 +133,7 @@ def signal(model: keras.Model, data: Any, *, loss: Any = None, batches: int = 1)
         check_batches(data, "the signal")
         with scope_of(model), step_checks():
             observed = _Observed(model, loss)
-            if not on_tensorflow(model):  # JAX's step cannot refuse labels
-                data = checked_labels(data, model, observed.loss)
-            stream = batches_of(data, "the signal", again=False)
+            stream = labelled_batches(data, model, observed.loss, "the signal", again=False)
             read = list(itertools.islice(stream, batches))
         with scope_of(model):
             # Tracing takes several times as long as one batch does; the bits are the same. But of

@@ -31,6 +31,7 @@ from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import computes_as_keras
 from lottery_tf.graph.ops import ops_for
 from lottery_tf.graph.step_checks import step_checks
+from lottery_tf.losses.cross_entropy import checked_labels
 from lottery_tf.losses.divergence import at_least_float32
 from lottery_tf.masks.wrapper import remake
 
@@ -205,7 +206,7 @@ def losses_of(given: Any, of: ModuleType = keras) -> Any:
       of: the Keras that a name is of.
     """
 
-    def loss_of(loss: Any) -> Any:
+    def named(loss: Any) -> Any:
         try:
             return of.losses.get(loss)
         except ValueError as error:
@@ -213,7 +214,7 @@ def losses_of(given: Any, of: ModuleType = keras) -> Any:
                 f"Expected the name of a Keras loss, such as mean_squared_error, not '{loss}'."
             ) from error
 
-    return tf.nest.map_structure(loss_of, given)
+    return tf.nest.map_structure(named, given)
 
 
 def loss_of(
@@ -308,6 +309,16 @@ def batches_of(data: Any, who: str, again: bool = True) -> Iterator[tuple[Any, A
     if first is None:
         raise UsageError("Expected a dataset of batches (inputs, labels), not an empty one.")
     return itertools.chain([first], stream)
+
+
+def labelled_batches(
+    data: tf.data.Dataset, model: keras.Model, loss: Any, who: str, again: bool = True
+) -> Iterator[tuple[Any, Any]]:
+    """``batches_of`` for a model and its loss, whose labels are checked first where its backend's
+    step cannot refuse them."""
+    return batches_of(
+        data if on_tensorflow(model) else checked_labels(data, model, loss), who, again
+    )
 
 
 def check_batches(data: Any, who: str) -> None:

@@ -10,6 +10,7 @@ from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import keras, keras_of, on_tensorflow, scope_of
 from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import check_tensorflow
+from lottery_tf.graph.ops import as_tensors
 from lottery_tf.graph.prepared_step import Step, make_prepared_step, prepared_step
 from lottery_tf.losses.cross_entropy import changed, taught_by
 from lottery_tf.tweaks import teacher as teachers
@@ -90,10 +91,8 @@ class Distillation(DistillationSettings, Tweak):
             compute = tf.function(teacher.logits, reduce_retracing=True)
             found = [compute(batch[0]).numpy() for batch in batches]
         else:
-            ops = keras3.ops
-            inputs = (batch[0] for batch in batches.as_numpy_iterator())
-            tensors = (tf.nest.map_structure(ops.convert_to_tensor, each) for each in inputs)
-            found = [ops.convert_to_numpy(teacher.logits(each)) for each in tensors]
+            logits = (teacher.logits(as_tensors(batch[0])) for batch in batches)
+            found = [keras3.ops.convert_to_numpy(each) for each in logits]
         return np.concatenate(found).astype(np.float32)
 
     def with_logits(self, data: tf.data.Dataset) -> tf.data.Dataset:

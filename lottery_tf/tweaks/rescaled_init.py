@@ -12,19 +12,19 @@ import tensorflow as tf
 from lottery_tf.common.devices import from_chief
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import counted, log
-from lottery_tf.graph.compat import backend_of, keras, keras_of, on_tensorflow, scope_of
+from lottery_tf.graph.compat import backend_of, keras, keras_of, scope_of
 from lottery_tf.graph.copies import copy_layer
 from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import assign, check_graph, named_variables
 from lottery_tf.graph.signal_paths import unnormalised
 from lottery_tf.graph.step_checks import step_checks
-from lottery_tf.losses.cross_entropy import checked_labels, default_loss
+from lottery_tf.losses.cross_entropy import default_loss
 from lottery_tf.losses.derivatives import (
     as_watched,
-    batches_of,
     check_batches,
     differentiable,
     is_offset,
+    labelled_batches,
     losses_of,
     mistakes_with,
     reason,
@@ -206,9 +206,7 @@ def find_scales(
     check_batches(data, "rescaled_init, as in recipe.prepare(model, data)")
     model = differentiable(masked_by_us(model))
     loss = losses_of(loss or settings.criterion, keras_of(model)) or _default_loss(model)
-    if not on_tensorflow(model):  # JAX's step cannot refuse them
-        data = checked_labels(data, model, loss)
-    stream = batches_of(data, "rescaled_init")
+    stream = labelled_batches(data, model, loss, "rescaled_init")
     trainable = {id(variable) for variable in model.trainable_variables}
     named = {n: each for n, each in named_variables(model).items() if id(each) in trainable}
     if not named:

@@ -21,12 +21,12 @@ from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import named_variables
 from lottery_tf.graph.ops import as_tensors, ops_for
 from lottery_tf.graph.step_checks import step_checks
-from lottery_tf.losses.cross_entropy import as_cross_entropy, checked_labels, default_loss
+from lottery_tf.losses.cross_entropy import as_cross_entropy, default_loss
 from lottery_tf.losses.derivatives import (
     as_watched,
-    batches_of,
     check_batches,
     differentiable,
+    labelled_batches,
     loss_of,
     losses_of,
     mean_loss,
@@ -124,13 +124,12 @@ class _Derivatives:
 
     def __init__(self, network: Network):
         self.model, self.weights = network.model, network.weights
-        data: tf.data.Dataset = network.data  # batches_of refuses None
+        data: tf.data.Dataset = network.data  # check_batches refuses None
+        who = "the scores of the weights"
         self.loss = losses_of(network.loss, keras_of(self.model))
-        check_batches(data, "the scores of the weights")
+        check_batches(data, who)
         self.loss, self.element_spec = self.loss or default_loss(self.model), data.element_spec
-        if not on_tensorflow(self.model):  # JAX's step cannot refuse them
-            data = checked_labels(data, self.model, self.loss)
-        stream = batches_of(data, "the scores of the weights", again=False)
+        stream = labelled_batches(data, self.model, self.loss, who, again=False)
         with step_checks():
             self.batches = list(itertools.islice(stream, network.count))
 
