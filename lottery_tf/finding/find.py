@@ -19,12 +19,7 @@ from lottery_tf.common.devices import check_same, from_chief
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import log, some
 from lottery_tf.common.settings import nearest
-from lottery_tf.finding.fit_checks import (
-    batches_with_end,
-    check_loss,
-    check_measurable,
-    check_own_losses,
-)
+from lottery_tf.finding.fit_checks import batches_with_end, check_measurable, check_own_losses
 from lottery_tf.finding.gmp import prune_gradually, updates_of
 from lottery_tf.finding.one_shot import draw_masks, highest_without_collapse, warn_of_collapse
 from lottery_tf.finding.settings import FROM_TRAINED, IMPORTED, FindingSettings
@@ -39,7 +34,9 @@ from lottery_tf.graph.layers import (
     with_states,
 )
 from lottery_tf.graph.optimizers import copied
+from lottery_tf.losses.class_weight import with_class_weight
 from lottery_tf.losses.cross_entropy import checked_labels
+from lottery_tf.losses.objective import check_loss
 from lottery_tf.masks.allocate import prune_fraction, prune_to
 from lottery_tf.masks.masks import Masks
 from lottery_tf.masks.prune_by_mask import get_masks
@@ -193,11 +190,12 @@ def _draw(
         settings.method,
         cast(float, settings.sparsity),  # its settings have one
         trainer.stream(rewind_step),
-        trainer.model.loss,
+        trainer.model.loss or None,  # of tf_keras it is {}
         settings.scope,
         settings.score_rounds,
         settings.score_batches,
         ticket.info.get("seed", 0),
+        trainer.loss_weights,
     )
     # Sums on several machines need not agree in the last bit, nor then what ranks them.
     return Masks({name: from_chief(mask) for name, mask in masks.items()})
@@ -209,6 +207,8 @@ def find_tickets(
     *,
     optimizer: keras.optimizers.Optimizer,
     loss: Any = None,
+    loss_weights: Any = None,
+    class_weight: Mapping[int, float] | None = None,
     epochs: int,
     steps_per_epoch: int | None = None,
     dev_data: Any = None,
@@ -234,6 +234,8 @@ def find_tickets(
         schedule of its ``learning_rate`` goes on from the step that is rewound to.
       loss: as ``compile`` takes it; default: cross-entropy, on logits or probabilities as the
         model gives them. With data without labels a model is trained by its own losses (add_loss).
+      loss_weights: a factor of each output's loss, as ``compile`` takes it.
+      class_weight: class → weight of its examples in training, as ``fit`` takes it.
       epochs: length of the training of each round.
       steps_per_epoch: batches of an epoch; default: as many as there are. Data without end, or of
         unknown length, need it.
@@ -285,7 +287,7 @@ def find_tickets(
             "which round 0 would train: pass lt.strip(model), or the model before it was pruned."
         )
     labels = isinstance(train.element_spec, tuple) and len(train.element_spec) > 1
-    check_loss(model, loss, labels)
+    check_loss(model, loss, labels, "train_data")
     metrics = metrics if labels and metrics is not None else []
     metrics = metrics if isinstance(metrics, list | tuple | Mapping) else [metrics]
     check_of_its_keras(model, optimizer=optimizer, loss=loss, metrics=metrics)
@@ -307,11 +309,13 @@ def find_tickets(
         jit_compile=jit_compile,
         steps_per_execution=steps_per_execution,
         metrics=metrics,
+        loss_weights=loss_weights,
     )
     if not labels:
         check_own_losses(trainer.model, train.element_spec, initial)
     check = functools.partial(checked_labels, model=trainer.model, loss=trainer.model.loss)
-    labelled = train.mapped(check)
+    weighted = functools.partial(with_class_weight, weights=class_weight, model=trainer.model)
+    labelled = train.mapped(lambda data: weighted(check(data)))
     measured = dev_data is not None and finding.train_tickets
     if measured:
         dev_data = check(dev_data)
@@ -338,6 +342,8 @@ def find_ticket(
     *,
     optimizer: keras.optimizers.Optimizer,
     loss: Any = None,
+    loss_weights: Any = None,
+    class_weight: Mapping[int, float] | None = None,
     epochs: int,
     steps_per_epoch: int | None = None,
     dev_data: Any = None,
@@ -355,6 +361,8 @@ def find_ticket(
         train_data,
         optimizer=optimizer,
         loss=loss,
+        loss_weights=loss_weights,
+        class_weight=class_weight,
         epochs=epochs,
         steps_per_epoch=steps_per_epoch,
         dev_data=dev_data,

@@ -6,34 +6,14 @@ from typing import Any
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.graph.compat import (
-    has_losses,
-    keras,
-    keras_of,
-    on_tensorflow,
-    output_names,
-    parts_of,
-)
+from lottery_tf.graph.compat import added_losses, keras, on_tensorflow
 from lottery_tf.graph.fit_data import batches
 from lottery_tf.graph.layers import assign
 from lottery_tf.graph.step_checks import step_checks
-from lottery_tf.losses.derivatives import losses_of, mean_loss, reason
+from lottery_tf.losses.derivatives import reason
+from lottery_tf.losses.objective import Objective, no_losses
 from lottery_tf.tickets.ticket import Ticket
 from lottery_tf.training.trainer import Trainer
-
-
-def check_loss(model: keras.Model, loss: Any, labels: bool) -> None:
-    """Raises UsageError if data have no labels for a loss, or it is not clear which is meant."""
-    if loss is not None and not labels:
-        raise UsageError(
-            "Expected train_data with labels for the loss, (inputs, labels); they are inputs "
-            "alone: give labels, or leave loss out if the model has losses of its own (add_loss)."
-        )
-    if loss is None and labels and has_losses(model):
-        raise UsageError(
-            f"Expected a loss for the labels of '{model.name}', which has losses of its own "
-            "(add_loss): give it, or train_data without labels to train by its own alone."
-        )
 
 
 def check_own_losses(model: keras.Model, spec: Any, ticket: Ticket) -> None:
@@ -42,23 +22,14 @@ def check_own_losses(model: keras.Model, spec: Any, ticket: Ticket) -> None:
     zeros = tf.nest.map_structure(
         lambda each: tf.zeros([n or 1 for n in each.shape], each.dtype), inputs
     )
-    added: list[Any] = []
-    parts = list(parts_of(model))
-    for part in parts:
-        vars(part)["add_loss"] = lambda *losses, **_: added.extend(losses)
     try:
         model(zeros, training=True)
+        added = added_losses(model)
     except Exception:  # what a call of zeros leads to says nothing of the data
-        added.append(None)
-    finally:
-        for part in parts:
-            del vars(part)["add_loss"]
+        added = [None]
     assign(model, ticket.weights)  # BatchNorm has seen zeros
     if not added:
-        raise UsageError(
-            f"Expected train_data with labels, (inputs, labels); they are inputs alone, and "
-            f"'{model.name}' has no losses of its own (add_loss)."
-        )
+        raise UsageError(no_losses(model, "train_data"))
 
 
 def batches_with_end(data: Any, model: keras.Model) -> tf.data.Dataset:
@@ -92,8 +63,7 @@ def check_measurable(trainer: Trainer, data: tf.data.Dataset) -> None:
         if loss is not None and not labels:
             raise ValueError("there are no labels for the loss.")
         if loss is not None and on_tensorflow(model):
-            losses = losses_of(loss, keras_of(model))
-            mean_loss(losses, labels[0], outputs, output_names(model))
+            Objective(model, loss, trainer.loss_weights).of_outputs(outputs, *labels)
     except UsageError:
         raise
     except Exception as error:  # of Keras, TensorFlow, or the user's own loss

@@ -16,6 +16,7 @@ from lottery_tf.finding.settings import BATCHES
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.fit_data import batches as fit_batches
 from lottery_tf.graph.layers import check_finished, check_graph, check_of_its_keras
+from lottery_tf.losses.class_weight import with_class_weight
 from lottery_tf.masks.allocate import check_reachable, check_sparsity, prune_to
 from lottery_tf.masks.masks import Masks
 from lottery_tf.masks.prune_by_mask import get_masks
@@ -30,7 +31,9 @@ def prune(
     sparsity: float,
     data: Any = None,
     *,
-    loss: keras.losses.Loss | str | None = None,
+    loss: Any = None,
+    loss_weights: Any = None,
+    class_weight: Mapping[int, float] | None = None,
     scope: str = "global",
     rounds: int | None = None,
     batches: int = BATCHES,
@@ -49,8 +52,10 @@ def prune(
         a function from a ``Network`` to an array for each prunable weight.
       sparsity: share of the prunable weights that is pruned afterwards, in [0, 1); exact.
       data: (inputs, labels) in a form that ``fit`` takes, for snip, iterative_snip and grasp:
-        batches, arrays, …, as ``graph.fit_data.batches`` has them.
-      loss: of those; its mean over the batches is L. Default: cross-entropy.
+        batches, arrays, …, as ``graph.fit_data.batches`` has them; with weights of the examples if
+        there are some, and inputs alone for a model with losses of its own (``add_loss``).
+      loss, loss_weights, class_weight: of those, as ``compile`` and ``fit`` take them; L is the
+        mean over the batches. Default: cross-entropy.
       scope: rank all weights together ("global"), in each layer ("layerwise"), or in each layer
         with budgets of its own ("erk").
       rounds: of scoring and pruning, whose densities fall as a power; default: 100 for synflow and
@@ -69,13 +74,18 @@ def prune(
     check_graph(model)
     check_finished(model)
     check_of_its_keras(model, loss=loss)
+    if class_weight is not None and data is not None:
+        data = with_class_weight(data, class_weight, model)
     masks = get_masks(model)
     if masks:
         log_left_dense(model, masks)
     else:
         masks = all_kept(model, PrunableSettings(prune_layers, keep_dense))
     masks = draw_masks(
-        model, masks, method, sparsity, data, loss, scope, rounds, batches=batches, seed=seed
+        *(model, masks, method, sparsity, data, loss, scope, rounds),
+        batches=batches,
+        seed=seed,
+        loss_weights=loss_weights,
     )
     return Ticket.of(model, masks, {"method": _name_of(method), "model": model.name})
 
@@ -86,11 +96,12 @@ def draw_masks(
     method: str | Score,
     sparsity: float,
     data: tf.data.Dataset | None = None,
-    loss: keras.losses.Loss | str | None = None,
+    loss: Any = None,
     scope: str = "global",
     rounds: int | None = None,
     batches: int = BATCHES,
     seed: int = 0,
+    loss_weights: Any = None,
 ) -> Masks:
     """The masks nested in ``masks`` that ``method`` finds; the other arguments are ``prune``'s.
 
@@ -115,7 +126,7 @@ def draw_masks(
     for name, number in (("rounds", rounds), ("batches", batches)):
         if number < 1:
             raise UsageError(f"Expected `{name}` of 1 or more, not {number}.")
-    network = Network(wrap(model, masks), data, loss, batches, seed)
+    network = Network(wrap(model, masks), data, loss, batches, seed, loss_weights)
     density, safe = 1 - masks.sparsity, None
     for i in range(1, rounds + 1):
         target = (

@@ -514,6 +514,13 @@ def has_losses(model: Model) -> bool:
 
 
 @_of_either
+def added_losses(model: Model) -> list[Any]:
+    """What the latest call of a model has added by ``add_loss`` and activity regularizers."""
+    found = (loss for layer in model._flatten_layers() for loss in layer._eager_losses)
+    return [loss for loss in found if not isinstance(loss, str)]  # of one from a SavedModel
+
+
+@_of_either
 def layer_of(node: Any) -> Layer:
     """The layer that is called."""
     return node.layer

@@ -432,6 +432,10 @@ def has_losses(model: Model) -> bool:
     return False  # add_loss takes no symbolic tensor there
 
 
+def added_losses(model: Model) -> list[Any]:
+    return [loss for layer in model._flatten_layers() for loss in layer._get_own_losses()]
+
+
 def layer_of(node: Node) -> keras.Operation:
     return node.operation
 

@@ -33,7 +33,7 @@ class _TensorFlow:
         tf.range,
         tf.size,
     )
-    take, copy = tf.gather, tf.identity
+    take, copy, zeros_like = tf.gather, tf.identity, tf.zeros_like
 
     @staticmethod
     def ndim(x: tf.Tensor) -> int | None:

@@ -18,9 +18,7 @@ from lottery_tf.graph.compat import (
     compiled,
     in_place_of,
     keras,
-    keras_of,
     on_tensorflow,
-    output_names,
     random_state_kept,
     scope_of,
     with_gradients,
@@ -38,19 +36,15 @@ from lottery_tf.graph.layers import (
 from lottery_tf.graph.ops import as_tensors, is_floating, is_tensor, ops_for, widened
 from lottery_tf.graph.parts import at
 from lottery_tf.graph.step_checks import step_checks
-from lottery_tf.losses.cross_entropy import default_loss
 from lottery_tf.losses.derivatives import (
     as_watched,
-    check_batches,
     differentiable,
-    labelled_batches,
-    loss_of,
-    losses_of,
-    mean_loss,
     mistakes_with,
     reason,
+    value_of,
 )
 from lottery_tf.losses.divergence import at_least_float32
+from lottery_tf.losses.objective import batches_for, objective_on
 from lottery_tf.masks.prunable import prunable_attributes
 from lottery_tf.masks.prune_by_mask import get_masks
 from lottery_tf.masks.wrapper import masked_by_us
@@ -104,7 +98,14 @@ class Signal:
     inputs: float | None
 
 
-def signal(model: keras.Model, data: Any, *, loss: Any = None, batches: int = 1) -> Signal:
+def signal(
+    model: keras.Model,
+    data: Any,
+    *,
+    loss: Any = None,
+    batches: int = 1,
+    loss_weights: Any = None,
+) -> Signal:
     """The second moment of each layer's activations, and the norm of each kernel's gradient.
 
     BatchNorm takes each batch's statistics, Dropout drops nothing, and no random number behind
@@ -114,8 +115,8 @@ def signal(model: keras.Model, data: Any, *, loss: Any = None, batches: int = 1)
       model: a built Sequential or functional model of tf_keras or Keras 3: plain, wrapped, or with
         a recipe's tweaks on. It need not be compiled.
       data: (inputs, labels) in a form that ``fit`` takes: batches, arrays, …, as
-        ``graph.fit_data.batches`` has them.
-      loss: its mean is L; one loss, or a list or dictionary of one for each output. Default:
+        ``graph.fit_data.batches`` has them; inputs alone for a model with losses of its own.
+      loss, loss_weights: as ``compile`` takes them; L is ``losses.objective.Objective``. Default:
         cross-entropy, on logits or probabilities as the model has them.
       batches: how many batches are read, if there are so many.
 
@@ -130,10 +131,9 @@ def signal(model: keras.Model, data: Any, *, loss: Any = None, batches: int = 1)
     if batches < 1:
         raise UsageError(f"Expected `batches` to be at least 1, not {batches}.")
     with random_state_kept():
-        check_batches(data, "the signal")
         with scope_of(model), step_checks():
-            observed = _Observed(model, loss)
-            stream = labelled_batches(data, model, observed.loss, "the signal", again=False)
+            observed = _Observed(model, data, loss, loss_weights)
+            stream = batches_for(observed.objective, data, again=False)
             read = list(itertools.islice(stream, batches))
         with scope_of(model):
             # Tracing takes several times as long as one batch does; the bits are the same. But of
@@ -242,9 +242,9 @@ def sentence_of(
 class _Observed:
     """A copy of a model that tells of each layer with a kernel what it gives."""
 
-    def __init__(self, model: keras.Model, loss: Any):
+    def __init__(self, model: keras.Model, data: Any, loss: Any, loss_weights: Any):
         self.model = differentiable(masked_by_us(model))
-        self.loss = losses_of(loss, keras_of(model)) or default_loss(self.model)
+        self.objective = objective_on(self.model, data, loss, "the signal", loss_weights)
         names = variable_names(self.model)
         masks = get_masks(self.model)
         self.kernels: dict[str, list[tf.Variable]] = {}
@@ -293,12 +293,11 @@ class _Observed:
         weights = [each for held in self.kernels.values() for each in held]
 
         def step(batch: Any) -> Any:
-            x, y = batch
             self.seen.clear()
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(weights)  # a layer may be frozen
-                outputs = self.model(x, training=True)
-                loss = mean_loss(self.loss, y, outputs, output_names(self.model))
+                loss = self.objective(batch)
+            x = keras3.utils.unpack_x_y_sample_weight(batch)[0]
             gradients = tape.gradient(loss, weights, unconnected_gradients="zero")
             inputs = [_squares(each) for each in tf.nest.flatten(x) if each.dtype.is_floating]
             squares = {path: _added(each) for path, each in self.seen.items()}
@@ -331,16 +330,17 @@ class _Observed:
         def beside() -> dict[str, Any]:
             return {path: _added(each) for path, each in self.seen.items()}
 
-        compute = with_gradients(loss_of(self.model, weights, self.loss, beside))
+        compute = with_gradients(value_of(self.model, weights, self.objective, beside))
 
-        def on(values: Any, x: Any, y: Any) -> Any:
+        def on(values: Any, batch: Any) -> Any:
             self.seen.clear()
-            (loss, squares), gradients = compute(values, x, y)
+            (loss, squares), gradients = compute(values, batch)
+            x = keras3.utils.unpack_x_y_sample_weight(batch)[0]
             inputs = [_squares(each) for each in tf.nest.flatten(x) if is_floating(each)]
             return loss, gradients, _added(inputs), squares
 
         run = compiled(on) if traced else on
-        return lambda batch: run([*map(keras3.ops.convert_to_tensor, weights)], *as_tensors(batch))
+        return lambda batch: run([*map(keras3.ops.convert_to_tensor, weights)], as_tensors(batch))
 
 
 def _squares(values: Any) -> tuple[Any, Any]:

@@ -2,14 +2,14 @@
 
 import contextlib
 import contextvars
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, ClassVar, TypeAlias
 
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.common.log import some
 from lottery_tf.graph.compat import (
     ends_of,
     keras,
@@ -23,30 +23,35 @@ from lottery_tf.graph.ops import is_floating, ops_for, widened
 from lottery_tf.graph.step_checks import check_in_step
 from lottery_tf.losses.divergence import at_least_float32, divergence, logits_of
 from lottery_tf.losses.evaluating import evaluated_model
-from lottery_tf.losses.outputs import Outputs, outputs_of
-
-# The teacher's logits of the batch that is trained on, in the thread that traces or runs the step:
-# Keras calls a compiled loss with labels and outputs alone.
-_taught = contextvars.ContextVar("taught", default=None)
+from lottery_tf.losses.outputs import Outputs
 
 
-class _CrossEntropy:
-    """Cross-entropy for integer or one-hot labels; in training with soft labels, if asked for.
+@dataclasses.dataclass(frozen=True)
+class _Taught:
+    """A teacher's logits of a batch, and what the teacher gives."""
 
-    ``CrossEntropy`` is a loss of tf_keras, ``CrossEntropy3`` the same of Keras 3.
+    logits: Any
+    kind: Outputs
 
-    With smoothing ε over C classes the target is 1−ε for the true class and ε/(C−1) for each
-    other one, the paper's form (arXiv 2101.03255). Keras' own spreads ε over all C classes and
-    smooths the evaluation too: its ``label_smoothing`` of ε·C/(C−1) is this ε.
 
-    With a teacher's logits z_t and the model's z the loss is, CE being the cross-entropy with its
-    smoothing (Hinton et al. 2015, arXiv 1503.02531; the KD ticket, arXiv 2101.03255 v1):
+# That of the batch that is trained on, in the thread that traces or runs the step: Keras calls a
+# compiled loss with labels and outputs alone.
+_taught: contextvars.ContextVar[_Taught | None] = contextvars.ContextVar("taught", default=None)
 
-        (1−λ)·CE(y, z) + λ·τ²·KL(softmax(z_t/τ) ‖ softmax(z/τ))
 
-    The divergence is computed in float32, or in float64 where the outputs are that. Smoothing
-    and teacher are left out while Keras evaluates a model, whichever it is: by ``evaluate``,
-    ``test_on_batch`` and the validation of ``fit``.
+class SoftLabelled:
+    """A cross-entropy that takes soft labels in training, if asked for.
+
+    With the cross-entropy CE of labels y, smoothed by ε, a teacher's logits z_t and the model's z
+    the loss is (Hinton et al. 2015, arXiv 1503.02531; the KD ticket, arXiv 2101.03255 v1):
+
+        (1−λ)·CE(y, z) + λ·τ²·KL(p(z_t/τ) ‖ p(z/τ)),
+
+    p being the probabilities that logits stand for. The divergence is computed in float32, or in
+    float64 where the outputs are that. Smoothing and teacher are left out while Keras evaluates a
+    model, whichever it is: by ``evaluate``, ``test_on_batch`` and the validation of ``fit``.
+
+    A subclass is a loss of a Keras, and says what CE, z and KL are.
 
     Args:
       from_logits: whether the model's outputs are logits; else probabilities.
@@ -55,17 +60,16 @@ class _CrossEntropy:
       temperature: τ > 0.
       name, **kwargs: as any loss of that Keras.
 
-    Call arguments:
-      y_true: integers of shape [batch] or [batch, 1], or one-hot rows [batch, C].
-      y_pred: float [batch, C].
-
     Raises:
-      UsageError: if λ > 0 and there are no logits of a teacher.
-      tf.errors.InvalidArgumentError: for integer labels outside 0 … C − 1; compiled with XLA or by
-        JAX, which cannot raise, the loss is NaN. With torch it is a UsageError.
+      UsageError: if λ > 0 and there are no logits of a teacher, or such as another loss takes.
     """
 
     of: ClassVar[ModuleType]  # the Keras that it is a loss of
+    called: ClassVar[str]  # its name, where none is given
+    not_taught_by: ClassVar[Outputs]  # what a teacher may not give
+    _hard: Callable[..., Any]  # (y_true, y_pred, ε) → CE, [batch, …]
+    logits: Callable[..., Any]  # y_pred → z
+    _divergence: Callable[..., Any]  # (z, z_t) → KL, of the shape of CE
 
     def __init__(
         self,
@@ -73,10 +77,10 @@ class _CrossEntropy:
         label_smoothing: float = 0.0,
         distillation_weight: float = 0.0,
         temperature: float = 1.0,
-        name: str = "cross_entropy",
+        name: str | None = None,
         **kwargs: Any,
     ):
-        super().__init__(name=name, **kwargs)  # type: ignore[call-arg]  # of the loss
+        super().__init__(name=name or self.called, **kwargs)  # type: ignore[call-arg]  # of the loss
         self.from_logits = from_logits
         self.label_smoothing = label_smoothing
         self.distillation_weight = distillation_weight
@@ -86,10 +90,12 @@ class _CrossEntropy:
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         ops = ops_for(y_pred)
         y_pred = ops.convert_to_tensor(y_pred)
-        hard = self._hard(y_true, y_pred)
-        if not self.distillation_weight or evaluated_model():
+        evaluated = evaluated_model()
+        hard = self._hard(y_true, y_pred, 0.0 if evaluated else self.label_smoothing)
+        if not self.distillation_weight or evaluated:
             return hard
-        if _taught.get() is None:
+        taught = _taught.get()
+        if taught is None:
             raise UsageError(
                 "Expected a teacher's logits of the batch for the distillation; only the training "
                 "step of a model that the recipe has prepared has them: train that model with fit "
@@ -97,17 +103,61 @@ class _CrossEntropy:
                 "file, and in a loop of your own call the loss within "
                 "lottery_tf.losses.cross_entropy.taught_by(teacher_logits)."
             )
-        student = y_pred if self.from_logits else logits_of(y_pred, self.of.backend.epsilon())
+        if taught.kind is self.not_taught_by:
+            raise UsageError(
+                f"Expected a teacher for the {self.called.replace('_', ' ')} that the model is "
+                f"trained by; this one gives {taught.kind.value}: give one that was trained by the "
+                "same loss, or compile with that of the teacher."
+            )
+        student = y_pred if self.from_logits else self.logits(y_pred)
         student = ops.cast(student, at_least_float32(student.dtype))
-        teacher = ops.cast(_taught.get(), student.dtype)
-        soft = divergence(student / self.temperature, teacher / self.temperature)
+        teacher = ops.cast(taught.logits, student.dtype)
+        soft = self._divergence(student / self.temperature, teacher / self.temperature)
         soft *= self.distillation_weight * self.temperature**2
         return (1 - self.distillation_weight) * ops.cast(hard, soft.dtype) + soft
 
-    def _hard(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-        """The cross-entropy with the labels, smoothed in training. [batch]."""
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),  # type: ignore[misc]  # of the loss
+            "from_logits": self.from_logits,
+            "label_smoothing": self.label_smoothing,
+            "distillation_weight": self.distillation_weight,
+            "temperature": self.temperature,
+        }
+
+
+class _CrossEntropy(SoftLabelled):
+    """Cross-entropy for integer or one-hot labels; in training with soft labels, if asked for.
+
+    ``CrossEntropy`` is a loss of tf_keras, ``CrossEntropy3`` the same of Keras 3; arguments and
+    distillation are those of ``SoftLabelled``, where p is the softmax.
+
+    With smoothing ε over C classes the target is 1−ε for the true class and ε/(C−1) for each
+    other one, the paper's form (arXiv 2101.03255). Keras' own spreads ε over all C classes and
+    smooths the evaluation too: its ``label_smoothing`` of ε·C/(C−1) is this ε.
+
+    Call arguments:
+      y_true: integers of shape [batch] or [batch, 1], or one-hot rows [batch, C].
+      y_pred: float [batch, C].
+
+    Raises:
+      UsageError: as ``SoftLabelled``.
+      tf.errors.InvalidArgumentError: for integer labels outside 0 … C − 1; compiled with XLA or by
+        JAX, which cannot raise, the loss is NaN. With torch it is a UsageError.
+    """
+
+    called = "cross_entropy"
+    not_taught_by = Outputs.SIGMOIDS
+
+    def logits(self, y_pred: tf.Tensor) -> tf.Tensor:
+        return logits_of(y_pred, self.of.backend.epsilon())
+
+    def _divergence(self, student: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
+        return divergence(student, teacher)
+
+    def _hard(self, y_true: tf.Tensor, y_pred: tf.Tensor, smoothing: float) -> tf.Tensor:
+        """The cross-entropy with the labels. [batch]."""
         classes = y_pred.shape[-1]
-        smoothing = 0.0 if evaluated_model() else self.label_smoothing
         ops = ops_for(y_pred)
         y_true = ops.convert_to_tensor(y_true)
         same_rank = ops.ndim(y_true) == ops.ndim(y_pred)
@@ -146,15 +196,6 @@ class _CrossEntropy:
         if smoothing:
             target = target * (1 - smoothing) + (1 - target) * (smoothing / (classes - 1))
         return self.of.losses.categorical_crossentropy(target, y_pred, from_logits=self.from_logits)
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),  # type: ignore[misc]  # of the loss
-            "from_logits": self.from_logits,
-            "label_smoothing": self.label_smoothing,
-            "distillation_weight": self.distillation_weight,
-            "temperature": self.temperature,
-        }
 
 
 @keras.saving.register_keras_serializable("lottery_tf")
@@ -251,87 +292,14 @@ def _takes_classes(loss: Any, of: ModuleType) -> bool:
 
 
 @contextlib.contextmanager
-def taught_by(logits: tf.Tensor) -> Iterator[None]:
-    """Within the block ``CrossEntropy`` has a teacher's logits [batch, C] of the batch."""
-    token = _taught.set(logits)
+def taught_by(logits: tf.Tensor, kind: Outputs = Outputs.UNKNOWN) -> Iterator[None]:
+    """Within the block a cross-entropy has a teacher's logits [batch, C] of the batch.
+
+    Args:
+      kind: what the teacher gives, by which the loss knows whether they are logits for it.
+    """
+    token = _taught.set(_Taught(logits, kind))
     try:
         yield
     finally:
         _taught.reset(token)
-
-
-def as_cross_entropy(loss: Any, of: ModuleType = keras) -> AnyCrossEntropy | None:
-    """The same cross-entropy as one of ours; None if it cannot be said as one.
-
-    Args:
-      loss: a loss of either Keras, or the name of one.
-      of: the Keras that a name is of.
-    """
-    if isinstance(loss, str | dict):
-        loss = of.losses.get(loss)
-    if isinstance(loss, CrossEntropy | CrossEntropy3):
-        return loss
-    for kind in (CrossEntropy, CrossEntropy3):
-        theirs = kind.of.losses
-        if type(loss) in (theirs.SparseCategoricalCrossentropy, theirs.CategoricalCrossentropy):
-            config = loss.get_config()
-            usual = {"label_smoothing": 0, "axis": -1, "ignore_class": None}
-            if any(config.get(name, value) != value for name, value in usual.items()):
-                return None
-            return kind(config["from_logits"], reduction=loss.reduction)
-        if loss in (theirs.sparse_categorical_crossentropy, theirs.categorical_crossentropy):
-            return kind(from_logits=False)
-    return None
-
-
-def changed(
-    loss: Any, purpose: str, name: str, of: ModuleType = keras, /, **config: float
-) -> AnyCrossEntropy:
-    """``loss`` (default: cross-entropy of logits) as one of ours with other ``config``.
-
-    Args:
-      loss: a loss of either Keras, or the name of one.
-      purpose, name: what the cross-entropy is for, and who asks for it, for the error.
-      of: the Keras that a name, or the default, is of.
-      **config: of ``CrossEntropy``.
-
-    Raises:
-      UsageError: if it is no categorical cross-entropy, or has an option that ours has not.
-    """
-    plain = cross_entropy(of)() if loss is None else as_cross_entropy(loss, of)
-    if plain is None:
-        raise UsageError(
-            f"Expected a categorical cross-entropy {purpose}, not {getattr(loss, 'name', loss)}: "
-            "compile with SparseCategoricalCrossentropy or CategoricalCrossentropy without "
-            f"label_smoothing, axis or ignore_class of their own, or leave {name} out of the "
-            "recipe."
-        )
-    return type(plain).from_config({**plain.get_config(), **config})
-
-
-def default_loss(model: keras.Model) -> keras.losses.Loss:
-    """The cross-entropy for ``model``, on logits or on probabilities as its outputs are.
-
-    Raises:
-      UsageError: if that is not known of an output, if some are logits and others probabilities, or
-        one has a single unit.
-    """
-    if any(output.shape[-1] == 1 for output in model.outputs):
-        raise UsageError(
-            "Expected outputs of several classes for the cross-entropy; the model has one "
-            "of a single unit: pass the loss to start from."
-        )
-    found = outputs_of(model)
-    known = {Outputs.LOGITS, Outputs.PROBABILITIES}
-    if unknown := [name for name, kind in found.items() if kind not in known]:
-        raise UsageError(
-            f"Expected outputs that are logits or come from a softmax; what {some(unknown)} of the "
-            f"model '{model.name}' gives is {found[unknown[0]].value}: pass the loss to start "
-            "from, such as keras.losses.SparseCategoricalCrossentropy(from_logits=…)."
-        )
-    if len(set(found.values())) > 1:
-        raise UsageError(
-            "Expected outputs that are all logits or all probabilities; the model has "
-            "both: pass the loss to start from."
-        )
-    return cross_entropy(keras_of(model))(from_logits=Outputs.LOGITS in found.values())

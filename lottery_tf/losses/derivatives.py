@@ -4,35 +4,25 @@ What the scores of pruning at initialisation and the search for scales share.
 """
 
 import functools
-import itertools
-import operator
 import re
-from collections.abc import Callable, Iterator, Sequence
-from types import ModuleType
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import (
     both,
     differentiate_by,
     in_place_of,
     keras,
-    mask_of,
     moments_by,
     on_tensorflow,
-    output_names,
     tf_variable,
     unfuse,
 )
 from lottery_tf.graph.copies import copy_layer
 from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import computes_as_keras
-from lottery_tf.graph.ops import ops_for
-from lottery_tf.graph.step_checks import step_checks
-from lottery_tf.losses.cross_entropy import checked_labels
-from lottery_tf.losses.divergence import at_least_float32
 from lottery_tf.masks.wrapper import remake
 
 _DROPOUT = both("Dropout", "GaussianDropout", "AlphaDropout")
@@ -198,141 +188,26 @@ def as_watched(model: keras.Model, variable: tf.Variable) -> tf.Variable:
     return model.distribute_strategy.experimental_local_results(tf_variable(variable))[0]
 
 
-def losses_of(given: Any, of: ModuleType = keras) -> Any:
-    """The Keras losses that are named or given, one or a list or dictionary of several.
-
-    Args:
-      given: losses of either Keras, or names of losses.
-      of: the Keras that a name is of.
-    """
-
-    def named(loss: Any) -> Any:
-        try:
-            return of.losses.get(loss)
-        except ValueError as error:
-            raise UsageError(
-                f"Expected the name of a Keras loss, such as mean_squared_error, not '{loss}'."
-            ) from error
-
-    return tf.nest.map_structure(named, given)
-
-
-def loss_of(
+def value_of(
     model: keras.Model,
     weights: Sequence[Any],
-    loss: Any,
+    objective: Callable[[Any], Any],
     beside: Callable[[], Any] = lambda: None,
 ) -> Callable[..., Any]:
-    """(values, inputs, labels) → (mean loss, None) of a model of another backend than TensorFlow,
-    whose weights have those values; what the model would assign to variables is left out.
+    """(values, batch) → (objective, None) of a model of another backend than TensorFlow, whose
+    weights have those values; what the model would assign to variables is left out.
 
     Args:
+      objective: what is computed of a batch.
       beside: what is called then, for what stands in the place of None.
     """
 
-    def compute(values: Sequence[Any], x: Any, y: Any) -> tuple[Any, Any]:
-        with keras3.StatelessScope(list(zip(weights, values, strict=True))):
-            outputs = model(x, training=True)
-            return mean_loss(loss, y, outputs, output_names(model)), beside()
+    def compute(values: Sequence[Any], batch: Any) -> tuple[Any, Any]:
+        pairs = list(zip(weights, values, strict=True))
+        with keras3.StatelessScope(pairs, collect_losses=True):
+            return objective(batch), beside()
 
     return compute
-
-
-def mean_loss(loss: Any, labels: Any, outputs: Any, names: list[str]) -> tf.Tensor:
-    """The sum over the outputs of their mean losses. [], at least float32.
-
-    Args:
-      loss: a Keras loss, or one for each output: a sequence, or a dictionary by ``names`` that may
-        leave some out.
-      labels: a tensor, or one for each output in the same ways.
-      outputs: what the model gives.
-      names: the model's ``output_names``, which ``compat`` knows.
-
-    Raises:
-      ValueError: if losses or labels are not as many as outputs, or of other names.
-    """
-    if isinstance(outputs, dict):
-        names = sorted(outputs)  # as tf.nest does
-    if not tf.nest.is_nested(loss):
-        loss = [loss] * len(names)
-    losses, labels = _of_each("losses", loss, names), _of_each("labels", labels, names)
-    means = []
-    for name, loss, y, output in zip(names, losses, labels, tf.nest.flatten(outputs), strict=True):
-        if loss is None:
-            continue
-        if y is None:
-            raise ValueError(f"There are no labels for {name}.")
-        # Not loss(…), which refuses to take the mean under a strategy.
-        loss = loss.call if isinstance(loss, _LOSSES) else loss
-        ops, mask = ops_for(output), mask_of(output)
-        output = ops.cast(output, at_least_float32(output.dtype))
-        if ops.ndim(y) == ops.ndim(output) - 1 and output.shape[-1] == 1:
-            y = y[..., None]
-        each = loss(y, output)
-        if mask is None or ops.ndim(mask) != ops.ndim(each):
-            means.append(ops.mean(each))
-        else:  # of the steps that are no padding, as Keras has it
-            mask = ops.cast(mask, each.dtype)
-            means.append(ops.divide_no_nan(ops.sum(each * mask), ops.sum(mask)))
-    if not means:
-        raise ValueError("There is a loss for none of the outputs.")
-    return functools.reduce(operator.add, means)
-
-
-def _of_each(what: str, given: Any, names: list[str]) -> list[Any]:
-    """What is ``given`` for each output: by name, where it may be left out, or in their order."""
-    if isinstance(given, dict):
-        if not given.keys() <= set(names):
-            raise ValueError(f"There are {what} for {', '.join(given)} of {', '.join(names)}.")
-        return [given.get(name) for name in names]
-    given = tf.nest.flatten(given)
-    if len(given) != len(names):
-        raise ValueError(f"There are {what} for {len(given)} of {len(names)} outputs.")
-    return given
-
-
-def batches_of(data: Any, who: str, again: bool = True) -> Iterator[tuple[Any, Any]]:
-    """An iterator of the batches (inputs, labels) of ``data``.
-
-    Args:
-      data: a ``tf.data.Dataset``.
-      who: what needs it, for the error.
-      again: whether finite data are read again and again.
-
-    Raises:
-      UsageError: if it is none, is empty, or has batches of another form.
-    """
-    check_batches(data, who)
-    stream = iter(data.repeat() if again else data)
-    with step_checks():
-        first = next(stream, None)
-    if first is None:
-        raise UsageError("Expected a dataset of batches (inputs, labels), not an empty one.")
-    return itertools.chain([first], stream)
-
-
-def labelled_batches(
-    data: tf.data.Dataset, model: keras.Model, loss: Any, who: str, again: bool = True
-) -> Iterator[tuple[Any, Any]]:
-    """``batches_of`` for a model and its loss, whose labels are checked first where its backend's
-    step cannot refuse them."""
-    return batches_of(
-        data if on_tensorflow(model) else checked_labels(data, model, loss), who, again
-    )
-
-
-def check_batches(data: Any, who: str) -> None:
-    """Raises UsageError unless it is a dataset of pairs."""
-    if not isinstance(data, tf.data.Dataset):
-        raise UsageError(
-            f"Expected training data for {who}, a tf.data.Dataset of batches (inputs, labels), not "
-            f"{data if data is None else type(data).__name__}."
-        )
-    if not isinstance(data.element_spec, tuple) or len(data.element_spec) != 2:
-        raise UsageError(
-            f"Expected a dataset of batches (inputs, labels), not of {data.element_spec}: map it "
-            "to pairs, without sample weights."
-        )
 
 
 def mistakes_with(model: keras.Model) -> tuple[type[Exception], ...]:

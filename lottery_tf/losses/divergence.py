@@ -55,14 +55,39 @@ def logits_of(probabilities: tf.Tensor, smallest: float) -> tf.Tensor:
     Those that a softmax of Keras was given, if it was one, as Keras' own losses take them; else
     the logarithms, of at least ``smallest``, in float32 or wider.
     """
-    kept = getattr(probabilities, "_keras_logits", None)
+    kept = _given_to("Softmax", probabilities)
     if kept is not None:
         return kept
-    if tf.is_symbolic_tensor(probabilities) and probabilities.op.type == "Softmax":
-        return probabilities.op.inputs[0]
-    ops = ops_for(probabilities)
-    wide = ops.cast(probabilities, at_least_float32(probabilities.dtype))
+    ops, wide = _widened(probabilities)
     return ops.log(ops.maximum(wide, smallest))
+
+
+def logits_of_sigmoids(probabilities: tf.Tensor, smallest: float) -> tf.Tensor:
+    """Logits of ``probabilities`` of any shape, each on its own.
+
+    Those that a sigmoid of Keras was given, if it was one; else log p − log(1 − p), of p and 1 − p
+    of at least ``smallest``, in float32 or wider.
+    """
+    kept = _given_to("Sigmoid", probabilities)
+    if kept is not None:
+        return kept
+    ops, wide = _widened(probabilities)
+    yes, no = (ops.log(ops.maximum(each, smallest)) for each in (wide, 1 - wide))
+    return yes - no
+
+
+def _given_to(function: str, outputs: tf.Tensor) -> tf.Tensor | None:
+    """What a function of Keras was given, if it is known that the outputs are its."""
+    kept = getattr(outputs, "_keras_logits", None)
+    if kept is not None:
+        return kept
+    known = tf.is_symbolic_tensor(outputs) and outputs.op.type == function
+    return outputs.op.inputs[0] if known else None
+
+
+def _widened(probabilities: tf.Tensor) -> tuple[Any, tf.Tensor]:
+    ops = ops_for(probabilities)
+    return ops, ops.cast(probabilities, at_least_float32(probabilities.dtype))
 
 
 def at_least_float32(dtype: Any) -> Any:

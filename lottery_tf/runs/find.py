@@ -17,7 +17,7 @@ from lottery_tf.finding.one_shot import warn_of_collapse
 from lottery_tf.finding.settings import IMPORTED, FindingSettings
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.model_files import existing_model
-from lottery_tf.losses.cross_entropy import default_loss
+from lottery_tf.losses.from_keras import default_loss
 from lottery_tf.masks.masks import Masks
 from lottery_tf.masks.wrapper import all_kept, strip
 from lottery_tf.runs import Row

@@ -20,7 +20,7 @@ from lottery_tf.data import Dataset
 from lottery_tf.graph.compat import Callback, keras
 from lottery_tf.graph.layers import assign, trainable_names, values
 from lottery_tf.inspecting.signal import sentence_of, signal
-from lottery_tf.losses.cross_entropy import default_loss
+from lottery_tf.losses.from_keras import default_loss
 from lottery_tf.masks.masks import read_arrays
 from lottery_tf.tickets.ticket import Ticket
 from lottery_tf.training.optimizers import make_optimizer

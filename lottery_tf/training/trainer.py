@@ -63,6 +63,7 @@ class Trainer:
         one device, and XLA can compile it, of which a line is logged where it cannot.
       steps_per_execution: steps a call of the compiled function runs at most.
       metrics: what is measured besides the loss.
+      loss_weights: a factor of each output's loss, as ``compile`` takes it.
 
     Raises:
       UsageError: if XLA is to compile for several devices, or optimizer, loss or metrics are not
@@ -79,7 +80,9 @@ class Trainer:
         jit_compile: bool | str | None = None,
         steps_per_execution: int = 1,
         metrics: Any = ("accuracy",),
+        loss_weights: Any = None,
     ):
+        self.loss_weights = loss_weights
         self.model, self.stream, self.steps_per_epoch = model, stream, steps_per_epoch
         check_of_its_keras(model, optimizer=optimizer, loss=loss, metrics=metrics)
         by_tensorflow = on_tensorflow(model)
@@ -108,6 +111,7 @@ class Trainer:
                 model,
                 optimizer=optimizer,
                 loss=loss,
+                loss_weights=loss_weights,
                 metrics=_for_each_output(model, metrics),
                 jit_compile=jit_compile,
                 steps_per_execution=_steps_that_fit(model, steps_per_execution, steps_per_epoch),
@@ -279,7 +283,8 @@ def make_trainer(
     Raises:
       UsageError: as ``Recipe.prepare``, ``Recipe.loss`` and ``Trainer``.
     """
-    model = recipe.prepare(ticket.build(), data)
+    given = None if loss is NO_LOSS else loss
+    model = recipe.prepare(ticket.build(), data, given, options.get("loss_weights"))
     loss = None if loss is NO_LOSS else recipe.loss(loss)
     return Trainer(model, stream, steps_per_epoch, optimizer, loss, **options)
 

@@ -12,7 +12,8 @@ from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import check_tensorflow
 from lottery_tf.graph.ops import as_tensors
 from lottery_tf.graph.prepared_step import Step, make_prepared_step, prepared_step
-from lottery_tf.losses.cross_entropy import changed, taught_by
+from lottery_tf.losses.cross_entropy import taught_by
+from lottery_tf.losses.from_keras import changed
 from lottery_tf.tweaks import teacher as teachers
 from lottery_tf.tweaks.settings import DistillationSettings
 from lottery_tf.tweaks.soft_labels import warn_of_another_loss
@@ -27,11 +28,12 @@ class Distillation(DistillationSettings, Tweak):
 
         (1−λ)·CE(y, softmax(z)) + λ·τ²·KL(softmax(z_t/τ) ‖ softmax(z/τ)),
 
-    CE with smoothed labels where ``LabelSmoothing`` is in the recipe too. The teacher runs in
-    inference mode on the very batch that is trained on; ``with_logits`` spares that for data that
-    do not change. Its outputs may be logits or probabilities, on which softmax(log p) = p. It is
-    no part of the model that is trained, of its variables or its checkpoints, and it is left as
-    it is.
+    CE with smoothed labels where ``LabelSmoothing`` is in the recipe too. Of a model that is
+    trained by a binary cross-entropy (one unit, several labels) the softmax is a sigmoid, and KL
+    the mean over the labels. The teacher runs in inference mode on the very batch that is trained
+    on; ``with_logits`` spares that for data that do not change. Its outputs may be logits or
+    probabilities, on which softmax(log p) = p. It is no part of the model that is trained, of its
+    variables or its checkpoints, and it is left as it is.
 
     In a program ``teacher`` may also be a built model, subclassed ones too, of either Keras
     whichever the ticket is of; the field then holds a text with its name and the sum of its
@@ -146,7 +148,7 @@ class _Teaching:
         else:
             batch = data
             logits = self.teacher.logits(keras3.utils.unpack_x_y_sample_weight(data)[0])
-        with taught_by(logits):
+        with taught_by(logits, self.teacher.kind):
             return step(batch)
 
 

@@ -6,11 +6,12 @@ from typing import Any
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
+from lottery_tf.common.log import log
 from lottery_tf.common.settings import describe, one_of, restore
 from lottery_tf.graph.compat import is_keras3, keras
 from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import check_of_its_keras
-from lottery_tf.losses.cross_entropy import as_cross_entropy, default_loss
+from lottery_tf.losses.from_keras import as_cross_entropy, default_loss
 from lottery_tf.masks.wrapper import strip
 from lottery_tf.tweaks.settings import (
     RECIPE_DEFAULTS,
@@ -64,6 +65,7 @@ class Recipe:
             raise UsageError(f"Expected each tweak once in a recipe; {one_of(twice)} came twice.")
         self.tweaks: tuple[Tweak, ...] = tuple(tweaks)
         self._model: keras.Model | None = None  # as it came to prepare
+        self._loss: Any = None  # given to prepare
 
     @property
     def name(self) -> str:
@@ -117,7 +119,9 @@ class Recipe:
         found = {name: of_older_release(name, description[name]) for name in names}
         return cls([restore(TWEAKS[name], values) for name, values in found.items()])
 
-    def prepare(self, model: keras.Model, data: Any = None) -> keras.Model:
+    def prepare(
+        self, model: keras.Model, data: Any = None, loss: Any = None, loss_weights: Any = None
+    ) -> keras.Model:
         """The model to compile and train: ``model`` with every tweak on.
 
         Args:
@@ -125,13 +129,17 @@ class Recipe:
             compiled; built, or an unbuilt Sequential, which is built for ``data``.
           data: training data in a form that ``fit`` takes, for tweaks that look at them: batches,
             arrays, …, as ``graph.fit_data.batches`` has them.
+          loss, loss_weights: what the model is to be trained by, as ``compile`` takes it, for
+            tweaks that look at it, and for ``loss()``. Default: the cross-entropy; for data
+            without labels the model's own losses (``add_loss``).
 
         Raises:
           UsageError: for a model of another kind, with layers that cannot be copied, or that one of
             the tweaks does not fit.
         """
-        prepared = put_on(self.tweaks, model, data)
-        self._model = model
+        check_of_its_keras(model, loss=loss)
+        prepared = put_on([each.for_loss(loss, loss_weights) for each in self.tweaks], model, data)
+        self._model, self._loss = model, loss
         return prepared
 
     def learned(self, model: keras.Model) -> dict[str, dict[str, Any]]:
@@ -144,17 +152,21 @@ class Recipe:
 
         Args:
           loss: the loss to start from, or a list or dictionary of one for each output, as
-            ``compile`` takes it. Default: cross-entropy for integer or one-hot labels, on
-            logits or on probabilities as the model given to ``prepare`` has them.
+            ``compile`` takes it. Default: that given to ``prepare``, else the cross-entropy for
+            integer or one-hot labels, on logits or on probabilities as the model has them, and
+            binary where it ends in sigmoids.
 
         Returns:
-          the loss that the tweaks have made of it; of a list or dictionary each, but for None.
+          the loss that the tweaks have made of it; of a list or dictionary each, but for None,
+          and for those that a tweak cannot change where it changes others, of which a line is
+          logged.
 
         Raises:
           UsageError: without ``loss`` before ``prepare``, or where some outputs are logits and
             others probabilities; for a loss that a tweak cannot change, or of another Keras than
             the model given to ``prepare``.
         """
+        loss = self._loss if loss is None else loss
         if loss is None:
             if self._model is None:
                 raise UsageError(
@@ -162,18 +174,35 @@ class Recipe:
                     "gives logits decides the loss. Or pass the loss to start from."
                 )
             loss = default_loss(self._model)
-        return tf.nest.map_structure(self._changed, loss)
-
-    def _changed(self, loss: keras.losses.Loss | str | None) -> keras.losses.Loss | str | None:
-        if loss is None:  # an output that is not trained
-            return None
         if self._model is not None:
             check_of_its_keras(self._model, loss=loss)
-        if isinstance(loss, str) and self.tweaks and is_keras3(self._model):
-            loss = as_cross_entropy(loss, keras3) or loss  # a tweak takes a name for tf_keras'
+        changed = tf.nest.flatten(loss)  # None for an output that is not trained
+        if self.tweaks and is_keras3(self._model):  # a tweak takes a name for tf_keras'
+            changed = [_named(each) if isinstance(each, str) else each for each in changed]
         for tweak in self.tweaks:
-            loss = tweak.loss(loss) or loss
-        return loss
+            changed = self._changed(changed, tweak)
+        return tf.nest.pack_sequence_as(loss, changed)
+
+    def _changed(self, losses: list[Any], tweak: Tweak) -> list[Any]:
+        """The outputs' losses as one tweak changes them."""
+        found, errors = list(losses), []
+        for place, loss in enumerate(losses):
+            if loss is not None:
+                try:
+                    found[place] = tweak.loss(loss) or loss
+                except UsageError as error:
+                    errors.append(error)
+        trained = sum(loss is not None for loss in losses)
+        if errors and len(errors) == trained:
+            others = [_name_of(each) for each in self.tweaks if type(each).loss is Tweak.loss]
+            rest = f" The others take any loss: {','.join(others)}." if others else ""
+            raise UsageError(f"{errors[0]}{rest}") from errors[0]
+        if errors:
+            log.warning(
+                "%s has no effect on %s of %s losses: %s",
+                *(_name_of(tweak), len(errors), trained, errors[0]),
+            )
+        return found
 
     def callbacks(self, steps: int | None = None) -> list[keras.callbacks.Callback]:
         """The callbacks that ``fit`` needs; put them before those that log or save.
@@ -198,6 +227,11 @@ class Recipe:
             are not in this recipe.
         """
         return strip(taken_off(self.tweaks, model))
+
+
+def _named(loss: str) -> Any:
+    """The cross-entropy of Keras 3 of that name, or else the name."""
+    return as_cross_entropy(loss, keras3) or loss
 
 
 def _name_of(tweak: Tweak) -> str:

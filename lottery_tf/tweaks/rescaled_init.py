@@ -12,23 +12,20 @@ import tensorflow as tf
 from lottery_tf.common.devices import from_chief
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import counted, log
-from lottery_tf.graph.compat import backend_of, keras, keras_of, scope_of
+from lottery_tf.graph.compat import backend_of, keras, scope_of
 from lottery_tf.graph.copies import copy_layer
 from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import assign, check_graph, named_variables
 from lottery_tf.graph.signal_paths import unnormalised
 from lottery_tf.graph.step_checks import step_checks
-from lottery_tf.losses.cross_entropy import default_loss
 from lottery_tf.losses.derivatives import (
     as_watched,
-    check_batches,
     differentiable,
     is_offset,
-    labelled_batches,
-    losses_of,
     mistakes_with,
     reason,
 )
+from lottery_tf.losses.objective import Objective, batches_for, losses_of, objective_on
 from lottery_tf.masks.masks import Masks
 from lottery_tf.masks.prune_by_mask import get_masks
 from lottery_tf.masks.wrapper import masked_by_us, remake, set_masks
@@ -36,7 +33,7 @@ from lottery_tf.tickets.ticket import Ticket
 from lottery_tf.tweaks.scaling import scaled
 from lottery_tf.tweaks.settings import MAX_NORMS, STEP_SIZES, RescaledInitSettings
 from lottery_tf.tweaks.tweak import Tweak
-from lottery_tf.tweaks.virtual_step import objective_of
+from lottery_tf.tweaks.virtual_step import after_step
 
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8  # of the Adam that learns the scales
 _JUDGED_EVERY = 10  # iterations
@@ -63,11 +60,12 @@ class RescaledInit(RescaledInitSettings, Tweak):
     With ``keep_signal`` no c is looked at that lets less signal through than c = 1: a bound on the
     gradient is otherwise met by passing nothing on.
 
-    L is the plain loss: smoothed labels, distillation and the model's own ``losses``
-    (regularizers) are left out. BatchNorm takes the batch's statistics and keeps its moving ones,
-    Dropout layers drop nothing; other noise (GaussianNoise, in recurrent layers) is taken as it
-    comes. Pruned weights are in neither norm nor step. A tensor of zeros, such as a new bias, keeps
-    c = 1. Every operation on the weights' way to the loss must have a second derivative.
+    L is the loss given to ``prepare``, or ``criterion``, as ``losses.objective.Objective`` has it:
+    smoothed labels, distillation and regularizers are left out. BatchNorm takes the batch's
+    statistics and keeps its moving ones, Dropout layers drop nothing; other noise (GaussianNoise,
+    in recurrent layers) is taken as it comes. Pruned weights are in neither norm nor step. A tensor
+    of zeros, such as a new bias, keeps c = 1. Every operation on the weights' way to the loss must
+    have a second derivative.
 
     ``optimizer`` is to be the one that trains: A is the direction of its first step. The model is
     not compiled yet when the search runs, so that only ``lottery-tf retrain`` knows it by itself.
@@ -78,6 +76,12 @@ class RescaledInit(RescaledInitSettings, Tweak):
     """
 
     permanent: ClassVar[bool] = True
+
+    # The loss and its weights, which ``prepare`` knows.
+    trained_by: tuple[Any, Any] = dataclasses.field(default=(None, None), compare=False, repr=False)
+
+    def for_loss(self, loss: Any, loss_weights: Any = None) -> "RescaledInit":
+        return dataclasses.replace(self, trained_by=(loss, loss_weights))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -115,7 +119,7 @@ class RescaledInit(RescaledInitSettings, Tweak):
         self, model: keras.Model, data: tf.data.Dataset | None = None
     ) -> tuple[keras.Model, dict[str, Any]]:
         """The scaled copy; what ``Scales`` has, but for the losses and norms on the way."""
-        found = find_scales(self._searched(model), data, self)
+        found = find_scales(self._searched(model), data, self, *self.trained_by)
         chosen = from_chief(np.array(list(found.scales.values())))
         scales = dict(zip(found.scales, chosen.tolist(), strict=True))
         learned = {"scales": scales, "loss": list(found.loss), "norm": list(found.norm)}
@@ -180,6 +184,7 @@ def find_scales(
     data: tf.data.Dataset,
     settings: RescaledInit | None = None,
     loss: Any = None,
+    loss_weights: Any = None,
 ) -> Scales:
     """Searches scales for ``model``'s weights in a copy of it, and logs a line of what it found.
 
@@ -188,13 +193,12 @@ def find_scales(
 
     Args:
       model: a built Sequential or functional model, masked or dense; it is left as it is.
-      data: batches (inputs, labels), of which at most ``iterations`` + 2 are read, those of finite
-        data again and again. Either may be a tensor, a tuple or a dictionary; the losses of several
-        outputs are added up.
+      data: batches (inputs, labels), with weights of the examples if there are some, or inputs
+        alone for a model with losses of its own. At most ``iterations`` + 2 are read, those of
+        finite data again and again. Inputs and labels may be a tensor, a tuple or a dictionary.
       settings: default: ``RescaledInit()``.
-      loss: its mean over a batch is L; one loss, or a list or dictionary of one for each output.
-        Default: that of ``settings``, else the cross-entropy on logits or probabilities as the
-        model has them.
+      loss, loss_weights: as ``compile`` takes them. Default: the criterion of ``settings``, else
+        the cross-entropy on logits or probabilities as the model has them.
 
     Raises:
       UsageError: for data of another form or that do not fit the model, and for a model without
@@ -203,10 +207,9 @@ def find_scales(
     """
     check_graph(model)
     settings = (settings or RescaledInit()).for_training_by("sgd")
-    check_batches(data, "rescaled_init, as in recipe.prepare(model, data)")
     model = differentiable(masked_by_us(model))
-    loss = losses_of(loss or settings.criterion, keras_of(model)) or _default_loss(model)
-    stream = labelled_batches(data, model, loss, "rescaled_init")
+    trained_by = _trained_by(model, data, loss or settings.criterion, loss_weights)
+    stream = batches_for(trained_by, data)
     trainable = {id(variable) for variable in model.trainable_variables}
     named = {n: each for n, each in named_variables(model).items() if id(each) in trainable}
     if not named:
@@ -216,7 +219,7 @@ def find_scales(
             weights = [as_watched(model, variable) for variable in named.values()]
             sgd, l1 = settings.optimizer == "sgd", settings.norm == "l1"
             step_size = cast(float, settings.step_size)  # which for_training_by has set
-            objective = objective_of(model, weights, loss, data.element_spec, sgd, step_size, l1)
+            objective = after_step(trained_by, weights, data.element_spec, sgd, step_size, l1)
             space = _space_of(model, list(named), settings)
             c, *found = _search(objective, stream, space, settings)
     except UsageError:
@@ -227,7 +230,7 @@ def find_scales(
         raise UsageError(
             f"Expected batches (inputs, labels) that fit the model '{model.name}' and the loss; "
             f"of {data.element_spec} {backend_of(model)} says: {reason(error)}. Another loss than "
-            "the cross-entropy is named by RescaledInit(criterion=…)."
+            "the cross-entropy is given by recipe.prepare(model, data, loss=…)."
         ) from error
     except Exception as error:  # AutoGraph makes of a LookupError one of a type of its own
         if "gradient registry" not in str(error):
@@ -264,12 +267,16 @@ def _tell(found: Scales, settings: RescaledInit) -> None:
         )
 
 
-def _default_loss(model: keras.Model) -> keras.losses.Loss:
+def _trained_by(model: keras.Model, data: Any, loss: Any, loss_weights: Any) -> Objective:
+    who = "rescaled_init, as in recipe.prepare(model, data)"
     try:
-        return default_loss(model)
+        return objective_on(model, data, loss, who, loss_weights)
     except UsageError as error:
+        if loss is not None or not isinstance(data, tf.data.Dataset):
+            raise
         raise UsageError(
-            f"{error} That of the search for scales is named by RescaledInit(criterion=…)."
+            f"{error} The search for scales takes it from recipe.prepare(model, data, loss=…), or "
+            "by its name from RescaledInit(criterion=…)."
         ) from error
 
 
@@ -323,7 +330,7 @@ class _Reached:
 
 def _search(
     objective: Callable[..., Any],
-    stream: Iterator[tuple[Any, Any]],
+    stream: Iterator[Any],
     space: _Space,
     settings: RescaledInit,
 ) -> tuple[Any, ...]:

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from lottery_tf.common.log import log
 from lottery_tf.graph.compat import keras, keras_of
-from lottery_tf.losses.cross_entropy import changed
+from lottery_tf.losses.from_keras import changed
 from lottery_tf.tweaks.settings import LabelSmoothingSettings
 from lottery_tf.tweaks.tweak import Tweak
 
@@ -15,7 +15,8 @@ def warn_of_another_loss(model: keras.Model, parameter: str, what: str) -> None:
     """Logs a line if ``model`` is compiled and no loss of it is a cross-entropy with a
     ``parameter``, so that nothing comes of ``what``."""
     losses = tf.nest.flatten(getattr(model, "loss", None))
-    if any(losses) and not any(getattr(loss, parameter, 0) for loss in losses):
+    trained = any(losses) or getattr(model, "optimizer", None) is not None
+    if trained and not any(getattr(loss, parameter, 0) for loss in losses):
         log.warning(
             "%s: the model '%s' is compiled with another loss, so that it has no effect; compile "
             "with loss=recipe.loss().",

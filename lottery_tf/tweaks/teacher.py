@@ -28,7 +28,7 @@ from lottery_tf.graph.layers import check_graph
 from lottery_tf.graph.model_files import check_code, existing_model, is_keras_model, load_model
 from lottery_tf.graph.ops import ops_for
 from lottery_tf.graph.step_checks import check_in_step
-from lottery_tf.losses.divergence import at_least_float32, logits_of
+from lottery_tf.losses.divergence import at_least_float32, logits_of, logits_of_sigmoids
 from lottery_tf.losses.outputs import Outputs, outputs_of
 
 _DESCRIBED = re.compile(r"model '.*', weights sha256 [0-9a-f]{12}")
@@ -107,14 +107,17 @@ class Teacher:
     model: Any = None
 
     def logits(self, x: Any) -> tf.Tensor:
-        """Logits [batch, C] of the inputs ``x``, float32 or wider, without gradient."""
+        """Logits [batch, C] of the inputs ``x``, float32 or wider, without gradient; of each label
+        on its own where ``kind`` is that."""
         (outputs,) = tf.nest.flatten(self.outputs(x))
         ops = ops_for(outputs)
         half = keras3.backend.standardize_dtype(outputs.dtype) == "float16"
         # Behind what float16 can say of a probability there is nothing to take the logarithm of.
         smallest = 6e-8 if half else 1.2e-38
         wide = at_least_float32(outputs.dtype)
-        logits, plain = ops.cast(logits_of(outputs, smallest), wide), ops.cast(outputs, wide)
+        of_sigmoids = self.kind is Outputs.SIGMOIDS
+        inverse = logits_of_sigmoids if of_sigmoids else logits_of
+        logits, plain = ops.cast(inverse(outputs, smallest), wide), ops.cast(outputs, wide)
         if self.kind is Outputs.LOGITS:
             logits = plain
         elif self.kind is Outputs.UNKNOWN:
@@ -130,12 +133,10 @@ class Teacher:
         return ops.stop_gradient(logits)
 
     def check_fits(self, model: keras.Model) -> None:
-        """Raises UsageError unless the teacher takes ``model``'s inputs and has its classes."""
-        if self.kind is Outputs.SIGMOIDS:
-            raise UsageError(
-                f"Expected a teacher that gives logits or a softmax; {self.name} gives "
-                f"{self.kind.value}: give a teacher without its last sigmoid."
-            )
+        """Raises UsageError unless the teacher takes ``model``'s inputs and has its classes.
+
+        Whether its outputs are such as the model's loss takes is told by the loss.
+        """
         if not on_tensorflow(model) and not is_keras3(self.model):
             raise UsageError(
                 f"Expected a teacher of Keras 3 for the model '{model.name}', which computes by "

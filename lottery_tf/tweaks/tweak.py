@@ -30,9 +30,15 @@ class Tweak:
     # Of those that are permanent: which comes first.
     rank: ClassVar[int] = 1
 
-    def prepare(self, model: keras.Model, data: Any = None) -> keras.Model:
+    def prepare(
+        self, model: keras.Model, data: Any = None, loss: Any = None, loss_weights: Any = None
+    ) -> keras.Model:
         """The model to train with this tweak on; ``Recipe.prepare`` does it for several."""
-        return put_on([self], model, data)
+        return put_on([self.for_loss(loss, loss_weights)], model, data)
+
+    def for_loss(self, loss: Any, loss_weights: Any = None) -> "Tweak":
+        """The tweak for a training by a loss, as ``compile`` takes it; few look at it."""
+        return self
 
     def change(self, model: keras.Model, data: tf.data.Dataset | None = None) -> keras.Model:
         """``model`` itself, or a changed copy of it.

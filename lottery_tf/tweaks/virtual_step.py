@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from lottery_tf.graph.compat import compiled, keras, on_tensorflow, output_names, with_gradients
+from lottery_tf.graph.compat import compiled, on_tensorflow, with_gradients
 from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.ops import as_tensors
-from lottery_tf.losses.derivatives import loss_of, mean_loss
+from lottery_tf.losses.derivatives import value_of
+from lottery_tf.losses.objective import Objective
 
 
-def objective_of(
-    model: keras.Model,
+def after_step(
+    objective: Objective,
     weights: Sequence[tf.Variable],
-    loss: Any,
     spec: Any,
     sgd: bool,
     step_size: float,
@@ -35,8 +35,8 @@ def objective_of(
 
     a sign has no derivative: ∇‖g‖₁ = H sign(g), and ∇L(B̃; θ_c − η·sign g) = v.
     """
-    if not on_tensorflow(model):
-        return _elsewhere(model, weights, loss, sgd, step_size, l1)
+    if not on_tensorflow(objective.model):
+        return _elsewhere(objective, weights, sgd, step_size, l1)
     starts = [tf.convert_to_tensor(weight) for weight in weights]
     eta = tf.constant(step_size, tf.float64)
     scalar, vector = tf.TensorSpec([], tf.float64), tf.TensorSpec([len(starts)], tf.float64)
@@ -51,20 +51,20 @@ def objective_of(
         pairs = zip(one, other, strict=True)
         return [a + tf.cast(factor, a.dtype) * b for a, b in pairs]
 
-    def loss_and_gradient(x: Any, y: Any) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    def loss_and_gradient(batch: Any) -> tuple[tf.Tensor, list[tf.Tensor]]:
         with tf.GradientTape() as tape:
-            value = mean_loss(loss, y, model(x, training=True), output_names(model))
+            value = objective(batch)
         found = tape.gradient(value, weights, unconnected_gradients="zero")
         return tf.cast(value, tf.float64), [tf.convert_to_tensor(each) for each in found]
 
     @tf.function(input_signature=[vector, spec, spec, scalar])
-    def objective(
+    def compute(
         c: tf.Tensor, batch: Any, following: Any, bound: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         theta = [s * tf.cast(each, s.dtype) for s, each in zip(starts, tf.unstack(c), strict=True)]
         assign(theta)
         with tf.GradientTape() as tape:
-            _, g = loss_and_gradient(*batch)
+            _, g = loss_and_gradient(batch)
         length = tf.sqrt(tf.reduce_sum(_inner(g, g)))
         u = [tf.math.divide_no_nan(each, tf.cast(length, each.dtype)) for each in g]
         signs, zeros = [tf.sign(each) for each in g], [tf.zeros_like(each) for each in g]
@@ -75,7 +75,7 @@ def objective_of(
 
         def virtual_step() -> tuple[tf.Tensor, list[tf.Tensor], list[tf.Tensor]]:
             assign(plus(theta, -eta, u if sgd else signs))
-            value, v = loss_and_gradient(*_overlapping(batch, following))
+            value, v = loss_and_gradient(_overlapping(batch, following))
             assign(theta)
             across = plus(v, -tf.reduce_sum(_inner(u, v)), u)
             return value, v, plus(zeros, tf.math.divide_no_nan(-eta, length), across)
@@ -90,16 +90,16 @@ def objective_of(
             curved = tf.cond(norm > bound, through_gradient, lambda: tf.zeros_like(c))
         return value, norm, _inner(direct, starts) + curved
 
-    return objective
+    return compute
 
 
 def _elsewhere(
-    model: keras.Model, weights: Sequence[Any], loss: Any, sgd: bool, step_size: float, l1: bool
+    objective: Objective, weights: Sequence[Any], sgd: bool, step_size: float, l1: bool
 ) -> Callable[..., tuple[Any, Any, Any]]:
     """The like of a model of another backend, which differentiates the objective itself by c."""
     ops = keras3.ops
     starts = [ops.convert_to_tensor(weight) for weight in weights]
-    losses = with_gradients(loss_of(model, weights, loss))
+    losses = with_gradients(value_of(objective.model, weights, objective))
 
     def scaled(c: Any) -> list[Any]:
         return [start * ops.cast(c[i], start.dtype) for i, start in enumerate(starts)]
@@ -113,22 +113,22 @@ def _elsewhere(
         return sum(ops.sum(ops.abs(each)) for each in g) if l1 else length_of(g)
 
     def norm_at(values: Sequence[Any], batch: Any) -> tuple[Any, None]:
-        return norm_of(losses(scaled(values[0]), *batch)[1]), None
+        return norm_of(losses(scaled(values[0]), batch)[1]), None
 
-    def after_step(values: Sequence[Any], batch: Any, mixed: Any) -> tuple[Any, Any]:
+    def stepped(values: Sequence[Any], batch: Any, mixed: Any) -> tuple[Any, Any]:
         theta = scaled(values[0])
-        g = losses(theta, *batch)[1]
+        g = losses(theta, batch)[1]
         if sgd:
             length = length_of(g)
             steps = [ops.divide_no_nan(each, length) for each in g]
         else:
             steps = [ops.stop_gradient(ops.sign(each)) for each in g]
         moved = [each - step_size * step for each, step in zip(theta, steps, strict=True)]
-        return losses(moved, *mixed)[0][0], norm_of(g)
+        return losses(moved, mixed)[0][0], norm_of(g)
 
-    by_step, by_norm = compiled(with_gradients(after_step)), compiled(with_gradients(norm_at))
+    by_step, by_norm = compiled(with_gradients(stepped)), compiled(with_gradients(norm_at))
 
-    def objective(c: Any, batch: Any, following: Any, bound: float) -> tuple[Any, Any, Any]:
+    def compute(c: Any, batch: Any, following: Any, bound: float) -> tuple[Any, Any, Any]:
         scales = [ops.convert_to_tensor(np.asarray(c, np.float32))]
         first = as_tensors(batch)
         (value, norm), (derivative,) = by_step(
@@ -139,7 +139,7 @@ def _elsewhere(
             value = ops.full_like(norm, math.nan)
         return tuple(map(ops.convert_to_numpy, (value, norm, derivative)))
 
-    return objective
+    return compute
 
 
 def _inner(one: Sequence[tf.Tensor], other: Sequence[tf.Tensor]) -> tf.Tensor:

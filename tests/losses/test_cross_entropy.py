@@ -6,7 +6,8 @@ from networks import KERASES, both_kerases, chain, examples
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.step_checks import step_checks
-from lottery_tf.losses.cross_entropy import as_cross_entropy, changed, cross_entropy
+from lottery_tf.losses.cross_entropy import cross_entropy
+from lottery_tf.losses.from_keras import as_cross_entropy, changed
 
 
 def model_of(its_keras, loss):

@@ -6,9 +6,8 @@ import pytest
 import tensorflow as tf
 from networks import assert_same, both_kerases, chain, examples, functions, layers, values
 
-from lottery_tf.graph.compat import output_names
 from lottery_tf.graph.layers import named_variables
-from lottery_tf.losses.derivatives import as_watched, differentiable, mean_loss
+from lottery_tf.losses.derivatives import as_watched, differentiable
 
 
 def biased(its_keras):
@@ -86,20 +85,3 @@ def test_of_a_users_own_layer_the_bias_is_its_own_affair(own):
     np.testing.assert_allclose(
         differentiable(model)(x, training=True), model(x, training=True), rtol=1e-6
     )
-
-
-@both_kerases
-def test_the_loss_is_of_the_steps_that_are_no_padding(its_keras):
-    """As Keras' fit has it: [1, 2, 0, 0] counts twice, [3, 0, 0, 0] once."""
-    layers = its_keras.layers
-    inputs = its_keras.Input((4,), dtype="int32")
-    x = layers.Embedding(5, 6, mask_zero=True)(inputs)
-    x = layers.LSTM(4, return_sequences=True, unroll=True)(x)
-    model = its_keras.Model(inputs, layers.Dense(3)(x))
-    tokens, labels = np.array([[1, 2, 0, 0], [3, 0, 0, 0]]), np.array([[1, 2, 0, 0], [1, 0, 0, 0]])
-    loss = its_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(loss=loss)
-    found = mean_loss(loss, tf.constant(labels), model(tokens), output_names(model))
-    assert float(found) == pytest.approx(model.evaluate(tokens, labels, verbose=0), rel=1e-5)
-    every = mean_loss(loss, tf.constant(labels), tf.identity(model(tokens)), output_names(model))
-    assert float(every) != pytest.approx(float(found), rel=1e-4)

@@ -140,7 +140,7 @@ def test_the_loss_needs_a_model_or_a_loss(of):
     assert lt.Recipe("vanilla").loss(loss) is loss
 
 
-def test_a_loss_for_each_output(of):
+def test_a_loss_for_each_output(of, caplog):
     """In the form in which it came, an output without a loss too."""
     keras, layers, CrossEntropy = of, of.layers, cross_entropy(of)
     recipe, plain = lt.Recipe("label_smoothing"), "sparse_categorical_crossentropy"
@@ -154,8 +154,15 @@ def test_a_loss_for_each_output(of):
     assert [named[name].from_logits for name in "ab"] == [False, True]
     assert all(isinstance(each, CrossEntropy) for each in [*listed[::2], *named.values()])
     assert lt.Recipe("vanilla").loss({"a": "mse", "b": None}) == {"a": "mse", "b": None}
-    with pytest.raises(UsageError, match="to smooth the labels of, not mse"):
-        recipe.loss([CrossEntropy(), "mse"])
+
+    some = recipe.loss([CrossEntropy(), "mse"])
+    assert some[0].label_smoothing == 0.1 and some[1] == "mse"
+    assert "label_smoothing has no effect on 1 of 2 losses" in caplog.text
+    words = (
+        "to smooth the labels of, not mse.*The others take any loss: soft_activation,ghost_skips"
+    )
+    with pytest.raises(UsageError, match=words):
+        lt.Recipe("label_smoothing,soft_activation,ghost_skips").loss(["mse", None])
 
     inputs = keras.Input((4,))
     heads = [layers.Dense(3, name="a")(inputs), layers.Dense(3, "softmax", name="b")(inputs)]
@@ -210,7 +217,7 @@ def test_the_loss_knows_logits_from_probabilities(of):
 @pytest.mark.parametrize("name", ["vanilla", "label_smoothing", "distillation"])
 def test_outputs_of_neither_kind_need_a_loss(name, of):
     keras, layers = of, of.layers
-    model = chain(layers.Dense(3, "sigmoid", name="head"))
+    model = chain(layers.Dense(3, "relu", name="head"))
     recipe = lt.Recipe(name, {"distillation_teacher": chain(layers.Dense(3))})
     recipe.prepare(model)
     with pytest.raises(UsageError, match="what head of the model .* gives .*: pass the loss"):

@@ -24,14 +24,15 @@ from networks import (
 
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
-from lottery_tf.graph.compat import keras, keras_of
+from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import assign
 from lottery_tf.losses.derivatives import as_watched, differentiable
+from lottery_tf.losses.objective import Objective
 from lottery_tf.masks.prunable import prunable_weights
 from lottery_tf.masks.wrapper import masked_by_us
-from lottery_tf.tweaks import rescaled_init, signal_scaling
+from lottery_tf.tweaks import signal_scaling
 from lottery_tf.tweaks.rescaled_init import RescaledInit, Scales, find_scales
-from lottery_tf.tweaks.virtual_step import objective_of
+from lottery_tf.tweaks.virtual_step import after_step
 
 both_optimizers = pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 
@@ -126,11 +127,11 @@ def objective(model, data, settings):
     """The compiled objective of ``model`` and its first two batches."""
     model = differentiable(model)
     weights = [as_watched(model, each) for each in model.trainable_variables]
-    loss = keras_of(model).losses.get(settings.criterion) or rescaled_init.default_loss(model)
+    trained_by = Objective(model, settings.criterion)
     settings = settings.for_training_by("sgd")
     sgd = settings.optimizer == "sgd"
     how = sgd, settings.step_size, settings.norm == "l1"
-    found = objective_of(model, weights, loss, data.element_spec, *how)
+    found = after_step(trained_by, weights, data.element_spec, *how)
     return lambda c, bound: [each.numpy() for each in found(c, *list(data)[:2], bound)]
 
 
@@ -750,8 +751,8 @@ def test_what_scales_the_loss_is_not_the_optimizer_that_trains(lines):
         (lambda: None, "Expected training data for rescaled_init.* recipe.prepare.*, not None"),
         (examples, "Expected training data .* tf.data.Dataset of batches .*, not tuple"),
         (lambda: batches().take(0), "not an empty one"),
-        (lambda: batches().map(lambda x, y: x), "of batches \\(inputs, labels\\), not of Tensor"),
-        (lambda: batches().map(lambda x, y: (x, y, y)), "without sample weights"),
+        (lambda: batches().map(lambda x, y: x), "with labels, .*no losses of its own"),
+        (lambda: batches().map(lambda x, y: (x, y, y, y)), "or .inputs, labels, weights of"),
         (lambda: batches(shape=(5,)), "that fit the model 'model.*incompatible with the layer"),
         (lambda: batches(classes=9), "whole numbers from 0 to 2; .*labels from 0 to [3-8]"),
         (lambda: batches().map(lambda x, y: (x, (y, y))), "labels for 2 of 1 outputs"),

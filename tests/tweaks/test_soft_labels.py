@@ -8,12 +8,8 @@ from networks import chain, examples, layers
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import keras
-from lottery_tf.losses.cross_entropy import (
-    CrossEntropy,
-    as_cross_entropy,
-    checked_labels,
-    cross_entropy,
-)
+from lottery_tf.losses.cross_entropy import CrossEntropy, checked_labels, cross_entropy
+from lottery_tf.losses.from_keras import as_cross_entropy
 
 losses = keras.losses
 LOGITS = np.log(np.array([[1, 2, 1, 4], [4, 1, 2, 1]], np.float32))  # softmax: eighths
@@ -321,7 +317,7 @@ def test_losses_that_can_be_smoothed(loss, from_logits):
     "loss",
     [
         losses.MeanSquaredError(),
-        "binary_crossentropy",
+        losses.BinaryCrossentropy(label_smoothing=0.1),
         losses.CategoricalCrossentropy(label_smoothing=0.1),
         losses.SparseCategoricalCrossentropy(ignore_class=255),
         losses.CategoricalCrossentropy(axis=1),
@@ -329,7 +325,7 @@ def test_losses_that_can_be_smoothed(loss, from_logits):
 )
 def test_losses_that_cannot(loss):
     assert as_cross_entropy(loss) is None
-    with pytest.raises(UsageError, match="a categorical cross-entropy .*, not .*crossentropy|mean"):
+    with pytest.raises(UsageError, match="a cross-entropy .*, not .*crossentropy|mean"):
         lt.LabelSmoothing().loss(loss)
 
 

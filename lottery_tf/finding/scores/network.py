@@ -14,26 +14,21 @@ from lottery_tf.graph.compat import (
     keras,
     keras_of,
     on_tensorflow,
-    output_names,
     with_gradients,
 )
 from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import named_variables
 from lottery_tf.graph.ops import as_tensors, ops_for
 from lottery_tf.graph.step_checks import step_checks
-from lottery_tf.losses.cross_entropy import as_cross_entropy, default_loss
 from lottery_tf.losses.derivatives import (
     as_watched,
-    check_batches,
     differentiable,
-    labelled_batches,
-    loss_of,
-    losses_of,
-    mean_loss,
     mistakes_with,
     reason,
+    value_of,
 )
-from lottery_tf.losses.divergence import logits_of
+from lottery_tf.losses.from_keras import as_cross_entropy
+from lottery_tf.losses.objective import batches_for, objective_on
 from lottery_tf.masks.prune_by_mask import get_masks
 
 Made = TypeVar("Made")
@@ -42,13 +37,15 @@ Made = TypeVar("Made")
 class Network:
     """A masked model to score; what is traced for a score serves its next rounds too.
 
-    L is the mean of the loss over all examples of the batches; Dropout drops nothing, and BatchNorm
-    takes each batch's statistics. The model's own ``losses`` (regularizers) are left out.
+    L is the mean of ``losses.objective.Objective`` over all examples of the batches; Dropout drops
+    nothing, and BatchNorm takes each batch's statistics.
 
     Args:
       model: what ``wrap`` returned; it is copied.
-      data: batches (inputs, labels); needed by scores that look at the loss.
-      loss: its mean is L. Default: cross-entropy, on logits or probabilities as the model has them.
+      data: batches (inputs, labels), with weights of the examples if there are some, or inputs
+        alone for a model with losses of its own; needed by scores that look at the loss.
+      loss, loss_weights: as ``compile`` takes them. Default: cross-entropy, on logits or
+        probabilities as the model has them.
       batches: how many batches are read, if there are so many.
       seed: of ``random``.
 
@@ -56,22 +53,24 @@ class Network:
       model: the copy. Its masks may be set anew from score to score.
       weights: name → the variable of each prunable weight, TensorFlow's where it computes by it.
       random: the generator for scores that are drawn.
-      data, loss, count: what was given as ``data``, ``loss`` and ``batches``.
+      data, loss, loss_weights, count: what was given, the last one as ``batches``.
     """
 
     def __init__(
         self,
         model: keras.Model,
         data: tf.data.Dataset | None = None,
-        loss: keras.losses.Loss | str | None = None,
+        loss: Any = None,
         batches: int = 1,
         seed: int = 0,
+        loss_weights: Any = None,
     ):
         self.model = differentiable(model)
         named = named_variables(self.model)
         self.weights = {n: as_watched(self.model, named[n]) for n in get_masks(self.model)}
         self.random = np.random.default_rng(seed)
-        self.data, self.loss, self.count = data, loss, batches
+        self.data, self.count = data, batches
+        self.loss, self.loss_weights = loss, loss_weights
         self._made: dict[Callable[[Network], Any], Any] = {}
 
     def values(self) -> dict[str, np.ndarray]:
@@ -124,14 +123,17 @@ class _Derivatives:
 
     def __init__(self, network: Network):
         self.model, self.weights = network.model, network.weights
-        data: tf.data.Dataset = network.data  # check_batches refuses None
-        who = "the scores of the weights"
-        self.loss = losses_of(network.loss, keras_of(self.model))
-        check_batches(data, who)
-        self.loss, self.element_spec = self.loss or default_loss(self.model), data.element_spec
-        stream = labelled_batches(data, self.model, self.loss, who, again=False)
+        asks = network.loss, "the scores of the weights", network.loss_weights
+        self.objective = objective_on(self.model, network.data, *asks)
+        data: tf.data.Dataset = network.data  # objective_on refuses None
+        self.element_spec = data.element_spec
+        stream = batches_for(self.objective, data, again=False)
         with step_checks():
             self.batches = list(itertools.islice(stream, network.count))
+
+    def divided(self, temperature: Any) -> Any:
+        """L of the logits divided by a temperature."""
+        return self.objective.with_losses(lambda loss: _divided(loss, temperature))
 
     def mean(self, which: str, *args: Any) -> dict[str, np.ndarray]:
         """The mean over all examples of a derivative of each batch."""
@@ -172,19 +174,16 @@ class _ByTensorFlow(_Derivatives):
 
         self.hessian_product = hessian_product
 
-    def _gradient(self, batch: tuple[Any, Any], temperature: tf.Tensor) -> list[tf.Tensor]:
-        x, y = batch
+    def _gradient(self, batch: Any, temperature: tf.Tensor) -> list[tf.Tensor]:
         weights = list(self.weights.values())
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)  # a layer may be frozen
-            outputs = self.model(x, training=True)
-            losses = tf.nest.map_structure(lambda one: _divided(one, temperature), self.loss)
-            loss = mean_loss(losses, y, outputs, output_names(self.model))
+            loss = self.divided(temperature)(batch)
         found = tape.gradient(loss, weights, unconnected_gradients="zero")
         return [tf.convert_to_tensor(each) for each in found]
 
     def _hessian_product(
-        self, batch: tuple[Any, Any], temperature: tf.Tensor, vector: Sequence[tf.Tensor]
+        self, batch: Any, temperature: tf.Tensor, vector: Sequence[tf.Tensor]
     ) -> list[tf.Tensor]:
         weights = list(self.weights.values())
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -205,13 +204,12 @@ class _ByKeras(_Derivatives):
         ops = keras3.ops
         dtypes = [weight.dtype for weight in weights]
 
-        def gradient(values: Any, rest: Any, x: Any, y: Any, temperature: Any) -> Any:
-            losses = tf.nest.map_structure(lambda one: _divided(one, temperature), self.loss)
-            loss = loss_of(self.model, [*weights, *others], losses)
-            return with_gradients(lambda some, *args: loss([*some, *rest], *args))(values, x, y)[1]
+        def gradient(values: Any, rest: Any, batch: Any, temperature: Any) -> Any:
+            loss = value_of(self.model, [*weights, *others], self.divided(temperature))
+            return with_gradients(lambda some, batch: loss([*some, *rest], batch))(values, batch)[1]
 
-        def along(values: Any, rest: Any, x: Any, y: Any, temperature: Any, vector: Any) -> Any:
-            found = gradient(values, rest, x, y, temperature)
+        def along(values: Any, rest: Any, batch: Any, temperature: Any, vector: Any) -> Any:
+            found = gradient(values, rest, batch, temperature)
             pairs = zip(found, vector, strict=True)
             return sum(ops.sum(g * v) for g, v in pairs), None
 
@@ -222,7 +220,7 @@ class _ByKeras(_Derivatives):
             def on(batch: Any, temperature: float, *vectors: Any) -> Any:
                 values, rest = ([*map(ops.convert_to_tensor, each)] for each in (weights, others))
                 parts = (map(ops.convert_to_tensor, each, dtypes) for each in vectors)
-                return compute(values, rest, *as_tensors(batch), temperature, *map(list, parts))
+                return compute(values, rest, as_tensors(batch), temperature, *map(list, parts))
 
             return on
 
@@ -235,13 +233,10 @@ def _divided(loss: Any, temperature: tf.Tensor) -> Any:
     if cross_entropy is None:
         return loss
 
-    kind = type(cross_entropy)
-    on_logits = kind.from_config({**cross_entropy.get_config(), "from_logits": True})
+    on_logits = type(cross_entropy).from_config({**cross_entropy.get_config(), "from_logits": True})
 
     def divided(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
-        logits = outputs
-        if not cross_entropy.from_logits:
-            logits = logits_of(outputs, kind.of.backend.epsilon())
+        logits = outputs if cross_entropy.from_logits else cross_entropy.logits(outputs)
         return on_logits.call(labels, logits / ops_for(logits).cast(temperature, logits.dtype))
 
     return divided

@@ -1,0 +1,104 @@
+"""Losses of Keras as cross-entropies of ours, and the one that fits a model."""
+
+from types import ModuleType
+from typing import Any, TypeAlias
+
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.log import some
+from lottery_tf.graph.compat import keras, keras_of
+from lottery_tf.graph.keras3 import keras as keras3
+from lottery_tf.losses.binary_cross_entropy import AnyBinaryCrossEntropy, binary_cross_entropy
+from lottery_tf.losses.cross_entropy import AnyCrossEntropy, cross_entropy
+from lottery_tf.losses.outputs import Outputs, outputs_of
+
+AnyOfOurs: TypeAlias = AnyCrossEntropy | AnyBinaryCrossEntropy
+
+
+def as_cross_entropy(loss: Any, of: ModuleType = keras) -> AnyOfOurs | None:
+    """The same cross-entropy as one of ours; None if it cannot be said as one.
+
+    Args:
+      loss: a loss of either Keras, or the name of one.
+      of: the Keras that a name is of.
+    """
+    if isinstance(loss, str | dict):
+        loss = of.losses.get(loss)
+    if isinstance(loss, AnyOfOurs):
+        return loss
+    for its_keras in (keras, keras3):
+        theirs = its_keras.losses
+        of_classes, of_labels = cross_entropy(its_keras), binary_cross_entropy(its_keras)
+        kinds: dict[type, type[Any]] = {
+            theirs.SparseCategoricalCrossentropy: of_classes,
+            theirs.CategoricalCrossentropy: of_classes,
+            theirs.BinaryCrossentropy: of_labels,
+        }
+        if kind := kinds.get(type(loss)):
+            config = loss.get_config()
+            usual = {"label_smoothing": 0, "axis": -1, "ignore_class": None}
+            if any(config.get(name, value) != value for name, value in usual.items()):
+                return None
+            return kind(config["from_logits"], reduction=loss.reduction)
+        if loss in (theirs.sparse_categorical_crossentropy, theirs.categorical_crossentropy):
+            return of_classes(from_logits=False)
+        if loss is theirs.binary_crossentropy:
+            return of_labels(from_logits=False)
+    return None
+
+
+def changed(
+    loss: Any, purpose: str, name: str, of: ModuleType = keras, /, **config: float
+) -> AnyOfOurs:
+    """``loss`` (default: cross-entropy of logits) as one of ours with other ``config``.
+
+    Args:
+      loss: a loss of either Keras, or the name of one.
+      purpose, name: what the cross-entropy is for, and who asks for it, for the error.
+      of: the Keras that a name, or the default, is of.
+      **config: of ``CrossEntropy``.
+
+    Raises:
+      UsageError: if it is no cross-entropy, or has an option that ours has not.
+    """
+    plain = cross_entropy(of)() if loss is None else as_cross_entropy(loss, of)
+    if plain is None:
+        called = getattr(loss, "name", getattr(loss, "__name__", loss))
+        raise UsageError(
+            f"Expected a cross-entropy {purpose}, not {called}: compile with "
+            "SparseCategoricalCrossentropy, CategoricalCrossentropy or BinaryCrossentropy without "
+            f"label_smoothing, axis or ignore_class of their own, or leave {name} out of the "
+            "recipe."
+        )
+    return type(plain).from_config({**plain.get_config(), **config})
+
+
+def default_loss(model: keras.Model) -> keras.losses.Loss:
+    """The cross-entropy for ``model``: of classes, on logits or on probabilities as its outputs
+    are, or binary where they are sigmoids.
+
+    Raises:
+      UsageError: if what an output gives is not known, if the outputs are of several kinds, or one
+        has a single unit that is no sigmoid.
+    """
+    found = outputs_of(model)
+    if set(found.values()) == {Outputs.SIGMOIDS}:
+        return binary_cross_entropy(keras_of(model))(from_logits=False)
+    if any(output.shape[-1] == 1 for output in model.outputs):
+        raise UsageError(
+            "Expected outputs of several classes, or of sigmoids, for the cross-entropy; the model "
+            "has one of a single unit: pass the loss to start from, such as "
+            "keras.losses.BinaryCrossentropy(from_logits=True)."
+        )
+    known = {Outputs.LOGITS, Outputs.PROBABILITIES}
+    if unknown := [name for name, kind in found.items() if kind not in known]:
+        raise UsageError(
+            f"Expected outputs that are logits or come from a softmax; what {some(unknown)} of the "
+            f"model '{model.name}' gives is {found[unknown[0]].value}: pass the loss to start "
+            "from, such as keras.losses.SparseCategoricalCrossentropy(from_logits=…)."
+        )
+    if len(set(found.values())) > 1:
+        raise UsageError(
+            "Expected outputs that are all logits or all probabilities; the model has "
+            "both: pass the loss to start from."
+        )
+    return cross_entropy(keras_of(model))(from_logits=Outputs.LOGITS in found.values())

@@ -1,0 +1,259 @@
+"""What a model is trained by, as a number of each batch: L.
+
+The scores of pruning at initialisation, the search for scales and the signal differentiate it.
+"""
+
+import functools
+import itertools
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import tensorflow as tf
+
+from lottery_tf.common.errors import UsageError
+from lottery_tf.graph.compat import (
+    added_losses,
+    has_losses,
+    keras,
+    keras_of,
+    mask_of,
+    on_tensorflow,
+    output_names,
+)
+from lottery_tf.graph.keras3 import keras as keras3
+from lottery_tf.graph.ops import ops_for
+from lottery_tf.graph.step_checks import step_checks
+from lottery_tf.losses.cross_entropy import checked_labels
+from lottery_tf.losses.divergence import at_least_float32
+from lottery_tf.losses.from_keras import default_loss
+
+_LOSSES = (keras.losses.Loss, keras3.losses.Loss)
+
+
+class Objective:
+    """L: the sum over a model's outputs of their mean losses, and the losses that a call adds.
+
+    What is added are those of ``add_loss`` and of activity regularizers. Regularizers of weights
+    are left out: pruning at initialisation asks what a weight does for the data.
+
+    Args:
+      model: what computes. Its call is that of training.
+      loss: as ``compile`` takes it: a Keras loss or the name of one, or one for each output, as a
+        list or a dictionary by name that may leave some out. Default: for data with labels the
+        cross-entropy that fits the model's outputs, else none.
+      loss_weights: a factor for each output's loss, in the same ways. Default: 1.
+      labelled: whether the data have labels.
+
+    Attributes:
+      loss: the Keras losses.
+
+    Raises:
+      UsageError: for a name that is no loss's, labels without a loss where the model has losses of
+        its own, a loss without labels; in a call, for a model without any loss.
+    """
+
+    def __init__(
+        self, model: keras.Model, loss: Any = None, loss_weights: Any = None, labelled: bool = True
+    ):
+        check_loss(model, loss, labelled)
+        self.model, self.loss_weights = model, loss_weights
+        given = losses_of(loss, keras_of(model)) or None
+        self.loss = default_loss(model) if labelled and given is None else given
+
+    def with_losses(self, change: Callable[[Any], Any]) -> "Objective":
+        """The same of other losses: those that ``change`` makes of each."""
+        new = object.__new__(Objective)
+        vars(new).update(vars(self), loss=tf.nest.map_structure(change, self.loss))
+        return new
+
+    def __call__(self, batch: Any) -> Any:
+        """L of a batch. [], at least float32.
+
+        Args:
+          batch: inputs, (inputs,), (inputs, labels) or (inputs, labels, weights of the examples).
+
+        Raises:
+          ValueError: if losses, labels or weights are not as many as outputs, or of other names.
+        """
+        x, y, weights = keras3.utils.unpack_x_y_sample_weight(batch)
+        outputs = self.model(x, training=True)
+        return self.of_outputs(outputs, y, weights)
+
+    def of_outputs(self, outputs: Any, y: Any, weights: Any = None) -> Any:
+        """L where the model has just been called; the other arguments are a batch's."""
+        by_key = isinstance(outputs, dict)
+        names = sorted(outputs) if by_key else output_names(self.model)  # as tf.nest has them
+        means: list[Any] = []
+        if self.loss is not None:
+            single = not tf.nest.is_nested(self.loss)
+            losses = [self.loss] * len(names) if single else _of_each("losses", self.loss, names)
+            factors = _for_all("loss_weights", self.loss_weights, names)
+            of_examples = _for_all("weights of the examples", weights, names)
+            labels = _of_each("labels", y, names)
+            named = dict(zip(names, tf.nest.flatten(outputs), strict=True))
+            means += _means(losses, factors, labels, of_examples, named)
+            if not means:
+                raise ValueError("There is a loss for none of the outputs.")
+        added = [each for loss in added_losses(self.model) for each in tf.nest.flatten(loss)]
+        ops = ops_for(self.model)
+        means += [ops.cast(ops.sum(each), at_least_float32(each.dtype)) for each in added]
+        if not means:
+            raise UsageError(no_losses(self.model))
+        return functools.reduce(operator.add, means)
+
+
+def no_losses(model: keras.Model, what: str = "data") -> str:
+    """What to say where there is nothing to train by."""
+    return (
+        f"Expected {what} with labels, (inputs, labels); they are inputs alone, and "
+        f"'{model.name}' has no losses of its own (add_loss)."
+    )
+
+
+def check_loss(model: keras.Model, loss: Any, labelled: bool, what: str = "data") -> None:
+    """Raises UsageError if data have no labels for a loss, or it is not clear which is meant."""
+    if loss is not None and not labelled:
+        raise UsageError(
+            f"Expected {what} with labels for the loss, (inputs, labels); they are inputs "
+            "alone: give labels, or leave loss out if the model has losses of its own (add_loss)."
+        )
+    if loss is None and labelled and has_losses(model):
+        raise UsageError(
+            f"Expected a loss for the labels of '{model.name}', which has losses of its own "
+            f"(add_loss): give it, or {what} without labels to train by its own alone."
+        )
+
+
+def losses_of(given: Any, of: ModuleType = keras) -> Any:
+    """The Keras losses that are named or given, one or a list or dictionary of several.
+
+    Args:
+      given: losses of either Keras, or names of losses.
+      of: the Keras that a name is of.
+    """
+
+    def named(loss: Any) -> Any:
+        try:
+            return of.losses.get(loss)
+        except ValueError as error:
+            raise UsageError(
+                f"Expected the name of a Keras loss, such as mean_squared_error, not '{loss}'."
+            ) from error
+
+    return tf.nest.map_structure(named, given)
+
+
+def _means(
+    losses: Sequence[Any],
+    factors: Sequence[Any],
+    labels: Sequence[Any],
+    weights: Sequence[Any],
+    outputs: Mapping[str, Any],
+) -> Iterator[Any]:
+    """The mean loss of each output that has one, times its factor. Each [], at least float32."""
+    each_output = zip(losses, factors, labels, weights, outputs.items(), strict=True)
+    for loss, factor, y, weight, (name, output) in each_output:
+        if loss is None:
+            continue
+        if y is None:
+            raise ValueError(f"There are no labels for {name}.")
+        # Not loss(…), which refuses to take the mean under a strategy.
+        loss = loss.call if isinstance(loss, _LOSSES) else loss
+        ops, mask = ops_for(output), mask_of(output)
+        y = ops.convert_to_tensor(y)
+        output = ops.cast(output, at_least_float32(output.dtype))
+        if ops.ndim(y) == ops.ndim(output) - 1 and output.shape[-1] == 1:
+            y = y[..., None]
+        each = loss(y, output)
+        if weight is not None:
+            weight = ops.cast(ops.convert_to_tensor(weight), each.dtype)
+            each = each * _beside(weight, each)
+        if mask is None or ops.ndim(mask) != ops.ndim(each):
+            mean = ops.mean(each)
+        else:  # of the steps that are no padding, as Keras has it
+            mask = ops.cast(mask, each.dtype)
+            mean = ops.divide_no_nan(ops.sum(each * mask), ops.sum(mask))
+        yield mean if factor is None else factor * mean
+
+
+def _beside(weights: Any, losses: Any) -> Any:
+    """Weights of examples in a shape that they can be multiplied with their losses by."""
+    ops = ops_for(losses)
+    if ops.ndim(weights) == ops.ndim(losses) + 1 and weights.shape[-1] == 1:
+        weights = weights[..., 0]
+    for _ in range(ops.ndim(losses) - ops.ndim(weights)):
+        weights = weights[..., None]
+    return weights
+
+
+def _of_each(what: str, given: Any, names: list[str]) -> list[Any]:
+    """What is ``given`` for each output: by name, where it may be left out, or in their order."""
+    if isinstance(given, dict):
+        if not given.keys() <= set(names):
+            raise ValueError(f"There are {what} for {', '.join(given)} of {', '.join(names)}.")
+        return [given.get(name) for name in names]
+    given = tf.nest.flatten(given)
+    if len(given) != len(names):
+        raise ValueError(f"There are {what} for {len(given)} of {len(names)} outputs.")
+    return given
+
+
+def _for_all(what: str, given: Any, names: list[str]) -> list[Any]:
+    """The like of what may be left out, or be one for all outputs."""
+    nested = tf.nest.is_nested(given)
+    return _of_each(what, given, names) if nested else [given] * len(names)
+
+
+def batches_of(data: tf.data.Dataset, again: bool = True) -> Iterator[Any]:
+    """An iterator of the batches of ``data``; a UsageError if there are none.
+
+    Args:
+      again: whether finite data are read again and again.
+    """
+    stream = iter(data.repeat() if again else data)
+    with step_checks():
+        first = next(stream, None)
+    if first is None:
+        raise UsageError("Expected a dataset of batches (inputs, labels), not an empty one.")
+    return itertools.chain([first], stream)
+
+
+def are_labelled(data: tf.data.Dataset) -> bool:
+    """Whether batches have labels beside the inputs."""
+    return isinstance(data.element_spec, tuple) and len(data.element_spec) > 1
+
+
+def objective_on(
+    model: keras.Model, data: Any, loss: Any, who: str, loss_weights: Any = None
+) -> Objective:
+    """What a model is trained by on those data.
+
+    Args:
+      data: a ``tf.data.Dataset``.
+      who: what needs them, for the error.
+
+    Raises:
+      UsageError: if it is none, or has batches of another form.
+    """
+    if not isinstance(data, tf.data.Dataset):
+        raise UsageError(
+            f"Expected training data for {who}, a tf.data.Dataset of batches (inputs, labels), not "
+            f"{data if data is None else type(data).__name__}."
+        )
+    if isinstance(data.element_spec, tuple) and not 1 <= len(data.element_spec) <= 3:
+        raise UsageError(
+            "Expected a dataset of batches (inputs, labels) or (inputs, labels, weights of the "
+            f"examples), not of {data.element_spec}."
+        )
+    return Objective(model, loss, loss_weights, are_labelled(data))
+
+
+def batches_for(objective: Objective, data: tf.data.Dataset, again: bool = True) -> Iterator[Any]:
+    """``batches_of`` for what a model is trained by, whose labels are checked first where its
+    backend's step cannot refuse them."""
+    model = objective.model
+    return batches_of(
+        data if on_tensorflow(model) else checked_labels(data, model, objective.loss), again
+    )
