@@ -11,9 +11,8 @@ from typing import Any
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import some
 from lottery_tf.graph.compat import (
-    Functional,
     code_allowed,
-    has_functional_like_constructor,
+    is_like_functional,
     is_model,
     is_open,
     is_operation_of_keras,
@@ -21,6 +20,7 @@ from lottery_tf.graph.compat import (
     keras,
     keras3,
     parts_of,
+    plain_class_of,
     set_open,
     symbol,
 )
@@ -95,15 +95,14 @@ def to_json(model: keras.Model) -> str:
         if not is_own(kind):
             continue
         names = sorted(set_on(part))
-        if not has_functional_like_constructor(kind):
+        if not is_like_functional(part):
             plain.append((part, kind))
             names += own_methods(kind)
         if names:
             lost[part.name] = f"{kind.__name__} with {some(names)}"
     try:
-        for part, kind in plain:  # Keras knows how to describe its own
-            sequential = issubclass(kind, keras.Sequential)
-            part.__class__ = keras.Sequential if sequential else Functional
+        for part, _ in plain:  # Keras knows how to describe its own
+            part.__class__ = plain_class_of(part)
         described = json.loads(model.to_json())
     except Exception as error:  # Keras raises whatever a layer's get_config leads to
         raise UsageError(

@@ -29,6 +29,7 @@ from lottery_tf.graph import keras3
 from lottery_tf.graph.absent import absent_keras
 from lottery_tf.graph.keras3 import (
     PruningWrapper,
+    attributes_set_by,
     chained,
     changing_variables,
     code_allowed,
@@ -38,7 +39,6 @@ from lottery_tf.graph.keras3 import (
     is_public_class,
     is_traced,
     mask_of,
-    methods_set_on,
     operation_like,
     read_in,
     with_gradients,
@@ -89,13 +89,11 @@ __all__ = [
     "compiled",
     "constrain_too",
     "fingerprint_pb2",
-    "has_functional_like_constructor",
     "is_operation_of_keras",
     "is_public_class",
     "is_traced",
     "keras",
     "mask_of",
-    "methods_set_on",
     "operation_like",
     "read_in",
     "saved_metadata_pb2",
@@ -315,18 +313,28 @@ def rename(layer: Layer, name: str) -> None:
     layer._name = name
 
 
-def is_set_by_keras(name: str) -> bool:
-    """Whether Keras itself sets an attribute with an underscore on its models."""
-    return name in _set_by_keras()
+@_of_either
+def set_by_keras(model: Model) -> frozenset[str]:
+    """Names of the attributes that Keras itself sets on its models."""
+    return attributes_set_by(keras)
 
 
-@functools.cache
-def _set_by_keras() -> frozenset[str]:
-    inputs, own = keras.Input((1,)), type("Own", (Model,), {})
-    models = own(inputs, inputs), keras.Sequential([keras.Input((1,))])
-    for model in models:
-        model.compile("sgd", "mse", metrics=["mse"])
-    return frozenset(name for model in models for name in vars(model) if name[0] == "_")
+@_of_either
+def is_like_functional(model: Model) -> bool:
+    """Whether a model's class is made of inputs and outputs, so that Keras can write it down."""
+    return has_functional_like_constructor(type(model))
+
+
+@_of_either
+def plain_class_of(model: Model) -> type:
+    """Keras' own class for the graph of a model."""
+    return keras.Sequential if isinstance(model, keras.Sequential) else Functional
+
+
+def has_state(thing: Any) -> bool:
+    """Whether it is a variable of either Keras, or holds some, as layers and optimizers do."""
+    kinds = (keras3.keras.Operation, keras3.keras.optimizers.Optimizer, keras3.keras.metrics.Metric)
+    return isinstance(thing, (Trackable, keras3.Variable, *kinds))
 
 
 @_of_either

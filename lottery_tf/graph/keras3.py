@@ -6,11 +6,10 @@ of Keras 3. Beside the door stands the base of what wraps a layer.
 
 import contextlib
 import functools
-import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -23,7 +22,7 @@ try:
     from keras import KerasTensor
     from keras.src.backend.common.masking import get_keras_mask
     from keras.src.backend.common.variables import AutocastScope
-    from keras.src.models.functional import Functional
+    from keras.src.models.functional import Functional, functional_like_constructor
     from keras.src.ops.node import Node
     from keras.src.saving.serialization_lib import SafeModeScope
 except ImportError as error:
@@ -204,15 +203,33 @@ def functions_of(layer: Layer) -> set[FunctionType]:
     }
 
 
-def methods_set_on(model: Model) -> list[str]:
-    """Names of Keras' methods that were set on a model itself."""
-    return [
-        name
-        for name, value in vars(model).items()
-        if inspect.isroutine(value)
-        and hasattr(type(model), name)
-        and name not in ("build", "quantize")
-    ]
+@functools.cache
+def attributes_set_by(of: ModuleType) -> frozenset[str]:
+    """Those that models of a Keras have: as they are made, compiled and trained."""
+    inputs, own = of.Input((1,)), type("Own", (of.Model,), {})
+    models = own(inputs, inputs), of.Sequential([of.Input((1,))])
+    names = {name for model in models for name in vars(model)}
+    for model in models:
+        model.compile("sgd", "mse", metrics=["mse"])
+    trained = ("history", "stop_evaluating", "stop_predicting", "train_tf_function", "_jax_state")
+    # of one that was loaded from a SavedModel
+    loaded = (
+        *("asset_paths", "graph_debug_info", "signatures", "_serialized_attributes"),
+        *("tensorflow_git_version", "tensorflow_version"),
+    )
+    return frozenset(names.union(*map(vars, models), trained, loaded))
+
+
+def set_by_keras(model: Model) -> frozenset[str]:
+    return attributes_set_by(keras)
+
+
+def is_like_functional(model: Model) -> bool:
+    return functional_like_constructor(type(model))
+
+
+def plain_class_of(model: Model) -> type:
+    return keras.Sequential if isinstance(model, keras.Sequential) else Functional
 
 
 def rename(layer: Layer, name: str) -> None:

@@ -72,20 +72,13 @@ def check_tensorflow(model: keras.Model, what: str) -> None:
 
 
 def _check_keras3(model: keras.Model) -> None:
-    """Raises UsageError for a Keras 3 model of the user's own class, which copies do not have, and
-    for one on a backend on which nothing was tried."""
+    """Raises UsageError for a Keras 3 model on a backend on which nothing was tried."""
     backend = keras_of(model).backend.backend()
     if backend not in ("tensorflow", "jax", "torch"):
         raise UsageError(
             f"Expected Keras 3 on TensorFlow, JAX or torch, got it on {backend}: set "
             "KERAS_BACKEND=tensorflow before importing keras."
         )
-    for part in models_in(model):
-        if is_graph_network(part) and not type(part).__module__.startswith("keras."):
-            raise UsageError(
-                f"Expected a Keras 3 model of Keras' own classes; '{part.name}' is a "
-                f"{type(part).__name__}: build it as keras.Model(inputs, outputs)."
-            )
 
 
 def check_of_its_keras(model: keras.Model, **things: Any) -> None:

@@ -7,25 +7,9 @@ from types import FunctionType, MethodType
 from typing import Any
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.graph.compat import (
-    Trackable,
-    is_keras3,
-    is_set_by_keras,
-    keras,
-    methods_set_on,
-    parts_of,
-)
+from lottery_tf.graph.compat import has_state, keras, keras_of, parts_of, set_by_keras
+from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.prepared_step import PreparedStep
-
-# What Keras keeps on a model.
-_KEPT_BY_KERAS = {
-    *("built", "compiled_loss", "compiled_metrics", "history", "input_names", "inputs", "loss"),
-    *("optimizer", "output_names", "outputs", "predict_function", "stop_training"),
-    *("test_function", "train_function", "train_tf_function"),
-    # of one that was loaded from a SavedModel
-    *("asset_paths", "graph_debug_info", "signatures", "_serialized_attributes"),
-    *("tensorflow_git_version", "tensorflow_version"),
-}
 
 
 def carry_over(model: keras.Model, copy: keras.Model, made: dict[int, keras.layers.Layer]) -> None:
@@ -44,12 +28,9 @@ def carry_over(model: keras.Model, copy: keras.Model, made: dict[int, keras.laye
       UsageError: for what has a state that the two would share, or a method of Keras' that was set
         on the model itself.
     """
-    if is_keras3(model):  # of Keras' own class, or check_graph has refused it
-        for name in methods_set_on(model):
-            _refuse_method(model, name)
-        return
+    of = keras_of(model)
     if is_own(type(model)):
-        if isinstance(copy, keras.Sequential) != isinstance(model, keras.Sequential):
+        if isinstance(copy, of.Sequential) != isinstance(model, of.Sequential):
             raise UsageError(
                 f"Expected a functional model, to add connections to; '{model.name}' is a "
                 f"Sequential of a class of its own, {type(model).__name__}: build it as "
@@ -59,7 +40,7 @@ def carry_over(model: keras.Model, copy: keras.Model, made: dict[int, keras.laye
     layers = (layer for layer in parts_of(model) if id(layer) in made)
     model_itself = {id(each) for each in (model, *layers, *model.variables)}
     for name, value in set_on(model).items():
-        if callable(value) and hasattr(keras.Model, name):
+        if callable(value) and hasattr(of.Model, name):
             _refuse_method(model, name)
         parts = _mapped(functools.partial(_of_copy, model, copy, made, model_itself), value)
         if not any(part is _STATE for part in _leaves(parts)):
@@ -92,11 +73,11 @@ def _of_copy(
     """What the copy has in the place of a thing that was set on the model."""
     if id(part) in made:
         return made[id(part)]
-    if isinstance(part, keras.metrics.Metric):
+    if isinstance(part, keras.metrics.Metric | keras3.metrics.Metric):
         return type(part).from_config(part.get_config())
     if isinstance(part, MethodType) and part.__self__ is model:
         return MethodType(part.__func__, copy)
-    return _STATE if isinstance(part, Trackable) or _refers(part, model_itself) else part
+    return _STATE if has_state(part) or _refers(part, model_itself) else part
 
 
 def _refers(thing: Any, things: set[int], depth: int = 4) -> bool:
@@ -120,7 +101,7 @@ def _held_by(thing: Any) -> Iterator[Any]:
         yield from thing.values()
     elif isinstance(thing, list | tuple | set):
         yield from thing
-    elif hasattr(thing, "__dict__") and not isinstance(thing, type | Trackable):
+    elif hasattr(thing, "__dict__") and not (isinstance(thing, type) or has_state(thing)):
         yield from vars(thing).values()
 
 
@@ -151,9 +132,10 @@ def is_own(kind: type) -> bool:
 
 def own_methods(kind: type) -> list[str]:
     """Names of Keras' public methods that a class of models has its own of, but the config's."""
-    own = [each for each in kind.__mro__ if is_own(each) and issubclass(each, keras.Model)]
+    of = keras3 if issubclass(kind, keras3.Model) else keras
+    own = [each for each in kind.__mro__ if is_own(each) and issubclass(each, of.Model)]
     names = {name for each in own for name in vars(each) if name[0] != "_"}
-    return sorted(names & set(dir(keras.Model)) - {"get_config", "from_config"})
+    return sorted(names & set(dir(of.Model)) - {"get_config", "from_config"})
 
 
 def set_on(model: keras.Model) -> dict[str, Any]:
@@ -161,7 +143,7 @@ def set_on(model: keras.Model) -> dict[str, Any]:
     return {
         name: value
         for name, value in vars(model).items()
-        if not (name in _KEPT_BY_KERAS or is_set_by_keras(name))
+        if name not in set_by_keras(model)
         and (is_own(type(model)) or name[0] != "_")
         and not isinstance(value, PreparedStep)
     }

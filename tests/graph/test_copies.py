@@ -9,6 +9,7 @@ from layer_cases import CASES
 from networks import (
     Opaque,
     assert_same,
+    both_kerases,
     chain,
     examples,
     layers,
@@ -20,7 +21,7 @@ from networks import (
 
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import keras, keras_of
 from lottery_tf.graph.copies import copy_layer, rebuild, with_paths
 from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import layer_paths, named_layers, named_variables
@@ -70,33 +71,42 @@ class OwnStep:
         return 0
 
 
-class OwnChain(OwnStep, keras.Sequential):
-    pass
+@functools.cache
+def own_classes(of):
+    """A chain, a graph, and a graph that its own ``__init__`` builds, of a Keras."""
+
+    class OwnChain(OwnStep, of.Sequential):
+        pass
+
+    class OwnGraph(OwnStep, of.Model):
+        pass
+
+    class OwnBuilt(OwnGraph):
+        def __init__(self, width, factor=1.0):
+            inputs = of.Input((4,))
+            super().__init__(inputs, of.layers.Dense(width, name="one")(inputs), name="built")
+            self.factor, self.parts = factor, {"one": [self.get_layer("one")]}
+
+    return OwnChain, OwnGraph, OwnBuilt
 
 
-class OwnGraph(OwnStep, keras.Model):
-    pass
+def chained(of=keras):
+    return own_classes(of)[0]([of.Input((4,)), of.layers.Dense(2)], name="chained")
 
 
-class OwnBuilt(OwnGraph):
-    def __init__(self, width, factor=1.0):
-        inputs = keras.Input((4,))
-        super().__init__(inputs, layers.Dense(width, name="one")(inputs), name="built")
-        self.factor, self.parts = factor, {"one": [self.get_layer("one")]}
+def graph(of=keras):
+    inputs = of.Input((4,))
+    return own_classes(of)[1](inputs, of.layers.Dense(2)(inputs))
 
 
-def chained():
-    return OwnChain([keras.Input((4,)), layers.Dense(2)], name="chained")
+def built(of=keras):
+    return own_classes(of)[2](2, 3.0)
 
 
-def graph():
-    inputs = keras.Input((4,))
-    return OwnGraph(inputs, layers.Dense(2)(inputs))
-
-
-@pytest.mark.parametrize("make", [chained, graph, lambda: OwnBuilt(2, 3.0)])
-def test_a_class_of_the_users_own_and_what_was_set_on_it_come_along(make):
-    model = make()
+@both_kerases
+@pytest.mark.parametrize("make", [chained, graph, built])
+def test_a_class_of_the_users_own_and_what_was_set_on_it_come_along(make, its_keras):
+    model = make(its_keras)
     model.scale, model._shift, model.names = 0.5, -1, ("a", ["b"])
     for copy in (
         rebuild(model, copy_layer),
@@ -108,9 +118,10 @@ def test_a_class_of_the_users_own_and_what_was_set_on_it_come_along(make):
         assert type(copy) is type(model)
         assert (copy.scale, copy._shift, tuple(copy.names)) == (0.5, -1, ("a", ["b"]))
         copy.compile("sgd", "mse")
-        assert copy.train_step(tuple(map(tf.constant, examples(3, classes=2))))
+        x, y = examples(3, classes=2)
+        assert copy.train_step((tf.constant(x), tf.one_hot(y, 2)))
         assert copy.helper() == 0
-        if type(model) is OwnBuilt:
+        if make is built:
             (one,) = copy.parts["one"]
             assert copy.factor == 3 and one is copy.get_layer("one")
             assert copy is model or one is not model.get_layer("one")
@@ -122,10 +133,10 @@ class Holds:
 
 
 STATE = {
-    "variable": lambda model: tf.Variable(0),
-    "layer": lambda model: layers.Dense(2),
-    "model": lambda model: {"one": [mlp()]},
-    "optimizer": lambda model: keras.optimizers.SGD(),
+    "variable": lambda model: tf.Variable(0) if keras_of(model) is keras else keras3.Variable(0),
+    "layer": lambda model: keras_of(model).layers.Dense(2),
+    "model": lambda model: {"one": [mlp(keras_of(model).layers)]},
+    "optimizer": lambda model: keras_of(model).optimizers.SGD(),
     "function of it": lambda model: lambda: model.layers[-1],
     "partial of a weight": lambda model: functools.partial(print, model.layers[-1].kernel),
     "object with it": Holds,
@@ -133,35 +144,34 @@ STATE = {
 }
 
 
+@both_kerases
 @pytest.mark.parametrize("what", STATE)
-@pytest.mark.parametrize("make", [chained, graph, mlp], ids=["chained", "graph", "plain"])
-def test_state_that_copies_would_share_is_refused(make, what):
+@pytest.mark.parametrize("make", [chained, graph, None], ids=["chained", "graph", "plain"])
+def test_state_that_copies_would_share_is_refused(make, what, its_keras):
     """Where the class can read it; a plain model is one that something was hung on."""
-    model = make()
+    model = mlp(its_keras.layers) if make is None else make(its_keras)
     model.note = STATE[what](model)
-    if make is mlp:
+    if make is None:
         assert not hasattr(rebuild(model, copy_layer), "note")
         return
     with pytest.raises(UsageError, match="are in the layers of its graph; .* also has note"):
         rebuild(model, copy_layer)
 
 
-@pytest.mark.parametrize(
-    "make",
-    [chained, graph, mlp, lambda: mlp(keras3.layers)],
-    ids=["chained", "graph", "plain", "keras"],
-)
-def test_a_step_that_was_set_on_the_model_itself_is_refused(make):
-    model = make()
+@both_kerases
+@pytest.mark.parametrize("make", [chained, graph, None], ids=["chained", "graph", "plain"])
+def test_a_step_that_was_set_on_the_model_itself_is_refused(make, its_keras):
+    model = mlp(its_keras.layers) if make is None else make(its_keras)
     model.train_step = lambda data: {}
     with pytest.raises(UsageError, match="whose train_step is that of its class"):
         rebuild(model, copy_layer)
 
 
-def test_methods_become_the_copys_and_metrics_new_ones():
-    model = graph()
+@both_kerases
+def test_methods_become_the_copys_and_metrics_new_ones(its_keras):
+    model = graph(its_keras)
     model.help, model.table = model.helper, {"a": "b", "c": ("d", 1)}
-    model.tracker = [keras.metrics.Mean(name="mean")]
+    model.tracker = [its_keras.metrics.Mean(name="mean")]
     model.tracker[0].update_state(3.0)
     copy = rebuild(model, copy_layer)
     assert copy.help.__self__ is copy and copy.table == {"a": "b", "c": ("d", 1)}
@@ -183,7 +193,7 @@ def test_what_loading_leaves_on_a_model_is_no_state_of_it(tmp_path, make, suffix
     model = make()
     model.compile("sgd", "mse", metrics=["mae"])
     model.save(tmp_path / f"model{suffix}", save_format=None if suffix else "tf")
-    with keras.saving.custom_object_scope({"OwnGraph": OwnGraph}):
+    with keras.saving.custom_object_scope({"OwnGraph": own_classes(keras)[1]}):
         loaded = keras.models.load_model(tmp_path / f"model{suffix}")
     assert set_on(loaded) == {}
     assert_same(values(rebuild(loaded, copy_layer)), values(model))
@@ -191,7 +201,7 @@ def test_what_loading_leaves_on_a_model_is_no_state_of_it(tmp_path, make, suffix
 
 def test_connections_are_not_added_to_a_sequential_of_the_users_own():
     stack = layers.Conv2D(2, 3, padding="same"), layers.ReLU(), layers.Flatten(), layers.Dense(3)
-    model = OwnChain([keras.Input((4, 4, 1)), *stack])
+    model = own_classes(keras)[0]([keras.Input((4, 4, 1)), *stack])
     with pytest.raises(UsageError, match="a Sequential of a class of its own, OwnChain"):
         lt.GhostSkips(convolutions=("all",)).prepare(model)
 

@@ -121,11 +121,6 @@ def no_graph(k):
         def call(self, x):
             return self.dense(x)
 
-    class Own(k.Model):
-        """A functional model of a user's own class."""
-
-    inputs = k.Input((4,))
-    own = Own(inputs, k.layers.Dense(2)(inputs), name="mine")
     return {
         "a layer": (k.layers.Dense(2), f"Expected a Keras model, got a {k.__name__}.*Dense."),
         "subclassed": (
@@ -137,8 +132,6 @@ def no_graph(k):
             k.Sequential([k.layers.Dense(2)], name="bare"),
             "built model, .* 'bare' .*Input",
         ),
-        # Those of tf_keras are taken.
-        "own": (own, "of Keras' own classes; 'mine' is a Own: build it as keras.Model"),
     }
 
 
@@ -147,7 +140,6 @@ def no_graph(k):
     [
         *((kind, k) for k in KERASES.values() for kind in ("a layer", "subclassed", "within")),
         *(("bare", k) for k in KERASES.values()),
-        ("own", keras3),
     ],
 )
 def test_what_is_no_graph_gets_one_sentence(kind, its_keras):
