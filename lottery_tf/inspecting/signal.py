@@ -39,6 +39,7 @@ from lottery_tf.graph.step_checks import step_checks
 from lottery_tf.losses.derivatives import (
     as_watched,
     differentiable,
+    missing_derivatives_told,
     mistakes_with,
     reason,
     value_of,
@@ -140,7 +141,8 @@ def signal(
             # a mistake a traced step tells more: shapes, and not the values.
             for traced in [False, True] if len(read) == 1 else [True]:
                 try:
-                    with step_checks():
+                    told = missing_derivatives_told(model, "It cannot be trained as it is.")
+                    with step_checks(), told:
                         return observed.measure(read, data.element_spec, traced)
                 except UsageError:
                     raise

@@ -3,13 +3,15 @@
 What the scores of pruning at initialisation and the search for scales share.
 """
 
+import contextlib
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
 
+from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import (
     both,
     differentiate_by,
@@ -214,6 +216,24 @@ def mistakes_with(model: keras.Model) -> tuple[type[Exception], ...]:
     """What a backend raises for data that do not fit a model and its loss."""
     known = (KeyError, ValueError, tf.errors.InvalidArgumentError)
     return known if on_tensorflow(model) else (*known, TypeError, RuntimeError)
+
+
+@contextlib.contextmanager
+def missing_derivatives_told(model: keras.Model, advice: str) -> Iterator[None]:
+    """Makes a UsageError of an operation within the block that TensorFlow cannot differentiate.
+
+    Args:
+      advice: what to do then.
+    """
+    try:
+        yield
+    except Exception as error:  # AutoGraph makes of a LookupError one of a type of its own
+        if "gradient registry" not in str(error):
+            raise
+        raise UsageError(
+            f"Expected operations in '{model.name}' that can be differentiated as often as it "
+            f"takes; TensorFlow says: {reason(error)}. {advice}"
+        ) from error
 
 
 def reason(error: Exception) -> str:

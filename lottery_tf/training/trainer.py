@@ -217,6 +217,12 @@ class Trainer:
         try:
             yield
         except ValueError as error:  # of tf_keras, for an epoch without a batch
+            if "metric has not yet been built" in str(error):  # of Keras 3
+                raise UsageError(
+                    f"Expected a train_step that updates the metrics that it is compiled with; "
+                    f"that of {type(self.model).__name__} leaves them: give metrics=None, or "
+                    "update self.metrics there."
+                ) from error
             if "Empty logs" not in str(error):
                 raise
             empty = error

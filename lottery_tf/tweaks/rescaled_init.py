@@ -22,6 +22,7 @@ from lottery_tf.losses.derivatives import (
     as_watched,
     differentiable,
     is_offset,
+    missing_derivatives_told,
     mistakes_with,
     reason,
 )
@@ -215,7 +216,8 @@ def find_scales(
     if not named:
         raise UsageError(f"Expected trainable weights to rescale; '{model.name}' has none.")
     try:
-        with scope_of(model), step_checks():
+        told = missing_derivatives_told(model, "Leave rescaled_init out.")
+        with told, scope_of(model), step_checks():
             weights = [as_watched(model, variable) for variable in named.values()]
             sgd, l1 = settings.optimizer == "sgd", settings.norm == "l1"
             step_size = cast(float, settings.step_size)  # which for_training_by has set
@@ -231,13 +233,6 @@ def find_scales(
             f"Expected batches (inputs, labels) that fit the model '{model.name}' and the loss; "
             f"of {data.element_spec} {backend_of(model)} says: {reason(error)}. Another loss than "
             "the cross-entropy is given by recipe.prepare(model, data, loss=…)."
-        ) from error
-    except Exception as error:  # AutoGraph makes of a LookupError one of a type of its own
-        if "gradient registry" not in str(error):
-            raise
-        raise UsageError(
-            f"Expected operations with a second derivative in '{model.name}', which the search for "
-            f"scales needs; TensorFlow says: {reason(error)}. Leave rescaled_init out."
         ) from error
     result = Scales(dict(zip(named, c.tolist(), strict=True)), *found)
     _tell(result, settings)

@@ -236,6 +236,19 @@ def test_mistakes(arguments, message, its_keras):
     assert "\n" not in str(error.value)
 
 
+def test_operations_without_a_derivative():
+    up = layers.UpSampling2D(interpolation="area")
+    model = chain(layers.Reshape((2, 2, 1)), layers.Conv2D(2, 1), up, layers.Flatten())
+    model = chain(model, layers.Dense(3))
+    for run in (
+        lambda: lt.prune(model, "snip", 0.5, data()),
+        lambda: lt.prune(model, "grasp", 0.5, data()),
+        lambda: lt.signal(model, data()),
+    ):
+        with pytest.raises(UsageError, match="can be differentiated .* ResizeArea"):
+            run()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

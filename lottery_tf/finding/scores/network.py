@@ -23,6 +23,7 @@ from lottery_tf.graph.step_checks import step_checks
 from lottery_tf.losses.derivatives import (
     as_watched,
     differentiable,
+    missing_derivatives_told,
     mistakes_with,
     reason,
     value_of,
@@ -32,6 +33,8 @@ from lottery_tf.losses.objective import batches_for, objective_on
 from lottery_tf.masks.prune_by_mask import get_masks
 
 Made = TypeVar("Made")
+
+_WITHOUT = "Use a method without derivatives, such as imp, omp or erk, or another operation."
 
 
 class Network:
@@ -142,7 +145,7 @@ class _Derivatives:
         try:
             for batch in self.batches:
                 size = int(tf.nest.flatten(batch)[0].shape[0])
-                with step_checks():
+                with step_checks(), missing_derivatives_told(self.model, _WITHOUT):
                     found = compute(batch, *args)
                 parts = (size * ops.convert_to_numpy(part).astype(np.float64) for part in found)
                 sums = [total + part for total, part in zip(sums, parts, strict=True)]
