@@ -1,6 +1,7 @@
 """Writes exports: the artefacts, whole or not at all, each proved in a fresh process."""
 
 import os
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.common.files import read_json, whole_folder, write_json
+from lottery_tf.common.files import read_json, whole_folder, write_bytes, write_json
 from lottery_tf.common.log import some
 from lottery_tf.common.ownership import Kind, check_ours
 from lottery_tf.common.settings import nearest, one_of
@@ -52,30 +53,40 @@ def export(
     model: keras.Model,
     path: str | os.PathLike[str],
     images: ArrayLike | Mapping[str, ArrayLike] | None = None,
+    formats: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Writes ``model`` as one SavedModel, the folder ``path``.
+    """Writes ``model`` as one SavedModel, the folder ``path``, or in other formats.
 
-    ``tf.saved_model.load`` reads it without lottery_tf, and so does the model's Keras:
+    ``tf.saved_model.load`` reads a SavedModel without lottery_tf, and so does the model's Keras:
     ``tf_keras.models.load_model``, or of Keras 3 ``layers.TFSMLayer(path, "serving_default")``.
-    Pruned weights are exact zeros in it.
+    Pruned weights are exact zeros in every format.
 
     Args:
       model: a built Sequential or functional model of either Keras. Pruning wrappers are taken off.
-      path: a folder, missing, empty, or an older export of this kind, which is replaced.
+      path: what does not end in .tflite, .onnx or .keras is a folder: missing, empty, or an older
+        export of this kind, which is replaced. What does is one file of that format; an older one
+        is replaced.
       images: the model's input, float32 [N, …] (for several inputs a dict, name → array). If
-        given, a fresh process reloads the SavedModel and runs them, a few seconds.
+        given, a fresh process reloads what was written and runs them, a few seconds.
+      formats: names in ``FORMATS``. Then ``path`` is a folder with one of each and
+        ``export.json``, as ``write_exports`` writes it.
 
     Returns:
-      The facts that ``write_exports`` tells of a format; without ``images`` those about what it
-      computes are None.
+      The facts that ``write_exports`` tells of a format, and with ``formats`` of each; without
+      ``images`` those about what it computes are None.
 
     Raises:
       UsageError: if ``path`` holds anything else, be it a SavedModel of another program, which is
         never deleted, or the model has no graph of layers, keeps states from batch to batch, or the
-        images do not fit it.
+        images do not fit it; and for a format that cannot hold it.
       RuntimeError: if an output of the reloaded model differs by more than 1e-5. Nothing is left
         at ``path`` then but what was there before.
     """
+    if formats is not None:
+        return write_exports(model, path, formats, images=images)
+    for name, each in FORMATS.items():
+        if "." in each.file and Path(path).suffix == Path(each.file).suffix:
+            return _write_file(model, Path(path), name, images)
     check_ours(path, SAVED_MODEL)
     _check_exportable(model, ["saved_model"])
     inputs = None if images is None else proof.named_inputs(model, images)
@@ -83,12 +94,29 @@ def export(
         return _write(model, {"saved_model": folder}, inputs)[0]["saved_model"]
 
 
+def _write_file(model: keras.Model, path: Path, name: str, images: Any) -> dict[str, Any]:
+    """The file ``path`` of a format that is one file."""
+    (is_one,) = FORMATS[name].ours.values()
+    if path.exists() and not (path.is_file() and is_one(path)):
+        raise UsageError(
+            f"Expected a path for the file that is to be written, free or of an older {name} file; "
+            f"{path} is something else: give another, or move it away."
+        )
+    _check_exportable(model, [name])
+    inputs = None if images is None else proof.named_inputs(model, images)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / FORMATS[name].file
+        facts, _ = _write(model, {name: file}, inputs)
+        write_bytes(path, file.read_bytes())
+    return {**facts[name], "file": path.name}
+
+
 def write_exports(
     model: keras.Model,
     out: str | os.PathLike[str],
     formats: Sequence[str] = ("saved_model",),
     *,
-    images: ArrayLike | Mapping[str, ArrayLike],
+    images: ArrayLike | Mapping[str, ArrayLike] | None,
     labels: ArrayLike | None = None,
     preprocessing: Mapping[str, Any] | None = None,
     source: Mapping[str, Any] | None = None,
@@ -103,7 +131,7 @@ def write_exports(
       out: a folder, missing, empty, or an older export, which is replaced.
       formats: names in ``FORMATS``.
       images: the test images as the model takes them, float32 [N, …] (for several inputs a dict,
-        name → array).
+        name → array). None writes without a proof.
       labels: their classes, int [N].
       preprocessing: how images are made into the model's input, as JSON knows it; goes into
         ``export.json``.
@@ -137,8 +165,10 @@ def write_exports(
         raise UsageError(f"Expected at least one format of {one_of(FORMATS)}, got none.")
     check_ours(out, EXPORT)
     _check_exportable(model, formats)
-    inputs = proof.named_inputs(model, images)
-    classes = None if labels is None else _classes(labels, len(next(iter(inputs.values()))))
+    inputs = None if images is None else proof.named_inputs(model, images)
+    classes = None
+    if inputs is not None and labels is not None:
+        classes = _classes(labels, len(next(iter(inputs.values()))))
     with whole_folder(out, EXPORT) as folder:
         paths = {name: folder / FORMATS[name].file for name in formats}
         facts, refused = _write(model, paths, inputs, classes, tolerance)

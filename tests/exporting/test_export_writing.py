@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
-from networks import both_kerases
+from networks import both_kerases, chain
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.exporting import FORMATS, export, write_exports
@@ -288,3 +288,34 @@ def test_mistakes_are_told_before_anything_is_written(change, words, tmp_path):
     with pytest.raises(UsageError, match=words):
         write_exports(out=tmp_path / "export", **given)
     assert not list(tmp_path.iterdir())
+
+
+@both_kerases
+@pytest.mark.parametrize("suffix", ["keras", "tflite"])
+def test_a_path_that_ends_in_a_format_is_one_file(suffix, its_keras, proved_here, tmp_path):
+    model = chain(its_keras.layers.Dense(3))
+    path, x = tmp_path / "new" / f"mine.{suffix}", np.ones((4, 4), np.float32)
+    facts = export(model, path, x)
+    assert facts["file"] == path.name and facts["bytes"] == path.stat().st_size
+    assert facts["max_abs_difference"] <= 1e-6
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+    model.set_weights([2 * each for each in model.get_weights()])
+    assert export(model, path)["max_abs_difference"] is None  # the older one is replaced
+    path.write_text("mine")
+    with pytest.raises(UsageError, match=f"an older {suffix} file; .* is something else"):
+        export(model, path)
+    assert path.read_text() == "mine"
+
+
+@both_kerases
+def test_formats_by_name_are_a_folder_with_a_report(its_keras, proved_here, tmp_path):
+    model = chain(its_keras.layers.Dense(3))
+    facts = export(model, tmp_path / "out", formats=("keras", "tflite"))
+    assert facts.keys() == {"keras", "tflite"}
+    names = {each.name for each in (tmp_path / "out").iterdir()}
+    assert names == {"model.keras", "model.tflite", "export.json"}
+    assert json.loads((tmp_path / "out" / "export.json").read_text()) == facts
+    assert facts["keras"]["max_abs_difference"] is None
+    export(model, tmp_path / "out", np.ones((4, 4), np.float32), ("keras",))  # replaced
+    with pytest.raises(UsageError, match="A format is one of .*, not 'kears'; nearest: keras"):
+        export(model, tmp_path / "other", formats=("kears",))
