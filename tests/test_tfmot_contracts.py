@@ -3,7 +3,8 @@
 Each contract is of models of both Kerases, in our words: ``prune_low_magnitude`` is ``lt.prune``
 or ``lt.wrap``, ``strip_pruning`` is ``lt.strip``. Not ours are: layers that are wrapped in place
 (copies are made here), the callback without which tfmot does not train, its policies, and a layer
-alone in the place of a model. Schedules are in finding/test_gmp, structures in masks/test_structure.
+alone in the place of a model. Schedules are in finding/test_gmp, structures in
+masks/test_structure.
 """
 
 import numpy as np

@@ -72,8 +72,10 @@ def check_fit(ticket: Ticket, experiment: Experiment) -> None:
 
 
 def check_data(model: keras.Model, data: Dataset, which: str) -> None:
-    """Raises UsageError unless ``model``, ``which`` it is, takes the images and has the classes."""
+    """Raises UsageError unless ``model``, ``which`` it is, takes the images and has the classes,
+    and computes by TensorFlow."""
     check_graph(model)
+    check_tensorflow(model, "the commands")
     wanted = (data.input_shape, (data.num_classes,))
     shapes = [tuple(tensor.shape[1:]) for tensor in (*model.inputs, *model.outputs)]
     if len(shapes) != 2 or not all(
