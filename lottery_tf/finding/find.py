@@ -288,6 +288,11 @@ def find_tickets(
         )
     labels = isinstance(train.element_spec, tuple) and len(train.element_spec) > 1
     check_loss(model, loss, labels, "train_data")
+    if not labels and metrics not in (None, (), [], ("accuracy",)):  # the last is the default
+        raise UsageError(
+            "Expected train_data with labels for the metrics; they are inputs alone: give labels, "
+            "or metrics=None."
+        )
     metrics = metrics if labels and metrics is not None else []
     metrics = metrics if isinstance(metrics, list | tuple | Mapping) else [metrics]
     check_of_its_keras(model, optimizer=optimizer, loss=loss, metrics=metrics)

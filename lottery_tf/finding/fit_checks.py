@@ -39,6 +39,11 @@ def batches_with_end(data: Any, model: keras.Model) -> tf.data.Dataset:
             "Expected dev_data that can be read after each round; a generator can be read once: "
             "give arrays, a tf.data.Dataset or a keras.utils.Sequence."
         )
+    if getattr(data, "num_batches", 0) is None:  # a PyDataset, which would be read for ever
+        raise UsageError(
+            "Expected dev_data with an end; num_batches of this one is None: give it its number "
+            "of batches."
+        )
     found = batches(data, model, "dev_data")
     if found.cardinality() in (tf.data.INFINITE_CARDINALITY, 0):
         raise UsageError(

@@ -206,8 +206,7 @@ class _OfBatches:
 
     def __init__(self, data: Any, model: keras.Model, what: str):
         self.data = data
-        count = data.num_batches if hasattr(data, "num_batches") else len(data)
-        self.count = -1 if count is None else int(count)
+        self.count = _number_of_batches(data)
         indexed = hasattr(data, "__getitem__")
         first = (data[0] if indexed else next(iter(data))) if self.count else None
         self.signature = _signature(_as_batch(first, what), model) if self.count else None
@@ -222,12 +221,17 @@ class _OfBatches:
         first, skipped = divmod(start, self.count) if self.count > 0 else (0, start)
 
         def epochs() -> Iterator[Any]:
-            each = (self._epoch(seed, epoch) for epoch in itertools.count(first))
-            return itertools.islice(itertools.chain.from_iterable(each), skipped, None)
+            for epoch in itertools.count(first):
+                batch = None
+                for batch in self._epoch(seed, epoch):
+                    yield batch
+                if batch is None:  # as of what can be read once
+                    return
 
-        return self._read(epochs)
+        return self._read(lambda: itertools.islice(epochs(), skipped, None))
 
     def _epoch(self, seed: int | None, number: int) -> Iterator[Any]:
+        getattr(self.data, "on_epoch_begin", lambda: None)()
         if not self.indexed:
             yield from self.data
             return
@@ -243,6 +247,15 @@ class _OfBatches:
             lambda: (_as_batch(each, self.what) for each in epochs()),
             output_signature=self.signature,
         )
+
+
+def _number_of_batches(data: Any) -> int:
+    """-1 where it is not known."""
+    try:
+        count = data.num_batches if hasattr(data, "num_batches") else len(data)
+    except TypeError:  # of what has a length at times only, as torch's DataLoader
+        count = None
+    return -1 if count is None else int(count)
 
 
 class _OfGenerator:

@@ -20,12 +20,13 @@ from lottery_tf.graph.compat import (
     keras,
     on_tensorflow,
     output_names,
+    parts_of,
     scope_of,
     steps_counted,
     without_averages,
 )
 from lottery_tf.graph.compat import steps_per_execution as steps_of
-from lottery_tf.graph.layers import check_of_its_keras, named_layers, unwrapped
+from lottery_tf.graph.layers import check_of_its_keras, named_layers
 from lottery_tf.graph.step_checks import step_checks
 from lottery_tf.losses.derivatives import reason
 from lottery_tf.tickets.ticket import Ticket
@@ -298,9 +299,11 @@ def make_trainer(
 def _for_each_output(model: keras.Model, metrics: Any) -> Any:
     """``metrics`` as ``compile`` takes them; tf_keras itself gives a list to each output."""
     names = output_names(model)
-    flat = all(not isinstance(each, list | tuple | dict) for each in metrics)
-    if not (is_keras3(model) and flat and len(names) > 1 and not isinstance(metrics, dict)):
-        return metrics if isinstance(metrics, dict) else list(metrics)
+    if isinstance(metrics, Mapping):
+        return dict(metrics)
+    flat = all(not isinstance(each, list | tuple | Mapping) for each in metrics)
+    if not (is_keras3(model) and flat and len(names) > 1):
+        return list(metrics)
 
     def new(metric: Any) -> Any:  # each output's own, as it counts
         kept = isinstance(metric, str) or not hasattr(metric, "get_config")
@@ -355,6 +358,5 @@ def check_finite(weights: Iterable[np.ndarray], which: str) -> None:
 
 def _has_no_convolution(model: keras.Model) -> bool:
     """On CPUs XLA doubles the speed of fully connected models and halves that of small ResNets."""
-    return not any(
-        "Conv" in type(unwrapped(layer)).__name__ for layer in named_layers(model).values()
-    )
+    parts = (part for layer in named_layers(model).values() for part in parts_of(layer))
+    return not any("Conv" in type(part).__name__ for part in parts)

@@ -36,6 +36,12 @@ class Sequence:
         return X[8 * place : 8 * place + 8], Y[8 * place : 8 * place + 8]
 
 
+class Endless(Sequence):
+    """A PyDataset that does not say how long it is."""
+
+    num_batches = None
+
+
 def test_the_forms_of_data_train_the_same(of, all_eager):
     """A Sequence is trained on as the dataset of its batches in the same order."""
     ticket = find(mlp(of), Sequence(), of, dev_data=(X, Y), seed=3)
@@ -80,6 +86,7 @@ def test_an_unbuilt_sequential_is_pruned_where_data_are_given(of, all_eager):
         (tf.data.Dataset.from_tensor_slices((X, Y)), "dev_data as batches"),
         (tf.data.Dataset.from_tensor_slices((X, Y)).batch(8).repeat(), "with an end"),
         (lambda: iter_of([(X, Y)]), "a generator can be read once"),
+        (lambda: Endless(), "num_batches of this one is None"),
     ],
 )
 def test_what_is_wrong_with_dev_data_is_told_before_the_training(
@@ -95,6 +102,7 @@ def test_what_is_wrong_with_dev_data_is_told_before_the_training(
     [
         (X, {}, "with labels, .* has no losses of its own"),
         (X, {"loss": "mse"}, "with labels for the loss"),
+        (X, {"metrics": ["mae"]}, "with labels for the metrics"),
         (lambda: iter_of([(X, Y)]), {}, "steps_per_epoch"),
         (tf.data.Dataset.from_tensor_slices((X, Y)), {}, "as batches"),
         (tf.data.Dataset.from_tensor_slices((X, Y)).batch(8).repeat(), {}, "steps_per_epoch"),

@@ -197,3 +197,41 @@ def test_an_unbuilt_sequential_of_another_shape_is_told(of):
     wrong = of.Sequential([of.layers.Conv2D(2, 3), of.layers.Dense(3)])
     with pytest.raises(UsageError, match="for which the Sequential .* can be built"):
         batches((X, Y), wrong, "data")
+
+
+class Once(Sized):
+    """Has a length, and can be read once."""
+
+    def __init__(self):
+        self.left = iter(some_batches())
+
+    def __iter__(self):
+        return self.left
+
+
+def test_what_can_be_read_once_comes_to_an_end(of):
+    stream = Stream(Once(), model(of), "train_data")
+    assert len(list(stream(0))) == 2  # the first was looked at; the end is an end
+    assert len(list(Stream(Sized(), model(of), "train_data")(0).take(7))) == 7
+
+
+def test_a_length_that_is_a_mistake_is_not_known(of):
+    class Streams(Sized):  # as torch's DataLoader of an IterableDataset
+        def __len__(self):
+            raise TypeError("object of type 'Streams' has no len()")
+
+    with pytest.raises(UsageError, match="steps_per_epoch"):
+        Stream(Streams(), model(of), "train_data")
+    assert len(list(Stream(Streams(), model(of), "train_data", 5)(1).take(5))) == 5
+
+
+def test_a_dataset_hears_of_each_epoch():
+    class Told(PyDataset):
+        begun = 0
+
+        def on_epoch_begin(self):
+            self.begun += 1
+
+    data = Told()
+    assert len(list(Stream(data, model(keras3), "train_data")(0).take(6))) == 6
+    assert data.begun >= 2
