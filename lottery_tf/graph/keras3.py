@@ -22,6 +22,7 @@ try:
     from keras import KerasTensor
     from keras.src.backend.common.masking import get_keras_mask
     from keras.src.backend.common.variables import AutocastScope
+    from keras.src.layers.preprocessing.index_lookup import IndexLookup
     from keras.src.models.functional import Functional, functional_like_constructor
     from keras.src.ops.node import Node
     from keras.src.saving.serialization_lib import SafeModeScope
@@ -237,7 +238,17 @@ def rename(layer: Layer, name: str) -> None:
 
 
 def vocabulary_of(layer: Layer) -> dict[str, Any]:
-    return {}  # its own config has the vocabulary
+    lookup = getattr(layer, "_lookup_layer", layer)
+    if not isinstance(lookup, IndexLookup) or lookup.input_vocabulary is not None:
+        return {}
+    words = lookup.get_vocabulary(include_special_tokens=False)
+    if not len(words):
+        return {}
+    found: dict[str, Any] = {"vocabulary": list(words)}
+    if lookup.output_mode == "tf_idf":
+        start = lookup._token_start_index()
+        found["idf_weights"] = lookup.idf_weights.numpy()[start : start + len(words)].tolist()
+    return found
 
 
 def made_from(layer: Layer, config: Mapping[str, Any]) -> Layer:

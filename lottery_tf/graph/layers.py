@@ -274,7 +274,9 @@ def assign(model: keras.Model, values: Mapping[str, np.ndarray]) -> None:
 def finalize(layer: keras.layers.Layer) -> None:
     """Has Keras make anew what it makes of a layer's variables, as Normalization's mean."""
     for part in parts_of(layer):
-        if hasattr(part, "finalize_state"):  # of Keras 3 some layers alone
+        # Of Keras 3 some layers alone have it. One without variables has nothing to make anew: a
+        # Discretization would forget its boundaries, which are no variables there.
+        if hasattr(part, "finalize_state") and part.variables:
             part.finalize_state()
 
 

@@ -12,6 +12,7 @@ from networks import (
     both_kerases,
     chain,
     examples,
+    functions,
     layers,
     mlp,
     opaque_of,
@@ -255,23 +256,26 @@ NUMBERS = np.random.default_rng(0).normal(5, 3, (64, 4)).astype(np.float32)
 WORDS = np.array([["a b"], ["b"], ["c b a"], ["b a"]])
 
 
+@both_kerases
 @pytest.mark.parametrize(
     ("make", "x"),
     [
-        (lambda: adapted(layers.Normalization(), NUMBERS), NUMBERS),
-        (lambda: adapted(layers.Discretization(num_bins=5), NUMBERS), NUMBERS),
-        (lambda: adapted(layers.StringLookup(), WORDS), WORDS),
-        (lambda: adapted(layers.IntegerLookup(), NUMBERS.astype(int)), NUMBERS.astype(int)),
-        (lambda: adapted(layers.TextVectorization(output_sequence_length=4), WORDS), WORDS),
-        (lambda: adapted(layers.TextVectorization(output_mode="tf_idf"), WORDS), WORDS),
+        (lambda k: adapted(k.Normalization(), NUMBERS), NUMBERS),
+        (lambda k: adapted(k.Discretization(num_bins=5), NUMBERS), NUMBERS),
+        (lambda k: adapted(k.StringLookup(), WORDS), WORDS),
+        (lambda k: adapted(k.IntegerLookup(), NUMBERS.astype(int)), NUMBERS.astype(int)),
+        (lambda k: adapted(k.TextVectorization(output_sequence_length=4), WORDS), WORDS),
+        (lambda k: adapted(k.TextVectorization(output_mode="tf_idf"), WORDS), WORDS),
     ],
     ids=["normalization", "discretization", "strings", "integers", "text", "tf_idf"],
 )
-def test_what_a_layer_was_adapted_to_is_in_every_copy(make, x, tmp_path):
+def test_what_a_layer_was_adapted_to_is_in_every_copy(make, x, its_keras, tmp_path):
     """In variables from which Keras makes constants, or in a table that the config lacks."""
-    inputs = keras.Input(x.shape[1:], dtype=x.dtype if x.dtype.kind != "U" else tf.string)
-    hidden = layers.Lambda(lambda t: tf.cast(t, tf.float32))(make()(inputs))
-    model = keras.Model(inputs, layers.Dense(3)(layers.Dense(5, name="first")(hidden)))
+    layers = its_keras.layers
+    inputs = its_keras.Input(x.shape[1:], dtype=x.dtype.name if x.dtype.kind != "U" else "string")
+    seen = make(layers)(inputs)
+    hidden = functions(its_keras).cast(seen, "float32")
+    model = its_keras.Model(inputs, layers.Dense(3)(layers.Dense(5, name="first")(hidden)))
     x = tf.constant(x)
     expected = model(x)
     ticket = lt.Ticket.of(model, lt.Masks({"first/kernel": np.ones(model.layers[-2].kernel.shape)}))
