@@ -5,8 +5,10 @@ A command is a module with ``run(flags)``, which takes the ``Parsed`` flags, and
 need not wait for TensorFlow.
 """
 
+import errno
 import importlib
 import importlib.metadata
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -144,13 +146,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         again = "the same command goes on where it was."
         print(f"\nlottery-tf {name}: interrupted; {again}", file=sys.stderr)
         return INTERRUPTED
-    except RuntimeError as error:  # as ours are; in Keras' errors backquotes mean other things
-        said = str(error)
+    except Exception as error:
+        if told := _trouble_with_disk(error):
+            again = "what is there is whole, and the same command goes on."
+            print(f"lottery-tf {name}: {told}: {again}", file=sys.stderr)
+            return FAILED
+        if not isinstance(error, RuntimeError):
+            traceback.print_exc()
+            return FAILED
+        said = str(error)  # as ours is; in Keras' errors backquotes mean other things
         print(traceback.format_exc().replace(said, in_flags(said)), end="", file=sys.stderr)
         return FAILED
-    except Exception:
-        traceback.print_exc()
-        return FAILED
+
+
+def _trouble_with_disk(error: BaseException | None) -> str | None:
+    """What is wrong with the disk, if an error or one before it is of that: of Python, or of
+    TensorFlow, HDF5 and NumPy, which say the same words in classes of their own."""
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+    words = [os.strerror(number) for number in numbers]
+    while error is not None:
+        place = getattr(error, "filename", None)
+        found = next((each for each in words if each in str(error)), None)
+        if found and (isinstance(error, OSError) or type(error).__module__ != "builtins"):
+            return f"{found}{f', at {place}' if place else ''}"
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def overview() -> str:

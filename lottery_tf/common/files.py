@@ -93,7 +93,12 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Writes ``value`` as indented JSON, whole or not at all; NaN and infinities as ``null``."""
-    write_text(path, json.dumps(_strict(value), indent=2, allow_nan=False) + "\n")
+    write_text(path, as_json(value))
+
+
+def as_json(value: Any) -> str:
+    """What ``write_json`` writes."""
+    return json.dumps(_strict(value), indent=2, allow_nan=False) + "\n"
 
 
 def write_json_lines(path: str | os.PathLike[str], rows: list[dict[str, Any]]) -> None:

@@ -10,6 +10,7 @@ import math
 import os
 import zlib
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
@@ -75,26 +76,34 @@ def read_array(path: str | os.PathLike[str], dimensions: int) -> np.ndarray:
         length is not what its header says.
     """
     path = Path(path)
-    content = path.read_bytes()
-    if path.suffix == ".gz":
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise UsageError(
-                f"{path} is not a whole gzip file ({error}); download it again."
-            ) from error
+    try:
+        opening: Any = gzip.open if path.suffix == ".gz" else open
+        with opening(path, "rb") as file:
+            return _read_array(file, path, dimensions)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UsageError(
+            f"{path} is not a whole gzip file ({error}); download it again."
+        ) from error
+
+
+def _read_array(file: IO[bytes], path: Path, dimensions: int) -> np.ndarray:
+    """Reads no more than the header says: half a megabyte of gzip may unpack to 512."""
     expected = bytes([0, 0, 0x08, dimensions])
-    header = 4 + 4 * dimensions
-    if content[:4] != expected or len(content) < header:
+    header = file.read(4 + 4 * dimensions)
+    if header[:4] != expected or len(header) < 4 + 4 * dimensions:
         raise UsageError(
             f"{path} should be an IDX file of uint8 in {dimensions} dimensions, which begins with "
-            f"the bytes {expected.hex(' ')}, and it begins with {content[:4].hex(' ') or 'nothing'}"
+            f"the bytes {expected.hex(' ')}, and it begins with {header[:4].hex(' ') or 'nothing'}"
             "; give MNIST-format files."
         )
-    shape = tuple(int(n) for n in np.frombuffer(content, ">u4", dimensions, offset=4))
-    if len(content) - header != math.prod(shape):
+    shape = tuple(int(n) for n in np.frombuffer(header, ">u4", dimensions, offset=4))
+    content, wanted = bytearray(), math.prod(shape)
+    while chunk := file.read(min(wanted - len(content), 1 << 20)):
+        content += chunk
+    more = bool(file.read(1))
+    if more or len(content) != wanted:
         raise UsageError(
-            f"{path} should hold {math.prod(shape)} values by its header, {shape}, and holds "
-            f"{len(content) - header}; download it again."
+            f"{path} should hold {wanted} values by its header, {shape}, and holds "
+            f"{'more' if more else len(content)}; download it again."
         )
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    return np.frombuffer(content, np.uint8).reshape(shape)

@@ -1,6 +1,7 @@
 """Masks: which weights of a model survive (m ∈ {0,1}^|w|)."""
 
 import os
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,33 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise UsageError(
             f"Expected arrays in {path}; it is damaged or no .npz file ({error}). Make it anew."
         ) from error
+
+
+def shapes_in(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
+    """The shapes of the arrays of an ``.npz`` file by its headers, which are all that is read.
+
+    Raises:
+      UsageError: as ``read_arrays``.
+    """
+    if not Path(path).is_file():
+        raise UsageError(f"Expected an .npz file at {path}; there is none.")
+    found = {}
+    try:
+        with zipfile.ZipFile(path) as file:
+            for name in file.namelist():
+                with file.open(name) as array:
+                    version = np.lib.format.read_magic(array)
+                    read = (
+                        np.lib.format.read_array_header_1_0
+                        if version == (1, 0)
+                        else np.lib.format.read_array_header_2_0
+                    )
+                    found[name.removesuffix(".npy")] = tuple(read(array)[0])
+    except Exception as error:  # zipfile, zlib and numpy each raise their own
+        raise UsageError(
+            f"Expected arrays in {path}; it is damaged or no .npz file ({error}). Make it anew."
+        ) from error
+    return found
 
 
 def _are_masks(file: Path) -> bool:

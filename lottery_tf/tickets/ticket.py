@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.common.files import sha256, whole_folder, write_json
+from lottery_tf.common.files import as_json, sha256, whole_folder, write_json
 from lottery_tf.common.log import log, some
 from lottery_tf.common.ownership import Kind, has_keys
 from lottery_tf.common.settings import one_of
@@ -32,7 +34,7 @@ from lottery_tf.graph.layers import (
 )
 from lottery_tf.graph.matching import same_layers, variable_in
 from lottery_tf.masks.dense_norms import dense_norms_of, norms_before, remember
-from lottery_tf.masks.masks import Masks, read_arrays
+from lottery_tf.masks.masks import Masks, read_arrays, shapes_in
 from lottery_tf.masks.prunable import prunable_weights
 from lottery_tf.masks.prune_by_mask import get_masks
 from lottery_tf.masks.settings import KINDS, PrunableSettings
@@ -302,6 +304,7 @@ class Ticket:
                 **self.info,
                 "sha256": {part: sha256(folder / part) for part in _PARTS},
             }
+            record["sha256"]["ticket.json"] = _sum_of_record(record)
             write_json(folder / "ticket.json", record)
 
     @classmethod
@@ -332,12 +335,20 @@ class Ticket:
                 f"Expected a ticket of format {FORMAT_VERSION} in {path}, got {version}: read it "
                 "with the release of lottery_tf that wrote it."
             )
-        for part in _PARTS:
-            if not (path / part).is_file() or sha256(path / part) != sums.get(part):
-                raise UsageError(
-                    f"Expected {path / part} to have the checksum that ticket.json gives; it is "
-                    "missing, damaged or changed. Copy the ticket again or find it anew."
-                )
+        damaged = [
+            part
+            for part in _PARTS
+            if not (path / part).is_file() or sha256(path / part) != sums.get(part)
+        ]
+        own = sums.get("ticket.json")  # which older releases did not write
+        if own is not None and own != _sum_of_record(record):
+            damaged.insert(0, "ticket.json")
+        if damaged:
+            raise UsageError(
+                f"Expected {path / damaged[0]} to have the checksum that ticket.json gives; it is "
+                "missing, damaged or changed. Copy the ticket again or find it anew."
+            )
+        _check_sizes(path, int(record["trainable_parameters"]))
         computed = ("format_version", "sparsity", "sparsity_total", "sha256")
         return cls(
             Masks.load(path / "masks.npz"),
@@ -345,6 +356,29 @@ class Ticket:
             (path / "model.json").read_text(),
             {key: value for key, value in record.items() if key not in computed},
         )
+
+
+def _sum_of_record(record: Mapping[str, Any]) -> str:
+    """The SHA-256 of what ticket.json says, but for this sum itself."""
+    parts = {part: each for part, each in record["sha256"].items() if part in _PARTS}
+    told = json.loads(as_json({**record, "sha256": parts}))
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def _check_sizes(path: Path, trainable: int) -> None:
+    """Raises UsageError for arrays that are no ticket's by their shapes, before they are read: a
+    file of half a megabyte may unpack to 512."""
+    # Statistics, counts and what was adapted are no parameters; they are fewer than those.
+    most = 2 * trainable + 2**20
+    for part in ("masks.npz", "weights.npz"):
+        sizes = {name: math.prod(shape) for name, shape in shapes_in(path / part).items()}
+        if sum(sizes.values()) > most:
+            large = [name for name, size in sizes.items() if size > most]
+            raise UsageError(
+                f"Expected arrays of {trainable:,} parameters in {path / part}, as ticket.json "
+                f"says; {some(large) or 'all together'} would take {sum(sizes.values()):,} "
+                "numbers. Copy the ticket again or find it anew."
+            )
 
 
 def _log_matched(layers: Mapping[str, str], model: keras.Model) -> None:

@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import json
 import os
 import subprocess
@@ -120,6 +121,40 @@ def test_work_that_fails_shows_its_traceback_and_gives_1(bake, capfd, error):
     assert out == ""
     assert err.startswith("Traceback")
     assert err.endswith(f"{type(error).__name__}: out of flour\n")
+
+
+def chained(outer, inner):
+    """``outer``, raised while ``inner`` was dealt with."""
+    outer.__context__ = inner
+    return outer
+
+
+class OfTensorFlow(Exception):
+    __module__ = "tensorflow.errors"
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/there/file")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (FULL, "No space left on device, at /there/file"),
+        (chained(ValueError("Can't close the ZIP file"), FULL), "No space left on device, at /the"),
+        (OfTensorFlow("weights: No space left on device"), "No space left on device"),
+        (OSError(errno.EROFS, os.strerror(errno.EROFS), "/cd"), "Read-only file system, at /cd"),
+        (
+            PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/x"),
+            "Permission denied, at /x",
+        ),
+    ],
+)
+def test_trouble_with_the_disk_is_one_sentence_and_code_1(bake, capfd, error, words):
+    bake.error = error
+    assert main(["bake"]) == 1
+    told = capfd.readouterr().err
+    assert told.startswith(f"lottery-tf bake: {words}") and told.count("\n") == 1
+    assert told.endswith("what is there is whole, and the same command goes on.\n")
 
 
 def test_ctrl_c_gives_130_and_says_how_to_go_on(bake, capfd):

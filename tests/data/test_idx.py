@@ -1,6 +1,7 @@
 """IDX folders: a tiny one written by hand, the real Fashion-MNIST, and each way to go wrong."""
 
 import gzip
+import io
 import shutil
 import subprocess
 from pathlib import Path
@@ -69,7 +70,7 @@ def test_a_missing_file(folder, name):
         (NAMES[0], b"\0\0\x0d" + IMAGES[3:], "begins with 00 00 0d 03"),
         (NAMES[0], IMAGES[:9], "should be an IDX file"),
         (NAMES[0], IMAGES[:-1], r"18 values by its header, \(3, 2, 3\), and holds 17"),
-        (NAMES[2], IMAGES + b"\0", r"18 values by its header, \(3, 2, 3\), and holds 19"),
+        (NAMES[2], IMAGES + b"\0", r"18 values by its header, \(3, 2, 3\), and holds more"),
         (NAMES[1], bytes([0, 0, 8, 1, 0, 0, 0, 2, 1, 0]), "and hold 3 and 2"),
         (NAMES[2], IMAGES[:11] + b"\x03\0\0\0\x02" + IMAGES[16:], r"\(2, 3\) and the test .*3, 2"),
     ],
@@ -84,6 +85,28 @@ def test_a_header_beyond_all_memory_is_not_believed(folder):
     (folder / NAMES[0]).write_bytes(bytes([0, 0, 8, 3]) + b"\xff" * 12 + bytes(18))
     with pytest.raises(UsageError, match="by its header"):
         idx.read(str(folder))
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_no_more_is_read_than_the_header_says(folder, packed, monkeypatch):
+    """Half a megabyte of gzip may unpack to 512."""
+    read = []
+
+    class Counting(io.BytesIO):
+        def read(self, size=-1):
+            read.append(size)
+            return super().read(size)
+
+    content = IMAGES + bytes(1 << 20)
+    if packed:
+        monkeypatch.setattr(idx.gzip, "open", lambda path, mode: Counting(content))
+        (folder / NAMES[0]).unlink()
+        (folder / f"{NAMES[0]}.gz").write_bytes(b"")
+    else:
+        (folder / NAMES[0]).write_bytes(content)
+    with pytest.raises(UsageError, match="and holds more"):
+        idx.read(str(folder))
+    assert not packed or (min(read) >= 0 and sum(read) <= len(IMAGES) + 1)
 
 
 def test_a_folder_without_images(folder):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -103,6 +104,40 @@ def test_a_ticket_json_of_another_kind_is_refused(folder, text):
 def test_sums_must_be_there_and_right(folder, sums):
     edited(folder, sha256=sums)
     with pytest.raises(UsageError, match="checksum that ticket.json gives"):
+        lt.Ticket.load(folder)
+
+
+def test_a_digit_that_was_changed_is_told(folder):
+    """ticket.json has a sum of its own; one of an older release had none, and is read."""
+    text = (folder / "ticket.json").read_text()
+    (folder / "ticket.json").write_text(text.replace('"sparsity": 0', '"sparsity": 1'))
+    with pytest.raises(UsageError, match=r"Expected .*ticket.json to have the checksum"):
+        lt.Ticket.load(folder)
+    record = json.loads(text)
+    edited(folder, sparsity=0.0, sha256={part: record["sha256"][part] for part in PARTS})
+    assert lt.Ticket.load(folder).masks
+    (folder / "ticket.json").write_text(json.dumps(record))  # written otherwise, the same
+    assert lt.Ticket.load(folder).masks
+
+
+@pytest.mark.parametrize("name", ["first/kernel", "first/more"])
+def test_arrays_of_absurd_shapes_are_refused_by_their_headers(folder, name, monkeypatch):
+    """A file that unpacks to gigabytes, with the right sums; nothing of it is unpacked."""
+    with np.load(folder / "weights.npz") as held:
+        arrays = dict(held)
+    packed = zipfile.ZipFile(folder / "weights.npz", "w", zipfile.ZIP_DEFLATED)
+    with packed as file:
+        for each, array in arrays.items():
+            if each == name:
+                continue
+            with file.open(f"{each}.npy", "w") as member:
+                np.save(member, array)
+        with file.open(f"{name}.npy", "w") as member:
+            header = {"descr": "<f4", "fortran_order": False, "shape": (1 << 40,)}
+            np.lib.format.write_array_header_1_0(member, header)
+    edited(folder, sha256={part: sha256(folder / part) for part in PARTS})
+    monkeypatch.setattr(np, "load", None)
+    with pytest.raises(UsageError, match=f"95 parameters .*; {name} would take 1,099,511"):
         lt.Ticket.load(folder)
 
 
