@@ -17,10 +17,10 @@ import time
 from pathlib import Path
 
 SIZES = {
-    **dict.fromkeys(("MobileNet", "MobileNetV2", "MobileNetV3Small", "EfficientNetB0"), 32),
-    **dict.fromkeys(("EfficientNetV2B0", "ResNet50", "ResNet50V2", "DenseNet121", "VGG19"), 32),
-    **dict.fromkeys(("NASNetMobile", "ConvNeXtTiny", "RegNetX002"), 32),
-    **{"InceptionV3": 75, "Xception": 71},
+    **dict.fromkeys(("MobileNet", "MobileNetV2", "MobileNetV3Small", "VGG19", "RegNetX002"), 32),
+    **dict.fromkeys(("ResNet50", "ResNet50V2", "ConvNeXtTiny", "EfficientNetB0"), 32),
+    **{"EfficientNetV2B0": 32, "DenseNet121": 32, "Xception": 71, "InceptionV3": 75},
+    "NASNetMobile": 32,
 }
 ONLY_TF_KERAS = ("RegNetX002",)
 OPERATIONS = (
@@ -129,8 +129,7 @@ def table(rows: list[dict[str, object]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", required=True)
-    parser.add_argument("--networks", nargs="*", default=list(SIZES))
-    parser.add_argument("--kerases", nargs="*", default=["tf_keras", "keras"])
+    parser.add_argument("--networks", nargs="*", help="default: those that the table lacks")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     out = Path(arguments.out)
@@ -140,9 +139,11 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     file = out / "applications.json"
     rows = json.loads(file.read_text()) if file.exists() else []
-    for module in arguments.kerases:
-        for name in arguments.networks:
-            if name in ONLY_TF_KERAS and module != "tf_keras":
+    for name in arguments.networks or SIZES:
+        for module in ("tf_keras", "keras"):
+            there = any((row["network"], row["keras"]) == (name, module) for row in rows)
+            only = name in ONLY_TF_KERAS and module != "tf_keras"
+            if only or (there and not arguments.networks):
                 continue
             with tempfile.TemporaryDirectory() as folder:
                 part = Path(folder) / "row.json"

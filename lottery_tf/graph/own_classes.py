@@ -9,7 +9,7 @@ from typing import Any
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import has_state, keras, keras_of, parts_of, set_by_keras
 from lottery_tf.graph.keras3 import keras as keras3
-from lottery_tf.graph.prepared_step import PreparedStep
+from lottery_tf.graph.prepared_step import is_of_prepared_step
 
 
 def carry_over(model: keras.Model, copy: keras.Model, made: dict[int, keras.layers.Layer]) -> None:
@@ -145,5 +145,5 @@ def set_on(model: keras.Model) -> dict[str, Any]:
         for name, value in vars(model).items()
         if name not in set_by_keras(model)
         and (is_own(type(model)) or name[0] != "_")
-        and not isinstance(value, PreparedStep)
+        and not is_of_prepared_step(value)
     }

@@ -58,6 +58,12 @@ def make_prepared_step(model: keras.Model) -> PreparedStep:
     return model.train_step
 
 
+def is_of_prepared_step(value: Any) -> bool:
+    """Whether something that was set on a model is a ``PreparedStep``, or came with one."""
+    made = isinstance(value, functools.partial) and value.func is _made_anew
+    return made or isinstance(value, PreparedStep)
+
+
 def _made_anew(model: keras.Model, force: bool = False) -> None:
     """What JAX has compiled it knows by the function: another one, or it would take that again."""
     if force or model.train_function is None:
