@@ -47,7 +47,9 @@ class FindingSettings:
     prune_fraction: float = setting(0.2, "share of the surviving weights pruned after a round")
     rounds: int | None = setting(None, "rounds of pruning, of imp")
     sparsity: float | None = setting(
-        None, "prune until this share of the prunable weights is gone; the last round ends on it"
+        None,
+        "prune until this share of the prunable weights (or blocks, channels) is gone; the last "
+        "round ends on it",
     )
     scope: str = setting(
         "global",

@@ -75,8 +75,8 @@ def test_of_equal_scores_in_a_group_the_earlier_stay():
 
 
 def test_a_group_that_has_fewer_already_keeps_what_it_has():
-    """Whatever the others have: 4 of 8 are left, 3 of them in the second group."""
-    scores, alive = {"a": np.arange(8.0)[:, None]}, np.zeros((8, 1))
+    """Whatever the others have: 4 of 12 are left, less than a half, 3 of them in one group."""
+    scores, alive = {"a": np.arange(12.0)[:, None]}, np.zeros((12, 1))
     alive[[0, 4, 5, 6]] = 1
     found = pruned(scores, 0.5, "2:4", masks=Masks({"a": alive}))
     assert np.flatnonzero(found["a"]).tolist() == [0, 5, 6]
@@ -119,15 +119,22 @@ def test_what_is_pruned_already_counts_as_0_in_a_mean():
 
 
 def test_negative_scores_of_what_is_left():
-    """-1 is the largest of its block; a pruned weight's 0 is none."""
-    scores, masks = {"a": [[-1, -2], [0, -3]]}, Masks({"a": [[1, 1], [0, 1]]})
-    assert pruned(scores, 0.5, "block:2x1:max", masks=masks) == {"a": [[1, 0], [0, 0]]}
+    """-3 is the largest of its block; a pruned weight's 0 is none."""
+    scores, masks = {"a": [[-3, -2], [0, -4]]}, Masks({"a": [[1, 1], [0, 1]]})
+    assert pruned(scores, 0.5, "block:2x1:max", masks=masks) == {"a": [[0, 1], [0, 1]]}
 
 
 def test_erk_has_the_densities_of_weights():
     """8/16 and 16/64 are as 2 to 1: 6 of the 12 channels are 3 of 4 and 3 of 8."""
     masks = Masks.ones({"a": (4, 4), "b": (8, 8)})
     assert erk_budgets(masks, 6, of("channel", masks)) == {"a": 3, "b": 3}
+
+
+def test_erk_gives_what_has_to_be_kept_first():
+    """By their shares of 12, 4 to 6, the one would be full and the other have too little."""
+    masks = Masks.ones({"a": (2, 2), "b": (3, 3)})
+    assert erk_budgets(masks, 12, floors={"a": 0, "b": 9}) == {"a": 3, "b": 9}
+    assert erk_budgets(masks, 12) == {"a": 4, "b": 8}
 
 
 def test_each_layer_keeps_a_weight_where_asked():
@@ -335,7 +342,7 @@ def test_what_each_layer_keeps_at_least(scope, text, scores, sparsity, least, fi
 @given(
     shapes=st.lists(shapes, min_size=1, max_size=4),
     share=st.floats(0, 1),
-    floor=st.integers(0, 5),
+    floor=st.integers(0, 40),
 )
 def test_erk_with_floors_is_the_nearest_there_is(shapes, share, floor):
     """The common factor of all densities that gives the number, each kept between its bounds."""
