@@ -26,11 +26,7 @@ from lottery_tf.finding.fit_checks import (
     check_own_losses,
 )
 from lottery_tf.finding.gmp import prune_gradually, updates_of
-from lottery_tf.finding.one_shot import (
-    draw_masks,
-    highest_without_collapse,
-    warn_of_collapse,
-)
+from lottery_tf.finding.one_shot import draw_masks, highest_without_collapse, warn_of_collapse
 from lottery_tf.finding.settings import FROM_TRAINED, IMPORTED, FindingSettings
 from lottery_tf.graph.compat import keras, keras_of, undecayed
 from lottery_tf.graph.fit_data import Stream

@@ -73,7 +73,7 @@ def check_structure(text, ticket):
     [
         *((method, text, "global") for method in METHODS_OF_TWO for text in ("2:4", "channel")),
         *(("omp", text, scope) for text in TOGETHER for scope in ("global", "layerwise", "erk")),
-        *(("snip", text, scope) for text in M_BY_N for scope in ("global", "layerwise")),
+        *(("omp", text, scope) for text in M_BY_N for scope in ("global", "layerwise")),
         *(("erk", text, "global") for text in TOGETHER),
     ],
 )
