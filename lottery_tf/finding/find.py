@@ -207,7 +207,8 @@ def _draw(
         updates = updates_of(settings, trainer.steps_per_epoch, rewind_step, last_step)
         masks = prune_gradually(
             *(trainer, ticket.masks, updates, settings.scope, settings.regrow, callbacks),
-            *(structure, settings.min_kept),
+            structure=structure,
+            min_kept=settings.min_kept,
         )
         if settings.rewind == "learning_rate":
             trainer.fit(last_step, callbacks)
@@ -223,8 +224,8 @@ def _draw(
         settings.score_rounds,
         settings.score_batches,
         ticket.info.get("seed", 0),
-        structure,
-        settings.min_kept,
+        structure=structure,
+        min_kept=settings.min_kept,
     )
     # Sums on several machines need not agree in the last bit, nor then what ranks them.
     return Masks({name: from_chief(mask) for name, mask in masks.items()})

@@ -92,8 +92,11 @@ def prune(
         masks = all_kept(model, PrunableSettings(prune_layers, keep_dense))
     together = structured(model, masks, structure)
     masks = draw_masks(
-        *(model, masks, method, target, data, loss, scope, rounds, batches, seed),
-        *(together, min_kept),
+        *(model, masks, method, target, data, loss, scope, rounds),
+        batches=batches,
+        seed=seed,
+        structure=together,
+        min_kept=min_kept,
     )
     info = {"method": _name_of(method), "model": model.name}
     return Ticket.of(model, masks, info | together.info)
