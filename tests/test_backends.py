@@ -62,14 +62,18 @@ def is_refused(what, sentence):
 
 """
 FINDING = """
-for method in ("imp", "gmp"):
+for method, settings in (
+    ("imp", {"sparsity": 0.4}), ("gmp", {"sparsity": 0.4}), ("imp", {"structure": "2:4"}),
+    ("gmp", {"sparsity": 0.4, "structure": "channel", "min_kept": 1}),
+):
     schedule = keras.optimizers.schedules.CosineDecay(0.1, 18)
     tickets = list(lt.find_tickets(
         network(), data, optimizer=keras.optimizers.SGD(schedule, momentum=0.9), epochs=2,
-        dev_data=data, sparsity=0.4, method=method, rewind_to="2it", steps_per_execution=2,
+        dev_data=data, method=method, rewind_to="2it", steps_per_execution=2, **settings,
     ))
-    found[method] = [[each.info["dev_loss"], each.masks.sparsity] for each in tickets]
-    np.savez(f"{out}/{method}.npz", **tickets[-1].masks)
+    name = f"{method} {settings.get('structure', '')}".strip().replace(":", "_")
+    found[name] = [[each.info["dev_loss"], each.masks.sparsity] for each in tickets]
+    np.savez(f"{out}/{name}.npz", **tickets[-1].masks)
 tickets[-1].save(f"{out}/ticket")
 assert lt.inspect(lt.Ticket.load(f"{out}/ticket")).kept == tickets[-1].masks.kept
 found["flops"] = [int(each) for each in lt.count_flops(network()).values()]

@@ -12,6 +12,7 @@ from lottery_tf.common.settings import describe
 from lottery_tf.finding.settings import FindingSettings
 from lottery_tf.graph.compat import keras
 from lottery_tf.masks.settings import PrunableSettings
+from lottery_tf.masks.structure import STRUCTURES, parse
 
 PAGE = (Path(__file__).parents[1] / "docs" / "masks.md").read_text()
 
@@ -29,7 +30,18 @@ def test_the_program_runs():
 
 def test_the_table_has_every_method_and_the_page_only_flags_that_there_are():
     methods = FindingSettings.__dataclass_fields__["method"].metadata["choices"]
-    assert set(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)) == set(methods)
+    before, _ = PAGE.split("## Structures")
+    assert set(re.findall(r"^\| `(\w+)` \|", before, re.MULTILINE)) == set(methods)
     flags = set(re.findall(r"`--(\w+)", PAGE)) - {"notrain_tickets", "dataset", "out"}
     of_both = describe(FindingSettings(rounds=1)) | describe(PrunableSettings())
     assert flags <= of_both.keys()
+
+
+def test_the_table_of_structures_has_each_kind():
+    _, after = PAGE.split("## Structures")
+    rows = re.findall(r"^\| `(\S+)`(?:, or any `(\S+)`)? \|", after, re.MULTILINE)
+    assert [parse(example).text for example, _ in rows] == [example for example, _ in rows]
+    forms = {form.partition(" ")[0] for form in STRUCTURES}
+    assert forms == {form or example for example, form in rows} - {"block:1x16:max"} | {
+        "block:HxW:max"
+    }

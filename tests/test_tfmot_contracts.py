@@ -133,6 +133,14 @@ def test_a_sparsity_of_zero_changes_nothing(its_keras, untraced):
 
 
 @both_kerases
+@pytest.mark.parametrize("scope", ["global", "layerwise", "erk"])
+def test_a_very_high_sparsity_leaves_a_weight_a_layer_where_asked(scope, its_keras):
+    """tfmot keeps at least one, whatever the sparsity."""
+    ticket = lt.prune(mlp(its_keras.layers), "omp", 0.999, scope=scope, min_kept=1)
+    assert all(np.any(mask) for mask in ticket.masks.values())
+
+
+@both_kerases
 def test_wrapping_keeps_the_inference_and_the_built_state(its_keras):
     x, _ = examples()
     for model in (

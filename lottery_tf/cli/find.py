@@ -49,7 +49,7 @@ def _unused(method: str) -> set[str]:
         unused |= {"scope"} if found.scope else set()
         unused |= set() if found.looks_at_data else {"score_batches"}
     if method == IMPORTED:
-        unused |= {"sparsity", "scope", "rewind", "train_tickets"}
+        unused |= {"sparsity", "scope", "structure", "min_kept", "rewind", "train_tickets"}
         unused |= {f.name for kind in (ModelSettings, PrunableSettings) for f in fields(kind)}
     return unused
 

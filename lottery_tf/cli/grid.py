@@ -22,6 +22,9 @@ from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import some
 from lottery_tf.common.settings import nearest, restore, value_type
 from lottery_tf.finding.settings import FROM_TRAINED, IMPORTED, FindingSettings
+from lottery_tf.masks.allocate import target_of
+from lottery_tf.masks.structure import UNSTRUCTURED
+from lottery_tf.masks.structure import parse as parse_structure
 from lottery_tf.runs.settings import Experiment
 from lottery_tf.sweeping.trials import FindTrial, RetrainTrial, Trial
 from lottery_tf.training.settings import TrainingSettings
@@ -173,6 +176,11 @@ def _tickets(
     experiment, fraction = _experiment(flags), values["prune_fraction"]
     FindingSettings(rounds=0, prune_fraction=fraction)  # says so if it is none
     sparsities = [_number(text) for text in grid.sparsities]
+    structure = parse_structure(values["structure"])
+    if structure.sparsity is not None:
+        for asked in sparsities:
+            target_of(structure, asked)  # says so if it is another
+        sparsities = []
     rounds = [_nearest_round(sparsity, fraction) for sparsity in sparsities]
 
     def trial(**changed: Any) -> FindTrial:
@@ -196,7 +204,11 @@ def _tickets(
                 own = experiment.with_model_of_file()
                 found, dense = dataclasses.replace(found, experiment=own), imp
             elif not found.finding.train_tickets:
-                dense = imp or trial(method="imp", rounds=0, sparsity=None, train_tickets=True)
+                # Of no structure: it prunes nothing.
+                dense = imp or trial(
+                    **{"method": "imp", "rounds": 0, "sparsity": None, "train_tickets": True},
+                    **{"structure": UNSTRUCTURED.text, "min_kept": 0},
+                )
             yield found, 1, dense
 
 
@@ -248,6 +260,8 @@ def _axes(flags: Parsed, name: str, known: set[str]) -> dict[str, list[str]]:
     """``{"width": ["8", "16"]}`` of ``("width:8", "16")``."""
     axes: dict[str, list[str]] = {}
     lists = _lists(*OF_TRIALS)
+    fields = (field for owner in map(as_class, OF_TRIALS) for field in dataclasses.fields(owner))
+    choices = {field.name: field.metadata["choices"] for field in fields}
     for part in flags.values[name]:
         flag, colon, value = part.partition(":")
         if flag in lists and colon:
@@ -259,7 +273,8 @@ def _axes(flags: Parsed, name: str, known: set[str]) -> dict[str, list[str]]:
             if flag in axes:
                 raise UsageError(f"Expected each flag once in --{name}, got {flag} twice.")
             axes[flag] = [value]
-        elif axes and not (colon and flag.isidentifier()):
+        # A value may have a colon too.
+        elif axes and (part in choices[list(axes)[-1]] or not (colon and flag.isidentifier())):
             axes[list(axes)[-1]].append(part)
         else:
             near = nearest(flag, sorted(known))
@@ -297,7 +312,7 @@ def _cells(flags: Parsed) -> list[Parsed]:
         return [flags]
     path = Path(given)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     # Of an impossible date, a number of thousands of digits, thousands of lists within lists too.
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         line = " ".join(str(error).split())
@@ -326,6 +341,21 @@ def _cells(flags: Parsed) -> list[Parsed]:
             where = f"{path}, {name}" if name else path
             raise UsageError(f"{where}: {error}") from None
     return [_overridden(flags, cell) for cell in found]
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads 2:4 as a text, as YAML 1.2 does; in YAML 1.1 it is 2 · 60 + 4."""
+
+
+def _number_or_text(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Any:
+    if ":" in node.value:
+        return node.value
+    kind = "float" if node.tag.endswith("float") else "int"
+    return getattr(loader, f"construct_yaml_{kind}")(node)
+
+
+for _kind in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _number_or_text)
 
 
 def _words(values: Mapping[str, Any], path: Path) -> list[str]:

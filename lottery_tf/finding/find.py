@@ -38,9 +38,11 @@ from lottery_tf.losses.class_weight import with_class_weight
 from lottery_tf.losses.cross_entropy import checked_labels
 from lottery_tf.losses.objective import check_loss
 from lottery_tf.masks.allocate import prune_fraction, prune_to
+from lottery_tf.masks.kernel_axes import structured
 from lottery_tf.masks.masks import Masks
 from lottery_tf.masks.prune_by_mask import get_masks
 from lottery_tf.masks.settings import PrunableSettings
+from lottery_tf.masks.structure import UNSTRUCTURED, Structure, parse
 from lottery_tf.masks.wrapper import all_kept, assign_masks
 from lottery_tf.tickets.ticket import Ticket
 from lottery_tf.training.trainer import NO_LOSS, Trainer, check_finite, make_trainer
@@ -91,16 +93,26 @@ def find(
       the rounds.
 
     Raises:
-      UsageError: if the rewind step or gmp's steps do not lie within the training.
+      UsageError: if the rewind step or gmp's steps do not lie within the training, or the
+        structure does not fit the ticket's weights.
     """
     rewind_step = settings.rewind_step(trainer.steps_per_epoch, last_step)
-    return _rounds(ticket, trainer, settings, rewind_step, last_step, callbacks, on_ticket)
+    structure = structured(trainer.model, ticket.masks, settings.structure)
+    if settings.method == "imp" and settings.rounds not in (None, settings.last_round):
+        log.info(
+            "%s ends by itself, after %d rounds of this size; rounds=%d is not used.",
+            *(structure.text, settings.last_round, settings.rounds),
+        )
+    return _rounds(
+        *(ticket, trainer, settings, structure, rewind_step, last_step, callbacks, on_ticket)
+    )
 
 
 def _rounds(
     ticket: Ticket,
     trainer: Trainer,
     settings: FindingSettings,
+    structure: Structure,
     rewind_step: int,
     last_step: int,
     callbacks: Sequence[keras.callbacks.Callback],
@@ -116,7 +128,7 @@ def _rounds(
         last, masks = number >= settings.last_round, None
         _start(trainer, ticket)
         if not last and settings.method not in FROM_TRAINED:
-            masks = _draw(ticket, trainer, settings, last_step, callbacks)
+            masks = _draw(ticket, trainer, settings, structure, last_step, callbacks)
             trained = values(trainer.model)
             _start(trainer, ticket)
         if settings.train_tickets:
@@ -131,11 +143,13 @@ def _rounds(
                     raise
                 log.warning("%s No more rounds can follow it.", error)
             else:
-                masks = next_masks(settings, ticket.masks, trained, number + 1)
+                masks = next_masks(settings, ticket.masks, trained, number + 1, structure)
                 if not last:
                     scores = {name: np.abs(trained[name]) for name in masks}
-                    safe = highest_without_collapse(scores, ticket.masks, masks, settings.scope)
-                    warn_of_collapse(masks, safe)
+                    safe = highest_without_collapse(
+                        scores, ticket.masks, masks, settings.scope, structure
+                    )
+                    warn_of_collapse(masks, safe, structure)
         if masks is not None:
             source = ticket if settings.rewind == "weights" else ticket.with_weights(trained)
             following = source.with_masks(masks, round=number + 1)
@@ -149,14 +163,23 @@ def _rounds(
 
 
 def next_masks(
-    settings: FindingSettings, masks: Masks, trained: Mapping[str, np.ndarray], number: int
+    settings: FindingSettings,
+    masks: Masks,
+    trained: Mapping[str, np.ndarray],
+    number: int,
+    structure: Structure = UNSTRUCTURED,
 ) -> Masks:
-    """The masks of round ``number``: the survivors of ``masks`` by trained magnitude."""
+    """The masks of round ``number``: the survivors of ``masks`` by trained magnitude.
+
+    ``structure`` is that of the settings, of these weights.
+    """
     scores = {name: np.abs(trained[name]) for name in masks}
-    if settings.sparsity is not None and number == settings.last_round:
-        # A round's whole number of weights can lie a little beyond the target.
-        return prune_to(scores, masks, max(settings.sparsity, masks.sparsity), settings.scope)
-    return prune_fraction(scores, masks, settings.prune_fraction, settings.scope)
+    among = (settings.scope, structure, settings.min_kept)
+    if settings.target is not None and number == settings.last_round:
+        # A round's whole number of units can lie a little beyond the target.
+        target = max(settings.target, structure.units(masks).sparsity)
+        return prune_to(scores, masks, target, *among)
+    return prune_fraction(scores, masks, settings.prune_fraction, *among)
 
 
 def _start(trainer: Trainer, ticket: Ticket) -> None:
@@ -170,6 +193,7 @@ def _draw(
     ticket: Ticket,
     trainer: Trainer,
     settings: FindingSettings,
+    structure: Structure,
     last_step: int,
     callbacks: Sequence[keras.callbacks.Callback],
 ) -> Masks:
@@ -179,7 +203,9 @@ def _draw(
     if settings.method == "gmp":
         updates = updates_of(settings, trainer.steps_per_epoch, rewind_step, last_step)
         masks = prune_gradually(
-            trainer, ticket.masks, updates, settings.scope, settings.regrow, callbacks
+            *(trainer, ticket.masks, updates, settings.scope, settings.regrow, callbacks),
+            structure=structure,
+            min_kept=settings.min_kept,
         )
         if settings.rewind == "learning_rate":
             trainer.fit(last_step, callbacks)
@@ -188,14 +214,16 @@ def _draw(
         trainer.model,
         ticket.masks,
         settings.method,
-        cast(float, settings.sparsity),  # its settings have one
+        cast(float, settings.target),  # its settings have one
         trainer.stream(rewind_step),
         trainer.model.loss or None,  # of tf_keras it is {}
         settings.scope,
         settings.score_rounds,
         settings.score_batches,
         ticket.info.get("seed", 0),
-        trainer.loss_weights,
+        structure=structure,
+        min_kept=settings.min_kept,
+        loss_weights=trainer.loss_weights,
     )
     # Sums on several machines need not agree in the last bit, nor then what ranks them.
     return Masks({name: from_chief(mask) for name, mask in masks.items()})
@@ -249,7 +277,7 @@ def find_tickets(
       steps_per_execution: steps a call of the compiled function runs.
       seed: of the masks of ``method="random"`` and ``"erk"``, and of the order of arrays.
       **settings: fields of ``FindingSettings``: ``method``, ``rounds`` or ``sparsity``,
-        ``rewind_to``, ``prune_fraction``, ``scope``, ``rewind``, ….
+        ``rewind_to``, ``prune_fraction``, ``scope``, ``structure``, ``rewind``, ….
 
     Yields:
       The ``Ticket`` of each round from 0 (dense) on, when that round has been trained; the methods
@@ -303,7 +331,7 @@ def find_tickets(
         )
     masks = all_kept(model, PrunableSettings(tuple(prune_layers), tuple(keep_dense)))
     info = {"method": finding.method, "model": model.name, "seed": seed}
-    initial = Ticket.of(model, masks, info)
+    initial = Ticket.of(model, masks, info | parse(finding.structure).info)
     trainer = make_trainer(
         initial,
         Recipe("vanilla"),

@@ -12,6 +12,7 @@ from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import named_variables
 from lottery_tf.masks.allocate import prune_to
 from lottery_tf.masks.masks import Masks
+from lottery_tf.masks.structure import UNSTRUCTURED, Structure
 from lottery_tf.masks.wrapper import set_masks
 from lottery_tf.training.trainer import Trainer, check_finite
 
@@ -52,7 +53,7 @@ def updates_of(
       UsageError: as ``settings.rewind_step``.
     """
     steps = settings.gmp_steps(steps_per_epoch, rewind_step, last_step)
-    sparsity = cast(float, settings.sparsity)  # gmp's settings have one
+    sparsity = cast(float, settings.target)  # gmp's settings have one
     updates = schedule(settings.gmp_initial_sparsity, sparsity, *steps)
     return [update for update in updates if update[0] >= rewind_step]
 
@@ -64,6 +65,8 @@ def prune_gradually(
     scope: str = "global",
     regrow: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    structure: Structure = UNSTRUCTURED,
+    min_kept: int = 0,
 ) -> Masks:
     """Trains on from where ``trainer`` stands, and prunes by magnitude at each update.
 
@@ -79,6 +82,7 @@ def prune_gradually(
         was pruned with in the ranking, and comes back with that value when it is among the largest.
         It is exactly 0 in between. Otherwise each mask is nested in the one before.
       callbacks: for the training.
+      structure, min_kept: as in ``prune_to``.
 
     Returns:
       The masks of the last update, which the model has then.
@@ -97,10 +101,11 @@ def prune_gradually(
         check_finite(held.values(), f"to step {step} of gradual pruning")
         scores = {name: np.abs(value) for name, value in held.items()}
         before, rankable = masks, start if regrow else masks
-        masks = prune_to(scores, rankable, sparsity, scope)
+        masks = prune_to(scores, rankable, sparsity, scope, structure, min_kept)
         if not told.issuperset(masks.collapsed):
             told.update(masks.collapsed)
-            warn_of_collapse(masks, highest_without_collapse(scores, rankable, masks, scope))
+            safe = highest_without_collapse(scores, rankable, masks, scope, structure)
+            warn_of_collapse(masks, safe, structure)
         for name, mask in masks.items():
             returned = mask & ~before[name]
             if returned.any():

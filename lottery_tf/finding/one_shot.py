@@ -17,10 +17,18 @@ from lottery_tf.graph.compat import keras
 from lottery_tf.graph.fit_data import batches as fit_batches
 from lottery_tf.graph.layers import check_finished, check_graph, check_of_its_keras
 from lottery_tf.losses.class_weight import with_class_weight
-from lottery_tf.masks.allocate import check_reachable, check_sparsity, prune_to
+from lottery_tf.masks.allocate import (
+    check_reachable,
+    check_sparsity,
+    check_structure,
+    prune_to,
+    target_of,
+)
+from lottery_tf.masks.kernel_axes import structured
 from lottery_tf.masks.masks import Masks
 from lottery_tf.masks.prune_by_mask import get_masks
 from lottery_tf.masks.settings import PrunableSettings
+from lottery_tf.masks.structure import UNSTRUCTURED, Structure, parse
 from lottery_tf.masks.wrapper import all_kept, log_left_dense, set_masks, wrap
 from lottery_tf.tickets.ticket import Ticket
 
@@ -28,13 +36,15 @@ from lottery_tf.tickets.ticket import Ticket
 def prune(
     model: keras.Model,
     method: str | Score,
-    sparsity: float,
+    sparsity: float | None = None,
     data: Any = None,
     *,
     loss: Any = None,
     loss_weights: Any = None,
     class_weight: Mapping[int, float] | None = None,
     scope: str = "global",
+    structure: str = UNSTRUCTURED.text,
+    min_kept: int = 0,
     rounds: int | None = None,
     batches: int = BATCHES,
     seed: int = 0,
@@ -50,7 +60,8 @@ def prune(
       method: a name of ``lottery_tf.finding.scores.METHODS``: omp, snip, iterative_snip, grasp,
         synflow, random, erk, or one given to ``lt.register_method``; or a score of the user's own,
         a function from a ``Network`` to an array for each prunable weight.
-      sparsity: share of the prunable weights that is pruned afterwards, in [0, 1); exact.
+      sparsity: share of the prunable weights that is pruned afterwards, in [0, 1); exact. With a
+        structure of blocks or channels it is the share of these; with M:N it may be left out.
       data: (inputs, labels) in a form that ``fit`` takes, for snip, iterative_snip and grasp:
         batches, arrays, …, as ``graph.fit_data.batches`` has them; with weights of the examples if
         there are some, and inputs alone for a model with losses of its own (``add_loss``).
@@ -58,6 +69,9 @@ def prune(
         mean over the batches. Default: cross-entropy.
       scope: rank all weights together ("global"), in each layer ("layerwise"), or in each layer
         with budgets of its own ("erk").
+      structure: which weights are pruned together, or how many of a group stay: "unstructured",
+        "2:4", "block:4x1", "block:4x1:max", "channel" (``lottery_tf.masks.structure``).
+      min_kept: how many weights each layer keeps at least, whatever the sparsity.
       rounds: of scoring and pruning, whose densities fall as a power; default: 100 for synflow and
         iterative_snip, else 1.
       batches: how many batches of ``data`` are read, if there are so many.
@@ -66,9 +80,11 @@ def prune(
 
     Raises:
       UsageError: for settings out of range, a method that trains, data that are missing or do not
-        fit, and scores that are all 0.
+        fit, kernels that the structure does not fit, and scores that are all 0.
       RuntimeError: if scores are not finite.
     """
+    if (target := target_of(parse(structure), sparsity)) is None:
+        raise UsageError("Expected `sparsity`, the share of the prunable weights to prune.")
     if data is not None:
         data = fit_batches(data, model, "data", seed)
     check_graph(model)
@@ -81,13 +97,17 @@ def prune(
         log_left_dense(model, masks)
     else:
         masks = all_kept(model, PrunableSettings(prune_layers, keep_dense))
+    together = structured(model, masks, structure)
     masks = draw_masks(
-        *(model, masks, method, sparsity, data, loss, scope, rounds),
+        *(model, masks, method, target, data, loss, scope, rounds),
         batches=batches,
         seed=seed,
+        structure=together,
+        min_kept=min_kept,
         loss_weights=loss_weights,
     )
-    return Ticket.of(model, masks, {"method": _name_of(method), "model": model.name})
+    info = {"method": _name_of(method), "model": model.name}
+    return Ticket.of(model, masks, info | together.info)
 
 
 def draw_masks(
@@ -102,6 +122,8 @@ def draw_masks(
     batches: int = BATCHES,
     seed: int = 0,
     loss_weights: Any = None,
+    structure: Structure = UNSTRUCTURED,
+    min_kept: int = 0,
 ) -> Masks:
     """The masks nested in ``masks`` that ``method`` finds; the other arguments are ``prune``'s.
 
@@ -122,12 +144,14 @@ def draw_masks(
     found = Method(method) if callable(method) else METHODS[method]
     method = _name_of(method)
     scope, rounds = found.scope or scope, found.rounds if rounds is None else rounds
-    check_reachable(sparsity, masks, scope)
+    check_structure(structure, scope, min_kept)
+    check_reachable(sparsity, masks, scope, structure)
     for name, number in (("rounds", rounds), ("batches", batches)):
         if number < 1:
             raise UsageError(f"Expected `{name}` of 1 or more, not {number}.")
     network = Network(wrap(model, masks), data, loss, batches, seed, loss_weights)
-    density, safe = 1 - masks.sparsity, None
+    # No more than is asked for: layerwise and with M:N less of the masks may be left already.
+    density, safe = max(1 - structure.units(masks).sparsity, 1 - sparsity), None
     for i in range(1, rounds + 1):
         target = (
             1 - density * ((1 - sparsity) / density) ** (i / rounds) if i < rounds else sparsity
@@ -140,18 +164,19 @@ def draw_masks(
                 f"The scores of {method} are not finite for {some(odd)}: the weights or data are "
                 "not, or products of the weights leave the range of floating-point numbers."
             )
-        before, masks = masks, prune_to(scores, masks, target, scope)
+        before, masks = masks, prune_to(scores, masks, target, scope, structure, min_kept)
         if safe is None:
-            safe = highest_without_collapse(scores, before, masks, scope)
+            safe = highest_without_collapse(scores, before, masks, scope, structure)
         set_masks(network.model, masks)
-    zeros = sum(int(np.count_nonzero(scores[name][mask] == 0)) for name, mask in masks.items())
+    units, ranked = structure.units(masks), structure.pooled(scores, masks)
+    zeros = sum(int(np.count_nonzero(ranked[name][unit] == 0)) for name, unit in units.items())
     if zeros and masks.kept < masks.total:
         log.warning(
-            "%s: %s of the %s weights that stay have a score of 0; which of those stay hangs on "
-            "their order alone.",
-            *(method, f"{zeros:,}", f"{masks.kept:,}"),
+            "%s: %s of the %s %s that stay have a score of 0; which of those stay hangs on their "
+            "order alone.",
+            *(method, f"{zeros:,}", f"{units.kept:,}", structure.noun),
         )
-    warn_of_collapse(masks, safe)
+    warn_of_collapse(masks, safe, structure)
     return masks
 
 
@@ -174,26 +199,34 @@ def _finite(array: np.ndarray) -> bool:
     return bool(np.isfinite(array).all())
 
 
-def warn_of_collapse(masks: Masks, safe: float | None = None) -> None:
+def warn_of_collapse(
+    masks: Masks, safe: float | None = None, structure: Structure = UNSTRUCTURED
+) -> None:
     """Logs a line of the layers that ``masks`` leave nothing of, if there are any.
 
     Args:
       masks: the masks found.
-      safe: the highest sparsity known at which each layer keeps a weight.
+      safe: the highest sparsity known at which each layer keeps a weight; of the structure's units.
+      structure: of the masks.
     """
     if masks.collapsed:
+        of = f" of the {structure.noun}" if structure.noun != UNSTRUCTURED.noun else ""
         log.warning(
             "Nothing is left of %s at a sparsity of %.2f %%: no signal passes there.%s",
             some(masks.collapsed),
             100 * masks.sparsity,
             ""
             if safe is None
-            else f" Up to {math.floor(1e4 * safe) / 100} % each layer keeps a weight.",
+            else f" Up to {math.floor(1e4 * safe) / 100} %{of} each layer keeps a weight.",
         )
 
 
 def highest_without_collapse(
-    scores: Mapping[str, np.ndarray], before: Masks, after: Masks, scope: str
+    scores: Mapping[str, np.ndarray],
+    before: Masks,
+    after: Masks,
+    scope: str,
+    structure: Structure = UNSTRUCTURED,
 ) -> float | None:
     """The highest sparsity at which the scores leave each layer a weight, to 0.005 %.
 
@@ -201,18 +234,18 @@ def highest_without_collapse(
       scores: those that ``after`` was pruned by.
       before: the masks so far.
       after: nested in ``before``.
-      scope: as in ``prune_to``.
+      scope, structure: as in ``prune_to``.
 
     Returns:
-      A sparsity between that of ``before`` and that of ``after``; None unless this is the step
-      that empties a layer, the first to do so.
+      A sparsity, of the structure's units, between that of ``before`` and that of ``after``; None
+      unless this is the step that empties a layer, the first to do so.
     """
     if before.collapsed or not after.collapsed:
         return None
-    low, high = before.sparsity, after.sparsity
+    low, high = structure.units(before).sparsity, structure.units(after).sparsity
     while high - low > 5e-5:
         middle = (low + high) / 2
-        if prune_to(scores, before, middle, scope).collapsed:
+        if prune_to(scores, before, middle, scope, structure).collapsed:
             high = middle
         else:
             low = middle

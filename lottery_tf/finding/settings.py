@@ -8,7 +8,8 @@ from lottery_tf.common.errors import UsageError
 from lottery_tf.common.settings import check_choices, setting
 from lottery_tf.common.steps import check_steps, parse_steps
 from lottery_tf.finding.scores import IMPORTED, METHODS, TRAINING
-from lottery_tf.masks.allocate import SCOPES, check_sparsity
+from lottery_tf.masks.allocate import SCOPES, check_sparsity, check_structure, target_of
+from lottery_tf.masks.structure import STRUCTURES, parse
 
 BATCHES = 8  # that scores look at
 FROM_TRAINED = ("imp", "omp")  # the methods that rank trained weights
@@ -46,13 +47,21 @@ class FindingSettings:
     prune_fraction: float = setting(0.2, "share of the surviving weights pruned after a round")
     rounds: int | None = setting(None, "rounds of pruning, of imp")
     sparsity: float | None = setting(
-        None, "prune until this share of the prunable weights is gone; the last round ends on it"
+        None,
+        "prune until this share of the prunable weights (or blocks, channels) is gone; the last "
+        "round ends on it",
     )
     scope: str = setting(
         "global",
         "rank all weights together, in each layer, or in each layer with the budgets of ERK",
         choices=SCOPES,
     )
+    structure: str = setting(
+        "unstructured",
+        "which weights are pruned together, or how many of a group stay",
+        choices=STRUCTURES,
+    )
+    min_kept: int = setting(0, "weights that each layer keeps at least, whatever the sparsity")
     train_tickets: bool = setting(
         True,
         "train each ticket, the dense one too, for metrics.jsonl and dense_model; imp and omp must",
@@ -102,20 +111,25 @@ class FindingSettings:
             )
         if self.method == IMPORTED:
             self._check_imported()
-        elif self.method == "imp":
+            return
+        scope = METHODS[self.method].scope if self.method in METHODS else None
+        structure = parse(self.structure)
+        check_structure(structure, scope or self.scope, self.min_kept)
+        target_of(structure, self.sparsity)  # which may be another
+        if self.method == "imp":
             self._check_imp()
         else:
             self._check_one_round()
 
     def _check_imp(self) -> None:
-        if (self.rounds is None) == (self.sparsity is None):
+        if not self._ends_itself and (self.rounds is None) == (self.target is None):
             raise UsageError(
                 "Expected either `rounds` or `sparsity`: the number of rounds of pruning, or the "
                 f"sparsity to end at; got {'neither' if self.rounds is None else 'both'}."
             )
 
     def _check_one_round(self) -> None:
-        if self.sparsity is None:
+        if self.target is None:
             raise UsageError(
                 f"Expected `sparsity` with `method={self.method}`: the share of weights to prune."
             )
@@ -124,9 +138,9 @@ class FindingSettings:
                 f"Expected `rewind=weights` for {self.method}, which trains nothing whose weights "
                 "could be kept."
             )
-        if self.method == "gmp" and self.gmp_initial_sparsity > self.sparsity:
+        if self.method == "gmp" and self.gmp_initial_sparsity > self.target:
             raise UsageError(
-                f"Expected `gmp_initial_sparsity` of at most `sparsity={self.sparsity}`, not "
+                f"Expected `gmp_initial_sparsity` of at most `sparsity={self.target}`, not "
                 f"{self.gmp_initial_sparsity}."
             )
 
@@ -137,13 +151,23 @@ class FindingSettings:
             )
 
     @property
+    def target(self) -> float | None:
+        """The sparsity to end at, that of M:N too; None where ``rounds`` say where."""
+        return target_of(parse(self.structure), self.sparsity)
+
+    @property
+    def _ends_itself(self) -> bool:
+        """Whether the structure has a sparsity of its own, whatever ``rounds`` are."""
+        return parse(self.structure).sparsity is not None
+
+    @property
     def last_round(self) -> int:
         """The number of the last round; round 0 is dense."""
         if self.method != "imp":
             return 1
-        if self.rounds is not None:
+        if self.rounds is not None and not self._ends_itself:
             return self.rounds
-        kept, rounds, target = 1.0, 0, cast(float, self.sparsity)  # one of the two is given
+        kept, rounds, target = 1.0, 0, cast(float, self.target)  # one of the two is given
         while 1 - kept < target - 1e-9:  # 1 - 0.8 is a little less than 0.2
             kept, rounds = kept * (1 - self.prune_fraction), rounds + 1
         return rounds
@@ -151,7 +175,7 @@ class FindingSettings:
     @property
     def extendable(self) -> bool:
         """Whether a run with more rounds has the same tickets and then more."""
-        return self.method == "imp" and self.rounds is not None
+        return self.method == "imp" and self.rounds is not None and not self._ends_itself
 
     @property
     def tickets(self) -> int:

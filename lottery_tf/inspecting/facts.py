@@ -5,13 +5,14 @@ import dataclasses
 import numpy as np
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.graph.compat import both, keras
+from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import check_graph, named_layers, unwrapped, variable_names
 from lottery_tf.graph.parts import at, holder_of
-from lottery_tf.masks.flops import TRANSPOSED, count_flops
+from lottery_tf.masks.flops import count_flops
+from lottery_tf.masks.kernel_axes import axes_of
 from lottery_tf.masks.masks import Masks
 from lottery_tf.masks.overlap import overlap
-from lottery_tf.masks.prunable import DEPTHWISE, LOCAL, kernel_attributes, left_dense
+from lottery_tf.masks.prunable import kernel_attributes, left_dense
 from lottery_tf.tickets.ticket import Ticket
 
 
@@ -187,23 +188,8 @@ def _outputs(network: keras.Model, masks: Masks) -> dict[str, tuple[int, int]]:
             name = names[id(at(layer, attribute))]
             part, own = holder_of(layer, attribute), attribute.rpartition("/")[2]
             # A list of the weights that there are does not say whose outputs they make.
-            if name in masks and masks[name].ndim > 1:
-                alive = masks[name].any(axis=_input_axes(part, own, masks[name].ndim))
+            if name in masks and (axes := axes_of(part, own, masks[name].ndim)):
+                rest = (axis for axis in range(masks[name].ndim) if axis not in axes.outputs)
+                alive = masks[name].any(axis=tuple(rest))
                 found[name] = alive.size, int(np.count_nonzero(~alive))
     return found
-
-
-def _input_axes(layer: keras.layers.Layer, attribute: str, rank: int) -> tuple[int, ...]:
-    """The axes of a kernel along which one output's incoming weights lie."""
-    # [..., inputs, multiplier]: each pair is an output.
-    if attribute == "depthwise_kernel" or isinstance(layer, DEPTHWISE):
-        return tuple(range(rank - 2))
-    if isinstance(layer, TRANSPOSED):  # [..., outputs, inputs]
-        return (*range(rank - 2), rank - 1)
-    if isinstance(layer, LOCAL):  # [places, inputs, outputs], or [..., inputs, ..., outputs]
-        return (1,) if rank == 3 else tuple(range(rank // 2))
-    if isinstance(layer, both("EinsumDense")):
-        operands, _, output = layer.equation.partition("->")
-        kernel = operands.partition(",")[2]
-        return tuple(axis for axis, label in enumerate(kernel) if label not in output)
-    return tuple(range(rank - 1))

@@ -1,7 +1,8 @@
 """From scores and a target to masks: the largest scores survive.
 
 Counts are exact, ties are broken by index (of equal scores the earlier one survives), and a
-weight that is pruned already stays pruned whatever its score.
+weight that is pruned already stays pruned whatever its score. With a structure of blocks or
+channels all this is so of these (``masks.structure``).
 """
 
 from collections.abc import Callable, Mapping
@@ -12,12 +13,18 @@ from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import some
 from lottery_tf.common.settings import one_of
 from lottery_tf.masks.masks import Masks
+from lottery_tf.masks.structure import UNSTRUCTURED, MByN, Structure
 
 SCOPES = ("global", "layerwise", "erk")
 
 
 def prune_fraction(
-    scores: Mapping[str, np.ndarray], masks: Masks, fraction: float, scope: str = "global"
+    scores: Mapping[str, np.ndarray],
+    masks: Masks,
+    fraction: float,
+    scope: str = "global",
+    structure: Structure = UNSTRUCTURED,
+    min_kept: int = 0,
 ) -> Masks:
     """Prunes ``fraction`` of the survivors: exactly ``round(fraction · survivors)`` of them.
 
@@ -29,44 +36,72 @@ def prune_fraction(
     Args:
       scores: name → float array of the mask's shape; the largest survive.
       masks: the masks so far; the result is nested in them. Only these weights count.
-      fraction: share of the survivors to prune, in [0, 1].
+      fraction: share of the survivors to prune, in [0, 1]; of blocks and channels, of those that
+        are left; of M:N no more than that lets go.
       scope: "global" ranks all survivors together, "layerwise" within each weight; "erk" too, with
         the numbers of ``erk_budgets``.
+      structure: which weights are pruned together, of the weights in ``masks``.
+      min_kept: how many weights each layer keeps at least (all, if it has fewer), whatever the
+        fraction; of blocks and channels as many as have so many weights together.
 
     Raises:
-      UsageError: for a fraction outside [0, 1], an unknown scope, or scores that are NaN, missing
-        or of another shape.
+      UsageError: for a fraction outside [0, 1], an unknown scope, what the structure does not go
+        with, or scores that are NaN, missing or of another shape.
     """
     if not 0 <= fraction <= 1:
         raise UsageError(f"Expected a fraction to prune in [0, 1], not {fraction}.")
-    return _keep(scores, masks, lambda total, kept: kept - round(fraction * kept), scope)
+
+    def count(total: int, kept: int) -> int:
+        return kept - round(fraction * kept)
+
+    return _keep(scores, masks, count, scope, structure, min_kept)
 
 
 def prune_to(
-    scores: Mapping[str, np.ndarray], masks: Masks, sparsity: float, scope: str = "global"
+    scores: Mapping[str, np.ndarray],
+    masks: Masks,
+    sparsity: float,
+    scope: str = "global",
+    structure: Structure = UNSTRUCTURED,
+    min_kept: int = 0,
 ) -> Masks:
     """Prunes until exactly ``round(sparsity · weights)`` of the prunable weights are pruned.
 
-    With scope "layerwise" that holds within each weight; one that is sparser already stays so.
+    With scope "layerwise" that holds within each weight; one that is sparser already stays so. With
+    a structure of blocks or channels it holds of their number.
 
     Args:
       scores: name → float array of the mask's shape; the largest survive.
       masks: the masks so far; the result is nested in them. Only these weights count.
-      sparsity: share of the weights in ``masks`` that is pruned afterwards, in [0, 1).
+      sparsity: share of the weights in ``masks`` that is pruned afterwards, in [0, 1); of the
+        blocks or channels with such a structure. With M:N it is 1 - M/N, at which no group has more
+        than M weights left, or less, on the way there.
       scope: "global", "layerwise" or "erk".
+      structure: which weights are pruned together, of the weights in ``masks``.
+      min_kept: how many weights each layer keeps at least (all, if it has fewer), whatever the
+        sparsity; of blocks and channels as many as have so many weights together.
 
     Raises:
-      UsageError: for a sparsity outside [0, 1) or, but for layerwise, below that of ``masks``; an
-        unknown scope; or scores that are NaN, missing or of another shape.
+      UsageError: for a sparsity outside [0, 1), above that of M:N or, but for layerwise, below that
+        of ``masks``; an unknown scope, what the structure does not go with; or scores that are NaN,
+        missing or of another shape.
     """
     check_sparsity(sparsity)
-    check_reachable(sparsity, masks, scope)
-    return _keep(
-        scores, masks, lambda total, kept: min(kept, total - round(sparsity * total)), scope
-    )
+    check_reachable(sparsity, masks, scope, structure)
+
+    def count(total: int, kept: int) -> int:
+        # What M:N holds is then all that stays.
+        return 0 if _ends_on(structure, sparsity) else min(kept, total - round(sparsity * total))
+
+    return _keep(scores, masks, count, scope, structure, min_kept)
 
 
-def erk_budgets(masks: Masks, kept: int) -> dict[str, int]:
+def erk_budgets(
+    masks: Masks,
+    kept: int,
+    structure: Structure = UNSTRUCTURED,
+    floors: Mapping[str, int] | None = None,
+) -> dict[str, int]:
     """How many weights each layer keeps under Erdős–Rényi-Kernel (Evci et al. 2020, 1911.11134).
 
     A layer's density is proportional to (n_in + n_out + k_h + k_w)/(n_in·n_out·k_h·k_w), so the
@@ -79,20 +114,32 @@ def erk_budgets(masks: Masks, kept: int) -> dict[str, int]:
 
     Args:
       masks: the masks so far, of any rank.
-      kept: of all weights together; at most ``masks.kept``.
+      kept: of all weights together; at most ``masks.kept``. Of blocks and channels their number, of
+        which the densities are as they would be of weights.
+      structure: which weights are pruned together.
+      floors: what each layer keeps at least; ``kept`` is no less than all of that. Default: 0.
     """
-    survivors = {name: int(np.count_nonzero(mask)) for name, mask in masks.items()}
+    units, floors = structure.units(masks), floors or dict.fromkeys(masks, 0)
+    survivors = {name: int(np.count_nonzero(mask)) for name, mask in units.items()}
+    # By density times number: the sum of the shape where each weight is a unit.
+    parts = {n: sum(m.shape) * units[n].size / max(m.size, 1) for n, m in masks.items()}
     shares = {name: 0.0 for name in masks}
     rest, free = kept, dict.fromkeys(masks)
     while free:
-        unit = rest / sum(sum(masks[name].shape) for name in free)
-        full = [name for name in free if unit * sum(masks[name].shape) >= survivors[name]]
-        if not full:
-            shares |= {name: unit * sum(masks[name].shape) for name in free}
+        unit = rest / sum(parts[name] for name in free)
+        found = {name: unit * parts[name] for name in free}
+        low = {name: floors[name] for name in free if found[name] < floors[name]}
+        full = {name: survivors[name] for name in free if found[name] >= survivors[name]}
+        if not low and not full:
+            shares |= found
             break
-        for name in full:
-            shares[name] = survivors[name]
-            rest -= survivors[name]
+        # What has to be given and what is left over decide which of them are settled.
+        given = sum(least - found[name] for name, least in low.items())
+        left = sum(found[name] - most for name, most in full.items())
+        settled = low if given > left else full
+        shares |= settled
+        for name, number in settled.items():
+            rest -= number
             del free[name]
     budgets = {name: int(share) for name, share in shares.items()}
     cut_most = sorted(shares, key=lambda name: budgets[name] - shares[name])
@@ -109,59 +156,152 @@ def check_sparsity(sparsity: float) -> None:
         )
 
 
-def check_reachable(sparsity: float, masks: Masks, scope: str) -> None:
-    """Raises UsageError if more of ``masks`` is pruned than ``sparsity``; layerwise may go on."""
-    if scope != "layerwise" and masks.total - round(sparsity * masks.total) > masks.kept:
+def check_reachable(
+    sparsity: float, masks: Masks, scope: str, structure: Structure = UNSTRUCTURED
+) -> None:
+    """Raises UsageError if more of ``masks`` is pruned than ``sparsity``, or M:N prunes less.
+
+    Layerwise may go on, and so may the groups of M:N to its own sparsity.
+    """
+    own = structure.sparsity
+    if own is not None and sparsity > own + _NEARLY:
         raise UsageError(
-            f"Expected a sparsity of at least {masks.sparsity:.4f}, that of the mask to prune "
-            f"further, not {sparsity}: pruned weights do not come back."
+            f"Expected a sparsity of at most {own:g}, that of {structure.text}, not {sparsity}."
+        )
+    units = structure.units(masks)
+    short = units.total - round(sparsity * units.total) > units.kept
+    if short and scope != "layerwise" and not _ends_on(structure, sparsity):
+        raise UsageError(
+            f"Expected a sparsity of at least {units.sparsity:.4f}, that of the mask to prune "
+            f"further, not {sparsity}: pruned {structure.noun} do not come back."
         )
 
 
+def check_structure(structure: Structure, scope: str, min_kept: int) -> None:
+    """Raises UsageError if a structure does not go with a scope or with ``min_kept``."""
+    if min_kept < 0:
+        raise UsageError(f"Expected `min_kept` of 0 or more weights a layer, not {min_kept}.")
+    if not isinstance(structure, MByN):
+        return
+    if scope == "erk":
+        raise UsageError(
+            f"Expected ranking globally or layerwise with `structure={structure.text}`, by which "
+            "all layers end equally dense, not by ERK, which gives each a density of its own."
+        )
+    if min_kept > structure.m:
+        raise UsageError(
+            f"Expected `min_kept` of at most {structure.m} with `structure={structure.text}`, "
+            f"which says how many weights stay, not {min_kept}."
+        )
+
+
+def target_of(structure: Structure, sparsity: float | None) -> float | None:
+    """The sparsity to prune to: the one asked for, or that of M:N itself.
+
+    Raises:
+      UsageError: if M:N has another than the one asked for.
+    """
+    own = structure.sparsity
+    if own is None or sparsity is None:
+        return own if sparsity is None else sparsity
+    if abs(sparsity - own) > _NEARLY:
+        raise UsageError(
+            f"Expected no `sparsity` with `structure={structure.text}`, whose own is {own:g}, not "
+            f"{sparsity}."
+        )
+    return own
+
+
+_NEARLY = 1e-6  # 2/3 cannot be written out
+
+
+def _ends_on(structure: Structure, sparsity: float) -> bool:
+    """Whether the sparsity is that of M:N."""
+    return structure.sparsity is not None and sparsity >= structure.sparsity - _NEARLY
+
+
 def _keep(
-    scores: Mapping[str, np.ndarray], masks: Masks, count: Callable[[int, int], int], scope: str
+    scores: Mapping[str, np.ndarray],
+    masks: Masks,
+    count: Callable[[int, int], int],
+    scope: str,
+    structure: Structure,
+    min_kept: int,
 ) -> Masks:
-    """``count(total, kept)`` says how many survive among the weights that are ranked together."""
+    """``count(total, kept)`` says how many survive among the units that are ranked together."""
     if scope not in SCOPES:
         raise UsageError(f"Expected the scope to be {one_of(SCOPES)}, not '{scope}'.")
+    check_structure(structure, scope, min_kept)
     for name, mask in masks.items():
         if name not in scores or np.shape(scores[name]) != mask.shape:
             came = np.shape(scores[name]) if name in scores else "none"
             raise UsageError(f"Expected scores of shape {mask.shape} for {name}; got {came}.")
+    scores = {name: np.asarray(scores[name]) for name in masks}
+    units, ranked = structure.units(masks), structure.pooled(scores, masks)
+    held = structure.held(ranked, units)
+    if min_kept and not held:
+        counts = structure.counts(masks)
+        held = {name: _first(ranked[name], counts[name], min_kept) for name in masks}
+    floors = {name: int(np.count_nonzero(held[name])) if held else 0 for name in masks}
+    together = max(count(units.total, units.kept), sum(floors.values()))
     if scope == "global":
-        return Masks(_keep_largest(scores, masks, count(masks.total, masks.kept)))
-    budgets = erk_budgets(masks, count(masks.total, masks.kept)) if scope == "erk" else {}
+        return structure.weights(Masks(_keep_largest(ranked, units, together, held)), masks)
+    budgets = erk_budgets(masks, together, structure, floors) if scope == "erk" else {}
     kept: dict[str, np.ndarray] = {}
-    for name, mask in masks.items():
-        alone = Masks({name: mask})
-        number = budgets[name] if budgets else count(alone.total, alone.kept)
-        kept |= _keep_largest(scores, alone, number)
-    return Masks(kept)
+    for name, unit in units.items():
+        alone = Masks({name: unit})
+        number = budgets[name] if budgets else max(count(alone.total, alone.kept), floors[name])
+        kept |= _keep_largest(ranked, alone, number, held)
+    return structure.weights(Masks(kept), masks)
+
+
+def _first(scores: np.ndarray, counts: np.ndarray, least: int) -> np.ndarray:
+    """The units with the largest scores that have ``least`` weights together."""
+    alive = Masks({"": counts > 0})
+    largest = _largest({"": scores[alive[""]]}, alive, min(least, alive.kept))[""]
+    places = np.flatnonzero(largest)
+    places = places[np.argsort(-scores.ravel()[places], kind="stable")]
+    enough = np.searchsorted(np.cumsum(counts.ravel()[places]), least) + 1
+    first = np.zeros_like(largest)
+    first.flat[places[:enough]] = True
+    return first
 
 
 def _keep_largest(
-    scores: Mapping[str, np.ndarray], masks: Masks, count: int
+    scores: Mapping[str, np.ndarray], masks: Masks, count: int, held: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """The ``count`` survivors of ``masks`` with the largest scores, ranked together.
-
-    A partition of the survivors' scores finds the threshold in linear time with one copy of
-    them; a sort of 100 million weights would take many times as long.
-    """
-    survivors = {name: np.asarray(scores[name])[mask] for name, mask in masks.items()}
+    """The ``count`` survivors of ``masks`` with the largest scores, ranked together; what is
+    ``held`` comes first."""
+    survivors = {name: scores[name][mask] for name, mask in masks.items()}
     if any(np.isnan(values).any() for values in survivors.values()):
         bad = [name for name, values in survivors.items() if np.isnan(values).any()]
         raise UsageError(f"Expected scores that are numbers; NaN came for {', '.join(bad)}.")
-    if count == masks.kept:
-        return dict(masks)
-    if count == 0:
-        return {name: np.zeros_like(mask) for name, mask in masks.items()}
-    if not any(values.any() for values in survivors.values()):
+    if 0 < count < masks.kept and not any(values.any() for values in survivors.values()):
         raise UsageError(
             f"Expected scores that tell weights apart; those of {some(list(masks))} are all 0, so "
             "that which stay would hang on their order alone: the weights are 0, or no gradient "
             "reaches them (a last layer that starts at 0?)."
         )
+    if not held:
+        return _largest(survivors, masks, count)
+    free = Masks({name: mask & ~held[name] for name, mask in masks.items()})
+    values = {name: scores[name][mask] for name, mask in free.items()}
+    more = _largest(values, free, count - (masks.kept - free.kept))
+    return {name: more[name] | (masks[name] & held[name]) for name in masks}
 
+
+def _largest(
+    survivors: Mapping[str, np.ndarray], masks: Masks, count: int
+) -> dict[str, np.ndarray]:
+    """The ``count`` largest of ``survivors``, the scores where ``masks`` keep something.
+
+    A partition of the survivors' scores finds the threshold in linear time with one copy of
+    them; a sort of 100 million weights would take many times as long.
+    """
+    if count == masks.kept:
+        return dict(masks)
+    if count == 0:
+        return {name: np.zeros_like(mask) for name, mask in masks.items()}
     ranked = np.concatenate(list(survivors.values()))
     ranked.partition(ranked.size - count)
     threshold = ranked[ranked.size - count]

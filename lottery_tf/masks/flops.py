@@ -29,12 +29,15 @@ from lottery_tf.graph.layers import (
 from lottery_tf.graph.parts import at
 from lottery_tf.graph.sized_calls import calls_at
 from lottery_tf.masks.masks import Masks
-from lottery_tf.masks.prunable import ATTENTION, CONVOLUTIONAL_RECURRENT, LOCAL, kernel_attributes
+from lottery_tf.masks.prunable import (
+    ATTENTION,
+    CONVOLUTIONAL_RECURRENT,
+    LOCAL,
+    TRANSPOSED,
+    kernel_attributes,
+)
 
 Shape: TypeAlias = tuple[Any, ...]  # of numbers, and None for an open size
-
-TRANSPOSED = both("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
-
 
 # The size that ImageNet's networks are compared at, in the place of one that is left open.
 OPEN_SIZE = 224

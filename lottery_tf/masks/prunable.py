@@ -21,9 +21,10 @@ from lottery_tf.graph.parts import at, layers_held, parts_at, variables_at
 from lottery_tf.masks.settings import KINDS, PrunableSettings
 
 DEPTHWISE = both("DepthwiseConv1D", "DepthwiseConv2D")
+TRANSPOSED = both("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
 _CONVOLUTIONS = (
-    *both("Conv1D", "Conv2D", "Conv3D", "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"),
-    *both("SeparableConv1D", "SeparableConv2D"),
+    *both("Conv1D", "Conv2D", "Conv3D", "SeparableConv1D", "SeparableConv2D"),
+    *TRANSPOSED,
 )
 _ANY_CONVOLUTION: tuple[Any, ...] = (*_CONVOLUTIONS, *DEPTHWISE)
 _POOLINGS = (

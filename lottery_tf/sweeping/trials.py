@@ -55,7 +55,7 @@ class FindTrial:
     @property
     def label(self) -> str:
         """What it is besides, for the terminal."""
-        sparsity = self.finding.sparsity
+        sparsity = self.finding.target
         at = counted(self.finding.last_round, "round") if sparsity is None else _percent(sparsity)
         return _label(at, self)
 
@@ -155,8 +155,8 @@ class RetrainTrial:
         """What it is besides, for the terminal."""
         found = self.found.finding
         of = f"{found.method}, round {self.round}"
-        if found.method != "imp" and found.sparsity is not None:
-            of = f"{found.method}, {_percent(found.sparsity)}"
+        if found.method != "imp" and found.target is not None:
+            of = f"{found.method}, {_percent(found.target)}"
         return _label(of, self)
 
     def finished(self, out: Path) -> bool:

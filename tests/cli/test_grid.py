@@ -262,6 +262,54 @@ def test_a_file_says_what_the_command_line_says(file):
     assert grid.tuned(parse([words], SETTINGS)) == ["learning_rate"]
 
 
+ALL = ["unstructured", "2:4", "block:4x1", "block:1x4:max", "channel"]
+
+
+def test_structures_are_varied_colons_and_all(file):
+    """On the command line and in a file, where YAML 1.1 has 2:4 be 124."""
+    words = f"--vary=structure:{','.join(ALL)},width:8,16", "--method=snip", "--sparsity=0.5"
+    finds, retrains = made(*words)
+    found = [(f.finding.structure, f.experiment.model.width) for f in finds if f.kind == "find"]
+    assert {each for each in found if each[0] != "unstructured"} == {
+        (text, width) for text in ALL[1:] for width in (8, 16)
+    }
+    assert len(retrains) == 10
+    listed = ", ".join(ALL)
+    text = f"method: snip\nsparsity: 0.5\nvary: {{structure: [{listed}], width: [8, 16]}}"
+    assert made(file(text)) == (finds, retrains)
+    assert made(file("method: snip\nstructure: 2:4"))[0][0].finding.structure == "2:4"
+
+
+def test_dense_networks_have_no_structure():
+    """One teaches the tickets of all."""
+    words = "--method=snip", "--sparsity=0.5", "--recipes=distillation", "--min_kept=1"
+    finds, retrains = made(*words, "--vary=structure:unstructured,channel,2:4")
+    assert [f.finding.method for f in finds].count("imp") == 1
+    assert len(finds) == 4 and len({trial.teacher.folder for trial in retrains}) == 1
+    _, (plain,) = made("--method=snip", "--sparsity=0.5", "--recipes=distillation")
+    assert plain.teacher.folder == retrains[0].teacher.folder
+
+
+def test_two_of_four_ends_where_it_does(file):
+    """By each method, and IMP in as many rounds as it takes; a flagfile's rounds are others'."""
+    words = (
+        "--structure=2:4",
+        "--methods=imp,snip",
+        "--flagfile=" + str(Path(file("").partition("=")[2]).parent / "base.cfg"),
+    )
+    for more in ([], ["--sparsities=0.5"]):
+        finds, retrains = made(*words, *more)
+        assert [(f.finding.method, f.finding.target) for f in finds] == [
+            *(("imp", 0.5), ("snip", 0.5)),
+        ]
+        assert sorted(trial.round for trial in retrains) == [1, 4]  # 0.8**4 = 0.41
+        assert {trial.label for trial in retrains} == {
+            *("imp, round 4  seed 0", "snip, 50.0 %  seed 0"),
+        }
+    with pytest.raises(UsageError, match="`structure=2:4`, whose own is 0.5, not 0.9"):
+        made(*words, "--sparsities=0.5,0.9")
+
+
 def test_parts_of_a_file_share_their_runs(file):
     words = file(
         "flagfile: base.cfg\nrecipes: [vanilla]\nseeds: [0]\n"

@@ -164,6 +164,68 @@ def test_flags_that_say_nothing_to_a_method(method, words, line, tmp_path, monke
     assert not lines
 
 
+# Structures
+
+
+@pytest.fixture(scope="module")
+def two_of_four(tmp_path_factory):
+    """A run of IMP to 2:4, in two rounds."""
+    out = tmp_path_factory.mktemp("structures") / "imp"
+    assert main(["find", *QUICK, *TWO_OF_FOUR, f"--out={out}"]) == 0
+    return out
+
+
+TWO_OF_FOUR = ("--structure=2:4", "--prune_fraction=0.4", "--rounds=9")
+
+
+def test_a_run_of_imp_to_two_of_four(two_of_four):
+    """The second kernel has 30 inputs, of whose last two both stay."""
+    config = read_json(two_of_four / "config.json")
+    assert (config["structure"], config["min_kept"], config["sparsity"]) == ("2:4", 0, None)
+    rows = read_json_lines(two_of_four / "metrics.jsonl")
+    kept = [round((1 - row["sparsity"]) * WEIGHTS) for row in rows]
+    assert kept == [WEIGHTS, WEIGHTS - round(0.4 * WEIGHTS), 32 * 30 + 16 * 10]
+    assert not (two_of_four / "next_ticket").exists()
+    ticket = lt.Ticket.load(two_of_four / "tickets" / "round_02")
+    assert ticket.info["structure"] == ticket.info["settings"]["structure"] == "2:4"
+    for mask in ticket.masks.values():
+        assert max(mask[row : row + 4].sum(0).max() for row in range(0, len(mask), 4)) == 2
+
+
+def test_it_is_the_same_run_whatever_the_rounds_and_another_with_another_structure(
+    two_of_four, capfd
+):
+    words = ["find", *QUICK, f"--out={two_of_four}", "--prune_fraction=0.4"]
+    assert main([*words, "--structure=2:4"]) == 0
+    assert "is finished; nothing to do" in capfd.readouterr().out
+    assert main([*words, "--structure=1:2"]) == 2
+    assert "another: structure is '2:4' there and '1:2' here" in capfd.readouterr().err
+    assert main([*words, "--structure=2:4", "--min_kept=1"]) == 2
+    assert "another: min_kept is 0 there and 1 here" in capfd.readouterr().err
+
+
+def test_its_ticket_is_inspected(two_of_four, capfd):
+    assert main(["inspect", str(two_of_four / "tickets" / "round_02")]) == 0
+    said = capfd.readouterr().out
+    assert "dense1/kernel" in said and "50.0" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--structure=2:4", "--sparsity=0.9"], "Expected no --sparsity with --structure=2:4"),
+        (["--structure=4x1", "--rounds=1"], "--structure takes unstructured, M:N (M < N stay), "),
+        (["--structure=2:4", "--method=erk"], "with --structure=2:4, by which all layers"),
+        (["--rounds=1", "--min_kept=-1"], "Expected --min_kept of 0 or more"),
+    ],
+)
+def test_structures_that_cannot_be(words, told, tmp_path, capfd):
+    assert main(["find", *QUICK, *words, f"--out={tmp_path / 'out'}"]) == 2
+    message = capfd.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("lottery-tf find: ") and told in message
+    assert not (tmp_path / "out").exists()
+
+
 # Interrupted runs
 
 EXPERIMENT = Experiment(

@@ -117,6 +117,14 @@ def test_a_masked_model_is_pruned_further(method, its_keras, eager):
     assert_same(every_variable(model), before)
 
 
+@pytest.mark.usefixtures("all_eager")
+def test_layerwise_rounds_prune_no_layer_further_than_the_last():
+    """One layer is empty, so that less is left of all than each is to keep."""
+    masks = lt.Masks({"first/kernel": np.zeros((4, 6)), "second/kernel": np.ones((6, 5))})
+    ticket = prune(lt.wrap(mlp(), masks), "omp", 0.2, rounds=3, scope="layerwise")
+    assert ticket.masks["second/kernel"].sum() == 24
+
+
 @every_method
 @pytest.mark.usefixtures("all_eager")
 def test_what_is_kept_dense(method):
