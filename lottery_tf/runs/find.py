@@ -23,7 +23,7 @@ from lottery_tf.masks.structure import parse
 from lottery_tf.masks.wrapper import all_kept, strip
 from lottery_tf.runs import Row
 from lottery_tf.runs.experiment import check_data, create_model, load_data
-from lottery_tf.runs.folder import Run, check_run_or_new, load_pruned
+from lottery_tf.runs.folder import GONE_ON, Run, check_run_or_new, load_pruned
 from lottery_tf.runs.settings import Experiment
 from lottery_tf.runs.tensorboard import BOARD, FOLDER, Board
 from lottery_tf.tickets.ticket import TICKET, Ticket
@@ -125,25 +125,27 @@ def find(
 
     last_step = experiment.training.steps(data.steps_per_epoch)
     found = find_rounds(ticket, trainer, finding, last_step, callbacks, save)
-    run.begin()
-    if goes_on:
-        following.rename(os.path.realpath(unfinished))  # which may be a link that leads nowhere
-    board = _board(out, rows) if tensorboard else None
-    for each in found:
-        measurements: Row = {}
-        if each.number == 0 and finding.train_tickets:
-            export(recipe.finish(trainer.model), dense_folder(out))
-            measurements[DENSE_SUM] = sha256(dense_folder(out))
-        if finding.train_tickets:
-            measurements |= measured(trainer.model, data, "dev", "test")
-        row = _row(each.ticket, measurements, start)
-        start = time.perf_counter()
-        rows.append(row)
-        write_json_lines(metrics, rows)
-        if board:
-            board.rows(rows)
-            board.sparsity(each.ticket.masks, each.number)
-        on_round(row)
+    with run.at_work():
+        if finished_rounds(out) != rows:
+            raise UsageError(GONE_ON.format(out))
+        if goes_on:
+            following.rename(os.path.realpath(unfinished))  # which may be a link that leads nowhere
+        board = _board(out, rows) if tensorboard else None
+        for each in found:
+            measurements: Row = {}
+            if each.number == 0 and finding.train_tickets:
+                export(recipe.finish(trainer.model), dense_folder(out))
+                measurements[DENSE_SUM] = sha256(dense_folder(out))
+            if finding.train_tickets:
+                measurements |= measured(trainer.model, data, "dev", "test")
+            row = _row(each.ticket, measurements, start)
+            start = time.perf_counter()
+            rows.append(row)
+            write_json_lines(metrics, rows)
+            if board:
+                board.rows(rows)
+                board.sparsity(each.ticket.masks, each.number)
+            on_round(row)
     return rows
 
 
@@ -257,8 +259,8 @@ def _find_in_file(
     plain = strip(model)
     plain.compile(loss=default_loss(plain), metrics=["accuracy"])
     row = _row(ticket, measured(plain, data, "dev", "test"), start)
-    run.begin()
-    ticket.save(round_folder(out, 1))
-    write_json_lines(metrics, [row])
+    with run.at_work():
+        ticket.save(round_folder(out, 1))
+        write_json_lines(metrics, [row])
     on_round(row)
     return [row]

@@ -1,18 +1,21 @@
 """Run folders: what a command writes, and whose it is."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
+from filelock import FileLock, Timeout
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import read_json, write_json
+from lottery_tf.common.log import log
 from lottery_tf.common.ownership import of_file_manager
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.model_files import existing_model, load_model
@@ -25,6 +28,8 @@ _NOT_COMPARED = {
     *("versions", "devices", "ticket", "teacher", "dense_ticket", "model_path", "rewind_path"),
     "rounds",
 }
+# By which a process knows that another is at work on a run; it stays, and means nothing then.
+LOCK = ".lock"
 _PACKAGES = (
     *("lottery_tf", "tensorflow", "keras", "tf_keras", "tensorflow_model_optimization", "numpy"),
 )
@@ -90,6 +95,42 @@ class Run:
                 f"Expected `out` to be a folder that can be written; {error}."
             ) from None
 
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Begins the run, which is this process' own as long as the block lasts.
+
+        Raises:
+          UsageError: as ``check``, and where another process is at work on it. The lock of one that
+            was killed does not hold.
+        """
+        self.check()
+        lock = FileLock(self.out / LOCK)
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UsageError(
+                f"Expected `out` that no other process is at work on; one is, on {self.out}: wait "
+                "for it, or choose another `out`."
+            ) from None
+        except OSError as error:
+            raise UsageError(
+                f"Expected `out` to be a folder that can be written; {error}."
+            ) from None
+        except NotImplementedError:  # a file system without locks
+            log.info("%s: no lock can be had there; let no second process run on it.", self.out)
+        try:
+            self.begin()
+            yield
+        finally:
+            lock.release()
+
+
+GONE_ON = (
+    "Expected `out` as it was when this command began; another process has gone on with {}: give "
+    "the same command again."
+)
+
 
 def _differing(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
     """What tells two runs' settings apart: the recipe, whose tweaks may stand in any order, then
@@ -134,10 +175,10 @@ def check_run_or_new(out: Path) -> None:
 
 
 def _visible(folder: Path) -> bool:
-    """Whether there is more in a folder than what a file manager may have left, and a killed
-    process of config.json."""
+    """Whether there is more in a folder than what a file manager may have left, the lock, and a
+    killed process of config.json."""
     return any(
-        not (file.name.startswith(".config.json.") or of_file_manager(file))
+        not (file.name.startswith((".config.json.", LOCK)) or of_file_manager(file))
         for file in folder.iterdir()
     )
 

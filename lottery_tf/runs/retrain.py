@@ -1,5 +1,6 @@
 """Retraining a ticket with a recipe, in a run's folder."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,7 +32,7 @@ from lottery_tf.masks.masks import read_arrays
 from lottery_tf.runs import Row
 from lottery_tf.runs.experiment import check_data, check_fit, experiment_of, load_data
 from lottery_tf.runs.find import DENSE_SUM, dense_folder, finished_rounds, round_folder
-from lottery_tf.runs.folder import Run, check_run_or_new, load_saved_model
+from lottery_tf.runs.folder import GONE_ON, Run, check_run_or_new, load_saved_model
 from lottery_tf.runs.settings import Experiment
 from lottery_tf.runs.tensorboard import BOARD, FOLDER, Board
 from lottery_tf.tickets.ticket import Ticket
@@ -132,7 +133,9 @@ def retrain_ticket(
 
     def begin() -> None:
         nonlocal board
-        run.begin()
+        work.enter_context(run.at_work())
+        if (out / "result.json").exists():
+            raise UsageError(GONE_ON.format(out))
         if tensorboard:
             board = Board(out, "step")
             board.hyperparameters(_hyperparameters(ticket, recipe, run.settings))
@@ -147,19 +150,29 @@ def retrain_ticket(
             show(board, rows)
         on_epoch(rows)
 
-    # The folder is taken when the recipe has proved to fit the model and the data.
-    retrained = retrain(
-        *(ticket, recipe, data, experiment.training, out / _CHECKPOINT, on_epoch_end, begin, test)
-    )
-    export(retrained.model, out / "model")
-    if not test:
-        write_arrays(out / _BEST, retrained.best)
-    result = {**retrained.result, "ticket": str(ticket_path), "reinit": reinit}
-    write_json(out / "result.json", result)
-    if board:
-        show(board, read_json_lines(out / "metrics.jsonl"))  # where no epoch was left
-        board.result(result, last_step)
-    remove_ours(out / _CHECKPOINT, CHECKPOINT)
+    with contextlib.ExitStack() as work:
+        # The folder is taken when the recipe has proved to fit the model and the data.
+        retrained = retrain(
+            *(
+                ticket,
+                recipe,
+                data,
+                experiment.training,
+                out / _CHECKPOINT,
+                on_epoch_end,
+                begin,
+                test,
+            )
+        )
+        export(retrained.model, out / "model")
+        if not test:
+            write_arrays(out / _BEST, retrained.best)
+        result = {**retrained.result, "ticket": str(ticket_path), "reinit": reinit}
+        write_json(out / "result.json", result)
+        if board:
+            show(board, read_json_lines(out / "metrics.jsonl"))  # where no epoch was left
+            board.result(result, last_step)
+        remove_ours(out / _CHECKPOINT, CHECKPOINT)
     return result
 
 

@@ -74,7 +74,8 @@ def check_run(out, method):
     """What docs/files.md says of a run with a round of pruning."""
     config = read_json(out / "config.json")
     trained = config["train_tickets"]
-    names = {"config.json", "metrics.jsonl", "tickets", *(["dense_model"] if trained else [])}
+    names = {".lock", "config.json", "metrics.jsonl", "tickets"}
+    names |= {"dense_model"} if trained else set()
     assert {file.name for file in out.iterdir()} == names
     assert (config["command"], config["method"], config["sparsity"]) == ("find", method, 0.9)
     rows = read_json_lines(out / "metrics.jsonl")
@@ -367,7 +368,8 @@ def test_a_run_from_a_file(imported):
     """One row, measured on the model as it is; the weights are those to rewind to."""
     folder, model, masks, start = imported
     run = folder / "run"
-    assert {file.name for file in run.iterdir()} == {"config.json", "metrics.jsonl", "tickets"}
+    names = {".lock", "config.json", "metrics.jsonl", "tickets"}
+    assert {file.name for file in run.iterdir()} == names
     assert [each.name for each in (run / "tickets").iterdir()] == ["round_01"]
     (row,) = read_json_lines(run / "metrics.jsonl")
     ticket = lt.Ticket.load(run / "tickets" / "round_01")
