@@ -106,8 +106,8 @@ SIMPLE = {"it/kernel": 5 * 4 * 2, "it/recurrent_kernel": 5 * 2 * 2}
 TWICE = {f"{name}{end}": count for end in ("", "_1") for name, count in LSTM.items()}
 STEPS = ((5, 4),)
 
-# "LSTM", "GRU" and "Bidirectional" compute as they do for users. Elsewhere the loop is unrolled, where
-# it is not the subject: a fused LSTM of tf_keras traces two functions whenever it is called.
+# "LSTM", "GRU" and "Bidirectional" compute as they do for users. Elsewhere the loop is unrolled,
+# where it is not the subject: a fused LSTM of tf_keras traces two functions whenever it is called.
 KINDS = {
     "LSTM": Kind(of(lambda its: its.LSTM(2, name="it")), STEPS, LSTM),
     "LSTM unrolled": Kind(of(lambda its: its.LSTM(2, unroll=True, name="it")), STEPS, LSTM),
