@@ -352,7 +352,7 @@ def test_masks_of_padding_reach_attention_and_recurrent_layers(its_keras):
     inputs = its_keras.Input((5,), dtype="int32")
     x = layers.Embedding(7, 4, mask_zero=True)(inputs)
     x = layers.MultiHeadAttention(2, 3, name="attention")(x, x)
-    x = layers.Bidirectional(layers.LSTM(2), name="lstm")(x)
+    x = layers.Bidirectional(layers.LSTM(2, unroll=True), name="lstm")(x)
     model = its_keras.Model(inputs, layers.Dense(2)(x))
     masks, words = random_masks(model), np.array([[1, 2, 3, 0, 0], [4, 5, 0, 0, 0]])
     wrapped = lt.wrap(model, masks)
