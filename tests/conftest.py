@@ -1,12 +1,10 @@
 """What every test gets: quiet TensorFlow, fixed seeds and names."""
 
-import contextlib
 import functools
 import gc
 import importlib
 import logging
 import os
-import random
 import sys
 import typing
 
@@ -28,40 +26,13 @@ def same_start():
 
     So does the count in the names that Keras gives to layers.
     """
+    if "keras" in sys.modules:  # Keras 3
+        sys.modules["keras"].utils.set_random_seed(0)
+        sys.modules["keras"].utils.clear_session(free_memory=False)
     if "tf_keras" in sys.modules:
         _light()
-    with _kernels_kept():
-        if "keras" in sys.modules:  # Keras 3
-            sys.modules["keras"].utils.set_random_seed(0)
-            sys.modules["keras"].utils.clear_session(free_memory=False)
-        if "tf_keras" in sys.modules:
-            sys.modules["tf_keras"].utils.set_random_seed(0)
-            sys.modules["tf_keras"].backend.reset_uids()
-
-
-_drawn = True  # whether a kernel that counts what it draws may be there
-
-
-@contextlib.contextmanager
-def _kernels_kept():
-    """Setting a seed throws all kernels away, and each takes half a millisecond to be made anew.
-
-    That is for those that count what they draw. They ask TensorFlow for their seeds; where none
-    has since the last start there is none.
-    """
-    global _drawn
-    if _drawn or "tf_keras" not in sys.modules:
-        _drawn = False
-        yield
-        return
-    from tensorflow.python.eager.context import Context
-
-    def keep(context, seed):
-        context._seed, context._rng = seed, random.Random(seed)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Context, "_set_global_seed", keep)
-        yield
+        sys.modules["tf_keras"].utils.set_random_seed(0)
+        sys.modules["tf_keras"].backend.reset_uids()
 
 
 @functools.cache
@@ -70,12 +41,11 @@ def _light() -> None:
     there.
 
     Grappler rewrites graphs that run a few steps here, and Python's collector walks through all of
-    TensorFlow again and again: a fifth of the time. That each operation of a graph notes from where
-    it was made, below all of pytest, is another twentieth, and so is that Python before 3.12 finds
-    out anew what a protocol asks for, whenever TensorFlow looks at a tensor. Commands in processes
-    of their own have all of it.
+    TensorFlow again and again: a fifth of the time. Each operation of a graph notes from where it
+    was made, below all of pytest, and Python before 3.12 finds out anew what a protocol asks for,
+    whenever TensorFlow looks at a tensor: a twentieth. Commands in processes of their own have all
+    of it.
     """
-    from tensorflow.python.framework import random_seed
     from tensorflow.python.util import tf_stack
 
     sys.modules["tensorflow"].config.optimizer.set_experimental_options(
@@ -83,16 +53,9 @@ def _light() -> None:
     )
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
-    here, get_seed = tf_stack.extract_stack(), random_seed.get_seed
+    here = tf_stack.extract_stack()
     tf_stack.extract_stack = lambda stacklevel=1: here
     typing._get_protocol_attrs = functools.cache(typing._get_protocol_attrs)
-
-    def noted(op_seed):
-        global _drawn
-        _drawn = True
-        return get_seed(op_seed)
-
-    random_seed.get_seed = noted
 
 
 @pytest.fixture(params=[True, pytest.param(False, marks=pytest.mark.e2e)], ids=["eager", "graph"])
