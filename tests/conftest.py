@@ -1,11 +1,14 @@
 """What every test gets: quiet TensorFlow, fixed seeds and names."""
 
+import contextlib
 import functools
 import gc
 import importlib
 import logging
 import os
+import random
 import sys
+import typing
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # A third of a small training's time is XLA's compiler seeking speed that no test needs.
@@ -25,27 +28,73 @@ def same_start():
 
     So does the count in the names that Keras gives to layers.
     """
-    if "keras" in sys.modules:  # Keras 3
-        sys.modules["keras"].utils.set_random_seed(0)
-        sys.modules["keras"].utils.clear_session(free_memory=False)
     if "tf_keras" in sys.modules:
         _light()
-        sys.modules["tf_keras"].utils.set_random_seed(0)
-        sys.modules["tf_keras"].backend.reset_uids()
+    with _kernels_kept():
+        if "keras" in sys.modules:  # Keras 3
+            sys.modules["keras"].utils.set_random_seed(0)
+            sys.modules["keras"].utils.clear_session(free_memory=False)
+        if "tf_keras" in sys.modules:
+            sys.modules["tf_keras"].utils.set_random_seed(0)
+            sys.modules["tf_keras"].backend.reset_uids()
+
+
+_drawn = True  # whether a kernel that counts what it draws may be there
+
+
+@contextlib.contextmanager
+def _kernels_kept():
+    """Both Kerases would have TensorFlow throw all kernels away, and to make them anew takes a
+    quarter of the time.
+
+    That is for those that count what they draw (tests/test_same_start.py). They ask TensorFlow for
+    their seeds; where none has since the last start there is none.
+    """
+    global _drawn
+    drawn, _drawn = _drawn, False
+    if drawn or "tf_keras" not in sys.modules:
+        yield
+        return
+    from tensorflow.python.eager.context import Context
+
+    def seed_alone(context, seed):
+        context._seed, context._rng = seed, random.Random(seed)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Context, "_set_global_seed", seed_alone)
+        patch.setattr(Context, "clear_kernel_cache", lambda context: None)
+        yield
 
 
 @functools.cache
 def _light() -> None:
-    """Leaves out what pays off in long trainings only; once, when TensorFlow is there.
+    """Leaves out what pays off in long trainings, or for a reader, only; once, when TensorFlow is
+    there.
 
     Grappler rewrites graphs that run a few steps here, and Python's collector walks through all of
-    TensorFlow again and again: a fifth of the time. Commands in processes of their own have both.
+    TensorFlow again and again: a fifth of the time. Each operation of a graph notes from where it
+    was made, below all of pytest, and Python before 3.12 finds out anew what a protocol asks for,
+    whenever TensorFlow looks at a tensor: a twentieth. Commands in processes of their own have all
+    of it.
     """
+    from tensorflow.python.framework import random_seed
+    from tensorflow.python.util import tf_stack
+
     sys.modules["tensorflow"].config.optimizer.set_experimental_options(
         {"disable_meta_optimizer": True}
     )
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
+    here, get_seed = tf_stack.extract_stack(), random_seed.get_seed
+    tf_stack.extract_stack = lambda stacklevel=1: here
+    typing._get_protocol_attrs = functools.cache(typing._get_protocol_attrs)
+
+    def noted(op_seed):
+        global _drawn
+        _drawn = True
+        return get_seed(op_seed)
+
+    random_seed.get_seed = noted
 
 
 @pytest.fixture(params=[True, pytest.param(False, marks=pytest.mark.e2e)], ids=["eager", "graph"])

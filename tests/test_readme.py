@@ -15,7 +15,9 @@ README = Path(__file__).parents[1] / "README.md"
 def test_the_example_runs(line, tmp_path, monkeypatch):
     (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     assert code.startswith("import keras\n")
-    code = code.replace("import keras", line, 1)
+    if line != "import keras":  # the other Keras need not be trained to the end
+        assert code.count("epochs=10") == 2
+        code = code.replace("import keras", line, 1).replace("epochs=10", "epochs=3")
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(compile(code, str(README), "exec"), names)
@@ -26,7 +28,8 @@ def test_the_example_runs(line, tmp_path, monkeypatch):
     (mask,) = ticket.masks.values()
     assert np.all(kernel[~mask] == 0) and np.all(kernel[mask] != 0)
     final.compile(loss=names["recipe"].loss(), metrics=["accuracy"])
-    assert final.evaluate(names["dev_ds"], verbose=0, return_dict=True)["accuracy"] > 0.9
+    accuracy = final.evaluate(names["dev_ds"], verbose=0, return_dict=True)["accuracy"]
+    assert accuracy > (0.9 if line == "import keras" else 0.5)
     served = tf.saved_model.load(str(tmp_path / "saved_model")).signatures["serving_default"]
     batch = tf.cast(next(iter(names["dev_ds"]))[0], tf.float32)
     (output,) = served(batch).values()

@@ -22,6 +22,7 @@ lottery_tf.common.errors.UsageError: `mode` takes fan or grill, not 'gril'; near
 import copy
 import dataclasses
 import difflib
+import functools
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
@@ -53,11 +54,16 @@ def setting(
 
 def value_type(field: dataclasses.Field, owner: type) -> tuple[type, bool]:
     """``(type, optional)`` of a settings field: ``int | None`` gives ``(int, True)``."""
-    hint = typing.get_type_hints(owner)[field.name]
+    hint = _hints(owner)[field.name]
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         (hint,) = (t for t in typing.get_args(hint) if t is not type(None))
         return typing.get_origin(hint) or hint, True
     return typing.get_origin(hint) or hint, False
+
+
+@functools.cache  # typing compiles each hint anew, and is asked for every flag
+def _hints(owner: type) -> dict[str, Any]:
+    return typing.get_type_hints(owner)
 
 
 def check_choices(settings: Any) -> None:

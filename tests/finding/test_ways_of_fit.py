@@ -140,7 +140,8 @@ def test_a_wrong_number_of_batches_is_told(of):
     ],
 )
 def test_metrics_of_one_output(metrics, names, of, untraced):
-    info = find(mlp(of), (X, Y), of, metrics=metrics, dev_data=(X, Y), epochs=1).info
+    own = {"metrics": metrics, "dev_data": (X, Y), "epochs": 1, "rounds": 0}
+    info = find(mlp(of), (X, Y), of, **own).info
     assert {name for name in info if name.startswith("dev_")} == names
 
 
@@ -156,7 +157,8 @@ def test_metrics_of_several_outputs(metrics, of, untraced):
     data = (X, (Y, X.sum(1)))
     loss = [of.losses.SparseCategoricalCrossentropy(True), "mse"]
     model = of.Model(inputs, ends)
-    info = find(model, data, of, loss=loss, metrics=metrics, dev_data=data, epochs=1).info
+    own = {"metrics": metrics, "dev_data": data, "epochs": 1, "rounds": 0}
+    info = find(model, data, of, loss=loss, **own).info
     assert {"dev_kind_accuracy", "dev_size_mae"} <= info.keys()
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from kinds_of_layers import KINDS, in_each
+from kinds_of_layers import KINDS, built, in_each
 from layer_cases import CASES, CASES3, CASES_OF, OWN
-from networks import KERASES, both_kerases, chain, layers, random_masks
+from networks import both_kerases, chain, layers, random_masks
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from twins import BUILD, twins
 
@@ -165,7 +165,7 @@ def test_other_layers_are_not_counted(its_keras):
 @pytest.mark.parametrize(("name", "its_keras"), in_each())
 def test_each_kind_by_hand(name, its_keras):
     kind = KINDS[name]
-    found = count_flops(kind.build(KERASES[its_keras]))
+    found = count_flops(built(name, its_keras))
     assert found == {
         **{n: 2 * count for n, count in kind.flops_in(its_keras).items()},
         **{"head/kernel": found["head/kernel"]},

@@ -106,7 +106,6 @@ WAYS = {
         *((way, 0.5) for way in WAYS),
         ("graph", 0.0),
         ("graph", 1.0),
-        *(pytest.param(w, s, marks=e2e) for w in WAYS if w != "graph" for s in (0.0, 1.0)),
     ],
 )
 def test_each_step_has_its_own_value_by_hand(of, way, share):

@@ -353,11 +353,6 @@ CONVOLUTIONS = {
     ("name", "shortcut", "eager", "of"),
     [
         *((name, "identity", True, of) for name in CONVOLUTIONS for of in (keras, keras3)),
-        *(
-            pytest.param(name, "conv", True, of, marks=pytest.mark.e2e)
-            for name in CONVOLUTIONS
-            for of in (keras, keras3)
-        ),
         # Both compute a skip by the same code: each skip's graph in one of them.
         *(
             pytest.param(name, shortcut, False, of, marks=pytest.mark.e2e)

@@ -345,7 +345,7 @@ NORMALISATIONS = [
 
 @pytest.mark.filterwarnings("ignore:You passed `rms_scaling=True`")
 @pytest.mark.parametrize(("its_keras", "norm", "options"), NORMALISATIONS)
-@pytest.mark.usefixtures("all_eager")
+@pytest.mark.usefixtures("untraced")  # test_float32 has one in graphs
 def test_other_normalisations_have_the_right_hessian(its_keras, norm, options):
     """The moments of ``tf.nn.moments``, which many of them take, have not."""
     layers, kind = its_keras.layers, {"dtype": "float64"}
