@@ -148,8 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except Exception as error:
         if told := _trouble_with_disk(error):
-            again = "what is there is whole, and the same command goes on."
-            print(f"lottery-tf {name}: {told}: {again}", file=sys.stderr)
+            print(f"lottery-tf {name}: {told}.", file=sys.stderr)
             return FAILED
         if not isinstance(error, RuntimeError):
             traceback.print_exc()
@@ -159,17 +158,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
 
 
-def _trouble_with_disk(error: BaseException | None) -> str | None:
-    """What is wrong with the disk, if an error or one before it is of that: of Python, or of
+def _trouble_with_disk(error: BaseException) -> str | None:
+    """What is wrong with the disk, if an error or its cause is of that: of Python, or of
     TensorFlow, HDF5 and NumPy, which say the same words in classes of their own."""
-    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-    words = [os.strerror(number) for number in numbers]
-    while error is not None:
-        place = getattr(error, "filename", None)
-        found = next((each for each in words if each in str(error)), None)
-        if found and (isinstance(error, OSError) or type(error).__module__ != "builtins"):
-            return f"{found}{f', at {place}' if place else ''}"
-        error = error.__cause__ or error.__context__
+    no_room = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)]
+    no_leave = [os.strerror(number) for number in (errno.EACCES, errno.EPERM)]
+    each: BaseException | None = error
+    while each is not None:
+        # Of a full disk what closes the file fails too; a refusal may have been dealt with.
+        words = no_room if each is not error else [*no_room, *no_leave]
+        found = next((word for word in words if word in str(each)), None)
+        if found and (isinstance(each, OSError) or type(each).__module__ != "builtins"):
+            place = getattr(each, "filename", None)
+            where = f"{found}, at {place}" if place else found
+            then = "what is there is whole, and the same command goes on"
+            return f"{where}: {then}" if found in no_room else where
+        suppressed = each.__suppress_context__
+        each = each.__cause__ or (None if suppressed else each.__context__)
     return None
 
 

@@ -53,7 +53,7 @@ def export(
     model: keras.Model,
     path: str | os.PathLike[str],
     images: ArrayLike | Mapping[str, ArrayLike] | None = None,
-    formats: Sequence[str] | None = None,
+    formats: Sequence[str] | str | None = None,
 ) -> dict[str, Any]:
     """Writes ``model`` as one SavedModel, the folder ``path``, or in other formats.
 
@@ -68,7 +68,7 @@ def export(
         is replaced.
       images: the model's input, float32 [N, …] (for several inputs a dict, name → array). If
         given, a fresh process reloads what was written and runs them, a few seconds.
-      formats: names in ``FORMATS``. Then ``path`` is a folder with one of each and
+      formats: names in ``FORMATS``, or one. Then ``path`` is a folder with one of each and
         ``export.json``, as ``write_exports`` writes it.
 
     Returns:
@@ -83,7 +83,8 @@ def export(
         at ``path`` then but what was there before.
     """
     if formats is not None:
-        return write_exports(model, path, formats, images=images)
+        names = [formats] if isinstance(formats, str) else formats
+        return write_exports(model, path, names, images=images)
     for name, each in FORMATS.items():
         if "." in each.file and Path(path).suffix == Path(each.file).suffix:
             return _write_file(model, Path(path), name, images)

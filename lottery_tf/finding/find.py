@@ -34,8 +34,7 @@ from lottery_tf.graph.layers import (
     with_states,
 )
 from lottery_tf.graph.optimizers import copied
-from lottery_tf.losses.class_weight import with_class_weight
-from lottery_tf.losses.cross_entropy import checked_labels
+from lottery_tf.losses.labels import checked_labels, with_class_weight
 from lottery_tf.losses.objective import check_loss
 from lottery_tf.masks.allocate import prune_fraction, prune_to
 from lottery_tf.masks.kernel_axes import structured

@@ -68,7 +68,7 @@ def check_measurable(trainer: Trainer, data: tf.data.Dataset) -> None:
         if loss is not None and not labels:
             raise ValueError("there are no labels for the loss.")
         if loss is not None and on_tensorflow(model):
-            Objective(model, loss, trainer.loss_weights).of_outputs(outputs, *labels)
+            Objective(model, loss, trainer.loss_weights).of_computed(outputs, *labels)
     except UsageError:
         raise
     except Exception as error:  # of Keras, TensorFlow, or the user's own loss

@@ -16,7 +16,8 @@ from lottery_tf.finding.settings import BATCHES
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.fit_data import batches as fit_batches
 from lottery_tf.graph.layers import check_finished, check_graph, check_of_its_keras
-from lottery_tf.losses.class_weight import with_class_weight
+from lottery_tf.losses.labels import checked_labels, with_class_weight
+from lottery_tf.losses.objective import objective_on
 from lottery_tf.masks.allocate import (
     check_reachable,
     check_sparsity,
@@ -91,7 +92,8 @@ def prune(
     check_finished(model)
     check_of_its_keras(model, loss=loss)
     if class_weight is not None and data is not None:
-        data = with_class_weight(data, class_weight, model)
+        asked = objective_on(model, data, loss, "class_weight")  # whose labels are checked
+        data = with_class_weight(checked_labels(data, model, asked.loss), class_weight, model)
     masks = get_masks(model)
     if masks:
         log_left_dense(model, masks)

@@ -342,10 +342,12 @@ def vocabulary_of(layer: Layer) -> dict[str, Any]:
     """The config of what ``adapt`` has found for a lookup or TextVectorization, which their own
     config lacks."""
     lookup = getattr(layer, "_lookup_layer", layer)
-    if not isinstance(lookup, IndexLookup) or lookup.input_vocabulary is not None:
+    if not isinstance(lookup, IndexLookup):
         return {}
     words = lookup.get_vocabulary(include_special_tokens=False)
-    if not len(words):
+    given = lookup.input_vocabulary  # which set_vocabulary leaves as it was
+    same = isinstance(given, str) or (given is not None and list(given) == list(words))
+    if same or not len(words):
         return {}
     found = {"vocabulary": words}
     if lookup.output_mode == "tf_idf":

@@ -184,6 +184,12 @@ def rebuild(
                     set_value(variable, theirs[name])
             finalize(new)
             freeze_as(new, old)
+            # tf_keras leaves it out of the config of a ReLU, BatchNormalization, RNN and others.
+            for mine, theirs in zip(
+                parts_of(unwrapped(new)), parts_of(unwrapped(old)), strict=False
+            ):
+                if type(mine) is type(theirs) and theirs.activity_regularizer is not None:
+                    mine.activity_regularizer = theirs.activity_regularizer
     return copy
 
 

@@ -132,6 +132,8 @@ def _source(data: Any, model: keras.Model, what: str) -> _Source:
     container = isinstance(data, list | tuple | Mapping | str | bytes) or hasattr(data, "shape")
     sized = hasattr(data, "__len__") or hasattr(data, "num_batches")
     if not container and sized and (hasattr(data, "__getitem__") or hasattr(data, "__iter__")):
+        if not hasattr(data, "__getitem__") and iter(data) is iter(data):  # can be read once
+            return _OfGenerator(iter(data), model, what, _number_of_batches(data))
         return _OfBatches(data, model, what)
     return _OfArrays(data, what)
 
@@ -259,9 +261,8 @@ def _number_of_batches(data: Any) -> int:
 
 
 class _OfGenerator:
-    count = -1
-
-    def __init__(self, data: Iterator[Any], model: keras.Model, what: str):
+    def __init__(self, data: Iterator[Any], model: keras.Model, what: str, count: int = -1):
+        self.count = count
         first = next(data, None)
         if first is None:
             raise UsageError(f"Expected {what} with a batch or more; the generator is at its end.")

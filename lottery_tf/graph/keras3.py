@@ -239,10 +239,12 @@ def rename(layer: Layer, name: str) -> None:
 
 def vocabulary_of(layer: Layer) -> dict[str, Any]:
     lookup = getattr(layer, "_lookup_layer", layer)
-    if not isinstance(lookup, IndexLookup) or lookup.input_vocabulary is not None:
+    if not isinstance(lookup, IndexLookup):
         return {}
     words = lookup.get_vocabulary(include_special_tokens=False)
-    if not len(words):
+    given = lookup.input_vocabulary  # which set_vocabulary leaves as it was
+    same = isinstance(given, str) or (given is not None and list(given) == list(words))
+    if same or not len(words):
         return {}
     found: dict[str, Any] = {"vocabulary": list(words)}
     if lookup.output_mode == "tf_idf":

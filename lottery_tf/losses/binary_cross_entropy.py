@@ -36,7 +36,8 @@ class _BinaryCrossEntropy(SoftLabelled):
     """
 
     called = "binary_cross_entropy"
-    not_taught_by = Outputs.PROBABILITIES
+    # Of what is not known the numbers alone do not tell probabilities from logits.
+    not_taught_by = (Outputs.PROBABILITIES, Outputs.UNKNOWN)
 
     def _hard(self, y_true: tf.Tensor, y_pred: tf.Tensor, smoothing: float) -> tf.Tensor:
         """The mean of the cross-entropies of an example's labels. [batch]."""
@@ -64,6 +65,8 @@ class _BinaryCrossEntropy(SoftLabelled):
 def as_rows(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
     """Labels in the shape of outputs [batch, L]; a UsageError for those of another."""
     ops = ops_for(outputs)
+    if ops.ndim(labels) is None:  # of tf.py_function
+        return tf.reshape(labels, tf.shape(outputs))
     if ops.ndim(labels) == ops.ndim(outputs) - 1 and outputs.shape[-1] == 1:
         labels = labels[..., None]
     given, wanted = labels.shape, outputs.shape

@@ -11,11 +11,7 @@ import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import (
-    ends_of,
     keras,
-    keras_of,
-    output_names,
-    spec_of,
     unconverted,
 )
 from lottery_tf.graph.keras3 import keras as keras3
@@ -66,7 +62,7 @@ class SoftLabelled:
 
     of: ClassVar[ModuleType]  # the Keras that it is a loss of
     called: ClassVar[str]  # its name, where none is given
-    not_taught_by: ClassVar[Outputs]  # what a teacher may not give
+    not_taught_by: ClassVar[tuple[Outputs, ...]]  # what a teacher may not give
     _hard: Callable[..., Any]  # (y_true, y_pred, ε) → CE, [batch, …]
     logits: Callable[..., Any]  # y_pred → z
     _divergence: Callable[..., Any]  # (z, z_t) → KL, of the shape of CE
@@ -103,7 +99,7 @@ class SoftLabelled:
                 "file, and in a loop of your own call the loss within "
                 "lottery_tf.losses.cross_entropy.taught_by(teacher_logits)."
             )
-        if taught.kind is self.not_taught_by:
+        if taught.kind in self.not_taught_by:
             raise UsageError(
                 f"Expected a teacher for the {self.called.replace('_', ' ')} that the model is "
                 f"trained by; this one gives {taught.kind.value}: give one that was trained by the "
@@ -147,7 +143,7 @@ class _CrossEntropy(SoftLabelled):
     """
 
     called = "cross_entropy"
-    not_taught_by = Outputs.SIGMOIDS
+    not_taught_by = (Outputs.SIGMOIDS,)
 
     def logits(self, y_pred: tf.Tensor) -> tf.Tensor:
         return logits_of(y_pred, self.of.backend.epsilon())
@@ -236,63 +232,8 @@ def check_classes(value: tf.Tensor, labels: tf.Tensor, classes: int) -> tf.Tenso
     )
 
 
-def checked_labels(data: tf.data.Dataset, model: keras.Model, loss: Any) -> tf.data.Dataset:
-    """``data``, whose labels are checked before the step that is to see them, under XLA too.
-
-    Args:
-      data: batches (inputs, labels, …).
-      model: which they are to train.
-      loss: a loss, or a list or dictionary of one for each output. Of those that take integer
-        classes the labels are checked.
-    """
-    by_key = isinstance(ends_of(model)[1], dict)
-    names = sorted(ends_of(model)[1]) if by_key else output_names(model)
-    outputs = dict(zip(names, map(spec_of, model.outputs), strict=True))
-    if isinstance(loss, dict):
-        losses = loss
-    elif isinstance(loss, list | tuple):
-        losses = dict(zip(names, loss, strict=False))
-    else:
-        losses = dict.fromkeys(names, loss)
-
-    def checked(name: str, labels: Any) -> Any:
-        output, loss = outputs.get(name), losses.get(name)
-        if (
-            output is None
-            or not _takes_classes(loss, keras_of(model))
-            or not isinstance(labels, tf.Tensor)
-        ):
-            return labels
-        same_rank = labels.shape.rank == output.shape.rank
-        if same_rank and labels.shape[-1] in (None, output.shape[-1]):
-            return labels  # one-hot, or not known
-        return check_classes(labels, labels, output.shape[-1])
-
-    def of_batch(x: Any, y: Any, *rest: Any) -> tuple[Any, ...]:
-        parts = tf.nest.flatten(y)
-        if isinstance(y, dict):
-            y = {name: checked(name, labels) for name, labels in y.items()}
-        elif len(parts) == len(names):
-            y = tf.nest.pack_sequence_as(y, list(map(checked, names, parts)))
-        return (x, y, *rest)
-
-    pairs = isinstance(data.element_spec, tuple) and len(data.element_spec) > 1
-    return data.map(of_batch) if pairs else data
-
-
-def _takes_classes(loss: Any, of: ModuleType) -> bool:
-    """Whether a loss takes integer classes, and none that it is to ignore."""
-    try:
-        loss = of.losses.get(loss)
-    except ValueError:
-        return False  # compile says what is wrong with it
-    if isinstance(loss, of.losses.SparseCategoricalCrossentropy):
-        return loss.get_config().get("ignore_class") is None
-    return isinstance(loss, _CrossEntropy) or loss is of.losses.sparse_categorical_crossentropy
-
-
 @contextlib.contextmanager
-def taught_by(logits: tf.Tensor, kind: Outputs = Outputs.UNKNOWN) -> Iterator[None]:
+def taught_by(logits: tf.Tensor, kind: Outputs = Outputs.LOGITS) -> Iterator[None]:
     """Within the block a cross-entropy has a teacher's logits [batch, C] of the batch.
 
     Args:

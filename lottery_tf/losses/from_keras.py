@@ -14,6 +14,25 @@ from lottery_tf.losses.outputs import Outputs, outputs_of
 AnyOfOurs: TypeAlias = AnyCrossEntropy | AnyBinaryCrossEntropy
 
 
+def loss_of(loss: Any, of: ModuleType = keras) -> Any:
+    """A loss that is given, or that of a name.
+
+    Args:
+      of: the Keras that a name is of.
+
+    Raises:
+      UsageError: for a name that is no loss's, and a class in the place of a loss.
+    """
+    if isinstance(loss, type):
+        raise UsageError(f"Expected a loss, not its class: give {loss.__name__}().")
+    try:
+        return of.losses.get(loss)
+    except ValueError as error:
+        raise UsageError(
+            f"Expected the name of a Keras loss, such as mean_squared_error, not '{loss}'."
+        ) from error
+
+
 def as_cross_entropy(loss: Any, of: ModuleType = keras) -> AnyOfOurs | None:
     """The same cross-entropy as one of ours; None if it cannot be said as one.
 
@@ -22,7 +41,7 @@ def as_cross_entropy(loss: Any, of: ModuleType = keras) -> AnyOfOurs | None:
       of: the Keras that a name is of.
     """
     if isinstance(loss, str | dict):
-        loss = of.losses.get(loss)
+        loss = loss_of(loss, of)
     if isinstance(loss, AnyOfOurs):
         return loss
     for its_keras in (keras, keras3):

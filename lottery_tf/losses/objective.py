@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import (
     added_losses,
     has_losses,
+    is_keras3,
     keras,
     keras_of,
     mask_of,
@@ -23,11 +25,11 @@ from lottery_tf.graph.compat import (
     output_names,
 )
 from lottery_tf.graph.keras3 import keras as keras3
-from lottery_tf.graph.ops import ops_for
+from lottery_tf.graph.ops import is_floating, ops_for
 from lottery_tf.graph.step_checks import step_checks
-from lottery_tf.losses.cross_entropy import checked_labels
 from lottery_tf.losses.divergence import at_least_float32
-from lottery_tf.losses.from_keras import default_loss
+from lottery_tf.losses.from_keras import default_loss, loss_of
+from lottery_tf.losses.labels import checked_labels
 
 _LOSSES = (keras.losses.Loss, keras3.losses.Loss)
 
@@ -58,7 +60,10 @@ class Objective:
         self, model: keras.Model, loss: Any = None, loss_weights: Any = None, labelled: bool = True
     ):
         check_loss(model, loss, labelled)
-        self.model, self.loss_weights = model, loss_weights
+        self.model = model
+        # An array is one number an output, as a list is.
+        array = isinstance(loss_weights, np.ndarray)
+        self.loss_weights = loss_weights.tolist() if array else loss_weights
         given = losses_of(loss, keras_of(model)) or None
         self.loss = default_loss(model) if labelled and given is None else given
 
@@ -79,18 +84,17 @@ class Objective:
         """
         x, y, weights = keras3.utils.unpack_x_y_sample_weight(batch)
         outputs = self.model(x, training=True)
-        return self.of_outputs(outputs, y, weights)
+        return self.of_computed(outputs, y, weights)
 
-    def of_outputs(self, outputs: Any, y: Any, weights: Any = None) -> Any:
+    def of_computed(self, outputs: Any, y: Any, weights: Any = None) -> Any:
         """L where the model has just been called; the other arguments are a batch's."""
         by_key = isinstance(outputs, dict)
         names = sorted(outputs) if by_key else output_names(self.model)  # as tf.nest has them
         means: list[Any] = []
         if self.loss is not None:
-            single = not tf.nest.is_nested(self.loss)
-            losses = [self.loss] * len(names) if single else _of_each("losses", self.loss, names)
-            factors = _for_all("loss_weights", self.loss_weights, names)
-            of_examples = _for_all("weights of the examples", weights, names)
+            losses = of_outputs("losses", self.loss, names)
+            factors = of_outputs("loss_weights", self.loss_weights, names)
+            of_examples = of_outputs("weights of the examples", weights, names)
             labels = _of_each("labels", y, names)
             named = dict(zip(names, tf.nest.flatten(outputs), strict=True))
             means += _means(losses, factors, labels, of_examples, named)
@@ -134,15 +138,7 @@ def losses_of(given: Any, of: ModuleType = keras) -> Any:
       of: the Keras that a name is of.
     """
 
-    def named(loss: Any) -> Any:
-        try:
-            return of.losses.get(loss)
-        except ValueError as error:
-            raise UsageError(
-                f"Expected the name of a Keras loss, such as mean_squared_error, not '{loss}'."
-            ) from error
-
-    return tf.nest.map_structure(named, given)
+    return tf.nest.map_structure(lambda loss: loss_of(loss, of), given)
 
 
 def _means(
@@ -159,23 +155,47 @@ def _means(
             continue
         if y is None:
             raise ValueError(f"There are no labels for {name}.")
-        # Not loss(…), which refuses to take the mean under a strategy.
-        loss = loss.call if isinstance(loss, _LOSSES) else loss
         ops, mask = ops_for(output), mask_of(output)
         y = ops.convert_to_tensor(y)
+        if not _is_of_keras(loss) and (is_floating(y) or is_keras3(loss) or is_keras3(output)):
+            y = ops.cast(y, output.dtype)  # as Keras does it before a loss of the user's own
+        reduction = getattr(loss, "reduction", None)
+        # Not loss(…), which refuses to take the mean under a strategy.
+        loss = loss.call if isinstance(loss, _LOSSES) else loss
         output = ops.cast(output, at_least_float32(output.dtype))
         if ops.ndim(y) == ops.ndim(output) - 1 and output.shape[-1] == 1:
             y = y[..., None]
         each = loss(y, output)
+        counted = mask_of(each)  # of the classes that a loss does not ignore
+        if counted is not None:
+            counted = ops.cast(counted, each.dtype)
+            mask = counted if mask is None else ops.cast(mask, each.dtype) * counted
         if weight is not None:
             weight = ops.cast(ops.convert_to_tensor(weight), each.dtype)
             each = each * _beside(weight, each)
         if mask is None or ops.ndim(mask) != ops.ndim(each):
-            mean = ops.mean(each)
+            mask = None
         else:  # of the steps that are no padding, as Keras has it
             mask = ops.cast(mask, each.dtype)
-            mean = ops.divide_no_nan(ops.sum(each * mask), ops.sum(mask))
+            each = each * mask
+        if reduction == "sum":
+            mean = ops.sum(each)
+        elif reduction == "mean_with_sample_weight" and weight is not None:
+            counts = ops.zeros_like(each) + _beside(weight, each)
+            counts = counts if mask is None else counts * mask
+            mean = ops.divide_no_nan(ops.sum(each), ops.sum(counts))
+        elif mask is None:
+            mean = ops.mean(each)
+        else:
+            mean = ops.divide_no_nan(ops.sum(each), ops.sum(mask))
         yield mean if factor is None else factor * mean
+
+
+def _is_of_keras(loss: Any) -> bool:
+    """Whether a loss is Keras' or ours, and not the user's own."""
+    kind = type(loss) if isinstance(loss, _LOSSES) else loss
+    module = getattr(kind, "__module__", None) or ""
+    return module.partition(".")[0] in ("keras", "tf_keras", "lottery_tf")
 
 
 def _beside(weights: Any, losses: Any) -> Any:
@@ -200,8 +220,17 @@ def _of_each(what: str, given: Any, names: list[str]) -> list[Any]:
     return given
 
 
-def _for_all(what: str, given: Any, names: list[str]) -> list[Any]:
-    """The like of what may be left out, or be one for all outputs."""
+def of_outputs(what: str, given: Any, names: list[str]) -> list[Any]:
+    """The like of what may be left out, or be one for all outputs.
+
+    Args:
+      what: what it is, for the error.
+      given: one, or a list or dictionary of one for each output.
+      names: the outputs.
+
+    Raises:
+      ValueError: if they are not as many, or of other names.
+    """
     nested = tf.nest.is_nested(given)
     return _of_each(what, given, names) if nested else [given] * len(names)
 

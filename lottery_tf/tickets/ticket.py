@@ -301,6 +301,7 @@ class Ticket:
                 "format_version": FORMAT_VERSION,
                 "sparsity": self.masks.sparsity,
                 "sparsity_total": self.sparsity_total,
+                "numbers": sum(value.size for value in self.weights.values()),
                 **self.info,
                 "sha256": {part: sha256(folder / part) for part in _PARTS},
             }
@@ -348,8 +349,10 @@ class Ticket:
                 f"Expected {path / damaged[0]} to have the checksum that ticket.json gives; it is "
                 "missing, damaged or changed. Copy the ticket again or find it anew."
             )
-        _check_sizes(path, int(record["trainable_parameters"]))
-        computed = ("format_version", "sparsity", "sparsity_total", "sha256")
+        # Older releases did not write how many numbers there are.
+        most = record.get("numbers", 2 * int(record["trainable_parameters"]) + 2**26)
+        _check_sizes(path, int(most))
+        computed = ("format_version", "sparsity", "sparsity_total", "numbers", "sha256")
         return cls(
             Masks.load(path / "masks.npz"),
             read_arrays(path / "weights.npz"),
@@ -365,19 +368,17 @@ def _sum_of_record(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-def _check_sizes(path: Path, trainable: int) -> None:
-    """Raises UsageError for arrays that are no ticket's by their shapes, before they are read: a
-    file of half a megabyte may unpack to 512."""
-    # Statistics, counts and what was adapted are no parameters; they are fewer than those.
-    most = 2 * trainable + 2**20
+def _check_sizes(path: Path, most: int) -> None:
+    """Raises UsageError for arrays of more numbers than a ticket has, before they are read: a file
+    of half a megabyte may unpack to 512."""
     for part in ("masks.npz", "weights.npz"):
         sizes = {name: math.prod(shape) for name, shape in shapes_in(path / part).items()}
         if sum(sizes.values()) > most:
             large = [name for name, size in sizes.items() if size > most]
             raise UsageError(
-                f"Expected arrays of {trainable:,} parameters in {path / part}, as ticket.json "
-                f"says; {some(large) or 'all together'} would take {sum(sizes.values()):,} "
-                "numbers. Copy the ticket again or find it anew."
+                f"Expected at most {most:,} numbers in {path / part}, as ticket.json says; "
+                f"{some(large) or 'all together'} would be {sum(sizes.values()):,}. Copy the "
+                "ticket again or find it anew."
             )
 
 

@@ -29,6 +29,7 @@ from lottery_tf.graph.compat import steps_per_execution as steps_of
 from lottery_tf.graph.layers import check_of_its_keras, named_layers
 from lottery_tf.graph.step_checks import step_checks
 from lottery_tf.losses.derivatives import reason
+from lottery_tf.losses.objective import of_outputs
 from lottery_tf.tickets.ticket import Ticket
 from lottery_tf.training.batch_norm import SharedStatistics
 from lottery_tf.training.precision import Precision
@@ -111,8 +112,7 @@ class Trainer:
             _compile(
                 model,
                 optimizer=optimizer,
-                loss=loss,
-                loss_weights=loss_weights,
+                **_by_output(model, loss, loss_weights),
                 metrics=_for_each_output(model, metrics),
                 jit_compile=jit_compile,
                 steps_per_execution=_steps_that_fit(model, steps_per_execution, steps_per_epoch),
@@ -294,6 +294,27 @@ def make_trainer(
     model = recipe.prepare(ticket.build(), data, given, options.get("loss_weights"))
     loss = None if loss is NO_LOSS else recipe.loss(loss)
     return Trainer(model, stream, steps_per_epoch, optimizer, loss, **options)
+
+
+def _by_output(model: keras.Model, loss: Any, loss_weights: Any) -> dict[str, Any]:
+    """Losses and their weights as ``compile`` takes them.
+
+    Keras 3 puts dictionaries in the order of their keys, and weights beside them in another: there
+    each output is given its own of both.
+    """
+    structure = ends_of(model)[1]
+    by_key = isinstance(structure, dict)
+    names = sorted(structure) if by_key else output_names(model)
+    if loss is None or len(names) == 1 or not is_keras3(model):
+        return {"loss": loss, "loss_weights": loss_weights}
+    try:
+        losses = of_outputs("losses", loss, names)
+        weights = of_outputs("loss_weights", loss_weights, names)
+    except ValueError as error:
+        raise UsageError(f"Expected losses and loss_weights of the outputs: {error}") from None
+    weights = [1.0 if each is None else float(each) for each in weights]
+    each = [dict(zip(names, some, strict=True)) if by_key else some for some in (losses, weights)]
+    return {"loss": each[0], "loss_weights": None if loss_weights is None else each[1]}
 
 
 def _for_each_output(model: keras.Model, metrics: Any) -> Any:

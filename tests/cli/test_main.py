@@ -154,7 +154,15 @@ def test_trouble_with_the_disk_is_one_sentence_and_code_1(bake, capfd, error, wo
     assert main(["bake"]) == 1
     told = capfd.readouterr().err
     assert told.startswith(f"lottery-tf bake: {words}") and told.count("\n") == 1
-    assert told.endswith("what is there is whole, and the same command goes on.\n")
+    goes_on = "what is there is whole, and the same command goes on.\n"
+    assert told.endswith(goes_on) != isinstance(error, PermissionError)
+
+
+def test_a_refusal_that_was_dealt_with_is_not_the_trouble(bake, capfd):
+    refused = PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/home/x")
+    bake.error = chained(KeyError("a mistake in the code"), refused)
+    assert main(["bake"]) == 1
+    assert capfd.readouterr().err.endswith("KeyError: 'a mistake in the code'\n")
 
 
 def test_ctrl_c_gives_130_and_says_how_to_go_on(bake, capfd):

@@ -207,3 +207,28 @@ def test_soft_labels_on_labels_that_are_not_there(of, caplog):
     prepared.compile(of.optimizers.SGD(0.1))
     prepared.fit(of_its_own(), verbose=0, callbacks=recipe.callbacks())
     assert "label_smoothing" in caplog.text and "has no effect" in caplog.text
+
+
+@pytest.mark.parametrize("by_key", [True, False])
+@pytest.mark.parametrize("loss", [None, "each", "some"])
+def test_weights_of_losses_are_of_the_outputs_that_they_name(by_key, loss, of):
+    """In Keras 3 too, which orders losses and weights otherwise."""
+    inputs = of.Input((4,))
+    x = of.layers.Dense(5, "relu", name="trunk")(inputs)
+    heads = [of.layers.Dense(3, name=name)(x) for name in ("b", "a")]
+    outputs = dict(zip(("b", "a"), heads, strict=True)) if by_key else heads
+    model = with_weights(of, of.Model(inputs, outputs))
+    sparse = of.losses.SparseCategoricalCrossentropy(from_logits=True)
+    losses = {None: None, "each": {"b": sparse, "a": sparse}, "some": {"b": sparse}}[loss]
+    labels = {"b": Y, "a": Y}
+    data = batched((X, labels)).map(lambda x, y: (x, y if by_key else (y["b"], y["a"])))
+    _, ticket = lt.find_tickets(
+        *(model, data),
+        **{"optimizer": of.optimizers.SGD(0.1), "epochs": 1, "rounds": 1, "loss": losses},
+        **{"loss_weights": {"b": 0.0, "a": 1.0}, "rewind": "learning_rate", "metrics": None},
+        **{"jit_compile": False, "keep_dense": ()},
+    )
+    before, moved = values(model), {}
+    for name in ("b", "a"):
+        moved[name] = bool(np.any(ticket.weights[f"{name}/bias"] != before[f"{name}/bias"]))
+    assert moved == {"b": False, "a": loss != "some"}

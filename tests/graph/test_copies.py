@@ -289,6 +289,39 @@ def test_what_a_layer_was_adapted_to_is_in_every_copy(make, x, its_keras, tmp_pa
     np.testing.assert_allclose(lt.Ticket.load(tmp_path / "ticket").build(model)(x), expected, 1e-6)
 
 
+@both_kerases
+def test_words_that_were_set_later_are_those_of_every_copy(its_keras):
+    """The config has the first ones still."""
+    lookup = its_keras.layers.StringLookup(vocabulary=["a", "b"], output_mode="one_hot")
+    lookup.set_vocabulary(["x", "y"])
+    inputs = its_keras.Input((), dtype="string")
+    model = its_keras.Model(inputs, its_keras.layers.Dense(2)(lookup(inputs)))
+    words = tf.constant(["x", "y", "a"])
+    np.testing.assert_array_equal(rebuild(model, copy_layer)(words), model(words))
+
+
+@both_kerases
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda k, on: k.Activation("relu", activity_regularizer=on),
+        lambda k, on: k.ReLU(activity_regularizer=on),
+        lambda k, on: k.BatchNormalization(activity_regularizer=on),
+        lambda k, on: k.LayerNormalization(activity_regularizer=on),
+        lambda k, on: k.Dense(3, activity_regularizer=on),
+    ],
+)
+def test_a_copy_has_the_regularizer_of_the_activity(make, its_keras):
+    model = chain(make(its_keras.layers, "l2"), its_keras.layers.Dense(2))
+    x, _ = examples(6)
+    for copy in (rebuild(model, copy_layer), lt.strip(lt.wrap(model))):
+        found = []
+        for each in (model, copy):
+            each(x, training=True)
+            found.append(float(sum(each.losses)))
+        assert found[0] == pytest.approx(found[1], rel=1e-6) and found[0] > 0
+
+
 def test_a_frozen_part_of_a_layer_changes_no_names():
     """Keras lists trainable variables first, and a copy may not know what is frozen."""
     model = chain(layers.Bidirectional(layers.LSTM(3), name="both"), shape=(5, 2))

@@ -152,3 +152,25 @@ def test_both_kerases_train_alike(tmp_path):
         np.testing.assert_allclose(history.history["val_loss"][-1], plain, rtol=1e-5)
         found.append([*history.history["loss"], *history.history["val_loss"]])
     np.testing.assert_allclose(*found, rtol=1e-5)
+
+
+@both_kerases
+def test_a_teacher_of_unknown_kind_is_refused(its_keras):
+    """Of few probabilities the numbers do not tell that they are no logits."""
+
+    class Subclassed(its_keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.last = its_keras.layers.Dense(1, activation="sigmoid")
+
+        def call(self, x):
+            return self.last(x)
+
+    x, y = examples(8)
+    teacher = Subclassed()
+    teacher(x)
+    recipe = lt.Recipe([lt.Distillation(teacher=teacher)])
+    model = recipe.prepare(chain(its_keras.layers.Dense(1, "sigmoid")))
+    model.compile(its_keras.optimizers.SGD(0.5), recipe.loss())
+    with pytest.raises(UsageError, match="binary cross entropy .* neither logits nor a softmax"):
+        model.fit(x, y > 0, verbose=0, callbacks=recipe.callbacks())

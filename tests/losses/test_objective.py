@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from networks import both_kerases, chain, examples
+from networks import both_kerases, chain, examples, functions
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.losses.class_weight import with_class_weight
+from lottery_tf.losses.labels import with_class_weight
 from lottery_tf.losses.objective import Objective, batches_of, objective_on
 
 
@@ -42,7 +42,7 @@ def test_the_loss_is_of_the_steps_that_are_no_padding(its_keras):
     found, outputs = Objective(model, loss), model(tokens)
     measured = model.evaluate(tokens, labels, verbose=0)
     assert float(found((tokens, tf.constant(labels)))) == pytest.approx(measured, rel=1e-5)
-    every = found.of_outputs(tf.identity(outputs), tf.constant(labels))
+    every = found.of_computed(tf.identity(outputs), tf.constant(labels))
     assert float(every) != pytest.approx(measured, rel=1e-4)
     weights = np.array([2.0, 0.5], np.float32)
     weighted = as_trained(model, tokens, labels, np.repeat(weights[:, None], 4, 1))
@@ -169,3 +169,29 @@ def test_data_of_another_form():
         objective_on(None, four, None, "scores")
     with pytest.raises(UsageError, match="not an empty one"):
         batches_of(four.take(0))
+
+
+@both_kerases
+@pytest.mark.parametrize("which", ["sum", "ignored", "own", "array of weights"])
+def test_what_a_loss_makes_of_its_values(which, its_keras):
+    """Its reduction, the classes that it ignores, and a function of the user's own."""
+    model, (x, y) = chain(its_keras.layers.Dense(3)), examples(8)
+    kind = its_keras.losses.SparseCategoricalCrossentropy
+    weights = None
+    if which == "sum":
+        loss = kind(from_logits=True, reduction="sum")
+    elif which == "ignored":
+        loss = kind(from_logits=True, ignore_class=1)
+    elif which == "own":
+        y = np.eye(3)[y]  # float64
+
+        def loss(labels, outputs):
+            return functions(its_keras).sum((labels - outputs) ** 2, -1)
+
+    else:
+        model, loss, weights = two_headed(its_keras), ["mean_squared_error"] * 2, [0.25, 3.0]
+        y = (np.ones((8, 3), np.float32), np.ones((8, 1), np.float32))
+    model.compile(its_keras.optimizers.SGD(0.0), loss, loss_weights=weights)
+    given = None if weights is None else np.array(weights)
+    found = float(Objective(model, loss, given)((x, y)))
+    assert found == pytest.approx(as_trained(model, x, y), rel=1e-5)

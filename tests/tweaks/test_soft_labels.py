@@ -8,8 +8,9 @@ from networks import chain, examples, layers
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import keras
-from lottery_tf.losses.cross_entropy import CrossEntropy, checked_labels, cross_entropy
+from lottery_tf.losses.cross_entropy import CrossEntropy, cross_entropy
 from lottery_tf.losses.from_keras import as_cross_entropy
+from lottery_tf.losses.labels import checked_labels
 
 losses = keras.losses
 LOGITS = np.log(np.array([[1, 2, 1, 4], [4, 1, 2, 1]], np.float32))  # softmax: eighths

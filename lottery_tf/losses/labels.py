@@ -1,0 +1,143 @@
+"""Labels that are checked, and weighted, before a step sees them."""
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import tensorflow as tf
+
+from lottery_tf.common.errors import UsageError
+from lottery_tf.graph.compat import ends_of, keras, keras_of, output_names, spec_of
+from lottery_tf.losses.binary_cross_entropy import (
+    BinaryCrossEntropy,
+    BinaryCrossEntropy3,
+    check_yes_or_no,
+)
+from lottery_tf.losses.cross_entropy import CrossEntropy, CrossEntropy3, check_classes
+from lottery_tf.losses.outputs import Outputs, outputs_of
+
+
+def checked_labels(data: tf.data.Dataset, model: keras.Model, loss: Any) -> tf.data.Dataset:
+    """``data``, whose labels are checked before the step that is to see them, under XLA too.
+
+    Args:
+      data: batches (inputs, labels, …).
+      model: which they are to train.
+      loss: a loss, or a list or dictionary of one for each output. Of those that take integer
+        classes, or numbers from 0 to 1, the labels are checked.
+    """
+    by_key = isinstance(ends_of(model)[1], dict)
+    names = sorted(ends_of(model)[1]) if by_key else output_names(model)
+    outputs = dict(zip(names, map(spec_of, model.outputs), strict=True))
+    if isinstance(loss, dict):
+        losses = loss
+    elif isinstance(loss, list | tuple):
+        losses = dict(zip(names, loss, strict=False))
+    else:
+        losses = dict.fromkeys(names, loss)
+
+    def checked(name: str, labels: Any) -> Any:
+        output, loss = outputs.get(name), losses.get(name)
+        if output is None or not isinstance(labels, tf.Tensor) or labels.dtype == tf.string:
+            return labels
+        if _takes_yes_or_no(loss, keras_of(model)):
+            return check_yes_or_no(labels, labels)
+        if not _takes_classes(loss, keras_of(model)):
+            return labels
+        same_rank = labels.shape.rank == output.shape.rank
+        if same_rank and labels.shape[-1] in (None, output.shape[-1]):
+            return labels  # one-hot, or not known
+        return check_classes(labels, labels, output.shape[-1])
+
+    def of_batch(x: Any, y: Any, *rest: Any) -> tuple[Any, ...]:
+        parts = tf.nest.flatten(y)
+        if isinstance(y, dict):
+            y = {name: checked(name, labels) for name, labels in y.items()}
+        elif len(parts) == len(names):
+            y = tf.nest.pack_sequence_as(y, list(map(checked, names, parts)))
+        return (x, y, *rest)
+
+    pairs = isinstance(data.element_spec, tuple) and len(data.element_spec) > 1
+    return data.map(of_batch) if pairs else data
+
+
+def _takes_classes(loss: Any, of: ModuleType) -> bool:
+    """Whether a loss takes integer classes, and none that it is to ignore."""
+    try:
+        loss = of.losses.get(loss)
+    except ValueError:
+        return False  # compile says what is wrong with it
+    if isinstance(loss, of.losses.SparseCategoricalCrossentropy):
+        return loss.get_config().get("ignore_class") is None
+    ours = isinstance(loss, CrossEntropy | CrossEntropy3)
+    return ours or loss is of.losses.sparse_categorical_crossentropy
+
+
+def _takes_yes_or_no(loss: Any, of: ModuleType) -> bool:
+    try:
+        loss = of.losses.get(loss)
+    except ValueError:
+        return False  # compile says what is wrong with it
+    theirs = (of.losses.BinaryCrossentropy, BinaryCrossEntropy, BinaryCrossEntropy3)
+    return isinstance(loss, theirs) or loss is of.losses.binary_crossentropy
+
+
+def with_class_weight(
+    data: tf.data.Dataset, weights: Mapping[int, float] | None, model: keras.Model
+) -> tf.data.Dataset:
+    """``data`` whose examples have the weights of their classes, beside those that they have.
+
+    Args:
+      data: batches (inputs, labels, …), labels as whole numbers or one-hot rows, of each example
+        or of each place in it.
+      weights: class → weight; None leaves the data as they are.
+      model: with one output.
+
+    Raises:
+      UsageError: for a model of several outputs, data without labels, and unless there is a weight
+        for each class from 0 on.
+    """
+    if weights is None:
+        return data
+    if len(model.outputs) != 1:
+        raise UsageError(
+            f"Expected a model with one output for class_weight; '{model.name}' has "
+            f"{len(model.outputs)}: give the weights of the examples as third part of the data."
+        )
+    spec = data.element_spec
+    if not isinstance(spec, tuple) or len(spec) < 2 or tf.nest.is_nested(spec[1]):
+        raise UsageError("Expected data with labels, (inputs, labels), for class_weight.")
+    classes = model.outputs[0].shape[-1]
+    if classes != 1 and Outputs.SIGMOIDS in outputs_of(model).values():
+        raise UsageError(
+            f"Expected outputs of which one is right for class_weight; '{model.name}' gives each "
+            "label a probability of its own: give the weights of the examples as third part of "
+            "the data."
+        )
+    classes = 2 if classes == 1 else classes
+    if sorted(weights) != list(range(classes)):
+        raise UsageError(
+            f"Expected class_weight with a weight for each class, the whole numbers from 0 to "
+            f"{classes - 1}; got those of {list(weights)}."
+        )
+    table = tf.constant([float(weights[n]) for n in range(classes)])
+    rank, single = len(model.outputs[0].shape), model.outputs[0].shape[-1] == 1
+
+    def weighted(x: Any, y: tf.Tensor, *of_examples: tf.Tensor) -> tuple[Any, ...]:
+        if y.shape.rank == rank and y.shape[-1] == classes and not single:
+            number = tf.argmax(y, axis=-1)
+        else:
+            column = y.shape.rank == rank and y.shape[-1] == 1
+            number = tf.cast(y[..., 0] if column else y, tf.int64)
+        # Of what is none of the classes the loss tells; a table has no place for it.
+        found = tf.gather(table, tf.clip_by_value(number, 0, classes - 1))
+        for given in of_examples:
+            given = tf.cast(given, found.dtype)
+            if given.shape.rank == found.shape.rank + 1 and given.shape[-1] == 1:
+                given = given[..., 0]
+            for _ in range(found.shape.rank - given.shape.rank):
+                given = given[..., None]
+            found *= given
+        return x, y, found
+
+    return data.map(weighted)
