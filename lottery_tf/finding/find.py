@@ -41,7 +41,7 @@ from lottery_tf.masks.kernel_axes import structured
 from lottery_tf.masks.masks import Masks
 from lottery_tf.masks.prune_by_mask import get_masks
 from lottery_tf.masks.settings import PrunableSettings
-from lottery_tf.masks.structure import UNSTRUCTURED, Structure, parse
+from lottery_tf.masks.structure import UNSTRUCTURED, Structure
 from lottery_tf.masks.wrapper import all_kept, assign_masks
 from lottery_tf.tickets.ticket import Ticket
 from lottery_tf.training.trainer import NO_LOSS, Trainer, check_finite, make_trainer
@@ -151,7 +151,10 @@ def _rounds(
                     warn_of_collapse(masks, safe, structure)
         if masks is not None:
             source = ticket if settings.rewind == "weights" else ticket.with_weights(trained)
-            following = source.with_masks(masks, round=number + 1)
+            # Of M:N the last masks alone are that.
+            whole = structure.sparsity is None or number + 1 == settings.last_round
+            told = structure.info if whole else {}
+            following = source.with_masks(masks, round=number + 1, **told)
             arrays = (*masks.values(), *following.weights.values())
             check_same(f"masks and weights of round {number + 1}", arrays)
             on_ticket(following)
@@ -330,7 +333,7 @@ def find_tickets(
         )
     masks = all_kept(model, PrunableSettings(tuple(prune_layers), tuple(keep_dense)))
     info = {"method": finding.method, "model": model.name, "seed": seed}
-    initial = Ticket.of(model, masks, info | parse(finding.structure).info)
+    initial = Ticket.of(model, masks, info)
     trainer = make_trainer(
         initial,
         Recipe("vanilla"),

@@ -9,7 +9,7 @@ from lottery_tf.common.settings import check_choices, setting
 from lottery_tf.common.steps import check_steps, parse_steps
 from lottery_tf.finding.scores import IMPORTED, METHODS, TRAINING
 from lottery_tf.masks.allocate import SCOPES, check_sparsity, check_structure, target_of
-from lottery_tf.masks.structure import STRUCTURES, parse
+from lottery_tf.masks.structure import STRUCTURES, UNSTRUCTURED, parse
 
 BATCHES = 8  # that scores look at
 FROM_TRAINED = ("imp", "omp")  # the methods that rank trained weights
@@ -111,11 +111,16 @@ class FindingSettings:
             )
         if self.method == IMPORTED:
             self._check_imported()
+            # It is the file that says what is pruned.
+            object.__setattr__(self, "structure", UNSTRUCTURED.text)
+            object.__setattr__(self, "min_kept", 0)
             return
         scope = METHODS[self.method].scope if self.method in METHODS else None
         structure = parse(self.structure)
         check_structure(structure, scope or self.scope, self.min_kept)
         target_of(structure, self.sparsity)  # which may be another
+        if structure.sparsity is not None:  # asked for or not, it is one and the same
+            object.__setattr__(self, "sparsity", None)
         if self.method == "imp":
             self._check_imp()
         else:

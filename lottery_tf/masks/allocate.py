@@ -8,6 +8,7 @@ channels all this is so of these (``masks.structure``).
 from collections.abc import Callable, Mapping
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import some
@@ -177,10 +178,19 @@ def check_reachable(
         )
 
 
+def _as_floating(scores: ArrayLike) -> np.ndarray:
+    """Scores of whole numbers or truth values in float64: in their own dtype there may be no
+    negative of one."""
+    array = np.asarray(scores)
+    return array if array.dtype.kind == "f" else array.astype(np.float64)
+
+
 def check_structure(structure: Structure, scope: str, min_kept: int) -> None:
     """Raises UsageError if a structure does not go with a scope or with ``min_kept``."""
-    if min_kept < 0:
-        raise UsageError(f"Expected `min_kept` of 0 or more weights a layer, not {min_kept}.")
+    if not isinstance(min_kept, int | np.integer) or min_kept < 0:
+        raise UsageError(
+            f"Expected `min_kept` of 0 or more weights a layer, a whole number, not {min_kept!r}."
+        )
     if not isinstance(structure, MByN):
         return
     if scope == "erk":
@@ -236,7 +246,7 @@ def _keep(
         if name not in scores or np.shape(scores[name]) != mask.shape:
             came = np.shape(scores[name]) if name in scores else "none"
             raise UsageError(f"Expected scores of shape {mask.shape} for {name}; got {came}.")
-    scores = {name: np.asarray(scores[name]) for name in masks}
+    scores = {name: _as_floating(scores[name]) for name in masks}
     units, ranked = structure.units(masks), structure.pooled(scores, masks)
     held = structure.held(ranked, units)
     if min_kept and not held:

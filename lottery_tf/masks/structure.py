@@ -28,8 +28,9 @@ from lottery_tf.common.settings import nearest, one_of
 from lottery_tf.masks.masks import Masks
 
 _FORMS = ("unstructured", "M:N (M < N stay)", "block:HxW", "block:HxW:max", "channel")
-_M_BY_N = re.compile(r"([1-9]\d*):([1-9]\d*)")
-_BLOCK = re.compile(r"block:([1-9]\d*)x([1-9]\d*)(:max)?")
+# Of up to four digits: more than any kernel has.
+_M_BY_N = re.compile(r"([1-9]\d{0,3}):([1-9]\d{0,3})")
+_BLOCK = re.compile(r"block:([1-9]\d{0,3})x([1-9]\d{0,3})(:max)?")
 _NO_CHANNELS = "whose layer sums over no channels"
 
 
@@ -294,10 +295,11 @@ def parse(text: str) -> Structure:
     Raises:
       UsageError: for any other text.
     """
-    found = _parsed(text)
+    found = _parsed(text) if isinstance(text, str) else None
     if found is None:
+        said = str(text)[:40]
         raise UsageError(
-            f"`structure` takes {one_of(STRUCTURES)}, not '{text}'{nearest(text, STRUCTURES)}."
+            f"`structure` takes {one_of(STRUCTURES)}, not '{said}'{nearest(said, STRUCTURES)}."
         )
     return found
 

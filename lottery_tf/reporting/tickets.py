@@ -40,7 +40,10 @@ def origin(run: Path, config: Mapping[str, Any], top: str | os.PathLike) -> Orig
         file = folder / "ticket.json"
         if file.is_file() and sha256(file) == config.get("ticket_sha256"):
             record = read_json(file)
-            return Origin(_below(top, folder), record.get("method"), record.get("settings", {}))
+            # A ticket of a program has no settings, but its structure is told.
+            of = {"structure": record["structure"]} if "structure" in record else {}
+            settings = record.get("settings", of)
+            return Origin(_below(top, folder), record.get("method"), settings)
     settings = _settings_of(Path(where).parent.parent)
     return Origin(None, settings.get("method", "imp") if settings else None, settings)
 

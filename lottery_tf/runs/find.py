@@ -19,7 +19,6 @@ from lottery_tf.graph.compat import keras
 from lottery_tf.graph.model_files import existing_model
 from lottery_tf.losses.from_keras import default_loss
 from lottery_tf.masks.masks import Masks
-from lottery_tf.masks.structure import parse
 from lottery_tf.masks.wrapper import all_kept, strip
 from lottery_tf.runs import Row
 from lottery_tf.runs.experiment import check_data, create_model, load_data
@@ -85,7 +84,6 @@ def find(
         "model": experiment.model.model,
         "dataset": experiment.data.dataset,
         "seed": experiment.training.seed,
-        **parse(finding.structure).info,
         # A ticket of imp does not hang on how many follow.
         "settings": {k: v for k, v in run.settings.items() if k != "rounds"},
     }

@@ -245,7 +245,7 @@ def test_a_whole_run_of_imp_to_one_of_two(its_keras, lines):
     for (one, other), magnitudes in zip(itertools.pairwise(tickets), trained, strict=True):
         gone = one.masks.kept - other.masks.kept
         assert other.masks == one_of_two(magnitudes, one.masks, gone)
-        assert other.info["structure"] == "1:2"
+    assert [each.info.get("structure") for each in tickets] == [None, None, "1:2"]
     check_structure("1:2", tickets[-1])
 
 
@@ -363,7 +363,10 @@ def test_where_m_by_n_ends():
         ({"structure": "2:4", "method": "erk"}, "not by ERK"),
         ({"structure": "2:4", "scope": "erk"}, "not by ERK"),
         ({"structure": "2:4", "min_kept": 3}, "`min_kept` of at most 2 with `structure=2:4`"),
-        ({"rounds": 1, "min_kept": -1}, "`min_kept` of 0 or more weights a layer, not -1"),
+        (
+            {"rounds": 1, "min_kept": -1},
+            "`min_kept` of 0 or more weights a layer, a whole number, not -1",
+        ),
         ({"structure": "channel"}, "either `rounds` or `sparsity`.* neither"),
         ({"structure": "channel", "method": "snip"}, "`sparsity` with `method=snip`"),
         (
@@ -402,3 +405,16 @@ def test_kernels_that_do_not_fit_are_told_before_anything_is_trained(its_keras, 
     model = chain(layers.Reshape((4, 1)), layers.LSTM(3, name="lstm"), layers.Dense(3, name="head"))
     with pytest.raises(UsageError, match="fits, not lstm/kernel, lstm/recurrent_kernel, several"):
         draw(model, its_keras, structure="channel", rounds=1)
+
+
+def test_the_sparsity_of_m_by_n_is_one_and_the_same_whether_it_is_said_or_not():
+    said = FindingSettings(method="omp", structure="2:4", sparsity=0.5)
+    assert said == FindingSettings(method="omp", structure="2:4")
+    assert said.sparsity is None and said.target == 0.5
+
+
+def test_of_a_file_there_is_no_structure():
+    found = FindingSettings(
+        method="from_model", model_path="x", structure="2:4", sparsity=0.9, min_kept=3
+    )
+    assert (found.structure, found.min_kept, found.target) == ("unstructured", 0, 0.9)

@@ -413,7 +413,9 @@ def test_what_does_not_go_together():
         prune_fraction(scores, ones(scores), 0.5, "global", structure, 3)
     with pytest.raises(UsageError, match="at most 0.5, that of 2:4, not 0.6"):
         prune_to(scores, ones(scores), 0.6, "global", structure)
-    with pytest.raises(UsageError, match="`min_kept` of 0 or more weights a layer, not -1"):
+    with pytest.raises(
+        UsageError, match="`min_kept` of 0 or more weights a layer, a whole number, not -1"
+    ):
         prune_to(scores, ones(scores), 0.5, min_kept=-1)
     with pytest.raises(UsageError, match="at least 0.5000, .* pruned channels do not come back"):
         masks = Masks({"a": [[1, 0]] * 4})
@@ -430,3 +432,27 @@ def test_scores_that_are_no_numbers_or_all_0(text):
     scores = {"a": np.zeros((2, 2))}
     with pytest.raises(UsageError, match="those of a are all 0"):
         prune_to(scores, ones(scores), 0.5, structure=of(text, ones(scores)))
+
+
+@pytest.mark.parametrize("structure", ["unstructured", "2:4", "block:2x2", "channel"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, bool])
+def test_scores_of_whole_numbers_rank_as_floats_do(structure, dtype):
+    scores = np.random.default_rng(0).integers(-128, 127, (8, 8)).astype(dtype)
+    masks = Masks.ones({"a": (8, 8)})
+    found = [
+        prune_to({"a": each}, masks, 0.5, "global", of(structure, masks), min_kept=2)
+        for each in (scores, scores.astype(float))
+    ]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("text", [(2, 4), None, 24, ["2:4"], b"2:4", "1:99999", "block:1x100000"])
+def test_what_is_no_structure_is_one_sentence(text):
+    with pytest.raises(UsageError, match="^`structure` takes unstructured"):
+        parse(text)
+
+
+@pytest.mark.parametrize("number", [None, "1", 1.5, -1])
+def test_min_kept_is_a_whole_number(number):
+    with pytest.raises(UsageError, match="`min_kept` of 0 or more weights a layer, a whole number"):
+        prune_to({"a": np.ones(3)}, Masks.ones({"a": (3,)}), 0.5, min_kept=number)
