@@ -212,7 +212,10 @@ def attributes_set_by(of: ModuleType) -> frozenset[str]:
     names = {name for model in models for name in vars(model)}
     for model in models:
         model.compile("sgd", "mse", metrics=["mse"])
-    trained = ("history", "stop_evaluating", "stop_predicting", "train_tf_function", "_jax_state")
+    trained = (
+        *("history", "stop_evaluating", "stop_predicting", "train_tf_function", "_jax_state"),
+        "_eval_epoch_iterator",
+    )
     # of one that was loaded from a SavedModel
     loaded = (
         *("asset_paths", "graph_debug_info", "signatures", "_serialized_attributes"),
