@@ -186,7 +186,7 @@ def test_two_workers_do_as_one_device_does(one, tmp_path):
     masks = lt.Ticket.load(ticket_of(one / "find")).masks
     assert_same_retrain(tmp_path / "retrain", one / "retrain", masks)
     assert read_json(tmp_path / "retrain" / "config.json")["devices"] == 2
-    assert not list(tmp_path.rglob(".*"))
+    assert {each.name for each in tmp_path.rglob(".*")} == {".lock"}
 
 
 def test_all_gpus_of_a_machine_that_has_none(tmp_path, capsys, monkeypatch):
