@@ -34,7 +34,7 @@ from lottery_tf.graph.layers import (
     with_states,
 )
 from lottery_tf.graph.optimizers import copied
-from lottery_tf.losses.labels import checked_labels, with_class_weight
+from lottery_tf.losses.labels import are_labelled, checked_labels, with_class_weight
 from lottery_tf.losses.objective import check_loss
 from lottery_tf.masks.allocate import prune_fraction, prune_to
 from lottery_tf.masks.kernel_axes import structured
@@ -316,7 +316,7 @@ def find_tickets(
             f"Expected a dense model to draw tickets from; '{model.name}' has pruned weights, "
             "which round 0 would train: pass lt.strip(model), or the model before it was pruned."
         )
-    labels = isinstance(train.element_spec, tuple) and len(train.element_spec) > 1
+    labels = are_labelled(train)
     check_loss(model, loss, labels, "train_data")
     if not labels and metrics not in (None, (), [], ("accuracy",)):  # the last is the default
         raise UsageError(

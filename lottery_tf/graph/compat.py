@@ -42,6 +42,7 @@ from lottery_tf.graph.keras3 import (
     operation_like,
     read_in,
     with_gradients,
+    words_of,
 )
 
 try:
@@ -341,19 +342,7 @@ def has_state(thing: Any) -> bool:
 def vocabulary_of(layer: Layer) -> dict[str, Any]:
     """The config of what ``adapt`` has found for a lookup or TextVectorization, which their own
     config lacks."""
-    lookup = getattr(layer, "_lookup_layer", layer)
-    if not isinstance(lookup, IndexLookup):
-        return {}
-    words = lookup.get_vocabulary(include_special_tokens=False)
-    given = lookup.input_vocabulary  # which set_vocabulary leaves as it was
-    same = isinstance(given, str) or (given is not None and list(given) == list(words))
-    if same or not len(words):
-        return {}
-    found = {"vocabulary": words}
-    if lookup.output_mode == "tf_idf":
-        start = lookup._token_start_index()
-        found["idf_weights"] = lookup.idf_weights.numpy()[start : start + len(words)]
-    return found
+    return words_of(layer, IndexLookup)
 
 
 @_of_either

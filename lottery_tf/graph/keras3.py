@@ -241,8 +241,18 @@ def rename(layer: Layer, name: str) -> None:
 
 
 def vocabulary_of(layer: Layer) -> dict[str, Any]:
+    return words_of(layer, IndexLookup)
+
+
+def words_of(layer: Any, kind: Any) -> dict[str, Any]:
+    """The config of a lookup's words where its own config has others, or none.
+
+    Args:
+      layer: a layer of either Keras.
+      kind: the class of that Keras' lookups.
+    """
     lookup = getattr(layer, "_lookup_layer", layer)
-    if not isinstance(lookup, IndexLookup):
+    if not isinstance(lookup, kind):
         return {}
     words = lookup.get_vocabulary(include_special_tokens=False)
     given = lookup.input_vocabulary  # which set_vocabulary leaves as it was

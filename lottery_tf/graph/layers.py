@@ -15,6 +15,7 @@ from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import (
     backend_of,
     calls_in,
+    ends_of,
     input_layers,
     inputs_of,
     is_graph_network,
@@ -30,6 +31,7 @@ from lottery_tf.graph.compat import (
     listed_weights,
     made_trainable,
     on_tensorflow,
+    output_names,
     outputs_of,
     parts_of,
 )
@@ -113,6 +115,13 @@ def check_finished(model: keras.Model) -> None:
             f"Expected a finished model; '{model.name}' still has {' and '.join(names)} in it: "
             f'call finish of its recipe, lt.Recipe("{",".join(names)}").finish(model) or your own.'
         )
+
+
+def keys_of_outputs(model: keras.Model) -> list[str]:
+    """The names by which losses and labels of a model's outputs are given, as tf.nest orders them:
+    keys where the outputs are a dictionary."""
+    structure = ends_of(model)[1]
+    return sorted(structure) if isinstance(structure, dict) else output_names(model)
 
 
 def with_states(model: keras.Model) -> list[str]:

@@ -7,7 +7,9 @@ from typing import Any
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.graph.compat import ends_of, keras, keras_of, output_names, spec_of
+from lottery_tf.graph.compat import keras, keras_of, spec_of
+from lottery_tf.graph.layers import keys_of_outputs
+from lottery_tf.graph.ops import ops_for
 from lottery_tf.losses.binary_cross_entropy import (
     BinaryCrossEntropy,
     BinaryCrossEntropy3,
@@ -26,8 +28,7 @@ def checked_labels(data: tf.data.Dataset, model: keras.Model, loss: Any) -> tf.d
       loss: a loss, or a list or dictionary of one for each output. Of those that take integer
         classes, or numbers from 0 to 1, the labels are checked.
     """
-    by_key = isinstance(ends_of(model)[1], dict)
-    names = sorted(ends_of(model)[1]) if by_key else output_names(model)
+    names = keys_of_outputs(model)
     outputs = dict(zip(names, map(spec_of, model.outputs), strict=True))
     if isinstance(loss, dict):
         losses = loss
@@ -40,9 +41,11 @@ def checked_labels(data: tf.data.Dataset, model: keras.Model, loss: Any) -> tf.d
         output, loss = outputs.get(name), losses.get(name)
         if output is None or not isinstance(labels, tf.Tensor) or labels.dtype == tf.string:
             return labels
-        if _takes_yes_or_no(loss, keras_of(model)):
+        of = keras_of(model)
+        loss = _named(loss, of)
+        if _takes_yes_or_no(loss, of):
             return check_yes_or_no(labels, labels)
-        if not _takes_classes(loss, keras_of(model)):
+        if not _takes_classes(loss, of):
             return labels
         same_rank = labels.shape.rank == output.shape.rank
         if same_rank and labels.shape[-1] in (None, output.shape[-1]):
@@ -57,16 +60,24 @@ def checked_labels(data: tf.data.Dataset, model: keras.Model, loss: Any) -> tf.d
             y = tf.nest.pack_sequence_as(y, list(map(checked, names, parts)))
         return (x, y, *rest)
 
-    pairs = isinstance(data.element_spec, tuple) and len(data.element_spec) > 1
-    return data.map(of_batch) if pairs else data
+    return data.map(of_batch) if are_labelled(data) else data
+
+
+def are_labelled(data: Any) -> bool:
+    """Whether batches have labels beside the inputs, by the ``element_spec`` of what gives them."""
+    return isinstance(data.element_spec, tuple) and len(data.element_spec) > 1
+
+
+def _named(loss: Any, of: ModuleType) -> Any:
+    """The loss; None where there is none, and of a name that is none's."""
+    try:
+        return of.losses.get(loss)
+    except ValueError:
+        return None  # compile says what is wrong with it
 
 
 def _takes_classes(loss: Any, of: ModuleType) -> bool:
     """Whether a loss takes integer classes, and none that it is to ignore."""
-    try:
-        loss = of.losses.get(loss)
-    except ValueError:
-        return False  # compile says what is wrong with it
     if isinstance(loss, of.losses.SparseCategoricalCrossentropy):
         return loss.get_config().get("ignore_class") is None
     ours = isinstance(loss, CrossEntropy | CrossEntropy3)
@@ -74,10 +85,7 @@ def _takes_classes(loss: Any, of: ModuleType) -> bool:
 
 
 def _takes_yes_or_no(loss: Any, of: ModuleType) -> bool:
-    try:
-        loss = of.losses.get(loss)
-    except ValueError:
-        return False  # compile says what is wrong with it
+    """Whether a loss takes numbers from 0 to 1."""
     theirs = (of.losses.BinaryCrossentropy, BinaryCrossEntropy, BinaryCrossEntropy3)
     return isinstance(loss, theirs) or loss is of.losses.binary_crossentropy
 
@@ -132,12 +140,17 @@ def with_class_weight(
         # Of what is none of the classes the loss tells; a table has no place for it.
         found = tf.gather(table, tf.clip_by_value(number, 0, classes - 1))
         for given in of_examples:
-            given = tf.cast(given, found.dtype)
-            if given.shape.rank == found.shape.rank + 1 and given.shape[-1] == 1:
-                given = given[..., 0]
-            for _ in range(found.shape.rank - given.shape.rank):
-                given = given[..., None]
-            found *= given
+            found *= beside(tf.cast(given, found.dtype), found)
         return x, y, found
 
     return data.map(weighted)
+
+
+def beside(weights: Any, losses: Any) -> Any:
+    """Weights of examples in a shape that they can be multiplied with their losses by."""
+    ops = ops_for(losses)
+    if ops.ndim(weights) == ops.ndim(losses) + 1 and weights.shape[-1] == 1:
+        weights = weights[..., 0]
+    for _ in range(ops.ndim(losses) - ops.ndim(weights)):
+        weights = weights[..., None]
+    return weights

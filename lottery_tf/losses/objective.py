@@ -29,7 +29,7 @@ from lottery_tf.graph.ops import is_floating, ops_for
 from lottery_tf.graph.step_checks import step_checks
 from lottery_tf.losses.divergence import at_least_float32
 from lottery_tf.losses.from_keras import default_loss, loss_of
-from lottery_tf.losses.labels import checked_labels
+from lottery_tf.losses.labels import are_labelled, beside, checked_labels
 
 _LOSSES = (keras.losses.Loss, keras3.losses.Loss)
 
@@ -137,7 +137,6 @@ def losses_of(given: Any, of: ModuleType = keras) -> Any:
       given: losses of either Keras, or names of losses.
       of: the Keras that a name is of.
     """
-
     return tf.nest.map_structure(lambda loss: loss_of(loss, of), given)
 
 
@@ -171,8 +170,8 @@ def _means(
             counted = ops.cast(counted, each.dtype)
             mask = counted if mask is None else ops.cast(mask, each.dtype) * counted
         if weight is not None:
-            weight = ops.cast(ops.convert_to_tensor(weight), each.dtype)
-            each = each * _beside(weight, each)
+            weight = beside(ops.cast(ops.convert_to_tensor(weight), each.dtype), each)
+            each = each * weight
         if mask is None or ops.ndim(mask) != ops.ndim(each):
             mask = None
         else:  # of the steps that are no padding, as Keras has it
@@ -181,7 +180,7 @@ def _means(
         if reduction == "sum":
             mean = ops.sum(each)
         elif reduction == "mean_with_sample_weight" and weight is not None:
-            counts = ops.zeros_like(each) + _beside(weight, each)
+            counts = ops.zeros_like(each) + weight
             counts = counts if mask is None else counts * mask
             mean = ops.divide_no_nan(ops.sum(each), ops.sum(counts))
         elif mask is None:
@@ -196,16 +195,6 @@ def _is_of_keras(loss: Any) -> bool:
     kind = type(loss) if isinstance(loss, _LOSSES) else loss
     module = getattr(kind, "__module__", None) or ""
     return module.partition(".")[0] in ("keras", "tf_keras", "lottery_tf")
-
-
-def _beside(weights: Any, losses: Any) -> Any:
-    """Weights of examples in a shape that they can be multiplied with their losses by."""
-    ops = ops_for(losses)
-    if ops.ndim(weights) == ops.ndim(losses) + 1 and weights.shape[-1] == 1:
-        weights = weights[..., 0]
-    for _ in range(ops.ndim(losses) - ops.ndim(weights)):
-        weights = weights[..., None]
-    return weights
 
 
 def _of_each(what: str, given: Any, names: list[str]) -> list[Any]:
@@ -247,11 +236,6 @@ def batches_of(data: tf.data.Dataset, again: bool = True) -> Iterator[Any]:
     if first is None:
         raise UsageError("Expected a dataset of batches (inputs, labels), not an empty one.")
     return itertools.chain([first], stream)
-
-
-def are_labelled(data: tf.data.Dataset) -> bool:
-    """Whether batches have labels beside the inputs."""
-    return isinstance(data.element_spec, tuple) and len(data.element_spec) > 1
 
 
 def objective_on(

@@ -153,16 +153,10 @@ def retrain_ticket(
     with contextlib.ExitStack() as work:
         # The folder is taken when the recipe has proved to fit the model and the data.
         retrained = retrain(
-            *(
-                ticket,
-                recipe,
-                data,
-                experiment.training,
-                out / _CHECKPOINT,
-                on_epoch_end,
-                begin,
-                test,
-            )
+            *(ticket, recipe, data, experiment.training, out / _CHECKPOINT),
+            on_epoch=on_epoch_end,
+            on_prepared=begin,
+            test=test,
         )
         export(retrained.model, out / "model")
         if not test:

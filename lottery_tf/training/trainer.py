@@ -19,14 +19,13 @@ from lottery_tf.graph.compat import (
     is_keras3,
     keras,
     on_tensorflow,
-    output_names,
     parts_of,
     scope_of,
     steps_counted,
     without_averages,
 )
 from lottery_tf.graph.compat import steps_per_execution as steps_of
-from lottery_tf.graph.layers import check_of_its_keras, named_layers
+from lottery_tf.graph.layers import check_of_its_keras, keys_of_outputs, named_layers
 from lottery_tf.graph.step_checks import step_checks
 from lottery_tf.losses.derivatives import reason
 from lottery_tf.losses.objective import of_outputs
@@ -302,9 +301,7 @@ def _by_output(model: keras.Model, loss: Any, loss_weights: Any) -> dict[str, An
     Keras 3 puts dictionaries in the order of their keys, and weights beside them in another: there
     each output is given its own of both.
     """
-    structure = ends_of(model)[1]
-    by_key = isinstance(structure, dict)
-    names = sorted(structure) if by_key else output_names(model)
+    names, by_key = keys_of_outputs(model), isinstance(ends_of(model)[1], dict)
     if loss is None or len(names) == 1 or not is_keras3(model):
         return {"loss": loss, "loss_weights": loss_weights}
     try:
@@ -319,7 +316,7 @@ def _by_output(model: keras.Model, loss: Any, loss_weights: Any) -> dict[str, An
 
 def _for_each_output(model: keras.Model, metrics: Any) -> Any:
     """``metrics`` as ``compile`` takes them; tf_keras itself gives a list to each output."""
-    names = output_names(model)
+    names = keys_of_outputs(model)
     if isinstance(metrics, Mapping):
         return dict(metrics)
     flat = all(not isinstance(each, list | tuple | Mapping) for each in metrics)
@@ -331,8 +328,8 @@ def _for_each_output(model: keras.Model, metrics: Any) -> Any:
         return metric if kept else type(metric).from_config(metric.get_config())
 
     each = [[new(metric) for metric in metrics] for _ in names]
-    structure = ends_of(model)[1]
-    return dict(zip(sorted(structure), each, strict=True)) if isinstance(structure, dict) else each
+    by_key = isinstance(ends_of(model)[1], dict)
+    return dict(zip(names, each, strict=True)) if by_key else each
 
 
 def _steps_that_fit(model: keras.Model, steps_per_execution: int, steps_per_epoch: int) -> int:
