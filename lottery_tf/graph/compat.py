@@ -101,6 +101,7 @@ __all__ = [
     "saved_model_pb2",
     "tensor_bundle_pb2",
     "with_gradients",
+    "words_of",
 ]
 
 Trackable = tf.__internal__.tracking.Trackable
