@@ -4,6 +4,11 @@ Layers of Keras' own compute in float64, since what flows grows with the depth a
 that cannot be, in a user's own layer or where TensorFlow has no kernel for it, a layer computes in
 its own precision on inputs, and on gradients, that are divided by a power of two first and
 multiplied by it behind it: what is linear does not notice.
+
+What multiplies activations with each other squares what flows, again and again with the depth, for
+which float64 is no room either. Behind a product it is divided by a power of two that is held
+constant, where it is too large or too small: that scales the scores of all weights alike, but where
+a shortcut goes around the product.
 """
 
 import functools
@@ -14,6 +19,7 @@ import tensorflow as tf
 
 from lottery_tf.graph.compat import TFOpLambda, both, keras, parts_of, take_as_given
 from lottery_tf.graph.copies import copy_layer
+from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import computes_as_keras, unwrapped
 from lottery_tf.graph.parts import in_places_of, variables_at
 from lottery_tf.masks.prunable import ATTENTION
@@ -27,6 +33,12 @@ _FUNCTIONS = {
     *("relu6", "selu", "sigmoid", "silu", "softmax", "softplus", "softsign", "swish", "tanh"),
     "clip_by_value",
 }
+# What multiplies activations with each other, which no linear network does.
+PRODUCTS = both(
+    *("Multiply", "Dot", "Attention", "AdditiveAttention", "MultiHeadAttention"),
+    "GroupQueryAttention",
+)
+_PRODUCTS = {"multiply", "matmul", "einsum", "tensordot"}
 CASTS = ("cast", "Cast", "SaturateCast", "ConvertToTensor")
 # What says by words or numbers which weights are meant: no flow passes, it begins behind them.
 _ENCODERS = both(
@@ -64,7 +76,36 @@ def linear(layer: keras.layers.Layer) -> keras.layers.Layer:
             _patched(part, _mean_row)
     if isinstance(copy, ATTENTION):
         copy.call = _by_products(copy, copy.call)
+    if isinstance(copy, PRODUCTS):
+        copy.call = _held_in_range(copy.call)
     return copy
+
+
+class InRange(keras3.layers.Layer):
+    """What comes behind a product that a function of Keras 3 has made."""
+
+    def call(self, product: tf.Tensor) -> tf.Tensor:
+        return in_range(product)
+
+
+def in_range(product: tf.Tensor) -> tf.Tensor:
+    """A product, divided by a power of two where it is far from 1."""
+    return product / tf.cast(_scale(tf.reduce_max(tf.abs(product))), product.dtype)
+
+
+def _held_in_range(theirs: _Call) -> _Call:
+    @functools.wraps(theirs)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        found = theirs(*args, **kwargs)
+        return tf.nest.map_structure(in_range, found)
+
+    return call
+
+
+def _scale(largest: tf.Tensor) -> tf.Tensor:
+    """The power of two by which numbers are divided whose largest is this; 1 if that is usual."""
+    usual = (largest < _LARGE) & (largest > 1 / _LARGE)
+    return tf.stop_gradient(tf.where(usual, tf.ones([], tf.float64), _power(largest)))
 
 
 def multiplies(layer: Any) -> bool:
@@ -182,8 +223,7 @@ class _Rescaling:
         floats = [each for each in tf.nest.flatten(arguments) if _is_floating(each)]
         wide = [tf.reduce_max(tf.abs(tf.cast(each, tf.float64))) for each in floats]
         largest = tf.reduce_max(tf.stack(wide)) if wide else tf.ones([], tf.float64)
-        usual = (largest < _LARGE) & (largest > 1 / _LARGE)
-        self.s = tf.stop_gradient(tf.where(usual, tf.ones([], tf.float64), _power(largest)))
+        self.s = _scale(largest)
         self.t = tf.ones([], tf.float64)
 
     def taken(self) -> Any:
@@ -260,6 +300,8 @@ def _linear_function(layer: TFOpLambda) -> _Call:
             return given.left(layer.function(*args, **kwargs))
         if name == "one_hot":
             return tf.ones_like(layer.function(*args, **kwargs), tf.float64)
-        return layer.function(*args, **kwargs)
+        found = layer.function(*args, **kwargs)
+        tensors = [each for each in tf.nest.flatten((args, kwargs)) if _is_floating(each)]
+        return in_range(found) if name in _PRODUCTS and len(tensors) > 1 else found
 
     return function

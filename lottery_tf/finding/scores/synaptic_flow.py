@@ -9,10 +9,16 @@ import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import log, some
-from lottery_tf.finding.scores.linear_layers import ACTIVATIONS, CASTS, linear, multiplies
+from lottery_tf.finding.scores.linear_layers import (
+    ACTIVATIONS,
+    CASTS,
+    PRODUCTS,
+    InRange,
+    linear,
+    multiplies,
+)
 from lottery_tf.finding.scores.network import Network
 from lottery_tf.graph.compat import (
-    both,
     calls_in,
     ends_of,
     function_of,
@@ -46,11 +52,6 @@ _FUNCTIONS3 = {
     *("SoftShrink", "Softmax", "Softplus", "Softsign", "Sparsemax", "SparsePlus", "SparseSigmoid"),
     *("Squareplus", "Tanh", "TanhShrink", "Threshold", "Clip"),
 }
-# What multiplies activations with each other, which no linear network does.
-_PRODUCTS = both(
-    *("Multiply", "Dot", "Attention", "AdditiveAttention", "MultiHeadAttention"),
-    "GroupQueryAttention",
-)
 _PRODUCT_FUNCTIONS = (
     *("math.multiply", "linalg.matmul", "einsum", "tensordot"),
     *("Multiply", "Matmul", "Einsum", "Tensordot", "Dot", "DotProductAttention"),
@@ -116,7 +117,7 @@ def _multiplies(node: Any) -> bool:
     if function_of(layer) in _PRODUCT_FUNCTIONS:
         return len(inputs_of(node)) > 1
     # GLU multiplies one half of what it takes with the other.
-    if isinstance(layer, _PRODUCTS) or function_of(layer) == "Glu":
+    if isinstance(layer, PRODUCTS) or function_of(layer) == "Glu":
         return True
     return is_layer(layer) and multiplies(layer)
 
@@ -132,6 +133,10 @@ def _with_wide_inputs(part: keras.Model, copy_of: Callable[..., Any]) -> keras.M
             id(each): functools.partial(_passed, each)
             for each in calls_in(part)
             if _passes(layer_of(each))
+        } | {
+            id(each): _held_in_range
+            for each in calls_in(part)
+            if not is_layer(layer_of(each)) and _multiplies(each)
         }
         return reconnected(part, copy_of, passing, inputs)
     if isinstance(part, keras.Sequential) or has_losses(part):
@@ -144,6 +149,10 @@ def _passes(layer: Any) -> bool:
     if function_of(layer) in (*_FUNCTIONS3, *CASTS):
         return computes_as_keras(layer)
     return isinstance(layer, ACTIVATIONS)
+
+
+def _held_in_range(run: Callable[[], Any], tensor: Callable[[Any], Any]) -> Any:
+    return InRange(dtype="float64")(run())
 
 
 def _passed(node: Any, run: Callable[[], Any], tensor: Callable[[Any], Any]) -> Any:

@@ -556,6 +556,30 @@ def test_no_layer_collapses(name, size, width):
     assert lt.prune(model, "synflow", 0.99, rounds=1).masks.collapsed
 
 
+SQUARES = {
+    "layer": (keras, lambda x: keras.layers.Multiply()([x, x])),
+    "function": (keras, lambda x: tf.multiply(x, x)),
+    "layer of Keras 3": (keras3, lambda x: keras3.layers.Multiply()([x, x])),
+    "function of Keras 3": (keras3, lambda x: x * x),
+}
+
+
+@pytest.mark.parametrize("size", [1e3, 1.0, 1e-3])
+@pytest.mark.parametrize("kind", SQUARES)
+def test_products_one_behind_the_other_stay_in_range(kind, size):
+    """R is a power of w of degree 2ⁿ⁻ⁱ in layer i, up to size^4095: each layer's scores sum to its
+    degree times R, whatever R is divided by."""
+    its_keras, square = SQUARES[kind]
+    inputs = x = its_keras.Input((1,))
+    ones = its_keras.initializers.Constant(size)
+    for i in range(11):
+        x = square(its_keras.layers.Dense(1, kernel_initializer=ones, name=f"dense{i}")(x))
+    head = its_keras.layers.Dense(1, kernel_initializer=ones, name="head")
+    found = scores_of(its_keras.Model(inputs, head(x)))
+    degrees = [each.sum() / found["head/kernel"].sum() for each in found.values()]
+    np.testing.assert_allclose(degrees, [*(2.0 ** (11 - i) for i in range(11)), 1], rtol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("its_keras", "function", "told"),
     [
