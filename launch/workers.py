@@ -23,6 +23,9 @@ import time
 
 from launching import arguments, become, parse, tf_config, visible, written
 
+# Of lottery-tf, for a command that SIGTERM has stopped and that is to be given again.
+TO_BE_REQUEUED = 75
+
 
 def main() -> int:
     parser = arguments(__doc__)
@@ -117,6 +120,11 @@ def run(command: list[str], environments: list[dict[str, str]], grace: float) ->
             for index, environment in enumerate(environments):
                 workers.append(start(command, {**environment, "TMPDIR": folder}, index))
             return watch(workers, grace)
+        except SystemExit:
+            end(workers, grace)
+            if TO_BE_REQUEUED in [worker.returncode for worker in workers]:
+                return TO_BE_REQUEUED  # they have saved what they trained
+            raise
         finally:
             end(workers, grace)
 

@@ -11,7 +11,7 @@ from lottery_tf.common.device_settings import DeviceSettings
 from lottery_tf.common.devices import own_folder
 from lottery_tf.common.log import log
 from lottery_tf.finding.scores import METHODS
-from lottery_tf.finding.settings import IMPORTED, FindingSettings
+from lottery_tf.finding.settings import IMPORTED, DivergenceSettings, FindingSettings
 from lottery_tf.graph.settings import CodeSettings
 from lottery_tf.masks.settings import PrunableSettings
 from lottery_tf.models import ModelSettings
@@ -19,6 +19,7 @@ from lottery_tf.runs import Row
 from lottery_tf.runs.find import find, finished_rounds
 from lottery_tf.runs.folder import check_run_or_new
 from lottery_tf.runs.settings import BoardSettings, Experiment
+from lottery_tf.training.settings import CheckpointSettings
 
 
 def run(flags: Parsed) -> None:
@@ -29,8 +30,13 @@ def run(flags: Parsed) -> None:
     if unused := sorted(_unused(finding.method) & flags.given):
         log.info("not used by %s: %s", finding.method, ", ".join(f"--{name}" for name in unused))
     with at_work(flags.settings(DeviceSettings)), own_folder(out) as folder:
-        tensorboard = flags.settings(BoardSettings).tensorboard
-        run_find(folder, experiment, finding, tensorboard, flags.settings(CodeSettings).allow_code)
+        run_find(
+            *(folder, experiment, finding),
+            flags.settings(BoardSettings).tensorboard,
+            flags.settings(CodeSettings).allow_code,
+            flags.settings(CheckpointSettings),
+            flags.settings(DivergenceSettings).on_nan,
+        )
     console.print(f"Tickets: {out / 'tickets'}")
 
 
@@ -60,6 +66,8 @@ def run_find(
     finding: FindingSettings,
     tensorboard: bool = False,
     allow_code: bool = False,
+    checkpoint_settings: CheckpointSettings | None = None,
+    on_nan: str = "stop",
 ) -> list[Row]:
     """Runs the stage and prints a line a round; returns the rows."""
     check_run_or_new(out)
@@ -77,7 +85,10 @@ def run_find(
             )
             watch.label = f"round {row['round'] + 1} of {last}"
 
-        rows = find(out, experiment, finding, show, [watch], tensorboard, allow_code)
+        rows = find(
+            *(out, experiment, finding, show, [watch]),
+            *(tensorboard, allow_code, checkpoint_settings, on_nan),
+        )
     if finished >= finding.tickets:
         console.print(f"{out} is finished; nothing to do.")
     return rows

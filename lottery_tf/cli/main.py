@@ -19,6 +19,7 @@ from lottery_tf.cli import settings
 from lottery_tf.cli.flags import Owner, Parsed, help_text, parse
 from lottery_tf.cli.messages import in_flags
 from lottery_tf.common.errors import UsageError, WorkFailed
+from lottery_tf.common.interruption import Stopped, heeded
 from lottery_tf.common.settings import nearest
 from lottery_tf.common.stderr import quiet_start
 
@@ -107,6 +108,7 @@ COMMANDS = {
 }
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+TO_BE_REQUEUED = 75  # that of sysexits.h for "try again": the launchers give the command again
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -116,7 +118,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       argv: the words behind ``lottery-tf``; None for those of this process.
 
     Returns:
-      The exit code: 0 done, 1 the work failed, 2 the user's mistake, 130 interrupted.
+      The exit code: 0 done, 1 the work failed, 2 the user's mistake, 130 interrupted, 75 stopped by
+      SIGTERM: to be given again.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv:
@@ -134,7 +137,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lottery-tf: there is no command '{name}'{near}.", file=sys.stderr)
         return MISTAKE
     try:
-        _run(name, words)
+        with heeded():
+            _run(name, words)
         return DONE
     except UsageError as error:
         print(f"lottery-tf {name}: {in_flags(str(error))}", file=sys.stderr)
@@ -142,10 +146,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except WorkFailed as error:
         print(f"lottery-tf {name}: {in_flags(str(error))}", file=sys.stderr)
         return FAILED
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        by = "stopped by SIGTERM" if isinstance(error, Stopped) else "interrupted"
         again = "the same command goes on where it was."
-        print(f"\nlottery-tf {name}: interrupted; {again}", file=sys.stderr)
-        return INTERRUPTED
+        print(f"\nlottery-tf {name}: {by}; {again}", file=sys.stderr)
+        return TO_BE_REQUEUED if isinstance(error, Stopped) else INTERRUPTED
     except Exception as error:
         if told := _trouble_with_disk(error):
             print(f"lottery-tf {name}: {told}.", file=sys.stderr)

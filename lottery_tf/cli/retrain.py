@@ -23,7 +23,7 @@ from lottery_tf.runs.experiment import experiment_of
 from lottery_tf.runs.retrain import is_tested, retrain_ticket
 from lottery_tf.runs.settings import BoardSettings, Experiment
 from lottery_tf.tickets.ticket import Ticket
-from lottery_tf.training.settings import TrainingSettings
+from lottery_tf.training.settings import CheckpointSettings, TrainingSettings
 from lottery_tf.tweaks.recipe import Recipe
 
 
@@ -62,6 +62,7 @@ def run(flags: Parsed) -> None:
             show,
             flags.settings(BoardSettings).tensorboard,
             allow_code=flags.settings(CodeSettings).allow_code,
+            checkpoint_settings=flags.settings(CheckpointSettings),
         )
     if finished:
         console.print(f"{out} is finished; nothing to do.")

@@ -14,11 +14,12 @@ from lottery_tf.common.errors import UsageError
 from lottery_tf.common.settings import check_choices, one_of, setting, settings_of
 from lottery_tf.data.settings import DataSettings
 from lottery_tf.exporting.settings import FORMATS, MAX_DIFFERENCE
-from lottery_tf.finding.settings import FindingSettings
+from lottery_tf.finding.settings import DivergenceSettings, FindingSettings
 from lottery_tf.graph.settings import CodeSettings
 from lottery_tf.inspecting.settings import SUFFIXES
 from lottery_tf.masks.settings import PrunableSettings
 from lottery_tf.runs.settings import BoardSettings, Experiment
+from lottery_tf.training.settings import CheckpointSettings
 from lottery_tf.tweaks.settings import (
     PARAMETERS,
     RECIPES,
@@ -274,16 +275,16 @@ OF_TRIALS: tuple[Owner, ...] = (
 )
 
 FIND = (
-    *(*Experiment.owners(), FindingSettings, DeviceSettings),
-    *(CodeSettings, BoardSettings, OutSettings),
+    *(*Experiment.owners(), FindingSettings, DivergenceSettings, DeviceSettings),
+    *(CodeSettings, CheckpointSettings, BoardSettings, OutSettings),
 )
 RETRAIN: tuple[Owner, ...] = (
     *(RetrainSettings, ControlSettings, tweak_settings),
-    *(*OF_RETRAINING, CodeSettings, DeviceSettings, BoardSettings, OutSettings),
+    *(*OF_RETRAINING, CodeSettings, DeviceSettings, CheckpointSettings, BoardSettings, OutSettings),
 )
 SWEEP: tuple[Owner, ...] = (
-    *(GridSettings, SweepSettings, *OF_TRIALS, CodeSettings, DeviceSettings, BoardSettings),
-    OutSettings,
+    *(GridSettings, SweepSettings, *OF_TRIALS, DivergenceSettings, CodeSettings, DeviceSettings),
+    *(CheckpointSettings, BoardSettings, OutSettings),
 )
 EXPORT = (ExportSettings, CodeSettings, OutSettings)
 EVALUATE = (EvaluateSettings, DataSettings, CodeSettings, DeviceSettings)

@@ -22,6 +22,7 @@ from lottery_tf.cli.settings import (
 from lottery_tf.common.device_settings import DeviceSettings
 from lottery_tf.common.errors import UsageError, WorkFailed
 from lottery_tf.common.log import counted, log, some
+from lottery_tf.finding.settings import DivergenceSettings
 from lottery_tf.graph.settings import CodeSettings
 from lottery_tf.runs.settings import BoardSettings
 from lottery_tf.sweeping.attempt import Outcome, attempt, log_of
@@ -29,6 +30,7 @@ from lottery_tf.sweeping.cluster import RayEngine
 from lottery_tf.sweeping.local import LocalEngine
 from lottery_tf.sweeping.scheduling import Progress, run_trials
 from lottery_tf.sweeping.trials import FindTrial, RetrainTrial, Trial
+from lottery_tf.training.settings import CheckpointSettings
 from lottery_tf.tweaks.recipe import Recipe
 
 
@@ -38,6 +40,8 @@ def run(flags: Parsed) -> None:
     settings, devices = flags.settings(SweepSettings), flags.settings(DeviceSettings)
     tensorboard = flags.settings(BoardSettings).tensorboard
     allow_code = flags.settings(CodeSettings).allow_code
+    checkpoint_settings = flags.settings(CheckpointSettings)
+    on_nan = flags.settings(DivergenceSettings).on_nan
     trials, names, choosing = trials_of(flags), tuned(flags), tuning_seeds(flags)
     for trial in trials:
         if isinstance(trial, RetrainTrial):
@@ -69,7 +73,8 @@ def run(flags: Parsed) -> None:
                 live.console.print(_line(trial, outcome, out), markup=False)
 
         def submit(trial: Trial) -> Future[Outcome]:
-            return engine.submit(attempt, trial, out, devices, tensorboard, allow_code)
+            how = (devices, tensorboard, allow_code, checkpoint_settings, on_nan)
+            return engine.submit(attempt, trial, out, *how)
 
         at_once = [trial for trial in trials if not _waits(trial, seeds)]
         later = {trial.experiment.training.seed for trial in trials if _waits(trial, seeds)}

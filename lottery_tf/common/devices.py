@@ -1,12 +1,13 @@
 """Devices: what a run runs on. What it computes stays the same but for the order of its sums."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -74,20 +75,42 @@ def from_chief(array: np.ndarray) -> np.ndarray:
     Args:
       array: floats, bytes or booleans, of one shape and dtype on all workers.
     """
-    strategy = tf.distribute.get_strategy()
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+    if not _are_several():
         return array
+    return _sum(array, of_chief=True).astype(array.dtype)
+
+
+def of_any(flag: bool) -> bool:
+    """Whether ``flag`` is true on any of the workers; all of them have to call it."""
+    return bool(_sum(np.array(flag), of_chief=False)) if _are_several() else flag
+
+
+def _are_several() -> bool:
+    return isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy)
+
+
+def _sum(array: np.ndarray, of_chief: bool) -> np.ndarray:
+    """The sum over all replicas, in which with ``of_chief`` only the first has a part."""
+    strategy = tf.distribute.get_strategy()
+    sent = array if array.dtype.kind == "f" else array.astype(np.float32)
+    shared = strategy.run(_shared(of_chief), args=(tf.constant(sent),))
+    return strategy.experimental_local_results(shared)[0].numpy()
+
+
+@functools.cache
+def _shared(of_chief: bool) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Compiled once for each shape: it may come after every execution of a training."""
 
     @tf.function
     def share(given: tf.Tensor) -> tf.Tensor:
         replica = tf.distribute.get_replica_context()
-        # Added to zeros: exact.
-        mine = tf.where(replica.replica_id_in_sync_group == 0, given, tf.zeros_like(given))
-        return replica.all_reduce(tf.distribute.ReduceOp.SUM, mine)
+        if of_chief:
+            # Added to zeros: exact.
+            is_first = replica.replica_id_in_sync_group == 0
+            given = tf.where(is_first, given, tf.zeros_like(given))
+        return replica.all_reduce(tf.distribute.ReduceOp.SUM, given)
 
-    sent = array if array.dtype.kind == "f" else array.astype(np.float32)
-    shared = strategy.run(share, args=(tf.constant(sent),))
-    return strategy.experimental_local_results(shared)[0].numpy().astype(array.dtype)
+    return share
 
 
 def meet() -> None:

@@ -1,10 +1,11 @@
-"""Lengths of training, written ``500it`` (steps) or ``2ep`` (epochs)."""
+"""Lengths of training, written ``500it`` (steps) or ``2ep`` (epochs), and of time: ``5min``."""
 
 import re
 
 from lottery_tf.common.errors import UsageError
 
 _FORM = re.compile(r"(\d+)it|(\d+(?:\.\d+)?)ep")
+_MINUTES = re.compile(r"(\d+(?:\.\d+)?)min")
 
 
 def parse_steps(text: str, steps_per_epoch: int) -> int:
@@ -33,3 +34,24 @@ def _parts(text: str, what: str) -> re.Match[str]:
     if found := _FORM.fullmatch(text):
         return found
     raise UsageError(f"Expected steps (500it) or epochs (2ep) for {what}, not '{text}'.")
+
+
+def parse_minutes(text: str) -> float | None:
+    """The minutes that ``text`` stands for; None if it is a length of training.
+
+    >>> parse_minutes("0.5min"), parse_minutes("2ep")
+    (0.5, None)
+    """
+    found = _MINUTES.fullmatch(text)
+    return float(found[1]) if found else None
+
+
+def check_often(text: str, name: str) -> None:
+    """Raises UsageError unless ``text`` is a time or a length of training above 0, by which
+    something comes again and again; ``name`` is the setting's."""
+    length = _MINUTES.fullmatch(text) or _FORM.fullmatch(text)
+    if not length or not any(float(number or 0) for number in length.groups()):
+        raise UsageError(
+            f"Expected minutes (5min), steps (500it) or epochs (2ep) above 0 for `{name}`, not "
+            f"'{text}'."
+        )

@@ -1,234 +1,34 @@
-"""Drawing tickets: by iterative magnitude pruning with rewinding, or by any other method.
-
-IMP: train to step T, prune the smallest of the surviving weights, rewind the rest to step k,
-repeat: Frankle & Carbin 2019 (arXiv 1803.03635) with k = 0; Frankle et al. 2020 (arXiv 1912.05671)
-with k > 0; learning-rate rewinding is Renda et al. 2020 (arXiv 2003.02389). The other methods have
-one round after the dense one, whose mask comes from the dense network that was trained (omp), from
-a training of its own (gmp), or from the weights at step k (those of ``scores``).
-"""
+"""Tickets of a model of the user's own, round by round."""
 
 import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-import numpy as np
-
-from lottery_tf.common.devices import check_same, from_chief
 from lottery_tf.common.errors import UsageError
-from lottery_tf.common.log import log, some
+from lottery_tf.common.log import some
 from lottery_tf.common.settings import nearest
 from lottery_tf.finding.fit_checks import batches_with_end, check_measurable, check_own_losses
-from lottery_tf.finding.gmp import prune_gradually, updates_of
-from lottery_tf.finding.one_shot import draw_masks, highest_without_collapse, warn_of_collapse
-from lottery_tf.finding.settings import FROM_TRAINED, IMPORTED, FindingSettings
+from lottery_tf.finding.rounds import find
+from lottery_tf.finding.settings import IMPORTED, FindingSettings
 from lottery_tf.graph.compat import keras, keras_of, undecayed
 from lottery_tf.graph.fit_data import Stream
 from lottery_tf.graph.layers import (
-    assign,
     check_finished,
     check_graph,
     check_of_its_keras,
-    values,
     with_states,
 )
 from lottery_tf.graph.optimizers import copied
 from lottery_tf.losses.labels import are_labelled, checked_labels, with_class_weight
 from lottery_tf.losses.objective import check_loss
-from lottery_tf.masks.allocate import prune_fraction, prune_to
-from lottery_tf.masks.kernel_axes import structured
-from lottery_tf.masks.masks import Masks
 from lottery_tf.masks.prune_by_mask import get_masks
 from lottery_tf.masks.settings import PrunableSettings
-from lottery_tf.masks.structure import UNSTRUCTURED, Structure
-from lottery_tf.masks.wrapper import all_kept, assign_masks
+from lottery_tf.masks.wrapper import all_kept
 from lottery_tf.tickets.ticket import Ticket
-from lottery_tf.training.trainer import NO_LOSS, Trainer, check_finite, make_trainer
+from lottery_tf.training.trainer import NO_LOSS, make_trainer
 from lottery_tf.tweaks.recipe import Recipe
-
-
-@dataclasses.dataclass(frozen=True)
-class Round:
-    """A finished round: the ticket that was trained, and what came of it.
-
-    Attributes:
-      ticket: the ticket of this round.
-      trainer: holds the trained model, until the next round begins.
-    """
-
-    ticket: Ticket
-    trainer: Trainer
-
-    @property
-    def number(self) -> int:
-        """Rounds of pruning before this one; 0 is the dense network."""
-        return self.ticket.info["round"]
-
-
-def find(
-    ticket: Ticket,
-    trainer: Trainer,
-    settings: FindingSettings,
-    last_step: int,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
-    on_ticket: Callable[[Ticket], None] = lambda ticket: None,
-) -> Iterator[Round]:
-    """Trains a ticket, prunes, rewinds, and so on to the last round.
-
-    Args:
-      ticket: the initial weights under masks that keep all that is prunable; its ``info``, such as
-        ``method``, is handed on. Or, to go on, the ticket of a round, one that ``on_ticket`` had.
-      trainer: its model is of the ticket's architecture; what it holds is overwritten. At the
-        beginning it holds the initial weights, at step 0.
-      settings: what to prune and to rewind.
-      last_step: T, where the training of each round ends.
-      callbacks: for the training of every round.
-      on_ticket: called with the ticket of each round as soon as there is one: that of round 0,
-        the network after k steps, before it is trained on, and every next one before the round is
-        yielded; after the last round that to go on from with more ``rounds``, if there can be one.
-
-    Yields:
-      the rounds.
-
-    Raises:
-      UsageError: if the rewind step or gmp's steps do not lie within the training, or the
-        structure does not fit the ticket's weights.
-    """
-    rewind_step = settings.rewind_step(trainer.steps_per_epoch, last_step)
-    structure = structured(trainer.model, ticket.masks, settings.structure)
-    if settings.method == "imp" and settings.rounds not in (None, settings.last_round):
-        log.info(
-            "%s ends by itself, after %d rounds of this size; rounds=%d is not used.",
-            *(structure.text, settings.last_round, settings.rounds),
-        )
-    return _rounds(
-        *(ticket, trainer, settings, structure, rewind_step, last_step, callbacks, on_ticket)
-    )
-
-
-def _rounds(
-    ticket: Ticket,
-    trainer: Trainer,
-    settings: FindingSettings,
-    structure: Structure,
-    rewind_step: int,
-    last_step: int,
-    callbacks: Sequence[keras.callbacks.Callback],
-    on_ticket: Callable[[Ticket], None],
-) -> Iterator[Round]:
-    if "round" not in ticket.info:
-        trainer.reset(0)
-        trainer.fit(rewind_step, last=False)
-        ticket = ticket.with_weights(values(trainer.model), rewind_step=rewind_step, round=0)
-        on_ticket(ticket)
-    while True:
-        number = ticket.info["round"]
-        last, masks = number >= settings.last_round, None
-        _start(trainer, ticket)
-        if not last and settings.method not in FROM_TRAINED:
-            masks = _draw(ticket, trainer, settings, structure, last_step, callbacks)
-            trained = values(trainer.model)
-            _start(trainer, ticket)
-        if settings.train_tickets:
-            trainer.fit(last_step, callbacks)
-        following = None
-        if masks is None and (not last or settings.extendable):
-            trained = values(trainer.model)
-            try:
-                check_finite([trained[name] for name in ticket.masks], f"of round {number}")
-            except RuntimeError as error:
-                if not last:
-                    raise
-                log.warning("%s No more rounds can follow it.", error)
-            else:
-                masks = next_masks(settings, ticket.masks, trained, number + 1, structure)
-                if not last:
-                    scores = {name: np.abs(trained[name]) for name in masks}
-                    safe = highest_without_collapse(
-                        scores, ticket.masks, masks, settings.scope, structure
-                    )
-                    warn_of_collapse(masks, safe, structure)
-        if masks is not None:
-            source = ticket if settings.rewind == "weights" else ticket.with_weights(trained)
-            # Of M:N the last masks alone are that.
-            whole = structure.sparsity is None or number + 1 == settings.last_round
-            told = structure.info if whole else {}
-            following = source.with_masks(masks, round=number + 1, **told)
-            arrays = (*masks.values(), *following.weights.values())
-            check_same(f"masks and weights of round {number + 1}", arrays)
-            on_ticket(following)
-        yield Round(ticket, trainer)
-        if last or following is None:
-            return
-        ticket = following
-
-
-def next_masks(
-    settings: FindingSettings,
-    masks: Masks,
-    trained: Mapping[str, np.ndarray],
-    number: int,
-    structure: Structure = UNSTRUCTURED,
-) -> Masks:
-    """The masks of round ``number``: the survivors of ``masks`` by trained magnitude.
-
-    ``structure`` is that of the settings, of these weights.
-    """
-    scores = {name: np.abs(trained[name]) for name in masks}
-    among = (settings.scope, structure, settings.min_kept)
-    if settings.target is not None and number == settings.last_round:
-        # A round's whole number of units can lie a little beyond the target.
-        target = max(settings.target, structure.units(masks).sparsity)
-        return prune_to(scores, masks, target, *among)
-    return prune_fraction(scores, masks, settings.prune_fraction, *among)
-
-
-def _start(trainer: Trainer, ticket: Ticket) -> None:
-    """The trainer's model as the ticket has it, at the rewind step."""
-    assign(trainer.model, ticket.weights)
-    assign_masks(trainer.model, ticket.masks)
-    trainer.reset(ticket.info["rewind_step"])
-
-
-def _draw(
-    ticket: Ticket,
-    trainer: Trainer,
-    settings: FindingSettings,
-    structure: Structure,
-    last_step: int,
-    callbacks: Sequence[keras.callbacks.Callback],
-) -> Masks:
-    """The masks of a method that does not rank the ticket's trained weights; the trainer's model is
-    left with the weights that they were found on."""
-    rewind_step = ticket.info["rewind_step"]
-    if settings.method == "gmp":
-        updates = updates_of(settings, trainer.steps_per_epoch, rewind_step, last_step)
-        masks = prune_gradually(
-            *(trainer, ticket.masks, updates, settings.scope, settings.regrow, callbacks),
-            structure=structure,
-            min_kept=settings.min_kept,
-        )
-        if settings.rewind == "learning_rate":
-            trainer.fit(last_step, callbacks)
-        return masks
-    masks = draw_masks(
-        trainer.model,
-        ticket.masks,
-        settings.method,
-        cast(float, settings.target),  # its settings have one
-        trainer.stream(rewind_step),
-        trainer.model.loss or None,  # of tf_keras it is {}
-        settings.scope,
-        settings.score_rounds,
-        settings.score_batches,
-        ticket.info.get("seed", 0),
-        structure=structure,
-        min_kept=settings.min_kept,
-        loss_weights=trainer.loss_weights,
-    )
-    # Sums on several machines need not agree in the last bit, nor then what ranks them.
-    return Masks({name: from_chief(mask) for name, mask in masks.items()})
 
 
 def find_tickets(

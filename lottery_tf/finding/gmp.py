@@ -1,7 +1,8 @@
 """Gradual magnitude pruning (Zhu & Gupta 2017, arXiv 1710.01878): the mask grows in training."""
 
-from collections.abc import Iterable, Sequence
-from typing import cast
+import dataclasses
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
@@ -14,7 +15,8 @@ from lottery_tf.masks.allocate import prune_to
 from lottery_tf.masks.masks import Masks
 from lottery_tf.masks.structure import UNSTRUCTURED, Structure
 from lottery_tf.masks.wrapper import set_masks
-from lottery_tf.training.trainer import Trainer, check_finite
+from lottery_tf.training.trainer import Trainer
+from lottery_tf.training.trouble import check_finite
 
 
 def schedule(
@@ -58,15 +60,36 @@ def updates_of(
     return [update for update in updates if update[0] >= rewind_step]
 
 
+@dataclasses.dataclass(frozen=True)
+class Grown:
+    """How far masks had grown when a training was interrupted.
+
+    Attributes:
+      updates: how many updates were behind.
+      begun: the step of the last of them, or that of the beginning.
+      masks: those of that update.
+      held: weight → its value, or that which it was pruned with.
+      told: the weights of which nothing is left, as they were named.
+    """
+
+    updates: int
+    begun: int
+    masks: Masks
+    held: Mapping[str, np.ndarray]
+    told: Collection[str] = ()
+
+
 def prune_gradually(
     trainer: Trainer,
     masks: Masks,
-    updates: Iterable[tuple[int, float]],
+    updates: Sequence[tuple[int, float]],
     scope: str = "global",
     regrow: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     structure: Structure = UNSTRUCTURED,
     min_kept: int = 0,
+    fit: Callable[..., None] | None = None,
+    resumed: Grown | None = None,
 ) -> Masks:
     """Trains on from where ``trainer`` stands, and prunes by magnitude at each update.
 
@@ -83,22 +106,37 @@ def prune_gradually(
         It is exactly 0 in between. Otherwise each mask is nested in the one before.
       callbacks: for the training.
       structure, min_kept: as in ``prune_to``.
+      fit: trains to a step in the place of ``trainer.fit``; it is given what a checkpoint needs,
+        ``arrays`` and ``facts``, and the step where this part of the training has ``begun``.
+      resumed: where a training was interrupted that ``fit`` goes on with.
 
     Returns:
       The masks of the last update, which the model has then.
 
     Raises:
-      RuntimeError: if the training diverges.
+      Diverged: if the training does.
     """
-    start = masks
+
+    def plain(step: int, arrays: Any, facts: Any, begun: int, which: str) -> None:
+        trainer.fit(step, callbacks, last=False, which=which)
+
+    start, begun, first = masks, trainer.position, 0
     told: set[str] = set()
     held = {name: np.zeros(mask.shape, np.float32) for name, mask in masks.items()}
-    for step, sparsity in updates:
-        trainer.fit(step, callbacks, last=False)
+    if resumed:
+        first, begun, masks, told = resumed.updates, resumed.begun, resumed.masks, set(resumed.told)
+        held = dict(resumed.held)
+        set_masks(trainer.model, masks)
+    for number, (step, sparsity) in enumerate(updates[first:], first):
+        arrays = {"masks": masks, "held": held}
+        facts = {"updates": number, "begun": begun, "told": sorted(told)}
+        which = f"to step {step} of gradual pruning"
+        (fit or plain)(step, lambda arrays=arrays: arrays, facts, begun, which=which)
+        begun = step
         variables = named_variables(trainer.model)
         for name, mask in masks.items():
             held[name] = np.where(mask, variables[name].numpy(), held[name])
-        check_finite(held.values(), f"to step {step} of gradual pruning")
+        check_finite(held.values(), which)
         scores = {name: np.abs(value) for name, value in held.items()}
         before, rankable = masks, start if regrow else masks
         masks = prune_to(scores, rankable, sparsity, scope, structure, min_kept)

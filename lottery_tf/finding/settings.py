@@ -29,6 +29,21 @@ class _Methods(Collection[str]):
 
 
 @dataclasses.dataclass(frozen=True)
+class DivergenceSettings:
+    """What comes of a round whose training diverges; no part of what a run is."""
+
+    on_nan: str = setting(
+        "stop",
+        "of a round of find whose weights become NaN or infinite: stop, with all that is there "
+        "kept, or go on to the next with the weights of its last epoch that had a finite loss",
+        choices=("stop", "skip_round"),
+    )
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+
+@dataclasses.dataclass(frozen=True)
 class FindingSettings:
     """How the mask of a ticket is found."""
 

@@ -12,8 +12,8 @@ from lottery_tf.common.files import read_json, read_json_lines, sha256, write_js
 from lottery_tf.common.ownership import Kind, check_all_ours, check_ours, lines_have_keys
 from lottery_tf.common.settings import defaults, describe
 from lottery_tf.exporting import SAVED_MODEL, export
-from lottery_tf.finding.find import find as find_rounds
 from lottery_tf.finding.one_shot import warn_of_collapse
+from lottery_tf.finding.rounds import find as find_rounds
 from lottery_tf.finding.settings import IMPORTED, FindingSettings
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.model_files import existing_model
@@ -26,11 +26,14 @@ from lottery_tf.runs.folder import GONE_ON, Run, check_run_or_new, load_pruned
 from lottery_tf.runs.settings import Experiment
 from lottery_tf.runs.tensorboard import BOARD, FOLDER, Board
 from lottery_tf.tickets.ticket import TICKET, Ticket
+from lottery_tf.training.checkpoints import CHECKPOINT, Checkpoints
 from lottery_tf.training.optimizers import make_optimizer
 from lottery_tf.training.retraining import measured
+from lottery_tf.training.settings import CheckpointSettings
 from lottery_tf.training.trainer import in_training, make_trainer
 from lottery_tf.tweaks.recipe import Recipe
 
+_CHECKPOINT = "checkpoint"
 DENSE_SUM = "dense_model_sha256"  # in the row of round 0
 _ROUNDS = Kind("the rounds of a find run", {".": lines_have_keys("round", "sparsity")})
 
@@ -43,6 +46,8 @@ def find(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     tensorboard: bool = False,
     allow_code: bool = False,
+    checkpoint_settings: CheckpointSettings | None = None,
+    on_nan: str = "stop",
 ) -> list[Row]:
     """Draws the tickets of ``experiment`` into ``out/tickets/round_NN``.
 
@@ -60,12 +65,15 @@ def find(
       callbacks: Keras callbacks for the training of every round.
       tensorboard: write TensorBoard's events too, by round; not for from_model.
       allow_code: whether code that a model's file holds may run; of from_model.
+      checkpoint_settings: how often the training of a round is saved; default: theirs.
+      on_nan: what comes of a round that diverges, as ``finding.rounds.find`` takes it.
 
     Returns:
       The rows of ``metrics.jsonl``, one a round.
 
     Raises:
       UsageError: if ``out`` holds another run, or anything else where this one would write.
+      Diverged: if a round does, and is not skipped.
     """
     if finding.method == IMPORTED:
         return _find_in_file(out, experiment, finding, on_round, allow_code)
@@ -98,7 +106,6 @@ def find(
         jit_compile=experiment.training.jit_compile,
         steps_per_execution=experiment.training.steps_per_execution,
     )
-    start = time.perf_counter()
     unfinished, following = round_folder(out, len(rows)), out / "next_ticket"
     goes_on = not unfinished.exists() and _round_of(following) == len(rows)
     if rows and not unfinished.exists() and not goes_on:
@@ -122,7 +129,10 @@ def find(
         ticket.save(following if number > finding.last_round else round_folder(out, number))
 
     last_step = experiment.training.steps(data.steps_per_epoch)
-    found = find_rounds(ticket, trainer, finding, last_step, callbacks, save)
+    checkpoints = Checkpoints(out / _CHECKPOINT, checkpoint_settings)
+    found = find_rounds(
+        *(ticket, trainer, finding, last_step, callbacks, save, checkpoints, on_nan)
+    )
     with run.at_work():
         if finished_rounds(out) != rows:
             raise UsageError(GONE_ON.format(out))
@@ -136,14 +146,16 @@ def find(
                 measurements[DENSE_SUM] = sha256(dense_folder(out))
             if finding.train_tickets:
                 measurements |= measured(trainer.model, data, "dev", "test")
-            row = _row(each.ticket, measurements, start)
-            start = time.perf_counter()
+            if each.diverged is not None:
+                measurements["diverged_in_epoch"] = each.diverged
+            row = _row(each.ticket, measurements, checkpoints.seconds)
             rows.append(row)
             write_json_lines(metrics, rows)
             if board:
                 board.rows(rows)
                 board.sparsity(each.ticket.masks, each.number)
             on_round(row)
+        checkpoints.remove()
     return rows
 
 
@@ -188,6 +200,7 @@ def check_find_places(out: Path, finding: FindingSettings, tensorboard: bool = F
     numbers = [1] if finding.method == IMPORTED else range(first, finding.last_round + 1)
     kinds = {str(round_folder("", number)): TICKET for number in numbers}
     kinds["next_ticket"] = TICKET
+    kinds[_CHECKPOINT] = CHECKPOINT
     if finding.train_tickets and first == 0 and finding.method != IMPORTED:
         kinds[dense_folder("").name] = SAVED_MODEL
     check_all_ours(out, kinds | ({FOLDER: BOARD} if tensorboard else {}))
@@ -209,14 +222,14 @@ def _round_of(ticket: Path) -> int | None:
     return read_json(file).get("round") if file.is_file() else None
 
 
-def _row(ticket: Ticket, found: Row, start: float) -> Row:
-    """A line of ``metrics.jsonl``; ``start`` is when the round began, by ``perf_counter``."""
+def _row(ticket: Ticket, found: Row, seconds: float) -> Row:
+    """A line of ``metrics.jsonl``; ``seconds`` are those that the round took."""
     return {
         "round": ticket.info["round"],
         "sparsity": ticket.sparsity,
         "sparsity_total": ticket.sparsity_total,
         **found,
-        "seconds": round(time.perf_counter() - start, 3),
+        "seconds": round(seconds, 3),
     }
 
 
@@ -256,7 +269,8 @@ def _find_in_file(
     warn_of_collapse(ticket.masks)
     plain = strip(model)
     plain.compile(loss=default_loss(plain), metrics=["accuracy"])
-    row = _row(ticket, measured(plain, data, "dev", "test"), start)
+    found = measured(plain, data, "dev", "test")
+    row = _row(ticket, found, time.perf_counter() - start)
     with run.at_work():
         ticket.save(round_folder(out, 1))
         write_json_lines(metrics, [row])

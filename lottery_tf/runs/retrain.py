@@ -36,12 +36,9 @@ from lottery_tf.runs.folder import GONE_ON, Run, check_run_or_new, load_saved_mo
 from lottery_tf.runs.settings import Experiment
 from lottery_tf.runs.tensorboard import BOARD, FOLDER, Board
 from lottery_tf.tickets.ticket import Ticket
-from lottery_tf.training.retraining import (
-    CHECKPOINT,
-    compiled_for_evaluation,
-    measured_on_test,
-    retrain,
-)
+from lottery_tf.training.checkpoints import CHECKPOINT, Checkpoints
+from lottery_tf.training.retraining import compiled_for_evaluation, measured_on_test, retrain
+from lottery_tf.training.settings import CheckpointSettings
 from lottery_tf.tweaks.distillation import Distillation
 from lottery_tf.tweaks.recipe import Recipe
 from lottery_tf.tweaks.rescaled_init import RescaledInit
@@ -69,6 +66,7 @@ def retrain_ticket(
     tensorboard: bool = False,
     test: bool = True,
     allow_code: bool = False,
+    checkpoint_settings: CheckpointSettings | None = None,
 ) -> Row:
     """Retrains a ticket with a recipe; writes ``result.json`` and the finished ``model/``.
 
@@ -86,6 +84,7 @@ def retrain_ticket(
       test: measure on the test images. Otherwise ``result.json`` says nothing of them, and
         ``best.npz`` keeps the weights that were best on dev.
       allow_code: whether code that the teacher's file or the finished model holds may run.
+      checkpoint_settings: how often the training is saved; default: theirs.
 
     Returns:
       What ``result.json`` holds.
@@ -94,6 +93,7 @@ def retrain_ticket(
       UsageError: if the ticket says nothing of its experiment and none is given, or belongs to
         another model or data than the experiment's; if there is no teacher to distil from, or
         none without code; if anything else is in ``out`` where the run would write.
+      Diverged: if the training does.
     """
     ticket = Ticket.load(ticket_path)
     experiment = experiment or experiment_of(ticket, ticket_path)
@@ -150,10 +150,11 @@ def retrain_ticket(
             show(board, rows)
         on_epoch(rows)
 
+    checkpoints = Checkpoints(out / _CHECKPOINT, checkpoint_settings)
     with contextlib.ExitStack() as work:
         # The folder is taken when the recipe has proved to fit the model and the data.
         retrained = retrain(
-            *(ticket, recipe, data, experiment.training, out / _CHECKPOINT),
+            *(ticket, recipe, data, experiment.training, checkpoints),
             on_epoch=on_epoch_end,
             on_prepared=begin,
             test=test,
@@ -166,7 +167,7 @@ def retrain_ticket(
         if board:
             show(board, read_json_lines(out / "metrics.jsonl"))  # where no epoch was left
             board.result(result, last_step)
-        remove_ours(out / _CHECKPOINT, CHECKPOINT)
+        checkpoints.remove()
     return result
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lottery_tf.common.device_settings import DeviceSettings
-from lottery_tf.common.errors import UsageError
+from lottery_tf.common.errors import UsageError, WorkFailed
+from lottery_tf.training.settings import CheckpointSettings
 
 if TYPE_CHECKING:  # it imports TensorFlow
     from lottery_tf.sweeping.trials import Trial
@@ -40,6 +41,8 @@ def attempt(
     devices: DeviceSettings,
     tensorboard: bool = False,
     allow_code: bool = False,
+    checkpoint_settings: CheckpointSettings | None = None,
+    on_nan: str = "stop",
 ) -> Outcome:
     """Runs ``trial`` on ``devices``; what it says goes to its log."""
     # Here and not above: an engine sets the environment of TensorFlow first.
@@ -51,9 +54,9 @@ def attempt(
         try:
             clear_sessions()  # of the trial before: its graphs, its layers' names
             with scope_of(devices):
-                accuracy = trial.run(out, tensorboard, allow_code)
+                accuracy = trial.run(out, tensorboard, allow_code, checkpoint_settings, on_nan)
             return Outcome(time.perf_counter() - start, accuracy)
-        except UsageError as error:
+        except (UsageError, WorkFailed) as error:  # which would come again
             with contextlib.suppress(OSError):  # a full disk, whose log cannot say so
                 print(error, file=sys.stderr)
             return Outcome(time.perf_counter() - start, error=str(error), hopeless=True)

@@ -22,6 +22,7 @@ from lottery_tf.finding.settings import FindingSettings
 from lottery_tf.masks.masks import Masks
 from lottery_tf.masks.settings import as_compared
 from lottery_tf.runs.settings import Experiment
+from lottery_tf.training.settings import CheckpointSettings
 from lottery_tf.tweaks.settings import PARAMETERS, described
 
 if TYPE_CHECKING:
@@ -72,7 +73,14 @@ class FindTrial:
             find_run(folder, self.experiment, self.finding).check()
         return True
 
-    def run(self, out: Path, tensorboard: bool = False, allow_code: bool = False) -> float | None:
+    def run(
+        self,
+        out: Path,
+        tensorboard: bool = False,
+        allow_code: bool = False,
+        checkpoint_settings: CheckpointSettings | None = None,
+        on_nan: str = "stop",
+    ) -> float | None:
         """Runs it, or goes on with it; returns the last ticket's dev accuracy if it has one."""
         from lottery_tf.runs.find import find
 
@@ -80,6 +88,8 @@ class FindTrial:
             *(out / self.folder, self.experiment, self.finding),
             tensorboard=tensorboard,
             allow_code=allow_code,
+            checkpoint_settings=checkpoint_settings,
+            on_nan=on_nan,
         )
         return rows[-1].get("dev_accuracy")
 
@@ -179,7 +189,14 @@ class RetrainTrial:
             retrain_run(out / self.folder, ticket, recipe, experiment, reinit).check()
         return True
 
-    def run(self, out: Path, tensorboard: bool = False, allow_code: bool = False) -> float | None:
+    def run(
+        self,
+        out: Path,
+        tensorboard: bool = False,
+        allow_code: bool = False,
+        checkpoint_settings: CheckpointSettings | None = None,
+        on_nan: str = "stop",
+    ) -> float | None:
         """Runs it, or goes on with it; returns the dev accuracy of the finished model if there are
         dev images."""
         from lottery_tf.runs.retrain import retrain_ticket
@@ -189,6 +206,7 @@ class RetrainTrial:
             tensorboard=tensorboard,
             test=self.test,
             allow_code=allow_code,
+            checkpoint_settings=checkpoint_settings,
         )
         return result.get("dev_accuracy")
 

@@ -2,44 +2,28 @@
 
 import dataclasses
 import functools
-import json
-import time
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from lottery_tf.common.devices import check_same, from_chief
+from lottery_tf.common.devices import check_same
 from lottery_tf.common.errors import UsageError
-from lottery_tf.common.files import whole_folder, write_json
 from lottery_tf.common.log import log
-from lottery_tf.common.ownership import Kind, has_arrays, has_keys
 from lottery_tf.data import Dataset
 from lottery_tf.graph.compat import Callback, keras
 from lottery_tf.graph.layers import assign, trainable_names, values
 from lottery_tf.inspecting.signal import sentence_of, signal
 from lottery_tf.losses.from_keras import default_loss
-from lottery_tf.masks.masks import read_arrays
 from lottery_tf.tickets.ticket import Ticket
+from lottery_tf.training.checkpoints import Checkpoints, State
 from lottery_tf.training.optimizers import make_optimizer
 from lottery_tf.training.settings import TrainingSettings
 from lottery_tf.training.trainer import Trainer, evaluate, in_training, make_trainer
+from lottery_tf.training.trouble import check_finite
 from lottery_tf.tweaks.distillation import Distillation
 from lottery_tf.tweaks.recipe import Recipe
-
-CHECKPOINT = Kind(
-    "a checkpoint",
-    {
-        "state.json": has_keys("rows", "best", "seconds"),
-        "weights.npz": has_arrays("*/*"),
-        "best.npz": has_arrays("*/*"),
-        # arr_ in a release without names
-        "optimizer.npz": has_arrays("first_step", "_*", "arr_*"),
-    },
-    marker="state.json",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +48,7 @@ def retrain(
     recipe: Recipe,
     data: Dataset,
     training: TrainingSettings,
-    checkpoint: Path | None = None,
+    checkpoints: Checkpoints | None = None,
     on_epoch: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
     on_prepared: Callable[[], None] = lambda: None,
     test: bool = True,
@@ -76,15 +60,18 @@ def retrain(
       recipe: the tweaks.
       data: training, dev and test examples.
       training: the same as in finding, for a fair comparison.
-      checkpoint: a folder to resume from and to save to, at the end of an epoch and at most
-        every half minute. Default: none is kept.
+      checkpoints: where an interrupted training goes on. Default: none are kept.
       on_epoch: called after each epoch with the rows of all epochs so far.
       on_prepared: called when the recipe is on the model, before the training.
       test: measure on the test images too.
+
+    Raises:
+      Diverged: if weights become NaN or infinite.
     """
-    start = time.perf_counter()
+    checkpoints = checkpoints or Checkpoints()
+    checkpoints.begin()
     described = {"recipe": recipe.name, "tweaks": recipe.describe()}
-    resumed = checkpoint if checkpoint and (checkpoint / "state.json").exists() else None
+    resumed = checkpoints.facts()
     if resumed is not None:
         # What is in the weights for good is in those of the checkpoint: no need to search again.
         recipe = Recipe([each for each in recipe.tweaks if not each.permanent])
@@ -108,11 +95,18 @@ def retrain(
     last_step = training.steps(steps_per_epoch)
     trainer.reset(first_step)
     dev = data.batches("dev") if len(data.dev) else None
-    watch = _Watch(trainer, recipe, start, checkpoint, on_epoch, dev is not None)
+    watch = _Watch(trainer, recipe, checkpoints, on_epoch, dev is not None)
     if resumed is not None:
-        watch.restore(resumed)
-    callbacks = [*recipe.callbacks(last_step - first_step), watch]
-    trainer.fit(last_step, callbacks, dev, training.validation_freq)
+        watch.restore(resumed, data.batches("train").take(1))
+    checkpoints.fit(
+        *(trainer, last_step, watch.state),
+        [*recipe.callbacks(last_step - first_step), watch],
+        begun=first_step,
+        validation_data=dev,
+        validation_freq=training.validation_freq,
+        which=f"by {recipe.name}",
+    )
+    check_finite(values(trainer.model).values(), f"by {recipe.name}")
 
     finished = compiled_for_evaluation(recipe.finish(trainer.model))
     check_same("trained weights", values(finished).values())
@@ -130,7 +124,7 @@ def retrain(
         **(measured_on_test(finished, best, data) if test else {}),
         "epochs": len(watch.rows),
         "seed": training.seed,
-        "seconds": time.perf_counter() - start + watch.seconds_before,
+        "seconds": checkpoints.seconds,
     }
     return Retrained(finished, result, watch.rows, best)
 
@@ -197,31 +191,25 @@ def nonzero_parameters(model: keras.Model) -> int:
 
 
 class _Watch(Callback):
-    """Keeps the rows of the epochs and the weights that were best on dev, and checkpoints them.
+    """Keeps the rows of the epochs and the weights that were best on dev.
 
     While a tweak has an effect, what is measured is not the finished model, and cannot be best.
     """
-
-    seconds_between_checkpoints = 30
 
     def __init__(
         self,
         trainer: Trainer,
         recipe: Recipe,
-        start: float,
-        checkpoint: Path | None,
+        checkpoints: Checkpoints,
         on_epoch: Callable[[list[dict[str, Any]]], None],
         has_dev: bool,
     ):
         super().__init__()
         self.trainer, self.recipe = trainer, recipe
         self.learned = recipe.learned(trainer.model)
-        self.start, self.checkpoint = start, checkpoint
-        self.on_epoch, self.has_dev = on_epoch, has_dev
+        self.checkpoints, self.on_epoch, self.has_dev = checkpoints, on_epoch, has_dev
         self.rows: list[dict[str, Any]] = []
         self.best_accuracy, self.best_values = -1.0, values(trainer.model)
-        self.seconds_before = 0.0
-        self.saved = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         named = {key.replace("val_", "dev_"): float(value) for key, value in logs.items()}
@@ -231,7 +219,7 @@ class _Watch(Callback):
                 "step": self.trainer.step,
                 **named,
                 "learning_rate": float(self.trainer.learning_rate),
-                "seconds": round(self._seconds(), 3),
+                "seconds": round(self.checkpoints.seconds, 3),
             }
         )
         # Without a dev split the last epoch counts; with one, no epoch that did not look at it.
@@ -240,48 +228,16 @@ class _Watch(Callback):
             self.best_accuracy = accuracy
             self.best_values = values(self.trainer.model)
         self.on_epoch(self.rows)
-        due = time.perf_counter() - self.saved > self.seconds_between_checkpoints
-        if self.checkpoint is not None and from_chief(np.array(due)):
-            self.save(self.checkpoint)
-            self.saved = time.perf_counter()
 
-    def save(self, path: Path) -> None:
-        with whole_folder(path, CHECKPOINT) as folder:
-            # Of Any, or mypy takes one for allow_pickle.
-            arrays: dict[str, dict[str, Any]] = {
-                "weights.npz": values(self.trainer.model),
-                "best.npz": self.best_values,
-                "optimizer.npz": self.trainer.optimizer_state(),
-            }
-            for name, each in arrays.items():
-                np.savez(folder / name, **each)
-            state = {"rows": self.rows, "best": self.best_accuracy, "seconds": self._seconds()}
-            write_json(folder / "state.json", {**state, "learned": self.learned})
+    def state(self) -> State:
+        """What a checkpoint has of it."""
+        facts = {"rows": self.rows, "best": self.best_accuracy, "learned": self.learned}
+        return State(facts, {"best": self.best_values})
 
-    def restore(self, path: Path) -> None:
-        state = json.loads((path / "state.json").read_text())
-        self.rows, self.best_accuracy = state["rows"], state["best"]
-        self.seconds_before = state["seconds"]
-        self.learned = state.get("learned", {})  # older releases kept nothing
-        self.best_values = read_arrays(path / "best.npz")
-        assign(self.trainer.model, read_arrays(path / "weights.npz"))
-        saved = read_arrays(path / "optimizer.npz")
-        self.trainer.set_optimizer_state(
-            _of_older_release(saved, self.trainer) if "arr_0" in saved else saved
-        )
-
-    def _seconds(self) -> float:
-        return time.perf_counter() - self.start + self.seconds_before
-
-
-def _of_older_release(saved: Mapping[str, np.ndarray], trainer: Trainer) -> dict[str, np.ndarray]:
-    """The optimizer's state from a checkpoint that has no names, and a count of steps from 0.
-
-    ``trainer`` stands at the rewind step, where the training began.
-    """
-    state = trainer.optimizer_state()
-    # In the order of optimizer.variables, whose first is the count, and of what scales the loss.
-    names = [name for name in state if "_variables/" in name or "_loss_scale/" in name]
-    state |= dict(zip(names, saved.values(), strict=True))
-    state[names[0]] = state[names[0]] - trainer.step
-    return state
+    def restore(self, facts: Mapping[str, Any], batch: tf.data.Dataset) -> None:
+        """Goes on from the checkpoint that is there, ``facts`` of which are read."""
+        self.rows, self.best_accuracy = facts["rows"], facts["best"]
+        self.learned = facts.get("learned", {})  # older releases kept nothing
+        self.best_values = self.checkpoints.arrays("best")
+        self.checkpoints.begin(facts["seconds"] + self.checkpoints.seconds)
+        self.checkpoints.restore(self.trainer, batch)

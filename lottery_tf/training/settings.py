@@ -4,9 +4,23 @@ import dataclasses
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.settings import check_choices, setting
-from lottery_tf.common.steps import check_steps, parse_steps
+from lottery_tf.common.steps import check_often, check_steps, parse_steps
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointSettings:
+    """What an interruption costs; no part of what a run is."""
+
+    checkpoint_every: str = setting(
+        "1min",
+        "how often a training is saved, to go on from there: minutes (5min), steps (500it) or "
+        "epochs (2ep); SIGTERM and Ctrl-C save it too, and end it",
+    )
+
+    def __post_init__(self) -> None:
+        check_often(self.checkpoint_every, "checkpoint_every")
 
 
 @dataclasses.dataclass(frozen=True)

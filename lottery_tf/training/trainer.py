@@ -2,7 +2,7 @@
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from textwrap import shorten
 from typing import Any
 
@@ -32,6 +32,7 @@ from lottery_tf.losses.objective import of_outputs
 from lottery_tf.tickets.ticket import Ticket
 from lottery_tf.training.batch_norm import SharedStatistics
 from lottery_tf.training.precision import Precision
+from lottery_tf.training.trouble import Guard
 from lottery_tf.training.xla_loop import steps_in_one_loop
 from lottery_tf.training.xla_support import without_kernel
 from lottery_tf.tweaks.recipe import Recipe
@@ -83,7 +84,7 @@ class Trainer:
         metrics: Any = ("accuracy",),
         loss_weights: Any = None,
     ):
-        self.loss_weights = loss_weights
+        self.loss_weights, self.position = loss_weights, 0
         self.model, self.stream, self.steps_per_epoch = model, stream, steps_per_epoch
         check_of_its_keras(model, optimizer=optimizer, loss=loss, metrics=metrics)
         by_tensorflow = on_tensorflow(model)
@@ -149,10 +150,15 @@ class Trainer:
         if not on_tensorflow(self.model):
             self.model.train_function = None  # JAX has compiled the former k into it
         optimizers.begin_anew(self.model.optimizer, self.model, self._new_optimizer)
+        self.position = step
 
     @property
     def step(self) -> int:
-        """The step at which training stands: that of the last ``reset`` and those since then."""
+        """The step at which training stands: that of the last ``reset`` and those since then.
+
+        It lags behind ``position``, the number of the next batch, where the loss is scaled: batches
+        on which it overflows are no steps.
+        """
         return int(self._first.numpy()) + steps_counted(self.model.optimizer)
 
     @property
@@ -170,20 +176,32 @@ class Trainer:
         validation_data: tf.data.Dataset | None = None,
         validation_freq: int = 1,
         last: bool = True,
+        begun: int | None = None,
+        which: str = "",
     ) -> None:
         """Trains from the present step to step ``stop``.
 
-        Epochs are counted from the present step; the last one is shorter where the rest of the
-        steps does not fill it. ``validation_data`` are looked at in the last epoch and, going back
+        Epochs are counted from ``begun``; the last one is shorter where the rest of the steps does
+        not fill it. ``validation_data`` are looked at in the last epoch and, going back
         from it, in every ``validation_freq``-th, so that a resumed training looks where it would
         have looked. An optimizer that averages the weights (``use_ema``) puts the averages in their
         place at the end; with ``last=False``, where the training is to go on, it does not yet.
 
+        Args:
+          stop: where the training ends.
+          callbacks, validation_data, validation_freq: as Keras' ``fit`` takes them.
+          last: whether nothing follows.
+          begun: the step at which a training began of which this is the rest; default: none, it
+            begins here.
+          which: the training, in messages: "of round 3".
+
         Raises:
           UsageError: for labels that are no classes of the model.
+          Diverged: if weights are NaN or infinite at the end of an epoch.
         """
-        epochs, rest = divmod(stop - self.step, self.steps_per_epoch)
-        parts = [part for part in ((epochs, self.steps_per_epoch), (1, rest)) if all(part)]
+        begun = self.position if begun is None else begun
+        guard = Guard(which, (self.position - begun) // self.steps_per_epoch)
+        parts = _parts(begun, self.position, stop, self.steps_per_epoch)
         total = sum(count for count, _ in parts)
         for count, steps in parts:
             total -= count  # epochs that come after this part
@@ -193,7 +211,7 @@ class Trainer:
             averages = contextlib.nullcontext() if put_in else without_averages(optimizer)
             end = self.step + count * steps
             with averages, step_checks(), self._told_of_an_end(end):
-                stream = self.stream(self.step)
+                stream = self.stream(self.position)
                 if is_keras3(self.model):  # its executions are of as many steps as there is data
                     stream = stream.take(count * steps)
                 self._by_xla_or_not(
@@ -201,12 +219,13 @@ class Trainer:
                     stream,
                     epochs=count,
                     steps_per_epoch=steps,
-                    callbacks=list(callbacks),
+                    callbacks=[*callbacks, guard],
                     validation_data=validation_data if looks else None,
                     validation_freq=looks or 1,
                     shuffle=False,  # what is in the stream is
                     verbose=0,
                 )
+            self.position += count * steps
         if last and not parts:
             self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
 
@@ -332,6 +351,19 @@ def _for_each_output(model: keras.Model, metrics: Any) -> Any:
     return dict(zip(names, each, strict=True)) if by_key else each
 
 
+def _parts(begun: int, now: int, stop: int, steps_per_epoch: int) -> list[tuple[int, int]]:
+    """What is left of a training, as numbers of epochs and the steps of each: the rest of one that
+    was cut, whole ones, a shorter last one.
+
+    >>> _parts(begun=5, now=12, stop=40, steps_per_epoch=10)
+    [(1, 3), (2, 10), (1, 5)]
+    """
+    left = max(stop - now, 0)
+    cut = min(-(now - begun) % steps_per_epoch, left)
+    epochs, rest = divmod(left - cut, steps_per_epoch)
+    return [part for part in ((1, cut), (epochs, steps_per_epoch), (1, rest)) if all(part)]
+
+
 def _steps_that_fit(model: keras.Model, steps_per_execution: int, steps_per_epoch: int) -> int:
     """How many steps an execution may have for an epoch to end where it should.
 
@@ -363,15 +395,6 @@ def evaluate(model: keras.Model, data: tf.data.Dataset) -> dict[str, float]:
     with step_checks():
         results = model.evaluate(data, verbose=0, return_dict=True)
     return {name: float(np.asarray(value)) for name, value in results.items()}
-
-
-def check_finite(weights: Iterable[np.ndarray], which: str) -> None:
-    """Raises RuntimeError if the training, ``which`` it was, has made weights NaN or infinite."""
-    if not all(np.isfinite(weight).all() for weight in weights):
-        raise RuntimeError(
-            f"The training {which} diverged: weights are NaN or infinite. A lower learning rate or "
-            "a warm-up may help."
-        )
 
 
 def _has_no_convolution(model: keras.Model) -> bool:

@@ -9,7 +9,7 @@ from filelock import FileLock
 
 from lottery_tf.cli.main import main
 from lottery_tf.runs import retrain as stage
-from lottery_tf.training import retraining
+from lottery_tf.training import checkpoints
 
 TINY = (
     "--train_for=2ep",
@@ -61,12 +61,18 @@ def retrained(shared_run, found):
 
 
 @pytest.fixture
-def broken_off(monkeypatch):
+def each_epoch(monkeypatch):
+    """Until the test ends a checkpoint is made after each epoch, whatever the flags say."""
+    monkeypatch.setattr(checkpoints, "parse_minutes", lambda text: None)
+    monkeypatch.setattr(checkpoints, "parse_steps", lambda text, steps_per_epoch: steps_per_epoch)
+
+
+@pytest.fixture
+def broken_off(each_epoch, monkeypatch):
     """(epochs, error) → a block in which a retraining ends by ``error`` when so many are written.
 
-    Until the test ends a checkpoint is made after each epoch.
+    Its checkpoint is that of the epoch before.
     """
-    monkeypatch.setattr(retraining._Watch, "seconds_between_checkpoints", 0)
 
     @contextlib.contextmanager
     def breaking(epochs, error=KeyboardInterrupt):

@@ -14,7 +14,7 @@ from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import read_json_lines, sha256
 from lottery_tf.data import digits
 from lottery_tf.exporting import write_exports
-from lottery_tf.finding import find as finding
+from lottery_tf.finding import rounds as finding
 from lottery_tf.graph.compat import keras
 from lottery_tf.runs import find as stage
 from lottery_tf.runs.folder import Run, load_saved_model

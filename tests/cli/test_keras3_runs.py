@@ -10,6 +10,7 @@ from conftest import TINY
 import lottery_tf as lt
 from lottery_tf.cli.main import main
 from lottery_tf.runs.folder import load_saved_model
+from lottery_tf.training.checkpoints import Checkpoints
 
 pytestmark = pytest.mark.e2e
 ROUNDS = ("--rounds=2", "--rewind_to=5it")
@@ -50,20 +51,17 @@ def test_a_ticket_is_retrained_exported_and_measured(found, tmp_path, capsys):
         assert f"accuracy {100 * result['test_accuracy']:.2f} %" in capsys.readouterr().out
 
 
-def test_a_run_killed_goes_on_to_the_same_end(found, tmp_path, monkeypatch):
-    from lottery_tf.training import retraining
-
-    monkeypatch.setattr(retraining._Watch, "seconds_between_checkpoints", 0)
-    ticket, save = found / "tickets" / "round_01", retraining._Watch.save
+def test_a_run_killed_goes_on_to_the_same_end(found, tmp_path, monkeypatch, each_epoch):
+    ticket, save = found / "tickets" / "round_01", Checkpoints.save
     words = ["retrain", f"--ticket={ticket}", "--recipe=tost"]
 
-    def killed(watch, path):
-        save(watch, path)
+    def killed(*args):
+        save(*args)
         raise KeyboardInterrupt
 
     assert main([*words, f"--out={tmp_path / 'whole'}"]) == 0
     with monkeypatch.context() as patch:
-        patch.setattr(retraining._Watch, "save", killed)
+        patch.setattr(Checkpoints, "save", killed)
         assert main([*words, f"--out={tmp_path / 'killed'}"]) != 0
     assert main([*words, f"--out={tmp_path / 'killed'}"]) == 0
     one, other = (load_saved_model(tmp_path / each / "model") for each in ("whole", "killed"))

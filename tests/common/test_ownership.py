@@ -39,7 +39,7 @@ from lottery_tf.runs.retrain import retrain_run, retrain_ticket
 from lottery_tf.runs.settings import Experiment
 from lottery_tf.runs.tensorboard import Board
 from lottery_tf.sweeping.trials import FindTrial
-from lottery_tf.training.retraining import CHECKPOINT
+from lottery_tf.training.checkpoints import CHECKPOINT
 from lottery_tf.training.settings import TrainingSettings
 from lottery_tf.tweaks.recipe import Recipe
 

@@ -9,8 +9,8 @@ from networks import KERASES, assert_same, both_kerases, values
 
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
-from lottery_tf.finding import find as finding
-from lottery_tf.finding.find import next_masks
+from lottery_tf.finding import rounds as finding
+from lottery_tf.finding.rounds import next_masks
 from lottery_tf.finding.settings import FindingSettings
 from lottery_tf.graph.compat import keras, keras_of
 from lottery_tf.graph.keras3 import keras as keras3

@@ -19,7 +19,7 @@ from networks import (
 
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
-from lottery_tf.finding.find import find
+from lottery_tf.finding.rounds import find
 from lottery_tf.finding.settings import FindingSettings
 from lottery_tf.graph import optimizers
 from lottery_tf.graph.compat import keras, keras_of

@@ -200,6 +200,24 @@ def test_a_launcher_that_is_stopped_stops_its_workers(tmp_path, number):
     assert_none_left(tmp_path)
 
 
+SAVES = """
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+time.sleep(60)
+"""
+
+
+@pytest.mark.e2e
+def test_workers_that_have_saved_are_to_be_requeued(tmp_path):
+    words = words_of(tmp_path, SAVES)
+    with subprocess.Popen([PYTHON, str(LAUNCH / words[0]), *words[1:]]) as launcher:
+        while len(list(tmp_path.iterdir())) < 2:
+            time.sleep(0.05)
+        time.sleep(0.5)  # until they heed it
+        launcher.send_signal(signal.SIGTERM)
+        assert launcher.wait(30) == 75
+    assert_none_left(tmp_path)
+
+
 SAME = """
 import sys
 import numpy as np

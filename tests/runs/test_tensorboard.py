@@ -15,7 +15,7 @@ from lottery_tf.runs import tensorboard as boards
 from lottery_tf.runs.retrain import retrain_ticket
 from lottery_tf.runs.settings import BoardSettings
 from lottery_tf.runs.tensorboard import Board
-from lottery_tf.training import retraining
+from lottery_tf.training import checkpoints
 from lottery_tf.tweaks.recipe import Recipe
 
 
@@ -139,7 +139,7 @@ def test_a_run_that_was_broken_off_behind_its_last_epoch(runs, tmp_path, monkeyp
     ticket = runs / "find" / "tickets" / "round_01"
     again = ["retrain", f"--ticket={ticket}", *RECIPE, f"--out={tmp_path}"]
     with monkeypatch.context() as patch:
-        patch.setattr(retraining._Watch, "seconds_between_checkpoints", 0)
+        patch.setattr(checkpoints, "parse_minutes", lambda text: 0.0)
         patch.setattr(stage, "export", breaks_off)
         assert main(again) == 130
     assert main(again) == 0

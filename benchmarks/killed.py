@@ -1,0 +1,112 @@
+"""Kills a run of find and one of retrain at random moments until they end, and compares their bits.
+
+    python benchmarks/killed.py --moments=20 --out=benchmarks/results/killed.txt
+
+Each is begun with --deterministic, killed (SIGKILL, every fourth time SIGTERM) when it has run for
+a random time, begun again, and so on; the last time it is left alone. Masks, weights, metrics and
+results have to be those of a run that was left alone from the beginning.
+"""
+
+import argparse
+import json
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+COMMAND = [sys.executable, "-m", "lottery_tf"]
+DATA = ["--dataset=digits", "--batch_size=8", "--nojit_compile", "--steps_per_execution=20"]
+FIND = ["find", *DATA, "--model=resnet8", "--width=4", "--train_for=3ep", "--rewind_to=100it"]
+RETRAIN = ["retrain", "--recipe=tost,distillation", "--train_for=5ep"]
+SURE = ["--deterministic", "--checkpoint_every=0.05min"]
+
+
+def run(words: list[str], seconds: float | None = None, number: int = signal.SIGKILL) -> int:
+    """Runs a command, for so many seconds at most; returns its exit code."""
+    process = subprocess.Popen(
+        [*COMMAND, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(number)
+        return process.wait()
+
+
+def killed(words: list[str], moments: int, longest: float, rng: random.Random) -> list[int]:
+    """Kills a command so many times, then lets it end; returns the exit codes."""
+    codes = []
+    while len(codes) < moments and (not codes or codes[-1]):
+        number = signal.SIGTERM if len(codes) % 4 == 3 else signal.SIGKILL
+        # Sooner it has not begun to train.
+        codes.append(run(words, rng.uniform(0.5 * longest, longest), number))
+    if codes[-1]:
+        codes.append(run(words))
+    return codes
+
+
+def content(run: Path) -> dict[str, object]:
+    """What has to be the same: all numbers but times and the sums of SavedModels' files."""
+    found: dict[str, object] = {}
+    for file in sorted(run.rglob("*.npz")):
+        with np.load(file) as arrays:
+            for name in arrays:
+                found[f"{file.relative_to(run)}:{name}"] = arrays[name].tobytes()
+    for file in (run / "metrics.jsonl", run / "result.json"):
+        lines = file.read_text() if file.exists() else ""
+        rows = map(json.loads, lines.splitlines() if file.suffix == ".jsonl" else [lines or "{}"])
+        for number, row in enumerate(rows):
+            for name, value in row.items():
+                if name not in ("seconds", "ticket"):
+                    found[f"{file.name}:{number}:{name}"] = value
+    for file in sorted(run.rglob("variables.data*")):
+        found[str(file.relative_to(run))] = file.read_bytes()
+    return found
+
+
+def compare(name: str, words: list[str], folder: Path, moments: int, seed: int) -> list[str]:
+    whole, other = folder / f"{name}_whole", folder / f"{name}_killed"
+    begun = time.perf_counter()
+    assert run([*words, f"--out={whole}"]) == 0
+    alone = time.perf_counter() - begun
+    begun = time.perf_counter()
+    longest = 0.6 * alone
+    codes = killed([*words, f"--out={other}"], moments, longest, random.Random(seed))
+    mine, theirs = content(whole), content(other)
+    differing = [key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key)]
+    assert codes[-1] == 0, codes
+    return [
+        f"{name}: {' '.join(words)}",
+        f"  left alone {alone:.0f} s; killed {len(codes) - 1} times, after {0.5 * longest:.0f} to "
+        f"{longest:.0f} s each, {time.perf_counter() - begun:.0f} s in all; exit codes {codes}",
+        f"  {len(mine)} arrays and numbers compared: {len(differing)} differ {differing[:3] or ''}",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--moments", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        find = [*FIND, *SURE, "--rounds=3"]
+        said = [f"python benchmarks/killed.py --moments={given.moments} --seed={given.seed}"]
+        said += compare("find", find, folder, given.moments, given.seed)
+        ticket = folder / "find_whole" / "tickets" / "round_02"
+        retrain = [*RETRAIN, *SURE, f"--ticket={ticket}"]
+        said += compare("retrain", retrain, folder, given.moments, given.seed)
+        text = "\n".join(said).replace(str(folder), "FOLDER")
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.out.write_text(text + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

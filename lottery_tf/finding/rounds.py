@@ -1,0 +1,382 @@
+"""The rounds of finding tickets: iterative magnitude pruning with rewinding, or any other method.
+
+IMP: train to step T, prune the smallest of the surviving weights, rewind the rest to step k,
+repeat: Frankle & Carbin 2019 (arXiv 1803.03635) with k = 0; Frankle et al. 2020 (arXiv 1912.05671)
+with k > 0; learning-rate rewinding is Renda et al. 2020 (arXiv 2003.02389). The other methods have
+one round after the dense one, whose mask comes from the dense network that was trained (omp), from
+a training of its own (gmp), or from the weights at step k (those of ``scores``).
+
+A round is one training or several, its parts: to step k ("start"), what gmp prunes in ("masks") and
+what follows that ("after_masks"), and that of the ticket ("train"). A checkpoint says of which
+round and part it is.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+
+from lottery_tf.common.devices import check_same, from_chief
+from lottery_tf.common.log import log
+from lottery_tf.finding.gmp import Grown, prune_gradually, updates_of
+from lottery_tf.finding.one_shot import draw_masks, highest_without_collapse, warn_of_collapse
+from lottery_tf.finding.settings import FROM_TRAINED, FindingSettings
+from lottery_tf.graph.compat import Callback, keras
+from lottery_tf.graph.layers import assign, values
+from lottery_tf.masks.allocate import prune_fraction, prune_to
+from lottery_tf.masks.kernel_axes import structured
+from lottery_tf.masks.masks import Masks
+from lottery_tf.masks.structure import UNSTRUCTURED, Structure
+from lottery_tf.masks.wrapper import assign_masks, set_masks
+from lottery_tf.tickets.ticket import Ticket
+from lottery_tf.training.checkpoints import Checkpoints, State
+from lottery_tf.training.trainer import Trainer
+from lottery_tf.training.trouble import Diverged, check_finite
+
+
+@dataclasses.dataclass(frozen=True)
+class Round:
+    """A finished round: the ticket that was trained, and what came of it.
+
+    Attributes:
+      ticket: the ticket of this round.
+      trainer: holds the trained model, until the next round begins.
+      diverged: the epoch in which its training diverged, where that was skipped; else None.
+    """
+
+    ticket: Ticket
+    trainer: Trainer
+    diverged: int | None = None
+
+    @property
+    def number(self) -> int:
+        """Rounds of pruning before this one; 0 is the dense network."""
+        return self.ticket.info["round"]
+
+
+def find(
+    ticket: Ticket,
+    trainer: Trainer,
+    settings: FindingSettings,
+    last_step: int,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    on_ticket: Callable[[Ticket], None] = lambda ticket: None,
+    checkpoints: Checkpoints | None = None,
+    on_nan: str = "stop",
+) -> Iterator[Round]:
+    """Trains a ticket, prunes, rewinds, and so on to the last round.
+
+    Args:
+      ticket: the initial weights under masks that keep all that is prunable; its ``info``, such as
+        ``method``, is handed on. Or, to go on, the ticket of a round, one that ``on_ticket`` had.
+      trainer: its model is of the ticket's architecture; what it holds is overwritten. At the
+        beginning it holds the initial weights, at step 0.
+      settings: what to prune and to rewind.
+      last_step: T, where the training of each round ends.
+      callbacks: for the training of every round.
+      on_ticket: called with the ticket of each round as soon as there is one: that of round 0,
+        the network after k steps, before it is trained on, and every next one before the round is
+        yielded; after the last round that to go on from with more ``rounds``, if there can be one.
+      checkpoints: where a round that was interrupted goes on; the clock starts anew with each
+        round. Default: none are kept.
+      on_nan: of a round that diverges: "stop", or with "skip_round" it ends with the weights of the
+        last epoch that had a finite loss. The last round of all is told of and kept either way.
+
+    Yields:
+      the rounds.
+
+    Raises:
+      UsageError: if the rewind step or gmp's steps do not lie within the training, or the
+        structure does not fit the ticket's weights.
+      Diverged: if a round does, and is not skipped.
+    """
+    rewind_step = settings.rewind_step(trainer.steps_per_epoch, last_step)
+    structure = structured(trainer.model, ticket.masks, settings.structure)
+    if settings.method == "imp" and settings.rounds not in (None, settings.last_round):
+        log.info(
+            "%s ends by itself, after %d rounds of this size; rounds=%d is not used.",
+            *(structure.text, settings.last_round, settings.rounds),
+        )
+    # The checkpoint is looked at when the first round is asked for.
+    training = functools.partial(_Training, trainer, checkpoints or Checkpoints(), callbacks)
+    return _rounds(
+        *(ticket, training, settings, structure, rewind_step, last_step, on_ticket, on_nan)
+    )
+
+
+def _rounds(
+    ticket: Ticket,
+    begun: Callable[[], "_Training"],
+    settings: FindingSettings,
+    structure: Structure,
+    rewind_step: int,
+    last_step: int,
+    on_ticket: Callable[[Ticket], None],
+    on_nan: str,
+) -> Iterator[Round]:
+    training = begun()
+    trainer = training.trainer
+    if "round" not in ticket.info:
+        training.begin(0)
+        trainer.reset(0)
+        training.run("start", rewind_step, callbacks=[], last=False)
+        ticket = ticket.with_weights(values(trainer.model), rewind_step=rewind_step, round=0)
+        on_ticket(ticket)
+    while True:
+        number = ticket.info["round"]
+        training.begin(number)
+        last, masks = number >= settings.last_round, None
+        _start(trainer, ticket)
+        if not last and settings.method not in FROM_TRAINED:
+            masks, trained = _draw(ticket, training, settings, structure, last_step)
+            _start(trainer, ticket)
+        diverged = None
+        if settings.train_tickets:
+            drawn: dict[str, Mapping[str, np.ndarray]] = {} if masks is None else {"masks": masks}
+            if drawn and settings.rewind == "learning_rate":
+                drawn["trained"] = trained
+            diverged = _train(training, last_step, drawn, last, on_nan)
+        following = None
+        if masks is None and (not last or settings.extendable):
+            trained = values(trainer.model)
+            try:
+                check_finite([trained[name] for name in ticket.masks], f"of round {number}")
+            except Diverged as error:
+                if not last:
+                    raise
+                log.warning("%s No more rounds can follow it.", error)
+            else:
+                masks = next_masks(settings, ticket.masks, trained, number + 1, structure)
+                if not last:
+                    scores = {name: np.abs(trained[name]) for name in masks}
+                    safe = highest_without_collapse(
+                        scores, ticket.masks, masks, settings.scope, structure
+                    )
+                    warn_of_collapse(masks, safe, structure)
+        if masks is not None:
+            source = ticket if settings.rewind == "weights" else ticket.with_weights(trained)
+            # Of M:N the last masks alone are that.
+            whole = structure.sparsity is None or number + 1 == settings.last_round
+            told = structure.info if whole else {}
+            following = source.with_masks(masks, round=number + 1, **told)
+            arrays = (*masks.values(), *following.weights.values())
+            check_same(f"masks and weights of round {number + 1}", arrays)
+            on_ticket(following)
+        yield Round(ticket, trainer, diverged)
+        if last or following is None:
+            return
+        ticket = following
+
+
+def next_masks(
+    settings: FindingSettings,
+    masks: Masks,
+    trained: Mapping[str, np.ndarray],
+    number: int,
+    structure: Structure = UNSTRUCTURED,
+) -> Masks:
+    """The masks of round ``number``: the survivors of ``masks`` by trained magnitude.
+
+    ``structure`` is that of the settings, of these weights.
+    """
+    scores = {name: np.abs(trained[name]) for name in masks}
+    among = (settings.scope, structure, settings.min_kept)
+    if settings.target is not None and number == settings.last_round:
+        # A round's whole number of units can lie a little beyond the target.
+        target = max(settings.target, structure.units(masks).sparsity)
+        return prune_to(scores, masks, target, *among)
+    return prune_fraction(scores, masks, settings.prune_fraction, *among)
+
+
+def _start(trainer: Trainer, ticket: Ticket) -> None:
+    """The trainer's model as the ticket has it, at the rewind step."""
+    assign(trainer.model, ticket.weights)
+    assign_masks(trainer.model, ticket.masks)
+    trainer.reset(ticket.info["rewind_step"])
+
+
+class _Training:
+    """The trainings of a run of finding, of which one may have been interrupted.
+
+    Attributes:
+      trainer: trains.
+      checkpoints: of it.
+      callbacks: for each training.
+      round: the number of the present round.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        checkpoints: Checkpoints,
+        callbacks: Sequence[keras.callbacks.Callback],
+    ):
+        self.trainer, self.checkpoints, self.callbacks = trainer, checkpoints, callbacks
+        self._saved = checkpoints.facts() or {}
+        self.round = 0
+
+    def begin(self, number: int) -> None:
+        """A round begins, or goes on."""
+        self.round = number
+        before = self._saved["seconds"] if self._saved.get("round") == number else 0.0
+        self.checkpoints.begin(before)
+
+    def saved(self, part: str) -> dict[str, Any] | None:
+        """What the checkpoint says of a part of this round, if the run was interrupted there."""
+        here = (self._saved.get("round"), self._saved.get("part")) == (self.round, part)
+        return self._saved if here else None
+
+    def arrays(self, part: str, name: str) -> dict[str, np.ndarray] | None:
+        """Likewise what the checkpoint has by a name, if it has that."""
+        there = self.saved(part) and self.checkpoints.has(name)
+        return self.checkpoints.arrays(name) if there else None
+
+    def run(
+        self,
+        part: str,
+        stop: int,
+        arrays: Callable[[], Mapping[str, Mapping[str, np.ndarray]]] = dict,
+        facts: Mapping[str, Any] | None = None,
+        begun: int | None = None,
+        callbacks: Sequence[keras.callbacks.Callback] | None = None,
+        **options: Any,
+    ) -> None:
+        """Trains a part of this round, or what is left of it.
+
+        Args:
+          part: of the round.
+          stop: the step at which it ends; it begins where the trainer stands.
+          arrays, facts: what a checkpoint has besides.
+          begun: the step at which it has begun, where the trainer stands behind it.
+          callbacks: default: those of each training.
+          **options: of ``Trainer.fit``.
+        """
+        begun = self.trainer.position if begun is None else begun
+        if self.saved(part):
+            self.checkpoints.restore(self.trainer)
+            self._saved = {}
+        said = {"round": self.round, "part": part, **(facts or {})}
+        self.checkpoints.fit(
+            *(self.trainer, stop, lambda: State(said, arrays())),
+            *(self.callbacks if callbacks is None else callbacks, begun),
+            **{"which": f"of round {self.round}", **options},
+        )
+
+
+def _train(
+    training: _Training,
+    last_step: int,
+    drawn: Mapping[str, Mapping[str, np.ndarray]],
+    last: bool,
+    on_nan: str,
+) -> int | None:
+    """Trains the ticket of the present round.
+
+    Args:
+      training: whose trainer stands at its rewind step.
+      last_step: where it ends.
+      drawn: what is known of the next masks, and is not to be drawn again.
+      last: whether no round follows.
+      on_nan: as in ``find``.
+
+    Returns:
+      The epoch in which it diverged, if that is skipped.
+    """
+    trainer = training.trainer
+    finite = _LastFinite(trainer, training.arrays("train", "finite"))
+    skips = on_nan == "skip_round"
+
+    def arrays() -> dict[str, Mapping[str, np.ndarray]]:
+        return {**drawn, **({"finite": finite.weights} if finite.weights else {})}
+
+    if drawn and not training.saved("train"):
+        # The next masks may have cost a training.
+        here = {"round": training.round, "part": "train"}
+        training.checkpoints.save(trainer, State(here, arrays()))
+    try:
+        callbacks = [*training.callbacks, *([finite] if skips else [])]
+        training.run("train", last_step, arrays, callbacks=callbacks)
+    except Diverged as error:
+        if skips and finite.weights:
+            assign(trainer.model, finite.weights)
+            log.warning(
+                "%s Round %d ends with its weights of epoch %d.",
+                *(error, training.round, error.epoch - 1),
+            )
+            return error.epoch
+        if not last:
+            raise
+        log.warning("%s", error)
+    return None
+
+
+class _LastFinite(Callback):
+    """Keeps the weights of the last epoch that had a finite loss."""
+
+    def __init__(self, trainer: Trainer, weights: dict[str, np.ndarray] | None):
+        super().__init__()
+        self.trainer, self.weights = trainer, weights
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if math.isfinite(float((logs or {}).get("loss", 0.0))):
+            self.weights = values(self.trainer.model)
+
+
+def _draw(
+    ticket: Ticket,
+    training: _Training,
+    settings: FindingSettings,
+    structure: Structure,
+    last_step: int,
+) -> tuple[Masks, dict[str, np.ndarray]]:
+    """The masks of a method that does not rank the ticket's trained weights, and the weights that
+    they were found on."""
+    trainer, rewind_step = training.trainer, ticket.info["rewind_step"]
+    if (drawn := training.arrays("train", "masks")) is not None:
+        return Masks(drawn), training.arrays("train", "trained") or {}
+    if settings.method == "gmp":
+        updates = updates_of(settings, trainer.steps_per_epoch, rewind_step, last_step)
+        if (drawn := training.arrays("after_masks", "masks")) is not None:
+            masks = Masks(drawn)
+            set_masks(trainer.model, masks)
+        else:
+            masks = prune_gradually(
+                *(trainer, ticket.masks, updates, settings.scope, settings.regrow),
+                structure=structure,
+                min_kept=settings.min_kept,
+                fit=functools.partial(training.run, "masks", last=False),
+                resumed=_grown(training),
+            )
+        if settings.rewind == "learning_rate":
+            arrays = {"masks": masks}
+            training.run("after_masks", last_step, lambda: arrays, begun=updates[-1][0])
+        return masks, values(trainer.model)
+    masks = draw_masks(
+        trainer.model,
+        ticket.masks,
+        settings.method,
+        cast(float, settings.target),  # its settings have one
+        trainer.stream(rewind_step),
+        trainer.model.loss or None,  # of tf_keras it is {}
+        settings.scope,
+        settings.score_rounds,
+        settings.score_batches,
+        ticket.info.get("seed", 0),
+        structure=structure,
+        min_kept=settings.min_kept,
+        loss_weights=trainer.loss_weights,
+    )
+    # Sums on several machines need not agree in the last bit, nor then what ranks them.
+    masks = Masks({name: from_chief(mask) for name, mask in masks.items()})
+    return masks, values(trainer.model)
+
+
+def _grown(training: _Training) -> Grown | None:
+    """How far gmp's masks had grown when the run was interrupted."""
+    if (facts := training.saved("masks")) is None:
+        return None
+    masks, held = (training.checkpoints.arrays(name) for name in ("masks", "held"))
+    return Grown(facts["updates"], facts["begun"], Masks(masks), held, facts["told"])

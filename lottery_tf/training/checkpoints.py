@@ -1,0 +1,259 @@
+"""Checkpoints: what an interrupted training goes on from, at any step, to the same bits.
+
+A checkpoint has the variables, what the optimizer remembers, and of an epoch that it cuts what the
+metrics have counted; what else its training needs, the training adds. Batch t is known by t alone
+(``Dataset.stream``), so that no reader's state is in it.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from lottery_tf.common.devices import from_chief, of_any
+from lottery_tf.common.files import read_json, whole_folder, write_json
+from lottery_tf.common.interruption import asked, held_back, raise_asked
+from lottery_tf.common.log import log
+from lottery_tf.common.ownership import Kind, has_arrays, has_keys, remove_ours
+from lottery_tf.common.steps import parse_minutes, parse_steps
+from lottery_tf.graph.compat import Callback, keras
+from lottery_tf.graph.layers import assign, values
+from lottery_tf.masks.masks import read_arrays
+from lottery_tf.training.settings import CheckpointSettings
+from lottery_tf.training.trainer import Trainer
+from lottery_tf.training.trouble import are_finite
+
+_STATE = "state.json"
+CHECKPOINT = Kind(
+    "a checkpoint",
+    {
+        _STATE: has_keys("seconds"),
+        # arr_ in a release without names
+        "optimizer.npz": has_arrays("first_step", "_*", "arr_*"),
+        "metrics.npz": has_arrays("arr_*"),
+        # Of variables: the weights, the best on dev, masks of gradual pruning, …
+        "*.npz": has_arrays("*/*"),
+    },
+    marker=_STATE,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """What a training adds to its checkpoints.
+
+    Attributes:
+      facts: of it, as JSON knows them.
+      arrays: the name of a file → its arrays, by the names of the variables that they are of.
+    """
+
+    facts: Mapping[str, Any]
+    arrays: Mapping[str, Mapping[str, np.ndarray]] = dataclasses.field(default_factory=dict)
+
+
+class Checkpoints:
+    """The checkpoint of one run, each in the place of the one before.
+
+    Args:
+      folder: where it is; None: none is kept.
+      settings: how often one is made.
+
+    Attributes:
+      seconds: that the training has taken, those before an interruption too.
+    """
+
+    def __init__(self, folder: Path | None = None, settings: CheckpointSettings | None = None):
+        self.folder, self.every = folder, (settings or CheckpointSettings()).checkpoint_every
+        self._metrics: list[np.ndarray] = []
+        self.begin()
+
+    def begin(self, seconds: float = 0.0) -> None:
+        """The clock starts, as if ``seconds`` had passed."""
+        self._start = time.perf_counter() - seconds
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._start
+
+    def facts(self) -> dict[str, Any] | None:
+        """What ``State.facts`` had in the checkpoint that is there, with the ``seconds`` that it
+        was made after; None where there is no checkpoint."""
+        if self.folder is None or not (self.folder / _STATE).is_file():
+            return None
+        return read_json(self.folder / _STATE)
+
+    def has(self, name: str) -> bool:
+        """Whether the checkpoint that is there has arrays by that name."""
+        return (self._folder / f"{name}.npz").is_file()
+
+    def arrays(self, name: str) -> dict[str, np.ndarray]:
+        """What ``State.arrays`` had by ``name`` in the checkpoint that is there."""
+        return read_arrays(self._folder / f"{name}.npz")
+
+    def restore(self, trainer: Trainer, batch: tf.data.Dataset | None = None) -> None:
+        """Puts the checkpoint that is there into a trainer, which stands where the training began.
+
+        Args:
+          trainer: of the same model and optimizer.
+          batch: a few examples, labelled; with them the metrics of an epoch that was cut go on.
+        """
+        folder = self._folder
+        assign(trainer.model, read_arrays(folder / "weights.npz"))
+        saved = read_arrays(folder / "optimizer.npz")
+        trainer.set_optimizer_state(
+            _of_older_release(saved, trainer) if "arr_0" in saved else saved
+        )
+        # Of an older release, whose checkpoints were made at the end of an epoch.
+        trainer.position = read_json(folder / _STATE).get("position", trainer.step)
+        if batch is not None and (folder / "metrics.npz").exists():
+            trainer.evaluate(batch)  # tf_keras makes the variables of metrics as it needs them
+            self._metrics = list(read_arrays(folder / "metrics.npz").values())
+
+    def fit(
+        self,
+        trainer: Trainer,
+        stop: int,
+        state: Callable[[], State],
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        begun: int | None = None,
+        **options: Any,
+    ) -> None:
+        """``trainer.fit``, with a checkpoint as often as the settings say, and one when a signal
+        asks to stop.
+
+        Args:
+          trainer, stop, callbacks: as there.
+          state: gives what goes into a checkpoint besides.
+          begun: the step at which the training began, of which this may be the rest; default: that
+            at which the trainer stands.
+          **options: the other arguments of ``Trainer.fit``.
+
+        Raises:
+          KeyboardInterrupt: when asked to stop.
+        """
+        if self.folder is None:
+            trainer.fit(stop, callbacks, begun=begun, **options)
+            return
+        saving = _Saving(self, trainer, state)
+        with held_back():
+            trainer.fit(stop, [*callbacks, saving], begun=begun, **options)
+
+    def save(
+        self,
+        trainer: Trainer,
+        state: State,
+        position: int | None = None,
+        metrics: Sequence[np.ndarray] = (),
+    ) -> None:
+        """Writes a checkpoint, whole or not at all; none of weights that have diverged, and none
+        without a folder.
+
+        Args:
+          trainer: whose training it is.
+          state: what the training adds.
+          position: the number of the next batch; default: the trainer's.
+          metrics: what they have counted, within an epoch.
+        """
+        if self.folder is None:
+            return
+        # Of Any, or mypy takes one for allow_pickle.
+        arrays: dict[str, dict[str, Any]] = {
+            "weights": values(trainer.model),
+            "optimizer": trainer.optimizer_state(),
+            **{name: dict(each) for name, each in state.arrays.items()},
+        }
+        if metrics:
+            arrays["metrics"] = {f"arr_{i}": each for i, each in enumerate(metrics)}
+        if not are_finite(arrays["weights"].values()):
+            return  # what is there stays
+        facts = {"position": trainer.position if position is None else position}
+        with whole_folder(self._folder, CHECKPOINT) as folder:
+            for name, each in arrays.items():
+                np.savez(folder / f"{name}.npz", **each)
+            write_json(folder / _STATE, {**state.facts, **facts, "seconds": self.seconds})
+
+    def remove(self) -> None:
+        """Removes the checkpoint, if there is one."""
+        if self.folder is not None:
+            remove_ours(self.folder, CHECKPOINT)
+
+    def restored_metrics(self) -> list[np.ndarray]:
+        """What the metrics had counted of the epoch that goes on now; once."""
+        found, self._metrics = self._metrics, []
+        return found
+
+    @property
+    def _folder(self) -> Path:
+        assert self.folder is not None
+        return self.folder
+
+
+class _Saving(Callback):
+    """Makes the checkpoints of a training, between two executions of its steps."""
+
+    def __init__(self, checkpoints: Checkpoints, trainer: Trainer, state: Callable[[], State]):
+        super().__init__()
+        self.checkpoints, self.trainer, self.state = checkpoints, trainer, state
+        self.minutes = parse_minutes(checkpoints.every)
+        self.steps = 0
+        if self.minutes is None:
+            self.steps = max(1, parse_steps(checkpoints.every, trainer.steps_per_epoch))
+        self.position = self.saved_position = trainer.position
+        self.saved_at = time.perf_counter()
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.epoch_begun = self.position
+        # Behind the reset of the metrics, with which an epoch begins.
+        if counted := self.checkpoints.restored_metrics():
+            variables = _variables_of_metrics(self.trainer.model)
+            for variable, value in zip(variables, counted, strict=True):
+                variable.assign(value)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        # Keras 3 counts the whole of an execution that an epoch's end cuts short.
+        done = min(batch + 1, self.params["steps"])
+        self.position = self.epoch_begun + done
+        if done < self.params["steps"]:
+            self._save_if_due(of_epoch=True)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        # Comes behind the other callbacks, which may count the epoch.
+        self._save_if_due(of_epoch=False)
+
+    def _save_if_due(self, of_epoch: bool) -> None:
+        """With ``of_epoch`` what the metrics have counted is saved too."""
+        stop = of_any(asked())
+        if self.minutes is None:
+            due = self.position - self.saved_position >= self.steps
+        else:
+            late = time.perf_counter() - self.saved_at >= 60 * self.minutes
+            due = bool(from_chief(np.array(late)))
+        if stop or due:
+            metrics = _variables_of_metrics(self.trainer.model) if of_epoch else []
+            counted = [np.array(each.numpy()) for each in metrics]
+            self.checkpoints.save(self.trainer, self.state(), self.position, counted)
+            self.saved_at, self.saved_position = time.perf_counter(), self.position
+        if stop:
+            log.warning("Asked to stop: saved at step %s.", f"{self.position:,}")
+            raise_asked(by_another=True)
+
+
+def _variables_of_metrics(model: keras.Model) -> list[tf.Variable]:
+    return [variable for metric in model.metrics for variable in metric.variables]
+
+
+def _of_older_release(saved: Mapping[str, np.ndarray], trainer: Trainer) -> dict[str, np.ndarray]:
+    """The optimizer's state from a checkpoint that has no names, and a count of steps from 0.
+
+    ``trainer`` stands at the rewind step, where the training began.
+    """
+    state = trainer.optimizer_state()
+    # In the order of optimizer.variables, whose first is the count, and of what scales the loss.
+    names = [name for name in state if "_variables/" in name or "_loss_scale/" in name]
+    state |= dict(zip(names, saved.values(), strict=True))
+    state[names[0]] = state[names[0]] - trainer.step
+    return state

@@ -1,0 +1,96 @@
+"""Trouble in a training, noticed while it runs: it diverges, or it does not learn."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from lottery_tf.common.errors import WorkFailed
+from lottery_tf.common.log import log
+from lottery_tf.graph.compat import Callback, keras
+from lottery_tf.graph.layers import values
+
+# By when a training should do better than guessing.
+EPOCHS_TO_LEARN = 3
+
+
+class Diverged(WorkFailed):
+    """A training has made weights NaN or infinite.
+
+    Attributes:
+      epoch: in which it did, from 1 on; 0: not known.
+    """
+
+    epoch = 0
+
+
+class Guard(Callback):
+    """Ends a training that has diverged, at the end of the epoch, and tells of one that guesses.
+
+    A loss that is not finite is no end by itself: where the loss is scaled, such steps are left
+    out. The line of guessing comes once, with a single output of two classes or more, where the
+    accuracy is measured.
+
+    Args:
+      which: the training, in messages: "of round 3".
+      epochs: of it that are behind already.
+
+    Raises:
+      Diverged: if weights are NaN or infinite at the end of an epoch.
+    """
+
+    def __init__(self, which: str = "", epochs: int = 0):
+        super().__init__()
+        self.which, self.epochs = which, epochs
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self.epochs += 1
+        logs = logs or {}
+        if not math.isfinite(float(logs.get("loss", 0.0))):
+            when = f" in epoch {self.epochs}: the loss is {float(logs['loss'])} and"
+            try:
+                check_finite(values(self.model).values(), self.which, when)
+            except Diverged as error:
+                error.epoch = self.epochs
+                raise
+        classes = _classes(self.model)
+        if self.epochs != EPOCHS_TO_LEARN or classes < 2 or "accuracy" not in logs:
+            return
+        if (accuracy := float(logs["accuracy"])) <= 1.1 / classes:
+            log.warning(
+                "%s: the training%s guesses: after %d epochs it has %.1f %% of its examples right, "
+                "of %d classes. Is the learning rate too high, or does no signal pass?",
+                *(self.model.name, _after_space(self.which), self.epochs, 100 * accuracy, classes),
+            )
+
+
+def check_finite(weights: Iterable[np.ndarray], which: str, when: str = ":") -> None:
+    """Raises Diverged if weights are NaN or infinite.
+
+    Args:
+      weights: as the training has made them.
+      which: the training, in the message: "of round 3".
+      when: what comes between that and "weights are NaN or infinite".
+    """
+    if not are_finite(weights):
+        raise Diverged(
+            f"The training{_after_space(which)} diverged{when} weights are NaN or infinite. A "
+            "lower learning rate or a warm-up may help."
+        )
+
+
+def are_finite(arrays: Iterable[np.ndarray]) -> bool:
+    """Whether all that are of floats are neither NaN nor infinite anywhere."""
+    floats = (array for array in arrays if array.dtype.kind == "f")
+    return all(bool(np.isfinite(array).all()) for array in floats)
+
+
+def _after_space(text: str) -> str:
+    return text and f" {text}"
+
+
+def _classes(model: keras.Model) -> int:
+    shape = model.output_shape
+    single = isinstance(shape, tuple) and len(shape) == 2
+    return shape[-1] if single and isinstance(shape[-1], int) else 0
