@@ -28,6 +28,7 @@ from lottery_tf.runs.settings import BoardSettings
 from lottery_tf.sweeping.attempt import Outcome, attempt, log_of
 from lottery_tf.sweeping.cluster import RayEngine
 from lottery_tf.sweeping.local import LocalEngine
+from lottery_tf.sweeping.moved import named_as_begun
 from lottery_tf.sweeping.scheduling import Progress, run_trials
 from lottery_tf.sweeping.trials import FindTrial, RetrainTrial, Trial
 from lottery_tf.training.settings import CheckpointSettings
@@ -64,6 +65,7 @@ def run(flags: Parsed) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"Expected --out to be a folder that can be written; {error}.") from None
+    trials = named_as_begun(trials, out)
     table = _Table()
     with _engine(settings) as engine, Live(table, console=console, refresh_per_second=1) as live:
 

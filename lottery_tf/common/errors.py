@@ -1,5 +1,8 @@
 """The errors that the command line tells in a sentence."""
 
+import contextlib
+from collections.abc import Iterator
+
 
 class UsageError(ValueError):
     """A mistake of the user's: one sentence of what was expected, what came and what to do.
@@ -16,3 +19,12 @@ class WorkFailed(RuntimeError):
 
     The command line exits with code 1.
     """
+
+
+@contextlib.contextmanager
+def mistakes_at(where: str) -> Iterator[None]:
+    """Puts before what a ``UsageError`` of the block says where it came up: ``snip, round 3``."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None

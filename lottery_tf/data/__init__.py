@@ -13,6 +13,7 @@ _WHERE = {
     "Dataset": "data.dataset",
     "Source": "data.source",
     "Split": "data.source",
+    "content_sha256": "data.loading",
     "load": "data.loading",
 }
 __all__ = list(_WHERE)

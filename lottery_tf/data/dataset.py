@@ -29,6 +29,7 @@ class Dataset:
       augment: whether ``stream`` crops and, where ``flip``, mirrors.
       data_seed: of the order of the batches and of the augmentation.
       batch_size: of ``stream``.
+      sha256: of all examples, before they were split; empty where they come from no source.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Dataset:
     data_seed: int
     batch_size: int
     flip: bool = True
+    sha256: str = ""
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

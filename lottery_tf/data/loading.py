@@ -1,5 +1,7 @@
 """``load`` reads a dataset into memory, splits it, and says how it is normalised."""
 
+import functools
+
 import numpy as np
 
 from lottery_tf.common.errors import UsageError
@@ -66,7 +68,18 @@ def load(settings: DataSettings, training: bool = True) -> Dataset:
         data_seed=settings.data_seed,
         batch_size=settings.batch_size,
         flip=settings.dataset not in NOT_FLIPPED,
+        sha256=source.sha256,
     )
+
+
+@functools.cache
+def content_sha256(dataset: str, data_dir: str | None) -> str:
+    """``Dataset.sha256`` of what lies in a folder, read once in a process.
+
+    Raises:
+      UsageError: the data are not where they should be.
+    """
+    return READERS[dataset](data_dir).sha256
 
 
 def _drawn(source: Source, rng: np.random.Generator) -> np.ndarray:

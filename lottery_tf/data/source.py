@@ -1,6 +1,7 @@
 """What a family of datasets reads: images in memory, with their labels."""
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -47,6 +48,22 @@ class Source(NamedTuple):
     def published_order(self) -> np.ndarray:
         """``order``, or 0 .. N - 1."""
         return np.arange(len(self.train)) if self.order is None else self.order
+
+    @property
+    def sha256(self) -> str:
+        """Of all that decides the splits and the batches, wherever it was read."""
+        digest = hashlib.sha256(str(self.num_classes).encode())
+        both = (self.train, self.test)
+        arrays = [array for split in both for array in (split.images, split.labels)]
+        for array in (*arrays, self.order, self.groups):
+            if array is None:
+                digest.update(b"none")
+                continue
+            # Of an order or of groups the numbers count, not how wide this machine has them.
+            array = array if array.dtype == np.uint8 else array.astype("<i8")
+            digest.update(f"{array.dtype.str}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
 
 
 def channel_moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -141,21 +141,20 @@ def write_exports(
 
     Returns:
       What is in ``export.json``, name of a format → its facts:
-      ``max_abs_difference`` between its outputs and the model's; ``test_accuracy``, None without
-      labels; ``bytes``, of a folder the sum over its files; ``bytes_gzip``, of a folder its
-      tar.gz; ``file``, its name in ``out``; ``tolerance``, the difference that was allowed;
-      ``max_abs_output``; ``images``, their number; ``inputs`` and ``outputs``, name → shape;
-      ``parameters`` and ``nonzero_parameters``, of all the model's variables; ``preprocessing``;
-      ``source``.
+      ``max_abs_difference`` between its outputs and the model's; ``test_accuracy`` and
+      ``near_ties``, how many classes are others than the model's, None without labels; ``bytes``,
+      of a folder the sum over its files; ``bytes_gzip``, of a folder its tar.gz; ``file``, its name
+      in ``out``; ``tolerance``, the difference that was allowed; ``max_abs_output``; ``images``,
+      their number; ``inputs`` and ``outputs``, name → shape; ``parameters`` and
+      ``nonzero_parameters``, of all the model's variables; ``preprocessing``; ``source``.
 
     Raises:
       UsageError: if ``out`` holds anything else, which is never deleted, a format is unknown, the
         model has no graph of layers or keeps states from batch to batch, or the images or labels do
         not fit it; and for a format that cannot hold the model: the others are written all the
         same, and it is named.
-      RuntimeError: if an export does not compute what ``model`` computes: max |Δ| > ``tolerance``,
-        or another accuracy. Nothing is
-        left at ``out`` then but what was there before.
+      RuntimeError: if an export does not compute what ``model`` computes: max |Δ| > ``tolerance``.
+        Nothing is left at ``out`` then but what was there before.
     """
     for name in formats:
         if name not in FORMATS:

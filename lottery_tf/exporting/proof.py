@@ -18,6 +18,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from lottery_tf.common.errors import UsageError
+from lottery_tf.common.log import log
 from lottery_tf.exporting.saved_model import signature_name
 from lottery_tf.exporting.settings import MAX_DIFFERENCE
 from lottery_tf.graph.compat import (
@@ -34,7 +35,10 @@ from lottery_tf.graph.ops import as_tensors
 
 # What ``compare`` returns where nothing was compared.
 NONE = dict.fromkeys(
-    ("max_abs_difference", "test_accuracy", "tolerance", "max_abs_output", "images")
+    (
+        *("max_abs_difference", "test_accuracy", "near_ties"),
+        *("tolerance", "max_abs_output", "images"),
+    )
 )
 
 BATCH = 256
@@ -184,7 +188,11 @@ def compare(
     labels: np.ndarray | None = None,
     tolerance: float = MAX_DIFFERENCE,
 ) -> dict[str, Any]:
-    """Raises unless ``got`` is ``expected``: max |Δ| ≤ ``tolerance``, and the accuracy the same.
+    """Raises unless ``got`` is ``expected``: max |Δ| ≤ ``tolerance``.
+
+    Then the class of an image is another one only where the model's own two largest outputs are
+    within 2·max |Δ| of each other. That is as true to the model as the tolerance says, and is
+    counted.
 
     Args:
       what: the format's name, for messages.
@@ -194,8 +202,9 @@ def compare(
       tolerance: the largest |Δ| that is allowed.
 
     Returns:
-      ``max_abs_difference``, ``tolerance``, ``max_abs_output``,
-      ``test_accuracy`` (None without labels) and ``images`` (N).
+      ``max_abs_difference``, ``tolerance``, ``max_abs_output``, ``test_accuracy`` of the artefact
+      and ``near_ties``, how many of the images have another class than the model gives them (both
+      None without labels), and ``images`` (N).
 
     Raises:
       RuntimeError: if they differ.
@@ -217,17 +226,21 @@ def compare(
             f"{largest:.3g}, where float32 itself steps by {np.spacing(np.float32(largest)):.1g}: "
             "if that is the reason, allow more with `tolerance`. Nothing was written."
         )
-    accuracy, first = None, next(iter(wide))
+    accuracy = near_ties = None
     if labels is not None:
-        accuracy, before = (float(np.mean(a[first].argmax(-1) == labels)) for a in (got, expected))
-        if accuracy != before:
-            raise RuntimeError(
-                f"{what} has a test accuracy of {accuracy:.6f}, the model of {before:.6f} "
-                f"(max |Δ| {difference:.3g}). Nothing was written."
+        first = next(iter(wide))
+        classes, before = (outputs[first].argmax(-1) for outputs in (got, expected))
+        accuracy, near_ties = float(np.mean(classes == labels)), int(np.sum(classes != before))
+        if near_ties:
+            log.info(
+                "%s: %d of %d images have another class than the model gives them; its two largest "
+                "outputs are there within %.1g of each other.",
+                *(what, near_ties, count, 2 * difference),
             )
     return {
         "max_abs_difference": difference,
         "test_accuracy": accuracy,
+        "near_ties": near_ties,
         "tolerance": tolerance,
         "max_abs_output": largest,
         "images": count,

@@ -7,6 +7,7 @@ from typing import Any, cast
 import numpy as np
 import tensorflow as tf
 
+from lottery_tf.common.errors import mistakes_at
 from lottery_tf.finding.one_shot import highest_without_collapse, warn_of_collapse
 from lottery_tf.finding.settings import FindingSettings
 from lottery_tf.graph.compat import keras
@@ -139,7 +140,8 @@ def prune_gradually(
         check_finite(held.values(), which)
         scores = {name: np.abs(value) for name, value in held.items()}
         before, rankable = masks, start if regrow else masks
-        masks = prune_to(scores, rankable, sparsity, scope, structure, min_kept)
+        with mistakes_at(f"gmp, step {step}"):
+            masks = prune_to(scores, rankable, sparsity, scope, structure, min_kept)
         if not told.issuperset(masks.collapsed):
             told.update(masks.collapsed)
             safe = highest_without_collapse(scores, rankable, masks, scope, structure)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from lottery_tf.common.errors import UsageError
+from lottery_tf.common.errors import UsageError, mistakes_at
 from lottery_tf.common.log import log, some
 from lottery_tf.common.settings import nearest, one_of
 from lottery_tf.finding.scores import METHODS, TRAINING, Method, Score
@@ -166,7 +166,9 @@ def draw_masks(
                 f"The scores of {method} are not finite for {some(odd)}: the weights or data are "
                 "not, or products of the weights leave the range of floating-point numbers."
             )
-        before, masks = masks, prune_to(scores, masks, target, scope, structure, min_kept)
+        before = masks
+        with mistakes_at(method if rounds == 1 else f"{method}, round {i} of {rounds}"):
+            masks = prune_to(scores, masks, target, scope, structure, min_kept)
         if safe is None:
             safe = highest_without_collapse(scores, before, masks, scope, structure)
         set_masks(network.model, masks)

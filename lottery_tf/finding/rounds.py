@@ -20,6 +20,7 @@ from typing import Any, cast
 import numpy as np
 
 from lottery_tf.common.devices import check_same, from_chief
+from lottery_tf.common.errors import UsageError, mistakes_at
 from lottery_tf.common.log import log
 from lottery_tf.finding.gmp import Grown, prune_gradually, updates_of
 from lottery_tf.finding.one_shot import draw_masks, highest_without_collapse, warn_of_collapse
@@ -144,12 +145,13 @@ def _rounds(
             trained = values(trainer.model)
             try:
                 check_finite([trained[name] for name in ticket.masks], f"of round {number}")
-            except Diverged as error:
+                with mistakes_at(f"{settings.method}, after round {number}"):
+                    masks = next_masks(settings, ticket.masks, trained, number + 1, structure)
+            except (Diverged, UsageError) as error:
                 if not last:
                     raise
                 log.warning("%s No more rounds can follow it.", error)
             else:
-                masks = next_masks(settings, ticket.masks, trained, number + 1, structure)
                 if not last:
                     scores = {name: np.abs(trained[name]) for name in masks}
                     safe = highest_without_collapse(

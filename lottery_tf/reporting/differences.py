@@ -14,14 +14,14 @@ from lottery_tf.common.settings import defaults
 from lottery_tf.data.readers import FOLDER_IS_DATASET
 from lottery_tf.finding.settings import FindingSettings
 from lottery_tf.masks.settings import as_compared
-from lottery_tf.runs.settings import Experiment
+from lottery_tf.runs.settings import DATA_SUM, Experiment
 from lottery_tf.tweaks.settings import PARAMETERS, defaults_of, of_older_release
 
 Settings = dict[tuple[str, str], Any]
 
 RUN, TICKET, TEACHER = "run", "ticket", ("distillation", "teacher")
 _PLACES_AND_SEEDS = {
-    *("command", "versions", "devices", "seed", "data_seed", "data_dir", "tweaks"),
+    *("command", "versions", "devices", "seed", "data_seed", "data_dir", DATA_SUM, "tweaks"),
     *("ticket", "ticket_sha256", "teacher", "teacher_sha256", "model_path", "model_sha256"),
     *("dense_ticket", "dense_ticket_sha256"),
     *("rewind_path", "rewind_sha256"),
@@ -30,19 +30,42 @@ _PLACES_AND_SEEDS = {
 _SAID_BY_TICKETS = {"rounds", "sparsity", "method", "train_tickets"}
 
 
+class DataNames:
+    """The names of folders that are datasets. What has one sum has one name, the first that it
+    had, and what has another sum another name."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, str] = {}
+
+    def of(self, folder: str, sha256: str | None) -> str:
+        """The name of a folder; of an older release's run, which has no sum, what it is called."""
+        called = Path(folder).name
+        if sha256 is None:
+            return called
+        if sha256 not in self._names:
+            taken = called in self._names.values()
+            self._names[sha256] = f"{called} ({sha256[:8]})" if taken else called
+        return self._names[sha256]
+
+
 def settings_of(
-    config: Mapping[str, Any], found_with: Mapping[str, Any], taught_with: Mapping[str, Any]
+    config: Mapping[str, Any],
+    found_with: Mapping[str, Any],
+    taught_with: Mapping[str, Any],
+    names: DataNames | None = None,
 ) -> Settings:
     """The settings of a retrain run.
 
     Args:
       config: its ``config.json``. Of a teacher, and of a folder that is the dataset, the name
         counts, wherever it lies: the dataset is ``"idx fashion_mnist"``.
+      names: of such folders, for all runs that are compared.
       found_with: the settings of its ticket's own run; empty where they are unknown.
       taught_with: those of its teacher's, of which the name ``dense_model`` says nothing; likewise.
     """
+    names = names or DataNames()
     config, found_with, taught_with = (
-        as_compared(_with_folder(each)) for each in (config, found_with, taught_with)
+        as_compared(_with_folder(each, names)) for each in (config, found_with, taught_with)
     )
     of = {(RUN, name): v for name, v in config.items() if name not in _PLACES_AND_SEEDS}
     for tweak, parameters in config.get("tweaks", {}).items():
@@ -60,11 +83,11 @@ def _of_teacher(name: str) -> tuple[str, str]:
     return part, f"{teacher}_{name}"
 
 
-def _with_folder(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+def _with_folder(settings: Mapping[str, Any], names: DataNames) -> Mapping[str, Any]:
     dataset, folder = settings.get("dataset"), settings.get("data_dir")
     if dataset not in FOLDER_IS_DATASET or not folder:
         return settings
-    return {**settings, "dataset": f"{dataset} {Path(folder).name}"}
+    return {**settings, "dataset": f"{dataset} {names.of(folder, settings.get(DATA_SUM))}"}
 
 
 def column(setting: tuple[str, str]) -> str:

@@ -15,13 +15,14 @@ from lottery_tf.common.settings import nearest
 from lottery_tf.reporting.differences import (
     RUN,
     TICKET,
+    DataNames,
     Settings,
     column,
     differing,
     fill_in_defaults,
     settings_of,
 )
-from lottery_tf.reporting.tickets import Origin, origin, teacher_settings
+from lottery_tf.reporting.tickets import Origin, TicketsBelow, origin, teacher_settings
 
 # What a run has below itself, none of which is a run.
 _OF_A_RUN = {"model", "checkpoint", "tickets", "dense_model"}
@@ -82,9 +83,10 @@ def gather(folders: Sequence[str | os.PathLike], baseline: str = VANILLA) -> Gat
     left_out: dict[str, list[str]] = {}
     rows: list[dict[str, Any]] = []
     settings: list[Settings] = []
+    tickets, data_names = TicketsBelow(folders), DataNames()
     for run, top in _runs_below(folders):
         try:
-            if found := _read(run, top):
+            if found := _read(run, top, tickets, data_names):
                 rows.append(found[0])
                 settings.append(found[1])
         except _LeftOut as why:
@@ -145,7 +147,9 @@ def _runs_below(folders: Iterable[str | os.PathLike]) -> Iterator[tuple[Path, Pa
                 yield Path(path), top
 
 
-def _read(run: Path, top: Path) -> tuple[dict[str, Any], Settings] | None:
+def _read(
+    run: Path, top: Path, tickets: TicketsBelow, data_names: DataNames
+) -> tuple[dict[str, Any], Settings] | None:
     """A run's row and its settings; None for runs of other commands."""
     if not (run / "config.json").is_file():
         raise _LeftOut("without config.json")
@@ -159,7 +163,7 @@ def _read(run: Path, top: Path) -> tuple[dict[str, Any], Settings] | None:
     measured = "test_accuracy" if result.get("dev_accuracy") is None else "dev_accuracy"
     if missing := [name for name in (*_NEEDED, measured) if result.get(name) is None]:
         raise _LeftOut(f"without {', '.join(missing)} in result.json")
-    ticket = origin(run, config, top)
+    ticket = origin(run, config, top, tickets)
     row = {
         "run": str(run),
         "recipe": result["recipe"],
@@ -171,7 +175,8 @@ def _read(run: Path, top: Path) -> tuple[dict[str, Any], Settings] | None:
         "ticket": ticket.folder and str(ticket.folder),
         "draw": _draw(ticket, config),
     }
-    return row, settings_of(config, ticket.settings, teacher_settings(run, config, top))
+    taught_with = teacher_settings(run, config, top)
+    return row, settings_of(config, ticket.settings, taught_with, data_names)
 
 
 def _draw(ticket: Origin, config: dict[str, Any]) -> str | None:

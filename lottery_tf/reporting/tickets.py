@@ -1,5 +1,6 @@
 """The tickets and teachers of retrain runs: where they are now, and what their files say."""
 
+import functools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,18 +28,45 @@ class Origin(NamedTuple):
     settings: Mapping[str, Any]
 
 
-def origin(run: Path, config: Mapping[str, Any], top: str | os.PathLike) -> Origin:
+class TicketsBelow:
+    """The tickets below some folders by the sums that runs note; looked for when one is asked."""
+
+    def __init__(self, tops: Iterable[str | os.PathLike]):
+        self._tops = tops
+
+    def having(self, sha256_of_record: str | None) -> list[Path]:
+        """The folders of the tickets whose ``ticket.json`` has a sum."""
+        return self._by_sum.get(sha256_of_record, [])
+
+    @functools.cached_property
+    def _by_sum(self) -> dict[str | None, list[Path]]:
+        found: dict[str | None, list[Path]] = {}
+        for top in self._tops:
+            for file in sorted(Path(top).rglob("ticket.json")):
+                found.setdefault(sha256(file), []).append(file.parent)
+        return found
+
+
+def origin(
+    run: Path, config: Mapping[str, Any], top: str | os.PathLike, tickets: TicketsBelow
+) -> Origin:
     """The ticket that a run's ``config.json`` names.
 
     Looked for where it was, and, as the runs may have moved together, below each folder from the
-    run's up to ``top``; it counts if it has the sum that the run has noted.
+    run's up to ``top``, and then, as they may have moved apart, among ``tickets``; it counts if it
+    has the sum that the run has noted.
     """
-    where = config.get("ticket")
+    where, noted = config.get("ticket"), config.get("ticket_sha256")
     if not where:
         return Origin(None, None, {})
-    for folder in _candidates(Path(where), run, Path(top)):
+
+    def places() -> Iterator[Path]:
+        yield from _candidates(Path(where), run, Path(top))
+        yield from tickets.having(noted)
+
+    for folder in places():
         file = folder / "ticket.json"
-        if file.is_file() and sha256(file) == config.get("ticket_sha256"):
+        if file.is_file() and sha256(file) == noted:
             record = read_json(file)
             # A ticket of a program has no settings, but its structure is told.
             of = {"structure": record["structure"]} if "structure" in record else {}

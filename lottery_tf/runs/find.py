@@ -23,7 +23,7 @@ from lottery_tf.masks.wrapper import all_kept, strip
 from lottery_tf.runs import Row
 from lottery_tf.runs.experiment import check_data, create_model, load_data
 from lottery_tf.runs.folder import GONE_ON, Run, check_run_or_new, load_pruned
-from lottery_tf.runs.settings import Experiment
+from lottery_tf.runs.settings import DATA_SUM, Experiment
 from lottery_tf.runs.tensorboard import BOARD, FOLDER, Board
 from lottery_tf.tickets.ticket import TICKET, Ticket
 from lottery_tf.training.checkpoints import CHECKPOINT, Checkpoints
@@ -93,7 +93,8 @@ def find(
         "dataset": experiment.data.dataset,
         "seed": experiment.training.seed,
         # A ticket of imp does not hang on how many follow.
-        "settings": {k: v for k, v in run.settings.items() if k != "rounds"},
+        "settings": {k: v for k, v in run.settings.items() if k != "rounds"}
+        | {DATA_SUM: data.sha256},
     }
     initial = Ticket.of(model, all_kept(model, experiment.prunable), info)
     recipe = in_training(Recipe("vanilla"), experiment.training.precision)
@@ -133,7 +134,7 @@ def find(
     found = find_rounds(
         *(ticket, trainer, finding, last_step, callbacks, save, checkpoints, on_nan)
     )
-    with run.at_work():
+    with run.at_work(data.sha256):
         if finished_rounds(out) != rows:
             raise UsageError(GONE_ON.format(out))
         if goes_on:
@@ -261,7 +262,7 @@ def _find_in_file(
         **ticket.info,
         "dataset": experiment.data.dataset,
         "seed": experiment.training.seed,
-        "settings": run.settings,
+        "settings": {**run.settings, DATA_SUM: data.sha256},
         "rewind_step": rewind_step,
         "round": 1,
     }
@@ -271,7 +272,7 @@ def _find_in_file(
     plain.compile(loss=default_loss(plain), metrics=["accuracy"])
     found = measured(plain, data, "dev", "test")
     row = _row(ticket, found, time.perf_counter() - start)
-    with run.at_work():
+    with run.at_work(data.sha256):
         ticket.save(round_folder(out, 1))
         write_json_lines(metrics, [row])
     on_round(row)

@@ -17,17 +17,21 @@ from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import read_json, write_json
 from lottery_tf.common.log import log
 from lottery_tf.common.ownership import of_file_manager
+from lottery_tf.data import content_sha256
+from lottery_tf.data.readers import FOLDER_IS_DATASET
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.model_files import existing_model, load_model
 from lottery_tf.masks.settings import as_compared
+from lottery_tf.runs.settings import DATA_SUM
 from lottery_tf.tweaks.settings import of_older_release
 
 # What a run is does not hang on these: it may go on on other devices and with more rounds, and
-# tickets, teachers and models are known by their sums, wherever they lie.
+# data, tickets, teachers and models are known by their sums, wherever they lie.
 _NOT_COMPARED = {
     *("versions", "devices", "ticket", "teacher", "dense_ticket", "model_path", "rewind_path"),
-    "rounds",
+    *("data_dir", DATA_SUM, "rounds"),
 }
+
 # By which a process knows that another is at work on a run; it stays, and means nothing then.
 LOCK = ".lock"
 _PACKAGES = (
@@ -64,6 +68,8 @@ class Run:
                 own |= of_older_release(tweak, theirs["tweaks"][tweak])
                 theirs["tweaks"] = {**theirs["tweaks"], tweak: own}
             differing = _differing(theirs, mine)
+            if not differing and (moved := _other_data(theirs, mine)):
+                differing = [moved]
             if differing:
                 raise UsageError(
                     f"Expected `out` to be new or this run's; {self.out} belongs to another: "
@@ -73,12 +79,22 @@ class Run:
         else:
             check_run_or_new(self.out)
 
-    def begin(self) -> None:
+    def begin(self, data_sha256: str = "") -> None:
         """Checks the folder and writes its ``config.json``, once all that was asked for is known
-        to be possible. What may differ stays as it was when the run began, but the rounds."""
+        to be possible. What may differ stays as it was when the run began, but the rounds.
+
+        Args:
+          data_sha256: of the data that the run is about to read.
+        """
         self.check()
         if (self.out / "config.json").exists():
             config = read_config(self.out)
+            if config.get(DATA_SUM, data_sha256) != data_sha256:
+                raise UsageError(
+                    f"Expected the data that {self.out} was begun with; in `data_dir` are other "
+                    "ones now, or they come in another order: give the folder of the run's own, "
+                    "or choose another `out`."
+                )
             if config.get("rounds") == self.settings.get("rounds"):
                 return
             config["rounds"] = self.settings["rounds"]
@@ -87,6 +103,7 @@ class Run:
             versions["python"] = platform.python_version()
             devices = tf.distribute.get_strategy().num_replicas_in_sync
             begun = {"devices": devices, "versions": versions}
+            begun |= {DATA_SUM: data_sha256} if data_sha256 else {}
             config = {"command": self.command, **self.settings, **begun}
         try:
             write_json(self.out / "config.json", config)
@@ -96,12 +113,15 @@ class Run:
             ) from None
 
     @contextlib.contextmanager
-    def at_work(self) -> Iterator[None]:
+    def at_work(self, data_sha256: str = "") -> Iterator[None]:
         """Begins the run, which is this process' own as long as the block lasts.
 
+        Args:
+          data_sha256: of the data that the run is about to read.
+
         Raises:
-          UsageError: as ``check``, and where another process is at work on it. The lock of one that
-            was killed does not hold.
+          UsageError: as ``check``, for other data than those that the run was begun with, and
+            where another process is at work on it. The lock of one that was killed does not hold.
         """
         self.check()
         lock = FileLock(self.out / LOCK)
@@ -120,7 +140,7 @@ class Run:
         except NotImplementedError:  # a file system without locks
             log.info("%s: no lock can be had there; let no second process run on it.", self.out)
         try:
-            self.begin()
+            self.begin(data_sha256)
             yield
         finally:
             lock.release()
@@ -152,6 +172,19 @@ def _differing(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
         names = (",".join(tweaks) or "vanilla" for tweaks in (there, here))
         found.insert(0, "recipe is {} there and {} here".format(*names))
     return found
+
+
+def _other_data(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str | None:
+    """What tells two runs' data apart, where the folder is the dataset and not the same: others
+    are known by their name. Runs of an older release noted no sum, and have the path alone."""
+    there, here = theirs.get("data_dir"), mine.get("data_dir")
+    if there == here or mine.get("dataset") not in FOLDER_IS_DATASET:
+        return None
+    if DATA_SUM not in theirs:
+        return f"data_dir is {there!r} there and {here!r} here"
+    if content_sha256(mine["dataset"], here) == theirs[DATA_SUM]:
+        return None
+    return f"the data in data_dir, {there!r} there, are not those in {here!r} here"
 
 
 def _tweaks(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -133,7 +133,7 @@ def retrain_ticket(
 
     def begin() -> None:
         nonlocal board
-        work.enter_context(run.at_work())
+        work.enter_context(run.at_work(data.sha256))
         if (out / "result.json").exists():
             raise UsageError(GONE_ON.format(out))
         if tensorboard:

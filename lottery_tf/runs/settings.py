@@ -12,6 +12,8 @@ from lottery_tf.masks.settings import PrunableSettings
 from lottery_tf.models.settings import ModelSettings
 from lottery_tf.training.settings import TrainingSettings
 
+DATA_SUM = "data_sha256"  # of the data that a run reads, in its config.json and its tickets
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:

@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import Callable
 from concurrent.futures import Future
+from ipaddress import ip_address
 from typing import Any, TypeVar
 
 from lottery_tf.common.errors import UsageError
@@ -12,6 +13,10 @@ from lottery_tf.common.log import log
 from lottery_tf.sweeping.process import MOST_CALLS, environment
 
 Made = TypeVar("Made")
+
+# Read when Ray is imported: 0 is for Ray on this machine alone, which then listens on the loopback
+# address, as it does by default on macOS and Windows only. Whoever reaches its ports can run code.
+_SEVERAL_MACHINES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 class RayEngine:
@@ -22,7 +27,8 @@ class RayEngine:
 
     Args:
       address: of the cluster, ``auto`` for that of this machine; None starts one of this machine
-        alone.
+        alone, which listens on the loopback address and has no dashboard. A line is logged where it
+        listens elsewhere too, as Ray had been imported before.
       cpus_per_trial, gpus_per_trial: what a trial takes of a node; of GPUs None for one where any
         node has one. A line is logged if no node has as much: the trials wait until one joins.
 
@@ -36,6 +42,8 @@ class RayEngine:
         cpus_per_trial: float = 1,
         gpus_per_trial: float | None = None,
     ):
+        if address is None:
+            os.environ.setdefault(_SEVERAL_MACHINES, "0")
         try:
             import ray
         except ImportError:
@@ -46,10 +54,22 @@ class RayEngine:
         self._ray = ray
         try:
             _knock(address)
-            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR)
+            alone: dict[str, Any] = {} if address else {"include_dashboard": False}
+            ray.init(
+                address or "local",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                **alone,
+            )
         except (OSError, ValueError, RuntimeError) as error:
             asked = f"a Ray cluster at `ray_address={address}`" if address else "Ray to start here"
             raise UsageError(f"Expected {asked}; {' '.join(str(error).split())}") from error
+        if address is None and not ip_address(ray.util.get_node_ip_address()).is_loopback:
+            log.warning(
+                "Ray listens on all addresses of this machine, where whoever reaches it can run "
+                "code: import ray after this, or set %s=0 before.",
+                _SEVERAL_MACHINES,
+            )
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if gpus_per_trial is None:
             gpus_per_trial = 1 if any(node.get("GPU") for node in nodes) else 0

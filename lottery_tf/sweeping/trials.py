@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from lottery_tf.tweaks.recipe import Recipe
 
 _DIGITS = 10
+# (a setting, the path that it has) → the path by which runs are named.
+Places = Mapping[tuple[str, str | None], str | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +40,13 @@ class FindTrial:
     Attributes:
       experiment, finding: as ``runs.find.find`` takes them.
       note: what tells it from others of its kind, for the terminal.
+      places: by which paths it is named, where its own are not those that the sweep began with.
     """
 
     experiment: Experiment
     finding: FindingSettings
     note: str = dataclasses.field(default="", compare=False)
+    places: Places = dataclasses.field(default_factory=dict, compare=False)
     kind: ClassVar[str] = "find"
     needs: ClassVar[tuple[str, ...]] = ()
 
@@ -50,6 +54,7 @@ class FindTrial:
     def folder(self) -> str:
         """Below the sweep's own: ``find/imp_0123456789``."""
         settings = self.experiment.describe() | describe(self.finding) | {"rounds": None}
+        settings = _as_begun(settings, self.places)
         changed = _changed(settings, defaults(*Experiment.owners(), FindingSettings))
         return f"find/{self.finding.method}_{_hash(changed)}"
 
@@ -118,6 +123,7 @@ class RetrainTrial:
       tuned: whether some of its values are among those that dev images choose from, which does not
         change it either; both hold where one part of a grid tunes what another one has as it is.
       note: what tells it from others of its kind, for the terminal.
+      places: by which paths it is named, where its own are not those that the sweep began with.
     """
 
     found: FindTrial
@@ -130,6 +136,7 @@ class RetrainTrial:
     test: bool = True
     tuned: bool = False
     note: str = dataclasses.field(default="", compare=False)
+    places: Places = dataclasses.field(default_factory=dict, compare=False)
     kind: ClassVar[str] = "retrain"
 
     @functools.cached_property
@@ -140,8 +147,10 @@ class RetrainTrial:
     @functools.cached_property
     def folder(self) -> str:
         """Below the sweep's own: ``retrain/tost+distillation_0123456789``."""
-        changed = _changed(self.experiment.describe(), defaults(*Experiment.owners()))
-        for tweak, parameters in described(self.recipe, self.parameters).items():
+        settings = _as_begun(self.experiment.describe(), self.places)
+        changed = _changed(settings, defaults(*Experiment.owners()))
+        named = _as_begun(self.parameters, self.places)
+        for tweak, parameters in described(self.recipe, named).items():
             changed[tweak] = _changed(parameters, defaults(PARAMETERS[tweak]))
         changed["ticket"] = f"{self.found.folder} {self.round}"
         changed |= {"reinit": True} if self.reinit else {}
@@ -240,6 +249,16 @@ def _are_there(*paths: str | Path | None) -> bool:
 
 def _label(of: str, trial: Trial) -> str:
     return "  ".join(filter(None, (of, f"seed {trial.experiment.training.seed}", trial.note)))
+
+
+def _as_begun(settings: Mapping[str, Any], places: Places) -> dict[str, Any]:
+    if not places:
+        return dict(settings)
+    # Lists are no paths, and no keys.
+    return {
+        n: places.get((n, v), v) if v is None or isinstance(v, str) else v
+        for n, v in settings.items()
+    }
 
 
 def _changed(settings: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:

@@ -109,6 +109,27 @@ def test_every_method(method, snip, gmp, tmp_path):
     check_run(out, method)
 
 
+def test_scores_that_are_all_0_leave_what_is_there(tmp_path, monkeypatch, capfd):
+    """The run goes on when the method has been mended."""
+
+    def zeros(network):
+        return {name: np.zeros(value.shape) for name, value in network.values().items()}
+
+    monkeypatch.setitem(METHODS, "own", dataclasses.replace(METHODS["omp"], score=zeros))
+    monkeypatch.setitem(OF, "own", UNTRAINED)
+    assert find(tmp_path, "own") == 2
+    said = capfd.readouterr().err
+    assert "lottery-tf find: own: Expected scores that tell weights apart; those of" in said
+    assert "Traceback" not in said
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert tmp_path / "tickets" / "round_00" / "ticket.json" in before
+    assert find(tmp_path, "own") == 2
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    monkeypatch.setitem(METHODS, "own", METHODS["omp"])
+    assert find(tmp_path, "own") == 0
+    check_run(tmp_path, "own")
+
+
 def test_no_method_is_left_out():
     assert OF.keys() == {"imp", "gmp", *METHODS}
 

@@ -11,6 +11,7 @@ import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
 from lottery_tf.finding import rounds as finding
 from lottery_tf.finding.rounds import next_masks
+from lottery_tf.finding.scores import METHODS
 from lottery_tf.finding.settings import FindingSettings
 from lottery_tf.graph.compat import keras, keras_of
 from lottery_tf.graph.keras3 import keras as keras3
@@ -250,6 +251,52 @@ def test_a_last_training_that_diverges_is_told(data, lines):
     broken = data.map(lambda x, y: (x / 0, y))
     assert len(draw(network(), broken, rounds=0)) == 1
     assert "of round 0 diverged" in lines[-1] and "No more rounds can follow it" in lines[-1]
+
+
+def all_zero(its_keras):
+    """No weight and no gradient of one: it stays so in every training."""
+    first, head = its_keras.layers.Dense(4, "relu", name="first"), its_keras.layers.Dense(3)
+    first.kernel_initializer = head.kernel_initializer = its_keras.initializers.Zeros()
+    return its_keras.Sequential([its_keras.Input((6,)), first, head])
+
+
+AT = {
+    "imp": "imp, after round 0",
+    "omp": "omp, after round 0",
+    "gmp": "gmp, step 12",
+    "iterative_snip": "iterative_snip, round 1 of 3",
+    "synflow": "synflow, round 1 of 3",
+}
+
+
+@pytest.mark.usefixtures("all_eager")
+@pytest.mark.parametrize("method", ["imp", "gmp", *METHODS])
+@both_kerases
+def test_scores_that_are_all_0_are_told_with_method_and_place(data, method, its_keras):
+    """And where the scores have no part in what they say, there is a ticket."""
+    settings = {"sparsity": 0.5, "gmp_begin": "2ep", "gmp_end": "3ep"} if method == "gmp" else {}
+    settings = settings or ({"rounds": 1} if method == "imp" else {"sparsity": 0.5})
+    settings |= {"score_rounds": 3} if AT.get(method, "").endswith("3") else {}
+    found = []
+    draws = lt.find_tickets(
+        *(all_zero(its_keras), data),
+        **{"optimizer": falling(its_keras), "loss": cross_entropy(its_keras), "epochs": EPOCHS},
+        **{"jit_compile": False, "method": method, **settings},
+    )
+    if method in ("random", "erk"):
+        assert [ticket.masks.kept for ticket in draws] == [24, 12]
+        return
+    with pytest.raises(UsageError, match=f"^{AT.get(method, method)}: .*first/kernel are all 0"):
+        found.extend(draws)
+    assert not found
+
+
+@pytest.mark.usefixtures("all_eager")
+def test_a_last_round_that_none_can_follow_is_kept(data, lines):
+    """The masks of a round that nobody has asked for cannot be drawn: that is no loss."""
+    (ticket,) = draw(all_zero(keras), data, rounds=0)
+    assert ticket.masks.sparsity == 0
+    assert "imp, after round 0: " in lines[-1] and "No more rounds can follow it" in lines[-1]
 
 
 @pytest.mark.usefixtures("all_eager")

@@ -440,7 +440,9 @@ def zeros():
 )
 @pytest.mark.usefixtures("all_eager")
 def test_scores_that_are_all_0_make_no_mask(method, model):
-    with pytest.raises(UsageError, match="scores .*those of first/kernel are all 0"):
+    # Of 24 weights the first rounds of a hundred prune none.
+    at = f"{method}, round 4 of 100" if METHODS[method].rounds > 1 else method
+    with pytest.raises(UsageError, match=f"^{at}: .*scores .*those of first/kernel are all 0"):
         prune(model(), method, 0.5)
     assert prune(model(), "random", 0.5).masks.kept == 12
 

@@ -356,6 +356,17 @@ def test_a_folder_that_is_the_dataset_is_a_setting():
     assert settings_of(config, {}, {}) == {("run", "dataset"): "tiny_imagenet"}
 
 
+def test_a_folder_that_is_the_dataset_goes_by_its_content(tmp_path):
+    """One that was renamed is the same setting; another one of the same name is not."""
+    ticket = write_ticket(tmp_path / "ticket", 0)
+    for number, (folder, data) in enumerate((("a/sets", "1"), ("b/other", "1"), ("c/sets", "2"))):
+        more = {"dataset": "idx", "data_dir": folder, "data_sha256": data * 64, "seed": number}
+        write_run(tmp_path / str(number), ticket, **more)
+    found = gather([tmp_path])
+    assert found.settings == ["dataset"]
+    assert list(found.runs.dataset) == ["idx sets", "idx sets", "idx sets (22222222)"]
+
+
 def write_taught(tmp_path, seed, ticket, name, test=0.8, **settings):
     """A distilled run, and the run of find that its teacher comes from."""
     taught_by = tmp_path / f"seed_{seed}" / f"find_{name}"

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -68,7 +70,7 @@ def test_a_node_is_lost_in_the_middle(cluster, tmp_path, capfd):
 
 
 @pytest.mark.e2e
-def test_a_cluster_of_this_machine(tmp_path):
+def test_a_cluster_of_this_machine(tmp_path, lines):
     """Errors say what they are in it, and only the sweep tries again what dies."""
     pytest.importorskip("ray", reason="needs the extra [ray]")
     begun = tmp_path / "begun"
@@ -91,9 +93,49 @@ def test_a_cluster_of_this_machine(tmp_path):
     calls = [Call("lost", (die,)), Call("wrong", (open, "no such file"))]
     with RayEngine() as engine:
         done = run_trials(calls, None, lambda call: engine.submit(*call.args), retries=2)
+    # Whoever imports Ray first has it for several machines, but on macOS and Windows.
+    told = any(line.startswith("Ray listens on all addresses of this machine") for line in lines)
+    assert told == (sys.platform == "linux")
     assert begun.read_text() == "111"
     assert done.failed["wrong"].startswith("FileNotFoundError: ")
     assert done.failed["wrong"].endswith("'no such file'")
+
+
+LISTENING = """
+import json, os, sys
+from pathlib import Path
+from lottery_tf.sweeping.cluster import RayEngine
+
+def listening():
+    # The addresses of this network's sockets in the state LISTEN, 0A, as hexadecimals.
+    lines = [l.split() for name in ("tcp", "tcp6")
+             for l in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    return {line[1] for line in lines if line[3] == "0A"}
+
+before = listening()
+with RayEngine() as engine:
+    assert engine.submit(os.getpid).result() != os.getpid()
+    print(json.dumps(sorted(listening() - before)))
+"""
+
+
+@pytest.mark.e2e
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_cluster_of_this_machine_listens_on_the_loopback_address_alone(tmp_path):
+    """In a process of its own: Ray looks for that when it is imported."""
+    pytest.importorskip("ray", reason="needs the extra [ray]")
+    script = tmp_path / "listening.py"
+    script.write_text(LISTENING)
+    environment = {n: v for n, v in os.environ.items() if not n.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, script], env=environment, capture_output=True, text=True, check=True
+    )
+    assert "listens on all" not in done.stderr
+    found = [address.split(":")[0] for address in json.loads(done.stdout.splitlines()[-1])]
+    # 127.0.0.1, by itself and as an address of IPv6; and ::1.
+    mapped = "0000000000000000FFFF00000100007F"
+    assert len(found) >= 4
+    assert {*found} <= {"0100007F", mapped, "00000000000000000000000001000000"}
 
 
 def test_no_cluster_at_the_address(tmp_path, capfd):

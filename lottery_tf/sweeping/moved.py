@@ -1,0 +1,117 @@
+"""A sweep whose data, models or teachers lie elsewhere now: its runs keep the names that they have.
+
+A trial's folder is named by a hash of its settings, paths among them. Where more of the runs are
+named by another path than by the one that is asked for, and the same lay there, the sweep was begun
+with that one, and the trials go on under its names. What is the same is told by the sums that runs
+have noted.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.files import sha256
+from lottery_tf.data import content_sha256
+from lottery_tf.data.readers import FOLDER_IS_DATASET
+from lottery_tf.runs.folder import read_config
+from lottery_tf.runs.settings import DATA_SUM
+from lottery_tf.sweeping.trials import FindTrial, Places, Trial
+
+# A setting that is a path → where a run notes it, and the sum of what lay there.
+_NOTED = {
+    "data_dir": ("data_dir", DATA_SUM),
+    "model_path": ("model_path", "model_sha256"),
+    "rewind_path": ("rewind_path", "rewind_sha256"),
+    "distillation_teacher": ("teacher", "teacher_sha256"),
+    "rescaled_init_dense": ("dense_ticket", "dense_ticket_sha256"),
+}
+
+
+class _Place(NamedTuple):
+    setting: str
+    path: str | None
+    dataset: str | None = None
+
+
+def named_as_begun(trials: Sequence[Trial], out: Path) -> list[Trial]:
+    """The trials, named as those that lie in the sweep's folder ``out`` are."""
+    noted = _noted(out)
+    asked = {place for trial in trials for place in _places_of(trial)}
+    ways = []
+    for place in sorted(asked, key=str):
+        others = {other: content for other, content in noted.items() if other not in asked}
+        if same := _same(place, others):
+            ways.append([(place, other) for other in (place, *same)])
+
+    def named(way: Iterable[tuple[_Place, _Place]]) -> list[Trial]:
+        places = {(there.setting, there.path): other.path for there, other in way}
+        return [_named(trial, places) for trial in trials]
+
+    # The first, as it is asked, unless more is there by another.
+    every = map(named, itertools.product(*ways))
+    return max(every, key=lambda found: sum((out / trial.folder).exists() for trial in found))
+
+
+def _same(place: _Place, others: Mapping[_Place, str]) -> list[_Place]:
+    """Those of the others, of the same kind, where lay what lies at ``place`` now."""
+    alike = [o for o in others if (o.setting, o.dataset) == (place.setting, place.dataset)]
+    try:
+        return alike and [other for other in alike if others[other] == _content(place)]
+    except (UsageError, OSError):
+        return []  # of what is gone or damaged the trials tell that need it
+
+
+def _named(trial: Trial, places: Places) -> Trial:
+    if isinstance(trial, FindTrial):
+        return dataclasses.replace(trial, places=places)
+    found = dataclasses.replace(trial.found, places=places)
+    teacher = trial.teacher and dataclasses.replace(trial.teacher, places=places)
+    return dataclasses.replace(trial, found=found, teacher=teacher, places=places)
+
+
+def _places_of(trial: Trial) -> Iterator[_Place]:
+    """The paths among a trial's settings, of those that it needs too."""
+    data = trial.experiment.data
+    yield _Place("data_dir", data.data_dir, data.dataset)
+    if isinstance(trial, FindTrial):
+        own: Mapping[str, Any] = vars(trial.finding)
+    else:
+        yield from _places_of(trial.found)
+        own = trial.parameters
+    for setting in _NOTED.keys() - {"data_dir"}:
+        if own.get(setting) is not None:
+            yield _Place(setting, own[setting])
+
+
+def _noted(out: Path) -> dict[_Place, str]:
+    """What the runs in a sweep's folder have noted of paths: what lay there."""
+    found = {}
+    for file in sorted(out.glob("*/*/config.json")):
+        try:
+            config = read_config(file.parent)
+        except UsageError:
+            continue  # damaged: told by its own trial
+        for setting, (key, key_of_sum) in _NOTED.items():
+            place = _Place(setting, config.get(key))
+            if setting == "data_dir":
+                place = place._replace(dataset=config.get("dataset"))
+            content = place.dataset if _is_named(place) else config.get(key_of_sum)
+            if content is not None:
+                found[place] = content
+    return found
+
+
+def _is_named(place: _Place) -> bool:
+    """Whether the name of a dataset is all that counts."""
+    return place.dataset is not None and place.dataset not in FOLDER_IS_DATASET
+
+
+def _content(place: _Place) -> str:
+    """What lies there now, as runs note it."""
+    if place.dataset is not None:
+        return place.dataset if _is_named(place) else content_sha256(place.dataset, place.path)
+    at = Path(place.path or "")
+    return sha256(at / "ticket.json" if place.setting == "rescaled_init_dense" else at)
