@@ -42,6 +42,7 @@ def absent_keras(reason: str) -> Absent:
     keras.utils.get_custom_objects = dict
     keras.activations.get = lambda name: name
     keras.backend.clear_session = lambda: None
+    keras.backend.experimental.enable_tf_random_generator = lambda: None
     return keras
 
 

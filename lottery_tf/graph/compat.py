@@ -190,6 +190,12 @@ def clear_sessions() -> None:
         each.backend.clear_session()
 
 
+def noise_by_variables() -> None:
+    """Has the layers of tf_keras that are made from now on draw their noise by variables, as those
+    of Keras 3 do, and not by kernels, whose place in their sequence nobody can read."""
+    keras.backend.experimental.enable_tf_random_generator()
+
+
 def on_tensorflow(model: Model) -> bool:
     """Whether a model computes by TensorFlow: of tf_keras, or of Keras 3 with that backend."""
     return not is_keras3(model) or keras3.keras.backend.backend() == "tensorflow"
@@ -232,6 +238,14 @@ def input_layers(model: Model) -> list[Layer]:
 def parts_of(layer: Layer) -> Iterator[Layer]:
     """A layer and the layers that it holds, in the order in which it got them."""
     return layer._flatten_layers()
+
+
+@_of_either
+def states_of_noise(layer: Layer) -> list[Variable]:
+    """The variables by which a layer draws its noise, such as a Dropout's; not those of its
+    parts."""
+    generators = (getattr(each, "_generator", None) for each in vars(layer).values())
+    return [each.state for each in generators if isinstance(each, tf.random.Generator)]
 
 
 @_of_either

@@ -115,6 +115,11 @@ def parts_of(layer: Layer) -> Iterator[Layer]:
     yield from dict.fromkeys(layer._flatten_layers())
 
 
+def states_of_noise(layer: Layer) -> list[Variable]:
+    seeds = (each for each in vars(layer).values() if isinstance(each, keras.random.SeedGenerator))
+    return [each.state for each in seeds]
+
+
 def listed_weights(layer: Layer) -> list[Variable]:
     return [*layer._trainable_variables, *layer._non_trainable_variables]
 

@@ -15,7 +15,7 @@ from lottery_tf.exporting import SAVED_MODEL, export
 from lottery_tf.finding.one_shot import warn_of_collapse
 from lottery_tf.finding.rounds import find as find_rounds
 from lottery_tf.finding.settings import IMPORTED, FindingSettings
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import keras, noise_by_variables
 from lottery_tf.graph.model_files import existing_model
 from lottery_tf.losses.from_keras import default_loss
 from lottery_tf.masks.masks import Masks
@@ -85,6 +85,7 @@ def find(
         return rows[: finding.tickets]
     check_find_places(out, finding, tensorboard)
 
+    noise_by_variables()
     data = load_data(experiment)
     model = create_model(experiment, data)
     info = {

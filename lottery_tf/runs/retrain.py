@@ -28,6 +28,7 @@ from lottery_tf.common.settings import defaults
 from lottery_tf.exporting import SAVED_MODEL, export
 from lottery_tf.finding.one_shot import warn_of_collapse
 from lottery_tf.finding.settings import FindingSettings
+from lottery_tf.graph.compat import noise_by_variables
 from lottery_tf.masks.masks import read_arrays
 from lottery_tf.runs import Row
 from lottery_tf.runs.experiment import check_data, check_fit, experiment_of, load_data
@@ -114,6 +115,7 @@ def retrain_ticket(
     check_retrain_places(out, tensorboard)
     if by_itself:
         _check_dense_model(ticket_path)
+    noise_by_variables()
     data = load_data(experiment)
     last_step = experiment.training.steps(data.steps_per_epoch)
     if ticket.info.get("rewind_step", 0) >= last_step:

@@ -1,8 +1,8 @@
 """Checkpoints: what an interrupted training goes on from, at any step, to the same bits.
 
-A checkpoint has the variables, what the optimizer remembers, and of an epoch that it cuts what the
-metrics have counted; what else its training needs, the training adds. Batch t is known by t alone
-(``Dataset.stream``), so that no reader's state is in it.
+A checkpoint has the variables, what the optimizer remembers, where the layers are in their noise,
+and of an epoch that it cuts what the metrics have counted; what else its training needs, the
+training adds. Batch t is known by t alone (``Dataset.stream``), so that no reader's state is in it.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ from lottery_tf.common.interruption import asked, held_back, raise_asked
 from lottery_tf.common.log import log
 from lottery_tf.common.ownership import Kind, has_arrays, has_keys, remove_ours
 from lottery_tf.common.steps import parse_minutes, parse_steps
-from lottery_tf.graph.compat import Callback, keras
-from lottery_tf.graph.layers import assign, values
+from lottery_tf.graph.compat import Callback, keras, parts_of, states_of_noise
+from lottery_tf.graph.layers import assign, named_layers, values
 from lottery_tf.masks.masks import read_arrays
 from lottery_tf.training.settings import CheckpointSettings
 from lottery_tf.training.trainer import Trainer
@@ -35,6 +35,7 @@ CHECKPOINT = Kind(
         # arr_ in a release without names
         "optimizer.npz": has_arrays("first_step", "_*", "arr_*"),
         "metrics.npz": has_arrays("arr_*"),
+        "noise.npz": has_arrays("arr_*"),
         # Of variables: the weights, the best on dev, masks of gradual pruning, …
         "*.npz": has_arrays("*/*"),
     },
@@ -107,6 +108,10 @@ class Checkpoints:
         trainer.set_optimizer_state(
             _of_older_release(saved, trainer) if "arr_0" in saved else saved
         )
+        if self.has("noise"):
+            saved = read_arrays(folder / "noise.npz")
+            for variable, value in zip(_noise(trainer.model), saved.values(), strict=True):
+                variable.assign(value)
         # Of an older release, whose checkpoints were made at the end of an epoch.
         trainer.position = read_json(folder / _STATE).get("position", trainer.step)
         if batch is not None and (folder / "metrics.npz").exists():
@@ -166,8 +171,10 @@ class Checkpoints:
             "optimizer": trainer.optimizer_state(),
             **{name: dict(each) for name, each in state.arrays.items()},
         }
-        if metrics:
-            arrays["metrics"] = {f"arr_{i}": each for i, each in enumerate(metrics)}
+        noise = [np.array(each.numpy()) for each in _noise(trainer.model)]
+        for name, listed in (("metrics", metrics), ("noise", noise)):
+            if listed:
+                arrays[name] = {f"arr_{i}": each for i, each in enumerate(listed)}
         if not are_finite(arrays["weights"].values()):
             return  # what is there stays
         facts = {"position": trainer.position if position is None else position}
@@ -240,6 +247,12 @@ class _Saving(Callback):
         if stop:
             log.warning("Asked to stop: saved at step %s.", f"{self.position:,}")
             raise_asked(by_another=True)
+
+
+def _noise(model: keras.Model) -> list[tf.Variable]:
+    """The variables by which the layers of a model draw their noise."""
+    parts = (part for layer in named_layers(model).values() for part in parts_of(layer))
+    return [variable for part in parts for variable in states_of_noise(part)]
 
 
 def _variables_of_metrics(model: keras.Model) -> list[tf.Variable]:

@@ -1,5 +1,6 @@
 """Runs that are killed go on to the same bits, wherever they were."""
 
+import importlib
 import itertools
 import os
 import signal
@@ -122,6 +123,27 @@ def test_retrain_killed_again_and_again(recipe, ticket, tmp_path, killed):
     results = [read_json(run / "result.json") for run in (one, other)]
     assert numbers(results[:1]) == numbers(results[1:])
     same_models(one / "model", other / "model")
+
+
+@pytest.mark.parametrize("its_keras", BOTH)
+def test_noise_goes_on_where_it_was(its_keras, tmp_path, killed):
+    """Of a network from a file, whose Dropout and GaussianNoise draw other numbers each step."""
+    of = importlib.import_module(its_keras)
+    of.utils.set_random_seed(0)
+    layers = of.layers
+    model = of.Sequential([
+        *(of.Input((8, 8, 1)), layers.Flatten(), layers.GaussianNoise(0.5)),
+        *(layers.Dense(8, "relu"), layers.Dropout(0.5), layers.Dense(10)),
+    ])  # fmt: skip
+    lt.strip(lt.prune(model, "omp", 0.5).build()).save(tmp_path / "model.keras")
+    found = tmp_path / "find"
+    path = f"--model_path={tmp_path / 'model.keras'}"
+    assert main(["find", *TINY[:-1], "--method=from_model", path, f"--out={found}"]) == 0
+    ticket = f"--ticket={found / 'tickets' / 'round_01'}"
+    words = ["retrain", ticket, "--checkpoint_every=2it"]
+    assert main([*words, f"--out={tmp_path / 'whole'}"]) == 0
+    assert killed([*words, f"--out={tmp_path / 'killed'}"], [3]) == 1
+    same_models(tmp_path / "whole" / "model", tmp_path / "killed" / "model")
 
 
 def signalled(monkeypatch, number, at):
