@@ -35,7 +35,7 @@ from lottery_tf.masks.wrapper import assign_masks, set_masks
 from lottery_tf.tickets.ticket import Ticket
 from lottery_tf.training.checkpoints import Checkpoints, State
 from lottery_tf.training.trainer import Trainer
-from lottery_tf.training.trouble import Diverged, check_finite
+from lottery_tf.training.trouble import Diverged, are_finite, check_finite, check_masks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,7 @@ def find(
       checkpoints: where a round that was interrupted goes on; the clock starts anew with each
         round. Default: none are kept.
       on_nan: of a round that diverges: "stop", or with "skip_round" it ends with the weights of the
-        last epoch that had a finite loss. The last round of all is told of and kept either way.
+        last epoch that had finite ones. The last round of all is told of and kept either way.
 
     Yields:
       the rounds.
@@ -140,6 +140,7 @@ def _rounds(
             if drawn and settings.rewind == "learning_rate":
                 drawn["trained"] = trained
             diverged = _train(training, last_step, drawn, last, on_nan)
+            check_masks(trainer.model, ticket.masks, f"of round {number}")
         following = None
         if masks is None and (not last or settings.extendable):
             trained = values(trainer.model)
@@ -305,8 +306,8 @@ def _train(
         if skips and finite.weights:
             assign(trainer.model, finite.weights)
             log.warning(
-                "%s Round %d ends with its weights of epoch %d.",
-                *(error, training.round, error.epoch - 1),
+                "%s Round %d ends with the weights of its last epoch that had finite ones.",
+                *(error, training.round),
             )
             return error.epoch
         if not last:
@@ -316,7 +317,7 @@ def _train(
 
 
 class _LastFinite(Callback):
-    """Keeps the weights of the last epoch that had a finite loss."""
+    """Keeps the weights of the last epoch that had a finite loss and finite weights."""
 
     def __init__(self, trainer: Trainer, weights: dict[str, np.ndarray] | None):
         super().__init__()
@@ -324,7 +325,8 @@ class _LastFinite(Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if math.isfinite(float((logs or {}).get("loss", 0.0))):
-            self.weights = values(self.trainer.model)
+            weights = values(self.trainer.model)
+            self.weights = weights if are_finite(weights.values()) else self.weights
 
 
 def _draw(

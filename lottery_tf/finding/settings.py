@@ -35,7 +35,7 @@ class DivergenceSettings:
     on_nan: str = setting(
         "stop",
         "of a round of find whose weights become NaN or infinite: stop, with all that is there "
-        "kept, or go on to the next with the weights of its last epoch that had a finite loss",
+        "kept, or go on to the next with the weights of its last epoch that had finite ones",
         choices=("stop", "skip_round"),
     )
 

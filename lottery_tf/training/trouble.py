@@ -1,4 +1,4 @@
-"""Trouble in a training, noticed while it runs: it diverges, or it does not learn."""
+"""Trouble in a training, noticed: it diverges, it does not learn, or its masks are others."""
 
 import math
 from collections.abc import Iterable
@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from lottery_tf.common.errors import WorkFailed
-from lottery_tf.common.log import log
+from lottery_tf.common.log import log, some
 from lottery_tf.graph.compat import Callback, keras
 from lottery_tf.graph.layers import values
+from lottery_tf.masks.masks import Masks
+from lottery_tf.masks.prune_by_mask import get_masks
 
 # By when a training should do better than guessing.
 EPOCHS_TO_LEARN = 3
@@ -78,6 +80,27 @@ def check_finite(weights: Iterable[np.ndarray], which: str, when: str = ":") -> 
             f"The training{_after_space(which)} diverged{when} weights are NaN or infinite. A "
             "lower learning rate or a warm-up may help."
         )
+
+
+def check_masks(model: keras.Model, masks: Masks, which: str) -> None:
+    """Raises WorkFailed if a model has not the masks that it was trained with.
+
+    Args:
+      model: wrapped, as the training has left it.
+      masks: those that it began with.
+      which: the training, in the message: "of round 3".
+    """
+    there = get_masks(model)
+    if odd := [name for name, mask in masks.items() if not _same(there.get(name), mask)]:
+        raise WorkFailed(
+            f"Expected the masks that the training{_after_space(which)} began with; {some(odd)} "
+            "has another one now: leave them as they are, in callbacks too. What was saved before "
+            "is there still."
+        )
+
+
+def _same(one: np.ndarray | None, other: np.ndarray) -> bool:
+    return one is not None and np.array_equal(one, other)
 
 
 def are_finite(arrays: Iterable[np.ndarray]) -> bool:

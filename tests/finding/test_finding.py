@@ -8,7 +8,7 @@ import tensorflow as tf
 from networks import KERASES, assert_same, both_kerases, values
 
 import lottery_tf as lt
-from lottery_tf.common.errors import UsageError
+from lottery_tf.common.errors import UsageError, WorkFailed
 from lottery_tf.finding import rounds as finding
 from lottery_tf.finding.rounds import next_masks
 from lottery_tf.finding.scores import METHODS
@@ -18,6 +18,7 @@ from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import named_variables
 from lottery_tf.masks.prunable import prunable_weights
 from lottery_tf.training.trainer import Trainer
+from lottery_tf.training.trouble import Diverged
 
 STEPS_PER_EPOCH, EPOCHS = 4, 3
 
@@ -204,6 +205,90 @@ def test_every_training_begins_with_the_ticket(data, settings, starts, its_keras
     # Only of imp there may be more rounds.
     assert len(told) == len(starts) + ("method" not in settings)
     assert streams == [0, *(step for steps in starts for step in steps)]
+
+
+class Meddling(keras3.callbacks.Callback):
+    """Does something to the model at the end of an epoch of a round.
+
+    Attributes:
+      weights: (round, epoch) → the weights at its end, before that.
+    """
+
+    def __init__(self, of_round, of_epoch, change):
+        super().__init__()
+        self.when, self.change, self.round, self.weights = (of_round, of_epoch), change, -1, {}
+
+    def on_train_begin(self, logs=None):
+        self.round, self.epoch = self.round + 1, 0
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epoch += 1
+        self.weights[self.round, self.epoch] = values(self.model)
+        if (self.round, self.epoch) == self.when:
+            self.change(self.model)
+
+
+def meddled(data, meddling, **options):
+    """The rounds of a run with two rounds of pruning."""
+    model = network(keras3)
+    initial = lt.Ticket.of(model, lt.Masks.ones(prunable_weights(model)))
+    optimizer, loss = keras3.optimizers.SGD(0.1), cross_entropy(keras3)
+
+    def stream(start):
+        return data.repeat().skip(start)
+
+    trainer = Trainer(initial.build(), stream, STEPS_PER_EPOCH, optimizer, loss, False)
+    return finding.find(initial, trainer, FindingSettings(rounds=2), 12, [meddling], **options)
+
+
+def make_nan(model):
+    variable = named_variables(model)["first/kernel"]
+    variable.assign(np.full(variable.shape, np.nan, np.float32))
+
+
+@pytest.mark.usefixtures("all_eager")
+def test_a_round_that_diverges_ends_at_its_epoch(data):
+    """The weights are NaN behind its second epoch, which the third one's loss shows."""
+    rounds = meddled(data, Meddling(1, 2, make_nan))
+    assert next(rounds).number == 0
+    with pytest.raises(Diverged, match="of round 1 diverged in epoch 3: the loss is nan") as told:
+        next(rounds)
+    assert told.value.epoch == 3
+
+
+@pytest.mark.usefixtures("all_eager")
+def test_a_round_that_diverges_is_skipped_on_request(data, lines):
+    """It ends with the weights of its last epoch that had finite ones, and is pruned by them."""
+    meddling, tickets = Meddling(1, 2, make_nan), []
+    for each in meddled(data, meddling, on_nan="skip_round"):
+        tickets.append(each.ticket)
+        assert each.diverged == (3 if each.number == 1 else None)
+        if each.number == 1:
+            trained = values(each.trainer.model)
+            assert_same(trained, meddling.weights[1, 1])
+            assert "Round 1 ends with the weights of its last epoch" in lines[-1]
+    expected = next_masks(FindingSettings(rounds=2), tickets[1].masks, trained, 2)
+    assert tickets[2].masks == expected
+
+
+@pytest.mark.usefixtures("all_eager")
+def test_a_round_that_diverges_in_its_first_epoch_cannot_be_skipped(data):
+    broken = data.map(lambda x, y: (x / 0, y))
+    with pytest.raises(Diverged, match="of round 0 diverged in epoch 1"):
+        list(meddled(broken, Meddling(9, 9, make_nan), on_nan="skip_round"))
+
+
+@pytest.mark.usefixtures("all_eager")
+def test_masks_that_a_callback_changes_are_told(data):
+    def change(model):
+        masks = {name: mask.copy() for name, mask in lt.get_masks(model).items()}
+        masks["first/kernel"][0] = False
+        lt.set_masks(model, lt.Masks(masks))
+
+    rounds = meddled(data, Meddling(1, 3, change))
+    assert next(rounds).number == 0
+    with pytest.raises(WorkFailed, match="that the training of round 1 began with; first/kernel"):
+        next(rounds)
 
 
 def test_round_numbers_counts_and_nesting(data):
