@@ -1,3 +1,5 @@
+import zipfile
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -5,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from lottery_tf import Masks, UsageError
+from lottery_tf.masks.masks import shapes_in
 
 some_masks = st.dictionaries(
     st.sampled_from(["a/kernel", "b/kernel", "c/d/kernel"]),
@@ -47,6 +50,43 @@ def test_file_round_trip(tmp_path_factory, arrays):
     path = tmp_path_factory.mktemp("masks") / "masks.npz"
     Masks(arrays).save(path)
     assert Masks.load(path) == Masks(arrays)
+
+
+def test_a_file_is_named_as_numpy_names_it(tmp_path):
+    for name in ("masks", "masks.v2"):
+        Masks({"a/kernel": [1, 0]}).save(tmp_path / name)
+        assert Masks.load(tmp_path / f"{name}.npz") == Masks({"a/kernel": [1, 0]})
+    assert {file.suffix for file in tmp_path.iterdir()} == {".npz"}
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [{"a/kernel": np.ones(2)}, {"mine": np.ones(2, bool)}, {"a/kernel": [True], "b/kernel": [1.0]}],
+)
+def test_masks_alone_are_replaced(tmp_path, theirs):
+    """Other arrays, and those of no weight, are somebody else's."""
+    path = tmp_path / "masks.npz"
+    Masks({"a/kernel": [1, 0]}).save(path)
+    Masks({"a/kernel": [0, 1]}).save(path)
+    assert Masks.load(path) == Masks({"a/kernel": [0, 1]})
+    np.savez(path, **theirs)
+    before = path.read_bytes()
+    with pytest.raises(UsageError, match="or masks; it holds something else"):
+        Masks({"a/kernel": [1, 0]}).save(path)
+    assert path.read_bytes() == before
+
+
+def test_shapes_are_read_from_the_headers_alone(tmp_path):
+    path = tmp_path / "masks.npz"
+    with pytest.raises(UsageError, match=f"an .npz file at {path}; there is none"):
+        shapes_in(path)
+    np.savez(path, **{"a/kernel": np.ones((2, 3), bool), "b": np.float32(1)})
+    with zipfile.ZipFile(path, "a") as file, file.open("new.npy", "w") as array:
+        np.lib.format.write_array(array, np.zeros(3), version=(2, 0))
+    assert shapes_in(path) == {"a/kernel": (2, 3), "b": (), "new": (3,)}
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(UsageError, match="Expected arrays in .*damaged or no .npz file"):
+        shapes_in(path)
 
 
 def test_arrays_are_copies_and_read_only():
