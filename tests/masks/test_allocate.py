@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.masks.allocate import SCOPES, erk_budgets, prune_fraction, prune_to
+from lottery_tf.masks.allocate import SCOPES, erk_budgets, prune_fraction, prune_to, target_of
 from lottery_tf.masks.masks import Masks
+from lottery_tf.masks.structure import parse
 
 
 def not_all_zero(scores):
@@ -66,6 +67,18 @@ def test_scores_that_are_all_0_are_refused_where_they_are_ranked(scope, a, refus
         assert prune_to(scores, masks, 0.5, scope).kept == 3
     everything = prune_to(scores, masks, 1 - masks.kept / 6, "global")
     assert everything == masks  # nothing is ranked
+
+
+def test_the_sparsity_of_a_structure_is_its_own():
+    """Of 2:3 a third, as near as it can be written out; of others that which is asked for."""
+    own, other = parse("2:3"), parse("unstructured")
+    assert target_of(other, 0.3) == 0.3 and target_of(other, None) is None
+    assert target_of(own, None) == target_of(own, 0.3333333) == own.sparsity == 1 - 2 / 3
+    assert target_of(own, own.sparsity + 9e-7) == target_of(own, own.sparsity - 9e-7) == 1 - 2 / 3
+    for wrong in (0.333, 0.33334):
+        said = f"Expected no `sparsity` with `structure=2:3`, whose own is 0.333333, not {wrong}"
+        with pytest.raises(UsageError, match=said):
+            target_of(own, wrong)
 
 
 def test_already_pruned_weights_stay_pruned_whatever_their_score():

@@ -1,3 +1,5 @@
+import zipfile
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -5,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from lottery_tf import Masks, UsageError
+from lottery_tf.masks.masks import shapes_in
 
 some_masks = st.dictionaries(
     st.sampled_from(["a/kernel", "b/kernel", "c/d/kernel"]),
@@ -49,6 +52,44 @@ def test_file_round_trip(tmp_path_factory, arrays):
     assert Masks.load(path) == Masks(arrays)
 
 
+def test_a_file_is_named_as_numpy_names_it(tmp_path):
+    for name in ("masks", "masks.v2"):
+        Masks({"a/kernel": [1, 0]}).save(tmp_path / name)
+        assert Masks.load(tmp_path / f"{name}.npz") == Masks({"a/kernel": [1, 0]})
+    assert {file.suffix for file in tmp_path.iterdir()} == {".npz"}
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [{"a/kernel": np.ones(2)}, {"mine": np.ones(2, bool)}, {"a/kernel": [True], "b/kernel": [1.0]}],
+)
+def test_masks_alone_are_replaced(tmp_path, theirs):
+    """Other arrays, and those of no weight, are somebody else's."""
+    path = tmp_path / "masks.npz"
+    Masks({"a/kernel": [1, 0]}).save(path)
+    Masks({"a/kernel": [0, 1]}).save(path)
+    assert Masks.load(path) == Masks({"a/kernel": [0, 1]})
+    np.savez(path, **theirs)
+    before = path.read_bytes()
+    for name in ("masks.npz", "masks"):  # which is the same file
+        with pytest.raises(UsageError, match="or masks; it holds something else"):
+            Masks({"a/kernel": [1, 0]}).save(tmp_path / name)
+    assert path.read_bytes() == before
+
+
+def test_shapes_are_read_from_the_headers_alone(tmp_path):
+    path = tmp_path / "masks.npz"
+    with pytest.raises(UsageError, match=f"an .npz file at {path}; there is none"):
+        shapes_in(path)
+    np.savez(path, **{"a/kernel": np.ones((2, 3), bool), "b": np.float32(1)})
+    with zipfile.ZipFile(path, "a") as file, file.open("new.npy", "w") as array:
+        np.lib.format.write_array(array, np.zeros(3), version=(2, 0))
+    assert shapes_in(path) == {"a/kernel": (2, 3), "b": (), "new": (3,)}
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(UsageError, match="Expected arrays in .*damaged or no .npz file"):
+        shapes_in(path)
+
+
 def test_arrays_are_copies_and_read_only():
     array = np.ones(3, bool)
     masks = Masks({"a": array})
@@ -79,6 +120,9 @@ def test_pickles_are_not_loaded(tmp_path):
         def __reduce__(self):
             return (pytest.fail, ("a pickle was run",))
 
-    np.savez(tmp_path / "masks.npz", a=np.array([Bomb()], dtype=object))
+    path = tmp_path / "masks.npz"
+    np.savez(path, **{"a/kernel": np.array([Bomb()], dtype=object)})
     with pytest.raises(UsageError, match="damaged"):
-        Masks.load(tmp_path / "masks.npz")
+        Masks.load(path)
+    with pytest.raises(UsageError, match="something else"):  # nor to see whose file it is
+        Masks({"a/kernel": [1]}).save(path)

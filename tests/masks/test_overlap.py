@@ -29,6 +29,12 @@ def test_nothing_kept():
     assert overlap(Masks({}), Masks({})) == ({}, Overlap(None, None))
 
 
+def test_a_layer_of_one_weight():
+    """At random 1 · 1 / 1 = 1 would be in both."""
+    one = Masks({"a": [1]})
+    assert overlap(one, one) == ({"a": Overlap(1.0, 1.0)}, Overlap(1.0, 1.0))
+
+
 def test_a_mask_with_itself():
     masks = Masks({"a": [[1, 0], [1, 1]]})
     assert overlap(masks, masks)[1].jaccard == 1

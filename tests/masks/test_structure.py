@@ -45,6 +45,39 @@ def test_two_of_four_along_the_inputs():
 
 
 @pytest.mark.parametrize(
+    ("text", "shapes", "remarks"),
+    [
+        ("unstructured", {"a": (5, 3)}, []),
+        ("channel", {"a": (5, 3)}, []),
+        ("block:2x3", {"a": (4, 3), "b": (8, 6)}, []),
+        (
+            "block:2x3",
+            {"a": (4, 3), "b": (5, 3), "c": (4, 4)},
+            ["block:2x3: the last blocks of b, c are smaller."],
+        ),
+        ("2:4", {"a": (4, 3), "b": (8, 1)}, []),
+        (
+            "2:4",
+            {"a": (3, 3), "b": (6, 1), "c": (4, 8)},
+            ["2:4: the last groups of a, b are smaller."],
+        ),
+        (
+            "2:4",
+            {"a": (1, 3), "b": (2, 3), "c": (9, 3)},
+            [
+                "2:4 prunes nothing of a, b: 2 inputs or fewer.",
+                "2:4: the last groups of c are smaller.",
+            ],
+        ),
+    ],
+)
+def test_what_is_said_of_kernels_that_no_whole_groups_fit(text, shapes, remarks):
+    """By hand: 5 inputs are two blocks of 2 and one of 1; 6 are a group of 4 and one of 2."""
+    found = parse(text).on({name: axes(2) for name in shapes}, shapes)
+    assert found.remarks(shapes) == remarks
+
+
+@pytest.mark.parametrize(
     ("sparsity", "mask"),
     [
         (0, [[1, 1], [1, 1], [1, 1], [1, 1]]),
