@@ -139,7 +139,7 @@ def find(
             row = _row(each.ticket, measurements, start)
             start = time.perf_counter()
             rows.append(row)
-            write_json_lines(metrics, rows)
+            write_json_lines(metrics, rows, summed=True)
             if board:
                 board.rows(rows)
                 board.sparsity(each.ticket.masks, each.number)
@@ -259,6 +259,6 @@ def _find_in_file(
     row = _row(ticket, measured(plain, data, "dev", "test"), start)
     with run.at_work():
         ticket.save(round_folder(out, 1))
-        write_json_lines(metrics, [row])
+        write_json_lines(metrics, [row], summed=True)
     on_round(row)
     return [row]

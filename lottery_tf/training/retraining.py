@@ -1,10 +1,10 @@
 """Spending a ticket: train it with a recipe, take the tweaks off, measure what is left."""
 
+import contextlib
 import dataclasses
 import functools
-import json
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from lottery_tf.common.devices import check_same, from_chief
 from lottery_tf.common.errors import UsageError
-from lottery_tf.common.files import whole_folder, write_json
+from lottery_tf.common.files import check_part, read_json, sha256, whole_folder, write_record
 from lottery_tf.common.log import log
 from lottery_tf.common.ownership import Kind, has_arrays, has_keys
 from lottery_tf.data import Dataset
@@ -256,22 +256,54 @@ class _Watch(Callback):
             for name, each in arrays.items():
                 np.savez(folder / name, **each)
             state = {"rows": self.rows, "best": self.best_accuracy, "seconds": self._seconds()}
-            write_json(folder / "state.json", {**state, "learned": self.learned})
+            sums = {name: sha256(folder / name) for name in arrays}
+            write_record(folder / "state.json", {**state, "learned": self.learned}, sums)
 
     def restore(self, path: Path) -> None:
-        state = json.loads((path / "state.json").read_text())
-        self.rows, self.best_accuracy = state["rows"], state["best"]
-        self.seconds_before = state["seconds"]
-        self.learned = state.get("learned", {})  # older releases kept nothing
-        self.best_values = read_arrays(path / "best.npz")
-        assign(self.trainer.model, read_arrays(path / "weights.npz"))
-        saved = read_arrays(path / "optimizer.npz")
-        self.trainer.set_optimizer_state(
-            _of_older_release(saved, self.trainer) if "arr_0" in saved else saved
-        )
+        with _told_of_damage(path):
+            state, arrays = read_checkpoint(path)
+            self.rows, self.best_accuracy = state["rows"], state["best"]
+            self.seconds_before, self.learned = state["seconds"], state["learned"]
+            self.best_values = arrays["best.npz"]
+            assign(self.trainer.model, arrays["weights.npz"])
+            saved = arrays["optimizer.npz"]
+            self.trainer.set_optimizer_state(
+                _of_older_release(saved, self.trainer) if "arr_0" in saved else saved
+            )
 
     def _seconds(self) -> float:
         return time.perf_counter() - self.start + self.seconds_before
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
+    """What ``state.json`` of a checkpoint says, and the arrays beside it, by file.
+
+    Raises:
+      UsageError: if it is damaged, or was changed since it was written.
+    """
+    with _told_of_damage(path):
+        state = read_json(path / "state.json")
+        arrays = {}
+        for name in ("weights.npz", "best.npz", "optimizer.npz"):
+            check_part(state, path / name)
+            arrays[name] = read_arrays(path / name)
+        read = {
+            **{"rows": list(state["rows"]), "best": float(state["best"])},
+            # Older releases kept nothing of what is learned.
+            **{"seconds": float(state["seconds"]), "learned": dict(state.get("learned", {}))},
+        }
+    return read, arrays
+
+
+@contextlib.contextmanager
+def _told_of_damage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"Expected a checkpoint of this training in {path}; it is damaged ({error}): remove "
+            "that folder, and the same command begins anew."
+        ) from error
 
 
 def _of_older_release(saved: Mapping[str, np.ndarray], trainer: Trainer) -> dict[str, np.ndarray]:
