@@ -21,6 +21,7 @@ from lottery_tf.graph.model_files import load_model
 from lottery_tf.graph.settings import CodeSettings
 from lottery_tf.runs.experiment import check_data
 from lottery_tf.runs.folder import load_saved_model, read_config
+from lottery_tf.runs.records import finished_model
 from lottery_tf.training.retraining import compiled_for_evaluation
 from lottery_tf.training.trainer import evaluate
 
@@ -35,7 +36,7 @@ def run(flags: Parsed) -> None:
 def _measure(settings: EvaluateSettings, flags: Parsed) -> None:
     found_in = read_config(settings.run) if settings.run else {}
     # check_evaluate has seen to it that there is one of them.
-    folder = Path(settings.run, "model") if settings.run else Path(cast(str, settings.model))
+    folder = finished_model(settings.run) if settings.run else Path(cast(str, settings.model))
     if is_exported_file(folder):
         _measure_file(folder, settings.split, load(flags.settings(DataSettings), training=False))
         return

@@ -177,6 +177,8 @@ def _fields(owners: Sequence[Owner]) -> dict[str, tuple[dataclasses.Field, _Kind
 def _read(argv: Sequence[str], defined: flags.FlagValues, fields: dict) -> list[str]:
     """Fills ``defined`` from ``argv``, absl's errors told in our words; returns what is no flag."""
     words = _with_flagfiles(argv, defined)
+    if zero := next((word for word in words if "\0" in word), None):
+        raise UsageError(f"'{zero}' has a zero byte, which no name or value has.")
     for word, following in itertools.pairwise([*words, "--"]):
         name = word.lstrip("-") if word.startswith("-") else ""
         # absl would take the flag that follows for the value.

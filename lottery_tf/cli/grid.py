@@ -30,6 +30,7 @@ from lottery_tf.sweeping.trials import FindTrial, RetrainTrial, Trial
 from lottery_tf.training.settings import TrainingSettings
 from lottery_tf.tweaks.settings import described, tweak_settings
 
+_MOST_RUNS = 100_000  # more than anybody waits for
 _OWN_AXES = {
     "seed": "seeds",
     "data_seed": "seeds",
@@ -107,6 +108,12 @@ def _trials_of_cell(flags: Parsed) -> Iterator[RetrainTrial]:
     of_tweaks = _names(tweak_settings)
     vary, tune = _varied(flags), _tuned(flags)
     seeds = [{"seed": seed, "data_seed": seed} for seed in grid.seeds] or [{}]
+    axes = (*vary.values(), *tune.values(), seeds, recipes, grid.methods, grid.sparsities)
+    if (count := math.prod(len(axis) or 1 for axis in axes)) > _MOST_RUNS:
+        raise UsageError(
+            f"Expected at most {_MOST_RUNS:,} runs of retrain in a part of the grid, got {count:,}:"
+            " leave values out."
+        )
     for varied, seed in itertools.product(_combinations(vary), seeds):
         found_with = _with(flags, varied | seed)
         if tune and not found_with.values["dev_share"]:

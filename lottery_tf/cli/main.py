@@ -20,6 +20,7 @@ from lottery_tf.cli.flags import Owner, Parsed, help_text, parse
 from lottery_tf.cli.messages import in_flags
 from lottery_tf.common.errors import UsageError, WorkFailed
 from lottery_tf.common.interruption import Stopped, heeded
+from lottery_tf.common.log import one_line, readable
 from lottery_tf.common.settings import nearest
 from lottery_tf.common.stderr import quiet_start
 
@@ -134,17 +135,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return DONE
     if name not in COMMANDS:
         near = nearest(name, list(COMMANDS)) or "; --help lists them"
-        print(f"lottery-tf: there is no command '{name}'{near}.", file=sys.stderr)
+        print(one_line(f"lottery-tf: there is no command '{name}'{near}."), file=sys.stderr)
         return MISTAKE
     try:
         with heeded():
             _run(name, words)
         return DONE
     except UsageError as error:
-        print(f"lottery-tf {name}: {in_flags(str(error))}", file=sys.stderr)
+        print(f"lottery-tf {name}: {one_line(in_flags(str(error)))}", file=sys.stderr)
         return MISTAKE
     except WorkFailed as error:
-        print(f"lottery-tf {name}: {in_flags(str(error))}", file=sys.stderr)
+        print(f"lottery-tf {name}: {one_line(in_flags(str(error)))}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt as error:
         by = "stopped by SIGTERM" if isinstance(error, Stopped) else "interrupted"
@@ -152,14 +153,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"\nlottery-tf {name}: {by}; {again}", file=sys.stderr)
         return TO_BE_REQUEUED if isinstance(error, Stopped) else INTERRUPTED
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            long = f"{error.strerror}: {error.filename}, give another place"
+            print(f"lottery-tf {name}: {one_line(long)}.", file=sys.stderr)
+            return MISTAKE
         if told := _trouble_with_disk(error):
-            print(f"lottery-tf {name}: {told}.", file=sys.stderr)
+            print(f"lottery-tf {name}: {one_line(told)}.", file=sys.stderr)
             return FAILED
-        if not isinstance(error, RuntimeError):
-            traceback.print_exc()
-            return FAILED
-        said = str(error)  # as ours is; in Keras' errors backquotes mean other things
-        print(traceback.format_exc().replace(said, in_flags(said)), end="", file=sys.stderr)
+        said = traceback.format_exc()
+        if isinstance(error, RuntimeError):  # as ours is; in Keras' errors backquotes mean others
+            said = said.replace(str(error), in_flags(str(error)))
+        print(readable(said), end="", file=sys.stderr)
         return FAILED
 
 

@@ -14,12 +14,12 @@ from lottery_tf.cli.settings import (
 from lottery_tf.cli.terminal import at_work
 from lottery_tf.common.device_settings import DeviceSettings
 from lottery_tf.common.devices import own_folder
-from lottery_tf.common.files import read_json
 from lottery_tf.data import DataSettings
 from lottery_tf.graph.settings import CodeSettings
 from lottery_tf.models import ModelSettings
 from lottery_tf.runs import Row
 from lottery_tf.runs.experiment import experiment_of
+from lottery_tf.runs.records import RESULT, read_result
 from lottery_tf.runs.retrain import is_tested, retrain_ticket
 from lottery_tf.runs.settings import BoardSettings, Experiment
 from lottery_tf.tickets.ticket import Ticket
@@ -43,8 +43,9 @@ def run(flags: Parsed) -> None:
     inherited = found_in.describe()
     data, model, training = (flags.settings(owner, **inherited) for owner in OF_RETRAINING)
     experiment = Experiment(data, model, training, found_in.prunable)
-    result = out / "result.json"
-    finished = result.is_file() and is_tested(read_json(result))
+    finished = (out / RESULT).is_file() and is_tested(
+        read_result(out, needed=("recipe", "sparsity", "seconds"))
+    )
     with (
         at_work(flags.settings(DeviceSettings)),
         own_folder(out) as folder,

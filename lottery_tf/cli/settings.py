@@ -5,6 +5,7 @@ before TensorFlow is imported.
 """
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,10 @@ class ExportSettings:
     data_dir: str | None = setting(
         None, "where the run's dataset lies now; default: where it lay for the run", path=True
     )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tolerance < math.inf:
+            raise UsageError(f"Expected `tolerance` of 0 or more, not {self.tolerance}.")
 
 
 @dataclasses.dataclass(frozen=True)

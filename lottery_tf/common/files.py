@@ -12,8 +12,10 @@ import io
 import json
 import math
 import os
+import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,13 @@ import numpy as np
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.ownership import Kind, check_ours, of_file_manager
+
+_PATTERN = re.compile(r"[\[\]*?\\]|[\ud800-\udfff]")
+SUMS = "sha256"  # by which a record has the sums of itself and of what belongs to it
+_CHANGED = (
+    "Expected {} to have the checksum that it was written with; it is damaged or changed: copy it "
+    "again or make it anew, or take its sha256 out if the change is your own."
+)
 
 
 @contextlib.contextmanager
@@ -87,8 +96,8 @@ def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> Non
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """``write_bytes`` of ``text`` in UTF-8."""
-    write_bytes(path, text.encode())
+    """``write_bytes`` of ``text`` in UTF-8; bytes of a name that are none as Python writes them."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -101,35 +110,112 @@ def as_json(value: Any) -> str:
     return json.dumps(_strict(value), indent=2, allow_nan=False) + "\n"
 
 
-def write_json_lines(path: str | os.PathLike[str], rows: list[dict[str, Any]]) -> None:
-    """Writes one JSON object a line, whole or not at all; NaN and infinities as ``null``."""
-    write_text(path, "".join(json.dumps(_strict(row), allow_nan=False) + "\n" for row in rows))
+def write_record(
+    path: str | os.PathLike[str], record: Mapping[str, Any], parts: Mapping[str, str] | None = None
+) -> None:
+    """``write_json`` of an object with sums, by which ``read_json`` tells that it was changed.
+
+    Args:
+      path: the file.
+      record: what it is to say. Of its own ``sha256`` that of this file is made anew.
+      parts: name → SHA-256 of what lies beside it and belongs to it.
+    """
+    sums = {**record.get(SUMS, {}), **(parts or {})}
+    sums[Path(path).name] = sum_of({**record, SUMS: sums}, Path(path).name)
+    write_json(path, {**record, SUMS: sums})
+
+
+def sum_of(record: Mapping[str, Any], name: str) -> str:
+    """The SHA-256 of what a record says, but for this sum itself, its ``sha256`` of ``name``;
+    however it is written down."""
+    parts = {part: each for part, each in record[SUMS].items() if part != name}
+    return hashlib.sha256(_canonical({**record, SUMS: parts})).hexdigest()
+
+
+def check_part(record: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Raises UsageError unless a file or folder has the sum that the record beside it gives; of
+    what it gives none, as those of older releases, nothing is asked."""
+    path, sums = Path(path), record.get(SUMS)
+    stated = sums.get(path.name) if isinstance(sums, dict) else None
+    if stated is not None and not (path.exists() and stated == sha256(path)):
+        raise UsageError(
+            f"Expected {path} to have the checksum that was written beside it; it is missing, "
+            "damaged or changed: copy it again, or make it anew."
+        )
+
+
+def write_json_lines(
+    path: str | os.PathLike[str], rows: list[dict[str, Any]], summed: bool = False
+) -> None:
+    """Writes one JSON object a line, whole or not at all; NaN and infinities as ``null``.
+
+    Args:
+      path: the file.
+      rows: the objects.
+      summed: give each line a ``sha256`` of all lines up to it, which ``read_json_lines`` checks
+        and takes off.
+    """
+    given = _with_sums(rows) if summed else rows
+    write_text(path, "".join(json.dumps(_strict(row), allow_nan=False) + "\n" for row in given))
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """What a JSON file holds.
+    """What a JSON file holds; of what ``write_record`` wrote without this file's own sum.
 
     Raises:
-      UsageError: if it is no JSON.
+      UsageError: if it is no JSON, or was changed since ``write_record`` wrote it.
     """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UsageError(f"Expected JSON in {path}; it is damaged ({error}).") from None
+    path = Path(path)
+    with _told_of_damage("JSON", path):
+        found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict) or not isinstance(found.get(SUMS), dict):
+        return found
+    stated = found[SUMS].get(path.name)
+    if stated is not None and stated != sum_of(found, path.name):
+        raise UsageError(_CHANGED.format(path))
+    sums = {part: each for part, each in found.pop(SUMS).items() if part != path.name}
+    return {**found, SUMS: sums} if sums else found
 
 
 def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file; none where there is no file."""
+    """The objects of a JSON-lines file; none where there is no file.
+
+    Raises:
+      UsageError: if a line is no JSON object, or was changed since it was written with a sum.
+    """
     path = Path(path)
     if not path.exists():
         return []
+    with _told_of_damage("a JSON object a line", path), open(path, encoding="utf-8") as file:
+        found = [json.loads(line) for line in file]
+        if not all(isinstance(row, dict) for row in found):
+            raise ValueError("a line is of another kind")
+    rows = [{key: value for key, value in row.items() if key != SUMS} for row in found]
+    told = zip(found, _with_sums(rows), strict=True)
+    if any(row.get(SUMS, whole[SUMS]) != whole[SUMS] for row, whole in told):
+        raise UsageError(_CHANGED.format(path))
+    return rows
+
+
+@contextlib.contextmanager
+def _told_of_damage(what: str, path: Path) -> Iterator[None]:
     try:
-        with open(path, encoding="utf-8") as file:
-            return [json.loads(line) for line in file]
-    except ValueError as error:
-        raise UsageError(
-            f"Expected a JSON object a line in {path}; it is damaged ({error})."
-        ) from None
+        yield
+    except (ValueError, RecursionError) as error:  # of lists within lists without end
+        raise UsageError(f"Expected {what} in {path}; it is damaged ({error}).") from None
+
+
+def _with_sums(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    digest, summed = hashlib.sha256(), []
+    for row in rows:
+        digest.update(_canonical(row))
+        summed.append({**row, SUMS: digest.hexdigest()})
+    return summed
+
+
+def _canonical(value: Any) -> bytes:
+    """The same bytes for the same JSON, however it is written down."""
+    return json.dumps(json.loads(as_json(value)), sort_keys=True).encode()
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
@@ -149,6 +235,21 @@ def sha256(path: str | os.PathLike[str]) -> str:
         while chunk := content.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def plain_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields ``path``, or a link to it that TensorFlow takes as it is: of a folder ``runs[1]`` it
+    reads the brackets as a pattern, and a name of bytes that are no UTF-8 it does not read."""
+    if not _PATTERN.search(os.fspath(path)):
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder, "link").with_suffix(Path(path).suffix)
+        if _PATTERN.search(link.name):
+            link = link.with_suffix("")
+        link.symlink_to(os.path.abspath(path), target_is_directory=os.path.isdir(path))
+        yield link
 
 
 def _beside(path: Path) -> Path:

@@ -116,8 +116,43 @@ def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def restore(owner: type, values: Mapping[str, Any]) -> Any:
-    """The ``owner`` dataclass from ``values``, as ``describe`` writes them; others are left out."""
-    known = {f.name for f in dataclasses.fields(owner)}
-    return owner(
-        **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known}
-    )
+    """The ``owner`` dataclass from ``values``, as ``describe`` writes them; others are left out.
+
+    Raises:
+      UsageError: for a value of another type than its field's, as only a changed file has.
+    """
+    fields = dataclasses.fields(owner)
+    given = {f.name: values[f.name] for f in fields if f.name in values}
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    check_types(given, owner)
+    return owner(**given)
+
+
+def check_types(values: Mapping[str, Any], *owners: type) -> None:
+    """Raises UsageError where a value is of another type than the field of its name."""
+    for owner in owners:
+        for field in settings_of(owner):
+            kind, optional = value_type(field, owner)
+            if field.name in values and not _is_of_type(values[field.name], kind, optional):
+                raise UsageError(
+                    f"Expected `{field.name}` to be {_EXPECTED[kind]}, got "
+                    f"{str(values[field.name])[:60]!r}."
+                )
+
+
+_EXPECTED = {
+    **{int: "a whole number", float: "a number", bool: "true or false", str: "a text"},
+    tuple: "a list of texts",
+}
+
+
+def _is_of_type(value: Any, kind: type, optional: bool) -> bool:
+    if value is None:
+        return optional
+    if isinstance(value, bool) or kind is bool:  # which Python has as an int
+        return isinstance(value, bool) and kind is bool
+    if kind is tuple:
+        return isinstance(value, tuple | list) and all(isinstance(part, str) for part in value)
+    if kind is float:
+        return isinstance(value, int | float)
+    return isinstance(value, kind)

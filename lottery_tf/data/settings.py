@@ -54,6 +54,8 @@ class DataSettings:
                 f"`dev_share` expects a share of at least 0 and below 1, not {self.dev_share}; "
                 "give, say, 0.1."
             )
+        if self.data_seed >= 2**63:
+            raise UsageError(f"Expected `data_seed` below 2**63, not {self.data_seed}.")
         for name, least in (("train_examples", 1), ("data_seed", 0), ("batch_size", 1)):
             value = getattr(self, name)
             if value is not None and value < least:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.common.files import read_json, whole_folder, write_bytes, write_json
+from lottery_tf.common.files import plain_path, read_json, whole_folder, write_bytes, write_json
 from lottery_tf.common.log import some
 from lottery_tf.common.ownership import Kind, check_ours
 from lottery_tf.common.settings import nearest, one_of
@@ -91,8 +91,8 @@ def export(
     check_ours(path, SAVED_MODEL)
     _check_exportable(model, ["saved_model"])
     inputs = None if images is None else proof.named_inputs(model, images)
-    with whole_folder(path, SAVED_MODEL) as folder:
-        return _write(model, {"saved_model": folder}, inputs)[0]["saved_model"]
+    with whole_folder(path, SAVED_MODEL) as folder, plain_path(folder) as place:
+        return _write(model, {"saved_model": place}, inputs)[0]["saved_model"]
 
 
 def _write_file(model: keras.Model, path: Path, name: str, images: Any) -> dict[str, Any]:
@@ -169,8 +169,8 @@ def write_exports(
     classes = None
     if inputs is not None and labels is not None:
         classes = _classes(labels, len(next(iter(inputs.values()))))
-    with whole_folder(out, EXPORT) as folder:
-        paths = {name: folder / FORMATS[name].file for name in formats}
+    with whole_folder(out, EXPORT) as folder, plain_path(folder) as place:
+        paths = {name: place / FORMATS[name].file for name in formats}
         facts, refused = _write(model, paths, inputs, classes, tolerance)
         for each in facts.values():
             each["preprocessing"] = dict(preprocessing or {})

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
+from lottery_tf.common.files import plain_path
 from lottery_tf.exporting import onnx, reload, tflite
 
 
@@ -23,8 +24,9 @@ def outputs_of_file(path: Path, images: np.ndarray) -> np.ndarray:
       UsageError: if the file is none of these, or does not take the images.
     """
     try:
-        (name,) = _inputs(path)
-        (outputs,) = reload.run(str(path), {name: images}).values()
+        with plain_path(path) as place:
+            (name,) = _inputs(place)
+            (outputs,) = reload.run(str(place), {name: images}).values()
     except Exception as error:  # of LiteRT, ONNX Runtime, or where there are several of either
         raise UsageError(
             f"Expected a LiteRT or ONNX file at {path} that takes images of shape "

@@ -1,6 +1,7 @@
 """How the mask of a ticket is found: the settings of ``find`` and ``find_tickets``."""
 
 import dataclasses
+import math
 from collections.abc import Collection, Iterator
 from typing import cast
 
@@ -26,6 +27,9 @@ class _Methods(Collection[str]):
 
     def __contains__(self, name: object) -> bool:
         return any(name == each for each in self)
+
+
+_MOST_ROUNDS = 10_000  # each has a folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +117,8 @@ class FindingSettings:
             )
         if self.rounds is not None and self.rounds < 0:
             raise UsageError(f"Expected `rounds` to be 0 or more, not {self.rounds}.")
+        if self.rounds is not None and self.rounds > _MOST_ROUNDS:
+            raise UsageError(f"Expected `rounds` of at most {_MOST_ROUNDS}, not {self.rounds}.")
         for name in ("sparsity", "gmp_initial_sparsity"):
             if getattr(self, name) is not None:
                 check_sparsity(getattr(self, name))
@@ -147,6 +153,13 @@ class FindingSettings:
                 "Expected either `rounds` or `sparsity`: the number of rounds of pruning, or the "
                 f"sparsity to end at; got {'neither' if self.rounds is None else 'both'}."
             )
+        if self.target is not None and self.prune_fraction < self.target:
+            needed = math.log1p(-self.target) / math.log1p(-self.prune_fraction)
+            if needed > _MOST_ROUNDS:
+                raise UsageError(
+                    f"Expected a `prune_fraction` that gets to a sparsity of {self.target} in at "
+                    f"most {_MOST_ROUNDS} rounds, not {self.prune_fraction}."
+                )
 
     def _check_one_round(self) -> None:
         if self.target is None:

@@ -25,6 +25,7 @@ from lottery_tf.graph.compat import (
     symbol,
 )
 from lottery_tf.graph.copies import with_paths
+from lottery_tf.graph.described_calls import check_order
 from lottery_tf.graph.layers import layer_paths, models_in, places
 from lottery_tf.graph.own_classes import is_own, own_methods, set_on
 
@@ -167,13 +168,9 @@ def from_json(
       UsageError: if the text is no model description or names anything else.
     """
     custom_objects = dict(custom_objects or {})
-    try:
-        description = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(
-            f"Expected a model description in JSON; it is damaged ({error})."
-        ) from None
-    if own := description.get("own_classes") if isinstance(description, dict) else None:
+    description = _parsed(text)
+    own = description.get("own_classes") if isinstance(description, dict) else None
+    if own and isinstance(own, dict):
         raise UsageError(
             f"Expected a model of Keras' own classes; '{min(own)}' is a {own[min(own)]}, which a "
             "file does not hold: pass the model itself, ticket.build(model=…)."
@@ -203,8 +200,21 @@ def from_json(
 
 
 def keras_of_json(text: str) -> ModuleType:
-    """The Keras that has written the description of a model: its module."""
-    return keras3.keras if is_of_keras3(json.loads(text)) else keras
+    """The Keras that has written the description of a model: its module.
+
+    Raises:
+      UsageError: if the text is no JSON.
+    """
+    return keras3.keras if is_of_keras3(_parsed(text)) else keras
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(
+            f"Expected a model description in JSON; it is damaged ({error})."
+        ) from None
 
 
 def is_of_keras3(description: Any) -> bool:
@@ -229,7 +239,7 @@ def check_object(
     part: Mapping[str, Any], custom_objects: Mapping[str, type], its_keras: ModuleType = keras
 ) -> None:
     """Raises HoldsCode unless a JSON object that describes a Keras object names Keras' own or a
-    registered one, or one of ``custom_objects``.
+    registered one, or one of ``custom_objects``; and UsageError for a model without an order.
 
     Args:
       part: the JSON object.
@@ -238,6 +248,8 @@ def check_object(
     """
     kind, module = str(part["class_name"]), part.get("module")
     config: Any = part.get("config")
+    if its_keras is keras and isinstance(config, dict) and "layers" in config:
+        check_order(config)
     inner = config.values() if isinstance(config, dict) else ()
     if isinstance(config, dict) and isinstance(words := config.get("vocabulary"), str):
         what = f"a vocabulary that is read from the file {words}"

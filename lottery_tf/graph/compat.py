@@ -25,6 +25,7 @@ from tensorflow.python.framework import kernels, ops
 from tensorflow.python.saved_model import loader_impl
 from tensorflow.python.util.tf_export import get_symbol_from_name
 
+from lottery_tf.common.files import plain_path
 from lottery_tf.graph import keras3
 from lottery_tf.graph.absent import absent_keras
 from lottery_tf.graph.keras3 import (
@@ -940,7 +941,8 @@ def symbol(name: str) -> Any:
 
 def read_saved_model(folder: str | os.PathLike[str]) -> Any:
     """The protocol buffer of a SavedModel's folder."""
-    return loader_impl.parse_saved_model(os.fspath(folder))
+    with plain_path(folder) as place:
+        return loader_impl.parse_saved_model(os.fspath(place))
 
 
 def is_metric(name: Any) -> bool:

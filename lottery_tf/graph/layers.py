@@ -258,7 +258,7 @@ def assign(model: keras.Model, values: Mapping[str, np.ndarray]) -> None:
       values: name → array, for all of ``named_variables(model)``.
 
     Raises:
-      UsageError: if names or shapes are not the model's; nothing is assigned then.
+      UsageError: if names or shapes are not the model's, when nothing is assigned; or types.
     """
     variables = named_variables(model)
     if variables.keys() != values.keys():
@@ -275,7 +275,13 @@ def assign(model: keras.Model, values: Mapping[str, np.ndarray]) -> None:
                 f"got {values[name].shape}. The values belong to another model."
             )
     for name, variable in variables.items():
-        variable.assign(values[name])
+        try:
+            variable.assign(values[name])
+        except (TypeError, ValueError) as error:  # texts, or fractions for a count
+            raise UsageError(
+                f"Expected values for {name} of the model '{model.name}' of its type, got "
+                f"{values[name].dtype}. They belong to another model."
+            ) from error
     for layer in named_layers(model).values():
         finalize(layer)
 

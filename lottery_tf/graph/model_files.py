@@ -20,6 +20,7 @@ import h5py
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
+from lottery_tf.common.files import plain_path
 from lottery_tf.graph.architecture import HoldsCode, check_object, from_json, objects
 from lottery_tf.graph.compat import (
     is_found_by_name,
@@ -83,9 +84,20 @@ def load_model(
     Raises:
       UsageError: if there is none, or it holds code that is not allowed.
     """
+    with plain_path(path) as place:
+        try:
+            return _load_model(place, allow_code, custom_objects)
+        except UsageError as error:
+            if place == Path(path):
+                raise
+            raise UsageError(str(error).replace(str(place), str(path))) from error
+
+
+def _load_model(
+    path: Path, allow_code: bool, custom_objects: Mapping[str, type] | None
+) -> keras.Model:
     if not allow_code:
         check_code(path, custom_objects)
-    path = Path(path)
     if (path / DESCRIBED).is_file():
         return _load_described(path, allow_code, custom_objects)
     its_keras = _keras_of(path)

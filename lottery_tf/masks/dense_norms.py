@@ -49,8 +49,9 @@ def remember(model: keras.Model, dense_norms: Mapping[str, float]) -> None:
             pairs = {}
             for attribute in layer.attributes or ():
                 weight = at(layer.layer, attribute)
-                if (name := names[id(weight)]) in dense_norms:
-                    pairs[attribute] = (dense_norms[name], norm_of(weight.numpy()))
+                # None of a weight that was not finite, as JSON has it.
+                if (dense := dense_norms.get(names[id(weight)])) is not None:
+                    pairs[attribute] = (dense, norm_of(weight.numpy()))
             layer.dense_norms = MappingProxyType(pairs)
 
 

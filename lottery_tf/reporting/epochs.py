@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import read_json_lines
+from lottery_tf.runs.records import check_result_part
 
 # What an epoch of metrics.jsonl has → what it is called, and by what it is multiplied for that.
 CURVES = {
@@ -24,7 +26,7 @@ def mean_epochs(runs: Iterable[str]) -> tuple[pd.DataFrame, list[str]]:
     found, missing = [], []
     for run in runs:
         try:
-            epochs = read_json_lines(Path(run) / "metrics.jsonl")
+            epochs = _epochs(Path(run))
         except UsageError:
             epochs = []
         found += epochs
@@ -32,3 +34,12 @@ def mean_epochs(runs: Iterable[str]) -> tuple[pd.DataFrame, list[str]]:
     frame = pd.DataFrame(found, columns=["epoch", *CURVES]).astype(float)
     means = frame.groupby("epoch").mean().dropna(axis="columns", how="all")
     return means * [CURVES[name][1] for name in means], missing
+
+
+def _epochs(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's ``metrics.jsonl``; a UsageError if they are not as it has left them."""
+    epochs = read_json_lines(check_result_part(run, "metrics.jsonl"))
+    for name in ("epoch", *CURVES):
+        if not all(isinstance(epoch.get(name), int | float | None) for epoch in epochs):
+            raise UsageError(f"Expected {name} in {run}/metrics.jsonl to be a number.")
+    return epochs

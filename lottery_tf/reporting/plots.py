@@ -1,6 +1,9 @@
 """Figures for the page, by Plotly; colours of text and background are the page's."""
 
+import dataclasses
+import html
 import json
+from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -14,9 +17,22 @@ _MOST_NUMBERS = 6  # columns of a heat map that leave room for numbers
 
 def plot(figure: Chart | HeatMap) -> dict:
     """The figure as Plotly's JavaScript takes it: ``data`` and ``layout``."""
+    figure = _escaped(figure)
     drawn = _heat_map(figure) if isinstance(figure, HeatMap) else _chart(figure)
     drawn.update_layout(template="none", margin={"l": 60, "r": 12, "t": 36, "b": 60})
     return json.loads(drawn.to_json())
+
+
+def _escaped(value: Any) -> Any:
+    """A figure whose words Plotly shows as they are: it reads tags and entities in them."""
+    if isinstance(value, str):
+        return html.escape(value, quote=False)
+    if isinstance(value, list | tuple):
+        return type(value)(map(_escaped, value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        words = ((each.name, getattr(value, each.name)) for each in dataclasses.fields(value))
+        return dataclasses.replace(value, **{name: _escaped(each) for name, each in words})
+    return value
 
 
 def _chart(chart: Chart) -> go.Figure:

@@ -1,6 +1,9 @@
 """The files of a report."""
 
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import write_bytes, write_text
@@ -21,6 +24,7 @@ from lottery_tf.reporting.tables import Report, markdown, pooled_markdown
 from lottery_tf.reporting.tickets import ticket_flops
 
 _RUNS, _PAGE = "runs.csv", Kind("a report", {".": head_has(b"<title>lottery_tf report</title>")})
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _of_runs, _table = begins_with("run,recipe,method,"), begins_with("recipe,method,sparsity,")
 _read = begins_with("| sparsity | method | recipe |")
 _TABLES = {
@@ -64,15 +68,15 @@ def write(report: Report, page: Path, flops: bool = True) -> int:
             "a file: choose another `out`."
         )
     runs = report.gathered.runs
-    files = {_RUNS: runs.to_csv(index=False).encode()}
+    files = {_RUNS: _csv(runs)}
     for table in report.tables:
-        files[f"{table.name}.csv"] = table.frame.to_csv(index=False).encode()
-        files[f"{table.name}.md"] = markdown(table).encode()
+        files[f"{table.name}.csv"] = _csv(table.frame)
+        files[f"{table.name}.md"] = _utf8(markdown(table))
         if len(table.tried):
-            files["tried.csv"] = table.tried.to_csv(index=False).encode()
+            files["tried.csv"] = _csv(table.tried)
     if report.pooled is not None:
-        files["pooled.csv"] = report.pooled.frame.to_csv(index=False).encode()
-        files["pooled.md"] = pooled_markdown(report.pooled).encode()
+        files["pooled.csv"] = _csv(report.pooled.frame)
+        files["pooled.md"] = _utf8(pooled_markdown(report.pooled))
     tickets = list(runs["ticket"].dropna().unique())
     figures = Figures(report, ticket_flops(tickets) if flops else {})
     sections = figures.sections()
@@ -90,3 +94,20 @@ def write(report: Report, page: Path, flops: bool = True) -> int:
     notes = [*report.gathered.notes, *figures.notes()]
     write_text(page, html(report, sections, notes, beside.name))
     return len(files)
+
+
+def _csv(frame: pd.DataFrame) -> bytes:
+    """A table in CSV. A text that a spreadsheet would compute has a ' in front."""
+    safe = frame.rename(columns=_no_formula)
+    for name in safe.columns:
+        if any(isinstance(value, str) for value in safe[name]):
+            safe[name] = pd.Series(map(_no_formula, safe[name]), safe.index, dtype=object)
+    return _utf8(safe.to_csv(index=False))
+
+
+def _no_formula(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode(errors="backslashreplace")  # bytes of a folder's name may be no UTF-8

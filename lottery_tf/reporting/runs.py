@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.common.files import read_json
 from lottery_tf.common.log import counted, some
-from lottery_tf.common.settings import nearest
+from lottery_tf.common.settings import check_types, nearest
+from lottery_tf.finding.settings import FindingSettings
 from lottery_tf.reporting.differences import (
     RUN,
     TICKET,
@@ -23,6 +23,8 @@ from lottery_tf.reporting.differences import (
     settings_of,
 )
 from lottery_tf.reporting.tickets import Origin, TicketsBelow, origin, teacher_settings
+from lottery_tf.runs.records import read_config, read_result
+from lottery_tf.runs.settings import Experiment
 
 # What a run has below itself, none of which is a run.
 _OF_A_RUN = {"model", "checkpoint", "tickets", "dense_model"}
@@ -151,19 +153,32 @@ def _read(
     run: Path, top: Path, tickets: TicketsBelow, data_names: DataNames
 ) -> tuple[dict[str, Any], Settings] | None:
     """A run's row and its settings; None for runs of other commands."""
+    if os.fsencode(run) != str(run).encode(errors="replace"):  # pandas holds no other texts
+        raise _LeftOut("whose folder's name is no UTF-8")
     if not (run / "config.json").is_file():
         raise _LeftOut("without config.json")
-    config = _object(run / "config.json")
-    if config.get("command") != "retrain":
-        return None
+    try:
+        config = read_config(run)
+        if config.get("command") != "retrain":
+            return None
+        _check_kinds(config)
+    except (UsageError, OSError):
+        raise _LeftOut("config.json damaged") from None
     if not (run / "result.json").is_file():
         raise _LeftOut("not finished (no result.json)")
-    result = _object(run / "result.json")
+    try:
+        result = read_result(run)
+    except (UsageError, OSError):
+        raise _LeftOut("result.json damaged") from None
     # A run that is tuned is measured on the test images only if its values are the best.
     measured = "test_accuracy" if result.get("dev_accuracy") is None else "dev_accuracy"
     if missing := [name for name in (*_NEEDED, measured) if result.get(name) is None]:
         raise _LeftOut(f"without {', '.join(missing)} in result.json")
     ticket = origin(run, config, top, tickets)
+    try:
+        check_types(ticket.settings, *Experiment.owners(), FindingSettings)
+    except UsageError:
+        raise _LeftOut("whose ticket's settings are damaged") from None
     row = {
         "run": str(run),
         "recipe": result["recipe"],
@@ -187,15 +202,12 @@ def _draw(ticket: Origin, config: dict[str, Any]) -> str | None:
     return f"seeds {ticket.settings['seed']}, {ticket.settings.get('data_seed')}"
 
 
-def _object(path: Path) -> dict[str, Any]:
-    """The JSON object in a run's file."""
-    try:
-        found = read_json(path)
-    except (UsageError, OSError):
-        found = None
-    if not isinstance(found, dict):
-        raise _LeftOut(f"{path.name} damaged")
-    return found
+def _check_kinds(config: dict[str, Any]) -> None:
+    """Raises UsageError where a retrain run's settings are of other kinds than it writes."""
+    check_types(config, *Experiment.owners())
+    for name in ("ticket", "ticket_sha256", "teacher"):
+        if not isinstance(config.get(name), str | None):
+            raise UsageError(f"Expected {name} to be a text, got {config[name]!r}.")
 
 
 def _cell(value: Any) -> Any:

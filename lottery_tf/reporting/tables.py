@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -19,6 +20,8 @@ from lottery_tf.reporting.tuning import tuned
 
 UNKNOWN = "–"
 POOLED_TITLE = "All kinds of tickets together (post hoc)"
+# What Markdown reads: * and ~ are our own marks, and _ within a word is none. \\x60 is a backquote.
+_MARKED = re.compile(r"[\\|\[\]\x60]|<(?=[A-Za-z/!?])|&(?=#?\w+;)")
 _TEST = ("95 % interval", "p", "p (Holm)")
 
 
@@ -208,8 +211,15 @@ def in_markdown(
 ) -> str:
     """A table in Markdown, sentences below; the columns at ``texts`` to the left."""
     sides = ["---" if place in texts else "---:" for place in range(len(head))]
-    lines = "".join(f"| {' | '.join(line)} |\n" for line in (head, sides, *rows))
-    return f"{lines}\n{' '.join(about)}\n"
+    words = ([_as_it_is(word) for word in line] for line in rows)
+    lines = [[_as_it_is(name) for name in head], sides, *words]
+    shown = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return f"{shown}\n{_as_it_is(' '.join(about))}\n"
+
+
+def _as_it_is(text: str) -> str:
+    """``text`` as Markdown shows it, be it a name that holds a tag, a link or the end of a cell."""
+    return _MARKED.sub(r"\\\g<0>", " ".join(text.split("\n")))
 
 
 def _accuracies(table: Table) -> list[str]:

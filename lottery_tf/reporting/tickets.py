@@ -11,7 +11,11 @@ import pandas as pd
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import read_json, read_json_lines, sha256
+from lottery_tf.common.settings import check_types
+from lottery_tf.finding.settings import FindingSettings
 from lottery_tf.masks.masks import Masks
+from lottery_tf.runs.records import read_config
+from lottery_tf.runs.settings import Experiment
 
 
 class Origin(NamedTuple):
@@ -67,13 +71,23 @@ def origin(
     for folder in places():
         file = folder / "ticket.json"
         if file.is_file() and sha256(file) == noted:
-            record = read_json(file)
+            record = _record(file)
             # A ticket of a program has no settings, but its structure is told.
             of = {"structure": record["structure"]} if "structure" in record else {}
-            settings = record.get("settings", of)
-            return Origin(_below(top, folder), record.get("method"), settings)
+            settings, method = record.get("settings", of), record.get("method")
+            known = isinstance(settings, dict) and isinstance(method, str | None)
+            return Origin(_below(top, folder), *((method, settings) if known else (None, {})))
     settings = _settings_of(Path(where).parent.parent)
     return Origin(None, settings.get("method", "imp") if settings else None, settings)
+
+
+def _record(file: Path) -> dict[str, Any]:
+    """What a ticket says of itself; nothing where it is damaged."""
+    try:
+        found = read_json(file)
+    except UsageError:
+        found = None
+    return found if isinstance(found, dict) else {}
 
 
 def teacher_settings(
@@ -92,10 +106,11 @@ def teacher_settings(
 def _settings_of(run: Path, commands: Sequence[str] = ("find",)) -> dict[str, Any]:
     """Those of a run of one of the commands; empty where they are unknown."""
     try:
-        settings = read_json(run / "config.json")
+        settings = read_config(run)
+        check_types(settings, *Experiment.owners(), FindingSettings)
     except (OSError, UsageError):
         return {}
-    return settings if isinstance(settings, dict) and settings.get("command") in commands else {}
+    return settings if settings.get("command") in commands else {}
 
 
 def _below(top: str | os.PathLike, folder: Path) -> Path:
@@ -125,10 +140,11 @@ def dense_accuracies(runs: pd.DataFrame) -> list[float]:
             rows = read_json_lines(found / "metrics.jsonl")
         except UsageError:
             continue
-        if rows and rows[0].get("round") == 0 and rows[0].get("test_accuracy") is not None:
+        accuracy = rows[0].get("test_accuracy") if rows and rows[0].get("round") == 0 else None
+        if isinstance(accuracy, int | float):
             settings = _settings_of(found)
             seeds = (settings.get("seed"), settings.get("data_seed")) if settings else found
-            accuracies.setdefault(seeds, rows[0]["test_accuracy"])
+            accuracies.setdefault(seeds, accuracy)
     return list(accuracies.values())
 
 
@@ -169,12 +185,12 @@ def ticket_flops(tickets: Sequence[str]) -> dict[str, int]:
     found = {}
     for ticket in tickets:
         try:
-            described = (Path(ticket) / "model.json").read_text()
+            described = (Path(ticket) / "model.json").read_text(encoding="utf-8")
             if described not in dense:
                 dense[described] = {}
                 dense[described] = count_flops(from_json(described))
             kept = kept_shares(ticket)
-        except (OSError, UsageError):
+        except (OSError, UnicodeDecodeError, UsageError):
             continue
         if flops := dense[described]:
             found[ticket] = round(sum(each * kept.get(name, 1) for name, each in flops.items()))

@@ -13,6 +13,7 @@ from lottery_tf.graph.compat import keras
 from lottery_tf.runs import Row
 from lottery_tf.runs.experiment import check_data
 from lottery_tf.runs.folder import load_saved_model, read_config
+from lottery_tf.runs.records import finished_model, read_result
 from lottery_tf.runs.settings import Experiment
 from lottery_tf.training.retraining import compiled_for_evaluation, measured
 
@@ -65,13 +66,13 @@ def export_run(
         if all(_is_whole(out / each["file"], each, tolerance) for each in facts.values()):
             return facts
     check_ours(out, EXPORT)
-    model = load_saved_model(run / "model", allow_code)
+    model = load_saved_model(finished_model(run), allow_code)
     of_run = Experiment.restore(settings).data
     if data_dir:
         of_run = dataclasses.replace(of_run, data_dir=data_dir)
     data = load(of_run, training=False)
     check_data(model, data, f"one of {run}")
-    _check_same(data, model, read_json(run / "result.json"))
+    _check_same(data, model, read_result(run))
     preprocessing = {
         "dataset": data.name,
         "input": "(pixels - mean) / std, pixels as the dataset has them, float32",

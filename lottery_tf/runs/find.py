@@ -152,7 +152,7 @@ def find(
                 measurements["diverged_in_epoch"] = each.diverged
             row = _row(each.ticket, measurements, checkpoints.seconds)
             rows.append(row)
-            write_json_lines(metrics, rows)
+            write_json_lines(metrics, rows, summed=True)
             if board:
                 board.rows(rows)
                 board.sparsity(each.ticket.masks, each.number)
@@ -275,6 +275,6 @@ def _find_in_file(
     row = _row(ticket, found, time.perf_counter() - start)
     with run.at_work(data.sha256):
         ticket.save(round_folder(out, 1))
-        write_json_lines(metrics, [row])
+        write_json_lines(metrics, [row], summed=True)
     on_round(row)
     return [row]

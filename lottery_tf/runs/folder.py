@@ -14,7 +14,7 @@ import tensorflow as tf
 from filelock import FileLock, Timeout
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.common.files import read_json, write_json
+from lottery_tf.common.files import write_record
 from lottery_tf.common.log import log
 from lottery_tf.common.ownership import of_file_manager
 from lottery_tf.data import content_sha256
@@ -22,6 +22,7 @@ from lottery_tf.data.readers import FOLDER_IS_DATASET
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.model_files import existing_model, load_model
 from lottery_tf.masks.settings import as_compared
+from lottery_tf.runs.records import read_config
 from lottery_tf.runs.settings import DATA_SUM
 from lottery_tf.tweaks.settings import of_older_release
 
@@ -106,7 +107,7 @@ class Run:
             begun |= {DATA_SUM: data_sha256} if data_sha256 else {}
             config = {"command": self.command, **self.settings, **begun}
         try:
-            write_json(self.out / "config.json", config)
+            write_record(self.out / "config.json", config)
         except OSError as error:
             raise UsageError(
                 f"Expected `out` to be a folder that can be written; {error}."
@@ -222,21 +223,6 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def read_config(run: str | os.PathLike[str]) -> dict[str, Any]:
-    """The settings of the run in a folder.
-
-    Raises:
-      UsageError: if it is no run's folder, or its ``config.json`` is damaged.
-    """
-    path = Path(run) / "config.json"
-    if not path.is_file():
-        raise UsageError(f"Expected a run's folder (with config.json) at {run}; there is none.")
-    config = read_json(path)
-    if not isinstance(config, dict):
-        raise UsageError(f"Expected a run's settings in {path}; it holds something else.")
-    return config
 
 
 def load_saved_model(folder: str | os.PathLike[str], allow_code: bool = False) -> keras.Model:

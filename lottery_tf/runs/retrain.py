@@ -8,12 +8,11 @@ from typing import Any
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import (
-    read_json,
     read_json_lines,
     sha256,
     write_arrays,
-    write_json,
     write_json_lines,
+    write_record,
 )
 from lottery_tf.common.ownership import (
     Kind,
@@ -34,6 +33,7 @@ from lottery_tf.runs import Row
 from lottery_tf.runs.experiment import check_data, check_fit, experiment_of, load_data
 from lottery_tf.runs.find import DENSE_SUM, dense_folder, finished_rounds, round_folder
 from lottery_tf.runs.folder import GONE_ON, Run, check_run_or_new, load_saved_model
+from lottery_tf.runs.records import finished_model, read_result
 from lottery_tf.runs.settings import Experiment
 from lottery_tf.runs.tensorboard import BOARD, FOLDER, Board
 from lottery_tf.tickets.ticket import Ticket
@@ -105,7 +105,7 @@ def retrain_ticket(
     run.check()
     if (out / "result.json").exists():
         check_ours(out / "result.json", _WRITES["result.json"])
-        result = read_json(out / "result.json")
+        result = read_result(out)
         if not test:
             return result
         if not is_tested(result):
@@ -165,7 +165,7 @@ def retrain_ticket(
         if not test:
             write_arrays(out / _BEST, retrained.best)
         result = {**retrained.result, "ticket": str(ticket_path), "reinit": reinit}
-        write_json(out / "result.json", result)
+        _write_result(out, result)
         if board:
             show(board, read_json_lines(out / "metrics.jsonl"))  # where no epoch was left
             board.result(result, last_step)
@@ -180,20 +180,26 @@ def check_retrain_places(out: Path, tensorboard: bool = False) -> None:
         check_all_ours(out, _WRITES | ({FOLDER: BOARD} if tensorboard else {}))
 
 
+def _write_result(out: Path, result: Row) -> None:
+    """With the sums of what the run has written before, which is whole by then."""
+    there = (name for name in ("metrics.jsonl", "model") if (out / name).exists())
+    write_record(out / "result.json", result, {name: sha256(out / name) for name in there})
+
+
 def is_tested(result: Row) -> bool:
     """Whether a run's ``result.json`` says what the test images say."""
-    return isinstance(result, dict) and "test_accuracy" in result
+    return result.get("test_accuracy") is not None
 
 
 def _test_finished(
     out: Path, result: Row, experiment: Experiment, tensorboard: bool, allow_code: bool
 ) -> Row:
     """A finished run's result with what the test images say."""
-    model = compiled_for_evaluation(load_saved_model(out / "model", allow_code))
+    model = compiled_for_evaluation(load_saved_model(finished_model(out), allow_code))
     best = read_arrays(out / _BEST)
     measured = measured_on_test(model, best, load_data(experiment))
     result = {**result, **measured}
-    write_json(out / "result.json", result)
+    _write_result(out, result)
     if tensorboard:
         last = read_json_lines(out / "metrics.jsonl")[-1]
         Board(out, "step", anew=False).result(measured, last["step"])

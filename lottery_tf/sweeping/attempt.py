@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from lottery_tf.common.device_settings import DeviceSettings
 from lottery_tf.common.errors import UsageError, WorkFailed
+from lottery_tf.common.log import one_line
 from lottery_tf.training.settings import CheckpointSettings
 
 if TYPE_CHECKING:  # it imports TensorFlow
@@ -58,7 +59,7 @@ def attempt(
             return Outcome(time.perf_counter() - start, accuracy)
         except (UsageError, WorkFailed) as error:  # which would come again
             with contextlib.suppress(OSError):  # a full disk, whose log cannot say so
-                print(error, file=sys.stderr)
+                print(one_line(str(error)), file=sys.stderr)
             return Outcome(time.perf_counter() - start, error=str(error), hopeless=True)
         except Exception as error:
             with contextlib.suppress(OSError):

@@ -15,12 +15,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lottery_tf.common.files import read_json
 from lottery_tf.common.log import counted
 from lottery_tf.common.settings import defaults, describe
 from lottery_tf.finding.settings import FindingSettings
 from lottery_tf.masks.masks import Masks
 from lottery_tf.masks.settings import as_compared
+from lottery_tf.runs.records import RESULT, read_result
 from lottery_tf.runs.settings import Experiment
 from lottery_tf.training.settings import CheckpointSettings
 from lottery_tf.tweaks.settings import PARAMETERS, described
@@ -186,8 +186,8 @@ class RetrainTrial:
         from lottery_tf.runs.retrain import check_retrain_places, is_tested, retrain_run, settled
 
         check_retrain_places(out / self.folder)
-        result = out / self.folder / "result.json"
-        if not result.is_file() or (self.test and not is_tested(read_json(result))):
+        run = out / self.folder
+        if not (run / RESULT).is_file() or (self.test and not is_tested(read_result(run))):
             return False
         ticket, recipe, experiment, reinit = self._work(out)
         dense = dense_folder(out / self.found.folder)

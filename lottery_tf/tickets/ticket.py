@@ -2,9 +2,7 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import json
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.common.files import as_json, sha256, whole_folder, write_json
+from lottery_tf.common.files import sha256, sum_of, whole_folder, write_record
 from lottery_tf.common.log import log, some
 from lottery_tf.common.ownership import Kind, has_keys
 from lottery_tf.common.settings import one_of
@@ -34,11 +32,12 @@ from lottery_tf.graph.layers import (
 )
 from lottery_tf.graph.matching import same_layers, variable_in
 from lottery_tf.masks.dense_norms import dense_norms_of, norms_before, remember
-from lottery_tf.masks.masks import Masks, read_arrays, shapes_in
+from lottery_tf.masks.masks import Masks, read_arrays
 from lottery_tf.masks.prunable import prunable_weights
 from lottery_tf.masks.prune_by_mask import get_masks
 from lottery_tf.masks.settings import KINDS, PrunableSettings
 from lottery_tf.masks.wrapper import check_masks, log_left_dense, strip, wrap
+from lottery_tf.tickets.record import check_record, check_sizes, text_of
 
 FORMAT_VERSION = 1
 _PARTS = ("masks.npz", "weights.npz", "model.json")
@@ -296,7 +295,7 @@ class Ticket:
             self.masks.save(folder / "masks.npz")
             weights: Mapping[str, Any] = self.weights  # or mypy takes one for allow_pickle
             np.savez_compressed(folder / "weights.npz", **weights)
-            (folder / "model.json").write_text(described)
+            (folder / "model.json").write_text(described, encoding="utf-8")
             record = {
                 "format_version": FORMAT_VERSION,
                 "sparsity": self.masks.sparsity,
@@ -305,8 +304,8 @@ class Ticket:
                 **self.info,
                 "sha256": {part: sha256(folder / part) for part in _PARTS},
             }
-            record["sha256"]["ticket.json"] = _sum_of_record(record)
-            write_json(folder / "ticket.json", record)
+            check_record(record)
+            write_record(folder / "ticket.json", record)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Ticket":
@@ -322,13 +321,15 @@ class Ticket:
                 "`lottery-tf find` writes them to RUN/tickets/round_NN."
             )
         try:
-            record = json.loads((path / "ticket.json").read_text())
+            record = json.loads((path / "ticket.json").read_text(encoding="utf-8"))
             version = record["format_version"]
             if version == FORMAT_VERSION:
-                sums, _ = dict(record["sha256"]), int(record["trainable_parameters"])
-        except (ValueError, KeyError, TypeError) as error:
+                sums, _ = dict(record["sha256"]), record["trainable_parameters"]
+                check_record(record)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            told = error if isinstance(error, UsageError) else repr(error)
             raise UsageError(
-                f"Expected a ticket in {path / 'ticket.json'}; it is damaged ({error!r}). Copy it "
+                f"Expected a ticket in {path / 'ticket.json'}; it is damaged ({told}). Copy it "
                 "again or find it anew."
             ) from None
         if version != FORMAT_VERSION:
@@ -342,7 +343,7 @@ class Ticket:
             if not (path / part).is_file() or sha256(path / part) != sums.get(part)
         ]
         own = sums.get("ticket.json")  # which older releases did not write
-        if own is not None and own != _sum_of_record(record):
+        if own is not None and own != sum_of(record, "ticket.json"):
             damaged.insert(0, "ticket.json")
         if damaged:
             raise UsageError(
@@ -350,36 +351,15 @@ class Ticket:
                 "missing, damaged or changed. Copy the ticket again or find it anew."
             )
         # Older releases did not write how many numbers there are.
-        most = record.get("numbers", 2 * int(record["trainable_parameters"]) + 2**26)
-        _check_sizes(path, int(most))
+        most = record.get("numbers", 2 * record["trainable_parameters"] + 2**26)
+        check_sizes(path, most)
         computed = ("format_version", "sparsity", "sparsity_total", "numbers", "sha256")
         return cls(
             Masks.load(path / "masks.npz"),
             read_arrays(path / "weights.npz"),
-            (path / "model.json").read_text(),
+            text_of(path / "model.json"),
             {key: value for key, value in record.items() if key not in computed},
         )
-
-
-def _sum_of_record(record: Mapping[str, Any]) -> str:
-    """The SHA-256 of what ticket.json says, but for this sum itself."""
-    parts = {part: each for part, each in record["sha256"].items() if part in _PARTS}
-    told = json.loads(as_json({**record, "sha256": parts}))
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-
-
-def _check_sizes(path: Path, most: int) -> None:
-    """Raises UsageError for arrays of more numbers than a ticket has, before they are read: a file
-    of half a megabyte may unpack to 512."""
-    for part in ("masks.npz", "weights.npz"):
-        sizes = {name: math.prod(shape) for name, shape in shapes_in(path / part).items()}
-        if sum(sizes.values()) > most:
-            large = [name for name, size in sizes.items() if size > most]
-            raise UsageError(
-                f"Expected at most {most:,} numbers in {path / part}, as ticket.json says; "
-                f"{some(large) or 'all together'} would be {sum(sizes.values()):,}. Copy the "
-                "ticket again or find it anew."
-            )
 
 
 def _log_matched(layers: Mapping[str, str], model: keras.Model) -> None:

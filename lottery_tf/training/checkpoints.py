@@ -5,9 +5,10 @@ and of an epoch that it cuts what the metrics have counted; what else its traini
 training adds. Batch t is known by t alone (``Dataset.stream``), so that no reader's state is in it.
 """
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,15 @@ import numpy as np
 import tensorflow as tf
 
 from lottery_tf.common.devices import from_chief, of_any
-from lottery_tf.common.files import read_json, whole_folder, write_json
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.files import (
+    SUMS,
+    check_part,
+    read_json,
+    sha256,
+    whole_folder,
+    write_record,
+)
 from lottery_tf.common.interruption import asked, held_back, raise_asked
 from lottery_tf.common.log import log
 from lottery_tf.common.ownership import Kind, has_arrays, has_keys, remove_ours
@@ -69,7 +78,9 @@ class Checkpoints:
 
     def __init__(self, folder: Path | None = None, settings: CheckpointSettings | None = None):
         self.folder, self.every = folder, (settings or CheckpointSettings()).checkpoint_every
+        self._arrays: dict[str, dict[str, np.ndarray]] = {}
         self._metrics: list[np.ndarray] = []
+        self._position: int | None = None
         self.begin()
 
     def begin(self, seconds: float = 0.0) -> None:
@@ -82,41 +93,52 @@ class Checkpoints:
 
     def facts(self) -> dict[str, Any] | None:
         """What ``State.facts`` had in the checkpoint that is there, with the ``seconds`` that it
-        was made after; None where there is no checkpoint."""
+        was made after; None where there is no checkpoint. It is read whole now, and kept for
+        ``arrays`` until it is restored.
+
+        Raises:
+          UsageError: if it is damaged, or was changed since it was written.
+        """
         if self.folder is None or not (self.folder / _STATE).is_file():
             return None
-        return read_json(self.folder / _STATE)
+        state, self._arrays = read_checkpoint(self.folder)
+        self._position = state["position"]
+        return state
 
     def has(self, name: str) -> bool:
-        """Whether the checkpoint that is there has arrays by that name."""
-        return (self._folder / f"{name}.npz").is_file()
+        """Whether that checkpoint has arrays by that name."""
+        return name in self._arrays
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
-        """What ``State.arrays`` had by ``name`` in the checkpoint that is there."""
-        return read_arrays(self._folder / f"{name}.npz")
+        """What ``State.arrays`` had by ``name`` in that checkpoint."""
+        return self._arrays[name]
 
     def restore(self, trainer: Trainer, batch: tf.data.Dataset | None = None) -> None:
-        """Puts the checkpoint that is there into a trainer, which stands where the training began.
+        """Puts that checkpoint into a trainer, which stands where the training began.
 
         Args:
           trainer: of the same model and optimizer.
           batch: a few examples, labelled; with them the metrics of an epoch that was cut go on.
+
+        Raises:
+          UsageError: if it is of another training.
         """
-        folder = self._folder
-        assign(trainer.model, read_arrays(folder / "weights.npz"))
-        saved = read_arrays(folder / "optimizer.npz")
-        trainer.set_optimizer_state(
-            _of_older_release(saved, trainer) if "arr_0" in saved else saved
-        )
-        if self.has("noise"):
-            saved = read_arrays(folder / "noise.npz")
-            for variable, value in zip(_noise(trainer.model), saved.values(), strict=True):
-                variable.assign(value)
-        # Of an older release, whose checkpoints were made at the end of an epoch.
-        trainer.position = read_json(folder / _STATE).get("position", trainer.step)
-        if batch is not None and (folder / "metrics.npz").exists():
+        arrays, self._arrays = self._arrays, {}
+        with told_of_damage(self._folder):
+            assign(trainer.model, arrays["weights"])
+            saved = arrays["optimizer"]
+            trainer.set_optimizer_state(
+                _of_older_release(saved, trainer) if "arr_0" in saved else saved
+            )
+            if "noise" in arrays:
+                states = arrays["noise"].values()
+                for variable, value in zip(_noise(trainer.model), states, strict=True):
+                    variable.assign(value)
+            # Older releases noted none, and made checkpoints at the ends of epochs.
+            trainer.position = self._position or trainer.step
+        if batch is not None and "metrics" in arrays:
             trainer.evaluate(batch)  # tf_keras makes the variables of metrics as it needs them
-            self._metrics = list(read_arrays(folder / "metrics.npz").values())
+            self._metrics = list(arrays["metrics"].values())
 
     def fit(
         self,
@@ -181,7 +203,8 @@ class Checkpoints:
         with whole_folder(self._folder, CHECKPOINT) as folder:
             for name, each in arrays.items():
                 np.savez(folder / f"{name}.npz", **each)
-            write_json(folder / _STATE, {**state.facts, **facts, "seconds": self.seconds})
+            sums = {f"{name}.npz": sha256(folder / f"{name}.npz") for name in arrays}
+            write_record(folder / _STATE, {**state.facts, **facts, "seconds": self.seconds}, sums)
 
     def remove(self) -> None:
         """Removes the checkpoint, if there is one."""
@@ -197,6 +220,42 @@ class Checkpoints:
     def _folder(self) -> Path:
         assert self.folder is not None
         return self.folder
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
+    """What ``state.json`` of a checkpoint says, and the arrays beside it by the names of the files.
+
+    Raises:
+      UsageError: if it is damaged, or was changed since it was written.
+    """
+    with told_of_damage(path):
+        state = read_json(path / _STATE)
+        noted = [Path(name).stem for name in state.get(SUMS, {})]
+        arrays = {}
+        for name in noted or ("weights", "best", "optimizer"):  # older releases noted no sums
+            check_part(state, path / f"{name}.npz")
+            arrays[name] = read_arrays(path / f"{name}.npz")
+        position = state.get("position")
+        read = {
+            **{name: value for name, value in state.items() if name != SUMS},
+            "seconds": float(state["seconds"]),
+            "position": None if position is None else int(position),
+        }
+    return read, arrays
+
+
+@contextlib.contextmanager
+def told_of_damage(path: Path | None) -> Iterator[None]:
+    """Raises UsageError where what is read of a checkpoint within the block is not what it has."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(
+            f"Expected a checkpoint of this training in {path}; it is damaged ({error}): remove "
+            "that folder, and the same command begins anew."
+        ) from error
 
 
 class _Saving(Callback):

@@ -17,7 +17,7 @@ from lottery_tf.graph.layers import assign, trainable_names, values
 from lottery_tf.inspecting.signal import sentence_of, signal
 from lottery_tf.losses.from_keras import default_loss
 from lottery_tf.tickets.ticket import Ticket
-from lottery_tf.training.checkpoints import Checkpoints, State
+from lottery_tf.training.checkpoints import Checkpoints, State, told_of_damage
 from lottery_tf.training.optimizers import make_optimizer
 from lottery_tf.training.settings import TrainingSettings
 from lottery_tf.training.trainer import Trainer, evaluate, in_training, make_trainer
@@ -237,8 +237,9 @@ class _Watch(Callback):
 
     def restore(self, facts: Mapping[str, Any], batch: tf.data.Dataset) -> None:
         """Goes on from the checkpoint that is there, ``facts`` of which are read."""
-        self.rows, self.best_accuracy = facts["rows"], facts["best"]
-        self.learned = facts.get("learned", {})  # older releases kept nothing
-        self.best_values = self.checkpoints.arrays("best")
+        with told_of_damage(self.checkpoints.folder):
+            self.rows, self.best_accuracy = list(facts["rows"]), float(facts["best"])
+            self.learned = dict(facts.get("learned", {}))  # older releases kept nothing
+            self.best_values = self.checkpoints.arrays("best")
         self.checkpoints.begin(facts["seconds"] + self.checkpoints.seconds)
         self.checkpoints.restore(self.trainer, batch)

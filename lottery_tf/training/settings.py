@@ -1,6 +1,7 @@
 """How a network is trained, as settings."""
 
 import dataclasses
+import math
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.settings import check_choices, setting
@@ -68,11 +69,15 @@ class TrainingSettings:
         if self.schedule == "step" and not self.milestones:
             raise UsageError("Expected `milestones` (e.g. 90ep,135ep) with `schedule=step`.")
         for name, good, what in (
-            ("learning_rate", self.learning_rate > 0, "above 0"),
+            ("learning_rate", 0 < self.learning_rate < math.inf, "above 0"),
             ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
             ("decay", 0 < self.decay <= 1, "in (0, 1]"),
-            ("weight_decay", self.weight_decay >= 0, "of 0 or more"),
-            ("steps_per_execution", self.steps_per_execution >= 1, "of 1 or more"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "of 0 or more"),
+            (
+                "steps_per_execution",
+                1 <= self.steps_per_execution < 2**31,
+                "of 1 or more, and below 2**31",
+            ),
             ("validation_freq", self.validation_freq >= 1, "of 1 or more"),
             ("seed", 0 <= self.seed < 2**32, "from 0 to 2**32 - 1"),
         ):

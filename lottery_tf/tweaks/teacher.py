@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.common.files import sha256
+from lottery_tf.common.files import plain_path, sha256
 from lottery_tf.graph.compat import (
     backend_of,
     ends_of,
@@ -229,7 +229,8 @@ def _of_signature(path: Path, allow_code: bool) -> Teacher:
     if not allow_code:
         check_code(path)
     try:
-        loaded = tf.saved_model.load(path)
+        with plain_path(path) as place:
+            loaded = tf.saved_model.load(place)
     except Exception as error:
         raise UsageError(f"Expected a SavedModel in {path} that loads; {error}") from error
     if "serving_default" not in loaded.signatures:

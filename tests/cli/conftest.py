@@ -60,6 +60,25 @@ def retrained(shared_run, found):
     return shared_run("retrained", "retrain", *words)
 
 
+@pytest.fixture(scope="session")
+def unfinished(found, tmp_path_factory):
+    """The folder of the same run, broken off after its second epoch: it has a checkpoint."""
+    out, write = tmp_path_factory.mktemp("unfinished") / "run", stage.write_json_lines
+
+    def write_and_stop(path, rows, **options):
+        write(path, rows, **options)
+        if len(rows) == 2:
+            raise KeyboardInterrupt
+
+    words = [f"--ticket={found / 'tickets' / 'round_02'}", f"--out={out}"]
+    words += ["--recipe=label_smoothing", "--label_smoothing_epsilon=0.2"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints, "parse_minutes", lambda text: 0.0)
+        patch.setattr(stage, "write_json_lines", write_and_stop)
+        assert main(["retrain", *words]) == 130
+    return out
+
+
 @pytest.fixture
 def each_epoch(monkeypatch):
     """Until the test ends a checkpoint is made after each epoch, whatever the flags say."""

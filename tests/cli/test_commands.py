@@ -11,7 +11,7 @@ from conftest import TINY
 import lottery_tf as lt
 from lottery_tf.cli.main import main
 from lottery_tf.common.errors import UsageError
-from lottery_tf.common.files import read_json_lines, sha256
+from lottery_tf.common.files import read_json, read_json_lines, sha256, write_record
 from lottery_tf.data import digits
 from lottery_tf.exporting import write_exports
 from lottery_tf.finding import rounds as finding
@@ -279,13 +279,12 @@ def test_the_folder_of_another_run_is_refused(words, found, capfd):
 
 
 def test_a_parameter_that_an_older_release_lacked_counts_as_its_default(retrained):
-    config = retrained / "config.json"
-    text = config.read_text()
-    assert '"epsilon": 0.2' in text
+    config = read_json(retrained / "config.json")
+    assert config["tweaks"] == {"label_smoothing": {"epsilon": 0.2}}
     settings = Run(
         retrained,
         "retrain",
-        {k: v for k, v in json.loads(text).items() if k not in ("versions", "devices", "command")},
+        {k: v for k, v in config.items() if k not in ("versions", "devices", "command")},
         of_tweaks={"label_smoothing": {"epsilon": 0.2, "another": 3}},
     )
     settings.check()
@@ -396,7 +395,7 @@ def test_an_export_is_proved_on_the_images_of_its_run(retrained, tmp_path, capfd
     run = shutil.copytree(retrained, tmp_path / "run")
     result = json.loads((run / "result.json").read_text())
     accuracy = result["test_accuracy"]
-    (run / "result.json").write_text(json.dumps(result | {"test_accuracy": accuracy - 0.01}))
+    write_record(run / "result.json", result | {"test_accuracy": accuracy - 0.01})
     assert main(["export", f"--run={run}", f"--out={tmp_path / 'export'}"]) == 2
     said = " ".join(capfd.readouterr().err.split())
     assert f"an accuracy of {100 * accuracy - 1:.2f} %; on those of --dataset=digits" in said
@@ -415,7 +414,7 @@ def test_an_export_of_images_that_have_moved_since_the_run(retrained, tmp_path, 
             (moved / f"{name}-{kind}-ubyte").write_bytes(header + array.astype(np.uint8).tobytes())
     config = json.loads((run / "config.json").read_text())
     config |= {"dataset": "idx", "data_dir": str(tmp_path / "gone")}
-    (run / "config.json").write_text(json.dumps(config))
+    write_record(run / "config.json", config)
     words = ["export", f"--run={run}", f"--out={tmp_path / 'export'}"]
     assert main(words) == 2
     assert "--data_dir" in capfd.readouterr().err

@@ -15,6 +15,7 @@ from lottery_tf.common.files import read_json, read_json_lines, sha256
 from lottery_tf.runs import experiment
 from lottery_tf.runs.experiment import load_data
 from lottery_tf.runs.folder import load_saved_model
+from lottery_tf.runs.records import read_result
 from lottery_tf.runs.retrain import retrain_ticket
 from lottery_tf.training import retraining
 from lottery_tf.tweaks.distillation import Distillation
@@ -74,7 +75,7 @@ def test_a_ticket_is_taught_by_the_dense_model_of_its_run(found, ticket, taught)
     assert config["teacher_sha256"] == Distillation(dense).sha256
     assert result["recipe"] == name
     assert result["tweaks"][name]["teacher"] == dense
-    assert read_json(out / "result.json") == result
+    assert read_result(out) == result
 
 
 def test_a_finished_run_is_left_alone_wherever_ticket_and_teacher_lie(found, taught, tmp_path):

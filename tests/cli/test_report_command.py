@@ -27,8 +27,9 @@ def test_the_table_is_shown_and_written(tmp_path, monkeypatch, capsys):
 
 
 def test_names_are_shown_as_they_are(tmp_path, capsys):
-    """Those that rich, matplotlib or a browser would read otherwise: here a folder and a recipe."""
-    name = r"a[/b]$\foo$<!--<script>"
+    """Those that rich, matplotlib, a browser, Markdown or a spreadsheet would read otherwise, and
+    a terminal would obey: here a folder and a recipe."""
+    name = "=1+a[/b]$\\foo$<!--<script>|`:bomb:\x1b[2J"
     for seed in range(2):
         folder = tmp_path / f"seed_{seed}"
         ticket = write_ticket(folder / "find" / "tickets" / "round_01", seed)
@@ -38,9 +39,14 @@ def test_names_are_shown_as_they_are(tmp_path, capsys):
     page = tmp_path / "o[/x]" / "r.html"
     assert main(["report", str(tmp_path), f"--out={page}", "--noflops"]) == 0
     said = capsys.readouterr().out
-    assert f"Written: {page}" in said and "a[/b]" in said
+    assert f"Written: {page}" in said and "\x1b" not in said
+    assert r"=1+a[/b]$\foo$<!--<script>|`:bomb:\x1b[2J" in said
+    runs, table = ((page.with_suffix("") / name).read_text() for name in ("runs.csv", "table.md"))
+    assert f",'{name}," in runs and ",vanilla," in runs
+    assert r"| =1+a\[/b\]$\\foo$\<!--\<script>\|\`:bomb:" in table
     block = page.read_text().partition('id="figures">')[2].partition("</script>")[0]
-    assert "<" not in block and r"\u003c!--\u003cscript>" in block
+    # For Plotly, which reads tags itself.
+    assert "<" not in block and "&lt;!--&lt;script&gt;" in block
 
 
 def test_without_out_nothing_is_written(tmp_path, capsys):

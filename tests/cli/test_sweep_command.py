@@ -19,7 +19,7 @@ from lottery_tf.cli.flags import parse
 from lottery_tf.cli.grid import trials_of
 from lottery_tf.cli.main import main
 from lottery_tf.cli.settings import SWEEP
-from lottery_tf.common.files import write_json
+from lottery_tf.common.files import read_json, write_json, write_record
 from lottery_tf.common.log import log
 from lottery_tf.runs.retrain import retrain_run, settled
 from lottery_tf.sweeping import attempt as attempts
@@ -129,7 +129,7 @@ def test_the_runs_are_those_of_find_and_retrain(swept, tmp_path):
     ticket = tmp_path / "find" / "tickets" / "round_02"
     assert main(["retrain", f"--ticket={ticket}", f"--out={tmp_path / 'run'}"]) == 0
     for there, here in ((find, tmp_path / "find"), (vanilla, tmp_path / "run")):
-        theirs, mine = (json.loads((d / "config.json").read_text()) for d in (there, here))
+        theirs, mine = (read_json(d / "config.json") for d in (there, here))
         for config in (theirs, mine):
             config.pop("ticket", None), config.pop("ticket_sha256", None)
         assert theirs == mine
@@ -435,7 +435,9 @@ def test_a_run_of_other_settings_in_its_folder_is_not_taken(swept, tmp_path, cap
     out = tmp_path / "sweep"
     shutil.copytree(swept, out)
     config = next(out.glob("retrain/label_smoothing_*/config.json"))
-    config.write_text(config.read_text().replace('"epsilon": 0.1', '"epsilon": 0.3'))
+    settings = read_json(config)
+    assert settings["tweaks"]["label_smoothing"] == {"epsilon": 0.1}
+    write_record(config, settings | {"tweaks": {"label_smoothing": {"epsilon": 0.3}}})
     before = contents(out)
     assert main(["sweep", *WORDS, f"--out={out}"]) == 1
     said = " ".join(capfd.readouterr().err.split())

@@ -12,10 +12,14 @@ import pytest
 from lottery_tf.common import files
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import (
+    check_part,
+    plain_path,
+    read_json,
     read_json_lines,
     sha256,
     write_json,
     write_json_lines,
+    write_record,
     write_text,
 )
 from lottery_tf.common.ownership import Kind
@@ -272,3 +276,71 @@ def test_sha256_of_abc(tmp_path):
     assert sha256(tmp_path / "abc") == (
         "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     )
+
+
+def test_a_record_tells_of_a_change_and_says_the_same_to_others(tmp_path):
+    path, part = tmp_path / "result.json", tmp_path / "part"
+    part.write_text("a")
+    record = {"accuracy": 0.25, "loss": float("nan"), "name": "ž"}
+    write_record(path, record, {"part": sha256(part)})
+    raw = json.loads(path.read_text())
+    assert raw.pop("sha256").keys() == {"result.json", "part"}
+    assert raw == {"accuracy": 0.25, "loss": None, "name": "ž"}
+    read = read_json(path)
+    assert read == {**raw, "sha256": {"part": sha256(part)}}
+    path.write_text(json.dumps(json.loads(path.read_text())))  # the same, written otherwise
+    assert read_json(path) == read
+    check_part(read, part)
+    write_record(path, read)
+    assert read_json(path) == read
+    path.write_text(path.read_text().replace("0.25", "0.75"))
+    with pytest.raises(UsageError, match="result.json to have the checksum"):
+        read_json(path)
+    without = {key: value for key, value in read.items() if key != "sha256"}
+    write_json(path, without)  # as an older release wrote it
+    assert read_json(path) == without
+    check_part(without, part)
+    part.write_text("b")
+    with pytest.raises(UsageError, match="part to have the checksum"):
+        check_part(read, part)
+    part.unlink()
+    with pytest.raises(UsageError, match="part to have the checksum"):
+        check_part(read, part)
+
+
+def test_lines_tell_of_a_change_and_a_run_may_end_after_any(tmp_path):
+    path, rows = tmp_path / "metrics.jsonl", [{"round": n, "loss": 0.5} for n in range(3)]
+    write_json_lines(path, rows, summed=True)
+    assert read_json_lines(path) == rows
+    lines = path.read_text().splitlines(keepends=True)
+    assert [json.loads(line)["loss"] for line in lines] == [0.5] * 3
+    for kept in range(3):
+        path.write_text("".join(lines[:kept]))
+        assert read_json_lines(path) == rows[:kept]
+    changed = [lines[0], lines[1].replace("0.5", "0.7"), lines[2]]
+    for others in (changed, changed[:2], lines[1:], [lines[1], lines[0]]):
+        path.write_text("".join(others))
+        with pytest.raises(UsageError, match="metrics.jsonl to have the checksum"):
+            read_json_lines(path)
+
+
+@pytest.mark.parametrize("text", ["3", "[]\n", "{\n", "[" * 100_000])
+def test_lines_that_are_no_objects_are_told(tmp_path, text):
+    (tmp_path / "a.jsonl").write_text(text)
+    with pytest.raises(UsageError, match="a JSON object a line in .*; it is damaged"):
+        read_json_lines(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize("name", ["run", "a[1]*?", os.fsdecode(b"\xff.keras"), "m[0].keras"])
+def test_a_path_that_tensorflow_takes_as_it_is(tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "file").write_text("a")
+    with plain_path(folder) as place:
+        assert (place / "file").read_text() == "a"
+        assert (place == folder) == (name == "run")
+        assert place.suffix == folder.suffix or name == "a[1]*?"
+        str(place).encode()
+        assert not set("[]*?") & set(place.name)
+        (place / "other").write_text("b")
+    assert (folder / "other").read_text() == "b"

@@ -102,6 +102,28 @@ def test_settings_survive_json(oven):
     assert restore(Oven, json.loads(json.dumps(describe(oven)))) == oven
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("heat", "180", "a whole number, got '180'"),
+        ("heat", True, "a whole number, got 'True'"),
+        ("heat", 180.0, "a whole number"),
+        ("heat", None, "a whole number, got 'None'"),
+        ("rise", [1], "a number"),
+        ("rise", False, "a number"),
+        ("light", 1, "true or false, got '1'"),
+        ("mode", 3, "a text, got '3'"),
+        ("trays", "top", "a list of texts"),
+        ("trays", [1], "a list of texts"),
+        ("names", {"a": "b"}, "a list of texts"),
+    ],
+)
+def test_values_of_another_type_are_told(name, value, told):
+    """As a file of a stranger may have them."""
+    with pytest.raises(UsageError, match=rf"Expected `{name}` to be {told}"):
+        restore(Oven, {name: value})
+
+
 def test_restore_takes_defaults_for_what_is_missing_and_leaves_out_what_is_unknown():
     assert restore(Oven, {"heat": 0, "colour": "red"}) == Oven(heat=0)
     assert restore(Oven, {}) == Oven()

@@ -229,6 +229,35 @@ def test_no_vocabulary_is_read_from_a_file(kind, of, tmp_path):
         from_json(json.dumps(description))
 
 
+@pytest.mark.parametrize("taken", ["b", "c"], ids=["two in a circle", "one of itself"])
+def test_layers_that_wait_for_one_another_are_told(taken, of):
+    """tf_keras would look for the next one to call without end."""
+    inputs = of.Input((4,), name="x")
+    first = of.layers.Dense(4, name="a")(inputs)
+    outputs = of.layers.Add(name="c")([first, of.layers.Dense(4, name="b")(first)])
+    description = json.loads(to_json(of.Model(inputs, outputs)))
+    names = {"b": ("a", "x"), "c": ("c", "b")}
+    name, source = names[taken]
+    (layer,) = (each for each in description["config"]["layers"] if each["name"] == name)
+    nodes = json.dumps(layer["inbound_nodes"])
+    assert f'["{source}", 0' in nodes
+    layer["inbound_nodes"] = json.loads(nodes.replace(f'["{source}", 0', f'["{taken}", 0'))
+    with pytest.raises(UsageError, match="wait for one another|has loops or disconnected nodes"):
+        from_json(json.dumps(description))
+
+
+def test_a_call_that_is_not_described_is_told():
+    """Likewise: the second call of a layer that is called once."""
+    description, dense = described()
+    dense["inbound_nodes"][0][0][1] = 0  # an input has one call, whatever the number
+    assert from_json(json.dumps(description))
+    head = {**dense, "name": "head", "config": {**dense["config"], "name": "head"}}
+    head["inbound_nodes"] = [[["d", 1, 0, {}]]]
+    description["config"]["layers"].append(head)
+    with pytest.raises(UsageError, match="head would wait"):
+        from_json(json.dumps(description))
+
+
 def test_a_registered_name_opens_no_way_for_another_class():
     """A wrapper's from_config makes what it wraps by the class name alone."""
     text = to_json(chain(layers.Reshape((2, 2)), layers.TimeDistributed(layers.Dense(2))))

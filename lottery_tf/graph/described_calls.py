@@ -1,0 +1,64 @@
+"""The calls in a description of a model: whether each can be made when those before it are."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.log import some
+
+
+def check_order(config: Mapping[str, Any]) -> None:
+    """Raises UsageError if calls in a functional model's config wait for one another, or for one
+    that is not described: tf_keras, whose format it is, would look for the next without end.
+
+    A call names what it takes as ``[layer, which of its calls, which output, …]``.
+    """
+    layers = {each["name"]: each for each in config["layers"] if "inbound_nodes" in each}
+    first = {name: _first_call(each) for name, each in layers.items()}
+    waiting = {name: list(each["inbound_nodes"]) for name, each in layers.items()}
+    made = dict.fromkeys(layers, 0)
+
+    def is_there(name: str, number: Any) -> bool:
+        if layers[name].get("class_name") == "InputLayer":
+            return True
+        return any(number in range(start, start + made[name]) for start in first[name])
+
+    progress = True
+    while progress:
+        progress = False
+        for name, calls in waiting.items():
+            while calls and all(is_there(*taken) for taken in _taken(calls[0], layers)):
+                del calls[0]
+                made[name] += 1
+                progress = True
+    if stuck := [name for name, calls in waiting.items() if calls]:
+        raise UsageError(
+            "Expected layers that take what layers before them give; in the model "
+            f"'{config.get('name')}' {some(stuck)} would wait for one another without end: it is "
+            "damaged, write it anew."
+        )
+
+
+def _first_call(layer: Mapping[str, Any]) -> tuple[int, ...]:
+    """What number a layer's first call in the description may have: that with its own inputs, as
+    which a nested model is made, is not described."""
+    inner = layer["config"].get("layers") if isinstance(layer.get("config"), dict) else None
+    if inner is None:
+        return (0,)
+    if layer.get("class_name") not in ("Functional", "Model", "Sequential"):
+        return (0, 1)  # a user's own class
+    return (1,) if not inner or inner[0].get("class_name") == "InputLayer" else (0,)
+
+
+def _taken(value: Any, layers: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The calls whose outputs a call takes."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if not isinstance(value, list):
+        return
+    if len(value) in (3, 4) and isinstance(value[0], str):  # by which tf_keras knows them
+        if value[0] in layers:
+            yield value[0], value[1]
+        value = value[3:]
+    for inner in value:
+        yield from _taken(inner, layers)

@@ -1,0 +1,67 @@
+"""What a ticket's files say, looked at before anything is made of it."""
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lottery_tf.common.errors import UsageError
+from lottery_tf.common.log import some
+from lottery_tf.masks.masks import shapes_in
+
+
+def check_record(record: Mapping[str, Any]) -> None:
+    """Raises UsageError where what others rely on is of another kind than ``Ticket`` has it."""
+    for kind, what, names in _SAID:
+        for name in names:
+            if name in record and not kind(record[name]):
+                raise UsageError(f"expected {what} as {name}, which is {str(record[name])[:40]!r}")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+
+
+def _are_norms(value: Any) -> bool:
+    # A norm that is not finite is null in JSON.
+    return isinstance(value, Mapping) and all(
+        isinstance(norm, int | float | None) and not isinstance(norm, bool)
+        for norm in value.values()
+    )
+
+
+_SAID: tuple[tuple[Callable[[Any], bool], str, tuple[str, ...]], ...] = (
+    (_is_count, "a count", ("trainable_parameters", "numbers", "round", "rewind_step")),
+    (_are_norms, "norms by the names of weights", ("dense_norms",)),
+    (lambda value: isinstance(value, Mapping), "an object", ("settings",)),
+    (
+        lambda value: value is None or isinstance(value, str),
+        "a text",
+        ("method", "model", "dataset", "structure"),
+    ),
+    (lambda value: value is None or _is_count(value), "a whole number", ("seed",)),
+)
+
+
+def check_sizes(path: Path, most: int) -> None:
+    """Raises UsageError for arrays of more numbers than a ticket has, before they are read: a file
+    of half a megabyte may unpack to 512."""
+    for part in ("masks.npz", "weights.npz"):
+        sizes = {name: math.prod(shape) for name, shape in shapes_in(path / part).items()}
+        if sum(sizes.values()) > most:
+            large = [name for name, size in sizes.items() if size > most]
+            raise UsageError(
+                f"Expected at most {most:,} numbers in {path / part}, as ticket.json says; "
+                f"{some(large) or 'all together'} would be {sum(sizes.values()):,}. Copy the "
+                "ticket again or find it anew."
+            )
+
+
+def text_of(path: Path) -> str:
+    """What a file says; a UsageError if it is no UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"Expected a model description in {path}; it is damaged ({error})."
+        ) from None
