@@ -62,7 +62,7 @@ def content(run: Path) -> dict[str, object]:
         rows = map(json.loads, lines.splitlines() if file.suffix == ".jsonl" else [lines or "{}"])
         for number, row in enumerate(rows):
             for name, value in row.items():
-                if name not in ("seconds", "ticket"):
+                if name not in ("seconds", "ticket", "sha256"):
                     found[f"{file.name}:{number}:{name}"] = value
     for file in sorted(run.rglob("variables.data*")):
         found[str(file.relative_to(run))] = file.read_bytes()

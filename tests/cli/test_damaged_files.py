@@ -146,6 +146,8 @@ def test_damage_is_told_or_changes_nothing(run, file, damage, copies):
             assert missing == [str(folder)] or same(means.to_dict(), whole[0].to_dict())
         elif file == "metrics.jsonl":  # whole lines are a run that was broken off
             assert found == whole[: len(found)]
+        elif isinstance(found, dict):  # where a digit of "sha256" is another, that is a name more
+            assert same({name: found.get(name) for name in whole}, whole)
         else:
             assert same(found, whole)
     finally:
