@@ -52,6 +52,12 @@ def test_file_round_trip(tmp_path_factory, arrays):
     assert Masks.load(path) == Masks(arrays)
 
 
+def test_ones_keep_everything():
+    masks = Masks.ones({"a": (2, 3), "b": ()})
+    assert {name: mask.shape for name, mask in masks.items()} == {"a": (2, 3), "b": ()}
+    assert all(mask.dtype == bool and mask.all() for mask in masks.values())
+
+
 def test_a_file_is_named_as_numpy_names_it(tmp_path):
     for name in ("masks", "masks.v2"):
         Masks({"a/kernel": [1, 0]}).save(tmp_path / name)
@@ -71,8 +77,9 @@ def test_masks_alone_are_replaced(tmp_path, theirs):
     assert Masks.load(path) == Masks({"a/kernel": [0, 1]})
     np.savez(path, **theirs)
     before = path.read_bytes()
-    with pytest.raises(UsageError, match="or masks; it holds something else"):
-        Masks({"a/kernel": [1, 0]}).save(path)
+    for name in ("masks.npz", "masks"):  # which is the same file
+        with pytest.raises(UsageError, match="or masks; it holds something else"):
+            Masks({"a/kernel": [1, 0]}).save(tmp_path / name)
     assert path.read_bytes() == before
 
 
@@ -119,6 +126,9 @@ def test_pickles_are_not_loaded(tmp_path):
         def __reduce__(self):
             return (pytest.fail, ("a pickle was run",))
 
-    np.savez(tmp_path / "masks.npz", a=np.array([Bomb()], dtype=object))
+    path = tmp_path / "masks.npz"
+    np.savez(path, **{"a/kernel": np.array([Bomb()], dtype=object)})
     with pytest.raises(UsageError, match="damaged"):
-        Masks.load(tmp_path / "masks.npz")
+        Masks.load(path)
+    with pytest.raises(UsageError, match="something else"):  # nor to see whose file it is
+        Masks({"a/kernel": [1]}).save(path)
