@@ -85,12 +85,12 @@ class Run:
         to be possible. What may differ stays as it was when the run began, but the rounds.
 
         Args:
-          data_sha256: of the data that the run is about to read.
+          data_sha256: of the data that the run is about to read; empty where there is none.
         """
         self.check()
         if (self.out / "config.json").exists():
             config = read_config(self.out)
-            if config.get(DATA_SUM, data_sha256) != data_sha256:
+            if data_sha256 and config.get(DATA_SUM, data_sha256) != data_sha256:
                 raise UsageError(
                     f"Expected the data that {self.out} was begun with; in `data_dir` are other "
                     "ones now, or they come in another order: give the folder of the run's own, "
@@ -118,7 +118,7 @@ class Run:
         """Begins the run, which is this process' own as long as the block lasts.
 
         Args:
-          data_sha256: of the data that the run is about to read.
+          data_sha256: of the data that the run is about to read; empty where there is none.
 
         Raises:
           UsageError: as ``check``, for other data than those that the run was begun with, and

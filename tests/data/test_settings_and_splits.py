@@ -176,3 +176,31 @@ def test_digits_are_not_mirrored_and_others_are(numbered, monkeypatch):
 
 def test_every_setting_has_a_help():
     assert all(field.metadata["help"] for field in dataclasses.fields(DataSettings))
+
+
+def test_the_sum_is_of_all_that_decides_what_is_trained_on(numbered):
+    """Not of how it lies in memory, or how wide its numbers are; and not of the split."""
+    images = np.arange(24, dtype=np.uint8).reshape(4, 2, 3, 1)
+    labels, index = np.arange(4, dtype=np.int32), np.arange(4)
+    train, test = Split(images, labels), Split(images[:2], labels[:2])
+    source = Source(train, test, 4, order=index, groups=index)
+    copied = Split(np.asfortranarray(images), labels.astype(np.int64))
+    narrow = index.astype(np.int16)
+    assert Source(copied, test, 4, narrow, narrow, ["a"] * 4).sha256 == source.sha256
+    images, labels, last = images.copy(), labels.copy(), index[::-1]
+    images[3, 1, 2, 0] += 1
+    labels[3] = 0
+    others = [
+        *(
+            source._replace(train=Split(images, train.labels), test=test),
+            source._replace(test=train),
+        ),
+        *(source._replace(train=Split(train.images, labels)), source._replace(num_classes=5)),
+        source._replace(train=Split(train.images.reshape(4, 3, 2, 1), train.labels)),
+        source._replace(train=train.take(last), order=index),
+        *(source._replace(order=last), source._replace(groups=last)),
+        *(source._replace(order=None), source._replace(groups=None)),
+    ]
+    assert len({each.sha256 for each in [source, *others]}) == len(others) + 1
+    sums = {load(DataSettings(dev_share=share, data_seed=3)).sha256 for share in (0.1, 0.5)}
+    assert len(sums) == 1 and len(sums.pop()) == 64

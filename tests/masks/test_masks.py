@@ -52,6 +52,12 @@ def test_file_round_trip(tmp_path_factory, arrays):
     assert Masks.load(path) == Masks(arrays)
 
 
+def test_ones_keep_everything():
+    masks = Masks.ones({"a": (2, 3), "b": ()})
+    assert {name: mask.shape for name, mask in masks.items()} == {"a": (2, 3), "b": ()}
+    assert all(mask.dtype == bool and mask.all() for mask in masks.values())
+
+
 def test_a_file_is_named_as_numpy_names_it(tmp_path):
     for name in ("masks", "masks.v2"):
         Masks({"a/kernel": [1, 0]}).save(tmp_path / name)

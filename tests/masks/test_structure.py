@@ -44,6 +44,18 @@ def test_two_of_four_along_the_inputs():
     assert pruned(scores, 0.5, "2:4") == {"a": [[0, 1], [0, 1], [1, 0], [1, 0]]}
 
 
+def test_of_many_equal_blocks_the_earlier_ones_are_kept():
+    """More of them than a sort that is not stable leaves in their order; but for these `b` would
+    have all that stays."""
+    blocks = np.arange(300) % 3
+    scores = {"a": np.repeat(blocks, 2)[:, None], "b": np.full((600, 1), 9.0)}
+    found = pruned(scores, 0.5, "block:2x1", min_kept=240)["a"]
+    largest, middle = (np.flatnonzero(blocks == each) for each in (2, 1))
+    first = np.sort(np.concatenate([largest, middle[:20]]))  # of 100 and 20, two weights each
+    assert np.flatnonzero(np.array(found).reshape(300, 2).all(axis=1)).tolist() == first.tolist()
+    assert np.sum(found) == 240
+
+
 @pytest.mark.parametrize(
     ("text", "shapes", "remarks"),
     [
