@@ -45,6 +45,7 @@ KINDS = (
     *(keras.callbacks.Callback, keras.optimizers.schedules.LearningRateSchedule),
 )
 # The whole numbers that a step is counted in: JAX has none of 64 bits.
+_UNNAMED = re.compile(r"variable(_\d+)?")  # what Keras calls weights that are given no name
 WHOLE = "int32" if keras.backend.backend() == "jax" else "int64"
 # The method of a model that calls its loss on symbolic tensors, for their shapes.
 SHAPES_STEP = "_symbolic_build"
@@ -126,6 +127,8 @@ def listed_weights(layer: Layer) -> list[Variable]:
 
 def last_name(variable: Variable, layer: Layer) -> str:
     depthwise = isinstance(layer, keras.layers.DepthwiseConv1D | keras.layers.DepthwiseConv2D)
+    if _UNNAMED.fullmatch(variable.name):  # it counts all of the process
+        return "variable"
     return "depthwise_kernel" if depthwise and variable.name == "kernel" else variable.name
 
 

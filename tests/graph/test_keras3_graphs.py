@@ -16,6 +16,7 @@ from keras import layers, ops
 from layer_cases import CASES3 as CASES
 from networks import assert_same, chain, mlp, values
 
+import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph import compat, keras3
 from lottery_tf.graph.architecture import from_json, to_json
@@ -357,3 +358,27 @@ def test_the_values_of_one_keras_are_assigned_to_the_other():
     x = np.ones((2, 4), np.float32)
     np.testing.assert_allclose(theirs(x), ours(x), rtol=1e-5)
     assert tf.is_tensor(ours(x))
+
+
+class Scaled(keras.layers.Layer):
+    """As LayerScale of ConvNeXt: its weights have no names."""
+
+    def build(self, shape):
+        self.gamma = self.add_weight(shape=(shape[-1],), initializer="ones")
+        self.beta = self.add_weight(shape=(shape[-1],), initializer="zeros")
+
+    def call(self, inputs):
+        return inputs * self.gamma + self.beta
+
+
+def test_weights_without_names_are_known_by_their_place():
+    """Keras counts them through the process, so that those of a copy are called otherwise."""
+    x = keras.Input((2,))
+    scaled = Scaled(name="b")(Scaled(name="a")(layers.Dense(3, name="d")(x)))
+    model = keras.Model(x, layers.Dense(2, name="head")(scaled))
+    names = [f"{layer}/{name}" for layer in "ab" for name in ("variable", "variable_1")]
+    ticket = lt.prune(model, "omp", 0.5)
+    finished = lt.strip(ticket.build())
+    assert named_variables(finished).keys() == named_variables(model).keys()
+    for name in names:
+        np.testing.assert_array_equal(named_variables(finished)[name], named_variables(model)[name])
