@@ -120,9 +120,10 @@ def run(command: list[str], environments: list[dict[str, str]], grace: float) ->
             for index, environment in enumerate(environments):
                 workers.append(start(command, {**environment, "TMPDIR": folder}, index))
             return watch(workers, grace)
-        except SystemExit:
+        except SystemExit as stopped:
             end(workers, grace)
-            if TO_BE_REQUEUED in [worker.returncode for worker in workers]:
+            told = stopped.code == 128 + signal.SIGTERM
+            if told and TO_BE_REQUEUED in [worker.returncode for worker in workers]:
                 return TO_BE_REQUEUED  # they have saved what they trained
             raise
         finally:

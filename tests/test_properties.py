@@ -25,7 +25,7 @@ from networks import (
 
 import lottery_tf as lt
 from lottery_tf.exporting import write_exports
-from lottery_tf.finding import find as finding
+from lottery_tf.finding import rounds as finding
 from lottery_tf.graph.layers import assign, named_layers
 from lottery_tf.masks.prunable import prunable_weights
 from lottery_tf.training.trainer import make_trainer

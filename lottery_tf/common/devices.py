@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from lottery_tf.common.device_settings import DeviceSettings
 from lottery_tf.common.errors import UsageError
+from lottery_tf.common.interruption import heed_again
 
 
 @contextlib.contextmanager
@@ -27,7 +28,9 @@ def scope_of(settings: DeviceSettings) -> Iterator[None]:
     if settings.memory_growth:
         for gpu in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(gpu, True)
-    with _strategy(settings).scope():
+    strategy = _strategy(settings)
+    heed_again()
+    with strategy.scope():
         yield
         meet()  # The chief holds the connection: it goes last.
 
@@ -104,11 +107,10 @@ def _shared(of_chief: bool) -> Callable[[tf.Tensor], tf.Tensor]:
     @tf.function
     def share(given: tf.Tensor) -> tf.Tensor:
         replica = tf.distribute.get_replica_context()
-        if of_chief:
-            # Added to zeros: exact.
-            is_first = replica.replica_id_in_sync_group == 0
-            given = tf.where(is_first, given, tf.zeros_like(given))
-        return replica.all_reduce(tf.distribute.ReduceOp.SUM, given)
+        # Added to zeros: exact. A tensor as it was given has no device, which all_reduce asks for.
+        has_part = (replica.replica_id_in_sync_group == 0) | (not of_chief)
+        mine = tf.where(has_part, given, tf.zeros_like(given))
+        return replica.all_reduce(tf.distribute.ReduceOp.SUM, mine)
 
     return share
 

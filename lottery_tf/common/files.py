@@ -29,7 +29,8 @@ _PATTERN = re.compile(r"[\[\]*?\\]|[\ud800-\udfff]")
 SUMS = "sha256"  # by which a record has the sums of itself and of what belongs to it
 _CHANGED = (
     "Expected {} to have the checksum that it was written with; it is damaged or changed: copy it "
-    "again or make it anew, or take its sha256 out if the change is your own."
+    "again or make it anew, or take its sha256 out (of every line that has one) if the change is "
+    "your own."
 )
 
 

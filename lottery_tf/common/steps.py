@@ -4,7 +4,7 @@ import re
 
 from lottery_tf.common.errors import UsageError
 
-_DIGITS = 12  # with the unit: steps are counted in 64 bits
+_DIGITS = 12  # steps are counted in 64 bits
 _FORM = re.compile(r"(\d+)it|(\d+(?:\.\d+)?)ep")
 _MINUTES = re.compile(r"(\d+(?:\.\d+)?)min")
 
@@ -33,7 +33,7 @@ def check_steps(text: str, name: str) -> None:
 
 def _parts(text: str, what: str) -> re.Match[str]:
     if found := _FORM.fullmatch(text):
-        if len(text) > _DIGITS:
+        if len((found[1] or found[2]).partition(".")[0]) >= _DIGITS:
             raise UsageError(f"Expected fewer than {_DIGITS} digits for {what}, not '{text[:40]}'.")
         return found
     raise UsageError(f"Expected steps (500it) or epochs (2ep) for {what}, not '{text}'.")

@@ -89,6 +89,7 @@ def find_tickets(
       UsageError: for settings out of range, data of unknown length, data without labels, labels
         that are no classes of the model, and what is of the other Keras; for ``dev_data`` that do
         not fit, before anything is trained.
+      Diverged: if weights become NaN or infinite in a round that is not the last.
     """
     known = [field.name for field in dataclasses.fields(FindingSettings)]
     for name in settings:

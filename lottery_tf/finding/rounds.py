@@ -45,7 +45,8 @@ class Round:
     Attributes:
       ticket: the ticket of this round.
       trainer: holds the trained model, until the next round begins.
-      diverged: the epoch in which its training diverged, where that was skipped; else None.
+      diverged: the epoch in which its training diverged, of a round that was skipped or the last;
+        else None.
     """
 
     ticket: Ticket
@@ -130,17 +131,20 @@ def _rounds(
         number = ticket.info["round"]
         training.begin(number)
         last, masks = number >= settings.last_round, None
-        _start(trainer, ticket)
-        if not last and settings.method not in FROM_TRAINED:
-            masks, trained = _draw(ticket, training, settings, structure, last_step)
-            _start(trainer, ticket)
         diverged = None
-        if settings.train_tickets:
-            drawn: dict[str, Mapping[str, np.ndarray]] = {} if masks is None else {"masks": masks}
-            if drawn and settings.rewind == "learning_rate":
-                drawn["trained"] = trained
-            diverged = _train(training, last_step, drawn, last, on_nan)
-            check_masks(trainer.model, ticket.masks, f"of round {number}")
+        with training.checkpoints.held_back():
+            _start(trainer, ticket)
+            if not last and settings.method not in FROM_TRAINED:
+                masks, trained = _draw(ticket, training, settings, structure, last_step)
+                _start(trainer, ticket)
+            if settings.train_tickets:
+                drawn: dict[str, Mapping[str, np.ndarray]] = {}
+                if masks is not None:
+                    drawn["masks"] = masks
+                    if settings.rewind == "learning_rate":
+                        drawn["trained"] = trained
+                diverged = _train(training, last_step, drawn, last, on_nan)
+                check_masks(trainer.model, ticket.masks, f"of round {number}")
         following = None
         if masks is None and (not last or settings.extendable):
             trained = values(trainer.model)
@@ -286,10 +290,12 @@ def _train(
       on_nan: as in ``find``.
 
     Returns:
-      The epoch in which it diverged, if that is skipped.
+      The epoch in which it diverged, if it did.
     """
     trainer = training.trainer
-    finite = _LastFinite(trainer, training.arrays("train", "finite"))
+    # Those of a checkpoint are finite too.
+    there = [training.arrays("train", name) for name in ("finite", "weights")]
+    finite = _LastFinite(trainer, there[0] or there[1])
     skips = on_nan == "skip_round"
 
     def arrays() -> dict[str, Mapping[str, np.ndarray]]:
@@ -305,14 +311,12 @@ def _train(
     except Diverged as error:
         if skips and finite.weights:
             assign(trainer.model, finite.weights)
-            log.warning(
-                "%s Round %d ends with the weights of its last epoch that had finite ones.",
-                *(error, training.round),
-            )
-            return error.epoch
-        if not last:
+            log.warning("%s Round %d ends with its last finite weights.", error, training.round)
+        elif last:
+            log.warning("%s", error)
+        else:
             raise
-        log.warning("%s", error)
+        return error.epoch
     return None
 
 

@@ -25,7 +25,7 @@ from lottery_tf.graph.compat import (
     symbol,
 )
 from lottery_tf.graph.copies import with_paths
-from lottery_tf.graph.described_calls import check_order
+from lottery_tf.graph.described_calls import check_order, is_functional
 from lottery_tf.graph.layers import layer_paths, models_in, places
 from lottery_tf.graph.own_classes import is_own, own_methods, set_on
 
@@ -248,7 +248,7 @@ def check_object(
     """
     kind, module = str(part["class_name"]), part.get("module")
     config: Any = part.get("config")
-    if its_keras is keras and isinstance(config, dict) and "layers" in config:
+    if its_keras is keras and isinstance(config, dict) and is_functional(config):
         check_order(config)
     inner = config.values() if isinstance(config, dict) else ()
     if isinstance(config, dict) and isinstance(words := config.get("vocabulary"), str):

@@ -44,7 +44,14 @@ _PARAMETERS = {"LeakyReLU": ("alpha", "negative_slope")}
 _ACTIVATIONS = {"swish": "silu", "silu": "swish"}
 # What says where or how a layer computes, not what; and the shape, which inputs have.
 _LEFT_OUT = {
-    *("implementation", "use_cudnn", "batch_input_shape", "batch_shape", "build_config"),
+    *(
+        "implementation",
+        "use_cudnn",
+        "rng_type",
+        "batch_input_shape",
+        "batch_shape",
+        "build_config",
+    ),
     *("autocast", "optional", "sparse", "ragged", "quantization_config"),
 }
 _TOLERANCE = 1e-5  # of the largest output

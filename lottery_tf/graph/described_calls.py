@@ -7,13 +7,23 @@ from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import some
 
 
+def is_functional(config: Mapping[str, Any]) -> bool:
+    """Whether a config describes layers and their calls; ``layers`` may be anything else in one of
+    a user's own."""
+    layers = config.get("layers")
+    return isinstance(layers, list) and any(
+        isinstance(each, dict) and {"name", "inbound_nodes"} <= each.keys() for each in layers
+    )
+
+
 def check_order(config: Mapping[str, Any]) -> None:
     """Raises UsageError if calls in a functional model's config wait for one another, or for one
     that is not described: tf_keras, whose format it is, would look for the next without end.
 
     A call names what it takes as ``[layer, which of its calls, which output, …]``.
     """
-    layers = {each["name"]: each for each in config["layers"] if "inbound_nodes" in each}
+    described = (each for each in config["layers"] if isinstance(each, dict))
+    layers = {each["name"]: each for each in described if "inbound_nodes" in each}
     first = {name: _first_call(each) for name, each in layers.items()}
     waiting = {name: list(each["inbound_nodes"]) for name, each in layers.items()}
     made = dict.fromkeys(layers, 0)
@@ -43,7 +53,7 @@ def _first_call(layer: Mapping[str, Any]) -> tuple[int, ...]:
     """What number a layer's first call in the description may have: that with its own inputs, as
     which a nested model is made, is not described."""
     inner = layer["config"].get("layers") if isinstance(layer.get("config"), dict) else None
-    if inner is None:
+    if not isinstance(inner, list) or not all(isinstance(each, dict) for each in inner):
         return (0,)
     if layer.get("class_name") not in ("Functional", "Model", "Sequential"):
         return (0, 1)  # a user's own class

@@ -36,12 +36,15 @@ class DataNames:
 
     def __init__(self) -> None:
         self._names: dict[str, str] = {}
+        self._there: dict[str, str] = {}  # folder → what lay there
 
     def of(self, folder: str, sha256: str | None) -> str:
         """The name of a folder; of an older release's run, which has no sum, what it is called."""
         called = Path(folder).name
+        sha256 = sha256 or self._there.get(folder)
         if sha256 is None:
             return called
+        self._there[folder] = sha256
         if sha256 not in self._names:
             taken = called in self._names.values()
             self._names[sha256] = f"{called} ({sha256[:8]})" if taken else called

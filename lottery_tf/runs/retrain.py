@@ -14,6 +14,7 @@ from lottery_tf.common.files import (
     write_json_lines,
     write_record,
 )
+from lottery_tf.common.log import log
 from lottery_tf.common.ownership import (
     Kind,
     check_all_ours,
@@ -34,7 +35,7 @@ from lottery_tf.runs.experiment import check_data, check_fit, experiment_of, loa
 from lottery_tf.runs.find import DENSE_SUM, dense_folder, finished_rounds, round_folder
 from lottery_tf.runs.folder import GONE_ON, Run, check_run_or_new, load_saved_model
 from lottery_tf.runs.records import finished_model, read_result
-from lottery_tf.runs.settings import Experiment
+from lottery_tf.runs.settings import DATA_SUM, Experiment
 from lottery_tf.runs.tensorboard import BOARD, FOLDER, Board
 from lottery_tf.tickets.ticket import Ticket
 from lottery_tf.training.checkpoints import CHECKPOINT, Checkpoints
@@ -118,6 +119,12 @@ def retrain_ticket(
     noise_by_variables()
     data = load_data(experiment)
     last_step = experiment.training.steps(data.steps_per_epoch)
+    found_with = (ticket.info.get("settings") or {}).get(DATA_SUM, data.sha256)
+    if found_with != data.sha256:
+        log.warning(
+            "%s: the images and labels of %s are not those that the ticket was found with.",
+            *(ticket_path, data.name),
+        )
     if ticket.info.get("rewind_step", 0) >= last_step:
         raise UsageError(
             f"Expected `train_for` to end behind step {ticket.info['rewind_step']}, to which the "

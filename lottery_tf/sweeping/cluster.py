@@ -9,6 +9,7 @@ from ipaddress import ip_address
 from typing import Any, TypeVar
 
 from lottery_tf.common.errors import UsageError
+from lottery_tf.common.interruption import heed_again
 from lottery_tf.common.log import log
 from lottery_tf.sweeping.process import MOST_CALLS, environment
 
@@ -61,6 +62,7 @@ class RayEngine:
                 logging_level=logging.ERROR,
                 **alone,
             )
+            heed_again()
         except (OSError, ValueError, RuntimeError) as error:
             asked = f"a Ray cluster at `ray_address={address}`" if address else "Ray to start here"
             raise UsageError(f"Expected {asked}; {' '.join(str(error).split())}") from error

@@ -6,6 +6,7 @@ with that one, and the trials go on under its names. What is the same is told by
 have noted.
 """
 
+import collections
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -40,19 +41,21 @@ def named_as_begun(trials: Sequence[Trial], out: Path) -> list[Trial]:
     """The trials, named as those that lie in the sweep's folder ``out`` are."""
     noted = _noted(out)
     asked = {place for trial in trials for place in _places_of(trial)}
-    ways = []
-    for place in sorted(asked, key=str):
-        others = {other: content for other, content in noted.items() if other not in asked}
-        if same := _same(place, others):
-            ways.append([(place, other) for other in (place, *same)])
-
-    def named(way: Iterable[tuple[_Place, _Place]]) -> list[Trial]:
-        places = {(there.setting, there.path): other.path for there, other in way}
-        return [_named(trial, places) for trial in trials]
-
+    others = {other: content for other, content in noted.items() if other not in asked}
+    ways = {place: (place, *_same(place, others)) for place in sorted(asked, key=str)}
+    votes: collections.Counter[tuple[_Place, _Place]] = collections.Counter()
+    for trial in trials:
+        own = ([(p, other) for other in ways[p]] for p in dict.fromkeys(_places_of(trial)))
+        for way in itertools.product(*own):  # a trial has few paths
+            if (out / _named(trial, _as_places(way)).folder).exists():
+                votes.update(way)
     # The first, as it is asked, unless more is there by another.
-    every = map(named, itertools.product(*ways))
-    return max(every, key=lambda found: sum((out / trial.folder).exists() for trial in found))
+    chosen = [(place, max(same, key=lambda o: votes[place, o])) for place, same in ways.items()]
+    return [_named(trial, _as_places(chosen)) for trial in trials]
+
+
+def _as_places(way: Iterable[tuple[_Place, _Place]]) -> Places:
+    return {(there.setting, there.path): other.path for there, other in way if other != there}
 
 
 def _same(place: _Place, others: Mapping[_Place, str]) -> list[_Place]:

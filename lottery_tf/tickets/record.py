@@ -14,7 +14,8 @@ def check_record(record: Mapping[str, Any]) -> None:
     """Raises UsageError where what others rely on is of another kind than ``Ticket`` has it."""
     for kind, what, names in _SAID:
         for name in names:
-            if name in record and not kind(record[name]):
+            unsaid = record.get(name, 0) is None and name not in _COUNTED
+            if name in record and not unsaid and not kind(record[name]):
                 raise UsageError(f"expected {what} as {name}, which is {str(record[name])[:40]!r}")
 
 
@@ -30,16 +31,12 @@ def _are_norms(value: Any) -> bool:
     )
 
 
+_COUNTED = ("trainable_parameters", "numbers")  # of others null says nothing
 _SAID: tuple[tuple[Callable[[Any], bool], str, tuple[str, ...]], ...] = (
-    (_is_count, "a count", ("trainable_parameters", "numbers", "round", "rewind_step")),
+    (_is_count, "a count", (*_COUNTED, "round", "rewind_step")),
     (_are_norms, "norms by the names of weights", ("dense_norms",)),
     (lambda value: isinstance(value, Mapping), "an object", ("settings",)),
-    (
-        lambda value: value is None or isinstance(value, str),
-        "a text",
-        ("method", "model", "dataset", "structure"),
-    ),
-    (lambda value: value is None or _is_count(value), "a whole number", ("seed",)),
+    (lambda value: isinstance(value, str), "a text", ("method", "structure")),
 )
 
 

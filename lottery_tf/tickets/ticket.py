@@ -353,7 +353,9 @@ class Ticket:
         # Older releases did not write how many numbers there are.
         most = record.get("numbers", 2 * record["trainable_parameters"] + 2**26)
         check_sizes(path, most)
-        computed = ("format_version", "sparsity", "sparsity_total", "numbers", "sha256")
+        computed = {"format_version", "sparsity", "sparsity_total", "numbers", "sha256"}
+        # null says nothing of these, as a program may have written it.
+        computed |= {n for n in ("rewind_step", "round", "settings") if record.get(n, 0) is None}
         return cls(
             Masks.load(path / "masks.npz"),
             read_arrays(path / "weights.npz"),

@@ -10,12 +10,12 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
 
-from lottery_tf.common.devices import from_chief, of_any
+from lottery_tf.common.devices import from_chief, meet, of_any
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import (
     SUMS,
@@ -41,8 +41,7 @@ CHECKPOINT = Kind(
     "a checkpoint",
     {
         _STATE: has_keys("seconds"),
-        # arr_ in a release without names
-        "optimizer.npz": has_arrays("first_step", "_*", "arr_*"),
+        "optimizer.npz": has_arrays("*"),  # of any optimizer of either Keras
         "metrics.npz": has_arrays("arr_*"),
         "noise.npz": has_arrays("arr_*"),
         # Of variables: the weights, the best on dev, masks of gradual pruning, …
@@ -74,6 +73,8 @@ class Checkpoints:
 
     Attributes:
       seconds: that the training has taken, those before an interruption too.
+      saved_at: when the last checkpoint was made, or the clock started, by ``perf_counter``.
+      saved_position: the batch that came next then; None: none was made, and none looked for.
     """
 
     def __init__(self, folder: Path | None = None, settings: CheckpointSettings | None = None):
@@ -81,11 +82,13 @@ class Checkpoints:
         self._arrays: dict[str, dict[str, np.ndarray]] = {}
         self._metrics: list[np.ndarray] = []
         self._position: int | None = None
+        self.saved_position: int | None = None
         self.begin()
 
     def begin(self, seconds: float = 0.0) -> None:
         """The clock starts, as if ``seconds`` had passed."""
-        self._start = time.perf_counter() - seconds
+        self.saved_at = time.perf_counter()
+        self._start, self.saved_position = self.saved_at - seconds, None
 
     @property
     def seconds(self) -> float:
@@ -166,8 +169,12 @@ class Checkpoints:
             trainer.fit(stop, callbacks, begun=begun, **options)
             return
         saving = _Saving(self, trainer, state)
-        with held_back():
+        with self.held_back():
             trainer.fit(stop, [*callbacks, saving], begun=begun, **options)
+
+    def held_back(self) -> contextlib.AbstractContextManager[None]:
+        """A block in which a signal waits until there is a checkpoint."""
+        return contextlib.nullcontext() if self.folder is None else held_back()
 
     def save(
         self,
@@ -175,7 +182,7 @@ class Checkpoints:
         state: State,
         position: int | None = None,
         metrics: Sequence[np.ndarray] = (),
-    ) -> None:
+    ) -> bool:
         """Writes a checkpoint, whole or not at all; none of weights that have diverged, and none
         without a folder.
 
@@ -184,9 +191,12 @@ class Checkpoints:
           state: what the training adds.
           position: the number of the next batch; default: the trainer's.
           metrics: what they have counted, within an epoch.
+
+        Returns:
+          Whether it was written.
         """
         if self.folder is None:
-            return
+            return False
         # Of Any, or mypy takes one for allow_pickle.
         arrays: dict[str, dict[str, Any]] = {
             "weights": values(trainer.model),
@@ -198,13 +208,15 @@ class Checkpoints:
             if listed:
                 arrays[name] = {f"arr_{i}": each for i, each in enumerate(listed)}
         if not are_finite(arrays["weights"].values()):
-            return  # what is there stays
+            return False  # what is there stays
         facts = {"position": trainer.position if position is None else position}
         with whole_folder(self._folder, CHECKPOINT) as folder:
             for name, each in arrays.items():
                 np.savez(folder / f"{name}.npz", **each)
             sums = {f"{name}.npz": sha256(folder / f"{name}.npz") for name in arrays}
             write_record(folder / _STATE, {**state.facts, **facts, "seconds": self.seconds}, sums)
+        self.saved_at, self.saved_position = time.perf_counter(), facts["position"]
+        return True
 
     def remove(self) -> None:
         """Removes the checkpoint, if there is one."""
@@ -231,6 +243,8 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, np.
     with told_of_damage(path):
         state = read_json(path / _STATE)
         noted = [Path(name).stem for name in state.get(SUMS, {})]
+        if "position" in state and not noted:  # which came with the sums
+            raise KeyError(SUMS)
         arrays = {}
         for name in noted or ("weights", "best", "optimizer"):  # older releases noted no sums
             check_part(state, path / f"{name}.npz")
@@ -268,8 +282,9 @@ class _Saving(Callback):
         self.steps = 0
         if self.minutes is None:
             self.steps = max(1, parse_steps(checkpoints.every, trainer.steps_per_epoch))
-        self.position = self.saved_position = trainer.position
-        self.saved_at = time.perf_counter()
+        self.position = trainer.position
+        if checkpoints.saved_position is None:
+            checkpoints.saved_position = self.position
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.epoch_begun = self.position
@@ -292,19 +307,20 @@ class _Saving(Callback):
 
     def _save_if_due(self, of_epoch: bool) -> None:
         """With ``of_epoch`` what the metrics have counted is saved too."""
-        stop = of_any(asked())
+        there, stop, saved = self.checkpoints, of_any(asked()), False
         if self.minutes is None:
-            due = self.position - self.saved_position >= self.steps
+            due = self.position - cast(int, there.saved_position) >= self.steps
         else:
-            late = time.perf_counter() - self.saved_at >= 60 * self.minutes
+            late = time.perf_counter() - there.saved_at >= 60 * self.minutes
             due = bool(from_chief(np.array(late)))
         if stop or due:
             metrics = _variables_of_metrics(self.trainer.model) if of_epoch else []
             counted = [np.array(each.numpy()) for each in metrics]
-            self.checkpoints.save(self.trainer, self.state(), self.position, counted)
-            self.saved_at, self.saved_position = time.perf_counter(), self.position
+            saved = there.save(self.trainer, self.state(), self.position, counted)
         if stop:
-            log.warning("Asked to stop: saved at step %s.", f"{self.position:,}")
+            if saved:
+                log.warning("Asked to stop: saved at step %s.", f"{self.position:,}")
+            meet()  # a worker that ends may take the others down
             raise_asked(by_another=True)
 
 

@@ -1,6 +1,5 @@
 """Trouble in a training, noticed: it diverges, it does not learn, or its masks are others."""
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -30,9 +29,9 @@ class Diverged(WorkFailed):
 class Guard(Callback):
     """Ends a training that has diverged, at the end of the epoch, and tells of one that guesses.
 
-    A loss that is not finite is no end by itself: where the loss is scaled, such steps are left
-    out. The line of guessing comes once, with a single output of two classes or more, where the
-    accuracy is measured.
+    The weights decide: a loss that is not finite is no end by itself, where the loss is scaled and
+    such steps are left out, and ReLU makes numbers of NaN on some devices. The line of guessing
+    comes once, with a single output of two classes or more, where the accuracy is measured.
 
     Args:
       which: the training, in messages: "of round 3".
@@ -49,13 +48,13 @@ class Guard(Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self.epochs += 1
         logs = logs or {}
-        if not math.isfinite(float(logs.get("loss", 0.0))):
-            when = f" in epoch {self.epochs}: the loss is {float(logs['loss'])} and"
-            try:
-                check_finite(values(self.model).values(), self.which, when)
-            except Diverged as error:
-                error.epoch = self.epochs
-                raise
+        loss = f"the loss is {float(logs['loss'])} and " if "loss" in logs else ""
+        try:
+            weights = values(self.model).values()
+            check_finite(weights, self.which, f" in epoch {self.epochs}: {loss}".rstrip())
+        except Diverged as error:
+            error.epoch = self.epochs
+            raise
         classes = _classes(self.model)
         if self.epochs != EPOCHS_TO_LEARN or classes < 2 or "accuracy" not in logs:
             return

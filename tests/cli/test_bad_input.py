@@ -592,7 +592,9 @@ def test_bad_input(name, found, retrained, unfinished, tmp_path, capfd, monkeypa
     assert code == 2, err
     assert "Traceback" not in err
     assert sentence.startswith(f"lottery-tf {words[0]}: ") and re.search(told, sentence), err
-    assert all("circular flagfile" in note for note in notes), notes
+    # What the log says is no error, and goes to stderr in some orders of the tests.
+    known = ("circular flagfile", "left dense", "there are no test images")
+    assert all(any(each in note for each in known) for note in notes), notes
     assert "\x1b" not in out + err
     assert tree(tmp_path) == before
 

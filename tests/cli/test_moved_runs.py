@@ -10,6 +10,7 @@ from test_sweep_command import Here
 
 from lottery_tf.cli import sweep
 from lottery_tf.cli.main import main
+from lottery_tf.common.files import read_json, write_record
 from lottery_tf.data import digits
 from lottery_tf.runs import find as find_stage
 
@@ -62,7 +63,7 @@ def of(run):
     if result.exists():
         metrics.append(json.loads(result.read_text()))
     for row in metrics:
-        for name in ("seconds", "ticket", "tweaks", "dense_model_sha256"):
+        for name in ("seconds", "ticket", "tweaks", "dense_model_sha256", "sha256"):
             row.pop(name, None)
     arrays = {file: np.load(file) for file in sorted(run.glob("tickets/*/*.npz"))}
     return metrics, [{n: each[n].tobytes() for n in each.files} for each in arrays.values()]
@@ -72,8 +73,8 @@ def test_a_find_goes_on(left_alone, tmp_path, monkeypatch):
     write_idx(tmp_path / "data")
     write = find_stage.write_json_lines
 
-    def write_and_stop(path, rows):
-        write(path, rows)
+    def write_and_stop(path, rows, **how):
+        write(path, rows, **how)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -120,8 +121,8 @@ def test_other_data_are_another_run(stage, left_alone, tmp_path, capfd):
 
 def test_data_that_have_changed_in_their_place_are_refused(left_alone, tmp_path, capfd):
     data, found, _ = moved(left_alone, tmp_path)
-    config = json.loads((found / "config.json").read_text())
-    (found / "config.json").write_text(json.dumps(config | {"data_dir": str(data)}))
+    config = read_json(found / "config.json")
+    write_record(found / "config.json", config | {"data_dir": str(data)})
     rows = (found / "metrics.jsonl").read_text().splitlines(keepends=True)
     (found / "metrics.jsonl").write_text(rows[0])  # the last round is to come
     shutil.rmtree(data)
@@ -133,9 +134,9 @@ def test_data_that_have_changed_in_their_place_are_refused(left_alone, tmp_path,
 
 def test_a_run_of_an_older_release_has_its_path_alone(left_alone, tmp_path, capfd):
     data, found, _ = moved(left_alone, tmp_path)
-    config = json.loads((found / "config.json").read_text())
+    config = read_json(found / "config.json")
     assert len(config.pop("data_sha256")) == 64
-    (found / "config.json").write_text(json.dumps(config))
+    write_record(found / "config.json", config)
     assert find(found, data) == 2
     assert "data_dir is '" in capfd.readouterr().err
     assert find(found, left_alone / "data") == 0
@@ -147,9 +148,9 @@ def test_a_report_of_runs_whose_tickets_moved_apart(left_alone, tmp_path, capfd)
     _, found, retrained = moved(left_alone, tmp_path / "one")
     shutil.copytree(found, tmp_path / "two" / "deep" / "found")
     shutil.rmtree(found)
-    config = json.loads((retrained / "config.json").read_text())
+    config = read_json(retrained / "config.json")
     config["ticket"] = str(tmp_path / "gone" / "tickets" / "round_01")
-    (retrained / "config.json").write_text(json.dumps(config))
+    write_record(retrained / "config.json", config)
     assert main(["report", str(tmp_path), f"--out={tmp_path / 'report.html'}"]) == 0
     said = capfd.readouterr()
     assert "imp" in said.out and "gone or changed" not in said.out + said.err

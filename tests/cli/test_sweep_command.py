@@ -74,7 +74,7 @@ def processes(here, monkeypatch):
 def files_alone(monkeypatch):
     """Retrainings that write what a sweep reads, and do not train: 0.1 is the better rate."""
 
-    def write(out, ticket, recipe, experiment, reinit, tensorboard, test, allow_code):
+    def write(out, ticket, recipe, experiment, reinit, test, **how):
         recipe = settled(recipe, ticket, experiment)
         run = retrain_run(out, ticket, recipe, experiment, reinit)
         run.check()
@@ -90,7 +90,7 @@ def files_alone(monkeypatch):
             result["test_accuracy"] = dev - 0.1
         else:
             np.savez(out / "best.npz", **{"a/kernel": np.ones(1)})
-        if tensorboard:
+        if how["tensorboard"]:
             (out / "tensorboard").mkdir(exist_ok=True)
         write_json(out / "result.json", result)
         return result

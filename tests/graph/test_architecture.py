@@ -109,6 +109,24 @@ FOREIGN = {
 }
 
 
+@keras.saving.register_keras_serializable("tests")
+class Block(layers.Layer):
+    """Its config has layers that are no list of them."""
+
+    def __init__(self, layers, **kwargs):
+        super().__init__(**kwargs)
+        self.count = layers
+
+    def get_config(self):
+        return {**super().get_config(), "layers": self.count}
+
+
+@pytest.mark.parametrize("count", [2, [64, 64], [{"size": 3}]])
+def test_layers_in_the_config_of_a_users_own_are_its_own_matter(count):
+    model = keras.Sequential([keras.Input((2,)), Block(count), layers.Dense(3)])
+    assert from_json(to_json(model)).layers[0].count == count
+
+
 @pytest.mark.parametrize("how", FOREIGN)
 def test_a_module_that_the_file_names_is_not_imported(planted, how):
     description, dense = described()

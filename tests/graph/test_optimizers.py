@@ -26,7 +26,7 @@ from lottery_tf.graph.compat import keras, keras_of
 from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import assign, named_variables
 from lottery_tf.training import optimizers as optimizers_of_ours
-from lottery_tf.training.retraining import _of_older_release
+from lottery_tf.training.checkpoints import _of_older_release
 from lottery_tf.training.trainer import Trainer
 
 kept = keras.optimizers

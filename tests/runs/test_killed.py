@@ -11,6 +11,7 @@ import pytest
 import lottery_tf as lt
 from lottery_tf.cli.main import TO_BE_REQUEUED, main
 from lottery_tf.common.files import read_json, read_json_lines
+from lottery_tf.finding import gmp
 from lottery_tf.runs.folder import load_saved_model
 from lottery_tf.training.checkpoints import Checkpoints, _Saving
 
@@ -24,6 +25,7 @@ METHODS = {
     "gmp": ("--method=gmp", "--sparsity=0.8", "--gmp_frequency=3it", "--regrow"),
     "gmp by learning rate": ("--method=gmp", "--sparsity=0.8", "--rewind=learning_rate"),
     "snip": ("--method=snip", "--sparsity=0.8"),
+    "imp in float16": ("--rounds=1", "--precision=mixed_float16"),
 }
 METHODS["gmp by learning rate"] += ("--gmp_frequency=3it", "--gmp_end=7it")
 BOTH = [pytest.param("tf_keras", id="tf_keras"), pytest.param("keras", marks=pytest.mark.e2e)]
@@ -190,10 +192,39 @@ def test_checkpoints_come_as_often_as_asked(every, tmp_path, monkeypatch):
 
     def noted(self, trainer, state, position=None, metrics=()):
         positions.append((state.facts["round"], position, bool(metrics)))
-        save(self, trainer, state, position, metrics)
+        return save(self, trainer, state, position, metrics)
 
     monkeypatch.setattr(Checkpoints, "save", noted)
     words = ["find", *TINY, "--rounds=1", f"--checkpoint_every={every}"]
     assert main([*words, f"--out={tmp_path}"]) == 0
     # A round goes from step 2 to step 10; an epoch has four steps.
     assert positions == [(n, step, False) for n in range(2) for step in (6, 10)]
+
+
+@pytest.mark.e2e
+def test_gmp_is_saved_though_its_parts_are_shorter_than_that(tmp_path, monkeypatch):
+    """And a signal while masks are computed is heeded where there is a checkpoint."""
+    saved, save = [], Checkpoints.save
+
+    def noted(self, trainer, state, position=None, metrics=()):
+        saved.append((state.facts["part"], position))
+        return save(self, trainer, state, position, metrics)
+
+    monkeypatch.setattr(Checkpoints, "save", noted)
+    words = ["find", *TINY, "--steps_per_execution=1", "--method=gmp", "--sparsity=0.8"]
+    words += ["--gmp_frequency=2it", "--gmp_end=8it", "--checkpoint_every=3it"]
+    assert main([*words, f"--out={tmp_path / 'run'}"]) == 0
+    assert [position for part, position in saved if part == "masks"] == [5, 8]
+    with monkeypatch.context() as patch:
+        prune, calls = gmp.prune_to, itertools.count(1)
+
+        def told(*args):
+            if next(calls) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return prune(*args)
+
+        patch.setattr(gmp, "prune_to", told)
+        assert main([*words, f"--out={tmp_path / 'told'}"]) == TO_BE_REQUEUED
+    assert read_json(tmp_path / "told" / "checkpoint" / "state.json")["part"] == "masks"
+    assert main([*words, f"--out={tmp_path / 'told'}"]) == 0
+    same_runs(tmp_path / "run", tmp_path / "told")

@@ -6,9 +6,9 @@ its own precision on inputs, and on gradients, that are divided by a power of tw
 multiplied by it behind it: what is linear does not notice.
 
 What multiplies activations with each other squares what flows, again and again with the depth, for
-which float64 is no room either. Behind a product it is divided by a power of two that is held
-constant, where it is too large or too small: that scales the scores of all weights alike, but where
-a shortcut goes around the product.
+which float64 is no room either. Behind a product that another one might carry out of its range it
+is divided by a power of two that is held constant. That scales the scores of all weights alike, but
+where a shortcut goes around the product: what is on that counts for more then.
 """
 
 import functools
@@ -55,6 +55,7 @@ _RECURRENT = {
 }
 _GATED_CELLS = both("LSTMCell", "GRUCell", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
 _LARGE = 2.0**60  # what is smaller, and larger than its inverse, is not rescaled
+_SQUARED = 2.0**450  # the same of products, in float64
 
 
 def linear(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -89,8 +90,11 @@ class InRange(keras3.layers.Layer):
 
 
 def in_range(product: tf.Tensor) -> tf.Tensor:
-    """A product, divided by a power of two where it is far from 1."""
-    return product / tf.cast(_scale(tf.reduce_max(tf.abs(product))), product.dtype)
+    """A product, divided by a power of two where its square would be out of float64's range."""
+    if not product.dtype.is_floating:
+        return product
+    largest = tf.cast(tf.reduce_max(tf.abs(product)), tf.float64)
+    return product / tf.cast(_scale(largest, _SQUARED), product.dtype)
 
 
 def _held_in_range(theirs: _Call) -> _Call:
@@ -102,9 +106,10 @@ def _held_in_range(theirs: _Call) -> _Call:
     return call
 
 
-def _scale(largest: tf.Tensor) -> tf.Tensor:
-    """The power of two by which numbers are divided whose largest is this; 1 if that is usual."""
-    usual = (largest < _LARGE) & (largest > 1 / _LARGE)
+def _scale(largest: tf.Tensor, most: float) -> tf.Tensor:
+    """The power of two by which numbers are divided whose largest is this; 1 if it is at most
+    ``most`` and not below the inverse of that."""
+    usual = (largest < most) & (largest > 1 / most)
     return tf.stop_gradient(tf.where(usual, tf.ones([], tf.float64), _power(largest)))
 
 
@@ -223,7 +228,7 @@ class _Rescaling:
         floats = [each for each in tf.nest.flatten(arguments) if _is_floating(each)]
         wide = [tf.reduce_max(tf.abs(tf.cast(each, tf.float64))) for each in floats]
         largest = tf.reduce_max(tf.stack(wide)) if wide else tf.ones([], tf.float64)
-        self.s = _scale(largest)
+        self.s = _scale(largest, _LARGE)
         self.t = tf.ones([], tf.float64)
 
     def taken(self) -> Any:

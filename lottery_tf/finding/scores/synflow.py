@@ -21,7 +21,8 @@ def score(network: "Network") -> dict[str, np.ndarray]:
     break this law; of the latter a line is logged. Recurrent layers keep their activations;
     attention is the product of query, key and value, the mean over the keys; an Embedding gives the
     mean of its rows, and what encodes words and numbers gives ones. It is computed in float64, or
-    rescaled where that cannot be: R grows with the depth as a power.
+    rescaled where that cannot be: R grows with the depth as a power, and with products as a power
+    of powers. Where these leave the range of float64 shortcuts around them count for more.
     """
     from lottery_tf.finding.scores.synaptic_flow import Flow  # needs Keras; this module does not
 

@@ -580,6 +580,34 @@ def test_products_one_behind_the_other_stay_in_range(kind, size):
     np.testing.assert_allclose(degrees, [*(2.0 ** (11 - i) for i in range(11)), 1], rtol=1e-9)
 
 
+@pytest.mark.parametrize("its_keras", [keras, keras3])
+def test_products_behind_a_shortcut_are_as_they_are_in_float64(its_keras):
+    """R = 1ᵀ(1 + w₂w₁)… is 1e27 here: each layer of a block has the same sum of scores."""
+    layers = its_keras.layers
+    its_keras.utils.set_random_seed(0)
+    inputs = x = its_keras.Input((64,))
+    for i in range(3):
+        h = layers.Dense(64, name=f"in{i}", use_bias=False)(x)
+        h = layers.Multiply()([h, layers.Dense(64, name=f"gate{i}", use_bias=False)(h)])
+        x = layers.Add()([x, layers.Dense(64, name=f"out{i}", use_bias=False)(h)])
+    found = scores_of(its_keras.Model(inputs, layers.Dense(3, name="head")(x)))
+    # The flow through a block is nearly all that there is, and its first layer counts twice in it.
+    sums = {name: each.sum() for name, each in found.items()}
+    np.testing.assert_allclose(sums["in2/kernel"], 2 * sums["out2/kernel"], rtol=1e-9)
+    np.testing.assert_allclose(sums["gate2/kernel"], sums["out2/kernel"], rtol=1e-9)
+    assert 1e20 < sums["head/kernel"] < 1e40
+    np.testing.assert_allclose(sums["out2/kernel"], sums["head/kernel"], rtol=1e-3)
+
+
+@pytest.mark.parametrize("its_keras", [keras, keras3])
+def test_products_of_whole_numbers_are_as_they_are(its_keras):
+    layers = its_keras.layers
+    ids = [its_keras.Input((3,), dtype="int32") for _ in range(2)]
+    x = layers.Flatten()(layers.Embedding(5, 4)(layers.Multiply()(ids)))
+    scores = scores_of(its_keras.Model(ids, layers.Dense(2, name="head")(x)))
+    assert scores["head/kernel"].all()
+
+
 @pytest.mark.parametrize(
     ("its_keras", "function", "told"),
     [
