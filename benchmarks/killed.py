@@ -21,16 +21,25 @@ import numpy as np
 
 COMMAND = [sys.executable, "-m", "lottery_tf"]
 DATA = ["--dataset=digits", "--batch_size=8", "--nojit_compile", "--steps_per_execution=20"]
-FIND = ["find", *DATA, "--model=resnet8", "--width=4", "--train_for=3ep", "--rewind_to=100it"]
+FIND = ["find", *DATA, "--model=resnet8_half", "--train_for=3ep", "--rewind_to=100it"]
 RETRAIN = ["retrain", "--recipe=tost,distillation", "--train_for=5ep"]
+TO_BE_REQUEUED = 75
 SURE = ["--deterministic", "--checkpoint_every=0.05min"]
 
 
 def run(words: list[str], seconds: float | None = None, number: int = signal.SIGKILL) -> int:
     """Runs a command, for so many seconds at most; returns its exit code."""
-    process = subprocess.Popen(
-        [*COMMAND, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen([*COMMAND, *words], stdout=said, stderr=said)
+        code = ended(process, seconds, number)
+        if code not in (0, TO_BE_REQUEUED, -signal.SIGKILL):
+            said.seek(0)
+            print(said.read().decode(errors="replace"), file=sys.stderr)
+    return code
+
+
+def ended(process: subprocess.Popen, seconds: float | None, number: int) -> int:
+    """The exit code of a process that is told ``number`` after so many seconds."""
     try:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:
