@@ -8,7 +8,6 @@ results have to be those of a run that was left alone from the beginning.
 """
 
 import argparse
-import json
 import random
 import signal
 import subprocess
@@ -17,13 +16,15 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
+from lottery_tf.cli.main import TO_BE_REQUEUED
+from lottery_tf.common.files import read_json_lines
+from lottery_tf.masks.masks import read_arrays
+from lottery_tf.runs.records import RESULT, read_result
 
 COMMAND = [sys.executable, "-m", "lottery_tf"]
 DATA = ["--dataset=digits", "--batch_size=8", "--nojit_compile", "--steps_per_execution=20"]
 FIND = ["find", *DATA, "--model=resnet8_half", "--train_for=3ep", "--rewind_to=100it"]
 RETRAIN = ["retrain", "--recipe=tost,distillation", "--train_for=5ep"]
-TO_BE_REQUEUED = 75
 SURE = ["--deterministic", "--checkpoint_every=0.05min"]
 
 
@@ -63,16 +64,13 @@ def content(run: Path) -> dict[str, object]:
     """What has to be the same: all numbers but times and the sums of SavedModels' files."""
     found: dict[str, object] = {}
     for file in sorted(run.rglob("*.npz")):
-        with np.load(file) as arrays:
-            for name in arrays:
-                found[f"{file.relative_to(run)}:{name}"] = arrays[name].tobytes()
-    for file in (run / "metrics.jsonl", run / "result.json"):
-        lines = file.read_text() if file.exists() else ""
-        rows = map(json.loads, lines.splitlines() if file.suffix == ".jsonl" else [lines or "{}"])
-        for number, row in enumerate(rows):
-            for name, value in row.items():
-                if name not in ("seconds", "ticket", "sha256"):
-                    found[f"{file.name}:{number}:{name}"] = value
+        for name, array in read_arrays(file).items():
+            found[f"{file.relative_to(run)}:{name}"] = array.tobytes()
+    rows = read_json_lines(run / "metrics.jsonl")
+    rows += [read_result(run)] if (run / RESULT).exists() else []
+    for number, row in enumerate(rows):
+        for name in row.keys() - {"seconds", "ticket"}:
+            found[f"row {number}: {name}"] = row[name]
     for file in sorted(run.rglob("variables.data*")):
         found[str(file.relative_to(run))] = file.read_bytes()
     return found

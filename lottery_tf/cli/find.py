@@ -5,21 +5,19 @@ from pathlib import Path
 
 from lottery_tf.cli.console import console, duration, percent
 from lottery_tf.cli.flags import Parsed
-from lottery_tf.cli.settings import OutSettings
+from lottery_tf.cli.settings import OutSettings, how_to_run
 from lottery_tf.cli.terminal import Countdown, EpochStatus, at_work
 from lottery_tf.common.device_settings import DeviceSettings
 from lottery_tf.common.devices import own_folder
 from lottery_tf.common.log import log
 from lottery_tf.finding.scores import METHODS
 from lottery_tf.finding.settings import IMPORTED, DivergenceSettings, FindingSettings
-from lottery_tf.graph.settings import CodeSettings
 from lottery_tf.masks.settings import PrunableSettings
 from lottery_tf.models import ModelSettings
 from lottery_tf.runs import Row
 from lottery_tf.runs.find import find, finished_rounds
 from lottery_tf.runs.folder import check_run_or_new
-from lottery_tf.runs.settings import BoardSettings, Experiment
-from lottery_tf.training.settings import CheckpointSettings
+from lottery_tf.runs.settings import AS_USUAL, Experiment, HowToRun
 
 
 def run(flags: Parsed) -> None:
@@ -30,13 +28,8 @@ def run(flags: Parsed) -> None:
     if unused := sorted(_unused(finding.method) & flags.given):
         log.info("not used by %s: %s", finding.method, ", ".join(f"--{name}" for name in unused))
     with at_work(flags.settings(DeviceSettings)), own_folder(out) as folder:
-        run_find(
-            *(folder, experiment, finding),
-            flags.settings(BoardSettings).tensorboard,
-            flags.settings(CodeSettings).allow_code,
-            flags.settings(CheckpointSettings),
-            flags.settings(DivergenceSettings).on_nan,
-        )
+        how = how_to_run(flags, on_nan=flags.settings(DivergenceSettings).on_nan)
+        run_find(folder, experiment, finding, how)
     console.print(f"Tickets: {out / 'tickets'}")
 
 
@@ -64,10 +57,7 @@ def run_find(
     out: Path,
     experiment: Experiment,
     finding: FindingSettings,
-    tensorboard: bool = False,
-    allow_code: bool = False,
-    checkpoint_settings: CheckpointSettings | None = None,
-    on_nan: str = "stop",
+    how: HowToRun = AS_USUAL,
 ) -> list[Row]:
     """Runs the stage and prints a line a round; returns the rows."""
     check_run_or_new(out)
@@ -85,10 +75,7 @@ def run_find(
             )
             watch.label = f"round {row['round'] + 1} of {last}"
 
-        rows = find(
-            *(out, experiment, finding, show, [watch]),
-            *(tensorboard, allow_code, checkpoint_settings, on_nan),
-        )
+        rows = find(out, experiment, finding, show, [watch], how)
     if finished >= finding.tickets:
         console.print(f"{out} is finished; nothing to do.")
     return rows

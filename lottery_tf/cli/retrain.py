@@ -9,21 +9,21 @@ from lottery_tf.cli.settings import (
     ControlSettings,
     OutSettings,
     RetrainSettings,
+    how_to_run,
     parameters_for,
 )
 from lottery_tf.cli.terminal import at_work
 from lottery_tf.common.device_settings import DeviceSettings
 from lottery_tf.common.devices import own_folder
 from lottery_tf.data import DataSettings
-from lottery_tf.graph.settings import CodeSettings
 from lottery_tf.models import ModelSettings
 from lottery_tf.runs import Row
 from lottery_tf.runs.experiment import experiment_of
 from lottery_tf.runs.records import RESULT, read_result
 from lottery_tf.runs.retrain import is_tested, retrain_ticket
-from lottery_tf.runs.settings import BoardSettings, Experiment
+from lottery_tf.runs.settings import Experiment
 from lottery_tf.tickets.ticket import Ticket
-from lottery_tf.training.settings import CheckpointSettings, TrainingSettings
+from lottery_tf.training.settings import TrainingSettings
 from lottery_tf.tweaks.recipe import Recipe
 
 
@@ -61,9 +61,7 @@ def run(flags: Parsed) -> None:
             *(folder, Path(settings.ticket), recipe, experiment),
             flags.settings(ControlSettings).reinit,
             show,
-            flags.settings(BoardSettings).tensorboard,
-            allow_code=flags.settings(CodeSettings).allow_code,
-            checkpoint_settings=flags.settings(CheckpointSettings),
+            how=how_to_run(flags),
         )
     if finished:
         console.print(f"{out} is finished; nothing to do.")

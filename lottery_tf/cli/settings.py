@@ -19,7 +19,7 @@ from lottery_tf.finding.settings import DivergenceSettings, FindingSettings
 from lottery_tf.graph.settings import CodeSettings
 from lottery_tf.inspecting.settings import SUFFIXES
 from lottery_tf.masks.settings import PrunableSettings
-from lottery_tf.runs.settings import BoardSettings, Experiment
+from lottery_tf.runs.settings import BoardSettings, Experiment, HowToRun
 from lottery_tf.training.settings import CheckpointSettings
 from lottery_tf.tweaks.settings import (
     PARAMETERS,
@@ -300,6 +300,16 @@ QUICKSTART = (QuickstartSettings,)
 ALL = tuple(
     dict.fromkeys((*FIND, *RETRAIN, *SWEEP, *EXPORT, *EVALUATE, *INSPECT, *REPORT, *QUICKSTART))
 )
+
+
+def how_to_run(flags: Parsed, **more: Any) -> HowToRun:
+    """What the flags say of how runs are carried out; ``more`` where a command has flags of it."""
+    return HowToRun(
+        flags.settings(BoardSettings).tensorboard,
+        flags.settings(CodeSettings).allow_code,
+        flags.settings(CheckpointSettings),
+        **more,
+    )
 
 
 def check_out(flags: Parsed) -> None:

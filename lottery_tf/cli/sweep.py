@@ -18,20 +18,18 @@ from lottery_tf.cli.report import library, whole_numbers
 from lottery_tf.cli.settings import (
     OutSettings,
     SweepSettings,
+    how_to_run,
 )
 from lottery_tf.common.device_settings import DeviceSettings
 from lottery_tf.common.errors import UsageError, WorkFailed
 from lottery_tf.common.log import counted, log, some
 from lottery_tf.finding.settings import DivergenceSettings
-from lottery_tf.graph.settings import CodeSettings
-from lottery_tf.runs.settings import BoardSettings
 from lottery_tf.sweeping.attempt import Outcome, attempt, log_of
 from lottery_tf.sweeping.cluster import RayEngine
 from lottery_tf.sweeping.local import LocalEngine
 from lottery_tf.sweeping.moved import named_as_begun
 from lottery_tf.sweeping.scheduling import Progress, run_trials
 from lottery_tf.sweeping.trials import FindTrial, RetrainTrial, Trial
-from lottery_tf.training.settings import CheckpointSettings
 from lottery_tf.tweaks.recipe import Recipe
 
 
@@ -39,10 +37,7 @@ def run(flags: Parsed) -> None:
     """Runs what is missing of the grid, and says what is left."""
     out = flags.settings(OutSettings).folder.resolve()  # a worker may have another folder
     settings, devices = flags.settings(SweepSettings), flags.settings(DeviceSettings)
-    tensorboard = flags.settings(BoardSettings).tensorboard
-    allow_code = flags.settings(CodeSettings).allow_code
-    checkpoint_settings = flags.settings(CheckpointSettings)
-    on_nan = flags.settings(DivergenceSettings).on_nan
+    how = how_to_run(flags, on_nan=flags.settings(DivergenceSettings).on_nan)
     trials, names, choosing = trials_of(flags), tuned(flags), tuning_seeds(flags)
     for trial in trials:
         if isinstance(trial, RetrainTrial):
@@ -75,8 +70,7 @@ def run(flags: Parsed) -> None:
                 live.console.print(_line(trial, outcome, out), markup=False)
 
         def submit(trial: Trial) -> Future[Outcome]:
-            how = (devices, tensorboard, allow_code, checkpoint_settings, on_nan)
-            return engine.submit(attempt, trial, out, *how)
+            return engine.submit(attempt, trial, out, devices, how)
 
         at_once = [trial for trial in trials if not _waits(trial, seeds)]
         later = {trial.experiment.training.seed for trial in trials if _waits(trial, seeds)}

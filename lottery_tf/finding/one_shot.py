@@ -32,6 +32,7 @@ from lottery_tf.masks.settings import PrunableSettings
 from lottery_tf.masks.structure import UNSTRUCTURED, Structure, parse
 from lottery_tf.masks.wrapper import all_kept, log_left_dense, set_masks, wrap
 from lottery_tf.tickets.ticket import Ticket
+from lottery_tf.training.trouble import are_finite
 
 
 def prune(
@@ -160,7 +161,7 @@ def draw_masks(
         )
         scores, values = found.score(network), network.values()
         _check_scores(scores, masks, method)
-        odd = [n for n in scores if not (_finite(scores[n]) and _finite(values[n]))]
+        odd = [n for n in scores if not are_finite((np.asarray(scores[n]), values[n]))]
         if odd:
             raise RuntimeError(
                 f"The scores of {method} are not finite for {some(odd)}: the weights or data are "
@@ -197,10 +198,6 @@ def _check_scores(scores: Any, masks: Masks, method: str) -> None:
             f"Expected scores of {method} for each prunable weight, of its shape; {some(odd)} is "
             "not so: return an array for each name of network.values()."
         )
-
-
-def _finite(array: np.ndarray) -> bool:
-    return bool(np.isfinite(array).all())
 
 
 def warn_of_collapse(

@@ -35,7 +35,7 @@ from lottery_tf.masks.wrapper import assign_masks, set_masks
 from lottery_tf.tickets.ticket import Ticket
 from lottery_tf.training.checkpoints import Checkpoints, State
 from lottery_tf.training.trainer import Trainer
-from lottery_tf.training.trouble import Diverged, are_finite, check_finite, check_masks
+from lottery_tf.training.trouble import Diverged, are_finite, check_finite, check_masks_stay
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +102,7 @@ def find(
             "%s ends by itself, after %d rounds of this size; rounds=%d is not used.",
             *(structure.text, settings.last_round, settings.rounds),
         )
-    # The checkpoint is looked at when the first round is asked for.
-    training = functools.partial(_Training, trainer, checkpoints or Checkpoints(), callbacks)
+    training = _Training(trainer, checkpoints or Checkpoints(), callbacks)
     return _rounds(
         *(ticket, training, settings, structure, rewind_step, last_step, on_ticket, on_nan)
     )
@@ -111,7 +110,7 @@ def find(
 
 def _rounds(
     ticket: Ticket,
-    begun: Callable[[], "_Training"],
+    training: "_Training",
     settings: FindingSettings,
     structure: Structure,
     rewind_step: int,
@@ -119,7 +118,7 @@ def _rounds(
     on_ticket: Callable[[Ticket], None],
     on_nan: str,
 ) -> Iterator[Round]:
-    training = begun()
+    training.resume()  # when the first round is asked for: another process may be at work before
     trainer = training.trainer
     if "round" not in ticket.info:
         training.begin(0)
@@ -144,7 +143,7 @@ def _rounds(
                     if settings.rewind == "learning_rate":
                         drawn["trained"] = trained
                 diverged = _train(training, last_step, drawn, last, on_nan)
-                check_masks(trainer.model, ticket.masks, f"of round {number}")
+                check_masks_stay(trainer.model, ticket.masks, f"of round {number}")
         following = None
         if masks is None and (not last or settings.extendable):
             trained = values(trainer.model)
@@ -222,8 +221,12 @@ class _Training:
         callbacks: Sequence[keras.callbacks.Callback],
     ):
         self.trainer, self.checkpoints, self.callbacks = trainer, checkpoints, callbacks
-        self._saved = checkpoints.facts() or {}
+        self._saved: dict[str, Any] = {}
         self.round = 0
+
+    def resume(self) -> None:
+        """Looks whether a run was interrupted, and where."""
+        self._saved = self.checkpoints.facts() or {}
 
     def begin(self, number: int) -> None:
         """A round begins, or goes on."""

@@ -23,13 +23,12 @@ from lottery_tf.masks.wrapper import all_kept, strip
 from lottery_tf.runs import Row
 from lottery_tf.runs.experiment import check_data, create_model, load_data
 from lottery_tf.runs.folder import GONE_ON, Run, check_run_or_new, load_pruned
-from lottery_tf.runs.settings import DATA_SUM, Experiment
+from lottery_tf.runs.settings import AS_USUAL, DATA_SUM, Experiment, HowToRun
 from lottery_tf.runs.tensorboard import BOARD, FOLDER, Board
 from lottery_tf.tickets.ticket import TICKET, Ticket
 from lottery_tf.training.checkpoints import CHECKPOINT, Checkpoints
 from lottery_tf.training.optimizers import make_optimizer
 from lottery_tf.training.retraining import measured
-from lottery_tf.training.settings import CheckpointSettings
 from lottery_tf.training.trainer import in_training, make_trainer
 from lottery_tf.tweaks.recipe import Recipe
 
@@ -44,10 +43,7 @@ def find(
     finding: FindingSettings,
     on_round: Callable[[Row], None] = lambda row: None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
-    tensorboard: bool = False,
-    allow_code: bool = False,
-    checkpoint_settings: CheckpointSettings | None = None,
-    on_nan: str = "stop",
+    how: HowToRun = AS_USUAL,
 ) -> list[Row]:
     """Draws the tickets of ``experiment`` into ``out/tickets/round_NN``.
 
@@ -63,10 +59,7 @@ def find(
       finding: how the tickets are drawn.
       on_round: called with the row of each round as it is finished.
       callbacks: Keras callbacks for the training of every round.
-      tensorboard: write TensorBoard's events too, by round; not for from_model.
-      allow_code: whether code that a model's file holds may run; of from_model.
-      checkpoint_settings: how often the training of a round is saved; default: theirs.
-      on_nan: what comes of a round that diverges, as ``finding.rounds.find`` takes it.
+      how: how it is carried out. Of from_model there are no events of TensorBoard.
 
     Returns:
       The rows of ``metrics.jsonl``, one a round.
@@ -76,14 +69,14 @@ def find(
       Diverged: if a round does, and is not skipped.
     """
     if finding.method == IMPORTED:
-        return _find_in_file(out, experiment, finding, on_round, allow_code)
+        return _find_in_file(out, experiment, finding, on_round, how.allow_code)
     run = find_run(out, experiment, finding)
     run.check()
     metrics = out / "metrics.jsonl"
     rows = finished_rounds(out)
     if len(rows) >= finding.tickets:
         return rows[: finding.tickets]
-    check_find_places(out, finding, tensorboard)
+    check_find_places(out, finding, how.tensorboard)
 
     noise_by_variables()
     data = load_data(experiment)
@@ -131,16 +124,16 @@ def find(
         ticket.save(following if number > finding.last_round else round_folder(out, number))
 
     last_step = experiment.training.steps(data.steps_per_epoch)
-    checkpoints = Checkpoints(out / _CHECKPOINT, checkpoint_settings)
+    checkpoints = Checkpoints(out / _CHECKPOINT, how.checkpoints)
     found = find_rounds(
-        *(ticket, trainer, finding, last_step, callbacks, save, checkpoints, on_nan)
+        *(ticket, trainer, finding, last_step, callbacks, save, checkpoints, how.on_nan)
     )
     with run.at_work(data.sha256):
         if finished_rounds(out) != rows:
             raise UsageError(GONE_ON.format(out))
         if goes_on:
             following.rename(os.path.realpath(unfinished))  # which may be a link that leads nowhere
-        board = _board(out, rows) if tensorboard else None
+        board = _board(out, rows) if how.tensorboard else None
         for each in found:
             measurements: Row = {}
             if each.number == 0 and finding.train_tickets:

@@ -35,12 +35,11 @@ from lottery_tf.runs.experiment import check_data, check_fit, experiment_of, loa
 from lottery_tf.runs.find import DENSE_SUM, dense_folder, finished_rounds, round_folder
 from lottery_tf.runs.folder import GONE_ON, Run, check_run_or_new, load_saved_model
 from lottery_tf.runs.records import finished_model, read_result
-from lottery_tf.runs.settings import DATA_SUM, Experiment
+from lottery_tf.runs.settings import AS_USUAL, DATA_SUM, Experiment, HowToRun
 from lottery_tf.runs.tensorboard import BOARD, FOLDER, Board
 from lottery_tf.tickets.ticket import Ticket
 from lottery_tf.training.checkpoints import CHECKPOINT, Checkpoints
 from lottery_tf.training.retraining import compiled_for_evaluation, measured_on_test, retrain
-from lottery_tf.training.settings import CheckpointSettings
 from lottery_tf.tweaks.distillation import Distillation
 from lottery_tf.tweaks.recipe import Recipe
 from lottery_tf.tweaks.rescaled_init import RescaledInit
@@ -65,10 +64,8 @@ def retrain_ticket(
     experiment: Experiment | None = None,
     reinit: bool = False,
     on_epoch: Callable[[list[Row]], None] = lambda rows: None,
-    tensorboard: bool = False,
     test: bool = True,
-    allow_code: bool = False,
-    checkpoint_settings: CheckpointSettings | None = None,
+    how: HowToRun = AS_USUAL,
 ) -> Row:
     """Retrains a ticket with a recipe; writes ``result.json`` and the finished ``model/``.
 
@@ -82,11 +79,9 @@ def retrain_ticket(
       experiment: default: that of the ticket's own run.
       reinit: train the ticket's mask from new initial weights of the training's seed instead.
       on_epoch: called after each epoch with the rows so far.
-      tensorboard: write TensorBoard's events too, by step.
       test: measure on the test images. Otherwise ``result.json`` says nothing of them, and
         ``best.npz`` keeps the weights that were best on dev.
-      allow_code: whether code that the teacher's file or the finished model holds may run.
-      checkpoint_settings: how often the training is saved; default: theirs.
+      how: how it is carried out.
 
     Returns:
       What ``result.json`` holds.
@@ -100,7 +95,7 @@ def retrain_ticket(
     ticket = Ticket.load(ticket_path)
     experiment = experiment or experiment_of(ticket, ticket_path)
     by_itself = any(isinstance(t, Distillation) and t.teacher is None for t in recipe.tweaks)
-    recipe = settled(recipe, ticket_path, experiment, allow_code)
+    recipe = settled(recipe, ticket_path, experiment, how.allow_code)
     check_fit(ticket, experiment)
     run = retrain_run(out, ticket_path, recipe, experiment, reinit)
     run.check()
@@ -110,10 +105,10 @@ def retrain_ticket(
         if not test:
             return result
         if not is_tested(result):
-            result = _test_finished(out, result, experiment, tensorboard, allow_code)
+            result = _test_finished(out, result, experiment, how)
         remove_ours(out / _BEST, _WRITES[_BEST])
         return result
-    check_retrain_places(out, tensorboard)
+    check_retrain_places(out, how.tensorboard)
     if by_itself:
         _check_dense_model(ticket_path)
     noise_by_variables()
@@ -145,7 +140,7 @@ def retrain_ticket(
         work.enter_context(run.at_work(data.sha256))
         if (out / "result.json").exists():
             raise UsageError(GONE_ON.format(out))
-        if tensorboard:
+        if how.tensorboard:
             board = Board(out, "step")
             board.hyperparameters(_hyperparameters(ticket, recipe, run.settings))
 
@@ -159,7 +154,7 @@ def retrain_ticket(
             show(board, rows)
         on_epoch(rows)
 
-    checkpoints = Checkpoints(out / _CHECKPOINT, checkpoint_settings)
+    checkpoints = Checkpoints(out / _CHECKPOINT, how.checkpoints)
     with contextlib.ExitStack() as work:
         # The folder is taken when the recipe has proved to fit the model and the data.
         retrained = retrain(
@@ -198,16 +193,14 @@ def is_tested(result: Row) -> bool:
     return result.get("test_accuracy") is not None
 
 
-def _test_finished(
-    out: Path, result: Row, experiment: Experiment, tensorboard: bool, allow_code: bool
-) -> Row:
+def _test_finished(out: Path, result: Row, experiment: Experiment, how: HowToRun) -> Row:
     """A finished run's result with what the test images say."""
-    model = compiled_for_evaluation(load_saved_model(finished_model(out), allow_code))
+    model = compiled_for_evaluation(load_saved_model(finished_model(out), how.allow_code))
     best = read_arrays(out / _BEST)
     measured = measured_on_test(model, best, load_data(experiment))
     result = {**result, **measured}
     _write_result(out, result)
-    if tensorboard:
+    if how.tensorboard:
         last = read_json_lines(out / "metrics.jsonl")[-1]
         Board(out, "step", anew=False).result(measured, last["step"])
     return result

@@ -10,7 +10,7 @@ from lottery_tf.common.settings import describe, restore, setting
 from lottery_tf.data.settings import DataSettings
 from lottery_tf.masks.settings import PrunableSettings
 from lottery_tf.models.settings import ModelSettings
-from lottery_tf.training.settings import TrainingSettings
+from lottery_tf.training.settings import CheckpointSettings, TrainingSettings
 
 DATA_SUM = "data_sha256"  # of the data that a run reads, in its config.json and its tickets
 
@@ -60,3 +60,23 @@ class BoardSettings:
                 "Expected TensorBoard with `tensorboard=True`; it is not installed: install "
                 "lottery_tf with its extra [tensorboard]."
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class HowToRun:
+    """How runs are carried out, which is no part of what they are.
+
+    Attributes:
+      tensorboard: write TensorBoard's events too.
+      allow_code: whether code that a model's file holds may run.
+      checkpoints: how often a training is saved.
+      on_nan: what comes of a round of ``find`` that diverges.
+    """
+
+    tensorboard: bool = False
+    allow_code: bool = False
+    checkpoints: CheckpointSettings = dataclasses.field(default_factory=CheckpointSettings)
+    on_nan: str = "stop"
+
+
+AS_USUAL = HowToRun()

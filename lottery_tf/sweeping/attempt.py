@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from lottery_tf.common.device_settings import DeviceSettings
 from lottery_tf.common.errors import UsageError, WorkFailed
 from lottery_tf.common.log import one_line
-from lottery_tf.training.settings import CheckpointSettings
+from lottery_tf.runs.settings import AS_USUAL, HowToRun
 
 if TYPE_CHECKING:  # it imports TensorFlow
     from lottery_tf.sweeping.trials import Trial
@@ -40,10 +40,7 @@ def attempt(
     trial: "Trial",
     out: Path,
     devices: DeviceSettings,
-    tensorboard: bool = False,
-    allow_code: bool = False,
-    checkpoint_settings: CheckpointSettings | None = None,
-    on_nan: str = "stop",
+    how: HowToRun = AS_USUAL,
 ) -> Outcome:
     """Runs ``trial`` on ``devices``; what it says goes to its log."""
     # Here and not above: an engine sets the environment of TensorFlow first.
@@ -55,7 +52,7 @@ def attempt(
         try:
             clear_sessions()  # of the trial before: its graphs, its layers' names
             with scope_of(devices):
-                accuracy = trial.run(out, tensorboard, allow_code, checkpoint_settings, on_nan)
+                accuracy = trial.run(out, how)
             return Outcome(time.perf_counter() - start, accuracy)
         except (UsageError, WorkFailed) as error:  # which would come again
             with contextlib.suppress(OSError):  # a full disk, whose log cannot say so

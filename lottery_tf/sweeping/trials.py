@@ -21,8 +21,7 @@ from lottery_tf.finding.settings import FindingSettings
 from lottery_tf.masks.masks import Masks
 from lottery_tf.masks.settings import as_compared
 from lottery_tf.runs.records import RESULT, read_result
-from lottery_tf.runs.settings import Experiment
-from lottery_tf.training.settings import CheckpointSettings
+from lottery_tf.runs.settings import AS_USUAL, Experiment, HowToRun
 from lottery_tf.tweaks.settings import PARAMETERS, described
 
 if TYPE_CHECKING:
@@ -78,24 +77,11 @@ class FindTrial:
             find_run(folder, self.experiment, self.finding).check()
         return True
 
-    def run(
-        self,
-        out: Path,
-        tensorboard: bool = False,
-        allow_code: bool = False,
-        checkpoint_settings: CheckpointSettings | None = None,
-        on_nan: str = "stop",
-    ) -> float | None:
+    def run(self, out: Path, how: HowToRun = AS_USUAL) -> float | None:
         """Runs it, or goes on with it; returns the last ticket's dev accuracy if it has one."""
         from lottery_tf.runs.find import find
 
-        rows = find(
-            *(out / self.folder, self.experiment, self.finding),
-            tensorboard=tensorboard,
-            allow_code=allow_code,
-            checkpoint_settings=checkpoint_settings,
-            on_nan=on_nan,
-        )
+        rows = find(out / self.folder, self.experiment, self.finding, how=how)
         return rows[-1].get("dev_accuracy")
 
     def collapsed(self, out: Path) -> list[str]:
@@ -198,25 +184,13 @@ class RetrainTrial:
             retrain_run(out / self.folder, ticket, recipe, experiment, reinit).check()
         return True
 
-    def run(
-        self,
-        out: Path,
-        tensorboard: bool = False,
-        allow_code: bool = False,
-        checkpoint_settings: CheckpointSettings | None = None,
-        on_nan: str = "stop",
-    ) -> float | None:
+    def run(self, out: Path, how: HowToRun = AS_USUAL) -> float | None:
         """Runs it, or goes on with it; returns the dev accuracy of the finished model if there are
         dev images."""
         from lottery_tf.runs.retrain import retrain_ticket
 
-        result = retrain_ticket(
-            *(out / self.folder, *self._work(out)),
-            tensorboard=tensorboard,
-            test=self.test,
-            allow_code=allow_code,
-            checkpoint_settings=checkpoint_settings,
-        )
+        work = (out / self.folder, *self._work(out))
+        result = retrain_ticket(*work, test=self.test, how=how)
         return result.get("dev_accuracy")
 
     def _work(self, out: Path) -> "tuple[Path, Recipe, Experiment, bool]":

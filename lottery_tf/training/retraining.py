@@ -21,7 +21,7 @@ from lottery_tf.training.checkpoints import Checkpoints, State, told_of_damage
 from lottery_tf.training.optimizers import make_optimizer
 from lottery_tf.training.settings import TrainingSettings
 from lottery_tf.training.trainer import Trainer, evaluate, in_training, make_trainer
-from lottery_tf.training.trouble import check_finite, check_masks
+from lottery_tf.training.trouble import check_finite, check_masks_stay
 from lottery_tf.tweaks.distillation import Distillation
 from lottery_tf.tweaks.recipe import Recipe
 
@@ -107,7 +107,7 @@ def retrain(
         which=f"by {recipe.name}",
     )
     check_finite(values(trainer.model).values(), f"by {recipe.name}")
-    check_masks(trainer.model, ticket.masks, f"by {recipe.name}")
+    check_masks_stay(trainer.model, ticket.masks, f"by {recipe.name}")
 
     finished = compiled_for_evaluation(recipe.finish(trainer.model))
     check_same("trained weights", values(finished).values())

@@ -81,7 +81,7 @@ def check_finite(weights: Iterable[np.ndarray], which: str, when: str = ":") -> 
         )
 
 
-def check_masks(model: keras.Model, masks: Masks, which: str) -> None:
+def check_masks_stay(model: keras.Model, masks: Masks, which: str) -> None:
     """Raises WorkFailed if a model has not the masks that it was trained with.
 
     Args:
@@ -103,9 +103,9 @@ def _same(one: np.ndarray | None, other: np.ndarray) -> bool:
 
 
 def are_finite(arrays: Iterable[np.ndarray]) -> bool:
-    """Whether all that are of floats are neither NaN nor infinite anywhere."""
-    floats = (array for array in arrays if array.dtype.kind == "f")
-    return all(bool(np.isfinite(array).all()) for array in floats)
+    """Whether no number is NaN or infinite; texts are none."""
+    numbers = (array for array in arrays if array.dtype.kind not in "OSU")
+    return all(bool(np.isfinite(array).all()) for array in numbers)
 
 
 def _after_space(text: str) -> str:

@@ -90,7 +90,7 @@ def files_alone(monkeypatch):
             result["test_accuracy"] = dev - 0.1
         else:
             np.savez(out / "best.npz", **{"a/kernel": np.ones(1)})
-        if how["tensorboard"]:
+        if how["how"].tensorboard:
             (out / "tensorboard").mkdir(exist_ok=True)
         write_json(out / "result.json", result)
         return result

@@ -76,6 +76,8 @@ def test_what_is_ignored_stays_so():
 
 
 def test_without_a_command_nothing_changes():
+    before = [signal.getsignal(number) for number in interruption.SIGNALS]
     heed_again()
     with held_back():
-        pass
+        assert [signal.getsignal(number) for number in interruption.SIGNALS] == before
+    assert not asked()

@@ -36,7 +36,7 @@ from lottery_tf.runs import export as export_stage
 from lottery_tf.runs.find import find, find_run
 from lottery_tf.runs.folder import Run
 from lottery_tf.runs.retrain import retrain_run, retrain_ticket
-from lottery_tf.runs.settings import Experiment
+from lottery_tf.runs.settings import Experiment, HowToRun
 from lottery_tf.runs.tensorboard import Board
 from lottery_tf.sweeping.trials import FindTrial
 from lottery_tf.training.checkpoints import CHECKPOINT
@@ -108,7 +108,7 @@ def made(tmp_path_factory):
 def finding(out, made, monkeypatch, tensorboard=False):
     monkeypatch.setattr("lottery_tf.runs.find.load_data", reached)
     find_run(out, EXPERIMENT, FINDING).begin()
-    find(out, EXPERIMENT, FINDING, tensorboard=tensorboard)
+    find(out, EXPERIMENT, FINDING, how=HowToRun(tensorboard=tensorboard))
 
 
 def retraining(out, made, monkeypatch, **options):
@@ -197,7 +197,7 @@ FOLDERS = {
     "retrain's events": (
         "run/tensorboard",
         "tensorboard",
-        at(0)(lambda *given: retraining(*given, tensorboard=True)),
+        at(0)(lambda *given: retraining(*given, how=HowToRun(tensorboard=True))),
     ),
     "quickstart's export": ("run/export", "export", at(0)(quickly)),
     "quickstart's dense model": ("run/seed_0/find/dense_model", "model", at(2)(quickly)),

@@ -29,7 +29,7 @@ from lottery_tf.runs import export as export_stage
 from lottery_tf.runs import retrain as retrain_stage
 from lottery_tf.runs.experiment import create_model, load_data
 from lottery_tf.runs.folder import load_pruned
-from lottery_tf.runs.settings import Experiment
+from lottery_tf.runs.settings import Experiment, HowToRun
 from lottery_tf.sweeping.attempt import attempt
 from lottery_tf.sweeping.trials import FindTrial, RetrainTrial
 from lottery_tf.training.settings import TrainingSettings
@@ -554,12 +554,14 @@ def test_a_sweep_hands_the_leave_on(monkeypatch, tmp_path):
     for name, result in (("find", [{}]), ("retrain_ticket", {})):
 
         def stage(*_, result=result, **options):
-            given.append(options["allow_code"])
+            given.append(options["how"].allow_code)
             return result
 
         module = "find" if name == "find" else "retrain"
         monkeypatch.setattr(f"lottery_tf.runs.{module}.{name}", stage)
     for trial in (found, retrained):
         for leave in (False, True):
-            assert attempt(trial, tmp_path, DeviceSettings(), False, leave).error is None
+            assert (
+                attempt(trial, tmp_path, DeviceSettings(), HowToRun(allow_code=leave)).error is None
+            )
     assert given == [False, True, False, True]

@@ -13,7 +13,7 @@ from lottery_tf.masks.masks import Masks
 from lottery_tf.runs import retrain as stage
 from lottery_tf.runs import tensorboard as boards
 from lottery_tf.runs.retrain import retrain_ticket
-from lottery_tf.runs.settings import BoardSettings
+from lottery_tf.runs.settings import BoardSettings, HowToRun
 from lottery_tf.runs.tensorboard import Board
 from lottery_tf.training import checkpoints
 from lottery_tf.tweaks.recipe import Recipe
@@ -152,9 +152,9 @@ def test_a_run_that_was_broken_off_behind_its_last_epoch(runs, tmp_path, monkeyp
 def test_what_is_measured_on_the_test_images_later(runs, tmp_path):
     """As what sweep --tune chooses."""
     rest = (runs / "find" / "tickets" / "round_01", Recipe("vanilla"))
-    retrain_ticket(tmp_path, *rest, tensorboard=True, test=False)
+    retrain_ticket(tmp_path, *rest, test=False, how=HowToRun(tensorboard=True))
     before, _ = events(tmp_path)
-    result = retrain_ticket(tmp_path, *rest, tensorboard=True)
+    result = retrain_ticket(tmp_path, *rest, how=HowToRun(tensorboard=True))
     after, _ = events(tmp_path)
     added = {f"result/{name}": result[name] for name in ("test_accuracy", "best_dev_test_accuracy")}
     last = before["result/sparsity"][0][0]

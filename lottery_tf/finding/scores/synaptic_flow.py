@@ -134,7 +134,7 @@ def _with_wide_inputs(part: keras.Model, copy_of: Callable[..., Any]) -> keras.M
             for each in calls_in(part)
             if _passes(layer_of(each))
         } | {
-            id(each): _held_in_range
+            id(each): _in_range
             for each in calls_in(part)
             if not is_layer(layer_of(each)) and _multiplies(each)
         }
@@ -151,7 +151,7 @@ def _passes(layer: Any) -> bool:
     return isinstance(layer, ACTIVATIONS)
 
 
-def _held_in_range(run: Callable[[], Any], tensor: Callable[[Any], Any]) -> Any:
+def _in_range(run: Callable[[], Any], tensor: Callable[[Any], Any]) -> Any:
     return InRange(dtype="float64")(run())
 
 
