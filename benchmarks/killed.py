@@ -69,7 +69,7 @@ def content(run: Path) -> dict[str, object]:
     rows = read_json_lines(run / "metrics.jsonl")
     rows += [read_result(run)] if (run / RESULT).exists() else []
     for number, row in enumerate(rows):
-        for name in row.keys() - {"seconds", "ticket"}:
+        for name in row.keys() - {"seconds", "ticket", "dense_model_sha256"}:
             found[f"row {number}: {name}"] = row[name]
     for file in sorted(run.rglob("variables.data*")):
         found[str(file.relative_to(run))] = file.read_bytes()
