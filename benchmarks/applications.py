@@ -5,8 +5,8 @@
 Each network has random weights, ten classes, the smallest images that it takes well, and a process
 of its own. For each operation the table says "yes", or the sentence or error that came. `prepare`
 is that of `tost`, in seconds of the processor, with two iterations in its search for scales, whose
-length is a setting. Δ is the largest difference of an output of the export from the model's, over the
-largest output: with random weights those of some networks are as large as 1e9.
+length is a setting. Δ is the largest difference of an output of the export from the model's, over
+the largest output: with random weights those of some networks are as large as 1e9.
 """
 
 import argparse
