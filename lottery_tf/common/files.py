@@ -1,9 +1,9 @@
 """Files that appear whole or not at all: written beside their place, then renamed.
 
-What stands at the place beforehand stays whole too until it is replaced; ``ours`` says whether it
-may be. A process that is killed
-may leave a hidden file or folder beside the place (``.NAME.`` and eight digits), which nobody
-reads; between the two renames that replace a folder, that is where the old one is.
+What stands at the place beforehand stays whole too until it is replaced; ``ownership`` says
+whether it may be. A process that is killed may leave a hidden file or folder beside the place,
+``.NAME.`` and eight digits, which nobody reads. Killed between the two renames that replace a
+folder, it leaves the old one as ``.NAME.DIGITS.old``. ``clear_leftovers`` puts both right.
 """
 
 import contextlib
@@ -26,6 +26,7 @@ from lottery_tf.common.errors import UsageError
 from lottery_tf.common.ownership import Kind, check_ours, of_file_manager
 
 _PATTERN = re.compile(r"[\[\]*?\\]|[\ud800-\udfff]")
+_LEFT = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}(?P<old>\.old)?", re.DOTALL)
 SUMS = "sha256"  # by which a record has the sums of itself and of what belongs to it
 _CHANGED = (
     "Expected {} to have the checksum that it was written with; it is damaged or changed: copy it "
@@ -52,7 +53,8 @@ def whole_folder(path: str | os.PathLike[str], kind: Kind) -> Iterator[Path]:
     check_ours(path, kind)
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    new, old = _beside(path), _beside(path)
+    new = _beside(path)
+    old = new.with_name(f"{new.name}.old")
     try:
         new.mkdir()
         yield new
@@ -70,6 +72,26 @@ def whole_folder(path: str | os.PathLike[str], kind: Kind) -> Iterator[Path]:
             os.rename(old, path)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Removes what killed processes left in ``folder`` and the folders in it while they wrote.
+
+    A folder that was taken away to be replaced, and never was, stands in its place again. Nobody
+    else may be writing there.
+    """
+    found = [path for pattern in (".*", "*/.*") for path in folder.glob(pattern)]
+    for path in sorted(found):
+        left = _LEFT.fullmatch(path.name)
+        if left is None or path.is_symlink():
+            continue
+        place = path.with_name(left["name"])
+        if left["old"] and not place.exists():
+            os.rename(path, place)
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:

@@ -76,6 +76,7 @@ def find(
     rows = finished_rounds(out)
     if len(rows) >= finding.tickets:
         return rows[: finding.tickets]
+    run.put_right()
     check_find_places(out, finding, how.tensorboard)
 
     noise_by_variables()

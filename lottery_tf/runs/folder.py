@@ -14,7 +14,7 @@ import tensorflow as tf
 from filelock import FileLock, Timeout
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.common.files import write_record
+from lottery_tf.common.files import clear_leftovers, write_record
 from lottery_tf.common.log import log
 from lottery_tf.common.ownership import of_file_manager
 from lottery_tf.data import content_sha256
@@ -112,6 +112,14 @@ class Run:
             raise UsageError(
                 f"Expected `out` to be a folder that can be written; {error}."
             ) from None
+
+    def put_right(self) -> None:
+        """Puts right what a killed process left in the folder; not where another is at work."""
+        if not (self.out / LOCK).exists():  # there was no process yet
+            return
+        # Of a folder that can't be written, or has no locks, ``at_work`` tells.
+        with contextlib.suppress(OSError, NotImplementedError), FileLock(self.out / LOCK, 0):
+            clear_leftovers(self.out)
 
     @contextlib.contextmanager
     def at_work(self, data_sha256: str = "") -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 
 import numpy as np
@@ -466,6 +467,22 @@ def test_what_a_killed_process_left_is_no_other_file(tmp_path):
     (out / ".config.json.0a1b2c3d").touch()
     words = [*TINY, "--method=erk", "--sparsity=0.5", "--notrain_tickets"]
     assert main(["find", *words, f"--out={out}"]) == 0
+
+
+def test_a_round_killed_while_its_ticket_is_replaced_goes_on(tmp_path, capsys):
+    """Between the two renames there is no ticket; without the old one the run could not go on."""
+    out = tmp_path / "find"
+    words = [*TINY, "--rounds=1", f"--out={out}"]
+    assert main(["find", *words]) == 0
+    rows = (out / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (out / "metrics.jsonl").write_text(rows[0])
+    tickets = out / "tickets"
+    (tickets / "round_01").rename(tickets / ".round_01.0a1b2c3d.old")
+    (tickets / ".round_01.0a1b2c3d").mkdir()
+    (out / ".metrics.jsonl.0a1b2c3d").touch()
+    assert main(["find", *words]) == 0
+    assert sorted(os.listdir(tickets)) == ["round_00", "round_01"]
+    assert not list(out.glob(".metrics*"))
 
 
 @pytest.mark.parametrize("file", ["result.json", "config.json"])

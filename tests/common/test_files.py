@@ -13,6 +13,7 @@ from lottery_tf.common import files
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import (
     check_part,
+    clear_leftovers,
     plain_path,
     read_json,
     read_json_lines,
@@ -125,7 +126,8 @@ with whole_folder(path, Kind("a folder", {"?": bool})) as folder:
 def test_a_process_killed_at_any_moment_leaves_the_folder_whole_or_away(tmp_path):
     """Killed before each call that touches the disk: three fsync, two renames, the old one's end.
 
-    Whatever stands at the path is the old folder or the new one, with all of its three files.
+    Whatever stands at the path is the old folder or the new one, with all of its three files. Where
+    none does, the old one comes back when leftovers are cleared.
     """
     seen = []
     for moment in range(12):
@@ -142,11 +144,25 @@ def test_a_process_killed_at_any_moment_leaves_the_folder_whole_or_away(tmp_path
             seen.append(word)
         else:
             seen.append("away")
+        clear_leftovers(path.parent)
+        assert os.listdir(path.parent) == ["model"]
+        assert contents(path) == dict.fromkeys("abc", "old" if seen[-1] == "away" else seen[-1])
         if killed.returncode == 0:
             break
     assert killed.returncode == 0
     assert seen[:6] == ["old", "old", "old", "old", "away", "new"]
     assert set(seen[5:]) == {"new"}
+
+
+def test_leftovers_are_known_by_their_names(tmp_path):
+    kept = [".lock", ".hidden", ".a.12345678x", "a.12345678", "sub/b.json", ".a.1234567g"]
+    for name in [*kept, ".a.json.0123abcd", "sub/.b.json.0123abcd", "sub/.é .00000000"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / ".link.0123abcd").symlink_to(tmp_path / "a.12345678")
+    clear_leftovers(tmp_path)
+    found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    assert found == {*kept, "sub", ".link.0123abcd"}
 
 
 def test_a_link_is_followed(tmp_path):
