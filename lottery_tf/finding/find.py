@@ -1,6 +1,7 @@
 """Tickets of a model of the user's own, round by round."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
@@ -8,8 +9,13 @@ from typing import Any
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import some
-from lottery_tf.common.settings import nearest
-from lottery_tf.finding.fit_checks import batches_with_end, check_measurable, check_own_losses
+from lottery_tf.common.settings import nearest, one_of
+from lottery_tf.finding.fit_checks import (
+    batches_with_end,
+    check_measurable,
+    check_own_losses,
+    outputs_without_labels,
+)
 from lottery_tf.finding.rounds import find
 from lottery_tf.finding.settings import IMPORTED, FindingSettings
 from lottery_tf.graph.compat import keras, keras_of, undecayed
@@ -35,7 +41,7 @@ def find_tickets(
     model: keras.Model,
     train_data: Any,
     *,
-    optimizer: keras.optimizers.Optimizer,
+    optimizer: keras.optimizers.Optimizer | str,
     loss: Any = None,
     loss_weights: Any = None,
     class_weight: Mapping[int, float] | None = None,
@@ -60,8 +66,8 @@ def find_tickets(
         them. Seed the shuffling of a dataset, and make its batches equally large for speed; arrays
         and Sequences are shuffled by ``seed``, each epoch anew. A generator is read on from round
         to round.
-      optimizer: one of the model's Keras; it is copied. Each round begins with a new one; only a
-        schedule of its ``learning_rate`` goes on from the step that is rewound to.
+      optimizer: one of the model's Keras, or its name; it is copied. Each round begins with a new
+        one; only a schedule of its ``learning_rate`` goes on from the step that is rewound to.
       loss: as ``compile`` takes it; default: cross-entropy, on logits or probabilities as the
         model gives them. With data without labels a model is trained by its own losses (add_loss).
       loss_weights: a factor of each output's loss, as ``compile`` takes it.
@@ -125,13 +131,16 @@ def find_tickets(
             "or metrics=None."
         )
     metrics = metrics if labels and metrics is not None else []
+    if unlabelled := outputs_without_labels(model, train.element_spec):
+        if metrics not in ([], ("accuracy",)):
+            raise UsageError(
+                f"Expected labels of every output for the metrics; train_data have none of "
+                f"{one_of(unlabelled, 'and')}: give them, or metrics=None."
+            )
+        metrics = []
     metrics = metrics if isinstance(metrics, list | tuple | Mapping) else [metrics]
     check_of_its_keras(model, optimizer=optimizer, loss=loss, metrics=metrics)
-    if not isinstance(optimizer, keras_of(model).optimizers.Optimizer):
-        raise UsageError(
-            f"Expected an optimizer of {keras_of(model).__name__} such as keras.optimizers.Adam(), "
-            f"got {optimizer!r}; those of keras.optimizers.legacy and names are not taken."
-        )
+    optimizer = _optimizer(optimizer, model)
     masks = all_kept(model, PrunableSettings(tuple(prune_layers), tuple(keep_dense)))
     info = {"method": finding.method, "model": model.name, "seed": seed}
     initial = Ticket.of(model, masks, info)
@@ -162,6 +171,20 @@ def find_tickets(
         yield dataclasses.replace(each.ticket, info={**each.ticket.info, **extra})
 
 
+def _optimizer(optimizer: Any, model: keras.Model) -> keras.optimizers.Optimizer:
+    """That of the user, or of that name with Keras' defaults."""
+    optimizers = keras_of(model).optimizers
+    if isinstance(optimizer, str):
+        with contextlib.suppress(ValueError):  # which is told below
+            optimizer = optimizers.get(optimizer)
+    if not isinstance(optimizer, optimizers.Optimizer):
+        raise UsageError(
+            f"Expected an optimizer of {keras_of(model).__name__} such as keras.optimizers.Adam(), "
+            f"or its name, got {optimizer!r}; those of keras.optimizers.legacy are not taken."
+        )
+    return optimizer
+
+
 def _copied(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
     """A new one with the same settings, for the model's copy."""
     if undecayed(optimizer)[0]:
@@ -176,7 +199,7 @@ def find_ticket(
     model: keras.Model,
     train_data: Any,
     *,
-    optimizer: keras.optimizers.Optimizer,
+    optimizer: keras.optimizers.Optimizer | str,
     loss: Any = None,
     loss_weights: Any = None,
     class_weight: Mapping[int, float] | None = None,

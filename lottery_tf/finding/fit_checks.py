@@ -1,6 +1,7 @@
 """What is wrong with the data and losses that a user gives, said before anything is trained."""
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -8,7 +9,7 @@ import tensorflow as tf
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import added_losses, keras, on_tensorflow
 from lottery_tf.graph.fit_data import batches
-from lottery_tf.graph.layers import assign
+from lottery_tf.graph.layers import assign, keys_of_outputs
 from lottery_tf.graph.step_checks import step_checks
 from lottery_tf.losses.derivatives import reason
 from lottery_tf.losses.objective import Objective, no_losses
@@ -30,6 +31,14 @@ def check_own_losses(model: keras.Model, spec: Any, ticket: Ticket) -> None:
     assign(model, ticket.weights)  # BatchNorm has seen zeros
     if not added:
         raise UsageError(no_losses(model, "train_data"))
+
+
+def outputs_without_labels(model: keras.Model, spec: Any) -> list[str]:
+    """The names of outputs that labels by name leave out; their losses are 0, as in ``compile``."""
+    labels = spec[1] if isinstance(spec, tuple) and len(spec) > 1 else None
+    if not isinstance(labels, Mapping):
+        return []
+    return [name for name in keys_of_outputs(model) if name not in labels]
 
 
 def batches_with_end(data: Any, model: keras.Model) -> tf.data.Dataset:

@@ -335,6 +335,8 @@ def _by_output(model: keras.Model, loss: Any, loss_weights: Any) -> dict[str, An
 
 def _for_each_output(model: keras.Model, metrics: Any) -> Any:
     """``metrics`` as ``compile`` takes them; tf_keras itself gives a list to each output."""
+    if not metrics:
+        return None  # of an empty list Keras 3 asks for labels of every output
     names = keys_of_outputs(model)
     if isinstance(metrics, Mapping):
         return dict(metrics)

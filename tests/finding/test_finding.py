@@ -494,10 +494,11 @@ def test_the_last_round_is_within_a_weight_of_the_target(total, target):
 @pytest.mark.parametrize(
     ("of", "optimizer"),
     [
-        ("tf_keras", "adam"),
+        ("tf_keras", "adamm"),
+        ("tf_keras", None),
         ("tf_keras", keras.optimizers.legacy.Adam()),
         ("tf_keras", keras3.optimizers.Adam()),
-        ("keras", "adam"),
+        ("keras", "adamm"),
         ("keras", keras.optimizers.Adam()),
     ],
 )

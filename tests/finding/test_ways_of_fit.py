@@ -162,6 +162,22 @@ def test_metrics_of_several_outputs(metrics, of, untraced):
     assert {"dev_kind_accuracy", "dev_size_mae"} <= info.keys()
 
 
+@pytest.mark.parametrize("by_key", [False, True])
+def test_labels_of_some_outputs_alone(by_key, of, untraced):
+    """Those of others have no loss. Keras has metrics of all outputs or none."""
+    inputs = of.Input((4,))
+    x = of.layers.Dense(5, "relu")(inputs)
+    ends = {name: of.layers.Dense(3, name=name)(x) for name in ("kind", "size")}
+    model = of.Model(inputs, ends if by_key else list(ends.values()))
+    data = tf.data.Dataset.from_tensor_slices((X, {"kind": Y})).batch(8)
+    own = {"optimizer": "adam", "epochs": 1, "rounds": 1, "dev_data": data}
+    loss = {"kind": of.losses.SparseCategoricalCrossentropy(True)}
+    ticket = find(model, data, of, loss=loss, **own)
+    assert "dev_loss" in ticket.info
+    with pytest.raises(lt.UsageError, match="labels of every output for the metrics.*size"):
+        find(model, data, of, loss=loss, metrics=["mae"], **own)
+
+
 # Losses of the model's own
 
 
