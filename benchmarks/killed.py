@@ -49,7 +49,7 @@ def ended(process: subprocess.Popen, seconds: float | None, number: int) -> int:
 
 
 def killed(words: list[str], moments: int, longest: float, rng: random.Random) -> list[int]:
-    """Kills a command so many times, then lets it end; returns the exit codes."""
+    """Kills a command at most so many times, until it ends; returns the exit codes."""
     codes = []
     while len(codes) < moments and (not codes or codes[-1]):
         number = signal.SIGTERM if len(codes) % 4 == 3 else signal.SIGKILL
@@ -77,22 +77,31 @@ def content(run: Path) -> dict[str, object]:
 
 
 def compare(name: str, words: list[str], folder: Path, moments: int, seed: int) -> list[str]:
-    whole, other = folder / f"{name}_whole", folder / f"{name}_killed"
+    """What is said of a command that is left alone, and of as many as it takes to be killed at
+    ``moments`` moments in all, each until it ends."""
+    whole, rng = folder / f"{name}_whole", random.Random(seed)
     begun = time.perf_counter()
     assert run([*words, f"--out={whole}"]) == 0
     alone = time.perf_counter() - begun
-    begun = time.perf_counter()
-    longest = 0.6 * alone
-    codes = killed([*words, f"--out={other}"], moments, longest, random.Random(seed))
-    mine, theirs = content(whole), content(other)
-    differing = [key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key)]
-    assert codes[-1] == 0, codes
-    return [
+    longest, mine, left = 0.6 * alone, content(whole), moments
+    said = [
         f"{name}: {' '.join(words)}",
-        f"  left alone {alone:.0f} s; killed {len(codes) - 1} times, after {0.5 * longest:.0f} to "
-        f"{longest:.0f} s each, {time.perf_counter() - begun:.0f} s in all; exit codes {codes}",
-        f"  {len(mine)} arrays and numbers compared: {len(differing)} differ {differing[:3] or ''}",
+        f"  left alone {alone:.0f} s; killed after {0.5 * longest:.0f} to {longest:.0f} s each:",
     ]
+    while left:
+        other = folder / f"{name}_killed_{left}"
+        begun = time.perf_counter()
+        codes = killed([*words, f"--out={other}"], left, longest, rng)
+        assert codes[-1] == 0, codes
+        left -= len(codes) - 1
+        theirs = content(other)
+        differing = [key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key)]
+        said.append(
+            f"  {len(codes) - 1} times, {time.perf_counter() - begun:.0f} s in all, exit codes "
+            f"{codes}: of {len(mine)} arrays and numbers {len(differing)} differ"
+        )
+        assert not differing, (said[-1], differing[:3])
+    return said
 
 
 def main() -> None:
