@@ -1,4 +1,4 @@
-"""What a run runs on, as settings."""
+"""The devices of a run, as settings."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ from lottery_tf.common.settings import check_choices, setting
 
 @dataclasses.dataclass(frozen=True)
 class DeviceSettings:
-    """What it runs on."""
+    """The devices that a run uses."""
 
     strategy: str = setting(
         "none",

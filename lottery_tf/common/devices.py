@@ -1,4 +1,4 @@
-"""Devices: what a run runs on. What it computes stays the same but for the order of its sums."""
+"""The devices of a run. They change nothing that it computes, except the order of its sums."""
 
 import contextlib
 import functools
@@ -20,7 +20,7 @@ from lottery_tf.common.interruption import heed_again
 
 @contextlib.contextmanager
 def scope_of(settings: DeviceSettings) -> Iterator[None]:
-    """Within the block models are made for these devices. Comes before anything is computed.
+    """Within the block models are made for these devices. Call it before anything is computed.
 
     Raises:
       UsageError: without TF_CONFIG for several workers, without a GPU for all GPUs.
@@ -32,7 +32,7 @@ def scope_of(settings: DeviceSettings) -> Iterator[None]:
     heed_again()
     with strategy.scope():
         yield
-        meet()  # The chief holds the connection: it goes last.
+        meet()  # The chief holds the connection, so it has to end last.
 
 
 def _strategy(settings: DeviceSettings) -> tf.distribute.Strategy:
@@ -41,8 +41,8 @@ def _strategy(settings: DeviceSettings) -> tf.distribute.Strategy:
             json.loads(os.environ.get("TF_CONFIG", ""))
         except ValueError as error:
             raise UsageError(
-                "Expected TF_CONFIG, a JSON text which says who the workers are, with "
-                "`strategy=multi_worker`; there is none: start them with launch/workers.py."
+                "Expected TF_CONFIG with `strategy=multi_worker`, a JSON text that names the "
+                "workers; it is not set: start them with launch/workers.py."
             ) from error
         return tf.distribute.MultiWorkerMirroredStrategy()
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
@@ -51,8 +51,8 @@ def _strategy(settings: DeviceSettings) -> tf.distribute.Strategy:
             return tf.distribute.MirroredStrategy()
         if devices[0].device_type == "CPU":
             raise UsageError(
-                "Expected GPUs with `strategy=mirrored`, and TensorFlow sees none: install "
-                "lottery_tf with its extra [cuda] where there are any, or leave the flag out."
+                "Expected GPUs with `strategy=mirrored`, but TensorFlow sees none: install "
+                "lottery_tf with its extra [cuda] if there are any, or leave the flag out."
             )
     return tf.distribute.get_strategy()
 
@@ -73,10 +73,10 @@ def is_chief() -> bool:
 
 
 def from_chief(array: np.ndarray) -> np.ndarray:
-    """What the chief among the workers has given; all of them have to call it.
+    """The array that the chief of the workers has passed. All workers have to call it.
 
     Args:
-      array: floats, bytes or booleans, of one shape and dtype on all workers.
+      array: floats, bytes or booleans, of the same shape and dtype on all workers.
     """
     if not _are_several():
         return array
@@ -84,7 +84,7 @@ def from_chief(array: np.ndarray) -> np.ndarray:
 
 
 def of_any(flag: bool) -> bool:
-    """Whether ``flag`` is true on any of the workers; all of them have to call it."""
+    """Whether ``flag`` is true on any of the workers. All workers have to call it."""
     return bool(_sum(np.array(flag), of_chief=False)) if _are_several() else flag
 
 
@@ -93,7 +93,7 @@ def _are_several() -> bool:
 
 
 def _sum(array: np.ndarray, of_chief: bool) -> np.ndarray:
-    """The sum over all replicas, in which with ``of_chief`` only the first has a part."""
+    """The sum over all replicas; with ``of_chief`` only the first one's array counts."""
     strategy = tf.distribute.get_strategy()
     sent = array if array.dtype.kind == "f" else array.astype(np.float32)
     shared = strategy.run(_shared(of_chief), args=(tf.constant(sent),))
@@ -102,12 +102,12 @@ def _sum(array: np.ndarray, of_chief: bool) -> np.ndarray:
 
 @functools.cache
 def _shared(of_chief: bool) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Compiled once for each shape: it may come after every execution of a training."""
+    """Compiled once for each shape, as a training may call it after every execution."""
 
     @tf.function
     def share(given: tf.Tensor) -> tf.Tensor:
         replica = tf.distribute.get_replica_context()
-        # Added to zeros: exact. A tensor as it was given has no device, which all_reduce asks for.
+        # Adding zeros is exact. It also gives the tensor a device, which all_reduce needs.
         has_part = (replica.replica_id_in_sync_group == 0) | (not of_chief)
         mine = tf.where(has_part, given, tf.zeros_like(given))
         return replica.all_reduce(tf.distribute.ReduceOp.SUM, mine)
@@ -116,20 +116,20 @@ def _shared(of_chief: bool) -> Callable[[tf.Tensor], tf.Tensor]:
 
 
 def meet() -> None:
-    """Waits until all workers have come here."""
+    """Waits until all workers have reached this call."""
     from_chief(np.zeros(1))
 
 
 def check_same(what: str, arrays: Iterable[np.ndarray]) -> None:
-    """Raises RuntimeError where ``arrays``, ``what`` they are, are not bit for bit the chief's."""
+    """Raises RuntimeError unless ``arrays`` equal the chief's bit for bit; ``what`` names them."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())
     mine = np.frombuffer(digest.digest(), np.uint8)
     if (from_chief(mine) != mine).any():
         raise RuntimeError(
-            f"Expected {what} to be the same on all workers; here they are not the chief's. Do all "
-            "have the same data and the same versions?"
+            f"Expected {what} to be the same on all workers; here they differ from the chief's. "
+            "Do all workers have the same data and the same versions?"
         )
 
 
@@ -149,12 +149,12 @@ def chief_first() -> Iterator[None]:
 def own_folder(out: Path) -> Iterator[Path]:
     """Where this process writes what belongs to ``out``.
 
-    The chief writes to ``out`` itself. Any other worker has a copy of it, with all that decides
-    what is left to do, and throws it away: the same code runs on all of them, and reading a
-    model's variables, in which all have to take part, needs no thought of who writes.
+    The chief writes to ``out`` itself. Any other worker gets a copy of it, so that it sees what is
+    left to do, and throws the copy away. So all workers run the same code, and all take part when
+    a model's variables are read.
     """
     if is_chief():
-        meet()  # until the others have their copies
+        meet()  # Wait until the others have their copies.
         yield out
         return
     with tempfile.TemporaryDirectory() as folder:

@@ -1,21 +1,21 @@
-"""The errors that the command line tells in a sentence."""
+"""The errors that the command line prints as one sentence."""
 
 import contextlib
 from collections.abc import Iterator
 
 
 class UsageError(ValueError):
-    """A mistake of the user's: one sentence of what was expected, what came and what to do.
+    """A mistake of the user's. One sentence says what was expected, what came and what to do.
 
     The command line prints it without a traceback and exits with code 2.
     """
 
-    # Raised while a training step is traced it comes through as it is, not as a StagingError.
+    # AutoGraph then passes it on as it is when tracing raises it, not as a StagingError.
     ag_pass_through = True
 
 
 class WorkFailed(RuntimeError):
-    """Work that failed where its traceback says nothing; the sentence says where to look.
+    """Work that failed and whose traceback does not help; the sentence says where to look.
 
     The command line exits with code 1.
     """
@@ -23,7 +23,7 @@ class WorkFailed(RuntimeError):
 
 @contextlib.contextmanager
 def mistakes_at(where: str) -> Iterator[None]:
-    """Puts before what a ``UsageError`` of the block says where it came up: ``snip, round 3``."""
+    """Adds the place, such as ``snip, round 3``, in front of a ``UsageError`` of the block."""
     try:
         yield
     except UsageError as error:

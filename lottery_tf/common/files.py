@@ -1,9 +1,9 @@
 """Files that appear whole or not at all: written beside their place, then renamed.
 
-What stands at the place beforehand stays whole too until it is replaced; ``ownership`` says
-whether it may be. A process that is killed may leave a hidden file or folder beside the place,
-``.NAME.`` and eight digits, which nobody reads. Killed between the two renames that replace a
-folder, it leaves the old one as ``.NAME.DIGITS.old``. ``clear_leftovers`` puts both right.
+An older file at the place stays whole until it is replaced; ``check_ours`` says whether it may be.
+A process that is killed may leave a hidden file or folder beside the place (``.NAME.`` and eight
+digits), which nobody reads. Killed between the two renames that replace a folder, it leaves the old
+one as ``.NAME.DIGITS.old``. ``clear_leftovers`` puts both right.
 """
 
 import contextlib
@@ -27,11 +27,11 @@ from lottery_tf.common.ownership import Kind, check_ours, of_file_manager
 
 _PATTERN = re.compile(r"[\[\]*?\\]|[\ud800-\udfff]")
 _LEFT = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}(?P<old>\.old)?", re.DOTALL)
-SUMS = "sha256"  # by which a record has the sums of itself and of what belongs to it
+SUMS = "sha256"  # key under which a record keeps the sums of itself and of its parts
 _CHANGED = (
     "Expected {} to have the checksum that it was written with; it is damaged or changed: copy it "
-    "again or make it anew, or take its sha256 out (of every line that has one) if the change is "
-    "your own."
+    "again or make it anew. If you changed it yourself, remove its sha256 (in every line that has "
+    "one)."
 )
 
 
@@ -39,9 +39,9 @@ _CHANGED = (
 def whole_folder(path: str | os.PathLike[str], kind: Kind) -> Iterator[Path]:
     """Yields a temporary folder beside ``path`` that becomes ``path`` if the block succeeds.
 
-    An empty folder at ``path`` is replaced, and one of the same kind; where ``path`` is a link, the
-    folder it leads to. If the block raises, what stood at ``path`` stays and nothing else is left
-    behind.
+    A folder at ``path`` is replaced if it is empty or of the same kind. If ``path`` is a link, the
+    folder that it leads to is replaced. If the block raises, an older folder stays as it was and
+    nothing else is left behind.
 
     Args:
       path: the folder.
@@ -61,8 +61,8 @@ def whole_folder(path: str | os.PathLike[str], kind: Kind) -> Iterator[Path]:
         for file in new.rglob("*"):
             if file.is_file():
                 _to_disk(file)
-        check_ours(path, kind)  # again: the block may have taken hours
-        # Two renames: to delete the old folder first would leave half of it after a crash.
+        check_ours(path, kind)  # Once more: the block may have taken hours.
+        # Two renames: if the old folder were deleted first, a crash would leave half of it.
         if path.exists():
             os.rename(path, old)
         os.rename(new, path)
@@ -97,8 +97,8 @@ def clear_leftovers(folder: Path) -> None:
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """Writes ``content`` to ``path``, whole or not at all; the folder is made if it is missing.
 
-    Whatever file is there is replaced, and where a link is, the file it leads to: where it may be
-    another's, ``check_ours`` comes first.
+    A file at ``path`` is replaced, and of a link the file that it leads to. If the file may belong
+    to somebody else, call ``check_ours`` first.
     """
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +119,7 @@ def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> Non
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """``write_bytes`` of ``text`` in UTF-8; bytes of a name that are none as Python writes them."""
+    """``write_bytes`` of ``text`` in UTF-8. What UTF-8 cannot hold is written as an escape."""
     write_bytes(path, text.encode(errors="backslashreplace"))
 
 
@@ -129,19 +129,19 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def as_json(value: Any) -> str:
-    """What ``write_json`` writes."""
+    """The text that ``write_json`` writes."""
     return json.dumps(_strict(value), indent=2, allow_nan=False) + "\n"
 
 
 def write_record(
     path: str | os.PathLike[str], record: Mapping[str, Any], parts: Mapping[str, str] | None = None
 ) -> None:
-    """``write_json`` of an object with sums, by which ``read_json`` tells that it was changed.
+    """``write_json`` of an object with checksums, so that ``read_json`` notices a change.
 
     Args:
       path: the file.
-      record: what it is to say. Of its own ``sha256`` that of this file is made anew.
-      parts: name → SHA-256 of what lies beside it and belongs to it.
+      record: the object. If it has a ``sha256``, the sum of this file in it is computed anew.
+      parts: name → SHA-256 of each file or folder beside it that belongs to it.
     """
     sums = {**record.get(SUMS, {}), **(parts or {})}
     sums[Path(path).name] = sum_of({**record, SUMS: sums}, Path(path).name)
@@ -149,15 +149,17 @@ def write_record(
 
 
 def sum_of(record: Mapping[str, Any], name: str) -> str:
-    """The SHA-256 of what a record says, but for this sum itself, its ``sha256`` of ``name``;
-    however it is written down."""
+    """The SHA-256 of a record's content without the sum itself, its ``sha256`` of ``name``.
+
+    How the JSON is laid out does not matter."""
     parts = {part: each for part, each in record[SUMS].items() if part != name}
     return hashlib.sha256(_canonical({**record, SUMS: parts})).hexdigest()
 
 
 def check_part(record: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Raises UsageError unless a file or folder has the sum that the record beside it gives; of
-    what it gives none, as those of older releases, nothing is asked."""
+    """Raises UsageError unless a file or folder has the sum that the record beside it gives.
+
+    Records of older releases give no sum; then nothing is checked."""
     path, sums = Path(path), record.get(SUMS)
     stated = sums.get(path.name) if isinstance(sums, dict) else None
     if stated is not None and not (path.exists() and stated == sha256(path)):
@@ -183,10 +185,10 @@ def write_json_lines(
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """What a JSON file holds; of what ``write_record`` wrote without this file's own sum.
+    """The content of a JSON file, without the file's own sum if ``write_record`` wrote one.
 
     Raises:
-      UsageError: if it is no JSON, or was changed since ``write_record`` wrote it.
+      UsageError: if it is not JSON, or was changed since ``write_record`` wrote it.
     """
     path = Path(path)
     with _told_of_damage("JSON", path):
@@ -201,10 +203,10 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file; none where there is no file.
+    """The objects of a JSON-lines file; an empty list if there is no file.
 
     Raises:
-      UsageError: if a line is no JSON object, or was changed since it was written with a sum.
+      UsageError: if a line is not a JSON object, or was changed since it was written with a sum.
     """
     path = Path(path)
     if not path.exists():
@@ -224,7 +226,7 @@ def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 def _told_of_damage(what: str, path: Path) -> Iterator[None]:
     try:
         yield
-    except (ValueError, RecursionError) as error:  # of lists within lists without end
+    except (ValueError, RecursionError) as error:  # RecursionError: too many nested lists
         raise UsageError(f"Expected {what} in {path}; it is damaged ({error}).") from None
 
 
@@ -237,16 +239,16 @@ def _with_sums(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _canonical(value: Any) -> bytes:
-    """The same bytes for the same JSON, however it is written down."""
+    """The same bytes for the same JSON, whatever its layout."""
     return json.dumps(json.loads(as_json(value)), sort_keys=True).encode()
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
     """The SHA-256 of a file, or of the names and sums of a folder's files, in hexadecimal.
 
-    A SavedModel that is made again has the same: its fingerprint.pb, which TensorFlow gives a new
-    random number each time, does not count. Nor does what a file manager leaves in a folder. A file
-    of any size is read a mebibyte at a time.
+    fingerprint.pb of a SavedModel does not count, as TensorFlow gives it a new random number each
+    time. So the same SavedModel, written again, has the same sum. Files that a file manager leaves
+    in a folder do not count either. A file is read a mebibyte at a time.
     """
     digest, path = hashlib.sha256(), Path(path)
     if path.is_dir():
@@ -262,8 +264,9 @@ def sha256(path: str | os.PathLike[str]) -> str:
 
 @contextlib.contextmanager
 def plain_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields ``path``, or a link to it that TensorFlow takes as it is: of a folder ``runs[1]`` it
-    reads the brackets as a pattern, and a name of bytes that are no UTF-8 it does not read."""
+    """Yields ``path``, or a link to it whose name TensorFlow can read.
+
+    It takes the brackets of ``runs[1]`` as a pattern, and cannot read names that are not UTF-8."""
     if not _PATTERN.search(os.fspath(path)):
         yield Path(path)
         return
@@ -281,14 +284,14 @@ def _beside(path: Path) -> Path:
 
 
 def _to_disk(file: Path) -> None:
-    """Waits until the file's content is on the disk: a rename can get there before it."""
-    # Windows flushes only what may be written; elsewhere a read-only file is no hindrance.
+    """Waits until the file's content is on the disk: a rename could reach the disk before it."""
+    # Windows flushes only files opened for writing; elsewhere a file may be read-only.
     with open(file, "rb" if os.name == "posix" else "rb+") as written:
         os.fsync(written.fileno())
 
 
 def _strict(value: Any) -> Any:
-    """``value`` with None for NaN and infinities, which are no JSON though Python writes them."""
+    """``value`` with None for NaN and infinities: Python writes them, but they are not JSON."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):

@@ -1,8 +1,8 @@
-"""SIGTERM and Ctrl-C: a training is saved first, all else ends at once.
+"""SIGTERM and Ctrl-C: a training is saved first, everything else ends at once.
 
-SIGTERM is the warning that SLURM and Kubernetes give before they kill. A command heeds it
-(``heeded``); while a training runs that can be saved, the signal is only noted (``held_back``), and
-who saves ends the training (``raise_asked``). A second signal ends it at once.
+SLURM and Kubernetes send SIGTERM as a warning before they kill. A command obeys it (``heeded``).
+While a training runs that can be saved, the signal is only noted (``held_back``); the code that
+saves then ends the training (``raise_asked``). A second signal ends it at once.
 """
 
 import contextlib
@@ -15,21 +15,21 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(KeyboardInterrupt):
-    """SIGTERM has come. A KeyboardInterrupt, so that what lets Ctrl-C through lets it through."""
+    """SIGTERM has come. As a KeyboardInterrupt it passes wherever Ctrl-C would pass."""
 
 
-_held = 0  # blocks in which a signal is only noted, one within another
+_held = 0  # number of nested blocks in which a signal is only noted
 _asked: type[KeyboardInterrupt] | None = None
 _ending = False  # whether that has been raised
-_before: dict[signal.Signals, object] = {}  # the handlers in whose place ours are
+_before: dict[signal.Signals, object] = {}  # the handlers that ours replace
 
 
 @contextlib.contextmanager
 def heeded() -> Iterator[None]:
     """Within the block SIGTERM raises ``Stopped`` and Ctrl-C KeyboardInterrupt, unless held back.
 
-    A signal that is ignored stays so, as that of Ctrl-C is behind ``&`` in a script. Outside the
-    main thread, where no signal can be heeded, and within another such block nothing changes.
+    A signal that is ignored stays ignored, as Ctrl-C is behind ``&`` in a script. Nothing changes
+    within another such block, or outside the main thread, where no signal can be handled.
     """
     global _asked, _ending
     if _before or threading.current_thread() is not threading.main_thread():
@@ -42,14 +42,14 @@ def heeded() -> Iterator[None]:
         yield
     finally:
         for number, handler in _before.items():
-            # None: of one that C has set.
+            # None: a handler that C code has set.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # type: ignore
         _before.clear()
         _asked, _ending = None, False
 
 
 def heed_again() -> None:
-    """Has our handlers where they were: TensorFlow's several workers and Ray put theirs there."""
+    """Installs our handlers again: TensorFlow with several workers and Ray replace them."""
     if threading.current_thread() is threading.main_thread():
         for number in _before:
             signal.signal(number, _heed)
@@ -58,7 +58,7 @@ def heed_again() -> None:
 def _heed(number: int, frame: FrameType | None) -> None:
     global _asked, _ending
     if _ending and number == signal.SIGTERM:
-        return  # a launcher tells again whoever has not ended yet
+        return  # a launcher sends the signal again to processes that have not ended yet
     first, _asked = _asked is None, Stopped if number == signal.SIGTERM else KeyboardInterrupt
     if not (_held and first):
         _ending = True
@@ -67,9 +67,9 @@ def _heed(number: int, frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
-    """Within the block the first signal is only noted, for ``asked`` to tell.
+    """Within the block the first signal is only noted; ``asked`` tells whether one has come.
 
-    One that nobody has looked at by the end of the outermost such block is raised there.
+    A noted signal that has not been raised is raised at the end of the outermost such block.
     """
     global _held
     _held += 1
@@ -87,10 +87,10 @@ def asked() -> bool:
 
 
 def raise_asked(by_another: bool = False) -> None:
-    """Raises what the signal stands for, if one has come.
+    """Raises the exception of the signal, if one has come.
 
     Args:
-      by_another: whether one has come to another of several workers, with which this one stops.
+      by_another: whether a signal has reached another of several workers; this one stops with it.
     """
     global _ending
     if _asked is not None or by_another:

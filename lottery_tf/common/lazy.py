@@ -1,6 +1,6 @@
 """Names of a package that load on first use: TensorFlow takes seconds to import.
 
-So ``lottery-tf find --help``, and whatever is wrong with a command line, need not wait for it.
+So ``lottery-tf find --help`` and errors in a command line need not wait for it.
 """
 
 import importlib
@@ -13,8 +13,8 @@ def loads(package: str, where: Mapping[str, str]) -> Callable[[str], Any]:
 
     Args:
       package: its name.
-      where: public name → the module of lottery_tf that has it; one of the same name is meant as a
-        whole. A literal called ``_WHERE``: ``tests/test_layout.py`` reads what it imports.
+      where: public name → the module of lottery_tf that has it. A module of the same name stands
+        for itself. It has to be a literal called ``_WHERE``, which ``tests/test_layout.py`` reads.
     """
 
     def getattr_of_package(name: str) -> Any:

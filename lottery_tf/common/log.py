@@ -1,19 +1,19 @@
 """The library's logger: one line a message on stderr, silenced as any other logger.
 
-Names come from files and folders of others, who may have put into them what a terminal obeys.
+Names of other people's files and folders may contain characters that control a terminal.
 """
 
 import logging
 import re
 from collections.abc import Sequence
 
-# What moves the cursor, colours, overwrites or turns around what stands there; halves of
-# surrogates, which Python has for bytes of a name that are no UTF-8, cannot be written at all.
+# Characters that move the cursor, colour, overwrite or reverse text. Lone surrogates, which Python
+# uses for bytes of a name that are not UTF-8, cannot be written at all.
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def readable(text: str) -> str:
-    """``text`` for a terminal: what is no letter there as Python writes it.
+    """``text`` for a terminal, with control characters as Python's escapes.
 
     >>> readable("a\\x1b[2J\\rb")
     'a\\\\x1b[2J\\\\rb'
@@ -22,7 +22,7 @@ def readable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """``readable``, the lines of ``text`` one behind the other."""
+    """``readable``, with the lines of ``text`` joined into one."""
     return readable(" ".join(line.strip() for line in text.splitlines() if line.strip()))
 
 

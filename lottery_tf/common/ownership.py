@@ -1,10 +1,9 @@
 """What may be replaced: only what this library has written, known by its names and its contents.
 
-A writer says of what kind its work is. ``check_ours`` looks whether what stands at a place is all
-of that kind; one file, folder or link more, or a file of a known name with another's content, and
-it is refused, and nothing is changed. Links within a folder are never ours; a link at the place
-itself stands for what it leads to. What a file manager leaves in every folder that somebody looks
-at is passed over, and goes with the folder.
+A writer names the kind of its files. ``check_ours`` checks that everything at a place is of that
+kind. If there is one file, folder or link more, or a file whose content is not the writer's, it
+refuses and nothing is changed. A link within a folder is never ours; a link at the place itself
+stands for its target. Files that a file manager leaves are ignored, and deleted with the folder.
 """
 
 import contextlib
@@ -23,22 +22,22 @@ from lottery_tf.common.errors import UsageError
 
 Recognise = Callable[[Path], bool]
 
-# In lower case: macOS' and Windows' notes on how a folder is shown.
+# In lower case: files in which macOS and Windows note how to show a folder.
 OF_FILE_MANAGERS = frozenset({".ds_store", "desktop.ini", "thumbs.db"})
-# What matplotlib writes into a picture's head for us, by the file's suffix.
+# The mark that matplotlib writes into a picture's header for us, by the file's suffix.
 PICTURE_MARKS = {".png": {"Software": "lottery_tf"}, ".svg": {"Creator": "lottery_tf"}}
 _MARKS = (b"Software\0lottery_tf", b"<dc:title>lottery_tf</dc:title>")
 
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """What a writer makes.
+    """The files that a writer makes.
 
     Attributes:
-      what: in messages, such as "a ticket".
-      files: the place of a file below the folder, ``variables/variables.index``, where ``*`` and
-        ``?`` stand for anything in the file's name → whether a file there is the writer's. What
-        is one file itself has the place ``.``.
+      what: its name in messages, such as "a ticket".
+      files: place of a file below the folder → function that tells whether a file there is the
+        writer's. A place is ``variables/variables.index``; ``*`` and ``?`` match anything in the
+        file's name. For a kind that is a single file the place is ``.``.
       marker: the file that every folder of the kind has.
     """
 
@@ -62,10 +61,9 @@ class Kind:
 
 
 def check_ours(path: str | os.PathLike[str], kind: Kind) -> None:
-    """Raises UsageError unless there is nothing at ``path``, an empty folder, or all is ``kind``'s.
+    """Raises UsageError unless ``path`` is free, an empty folder, or holds only ``kind``'s files.
 
-    Writers call it before they begin and before they replace: work that has no place to go is not
-    begun.
+    Writers call it before they begin, so that no work is done in vain, and before they replace.
     """
     found = stranger(path, kind)
     if found is None:
@@ -90,7 +88,7 @@ def check_all_ours(folder: str | os.PathLike[str], kinds: Mapping[str, Kind]) ->
 
 
 def remove_ours(path: str | os.PathLike[str], kind: Kind) -> None:
-    """Removes what is at ``path`` if all of it is ``kind``'s; else, and a link, it stays."""
+    """Removes what is at ``path`` if all of it is ``kind``'s. A link or anything else stays."""
     path = Path(path)
     if path.is_symlink() or stranger(path, kind) is not None:
         return
@@ -101,7 +99,7 @@ def remove_ours(path: str | os.PathLike[str], kind: Kind) -> None:
 
 
 def stranger(path: str | os.PathLike[str], kind: Kind) -> Path | None:
-    """The first thing at ``path`` that is not of the kind; None where there is none."""
+    """The first file or folder at ``path`` that is not of the kind; None if there is none."""
     path = Path(os.path.realpath(path))
     if not os.path.lexists(path):
         above = next(parent for parent in path.parents if parent.exists())
@@ -115,7 +113,7 @@ def stranger(path: str | os.PathLike[str], kind: Kind) -> Path | None:
         marker = path / kind.marker
         if not os.path.lexists(marker):
             return first
-        found = itertools.chain([marker, first], found)  # the others may be known by the marker
+        found = itertools.chain([marker, first], found)  # the marker may identify the others
     folders = {above for place in kind.files for above in PurePosixPath(place).parents}
     for each in found:
         place = PurePosixPath(each.relative_to(path).as_posix())
@@ -132,7 +130,7 @@ def of_file_manager(path: Path) -> bool:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """Everything below a folder but what file managers leave, links not followed."""
+    """Everything below a folder except file managers' files; links are not followed."""
     for top, folders, names in os.walk(folder):
         folders.sort()
         found = (Path(top, name) for name in sorted([*names, *folders]))
@@ -168,8 +166,9 @@ def lines_have_keys(*keys: str) -> Recognise:
 
 
 def has_arrays(*names: str) -> Recognise:
-    """Whether a file is an ``.npz`` with arrays alone, one at least, of names like these: ``*/*``,
-    variables'."""
+    """Whether a file is an ``.npz`` with one or more arrays and nothing else.
+
+    Each array's name has to match one of ``names``; ``*/*`` matches the names of variables."""
 
     def ours(file: Path) -> bool:
         with zipfile.ZipFile(file) as archive:

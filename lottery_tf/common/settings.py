@@ -41,12 +41,12 @@ def setting(
 
     Args:
       default: the value when none is given; ``None`` for none.
-      help: one line for ``--help``, with units; or a function that gives it, where it names what
-        may be more later.
+      help: one line for ``--help``, with units; or a function that returns it, if it lists names
+        that can be registered later.
       choices: the valid values of a ``str`` field, or of each part of a ``tuple[str, ...]``;
-        empty for any. It is kept as it is, so that names which are added later count.
-      path: whether it is a file or folder, of which a flag expands ``~``: behind a ``=`` no shell
-        does.
+        empty for any. It is not copied, so that names which are added later count.
+      path: whether it is a file or folder. Then the flag expands ``~``, as no shell does it
+        behind a ``=``.
     """
     metadata = {"help": help, "choices": choices, "path": path}
     return dataclasses.field(default=default, metadata=metadata)
@@ -61,7 +61,7 @@ def value_type(field: dataclasses.Field, owner: type) -> tuple[type, bool]:
     return typing.get_origin(hint) or hint, False
 
 
-@functools.cache  # typing compiles each hint anew, and is asked for every flag
+@functools.cache  # typing compiles each hint anew, and this is called for every flag
 def _hints(owner: type) -> dict[str, Any]:
     return typing.get_type_hints(owner)
 
@@ -89,13 +89,13 @@ def one_of(names: Collection[str], word: str = "or") -> str:
 
 
 def nearest(word: str, names: Collection[str]) -> str:
-    """``; nearest: a, b or c``, to end a sentence with; nothing where no name is near."""
+    """``; nearest: a, b or c``, for the end of a sentence; empty if no name is similar."""
     near = difflib.get_close_matches(str(word), names, n=3, cutoff=0.5)
     return f"; nearest: {one_of(near)}" if near else ""
 
 
 def describe(settings: Any) -> dict[str, Any]:
-    """The settings as JSON knows them (tuples as lists); fields that are none are left out."""
+    """The settings as JSON values (tuples as lists), without fields that are not settings."""
     return _as_json(
         {f.name: copy.deepcopy(getattr(settings, f.name)) for f in settings_of(settings)}
     )
@@ -107,7 +107,7 @@ def defaults(*owners: type) -> dict[str, Any]:
 
 
 def settings_of(owner: Any) -> list[dataclasses.Field]:
-    """Those that ``setting`` has made."""
+    """The fields that ``setting`` has made."""
     return [field for field in dataclasses.fields(owner) if "help" in field.metadata]
 
 
@@ -116,10 +116,10 @@ def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def restore(owner: type, values: Mapping[str, Any]) -> Any:
-    """The ``owner`` dataclass from ``values``, as ``describe`` writes them; others are left out.
+    """The ``owner`` dataclass from ``values``, as ``describe`` writes them; other keys are ignored.
 
     Raises:
-      UsageError: for a value of another type than its field's, as only a changed file has.
+      UsageError: for a value of another type than its field's, as in a file that was changed.
     """
     fields = dataclasses.fields(owner)
     given = {f.name: values[f.name] for f in fields if f.name in values}
@@ -149,7 +149,7 @@ _EXPECTED = {
 def _is_of_type(value: Any, kind: type, optional: bool) -> bool:
     if value is None:
         return optional
-    if isinstance(value, bool) or kind is bool:  # which Python has as an int
+    if isinstance(value, bool) or kind is bool:  # Python's bool is an int
         return isinstance(value, bool) and kind is bool
     if kind is tuple:
         return isinstance(value, tuple | list) and all(isinstance(part, str) for part in value)

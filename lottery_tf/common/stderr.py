@@ -1,7 +1,7 @@
 """TensorFlow without the notes that it writes to stderr whatever TF_CPP_MIN_LOG_LEVEL says.
 
-Its C++ writes them to the file descriptor before it reads any setting, so that no Python logger and
-no variable reaches them.
+Its C++ writes them to the file descriptor before it reads any setting. So neither a Python logger
+nor an environment variable can stop them.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from typing import IO, cast
 
-# Lines that hold one of these are left out. Code 303 only says that there is no GPU driver.
+# Lines with one of these texts are left out. Code 303 only says that there is no GPU driver.
 NOTES = (
     b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
     b"I0000 ",
@@ -19,7 +19,7 @@ NOTES = (
     b"failed call to cuInit: INTERNAL: CUDA error: Failed call to cuInit: UNKNOWN ERROR (303)",
 )
 
-# Ctrl-C reaches this process too, which has to pass on what TensorFlow says until its end.
+# Ctrl-C reaches this process too. It must ignore it, to pass on what TensorFlow still writes.
 _FILTER = f"""
 import signal, sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -34,9 +34,9 @@ for line in sys.stdin.buffer:
 def quiet_start() -> Iterator[None]:
     """Leaves TensorFlow's start-up notes out of what the block writes to stderr.
 
-    All else is passed on at once, by a process of its own: should TensorFlow abort, its last words
-    are seen. Sets ``TF_CPP_MIN_LOG_LEVEL`` to 2 (errors only) unless the user has set it; leaves
-    nothing out where it is 0 or 1.
+    A process of its own passes on everything else at once, so that the last lines are seen even
+    if TensorFlow aborts. Sets ``TF_CPP_MIN_LOG_LEVEL`` to 2 (errors only) unless the user has set
+    it. If it is 0 or 1, nothing is left out.
     """
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") in ("0", "1"):
         yield
@@ -51,9 +51,9 @@ def quiet_start() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Drops what the block writes to stderr; exceptions come through.
+    """Drops what the block writes to stderr; exceptions are passed on.
 
-    The converter writes from C++ past Python's loggers, about settings that are its own.
+    The converter's C++ writes there about its own settings, which no Python logger can stop.
     """
     logger = sys.modules["tensorflow"].get_logger()
     level = logger.level
@@ -67,7 +67,7 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stderr_to(file: IO[bytes]) -> Iterator[None]:
-    """What the block writes to the descriptor of stderr goes to ``file``."""
+    """Redirects what the block writes to the file descriptor of stderr to ``file``."""
     sys.stderr.flush()
     stderr = os.dup(2)
     os.dup2(file.fileno(), 2)

@@ -10,7 +10,7 @@ _MINUTES = re.compile(r"(\d+(?:\.\d+)?)min")
 
 
 def parse_steps(text: str, steps_per_epoch: int) -> int:
-    """The number of training steps that ``text`` stands for.
+    """The number of training steps that ``text`` means.
 
     >>> parse_steps("500it", steps_per_epoch=100), parse_steps("1.5ep", steps_per_epoch=100)
     (500, 150)
@@ -27,7 +27,7 @@ def parse_steps(text: str, steps_per_epoch: int) -> int:
 
 
 def check_steps(text: str, name: str) -> None:
-    """Raises UsageError if ``text`` is no length of training; ``name`` is the setting's."""
+    """Raises UsageError if ``text`` is not a length of training; ``name`` is the setting's name."""
     _parts(text, f"`{name}`")
 
 
@@ -40,7 +40,7 @@ def _parts(text: str, what: str) -> re.Match[str]:
 
 
 def parse_minutes(text: str) -> float | None:
-    """The minutes that ``text`` stands for; None if it is a length of training.
+    """The minutes that ``text`` means; None if it is a length of training.
 
     >>> parse_minutes("0.5min"), parse_minutes("2ep")
     (0.5, None)
@@ -50,8 +50,9 @@ def parse_minutes(text: str) -> float | None:
 
 
 def check_often(text: str, name: str) -> None:
-    """Raises UsageError unless ``text`` is a time or a length of training above 0, by which
-    something comes again and again; ``name`` is the setting's."""
+    """Raises UsageError unless ``text`` is an interval: a time or a length of training above 0.
+
+    ``name`` is the setting's name."""
     length = _MINUTES.fullmatch(text) or _FORM.fullmatch(text)
     if not length or not any(float(number or 0) for number in length.groups()):
         raise UsageError(

@@ -1,8 +1,8 @@
-"""What stands in the place of tf_keras where it, or tfmot, is not installed: names of nothing.
+"""A substitute for tf_keras where it, or tfmot, is not installed.
 
-Models of Keras 3 need neither. Modules of both Kerases name classes of tf_keras as they are
-imported, to derive from and to compare with; of a class here there are no objects, and a function
-here says what is missing.
+Models of Keras 3 need neither. But modules for both Kerases name classes of tf_keras on import, to
+derive from them and to compare with them. A class here has no objects; a function here raises an
+error that says what is missing.
 """
 
 from types import ModuleType
@@ -12,10 +12,10 @@ from lottery_tf.common.errors import UsageError
 
 
 class Absent(ModuleType):
-    """A module of which every attribute is there: a class where it has a capital, else the like.
+    """A module that has every attribute: a class for a capitalised name, else another ``Absent``.
 
     Args:
-      name: of the module.
+      name: the module's name.
       reason: why it cannot be imported.
     """
 
@@ -36,7 +36,7 @@ class Absent(ModuleType):
 
 
 def absent_keras(reason: str) -> Absent:
-    """tf_keras, absent: what modules call as they are imported does nothing."""
+    """The substitute for tf_keras. Functions that modules call on import do nothing."""
     keras = Absent("tf_keras", reason)
     keras.saving.register_keras_serializable = lambda *args: lambda kind: kind
     keras.utils.get_custom_objects = dict
@@ -51,7 +51,7 @@ def _class(path: str, reason: str) -> type:
 
     class Nothing:
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            # What derives from a class of Keras 3 too is one of that.
+            # A class that derives from Keras 3 too works as one of Keras 3.
             if not any(base.__module__.startswith("keras.") for base in type(self).__mro__):
                 raise _missing(path, reason)
             super().__init__(*args, **kwargs)

@@ -29,14 +29,14 @@ from lottery_tf.graph.described_calls import check_order, is_functional
 from lottery_tf.graph.layers import layer_paths, models_in, places
 from lottery_tf.graph.own_classes import is_own, own_methods, set_on
 
-# A description may name what is here and what is registered. For anything else Keras would import
-# the module that the file names, or call the function that it names with arguments of the file's
-# choice: tf.keras.utils.get_file, tf.print into a file, an operation given as a NodeDef.
+# A description may name what is here and what is registered. For anything else Keras would import a
+# module, or call a function with arguments, of the file's choice. So tf.keras.utils.get_file,
+# tf.print into a file and an operation given as a NodeDef are excluded.
 _PUBLIC = (
     *("keras", "keras.layers", "keras.layers.experimental"),
     *("keras.layers.experimental.preprocessing", "keras.initializers", "keras.regularizers"),
     *("keras.constraints", "keras.mixed_precision"),
-    # Of a model within another that has been compiled.
+    # For a model that was compiled and is now part of another.
     *("keras.optimizers", "keras.optimizers.schedules", "keras.losses", "keras.metrics"),
 )
 _NOT_PUBLIC = {
@@ -45,7 +45,7 @@ _NOT_PUBLIC = {
     "TFOpLambda": "tf_keras.src.layers.core.tf_op_layer",
     "SlicingOpLambda": "tf_keras.src.layers.core.tf_op_layer",
 }
-# The same of Keras 3, and its layers that run code of others.
+# The same for Keras 3, and its layers that run other people's code.
 _PUBLIC3 = (*_PUBLIC, "keras.dtype_policies", "keras.quantizers")
 _NOT_PUBLIC3 = {
     "Functional": "keras.src.models.functional",
@@ -67,10 +67,10 @@ _TENSOR_FUNCTIONS = re.compile(
 
 
 class HoldsCode(UsageError):
-    """A description of a model names code that is not read from a file.
+    """A description of a model names code, and code is not read from a file.
 
     Attributes:
-      what: it is, to stand behind "it has".
+      what: the code that it names; completes "it has …".
     """
 
     def __init__(self, message: str, what: str):
@@ -81,14 +81,15 @@ class HoldsCode(UsageError):
 def to_json(model: keras.Model) -> str:
     """The architecture of a plain Sequential or functional model, as Keras writes it.
 
-    With ``layer_paths`` beside: the config of a user's own layer need not hold its name, and a
-    layer that a nested model shares with the one around it is written twice. With ``frozen`` where
-    models, or layers within others, are. With ``own_classes``
-    where models of the user's own class have what no description holds: what was set on them, or
-    methods of Keras' beside an ``__init__`` of their own.
+    It also has ``layer_paths``: the config of a user's own layer may lack its name, and a layer
+    that a nested model shares with the outer one is written twice. It has ``frozen`` if
+    models, or layers within others, are frozen. It has ``own_classes`` if a model of the user's own
+    class has what a description cannot hold: attributes that were set on it, or methods of Keras'
+    together with an ``__init__`` of its own.
 
     Raises:
-      UsageError: if Keras cannot write it: a layer has no ``get_config``, or one that is no JSON.
+      UsageError: if Keras cannot write it, as a layer has no ``get_config``, or its config is not
+        JSON.
     """
     lost, plain = {}, []
     for part in models_in(model):
@@ -102,12 +103,12 @@ def to_json(model: keras.Model) -> str:
         if names:
             lost[part.name] = f"{kind.__name__} with {some(names)}"
     try:
-        for part, _ in plain:  # Keras knows how to describe its own
+        for part, _ in plain:  # Keras can describe its own classes
             part.__class__ = plain_class_of(part)
         described = json.loads(model.to_json())
     except Exception as error:  # Keras raises whatever a layer's get_config leads to
         raise UsageError(
-            f"Expected layers whose get_config gives what JSON can hold, to write the model "
+            f"Expected layers with a get_config that JSON can hold, to write the model "
             f"'{model.name}' down; Keras says: {shorten(str(error), 160, placeholder=' …')}"
         ) from error
     finally:
@@ -122,11 +123,11 @@ def to_json(model: keras.Model) -> str:
 
 
 def _frozen(model: keras.Model) -> list[list[int]]:
-    """What is frozen of which a config need not tell: models, and layers that others hold.
+    """The frozen models and layers within others, whose configs may not tell.
 
     Returns:
-      [place, part] of each, the place among the models and then the ``places`` of layers, the part
-      among its ``parts_of``; a model's is 0.
+      [place, part] of each. The place counts the models and then the ``places`` of layers; the
+      part counts its ``parts_of``, and is 0 for a model.
     """
     return [
         [place, part]
@@ -137,7 +138,7 @@ def _frozen(model: keras.Model) -> list[list[int]]:
 
 
 def _model_places(model: keras.Model) -> Iterator[keras.Model]:
-    """The model and those within it; one that is at several places comes again."""
+    """The model and those within it; one at several places comes several times."""
     yield model
     for layer in model.layers:
         if is_model(layer):
@@ -161,11 +162,10 @@ def from_json(
     Args:
       text: what ``to_json`` returned.
       custom_objects: class name → class, for layers of the user's own.
-      allow_code: whether code in a description of Keras 3 may run; no module is imported all the
-        same.
+      allow_code: whether code in a description of Keras 3 may run; even then no module is imported.
 
     Raises:
-      UsageError: if the text is no model description or names anything else.
+      UsageError: if the text is not a model description, or names anything else.
     """
     custom_objects = dict(custom_objects or {})
     description = _parsed(text)
@@ -173,7 +173,7 @@ def from_json(
     if own and isinstance(own, dict):
         raise UsageError(
             f"Expected a model of Keras' own classes; '{min(own)}' is a {own[min(own)]}, which a "
-            "file does not hold: pass the model itself, ticket.build(model=…)."
+            "file cannot hold: pass the model itself, ticket.build(model=…)."
         )
     its_keras = keras3.keras if is_of_keras3(description) else keras
     try:
@@ -192,7 +192,7 @@ def from_json(
         return model
     except UsageError:
         raise
-    except Exception as error:  # Keras raises whatever the damaged place leads to
+    except Exception as error:  # Keras raises anything, depending on what is damaged
         raise UsageError(
             "Expected a model description that Keras can build; it says: "
             f"{str(error).rpartition('Exception encountered: ')[2][:300]}"
@@ -200,10 +200,10 @@ def from_json(
 
 
 def keras_of_json(text: str) -> ModuleType:
-    """The Keras that has written the description of a model: its module.
+    """The module of the Keras that has written the description of a model.
 
     Raises:
-      UsageError: if the text is no JSON.
+      UsageError: if the text is not JSON.
     """
     return keras3.keras if is_of_keras3(_parsed(text)) else keras
 
@@ -218,7 +218,7 @@ def _parsed(text: str) -> Any:
 
 
 def is_of_keras3(description: Any) -> bool:
-    """Whether Keras 3 has written the description of a model: tf_keras notes its version."""
+    """Whether Keras 3 has written the description of a model; tf_keras would note its version."""
     known = isinstance(description, dict) and "module" in description
     return known and "keras_version" not in description
 
@@ -238,13 +238,16 @@ def objects(value: Any) -> Iterator[dict[str, Any]]:
 def check_object(
     part: Mapping[str, Any], custom_objects: Mapping[str, type], its_keras: ModuleType = keras
 ) -> None:
-    """Raises HoldsCode unless a JSON object that describes a Keras object names Keras' own or a
-    registered one, or one of ``custom_objects``; and UsageError for a model without an order.
+    """Checks what a JSON object that describes a Keras object names.
 
     Args:
       part: the JSON object.
       custom_objects: class name → class.
-      its_keras: the Keras that the description is of, tf_keras or Keras 3.
+      its_keras: the Keras of the description, tf_keras or Keras 3.
+
+    Raises:
+      HoldsCode: unless it is a class of Keras, a registered one, or one of ``custom_objects``.
+      UsageError: for a model with calls that wait for one another.
     """
     kind, module = str(part["class_name"]), part.get("module")
     config: Any = part.get("config")
@@ -263,7 +266,7 @@ def check_object(
     ):
         what = "a Lambda layer or a lambda function"
         raise HoldsCode(
-            f"Expected layers that are data; the model has {what}, whose code is not read from a "
+            f"Expected layers that are data; the model has {what}, and code is not read from a "
             "file: pass the model itself, ticket.build(model=…).",
             what,
         )
@@ -271,7 +274,7 @@ def check_object(
     name = part.get("registered_name", kind) if "module" in part else kind
     name = config if kind == "function" else name
     found = its_keras.saving.get_registered_object(name, custom_objects)
-    # Inside a wrapper Keras goes by the class name alone, whatever is registered.
+    # Inside a wrapper Keras uses the class name alone, whatever is registered.
     if found is not None and (
         kind in (name, "function") or getattr(found, "__name__", None) == kind
     ):
@@ -308,7 +311,7 @@ def _is_of_keras(kind: str, module: str | None, config: Any) -> bool:
 
 
 def _is_of_keras3(kind: str, module: str | None, config: Any) -> bool:
-    """The same of Keras 3."""
+    """``_is_of_keras`` for Keras 3."""
     if kind == "function":
         named = isinstance(config, str) and hasattr(keras3.keras.activations, config)
         return named and module in ("builtins", "keras.activations")

@@ -1,10 +1,11 @@
-"""The one door to Keras: ``tf_keras``, the Keras that tensorflow-model-optimization works with, and
-Keras 3, of which the functions here hand on to their namesakes in ``keras3``.
+"""The one door to Keras: ``tf_keras``, which tensorflow-model-optimization works with, and Keras 3.
 
-What has no public name in tf_keras, tfmot or TensorFlow stands here and nowhere else, behind plain
-functions, and so does whatever replaces a method of theirs. A release that moves something fails in
-the tests of this module first. Both Kerases live in one process; which one a thing is of is seen
-from the thing.
+For an object of Keras 3 the functions here call their namesakes in ``keras3``.
+
+Whatever has no public name in tf_keras, tfmot or TensorFlow is used here and nowhere else, behind
+plain functions. The same holds for code that replaces a method of theirs. If a release moves
+something, the tests of this module fail first. Both Kerases live in one process; an object itself
+tells which one it belongs to.
 """
 
 import contextlib
@@ -117,11 +118,11 @@ SCHEDULES = (
 
 
 class Callback(keras3.keras.callbacks.Callback, keras.callbacks.Callback):
-    """A callback of both Kerases, whose callbacks have the same methods: which one the model is of
-    is known when ``fit`` hands it over."""
+    """A callback of both Kerases, which have the same methods. Which Keras the model is of is known
+    only when ``fit`` passes it."""
 
     def __init__(self) -> None:
-        super().__init__()  # that of Keras 3; what tf_keras' own would set:
+        super().__init__()  # Keras 3's; below is what tf_keras' would set
         self.validation_data, self._chief_worker_only = None, None
         self._supports_tf_logs = False
 
@@ -134,13 +135,13 @@ _Given = TypeVar("_Given")
 
 
 def is_keras3(thing: Any) -> bool:
-    """Whether a model, layer, call, symbolic tensor, variable, optimizer, schedule, loss, metric or
-    callback is one of Keras 3."""
+    """Whether an object is of Keras 3: a model, layer, call, symbolic tensor, variable, optimizer,
+    schedule, loss, metric or callback."""
     return isinstance(thing, keras3.KINDS)
 
 
 def keras_of(thing: Any) -> ModuleType:
-    """The Keras that a thing is of, as ``is_keras3`` tells it: its public module."""
+    """The public module of an object's Keras, by ``is_keras3``."""
     return keras3.keras if is_keras3(thing) else keras
 
 
@@ -155,7 +156,7 @@ def both(*names: str) -> tuple[Any, ...]:
 
 
 def is_layer(thing: Any) -> bool:
-    """Whether it is a layer; a call of a function of ``keras.ops`` is recorded as none."""
+    """Whether it is a layer. The recorded call of a function of ``keras.ops`` is not one."""
     return isinstance(thing, keras.layers.Layer | keras3.Layer)
 
 
@@ -170,12 +171,12 @@ def is_variable(thing: Any) -> bool:
 
 
 def is_pruning_wrapper(thing: Any) -> bool:
-    """Whether it is a layer that prunes the one in it, of tfmot's or ours."""
+    """Whether it is a layer that prunes the layer inside, tfmot's or ours."""
     return isinstance(thing, PruneLowMagnitude | keras3.PruningWrapper)
 
 
 def _of_either(function: Callable[_Taken, _Given]) -> Callable[_Taken, _Given]:
-    """Hands on to the namesake in ``keras3`` what is of Keras 3; a decorator."""
+    """A decorator that calls the namesake in ``keras3`` for objects of Keras 3."""
     theirs = getattr(keras3, function.__name__)
 
     @functools.wraps(function)
@@ -186,24 +187,25 @@ def _of_either(function: Callable[_Taken, _Given]) -> Callable[_Taken, _Given]:
 
 
 def clear_sessions() -> None:
-    """Has both Kerases forget the graphs and the names of layers that this process has made."""
+    """Makes both Kerases forget the graphs and the layers' names of this process."""
     for each in (keras, keras3.keras):
         each.backend.clear_session()
 
 
 def noise_by_variables() -> None:
-    """Has the layers of tf_keras that are made from now on draw their noise by variables, as those
-    of Keras 3 do, and not by kernels, whose place in their sequence nobody can read."""
+    """Makes layers of tf_keras that are created from now on draw their noise with variables.
+
+    Layers of Keras 3 do so anyway. The place of a kernel in its random sequence cannot be read."""
     keras.backend.experimental.enable_tf_random_generator()
 
 
 def on_tensorflow(model: Model) -> bool:
-    """Whether a model computes by TensorFlow: of tf_keras, or of Keras 3 with that backend."""
+    """Whether a model runs on TensorFlow: one of tf_keras, or of Keras 3 with that backend."""
     return not is_keras3(model) or keras3.keras.backend.backend() == "tensorflow"
 
 
 def backend_of(model: Model) -> str:
-    """The name of what a model computes by."""
+    """The name of a model's backend."""
     if on_tensorflow(model):
         return "TensorFlow"
     name = keras3.keras.backend.backend()
@@ -211,12 +213,12 @@ def backend_of(model: Model) -> str:
 
 
 def on_jax(model: Model) -> bool:
-    """Whether a model computes by JAX."""
+    """Whether a model runs on JAX."""
     return is_keras3(model) and keras3.keras.backend.backend() == "jax"
 
 
 def scope_of(model: Model) -> contextlib.AbstractContextManager[Any]:
-    """The scope in which what is made is for the devices that a model is on."""
+    """The scope in which objects are made for the devices of a model."""
     return model.distribute_strategy.scope() if on_tensorflow(model) else contextlib.nullcontext()
 
 
@@ -237,21 +239,20 @@ def input_layers(model: Model) -> list[Layer]:
 
 @_of_either
 def parts_of(layer: Layer) -> Iterator[Layer]:
-    """A layer and the layers that it holds, in the order in which it got them."""
+    """A layer and the layers that it holds, in the order in which they were added."""
     return layer._flatten_layers()
 
 
 @_of_either
 def states_of_noise(layer: Layer) -> list[Variable]:
-    """The variables by which a layer draws its noise, such as a Dropout's; not those of its
-    parts."""
+    """The variables with which a layer draws its noise, such as a Dropout's, without its parts'."""
     generators = (getattr(each, "_generator", None) for each in vars(layer).values())
     return [each.state for each in generators if isinstance(each, tf.random.Generator)]
 
 
 @_of_either
 def listed_weights(layer: Layer) -> list[Variable]:
-    """The variables of a layer alone as it made them; what is frozen changes nothing in it."""
+    """The variables of a layer without its parts'; those made as trainable first, frozen or not."""
     return [*layer._trainable_weights, *layer._non_trainable_weights]
 
 
@@ -263,43 +264,43 @@ def last_name(variable: Variable, layer: Layer) -> str:
 
 @_of_either
 def made_trainable(layer: Layer) -> list[Variable]:
-    """The variables that a layer has made to be trained, whether it is frozen or not."""
+    """The variables that a layer has made as trainable, whether it is frozen or not."""
     return [each for each in layer.weights if isinstance(each, tf.Variable) and each.trainable]
 
 
 @_of_either
 def is_open(layer: Layer) -> bool:
-    """Whether a layer, or a model, is not frozen itself, whatever holds it or is in it."""
+    """Whether a layer or model is not frozen itself, whatever holds it or is in it."""
     return layer._trainable
 
 
 @_of_either
 def set_open(layer: Layer, trainable: bool) -> None:
-    """Freezes a layer or a model itself, or thaws it, and nothing that is in it."""
+    """Freezes or thaws a layer or model itself, and nothing inside of it."""
     layer._trainable = trainable
 
 
 @_of_either
 def open_as(copy: Layer, layer: Layer) -> None:
-    """Freezes a layer, or not, as another is, in Keras 3 each of its variables."""
+    """Freezes or thaws a layer as ``layer`` is; in Keras 3 each of its variables."""
     set_open(copy, is_open(layer))
 
 
 @_of_either
 def held_variables(layer: Layer) -> dict[str, Variable]:
-    """Name of an attribute of a layer → the variable that it is."""
+    """Name → variable for the attributes of a layer that are variables."""
     return {name: value for name, value in vars(layer).items() if isinstance(value, tf.Variable)}
 
 
 @_of_either
 def attributes_of(layer: Layer) -> dict[str, Any]:
-    """What a layer holds, by name."""
+    """Name → value of all attributes of a layer."""
     return vars(layer)
 
 
 @_of_either
 def is_kept_by_keras(layer: Layer, name: str) -> bool:
-    """Whether an attribute of a layer is Keras' own account of what it holds."""
+    """Whether an attribute of a layer is one with which Keras tracks what the layer holds."""
     return name in _kept_by_keras()
 
 
@@ -313,7 +314,7 @@ def _kept_by_keras() -> frozenset[str]:
 
 @_of_either
 def read_by(layer: Layer) -> contextlib.AbstractContextManager[Any]:
-    """The scope in which variables are read in the precision that a layer computes in."""
+    """The scope in which variables are read in a layer's compute dtype."""
     return autocast_variable.enable_auto_cast_variables(layer._compute_dtype_object)
 
 
@@ -338,13 +339,13 @@ def set_by_keras(model: Model) -> frozenset[str]:
 
 @_of_either
 def is_like_functional(model: Model) -> bool:
-    """Whether a model's class is made of inputs and outputs, so that Keras can write it down."""
+    """Whether a model's class is constructed from inputs and outputs, so that Keras can save it."""
     return has_functional_like_constructor(type(model))
 
 
 @_of_either
 def plain_class_of(model: Model) -> type:
-    """Keras' own class for the graph of a model."""
+    """Keras' own class for a model's kind of graph."""
     return keras.Sequential if isinstance(model, keras.Sequential) else Functional
 
 
@@ -356,8 +357,9 @@ def has_state(thing: Any) -> bool:
 
 @_of_either
 def vocabulary_of(layer: Layer) -> dict[str, Any]:
-    """The config of what ``adapt`` has found for a lookup or TextVectorization, which their own
-    config lacks."""
+    """The config of what ``adapt`` has found for a lookup or TextVectorization.
+
+    The layer's own config lacks it."""
     return words_of(layer, IndexLookup)
 
 
@@ -366,8 +368,8 @@ def made_from(layer: Layer, config: Mapping[str, Any]) -> Layer:
     """A new layer of the class of ``layer``.
 
     Args:
-      layer: the layer that the configuration is of; a copy may have its functions.
-      config: as from ``get_config``.
+      layer: the layer to copy; a copy may use its functions.
+      config: as from its ``get_config``.
     """
     return type(layer).from_config(config)
 
@@ -380,51 +382,52 @@ def set_value(variable: Variable, value: Any) -> None:
 
 @_of_either
 def tf_variable(variable: Variable) -> tf.Variable:
-    """The variable of TensorFlow that holds the value of a layer's: what a GradientTape watches."""
+    """The variable of TensorFlow that holds a layer's variable, for a GradientTape to watch."""
     return variable
 
 
 @_of_either
 def build_parts(layer: Layer, other: Layer) -> None:
-    """Builds those layers in a layer that its own call has not built, as they are in ``other``.
+    """Builds the parts of a layer that its own build has left out, as they are in ``other``.
 
-    In Keras 3 a layer is built without being called, and what is within it, such as a PReLU for an
-    activation, has no variables before it is.
+    Keras 3 builds a layer without a call. A part, such as a PReLU as its activation, has no
+    variables before it is called.
     """
 
 
 @_of_either
 def is_adapted(layer: Layer) -> bool:
-    """Whether what a layer holds comes from ``adapt``, not from training."""
+    """Whether a layer's variables come from ``adapt``, not from training."""
     return isinstance(layer, keras.layers.experimental.preprocessing.PreprocessingLayer)
 
 
 @_of_either
 def takes(layer: Layer) -> dict[str, bool]:
-    """Whether a layer's call takes ``training`` and ``mask``."""
+    """Whether a layer's call takes ``training`` and ``mask``, by their names."""
     spec = layer._call_spec
     return {"training": spec.expects_training_arg, "mask": spec.expects_mask_arg}
 
 
 def unconverted(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Has AutoGraph take the call of a layer or loss of ours as it is; a decorator.
+    """A decorator that stops AutoGraph from converting the call of a layer or loss of ours.
 
-    It has no branch on a tensor, and converting it takes longer than running it. What it calls of
-    the user's own is converted as ever, which it would not be under TensorFlow's do_not_convert.
+    Such a call has no branch on a tensor, and converting it takes longer than running it. User's
+    code that it calls is still converted, unlike with TensorFlow's do_not_convert.
     """
     return autograph_artifact(call)
 
 
 def take_input_shape(layer: Layer, other: Layer) -> None:
-    """Gives a layer the input shape of ``other``, if that begins a Sequential and it has none."""
+    """Gives a layer without an input shape that of ``other``, if ``other`` begins a Sequential."""
     if not hasattr(layer, "_batch_input_shape") and hasattr(other, "_batch_input_shape"):
         layer._batch_input_shape = other._batch_input_shape
 
 
 @_of_either
 def unfuse(layer: Layer) -> None:
-    """Has the recurrent layers in a layer compute step by step, not by cuDNN, which has no second
-    derivative."""
+    """Makes the recurrent layers in a layer compute step by step.
+
+    cuDNN's implementation has no second derivative."""
     for part in parts_of(layer):
         if hasattr(part, "_could_use_gpu_kernel"):
             part._could_use_gpu_kernel = False
@@ -432,25 +435,26 @@ def unfuse(layer: Layer) -> None:
 
 @_of_either
 def take_as_given(layer: Layer) -> None:
-    """Has a layer take inputs in whatever precision they come."""
+    """Makes a layer take inputs of any precision without a cast."""
     layer._autocast = False
 
 
 def take_call_of(layer: Layer, other: Layer) -> None:
-    """Has Keras call a layer with the arguments, by place and by name, that ``other`` takes."""
+    """Makes Keras call a layer with the arguments that ``other`` takes, by place and by name."""
     layer._call_spec = other._call_spec
 
 
 def by_name(layer: Layer, args: tuple[Any, ...]) -> dict[str, Any]:
-    """What a layer's call takes behind its first argument, by name: some layers, the recurrent
-    ones, take it no other way."""
+    """The arguments of a layer's call behind the first, by name.
+
+    Some layers, such as recurrent ones, take them only by name."""
     return dict(zip(layer._call_spec.arg_names[1:], args, strict=False))
 
 
 def build_projections(layer: Layer) -> None:
-    """Makes the kernels of an attention layer that knows what it will be called with.
+    """Makes the kernels of an attention layer that knows the shapes of its inputs.
 
-    Keras makes them when it is called, which is too late for what is loaded from a SavedModel.
+    Keras makes them in the first call, which is too late for a layer from a SavedModel.
     """
     if isinstance(layer, keras.layers.MultiHeadAttention) and layer._built_from_signature:
         heads = layer._num_heads, layer._value_dim
@@ -467,9 +471,9 @@ def build_projections(layer: Layer) -> None:
 
 @_of_either
 def regularize_instead(layer: Layer, kernel: Variable, seen: Callable[[], tf.Tensor]) -> None:
-    """Has the regularizers of one of a layer's variables see ``seen()`` in its place."""
+    """Makes the regularizers of one of a layer's variables see ``seen()`` instead of it."""
     for place, tagged in enumerate(layer._callable_losses):
-        # Keras keeps partial(tag, partial(regularize, variable)).
+        # Keras holds it as partial(tag, partial(regularize, variable)).
         inner = tagged.args[0]
         if any(each is kernel for each in getattr(inner, "args", ())):
             layer._callable_losses[place] = functools.partial(
@@ -480,9 +484,9 @@ def regularize_instead(layer: Layer, kernel: Variable, seen: Callable[[], tf.Ten
 @_of_either
 @contextlib.contextmanager
 def in_place_of(layer: Layer, tensors: Mapping[str, tf.Tensor]) -> Iterator[None]:
-    """Within the block the layer has tensors in the place of variables, by attribute.
+    """Within the block the layer has tensors instead of variables, by attribute.
 
-    It goes past Keras' own ``__setattr__``, which would drop a variable from the layer's weights.
+    It bypasses Keras' own ``__setattr__``, which would drop a variable from the layer's weights.
     """
     own = {attribute: vars(layer)[attribute] for attribute in tensors}
     try:
@@ -494,10 +498,10 @@ def in_place_of(layer: Layer, tensors: Mapping[str, tf.Tensor]) -> Iterator[None
 
 @_of_either
 def moments_by(layer: Layer, moments: Callable[..., tuple[tf.Tensor, tf.Tensor]]) -> None:
-    """Has a BatchNormalization compute the mean and variance of a batch by a function.
+    """Makes a BatchNormalization compute the mean and variance of a batch by a function.
 
     Args:
-      layer: it computes as Keras has it where there is a mask.
+      layer: the layer. Where there is a mask it still computes as in Keras.
       moments: ``(inputs, axes, keep_dims)`` → mean, variance.
     """
     theirs = layer._no_sync_calculate_mean_and_var
@@ -517,7 +521,7 @@ def moments_by(layer: Layer, moments: Callable[..., tuple[tf.Tensor, tf.Tensor]]
 
 @_of_either
 def calls_in(model: Model) -> Iterator[Any]:
-    """Keras' nodes of one model in the order of computation, without the inputs'."""
+    """Keras' nodes of one model in the order of computation, without those of inputs."""
     for depth in sorted(model._nodes_by_depth, reverse=True):
         yield from (node for node in model._nodes_by_depth[depth] if not node.is_input)
 
@@ -532,7 +536,7 @@ def has_losses(model: Model) -> bool:
 def added_losses(model: Model) -> list[Any]:
     """What the latest call of a model has added by ``add_loss`` and activity regularizers."""
     found = (loss for layer in model._flatten_layers() for loss in layer._eager_losses)
-    return [loss for loss in found if not isinstance(loss, str)]  # of one from a SavedModel
+    return [loss for loss in found if not isinstance(loss, str)]  # str: from a SavedModel
 
 
 @_of_either
@@ -543,7 +547,7 @@ def layer_of(node: Any) -> Layer:
 
 @_of_either
 def function_of(layer: Any) -> str | None:
-    """The name of the function that is called where the call is none of a layer: ``x + y``."""
+    """The name of the function of a call that calls no layer, such as ``x + y``; else None."""
     return getattr(layer, "symbol", None)
 
 
@@ -561,7 +565,7 @@ def outputs_of(node: Any) -> list[Any]:
 
 @_of_either
 def arguments_of(node: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What a call was made with, by place and by name: symbolic tensors and whatever else."""
+    """The arguments of a call, by place and by name: symbolic tensors and anything else."""
     return node.call_args, node.call_kwargs
 
 
@@ -572,14 +576,14 @@ def called_again(node: Any, layer: Callable[..., Any], new: Callable[[Any], Any]
     Args:
       node: Keras' record of a call.
       layer: what is called.
-      new: symbolic tensor that the call took → the tensor in its place.
+      new: symbolic tensor of that call → the new tensor.
     """
     args, kwargs = node.map_arguments({str(id(old)): _Held(new(old)) for old in inputs_of(node)})
     return layer(*args, **kwargs)
 
 
 class _Held(list[Any]):
-    """A tensor, in the form in which a node asks for its inputs: however often it pops."""
+    """A list that returns the same tensor at each pop; a node pops its inputs from it."""
 
     def __init__(self, tensor: Any):
         super().__init__([tensor])
@@ -597,43 +601,43 @@ def given_to(node: Any) -> list[Variable]:
 
 @_of_either
 def input_like(layer: Layer, **config: Any) -> Any:
-    """The symbolic tensor of a new InputLayer with the configuration of another, but ``config``."""
+    """The symbolic tensor of a new InputLayer with another's config, changed by ``config``."""
     return keras.layers.InputLayer(**{**layer.get_config(), **config}).output
 
 
 @_of_either
 def ends_of(model: Model) -> tuple[Any, Any]:
-    """The symbolic inputs and outputs of a model, each in the structure that it was made with."""
+    """The symbolic inputs and outputs of a model, in the structures that it was made with."""
     return model.input, model.output
 
 
 @_of_either
 def packed(model: Model, flat: Sequence[Any]) -> Any:
-    """What ``model.inputs`` stand for, in the structure in which the model is called."""
+    """``flat``, one for each of ``model.inputs``, in the structure in which the model is called."""
     return tf.nest.pack_sequence_as(model.input, list(flat))
 
 
 @_of_either
 def flattened(model: Model, outputs: Any) -> list[Any]:
-    """What a call of the model gives, in the order of its outputs."""
+    """The results of a call of the model, in the order of ``model.outputs``."""
     return tf.nest.flatten(outputs)
 
 
 @_of_either
 def output_names(model: Model) -> list[str]:
-    """The names of a model's outputs, by which losses and labels may be given, in their order."""
+    """The names of a model's outputs in their order; losses and labels may be given by them."""
     return list(model.output_names)
 
 
 @_of_either
 def connected(model: Model, ends: tuple[Any, Any]) -> Model:
-    """A functional model of symbolic inputs and outputs, called as ``model`` is."""
+    """A functional model of symbolic inputs and outputs, with the name of ``model``."""
     return keras.Model(*ends, name=model.name)
 
 
 @_of_either
 def sequence_of(model: Model, layers: Sequence[Layer]) -> Model:
-    """A Sequential of those layers, the first an InputLayer or its tensor, named as ``model``."""
+    """A Sequential of those layers, first an InputLayer or its tensor; named as ``model``."""
     return keras.Sequential(layers, name=model.name)
 
 
@@ -656,7 +660,7 @@ def call_of(tensor: Any) -> Any:
     return layer._inbound_nodes[number]
 
 
-# Layers whose call does nothing but compute: it makes no variable, and sets nothing on the layer.
+# Layers with a call that only computes: it makes no variable, and sets nothing on the layer.
 _ONLY_COMPUTE = frozenset(
     getattr(keras.layers, name)
     for name in (
@@ -671,27 +675,27 @@ _ONLY_COMPUTE = frozenset(
 
 @_of_either
 def only_computes(layer: Layer) -> bool:
-    """Whether a call of the layer is known to change nothing in it, once it is built.
+    """Whether a call of the layer, once it is built, is known to change nothing in it.
 
-    Others of which it is not known may be such layers too.
+    False only says that it is not known.
     """
     if type(layer) not in _ONLY_COMPUTE or "call" in vars(layer):
         return False
-    # A layer may stand in the place of an activation.
+    # The activation may be a layer itself.
     return not (layer.dynamic or layer._activity_regularizer or len(list(parts_of(layer))) > 1)
 
 
 @contextlib.contextmanager
 def called_as(layer: Layer, other: Layer) -> Iterator[None]:
-    """Within the block, calls of a layer as those of ``other`` have symbolic outputs like theirs.
+    """Within the block, a call of a layer takes its symbolic outputs from calls of ``other``.
 
-    That is much faster than Keras' own way to find these out: it runs the layer's code in a graph
-    that it throws away. The layer is built as there. Calls that ``other`` has not had, by shapes
-    and dtypes, and calls with masks go Keras' own way.
+    That is much faster than Keras' own way, which runs the layer's code in a graph and throws the
+    graph away. The layer is built as Keras would. Keras' own way is taken for calls with masks,
+    and for calls with shapes and dtypes that ``other`` was never called with.
 
     Args:
-      layer: a new layer, which ``only_computes`` or whose parts do.
-      other: a layer of the same configuration, but for what leaves shapes and dtypes alone.
+      layer: a new layer which ``only_computes``, or has parts that do.
+      other: a layer of the same configuration, as far as it matters for shapes and dtypes.
     """
     theirs = layer._infer_output_signature
 
@@ -723,7 +727,7 @@ def called_as(layer: Layer, other: Layer) -> Iterator[None]:
 
 
 def _known_outputs(layer: Layer, given: list[Any]) -> Any:
-    """New tensors like the outputs of a layer's call with such inputs; None if there was none."""
+    """New tensors like the outputs of an earlier call with such inputs; None if there is none."""
     for node in layer._inbound_nodes:
         args, kwargs, outputs = node.call_args, node.call_kwargs, tf.nest.flatten(node.outputs)
         if len(args) != 1 or kwargs.keys() - {"training"}:
@@ -745,8 +749,8 @@ def _like(tensor: Any) -> Any:
 
 # Optimizers and training
 
-# Where an optimizer, of either Keras, keeps its learning rate, and what of it is no memory:
-# TensorFlow's own accounts of what is tracked, devices, and the rate of a schedule, which each step
+# The attribute in which an optimizer of either Keras holds its learning rate. Below are attributes
+# that are no memory: TensorFlow's tracking, devices, and the rate of a schedule, which each step
 # computes anew.
 _RATE = "_learning_rate"
 _NO_MEMORY = ("_self_", "_coalesced_", "_distribution_strategy", "_mesh", "_current_learning_rate")
@@ -755,7 +759,7 @@ _LISTS = ("_variables", _OF_WEIGHTS, "_trainable_variables", "_trainable_variabl
 
 
 def rate_of(optimizer: keras.optimizers.Optimizer) -> Any:
-    """The learning rate as it was given: a schedule, or the variable that Keras has made of it."""
+    """The learning rate: a schedule as it was given, or the variable that Keras has made of it."""
     return vars(optimizer).get(_RATE)
 
 
@@ -772,14 +776,14 @@ def rate_replaced(optimizer: keras.optimizers.Optimizer, rate: Any) -> Iterator[
 
 @_of_either
 def undecayed(optimizer: keras.optimizers.Optimizer) -> tuple[bool, list[str]]:
-    """Whether variables, and by which names some, are excluded from weight decay."""
+    """Whether any variables are excluded from weight decay, and the names that exclude some."""
     names = getattr(optimizer, "_exclude_from_weight_decay_names", None)
     return bool(getattr(optimizer, "_exclude_from_weight_decay", None)), list(names or ())
 
 
 @_of_either
 def weights_known_to(optimizer: keras.optimizers.Optimizer) -> dict[Any, int]:
-    """Key → place of each weight that a built optimizer trains; empty where it is not built."""
+    """Key → place of each weight that an optimizer trains; empty if it is not built."""
     return dict(getattr(optimizer, _OF_WEIGHTS, None) or {})
 
 
@@ -790,7 +794,7 @@ def place_of(optimizer: keras.optimizers.Optimizer, weight: Variable) -> int | N
 
 
 def is_rate(path: str) -> bool:
-    """Whether an attribute of an optimizer, or what it holds, is the learning rate."""
+    """Whether the path of an attribute of an optimizer leads to its learning rate."""
     return path.partition("/")[0] == _RATE
 
 
@@ -800,8 +804,8 @@ def is_no_memory(name: str) -> bool:
 
 
 def is_of_keras(path: str) -> bool:
-    """Whether an attribute of an optimizer is Keras' own list of all variables, or of the weights,
-    or account of which weight is at which place."""
+    """Whether an attribute of an optimizer is one of Keras' own lists: of all its variables, of the
+    weights, or of the weights' places."""
     return path in _LISTS
 
 
@@ -812,29 +816,29 @@ def build_for(optimizer: Any, weights: Sequence[Variable]) -> None:
 
 
 def steps_per_execution(model: Model) -> Variable:
-    """How many steps a call of a compiled model's training function runs. int64 []."""
+    """The variable that holds the steps of one execution of a compiled model. int64 []."""
     return model._steps_per_execution
 
 
 def count_steps(model: Model, steps: tf.Tensor) -> None:
-    """Adds to the steps that a model has trained, as its training function has to."""
+    """Adds to a model's count of trained steps, which its training function has to do."""
     model._train_counter.assign_add(tf.cast(steps, tf.int64))
 
 
 def train_by(model: Model, function: Callable[[Any], Any]) -> None:
-    """Has ``fit`` call ``function(iterator)`` for an execution, until the model is compiled."""
+    """Makes ``fit`` call ``function(iterator)`` for an execution, until the model is compiled."""
     model.train_function = function
 
 
 @_of_either
 def steps_counted(optimizer: keras.optimizers.Optimizer) -> int:
-    """How many steps an optimizer has been called for, also where it adds gradients up first."""
+    """How many steps an optimizer was called for, also if it accumulates gradients."""
     return int(optimizer.iterations.numpy())
 
 
 @contextlib.contextmanager
 def without_averages(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
-    """Within the block Keras does not put averages of the weights in their place as a fit ends."""
+    """Within the block Keras does not replace the weights by their averages at the end of a fit."""
     vars(optimizer)["finalize_variable_values"] = lambda variables: None
     try:
         yield
@@ -844,21 +848,21 @@ def without_averages(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
 
 @_of_either
 def inner_variable(variable: Variable) -> Variable | None:
-    """The variable in full precision of one that casts what is read."""
+    """The full-precision variable inside of one that casts on reading; None if there is none."""
     inner = vars(variable).get("_variable")
     return inner if isinstance(inner, tf.Variable) else None
 
 
 def xla_types(operation: str, device: str) -> dict[str, set[int]] | None:
-    """For which types XLA can compile an operation of TensorFlow; None if it cannot at all.
+    """The types for which XLA can compile an operation of TensorFlow; None if it cannot.
 
     Args:
-      operation: its name, ``MatMul``.
+      operation: its name, such as ``MatMul``.
       device: "CPU" or "GPU".
 
     Returns:
-      name of an attribute → the numbers of those types that it may be; one that is not named may
-      be any.
+      name of an attribute → the numbers of the types that it may have; an attribute that is not
+      named may have any.
     """
     _register_xla()
     found: dict[str, set[int]] | None = None
@@ -876,16 +880,17 @@ def xla_types(operation: str, device: str) -> dict[str, set[int]] | None:
 
 @functools.cache
 def _register_xla() -> None:
-    """TensorFlow registers what XLA compiles when it compiles something for the first time."""
+    """Makes TensorFlow register XLA's kernels, which it does at the first compilation."""
     tf.function(lambda: tf.constant(0), jit_compile=True)()
 
 
 def differentiate_by(operation: str, gradient: Callable[..., Any]) -> None:
-    """Has TensorFlow, in this process, differentiate an operation by a function, instead of in its
-    own way if it has one.
+    """Makes TensorFlow differentiate an operation by a function, in this process.
+
+    A gradient of TensorFlow's own is replaced.
 
     Args:
-      operation: its type.
+      operation: the operation's type.
       gradient: as for ``tf.RegisterGradient``.
     """
     ops.gradient_registry._registry.pop(operation, None)
@@ -893,25 +898,25 @@ def differentiate_by(operation: str, gradient: Callable[..., Any]) -> None:
 
 
 def add_gradients_in_order() -> None:
-    """Has TensorFlow add several gradients in one order, in this process.
+    """Makes TensorFlow add several gradients in a fixed order, in this process.
 
-    Where a step is thought to take over 80 % of the memory (a CPU is said to have 256 MiB),
-    Grappler's memory optimizer adds what comes first. Of what it does the level set here leaves the
-    rest, swapping; no public function sets it.
+    Grappler may expect a step to take over 80 % of the memory (it assumes 256 MiB for a CPU). Then
+    its memory optimizer adds gradients in the order in which they arrive. The level set here leaves
+    it only the swapping; no public function sets that level.
     """
     config = tf.compat.v1.ConfigProto()
     options = config.graph_options.rewrite_options
     options.memory_optimization = options.SWAPPING_HEURISTICS
     context.context()._config = config
-    tf.config.optimizer.set_experimental_options({})  # drops what was made of the config before
+    tf.config.optimizer.set_experimental_options({})  # drops the cached config
 
 
 @contextlib.contextmanager
 def random_state_kept() -> Iterator[None]:
-    """What is drawn within the block changes no random number behind it.
+    """Random numbers drawn within the block do not change those drawn after it.
 
-    Copying a layer draws initial values that nobody wants. Python's, NumPy's, Keras' and
-    TensorFlow's eager numbers go on as if they had not been drawn.
+    Copying a layer draws initial values that are not used. Python's, NumPy's, Keras' and
+    TensorFlow's eager generators go on as if these had not been drawn.
     """
     eager = context.context()
     keras_own = getattr(backend._SEED_GENERATOR, "generator", None)
@@ -926,7 +931,7 @@ def random_state_kept() -> Iterator[None]:
         if keras_own:
             keras_own.setstate(states[2])
         if seeded and eager._rng.getstate() != seeds:
-            # With the kernels: one of the same seed would go on where it was.
+            # This drops cached kernels: one with the same seed would go on from its last state.
             eager._set_global_seed(eager._seed)
             eager._rng.setstate(seeds)
 
@@ -935,7 +940,7 @@ def random_state_kept() -> Iterator[None]:
 
 
 def symbol(name: str) -> Any:
-    """What ``tensorflow`` exports as ``name``, such as ``keras.layers.Dense``; None for nothing."""
+    """TensorFlow's public object of a name such as ``keras.layers.Dense``, or None."""
     return get_symbol_from_name(name)
 
 
@@ -952,7 +957,7 @@ def is_metric(name: Any) -> bool:
 
 
 def is_found_by_name(name: str) -> bool:
-    """Whether Keras, asked to make an object of that name, finds one in its own modules."""
+    """Whether Keras finds an object of that name in its own modules, when it deserializes."""
     serialization.populate_deserializable_objects()
     places = (activations, constraints, initializers, losses, metrics, regularizers)
     return name in serialization.LOCAL.ALL_OBJECTS or any(hasattr(each, name) for each in places)
@@ -960,9 +965,9 @@ def is_found_by_name(name: str) -> bool:
 
 @contextlib.contextmanager
 def saved_with(model: Model, attributes: Mapping[str, Any]) -> Iterator[None]:
-    """Within the block a SavedModel of ``model`` has these attributes too.
+    """Within the block a SavedModel of ``model`` also gets these attributes.
 
-    Keras adds them in the same place, if it saves traces; there is no public one.
+    Keras adds its own attributes at the same place, if it saves traces. There is no public way.
     """
     own = model._trackable_children
 

@@ -1,4 +1,4 @@
-"""A model of one Keras made anew in the other, where that has the same layers."""
+"""Conversion of a model to the other Keras, if that has the same layers."""
 
 import inspect
 from collections.abc import Mapping
@@ -39,10 +39,10 @@ from lottery_tf.graph.layers import (
     variable_names,
 )
 
-# What is called otherwise in the other Keras.
+# Parameters that have another name in the other Keras.
 _PARAMETERS = {"LeakyReLU": ("alpha", "negative_slope")}
 _ACTIVATIONS = {"swish": "silu", "silu": "swish"}
-# What says where or how a layer computes, not what; and the shape, which inputs have.
+# Parameters that say where or how a layer computes, not what; and the shape, which inputs give.
 _LEFT_OUT = {
     *(
         "implementation",
@@ -58,17 +58,17 @@ _TOLERANCE = 1e-5  # of the largest output
 
 
 def converted(model: keras.Model, of: ModuleType) -> keras.Model:
-    """The same network with layers of another Keras, with the same names and weights; not compiled.
+    """The same network in another Keras, with the same names and weights; not compiled.
 
-    That it computes the same is looked at on random inputs before it is returned.
+    Before it is returned, both networks are checked to compute the same on random inputs.
 
     Args:
       model: a plain Sequential or functional model of Keras' own layers.
-      of: the module of the Keras that is wanted.
+      of: the module of the wanted Keras.
 
     Raises:
-      UsageError: for a layer, a function or a parameter that the other Keras has not, and where the
-        outputs are others.
+      UsageError: for a layer, function or parameter that the other Keras does not have, and if the
+        outputs differ.
     """
     check_graph(model)
     if keras_of(model) is of:
@@ -111,13 +111,13 @@ def converted(model: keras.Model, of: ModuleType) -> keras.Model:
 
 
 def _freeze_alike(model: keras.Model, other: keras.Model) -> None:
-    """Has ``other`` train the variables that ``model`` trains."""
+    """Makes ``other`` train the same variables as ``model``."""
     for old, new in zip(models_in(model), models_in(other), strict=True):
         freeze_as(new, old)
     wanted = _trained(model)
     if _trained(other) == wanted:
         return
-    # In a frozen model tf_keras trains nothing, and Keras 3 what was thawed within it.
+    # In a frozen model tf_keras trains nothing; Keras 3 trains what was thawed within it.
     for each in models_in(other):
         set_open(each, True)
     for path, layer in named_layers(other).items():
@@ -140,7 +140,7 @@ def _layer_of(of: ModuleType, layer: Any) -> Any:
     if name in _PARAMETERS:
         old, new = _PARAMETERS[name] if of is keras3 else reversed(_PARAMETERS[name])
         config[new] = config.pop(old)
-    if "depthwise_initializer" in config:  # tf_keras has it beside what every convolution has
+    if "depthwise_initializer" in config:  # tf_keras also lists the parameters of a convolution
         config = {key: each for key, each in config.items() if not key.startswith("kernel_")} | {
             "kernel_size": config["kernel_size"]
         }
@@ -162,12 +162,12 @@ def _layer_of(of: ModuleType, layer: Any) -> Any:
             raise _refusal(of, f"the parameter {key} of the layer '{layer.name}' ({name})")
     try:
         return kind.from_config(config)
-    except Exception as error:  # whatever its constructor says of what it is given
+    except Exception as error:  # its constructor may raise anything
         raise _refusal(of, f"the layer '{layer.name}' as it is ({error})") from error
 
 
 def _parameters(kind: type) -> dict[str, Any]:
-    """What the constructors of a class and of those that it derives from take → its default."""
+    """Parameter → default, for the constructors of a class and of its base classes."""
     found = dict.fromkeys(("name", "trainable", "dtype"))
     for base in reversed(kind.__mro__):
         if "__init__" in vars(base):
@@ -186,8 +186,9 @@ def _activation(of: ModuleType, layer: Any, value: Any) -> Any:
 
 
 def _plain(described: Mapping[str, Any]) -> dict[str, Any]:
-    """The description of an initializer and the like without what is not set, which the other
-    Keras need not know."""
+    """The description of an initializer and the like, without parameters that are not set.
+
+    The other Keras may not know these."""
     config = described.get("config")
     if not isinstance(config, Mapping):
         return dict(described)
@@ -206,24 +207,24 @@ def _check_same(model: keras.Model, other: keras.Model) -> None:
     for each in (model, other):
         try:
             outputs = each(packed(each, inputs), training=False)
-        except Exception as error:  # whatever the layers say of what is drawn for them
+        except Exception as error:  # layers may raise anything on random inputs
             raise UsageError(
-                "Expected a network that takes random inputs, to be tried in both Kerases; "
-                f"'{model.name}' does not ({' '.join(str(error).split())[:120]}): build it in the "
+                "Expected a network that takes random inputs, to compare both Kerases; "
+                f"'{model.name}' does not ({' '.join(str(error).split())[:120]}). Build it in the "
                 "other Keras yourself, and give that model to ticket.build."
             ) from error
         found.append([np.asarray(output) for output in flattened(each, outputs)])
     for one, two in zip(*found, strict=True):
         if not np.abs(one - two).max() <= _TOLERANCE * max(1.0, np.abs(one).max()):
             raise UsageError(
-                "Expected a network that both Kerases compute alike; the outputs of "
-                f"'{model.name}' differ by {np.abs(one - two).max():.3g}: build it in the other "
+                "Expected a network that is the same in both Kerases; the outputs of "
+                f"'{model.name}' differ by {np.abs(one - two).max():.3g}. Build it in the other "
                 "Keras yourself, and give that model to ticket.build."
             )
 
 
 def _refusal(of: ModuleType, what: str) -> UsageError:
     return UsageError(
-        f"Expected layers and parameters that {of.__name__} has too; {what} it has not, or "
-        "otherwise: build the network in the other Keras yourself, and give it to ticket.build."
+        f"Expected layers and parameters that {of.__name__} has too; it lacks {what}, or differs "
+        "there. Build the network in the other Keras yourself, and give it to ticket.build."
     )

@@ -1,4 +1,4 @@
-"""Copies of a model in which some layers, or some calls of layers, are other ones."""
+"""Copies of a model in which some layers, or some calls of layers, are changed."""
 
 import contextlib
 import weakref
@@ -46,41 +46,41 @@ from lottery_tf.graph.layers import finalize, own_variables, places, unwrapped
 from lottery_tf.graph.own_classes import carry_over
 from lottery_tf.graph.sharing import check_untied, is_foreign, pass_on
 
-# A model, and what gives the new layer of an old one → its copy; None for the usual copy.
+# (a model, a function from an old layer to the new one) → its copy; None for the usual copy.
 Connect = Callable[[keras.Model, Callable[..., Any]], keras.Model | None]
-# Copy → the layer that ``copy_layer`` was given, where nothing in the configuration is another.
+# Copy → the layer that ``copy_layer`` was given, if nothing in the configuration differs.
 _unchanged: weakref.WeakKeyDictionary[keras.layers.Layer, weakref.ref[keras.layers.Layer]]
 _unchanged = weakref.WeakKeyDictionary()
 
 
 @contextlib.contextmanager
 def _copying(what: str) -> Iterator[None]:
-    """Makes a UsageError of what Keras raises while it copies ``what``."""
+    """Raises a UsageError for any error of Keras' while it copies ``what``."""
     try:
         yield
     except UsageError:
         raise
-    except Exception as error:  # Keras raises whatever the layer's own code leads to
+    except Exception as error:  # the layer's own code may raise anything
         reason = str(error).rpartition("Exception encountered: ")[2]
         raise UsageError(
-            f"Expected layers that Keras can make anew from their config; {what} it cannot "
-            f"({shorten(reason, 120, placeholder=' …').rstrip('.')}): give it functions with a "
-            "name, registered by keras.saving.register_keras_serializable, and a get_config with "
-            "all that its constructor takes."
+            f"Expected layers that Keras can make anew from their config; it cannot make {what} "
+            f"({shorten(reason, 120, placeholder=' …').rstrip('.')}). Give it named functions, "
+            "registered by keras.saving.register_keras_serializable, and a get_config with all "
+            "arguments of its constructor."
         ) from error
 
 
 def copy_layer(layer: keras.layers.Layer, /, **config: Any) -> keras.layers.Layer:
-    """A new layer of the same configuration, but for what ``config`` changes in it.
+    """A new layer of the same configuration, except for what ``config`` changes in it.
 
-    What the layer has of the user's own, such as an activation, a regularizer, or a cell, need not
-    be registered.
+    The user's own parts of the layer, such as an activation, a regularizer, or a cell, need not be
+    registered.
 
     Raises:
       UsageError: if the layer cannot be made from its config.
     """
     own = functions_of(layer) | _own_classes(layer)
-    # A config holds no more of a function or class than its name.
+    # A config holds only the name of a function or class.
     count = Counter(each.__name__ for each in own)
     named = {each.__name__: each for each in own if count[each.__name__] == 1}
     with _copying(_called(layer)), keras_of(layer).saving.custom_object_scope(named):
@@ -91,7 +91,7 @@ def copy_layer(layer: keras.layers.Layer, /, **config: Any) -> keras.layers.Laye
 
 
 def _own_classes(layer: keras.layers.Layer) -> set[Any]:
-    """The user's own classes of the layers in a layer, and of what these hold."""
+    """The user's own classes among the layers in a layer, and among the objects that they hold."""
     held = (thing for part in parts_of(layer) for thing in (part, *vars(part).values()))
     return {type(each) for each in held if is_foreign(each) and hasattr(each, "get_config")}
 
@@ -109,12 +109,13 @@ def _called(layer: keras.layers.Layer) -> str:
 
 
 def freeze_as(copy: keras.layers.Layer, layer: keras.layers.Layer) -> None:
-    """Freezes in the copy of a layer what is frozen in it and in the layers that it holds, of which
-    no config need tell; of a model, the model itself, which freezes whatever is in it."""
+    """Freezes in the copy of a layer what is frozen in the layer and in those that it holds.
+
+    Their configs may not tell. A model is frozen as a whole, with all that is in it."""
     new, old = unwrapped(copy), unwrapped(layer)
     pairs = [(new, old)]
     if not is_model(layer):
-        set_open(copy, is_open(old))  # a wrapper is what it wraps
+        set_open(copy, is_open(old))  # a wrapper is frozen as its layer is
         held = [list(parts_of(each)) for each in (new, old)]
         if [type(each) for each in held[0]] == [type(each) for each in held[1]]:
             pairs = list(zip(*held, strict=True))
@@ -129,16 +130,16 @@ def rebuild(
 ) -> keras.Model:
     """A copy of ``model`` in which each layer is ``change(layer)``, with the variables' values.
 
-    ``change`` is called once for each layer that is no model, a shared one too, and returns a
+    ``change`` is called once for each layer that is not a model, even a shared one, and returns a
     new layer. Nested models are rebuilt in turn. Variables that only the copy has keep their
     initial values. The copy is not compiled.
 
     Args:
       model: a Sequential or functional model.
       change: old layer → new layer.
-      connect: called with the model, and with each nested one, and with a function that gives the
-        new layer of an old one; returns the copy of that model, for instance by ``reconnected``,
-        or None for a copy whose layers are connected as they were.
+      connect: called for the model and each nested one, with that model and a function from an old
+        layer to the new one. It returns the copy of that model, for instance by ``reconnected``,
+        or None for a copy with layers connected as they were.
     """
     check_untied(model, copy_layer)
     made: dict[int, keras.layers.Layer] = {}
@@ -148,7 +149,7 @@ def rebuild(
         copy = connect(part, copy_of)
         sequential = isinstance(part, keras_of(part).Sequential)
         if copy is None and not (sequential or has_losses(part)):
-            # Keras' clone_model takes a call's constants through JSON, and layers refuse lists.
+            # Keras' clone_model turns a call's constants into JSON lists, which layers refuse.
             copy = reconnected(part, copy_of, {})
         if copy is None:
             with _copying(f"the model '{part.name}'"):
@@ -163,7 +164,7 @@ def rebuild(
                 made[id(layer)] = copied(layer)
             else:
                 made[id(layer)] = new = change(layer)
-                # The config of a user's own layer need not hold its name.
+                # The config of a user's own layer may lack its name.
                 for each in (new, unwrapped(new)):
                     rename(each, unwrapped(layer).name)
                 pass_on(layer, new)
@@ -175,7 +176,7 @@ def rebuild(
     with scope_of(model):
         with contextlib.ExitStack() as known:
             copy = copied(model)
-        # Layer by layer: a layer in several models may be found in another of them first.
+        # Layer by layer, as a layer in several models may be found in another one first.
         for old, new in pairs:
             build_parts(unwrapped(new), unwrapped(old))
             theirs = own_variables(old)
@@ -184,7 +185,7 @@ def rebuild(
                     set_value(variable, theirs[name])
             finalize(new)
             freeze_as(new, old)
-            # tf_keras leaves it out of the config of a ReLU, BatchNormalization, RNN and others.
+            # tf_keras omits it from the config of a ReLU, BatchNormalization, RNN and others.
             for mine, theirs in zip(
                 parts_of(unwrapped(new)), parts_of(unwrapped(old)), strict=False
             ):
@@ -199,15 +200,16 @@ def reconnected(
     calls: Mapping[int, Callable[[Callable[..., Any], Callable[..., Any]], Any]],
     inputs: Sequence[Any] | None = None,
 ) -> keras.Model:
-    """The functional copy of a model in which some calls of layers are made otherwise.
+    """The functional copy of a model in which some calls of layers are changed.
 
     Args:
-      part: the model, without the models nested in it, which are called as they are.
+      part: the model. Models nested in it are called as they are.
       copy_of: old layer → new layer.
-      calls: id of a node of ``part`` → function of ``run``, which calls the new layer in that
-        place and returns its output, and of ``tensor``, which gives the new tensor of an old one;
-        returns what the copy has in the place of the node's output.
-      inputs: the copy's input tensors, as ``part.inputs``; default: new ones like them.
+      calls: id of a node of ``part`` → function(run, tensor) that returns the copy's tensor for
+        the node's output. ``run`` calls the new layer at that place and returns its output;
+        ``tensor`` maps an old tensor to the new one.
+      inputs: the copy's input tensors, in the order of ``part.inputs``; default: new ones like
+        them.
 
     Raises:
       UsageError: if the model has losses or metrics of its own (``add_loss``), which such a copy
@@ -231,7 +233,7 @@ def reconnected(
         layer = layer_of(node)
         if is_layer(layer):
             layer = copy_of(layer)
-        else:  # a function of keras.ops, which a model may call again
+        else:  # a function of keras.ops, which a model may call repeatedly
             layer = made.setdefault(id(layer), operation_like(layer))
         with _copying(_called(layer_of(node))):
             return called_again(node, layer, tensor)
@@ -245,12 +247,12 @@ def reconnected(
 
 
 def _cloned(part: keras.Model, copy_of: Callable[..., Any]) -> keras.Model:
-    """A copy of a model whose layers are connected as they were."""
+    """A copy of a model with layers that are connected as before."""
     if not is_keras3(part):
         return keras.models.clone_model(part, clone_function=copy_of)
     made: dict[int, Any] = {}
 
-    def once(layer: Any) -> Any:  # as in Keras' clone_model, which compiles what was compiled
+    def once(layer: Any) -> Any:  # not Keras' clone_model, which would also compile the copy
         if id(layer) not in made:
             made[id(layer)] = copy_of(layer)
         return made[id(layer)]
@@ -263,8 +265,8 @@ def _cloned(part: keras.Model, copy_of: Callable[..., Any]) -> keras.Model:
 def with_paths(model: keras.Model, paths: list[str], new_seeds: bool = False) -> keras.Model:
     """A copy of ``model``, with new initial weights, whose ``layer_paths`` are ``paths``.
 
-    Layers are named so, and those at places of the same path become one. With ``new_seeds`` the
-    initial weights are new also where the model's initializers have seeds of their own.
+    Layers get these names, and layers with the same path become one. With ``new_seeds`` even
+    initializers with seeds of their own draw new weights.
     """
     wanted = {id(layer): path for layer, path in zip(places(model), paths, strict=True)}
     made: dict[str, keras.layers.Layer] = {}
@@ -287,7 +289,7 @@ def with_paths(model: keras.Model, paths: list[str], new_seeds: bool = False) ->
 
 
 def _without_seeds(layer: keras.layers.Layer) -> dict[str, Any]:
-    """What of a layer's config describes objects, as initializers, without their seeds."""
+    """The parts of a layer's config that describe objects such as initializers, without seeds."""
 
     def unseeded(value: Any) -> Any:
         if isinstance(value, list):

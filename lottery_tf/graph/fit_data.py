@@ -1,8 +1,8 @@
-"""Data in the forms in which ``fit`` takes them, as a ``tf.data.Dataset`` of batches.
+"""Data in the forms that ``fit`` takes, as a ``tf.data.Dataset`` of batches.
 
-Arrays come in batches of 32 and floating-point arrays in Keras' floatx, as in ``fit``. What is
-shuffled is so by a seed: each epoch has an order of its own, which hangs on the seed and the
-epoch's number alone, so that a training may begin at any step.
+Arrays come in batches of 32 and floating-point arrays in Keras' floatx, as in ``fit``. The order of
+each epoch depends on the seed and the epoch's number alone, so that a training may begin at any
+step.
 """
 
 import inspect
@@ -29,20 +29,20 @@ _TENSORS = (tf.Tensor, tf.RaggedTensor, tf.SparseTensor)
 
 
 def batches(data: Any, model: keras.Model, what: str, seed: int | None = None) -> tf.data.Dataset:
-    """``data`` from the beginning on, once, or without end where they have none.
+    """``data`` from the beginning on, once; endless data stay endless.
 
     Args:
-      data: a ``tf.data.Dataset`` of batches, which is returned as it is; a tuple of arrays (inputs,
-        labels) or (inputs, labels, weights of the examples), or inputs alone, each an array or, for
-        several inputs or outputs, a list or a dictionary of arrays; a Sequence of tf_keras, a
-        PyDataset of Keras 3, or whatever else gives batches and has a length; or a generator of
-        batches, which is read on from where it is.
-      model: whose inputs they are. An unbuilt Sequential is built for them, as ``fit`` does it.
+      data: one of four forms. A ``tf.data.Dataset`` of batches, which is returned as it is. Arrays:
+        a tuple (inputs, labels) or (inputs, labels, weights of the examples), or inputs alone. Each
+        part is an array or, for several inputs or outputs, a list or dictionary of arrays. A
+        Sequence of tf_keras, a PyDataset of Keras 3, or anything else that gives batches and has a
+        length. A generator of batches, which is read on from its current place.
+      model: the model that takes them. An unbuilt Sequential is built for them, as in ``fit``.
       what: the argument's name, for errors.
-      seed: of the order of arrays and of the batches of a Sequence; default: they stay as they are.
+      seed: seed of the order of arrays and of the batches of a Sequence; default: not shuffled.
 
     Raises:
-      UsageError: for data in another form, and for single examples in the place of batches.
+      UsageError: for data in another form, and for single examples instead of batches.
     """
     found = _source(data, model, what).once(seed)
     _make_ready(model, found, what)
@@ -50,22 +50,23 @@ def batches(data: Any, model: keras.Model, what: str, seed: int | None = None) -
 
 
 class Stream:
-    """Data to train on, from any step on and without end.
+    """Endless data to train on, from any step on.
 
     Args:
-      data: as ``batches`` takes them; without end, or of unknown length, if ``steps_per_epoch`` is
-        given.
-      model, what: as there.
-      steps_per_epoch: batches of an epoch; default: all that there are.
-      seed: of the order of arrays and of the batches of a Sequence, another one in each epoch. A
-        ``tf.data.Dataset`` has its own order; a generator is read on, whatever the step.
+      data: as ``batches`` takes them. They may be endless, or of unknown length, if
+        ``steps_per_epoch`` is given.
+      model, what: as in ``batches``.
+      steps_per_epoch: batches of an epoch; default: all of the data.
+      seed: seed of the order of arrays and of the batches of a Sequence, which differs from epoch
+        to epoch. A ``tf.data.Dataset`` has its own order. A generator is read on from its current
+        place, whatever the step.
 
     Attributes:
       steps_per_epoch: batches of an epoch.
-      element_spec: of the batches, as ``tf.data.Dataset`` has it.
+      element_spec: of the batches, as in ``tf.data.Dataset``.
 
     Raises:
-      UsageError: as ``batches``, and where it is not known how long an epoch is.
+      UsageError: as ``batches``, and if the length of an epoch is not known.
     """
 
     def __init__(
@@ -82,23 +83,23 @@ class Stream:
         if steps_per_epoch is None:
             if source.count < 0:
                 raise UsageError(
-                    f"Expected {what} of a known number of batches; they have no end, or their "
+                    f"Expected {what} of a known number of batches; they are endless, or their "
                     "cardinality is not known: give steps_per_epoch, the batches of an epoch."
                 )
             steps_per_epoch = source.count
         if steps_per_epoch < 1 or not source.count:
-            raise UsageError(f"Expected {what} and epochs of a batch or more, got none.")
+            raise UsageError(f"Expected {what} and epochs of at least one batch, got none.")
         self.steps_per_epoch, self.element_spec = steps_per_epoch, once.element_spec
         self._from = lambda start: source.stream(start, seed)
         self._once = once if isinstance(data, tf.data.Dataset) else None
 
     def mapped(self, change: Callable[[tf.data.Dataset], tf.data.Dataset]) -> "Stream":
-        """The same with ``change`` made of the batches."""
+        """The same stream with ``change`` applied to its dataset of batches."""
         new = object.__new__(Stream)
         vars(new).update(vars(self))
         if self._once is None:
             new._from = lambda start: change(self._from(start))
-        else:  # traced once, not for each training
+        else:  # traced once for all trainings
             new._once = changed = change(self._once)
             new._from = lambda start: _OfDataset(changed).stream(start, 0)
         return new
@@ -109,19 +110,19 @@ class Stream:
 
 
 class _Source(Protocol):
-    """Where batches come from.
+    """A source of batches.
 
     Attributes:
-      count: their number; below 0 where they have no end or it is not known.
+      count: their number; below 0 if they are endless or it is not known.
     """
 
     count: int
 
     def once(self, seed: int | None) -> tf.data.Dataset:
-        """All, in the order of the first epoch with that seed; None: as they are."""
+        """All batches, in the order of the first epoch with that seed; None: not shuffled."""
 
     def stream(self, start: int, seed: int) -> tf.data.Dataset:
-        """Those from step ``start`` on, epoch after epoch."""
+        """The batches from step ``start`` on, epoch after epoch."""
 
 
 def _source(data: Any, model: keras.Model, what: str) -> _Source:
@@ -132,7 +133,7 @@ def _source(data: Any, model: keras.Model, what: str) -> _Source:
     container = isinstance(data, list | tuple | Mapping | str | bytes) or hasattr(data, "shape")
     sized = hasattr(data, "__len__") or hasattr(data, "num_batches")
     if not container and sized and (hasattr(data, "__getitem__") or hasattr(data, "__iter__")):
-        if not hasattr(data, "__getitem__") and iter(data) is iter(data):  # can be read once
+        if not hasattr(data, "__getitem__") and iter(data) is iter(data):  # readable only once
             return _OfGenerator(iter(data), model, what, _number_of_batches(data))
         return _OfBatches(data, model, what)
     return _OfArrays(data, what)
@@ -159,7 +160,7 @@ class _OfArrays:
                 "labels), or a keras.utils.Sequence or PyDataset; got "
                 f"{_described(data)}."
             )
-        with tf.device("/CPU:0"):  # where a dataset reads them
+        with tf.device("/CPU:0"):  # datasets read them there
             arrays = [_as_arrays(part, what) for part in parts]
         leaves = tf.nest.flatten(arrays)
         if any(isinstance(each, tf.SparseTensor) for each in leaves):
@@ -170,10 +171,10 @@ class _OfArrays:
         lengths = {int(each.shape[0]) if each.shape.rank else -1 for each in leaves}
         if len(lengths) > 1 or -1 in lengths:
             raise UsageError(
-                f"Expected {what} of arrays with as many rows each, the examples; got shapes "
+                f"Expected {what} of arrays with equal numbers of rows (examples); got shapes "
                 f"{', '.join(str(tuple(each.shape)) for each in leaves)}."
             )
-        # Of several inputs alone a batch is ((a, b),): (a, b) would be inputs and labels.
+        # A batch of several inputs alone is ((a, b),), as (a, b) would be inputs and labels.
         alone = not isinstance(data, tuple) and not isinstance(arrays[0], tuple)
         self.arrays = arrays[0] if alone else tuple(arrays)
         self.examples = lengths.pop()
@@ -216,7 +217,7 @@ class _OfBatches:
 
     def once(self, seed: int | None) -> tf.data.Dataset:
         if not self.count:
-            raise UsageError(f"Expected {self.what} with a batch or more, got none.")
+            raise UsageError(f"Expected {self.what} with at least one batch, got none.")
         return self._read(lambda: self._epoch(seed, 0))
 
     def stream(self, start: int, seed: int) -> tf.data.Dataset:
@@ -227,7 +228,7 @@ class _OfBatches:
                 batch = None
                 for batch in self._epoch(seed, epoch):
                     yield batch
-                if batch is None:  # as of what can be read once
+                if batch is None:  # the data could be read only once
                     return
 
         return self._read(lambda: itertools.islice(epochs(), skipped, None))
@@ -252,10 +253,10 @@ class _OfBatches:
 
 
 def _number_of_batches(data: Any) -> int:
-    """-1 where it is not known."""
+    """The number of batches; -1 if it is not known."""
     try:
         count = data.num_batches if hasattr(data, "num_batches") else len(data)
-    except TypeError:  # of what has a length at times only, as torch's DataLoader
+    except TypeError:  # some data, such as torch's DataLoader, have a length only at times
         count = None
     return -1 if count is None else int(count)
 
@@ -265,14 +266,16 @@ class _OfGenerator:
         self.count = count
         first = next(data, None)
         if first is None:
-            raise UsageError(f"Expected {what} with a batch or more; the generator is at its end.")
+            raise UsageError(
+                f"Expected {what} with at least one batch; the generator is at its end."
+            )
         self.rest = (_as_batch(each, what) for each in itertools.chain([first], data))
         self.signature = _signature(_as_batch(first, what), model)
 
     def once(self, seed: int | None) -> tf.data.Dataset:
         found = tf.data.Dataset.from_generator(lambda: self.rest, output_signature=self.signature)
         options = tf.data.Options()
-        options.autotune.enabled = False  # or batches are read ahead, and lost as a training ends
+        options.autotune.enabled = False  # else batches are read ahead, and lost at the end
         return found.with_options(options)
 
     def stream(self, start: int, seed: int) -> tf.data.Dataset:
@@ -280,7 +283,7 @@ class _OfGenerator:
 
 
 def _given_parts(data: Any) -> tuple[Any, ...]:
-    """Inputs, labels and weights of examples, without the Nones behind those that are given."""
+    """Inputs, labels and weights of examples, without Nones at the end."""
     parts = data if isinstance(data, tuple) else (data,)
     while len(parts) > 1 and parts[-1] is None:
         parts = parts[:-1]
@@ -288,21 +291,21 @@ def _given_parts(data: Any) -> tuple[Any, ...]:
 
 
 def _as_batch(batch: Any, what: str) -> Any:
-    """A batch in the structure of tf.data, which has no lists."""
-    if isinstance(batch, list):  # as generators give (inputs, labels) too
+    """A batch in a structure of tf.data, which has no lists."""
+    if isinstance(batch, list):  # some generators give [inputs, labels]
         batch = tuple(batch)
     parts = _given_parts(batch)
     if any(part is None for part in parts):
         raise UsageError(
-            f"Expected {what} of batches (inputs, labels), not with None in the place of the "
-            "labels and weights of examples behind it: leave both out."
+            f"Expected {what} of batches (inputs, labels), not with None for the labels and "
+            "weights of examples behind it: leave both out."
         )
     found = tuple(_as_arrays(part, what, np.asarray) for part in parts)
     return found if isinstance(batch, tuple) else found[0]
 
 
 def _as_arrays(part: Any, what: str, convert: Callable[[Any], Any] = tf.constant) -> Any:
-    """Inputs, or labels, with tuples in the place of lists, and floating-point arrays in floatx."""
+    """Inputs, or labels, with tuples instead of lists, and floating-point arrays in floatx."""
     if isinstance(part, Mapping):
         return {name: _as_arrays(each, what, convert) for name, each in part.items()}
     if isinstance(part, list | tuple) and any(hasattr(each, "shape") for each in part):
@@ -330,7 +333,7 @@ def _described(data: Any) -> str:
 
 
 def _signature(batch: Any, model: keras.Model) -> Any:
-    """What all batches are like, of which one is known: sizes are those of the model's ends."""
+    """The spec of all batches from one of them; sizes come from the model's inputs and outputs."""
     known = is_model(model) and is_graph_network(model)
     parts = batch if isinstance(batch, tuple) else (batch,)
     sides = (model.inputs, model.outputs) if known else ([], [])
@@ -364,10 +367,10 @@ def _spec(leaf: Any, end: Any) -> Any:
         return tf.SparseTensorSpec([None] * leaf.shape.rank, leaf.dtype)
     dtype = tf.string if leaf.dtype == object else tf.as_dtype(leaf.dtype)
     rank, sizes = len(leaf.shape), list(leaf.shape[1:])
-    if end is not None and end.shape.rank == rank + 1:  # of the classes of each place
+    if end is not None and end.shape.rank == rank + 1:  # class numbers for one-hot outputs
         end = tf.TensorSpec(end.shape[:-1])
     if end is not None and end.shape.rank == rank:
-        # An axis of one, as of whole numbers as labels, need not be an end's.
+        # An axis of size 1, as class numbers may have, need not match the output's.
         pairs = zip(sizes, end.shape[1:], strict=True)
         sizes = [size if size in (1, known) else None for size, known in pairs]
     else:
@@ -384,7 +387,7 @@ def _make_ready(model: keras.Model, data: tf.data.Dataset, what: str) -> None:
     if isinstance(model, keras_of(model).Sequential) and not is_graph_network(model):
         _build(model, inputs, what)
     if not is_graph_network(model):
-        return  # check_graph says what is wrong with it
+        return  # check_graph will say what is wrong with it
     shapes = [tf.TensorShape(getattr(each, "shape", None)) for each in tf.nest.flatten(inputs)]
     wanted = [spec_of(each).shape for each in model.inputs]
     in_order = not isinstance(inputs, Mapping) and len(shapes) == len(wanted)
@@ -397,12 +400,12 @@ def _make_ready(model: keras.Model, data: tf.data.Dataset, what: str) -> None:
     if single:
         raise UsageError(
             f"Expected {what} as batches; they are single examples of shape {tuple(shapes[0])}, "
-            f"where the model '{model.name}' takes {tuple(wanted[0])}: give {what}.batch(n)."
+            f"but the model '{model.name}' takes {tuple(wanted[0])}: give {what}.batch(n)."
         )
 
 
 def _fits(shape: tf.TensorShape, whole: tf.TensorShape) -> bool:
-    """Whether Keras takes it for an input of that shape: it adds a last axis of one."""
+    """Whether Keras accepts ``shape`` for an input of shape ``whole``; it may add an axis of 1."""
     added = whole.rank == shape.rank + 1 and whole[-1] == 1 and shape.concatenate([1])
     return shape.is_compatible_with(whole) or bool(added and added.is_compatible_with(whole))
 
@@ -411,15 +414,15 @@ def _build(model: keras.Model, inputs: Any, what: str) -> None:
     found = tf.nest.flatten(inputs)
     shape = tf.TensorShape(getattr(found[0], "shape", None))
     if len(found) != 1 or not shape.rank or not shape[1:].is_fully_defined():
-        return  # check_graph says that it is not built
+        return  # check_graph will say that it is not built
     try:
         if is_keras3(model):
             model.build((None, *shape[1:]))
         else:
-            for examples in (1, 2):  # of two sizes, by which Keras knows that any will do
+            for examples in (1, 2):  # two batch sizes tell Keras that any size will do
                 model(tf.zeros([examples, *shape[1:]], found[0].dtype))
-    except Exception as error:  # whatever its layers lead to
+    except Exception as error:  # its layers may raise anything
         raise UsageError(
-            f"Expected {what} for which the Sequential '{model.name}' can be built; of inputs of "
+            f"Expected {what} for which the Sequential '{model.name}' can be built; for inputs of "
             f"shape {tuple(shape)} Keras says: {error}"
         ) from error

@@ -1,7 +1,7 @@
-"""The second door to Keras: what ``compat`` says of tf_keras, said of Keras 3.
+"""The second door to Keras: the functions of ``compat`` for Keras 3.
 
-A function here has the name, the arguments and the meaning of the one there, which hands on what is
-of Keras 3. Beside the door stands the base of what wraps a layer.
+A function here has the name, arguments and meaning of the one in ``compat``, which calls it for
+objects of Keras 3. The base class of wrappers around a layer is here too.
 """
 
 import contextlib
@@ -28,8 +28,8 @@ try:
     from keras.src.saving.serialization_lib import SafeModeScope
 except ImportError as error:
     raise UsageError(
-        f"Expected Keras 3 with the backend that it is set to; it cannot be imported ({error}): "
-        "unset KERAS_BACKEND, or install what it names."
+        f"Expected Keras 3 with its chosen backend; it cannot be imported ({error}): unset "
+        "KERAS_BACKEND, or install what it names."
     ) from error
 
 # What has no public name and is used as it is.
@@ -44,16 +44,16 @@ KINDS = (
     *(keras.optimizers.Optimizer, keras.losses.Loss, keras.metrics.Metric),
     *(keras.callbacks.Callback, keras.optimizers.schedules.LearningRateSchedule),
 )
-# The whole numbers that a step is counted in: JAX has none of 64 bits.
-_UNNAMED = re.compile(r"variable(_\d+)?")  # what Keras calls weights that are given no name
+# The dtype of step counts; JAX has no 64-bit integers.
+_UNNAMED = re.compile(r"variable(_\d+)?")  # Keras' names of weights without a given name
 WHOLE = "int32" if keras.backend.backend() == "jax" else "int64"
-# The method of a model that calls its loss on symbolic tensors, for their shapes.
+# The method of a model that calls its loss on symbolic tensors, to find shapes.
 SHAPES_STEP = "_symbolic_build"
 # The modules in which Keras has the functions of keras.ops, and the ReLU of keras.activations.
 _OPERATIONS = re.compile(
     r"keras\.src\.(ops\.(core|einops|fft|image|linalg|math|nn|numpy)|activations\.activations)"
 )
-# What Keras knows of the arguments of a layer's call.
+# Attributes in which Keras notes the arguments of a layer's call.
 _SIGNATURE = (
     *("_call_signature", "call_signature_parameters", "_call_has_training_arg"),
     *("_call_has_mask_arg", "_call_context_args", "_call_has_context_arg"),
@@ -61,14 +61,14 @@ _SIGNATURE = (
 
 
 class PruningWrapper(keras.layers.Wrapper):
-    """A layer that is another one, some of whose weights are pruned: it takes what that one takes.
+    """A wrapper that prunes some of a layer's weights, and takes the arguments of that layer.
 
     Args:
       layer: any layer.
-      **kwargs: as any Keras layer; default: the layer's own name and precision.
+      **kwargs: as for any Keras layer; default: the layer's own name and precision.
     """
 
-    keeps_outputs: ClassVar[bool] = True  # of the layer inside, as to shapes and dtypes
+    keeps_outputs: ClassVar[bool] = True  # outputs have the shapes and dtypes of the layer inside
 
     def __init__(self, layer: Layer, **kwargs: Any):
         kwargs = {"name": layer.name, "dtype": layer.dtype_policy, **kwargs}
@@ -78,7 +78,7 @@ class PruningWrapper(keras.layers.Wrapper):
         self.__dict__.update({n: vars(layer)[n] for n in _SIGNATURE if n in vars(layer)})
 
     def _maybe_build(self, call_spec: Any) -> None:
-        # By the arguments of its own call, of which there may be several.
+        # The layer inside is built by all arguments of the call, as there may be several.
         if not self.layer.built:
             with self.layer._open_name_scope():
                 self.layer._maybe_build(call_spec)
@@ -104,7 +104,7 @@ def is_graph_network(model: Model) -> bool:
 
 
 def _graph_of(model: Model) -> Functional:
-    """The functional model that holds the calls of a model's layers: for most the model itself."""
+    """The functional model that holds the calls of a model's layers; usually the model itself."""
     return model._functional if isinstance(model, keras.Sequential) else model
 
 
@@ -127,13 +127,13 @@ def listed_weights(layer: Layer) -> list[Variable]:
 
 def last_name(variable: Variable, layer: Layer) -> str:
     depthwise = isinstance(layer, keras.layers.DepthwiseConv1D | keras.layers.DepthwiseConv2D)
-    if _UNNAMED.fullmatch(variable.name):  # it counts all of the process
+    if _UNNAMED.fullmatch(variable.name):  # Keras numbers them across the process
         return "variable"
     return "depthwise_kernel" if depthwise and variable.name == "kernel" else variable.name
 
 
 def read_in(call: Callable[..., Any], tensors: Sequence[KerasTensor]) -> list[Variable]:
-    """The variables that are read when ``call`` is made with zeros for symbolic tensors."""
+    """The variables that ``call`` reads when it gets zeros for symbolic tensors."""
     seen: list[Variable] = []
 
     class Reading(keras.StatelessScope):
@@ -142,14 +142,14 @@ def read_in(call: Callable[..., Any], tensors: Sequence[KerasTensor]) -> list[Va
             return super().get_current_value(ref)
 
     zeros = [keras.ops.zeros([n or 1 for n in each.shape], each.dtype) for each in tensors]
-    # Whatever the layer's own code leads to is said where the copy itself is called.
+    # Errors of the layer's own code are raised when the copy itself is called.
     with contextlib.suppress(Exception), Reading():
         call(*zeros)
     return seen
 
 
 def made_trainable(layer: Layer) -> list[Variable]:
-    # Freezing a built layer writes into its variables.
+    # Not by `trainable` of the variables, which freezing a built layer changes.
     return [each for part in parts_of(layer) for each in part._trainable_variables]
 
 
@@ -175,14 +175,14 @@ def held_variables(layer: Layer) -> dict[str, Variable]:
     found = {}
     for name, value in vars(layer).items():
         if isinstance(value, keras.Variable):
-            # Some have a kernel as a property: with LoRA, or in 8 bits, it is more than a variable.
+            # Some have `kernel` as a property, as with LoRA or 8 bits it is more than a variable.
             public = name.removeprefix("_")
             found[public if getattr(layer, public, None) is value else name] = value
     return found
 
 
 def attributes_of(layer: Layer) -> dict[str, Any]:
-    """What a layer holds by name; torch keeps the layers within it apart."""
+    """Name → value of all attributes of a layer; torch stores layers within it separately."""
     apart = vars(layer)["_modules"] if keras.backend.backend() == "torch" else {}
     return {**vars(layer), **apart}
 
@@ -203,7 +203,7 @@ def read_by(layer: Layer) -> contextlib.AbstractContextManager[Any]:
 
 
 def functions_of(layer: Layer) -> set[FunctionType]:
-    # Keras sets its own wrappings of some methods on each layer.
+    # Keras sets wrapped versions of some methods on each layer.
     return {
         value
         for part in parts_of(layer)
@@ -214,7 +214,7 @@ def functions_of(layer: Layer) -> set[FunctionType]:
 
 @functools.cache
 def attributes_set_by(of: ModuleType) -> frozenset[str]:
-    """Those that models of a Keras have: as they are made, compiled and trained."""
+    """The attributes that a Keras sets on models when they are made, compiled and trained."""
     inputs, own = of.Input((1,)), type("Own", (of.Model,), {})
     models = own(inputs, inputs), of.Sequential([of.Input((1,))])
     names = {name for model in models for name in vars(model)}
@@ -224,7 +224,7 @@ def attributes_set_by(of: ModuleType) -> frozenset[str]:
         *("history", "stop_evaluating", "stop_predicting", "train_tf_function", "_jax_state"),
         "_eval_epoch_iterator",
     )
-    # of one that was loaded from a SavedModel
+    # set on a model from a SavedModel
     loaded = (
         *("asset_paths", "graph_debug_info", "signatures", "_serialized_attributes"),
         *("tensorflow_git_version", "tensorflow_version"),
@@ -253,17 +253,17 @@ def vocabulary_of(layer: Layer) -> dict[str, Any]:
 
 
 def words_of(layer: Any, kind: Any) -> dict[str, Any]:
-    """The config of a lookup's words where its own config has others, or none.
+    """The config of a lookup's vocabulary, if the layer's own config lacks or contradicts it.
 
     Args:
       layer: a layer of either Keras.
-      kind: the class of that Keras' lookups.
+      kind: that Keras' class of lookups.
     """
     lookup = getattr(layer, "_lookup_layer", layer)
     if not isinstance(lookup, kind):
         return {}
     words = lookup.get_vocabulary(include_special_tokens=False)
-    given = lookup.input_vocabulary  # which set_vocabulary leaves as it was
+    given = lookup.input_vocabulary  # set_vocabulary does not update it
     same = isinstance(given, str) or (given is not None and list(given) == list(words))
     if same or not len(words):
         return {}
@@ -277,7 +277,7 @@ def words_of(layer: Any, kind: Any) -> dict[str, Any]:
 def made_from(layer: Layer, config: Mapping[str, Any]) -> Layer:
     config = dict(config)
     for name, value in config.items():
-        # A lambda is written as its code, which loses what it refers to.
+        # A lambda is written as code, without the variables that it refers to.
         written = isinstance(value, dict) and (value.get("class_name") or "__lambda__")
         if written == "__lambda__" and isinstance(vars(layer).get(name), FunctionType):
             config[name] = vars(layer)[name]
@@ -289,7 +289,7 @@ def made_from(layer: Layer, config: Mapping[str, Any]) -> Layer:
 
 
 def set_value(variable: Variable, value: Any) -> None:
-    # JAX would have one array in both, and deletes that of the one that is trained.
+    # On JAX both would share an array, and training deletes it.
     shared = keras.backend.backend() == "tensorflow"
     variable.assign(value if shared else np.array(value))
 
@@ -328,7 +328,7 @@ def regularize_instead(layer: Layer, kernel: Variable, seen: Callable[[], Any]) 
 
 
 class _OfAnother(keras.regularizers.Regularizer):
-    """A regularizer that sees something else than its variable."""
+    """A regularizer that is applied to ``seen()`` instead of its variable."""
 
     def __init__(self, regularize: Callable[[Any], Any], seen: Callable[[], Any]):
         self.regularize, self.seen = regularize, seen
@@ -338,8 +338,9 @@ class _OfAnother(keras.regularizers.Regularizer):
 
 
 def constrain_too(kernel: Variable, constrain: Callable[[Any], Any]) -> None:
-    """Has each step of an optimizer end in ``kernel ← constrain(kernel)``, behind its own
-    constraint."""
+    """Makes each step of an optimizer end in ``kernel ← constrain(kernel)``.
+
+    The kernel's own constraint comes before it."""
     kernel.constraint = _Both(kernel.constraint, constrain)
 
 
@@ -364,7 +365,7 @@ def in_place_of(layer: Layer, tensors: Mapping[str, Any]) -> Iterator[None]:
     finally:
         held.update(own)
         for name in placed.keys() - own.keys():
-            del held[name]  # what torch keeps apart is seen again
+            del held[name]  # then torch's own entry is visible again
 
 
 def moments_by(layer: Layer, moments: Callable[..., tuple[Any, Any]]) -> None:
@@ -379,8 +380,7 @@ def moments_by(layer: Layer, moments: Callable[..., tuple[Any, Any]]) -> None:
 
 
 def is_traced(tensor: Any) -> bool:
-    """Whether a tensor has no value yet: one of JAX within a function that it compiles, or one on
-    which torch computes shapes alone."""
+    """Whether a tensor has no value yet: JAX is compiling, or torch computes only shapes."""
     if keras.backend.backend() == "jax":
         import jax
 
@@ -400,7 +400,7 @@ def with_gradients(function: Callable[..., tuple[Any, Any]]) -> Callable[..., An
       function: (tensors, …) → (value [], anything else).
 
     Returns:
-      (tensors, …) → ((value, the other), gradients by the tensors).
+      a function (tensors, …) → ((value, anything else), gradients by the tensors).
     """
     if keras.backend.backend() == "jax":
         import jax
@@ -411,13 +411,13 @@ def with_gradients(function: Callable[..., tuple[Any, Any]]) -> Callable[..., An
     def of_torch(tensors: Sequence[Any], *args: Any) -> Any:
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
-        # Of fused attention torch has no second derivative.
+        # torch has no second derivative of fused attention.
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            # Those that an outer derivative is by are to be the same here.
+            # Tensors of an outer derivative have to stay the same objects here.
             leaves = [x if x.requires_grad else x.detach().requires_grad_() for x in tensors]
             value, other = function(leaves, *args)
             wanted: Any = {"create_graph": True, "materialize_grads": True}
-            if not value.requires_grad:  # as of a net whose outputs are constants
+            if not value.requires_grad:  # for instance if the outputs are constants
                 return (value, other), [torch.zeros_like(each) for each in leaves]
             return (value, other), list(torch.autograd.grad(value, leaves, **wanted))
 
@@ -425,7 +425,7 @@ def with_gradients(function: Callable[..., tuple[Any, Any]]) -> Callable[..., An
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of tensors, compiled where the backend is JAX."""
+    """A function of tensors, compiled if the backend is JAX."""
     if keras.backend.backend() != "jax":
         return function
     import jax
@@ -434,14 +434,14 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def changing_variables(model: Model, step: Callable[..., Any]) -> Callable[..., Any]:
-    """A step of JAX as the other backends have it: it changes the variables of the model.
+    """A training step of JAX, usable as one that changes variables like those of other backends.
 
     Args:
-      step: (state, data) → (logs, state).
+      step: function (state, data) → (logs, state).
 
     Returns:
-      (state, run) → (logs, state), where ``run`` is given the step as data → logs; what it assigns
-      to variables of the model is in the state that comes back.
+      a function (state, run) → (logs, state). It calls ``run`` with the step as a function
+      data → logs. Values that ``run`` assigns to variables of the model are in the new state.
     """
 
     def stepped(state: Any, run: Callable[[Callable[[Any], Any]], Any]) -> Any:
@@ -480,7 +480,7 @@ def calls_in(model: Model) -> Iterator[Node]:
 
 
 def has_losses(model: Model) -> bool:
-    return False  # add_loss takes no symbolic tensor there
+    return False  # add_loss of Keras 3 takes no symbolic tensor
 
 
 def added_losses(model: Model) -> list[Any]:
@@ -534,16 +534,16 @@ def call_of(tensor: KerasTensor) -> Node:
 
 
 def only_computes(layer: Layer) -> bool:
-    return False  # a call of a new layer costs little there
+    return False  # a call of a new layer costs little in Keras 3
 
 
 def operation_like(operation: keras.Operation) -> keras.Operation:
-    """A function of ``keras.ops`` that is recorded in no model yet."""
+    """A new operation like ``operation``, not yet recorded in a model."""
     try:
         new = type(operation).from_config(operation.get_config())
-    except NotImplementedError:  # it was made of functions or arrays, but has no state
+    except NotImplementedError:  # made from functions or arrays, but it has no state
         return operation
-    new.name = operation.name  # which outputs go by, and not every config holds
+    new.name = operation.name  # outputs are named by it, and some configs lack it
     return new
 
 
@@ -566,7 +566,7 @@ def flattened(model: Model, outputs: Any) -> list[Any]:
 
 def output_names(model: Model) -> list[str]:
     found: list[str] = []
-    for name in _graph_of(model).output_names:  # of a layer that makes several they are all its own
+    for name in _graph_of(model).output_names:  # a layer with several outputs repeats its name
         again = sum(each == name or each.startswith(f"{name}_") for each in found)
         found.append(f"{name}_{again}" if name in found else name)
     return found
@@ -582,7 +582,7 @@ def connected(model: Model, ends: tuple[Any, Any]) -> Model:
 
 
 def chained(model: keras.Sequential, copy_of: Callable[[Layer], Layer]) -> keras.Sequential:
-    """A Sequential of the copies of another's layers."""
+    """A Sequential of copies of another one's layers."""
     first = input_like(input_layers(model)[0])
     return sequence_of(model, [first, *map(copy_of, model.layers)])
 
@@ -592,7 +592,7 @@ def sequence_of(model: Model, layers: Sequence[Layer]) -> keras.Sequential:
 
 
 def _frozen_as(model: Model, copy: Model) -> Model:
-    # Its setter would freeze, or thaw, all that is in it.
+    # The setter of `trainable` would freeze or thaw all that is in it.
     copy._trainable = model._trainable
     return copy
 
@@ -623,7 +623,7 @@ def inner_variable(variable: Variable) -> Any:
 
 @contextlib.contextmanager
 def code_allowed() -> Iterator[None]:
-    """Within the block Keras makes functions of the code that a description holds."""
+    """Within the block Keras may make functions from code in a description."""
     with SafeModeScope(safe_mode=False):
         yield
 
@@ -637,7 +637,7 @@ def is_public_class(module: str, name: str) -> bool:
 
 
 def is_operation_of_keras(module: str, name: str) -> bool:
-    """Whether a function of ``keras.ops`` is recorded in models by a class of that name."""
+    """Whether models record a function of ``keras.ops`` by a class of that name."""
     if not _OPERATIONS.fullmatch(module):
         return False
     found = getattr(sys.modules.get(module), name, None)

@@ -1,7 +1,7 @@
 """A model's layers, their weights by name, and how the layers are connected.
 
-Models may be nested in models and layers may be shared; a pruning wrapper counts as the layer
-that it wraps, so that a weight has the same name in a model and in its wrapped copy.
+Models may be nested and layers may be shared. A pruning wrapper counts as the layer that it wraps:
+a weight has the same name in a model and in its wrapped copy.
 """
 
 import dataclasses
@@ -58,27 +58,27 @@ def check_graph(model: keras.Model) -> None:
             )
         raise UsageError(
             f"Expected a Sequential or functional model, got the subclassed model '{part.name}' "
-            f"({type(part).__name__}), whose layers cannot be replaced: build it as "
+            f"({type(part).__name__}); its layers cannot be replaced: build it as "
             "keras.Model(inputs, outputs)."
         )
 
 
 def check_tensorflow(model: keras.Model, what: str) -> None:
-    """Raises UsageError if ``what`` needs TensorFlow and a model of Keras 3 computes by another."""
+    """Raises UsageError if ``what`` needs TensorFlow and a Keras 3 model has another backend."""
     if not on_tensorflow(model):
         raise UsageError(
-            f"Expected Keras 3 on TensorFlow for {what}, got it on "
+            f"Expected Keras 3 on TensorFlow for {what}, got Keras 3 on "
             f"{backend_of(model)}: set KERAS_BACKEND=tensorflow before importing "
             "keras."
         )
 
 
 def _check_keras3(model: keras.Model) -> None:
-    """Raises UsageError for a Keras 3 model on a backend on which nothing was tried."""
+    """Raises UsageError for a Keras 3 model on a backend that was never tested."""
     backend = keras_of(model).backend.backend()
     if backend not in ("tensorflow", "jax", "torch"):
         raise UsageError(
-            f"Expected Keras 3 on TensorFlow, JAX or torch, got it on {backend}: set "
+            f"Expected Keras 3 on TensorFlow, JAX or torch, got {backend}: set "
             "KERAS_BACKEND=tensorflow before importing keras."
         )
 
@@ -87,9 +87,9 @@ def check_of_its_keras(model: keras.Model, **things: Any) -> None:
     """Raises UsageError if something is of another Keras than ``model``.
 
     Args:
-      model: of either Keras.
-      **things: what is to be used with it, such as an optimizer, or a structure of losses. Names
-        and functions of the user's own go with both.
+      model: a model of either Keras.
+      **things: objects to use with it, such as an optimizer, or a structure of losses. Names and
+        the user's own functions fit both.
     """
     own = keras_of(model).__name__
     for what, structure in things.items():
@@ -99,8 +99,8 @@ def check_of_its_keras(model: keras.Model, **things: Any) -> None:
             if kinds and own not in kinds:
                 name = getattr(thing, "__name__", type(thing).__name__)
                 raise UsageError(
-                    f"Expected the {what} of {own}, as the model '{model.name}' is; got {name} of "
-                    f"{kinds.pop()}: both Kerases may live in one program, not in one training."
+                    f"Expected the {what} of {own}, like the model '{model.name}'; got {name} of "
+                    f"{kinds.pop()}: a program may use both Kerases, a training only one."
                 )
 
 
@@ -109,7 +109,7 @@ def _modules_of(kind: type) -> list[str]:
 
 
 def check_finished(model: keras.Model) -> None:
-    """Raises UsageError if layers are in ``model`` that a tweak's ``finish`` takes off."""
+    """Raises UsageError if ``model`` has layers that a tweak's ``finish`` takes off."""
     if names := sorted(fading(model)):
         raise UsageError(
             f"Expected a finished model; '{model.name}' still has {' and '.join(names)} in it: "
@@ -118,14 +118,15 @@ def check_finished(model: keras.Model) -> None:
 
 
 def keys_of_outputs(model: keras.Model) -> list[str]:
-    """The names by which losses and labels of a model's outputs are given, as tf.nest orders them:
-    keys where the outputs are a dictionary."""
+    """The names by which losses and labels of a model's outputs are given, in tf.nest's order.
+
+    They are the keys if the outputs are a dictionary."""
     structure = ends_of(model)[1]
     return sorted(structure) if isinstance(structure, dict) else output_names(model)
 
 
 def with_states(model: keras.Model) -> list[str]:
-    """Paths of the layers that keep states from batch to batch (``stateful=True``)."""
+    """Paths of layers with states that last from batch to batch (``stateful=True``)."""
     return [
         path
         for path, layer in named_layers(model).items()
@@ -150,7 +151,7 @@ def models_in(model: keras.Model, seen: set[int] | None = None) -> Iterator[kera
 
 
 def unwrapped(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """The layer inside a pruning wrapper; any other layer is itself."""
+    """The layer inside a pruning wrapper; any other layer as it is."""
     return layer.layer if is_pruning_wrapper(layer) else layer
 
 
@@ -160,12 +161,12 @@ def input_names(model: keras.Model) -> list[str]:
 
 
 def computes_as_keras(layer: Any) -> bool:
-    """Whether a layer, or a function of Keras 3, computes by Keras' own code, not by a user's."""
+    """Whether a layer, or a function of Keras 3, runs Keras' own code, not a user's."""
     return type(layer).call.__module__.startswith(("tf_keras.", "keras."))
 
 
 def named_layers(model: keras.Model, prefix: str = "") -> dict[str, keras.layers.Layer]:
-    """Path → layer for each layer that is no model, in the order of ``model.layers``.
+    """Path → layer for each layer that is not a model, in the order of ``model.layers``.
 
     The path joins the names of the models around the layer and its own: ``encoder/conv1``.
     A shared layer has the path of its first place. Wrappers stay on.
@@ -180,7 +181,7 @@ def named_layers(model: keras.Model, prefix: str = "") -> dict[str, keras.layers
 
 
 def named_variables(model: keras.Model) -> dict[str, tf.Variable]:
-    """Name → variable for all of the model's variables but the masks.
+    """Name → variable for all of the model's variables except the masks.
 
     A name is the layer's path and the variable's own last name: ``conv1/kernel``,
     ``encoder/bn/moving_mean``; a layer's second variable of that name is ``kernel_1``.
@@ -201,11 +202,11 @@ def variable_names(model: keras.Model) -> dict[int, str]:
 def own_variables(layer: keras.layers.Layer) -> dict[str, tf.Variable]:
     """Last name → variable of one layer, without its masks."""
     found = {}
-    # Keras lists the trainable ones first: names may not hang on what is frozen.
+    # Not in Keras' order, which puts trainable ones first: names must not depend on freezing.
     held = [(v, part) for part in parts_of(unwrapped(layer)) for v in listed_weights(part)]
     place = {id(variable): number for number, (variable, _) in enumerate(held)}
     holder = {id(variable): part for variable, part in held}
-    # What a lookup has among its weights is its table.
+    # The weights of a lookup contain its table, which is not a variable.
     variables = [each for each in unwrapped(layer).weights if is_variable(each)]
     for variable in sorted(variables, key=lambda each: place.get(id(each), len(place))):
         own = last_name(variable, holder.get(id(variable), layer))
@@ -225,7 +226,7 @@ def trainable_names(model: keras.Model) -> set[str]:
 
 
 def values(model: keras.Model) -> dict[str, np.ndarray]:
-    """Name → value of the model's variables but the masks, copied."""
+    """Name → value (a copy) of the model's variables except the masks."""
     return {name: np.array(variable.numpy()) for name, variable in named_variables(model).items()}
 
 
@@ -242,7 +243,7 @@ def layer_paths(model: keras.Model) -> list[str]:
 
 
 def places(model: keras.Model) -> Iterator[keras.layers.Layer]:
-    """The layers that are no models, nested models opened; a shared one comes again."""
+    """The layers that are not models, also those of nested models; a shared one is repeated."""
     for layer in model.layers:
         if is_model(layer):
             yield from places(layer)
@@ -258,7 +259,8 @@ def assign(model: keras.Model, values: Mapping[str, np.ndarray]) -> None:
       values: name → array, for all of ``named_variables(model)``.
 
     Raises:
-      UsageError: if names or shapes are not the model's, when nothing is assigned; or types.
+      UsageError: if names or shapes are not the model's; then nothing is assigned. Also for values
+        of another type.
     """
     variables = named_variables(model)
     if variables.keys() != values.keys():
@@ -277,7 +279,7 @@ def assign(model: keras.Model, values: Mapping[str, np.ndarray]) -> None:
     for name, variable in variables.items():
         try:
             variable.assign(values[name])
-        except (TypeError, ValueError) as error:  # texts, or fractions for a count
+        except (TypeError, ValueError) as error:  # e.g. texts, or fractions for a count
             raise UsageError(
                 f"Expected values for {name} of the model '{model.name}' of its type, got "
                 f"{values[name].dtype}. They belong to another model."
@@ -287,10 +289,10 @@ def assign(model: keras.Model, values: Mapping[str, np.ndarray]) -> None:
 
 
 def finalize(layer: keras.layers.Layer) -> None:
-    """Has Keras make anew what it makes of a layer's variables, as Normalization's mean."""
+    """Makes Keras recompute what it derives from a layer's variables: Normalization's mean."""
     for part in parts_of(layer):
-        # Of Keras 3 some layers alone have it. One without variables has nothing to make anew: a
-        # Discretization would forget its boundaries, which are no variables there.
+        # In Keras 3 only some layers have it. A layer without variables has nothing to recompute;
+        # a Discretization would lose its boundaries, which are not variables there.
         if hasattr(part, "finalize_state") and part.variables:
             part.finalize_state()
 
@@ -303,14 +305,14 @@ class Call:
     layer: keras.layers.Layer
     before: list["Call"]
     after: list["Call"] = dataclasses.field(default_factory=list)
-    node: Any = None  # Keras' own record of it, with the shapes; a model's input has none
+    node: Any = None  # Keras' record of the call, with the shapes; None for a model's input
 
 
 def calls(model: keras.Model) -> tuple[list[Call], list[Call]]:
     """The model's layer calls from the inputs on, and those that make its outputs.
 
-    Nested models are opened: the graph is that of the layers. The model's inputs are calls too,
-    of InputLayers and not in the first list: their ``before`` is empty.
+    Nested models are opened, so that the graph has layers only. The model's inputs are calls of
+    InputLayers with an empty ``before``; they are not in the first list.
     """
     paths = {id(layer): path for path, layer in named_layers(model).items()}
     found: list[Call] = []
@@ -326,7 +328,7 @@ def calls(model: keras.Model) -> tuple[list[Call], list[Call]]:
                 results = walk(layer, sources, f"{prefix}{layer.name}/")
             else:
                 before = list(dict.fromkeys(c for source in sources for c in source))
-                # A function of Keras 3 is no layer; no layer's name has brackets.
+                # A function of Keras 3 is not a layer; no layer's name has brackets.
                 path = paths[id(layer)] if is_layer(layer) else f"{prefix}{layer.name}()"
                 call = Call(path, layer, before, node=node)
                 for earlier in before:

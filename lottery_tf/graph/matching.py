@@ -1,4 +1,4 @@
-"""A model that the same code has made again, whose layers Keras has numbered on: ``dense_2``."""
+"""Matching a model with one that the same code made again, with new numbers: ``dense_2``."""
 
 import re
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ from lottery_tf.graph.layers import Call, calls, input_names, named_layers, own_
 def same_layers(model: keras.Model, other: keras.Model) -> dict[str, str] | None:
     """Path of a layer of ``model`` → that of the same layer in ``other``; None if they differ.
 
-    They are the same if their layers, in order, are of the same classes with variables of the same
-    names and shapes, called on one another in the same way, and their names differ in Keras' number
-    at the end alone.
+    They are the same if their layers, in order, have the same classes, and variables of the same
+    names and shapes. The layers have to be connected in the same way, and their names may differ
+    only in Keras' number at the end.
 
     Args:
       model, other: Sequential or functional models of one Keras; they may be wrapped.
@@ -34,7 +34,7 @@ def same_layers(model: keras.Model, other: keras.Model) -> dict[str, str] | None
 
 
 def variable_in(name: str, layers: dict[str, str]) -> str:
-    """The name of the same variable, layers being called by ``same_layers``."""
+    """The name of the same variable in the other model; ``layers`` as from ``same_layers``."""
     path, _, own = name.rpartition("/")
     return f"{layers[path]}/{own}"
 
@@ -44,7 +44,7 @@ def _unnumbered(path: str) -> str:
 
 
 def _numbering(paths: Sequence[str]) -> list[int]:
-    """The places of layers, those of one name in the order in which they are numbered."""
+    """The places of layers; those with the same name are in the order of their numbers."""
 
     def numbers(place: int) -> list[int]:
         ends = (re.search(r"_(\d+)$", step) for step in paths[place].split("/"))

@@ -1,9 +1,9 @@
-"""The one door to model files: what they hold is looked at before Keras or TensorFlow loads it.
+"""The one door to model files: their content is checked before Keras or TensorFlow loads it.
 
-A model file can run code of its author's: the bytecode of a Lambda layer, a function of a module
-that the file names, or operations in a SavedModel's graph that write files or call Python. Unless
-the caller allows that, a file has to describe its model by what ``architecture`` lets pass in a
-ticket, and a graph may hold mathematics on tensors alone.
+A model file can run its author's code. It may be the bytecode of a Lambda layer, a function of a
+module that the file names, or an operation in a SavedModel's graph that writes files or calls
+Python. Unless the caller allows that, a file may describe only what ``architecture`` accepts in a
+ticket, and a graph may only compute with tensors.
 """
 
 import contextlib
@@ -33,13 +33,13 @@ from lottery_tf.graph.compat import (
 )
 
 _KERAS_METADATA = "keras_metadata.pb"
-# Where a SavedModel of a Keras 3 model has its architecture: a folder that TensorFlow leaves alone.
+# The architecture in a SavedModel of a Keras 3 model, in a folder that TensorFlow ignores.
 DESCRIBED = "assets.extra/model.json"
 _METRIC = "_tf_keras_metric"
 
-# The modules in which TensorFlow defines the operations that only compute with tensors and
-# variables, and call functions of the same graph. Not among them are those of files, datasets,
-# Python, summaries, logs, debugging, XLA's custom calls, and other devices and processes.
+# TensorFlow's modules of operations that only compute with tensors and variables, or call functions
+# of the same graph. Not among them: files, datasets, Python, summaries, logs, debugging, XLA's
+# custom calls, and other devices and processes.
 _COMPUTES = re.compile(
     r"tensorflow\.python\.ops\.gen_("
     r"array|bitwise|candidate_sampling|control_flow|count|ctc|cudnn_rnn|data_flow|functional|image|"
@@ -47,19 +47,19 @@ _COMPUTES = re.compile(
     r"resource_variable|rnn|set|sparse|special_math|spectral|state|stateful_random|"
     r"stateless_random|string|uniform_quant)_ops(_v2)?"
 )
-# In these modules all the same: read files, call another device, end the process.
+# Exceptions in these modules: they read files, call another device or end the process.
 _DOES_MORE = {
     *("ImmutableConst", "RecordInput", "InitializeTableFromTextFile"),
     *("InitializeTableFromTextFileV2", "RemoteCall", "Abort"),
 }
-# And elsewhere: what Keras' adapted layers keep, which has no dataset to read from.
+# Harmless ones of other modules. Keras' adapted layers have them, without a dataset to read.
 _HARMLESS = {"Assert", "IteratorGetNext"}
-# What a SavedModel's own saver does, in functions that nothing else calls and loading does not.
+# Operations of a SavedModel's saver, in functions that nothing else calls, nor does loading.
 _SAVES = {"SaveV2", "RestoreV2", "MergeV2Checkpoints", "ShardedFilename"}
 
 
 def existing_model(path: str | os.PathLike, what: str = "a model") -> Path:
-    """``path``; a UsageError if there is neither a file nor a SavedModel's folder."""
+    """``path``; UsageError if there is neither a file nor a SavedModel's folder."""
     path = Path(path)
     if path.is_file() or (path / "saved_model.pb").is_file():
         return path
@@ -74,15 +74,16 @@ def load_model(
     allow_code: bool = False,
     custom_objects: Mapping[str, type] | None = None,
 ) -> keras.Model:
-    """The model that Keras, tf_keras or Keras 3, has written to ``path``, not compiled.
+    """The model that tf_keras or Keras 3 has written to ``path``, not compiled.
 
     Args:
-      path: a SavedModel's folder of tf_keras, or of ours; a .keras or an .h5 file of either.
+      path: the folder of a SavedModel by tf_keras or by us, or a .keras or .h5 file of either
+        Keras.
       allow_code: whether code in it may run.
-      custom_objects: class name → class, of what may be in it though it is not registered.
+      custom_objects: class name → class, for classes that are not registered.
 
     Raises:
-      UsageError: if there is none, or it holds code that is not allowed.
+      UsageError: if there is no model, or it holds code that is not allowed.
     """
     with plain_path(path) as place:
         try:
@@ -118,8 +119,7 @@ def is_keras_model(path: Path) -> bool:
 def _load_described(
     folder: Path, allow_code: bool, custom_objects: Mapping[str, type] | None = None
 ) -> keras.Model:
-    """The Keras 3 model of a SavedModel that we have written: its architecture lies beside, and
-    its variables in their order."""
+    """The Keras 3 model of a SavedModel of ours, by the file of its architecture inside."""
     try:
         model = from_json((folder / DESCRIBED).read_text(), custom_objects, allow_code)
         saved = tf.train.load_checkpoint(folder / "variables" / "variables")
@@ -128,7 +128,7 @@ def _load_described(
         if kept != set(names):
             raise UsageError(
                 f"Expected the {len(names)} variables of {DESCRIBED} in {folder}; there are "
-                f"{len(kept)}: one of the two is of another model."
+                f"{len(kept)}: that file belongs to another model."
             )
         for name, variable in zip(names, model.variables, strict=True):
             variable.assign(saved.get_tensor(name))
@@ -140,14 +140,14 @@ def _load_described(
 
 
 def check_code(path: str | os.PathLike, custom_objects: Mapping[str, type] | None = None) -> None:
-    """Raises UsageError if a model file holds code, by whatever program it was written.
+    """Raises UsageError if a model file holds code, whatever program has written it.
 
-    Arguments are as of ``load_model``.
+    Arguments are as in ``load_model``.
     """
     path = Path(path)
     its_keras = _keras_of(path)
     try:
-        # As Keras tells the kinds of files apart.
+        # Keras tells the kinds of files apart in the same way.
         if str(path).endswith(".keras") and zipfile.is_zipfile(path):
             found = [_described_in_zip(path)]
         elif path.is_dir():
@@ -160,9 +160,9 @@ def check_code(path: str | os.PathLike, custom_objects: Mapping[str, type] | Non
         else:
             if its_keras is not keras:
                 raise UsageError(
-                    f"Expected a .keras file of a model of Keras 3; in the .h5 file {path} what is "
-                    "code and what is none is not told apart: load it and save it as .keras, or, "
-                    "if you trust its author, `allow_code=True`."
+                    f"Expected a .keras file of a model of Keras 3; the .h5 file {path} cannot be "
+                    "checked for code. Load it and save it as .keras, or, if you trust its author, "
+                    "give `allow_code=True`."
                 )
             with h5py.File(path, "r") as file:
                 found = [json.loads(file.attrs["model_config"])]
@@ -171,21 +171,22 @@ def check_code(path: str | os.PathLike, custom_objects: Mapping[str, type] | Non
     except HoldsCode as error:
         raise UsageError(
             f"Expected a model in {path} that holds no code; it has {error.what}: give another, "
-            "or, if you trust its author, `allow_code=True`, with which its code runs."
+            "or, if you trust its author, `allow_code=True`; then its code runs."
         ) from error
     except UsageError:
         raise
-    except Exception as error:  # of zip, HDF5, protobuf, JSON, each its own
+    except Exception as error:  # zip, HDF5, protobuf and JSON raise different types
         raise UsageError(f"Expected a model in {path} that Keras loads; {error}") from error
 
 
 def _keras_of(path: Path) -> ModuleType:
-    """The Keras that has written a model file, by the version that it notes; tf_keras for another
-    program's SavedModel, and for what is none that can be read."""
+    """The Keras that has written a model file, by the version in it.
+
+    It is tf_keras for another program's SavedModel, and for a file that cannot be read."""
     if (path / DESCRIBED).is_file():
         return keras3.keras
     version = ""
-    with contextlib.suppress(Exception):  # of zip, HDF5, JSON, each its own
+    with contextlib.suppress(Exception):  # zip, HDF5 and JSON raise different types
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 version = json.loads(archive.read("metadata.json"))["keras_version"]
@@ -198,23 +199,24 @@ def _keras_of(path: Path) -> ModuleType:
 def _described_in_zip(path: Path) -> dict:
     with zipfile.ZipFile(path) as archive:
         described = json.loads(archive.read("config.json"))
-    described.pop("compile_config", None)  # of its optimizer and loss, which are not loaded
+    described.pop("compile_config", None)  # its optimizer and loss are not loaded
     return described
 
 
 def _described_in_folder(path: Path, saved: Any) -> Iterator[dict]:
-    """What Keras would make objects from, but for those that it cannot find by their names and
-    revives from the graph."""
+    """The descriptions from which Keras would make objects.
+
+    Objects whose names Keras does not find are revived from the graph, and left out here."""
     nodes = []
     if (path / _KERAS_METADATA).exists():
         content = (path / _KERAS_METADATA).read_bytes()
         nodes += saved_metadata_pb2.SavedMetadata.FromString(content).nodes
-    for graph in saved.meta_graphs:  # where older releases of Keras have it
+    for graph in saved.meta_graphs:  # older releases of Keras have it there
         users = (node.user_object for node in graph.object_graph_def.nodes)
         nodes += [user for user in users if user.identifier.startswith("_tf_keras")]
     for node in nodes:
         described = json.loads(node.metadata or "{}")
-        described.pop("training_config", None)  # which is not loaded
+        described.pop("training_config", None)  # it is not loaded
         if node.identifier == _METRIC and is_metric(described.get("class_name")):
             del described["class_name"]
         yield _without_unknown(described)
@@ -233,7 +235,7 @@ def _without_unknown(value: Any) -> Any:
 
 
 def _is_known(name: Any) -> bool:
-    """Whether Keras could find something by this name alone: it looks through its own modules."""
+    """Whether Keras could find an object by this name alone in its own modules."""
     return (
         not isinstance(name, str)
         or name.startswith("_")
@@ -260,7 +262,7 @@ def _check_graphs(saved: Any) -> None:
 
 
 def _savers(graph: Any, names: set[str]) -> set[str]:
-    """The functions that save and restore the variables and that nothing else could call."""
+    """The functions that save and restore variables, and that nothing else could call."""
     saver, library = graph.saver_def, graph.graph_def.library
     ends = {name.partition(":")[0] for name in (saver.save_tensor_name, saver.restore_op_name)}
     found: set[str] = set()
@@ -270,7 +272,7 @@ def _savers(graph: Any, names: set[str]) -> set[str]:
     for function in library.function:
         for node in function.node_def:
             others.update(_called(node, names))
-        if "api_implements" in function.attr:  # TensorFlow may call it in another's place
+        if "api_implements" in function.attr:  # TensorFlow may call it instead of another
             others.add(function.signature.name)
     for gradient in library.gradient:
         others.update((gradient.function_name, gradient.gradient_func))

@@ -1,7 +1,7 @@
-"""The functions that tweaks, losses and scores compute by, wherever a model computes.
+"""Tensor functions for tweaks, losses and scores, whatever the backend.
 
-They have the names and arguments that ``keras.ops`` has for them. For what computes by TensorFlow,
-of either Keras, they are TensorFlow's own; for the rest those of ``keras.ops`` itself.
+Their names and arguments are those of ``keras.ops``. On TensorFlow, with either Keras, they are
+TensorFlow's own functions; on other backends they are those of ``keras.ops``.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from lottery_tf.graph.keras3 import keras as keras3
 
 
 class _TensorFlow:
-    """As ``keras.ops`` names them."""
+    """TensorFlow's functions by the names of ``keras.ops``."""
 
     abs, cos, exp, log, sqrt, square = tf.abs, tf.cos, tf.exp, tf.math.log, tf.sqrt, tf.square
     minimum, maximum, clip, rsqrt = tf.minimum, tf.maximum, tf.clip_by_value, tf.math.rsqrt
@@ -41,7 +41,7 @@ class _TensorFlow:
 
     @staticmethod
     def shape(x: tf.Tensor) -> Any:
-        """Numbers where they are known, else tensors."""
+        """The sizes of the axes: numbers if known, else tensors."""
         dynamic = tf.shape(x)
         if x.shape.rank is None:
             return dynamic
@@ -65,17 +65,17 @@ class _TensorFlow:
 
 
 def ops_for(thing: Any) -> Any:
-    """The functions for a tensor, or for what a layer, a loss or a model is to compute."""
+    """The functions for a tensor, or for the computation of a layer, a loss or a model."""
     by_keras = is_keras3(thing) or keras3.ops.is_tensor(thing)
     by_tensorflow = keras3.backend.backend() == "tensorflow"
     return keras3.ops if by_keras and not by_tensorflow else _TensorFlow
 
 
 def uniform_at(step: Any, seed: int, shape: Sequence[Any]) -> Any:
-    """Draws from [0, 1) by a step and a seed, for each replica its own. float32, of a shape.
+    """Random numbers in [0, 1) that depend on step, seed and replica. float32, ``shape``.
 
     Args:
-      step: a whole number, as a variable.
+      step: a variable with a whole number.
     """
     if ops_for(step) is keras3.ops:
         return keras3.random.uniform(shape, seed=_At(seed, step))
@@ -86,7 +86,7 @@ def uniform_at(step: Any, seed: int, shape: Sequence[Any]) -> Any:
 
 
 class _At(keras3.random.SeedGenerator):
-    """What draws by a seed and a step, and has no state."""
+    """A generator without state that depends on a seed and a step."""
 
     def __init__(self, seed: int, step: Any):
         self.seed, self.step = seed, step
@@ -97,7 +97,7 @@ class _At(keras3.random.SeedGenerator):
 
 
 def shaped_as(like: Any, tensor: Any) -> Any:
-    """``tensor``, of which TensorFlow is told what it knows of the shape of another."""
+    """``tensor`` with the static shape of ``like``, if it is TensorFlow's."""
     if isinstance(tensor, tf.Tensor):
         tensor.set_shape(like.shape)
     return tensor
@@ -111,19 +111,19 @@ def is_floating(tensor: Any) -> bool:
 
 
 def widened(tensor: Any) -> Any:
-    """A tensor in 64 bits, of whole numbers or floating; on JAX, which has none, in 32."""
+    """An integer or floating tensor in 64 bits; on JAX, which has no such dtypes, in 32."""
     ops = ops_for(tensor)
     bits = 32 if ops is keras3.ops and keras3.backend.backend() == "jax" else 64
     return ops.cast(tensor, f"{'float' if is_floating(tensor) else 'int'}{bits}")
 
 
 def as_tensors(structure: Any) -> Any:
-    """Arrays, or tensors of TensorFlow, as tensors of what Keras 3 computes by."""
+    """Arrays, or tensors of TensorFlow, as tensors of Keras 3's backend."""
     return tf.nest.map_structure(
         lambda each: keras3.ops.convert_to_tensor(np.asarray(each)), structure
     )
 
 
 def is_tensor(thing: Any) -> bool:
-    """Whether it is a tensor of TensorFlow, or of what Keras 3 computes by."""
+    """Whether it is a tensor of TensorFlow, or of Keras 3's backend."""
     return tf.is_tensor(thing) or keras3.ops.is_tensor(thing)

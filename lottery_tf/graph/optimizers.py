@@ -1,8 +1,8 @@
-"""What an optimizer remembers: a copy that remembers nothing yet, and how one begins anew.
+"""An optimizer's memory: a copy without memory, and how an optimizer begins anew.
 
-What it begins with is never guessed to be 0: an average of the weights begins at the weights,
-Ftrl's and Adagrad's sums above 0. It is what a new optimizer of the same settings has that is built
-for the weights as they are now.
+The initial memory is not assumed to be 0: an average of the weights begins at the weights, sums of
+Ftrl and Adagrad begin above 0. It is taken from a new optimizer of the same settings, built for
+the present weights.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,21 +38,21 @@ from lottery_tf.graph.compat import (
 from lottery_tf.graph.keras3 import WHOLE
 from lottery_tf.graph.keras3 import keras as keras3
 
-_MARK = 2**-7 + 2**-20  # stands for a schedule in a config; exact in float32
+_MARK = 2**-7 + 2**-20  # placeholder for a schedule in a config; exact in float32
 
 
 class _From:
-    """``schedule`` from a later step on: at step t of the optimizer the rate is its rate at k + t.
+    """``schedule`` from a later step on: at the optimizer's step t the rate is that of step k + t.
 
-    A rewound training has the learning rate of step k, and an optimizer that counts from 0: Adam
-    corrects its moments by that count for having begun at 0.
+    A rewound training has the learning rate of step k, but its optimizer counts from 0, as Adam's
+    bias correction needs it.
 
     Args:
-      schedule: a schedule of its Keras; None where only k is wanted.
-      first: k; kept in a variable, so that it may change without a new trace. int64 [].
+      schedule: a schedule of that Keras; None if only k is needed.
+      first: k. It is held in a variable, so that it can change without a new trace. int64 [].
     """
 
-    of: ClassVar[ModuleType]  # the Keras that it is a schedule of
+    of: ClassVar[ModuleType]  # its Keras
 
     def __init__(self, schedule: Any, first: int = 0):
         self.schedule, self.first = schedule, self._variable(first)
@@ -104,13 +104,13 @@ class From3(_From, keras3.optimizers.schedules.LearningRateSchedule):
 def schedule_of(
     optimizer: keras.optimizers.Optimizer,
 ) -> keras.optimizers.schedules.LearningRateSchedule | None:
-    """The schedule of the learning rate, if it has one."""
+    """The schedule of the learning rate; None if the rate is constant."""
     rate = rate_of(getattr(optimizer, "inner_optimizer", optimizer))
     return rate if _is_schedule(rate) else None
 
 
 def first_step(optimizer: keras.optimizers.Optimizer) -> Variable:
-    """Has the schedule of the learning rate go by ``From``; returns its k, to be set. int64 []."""
+    """Puts a ``From`` around the schedule of the learning rate. Returns its k to set. int64 []."""
     schedule = (From3 if is_keras3(optimizer) else From)(schedule_of(optimizer))
     if schedule.schedule is not None:
         optimizer.learning_rate = schedule
@@ -118,24 +118,25 @@ def first_step(optimizer: keras.optimizers.Optimizer) -> Variable:
 
 
 def check_schedules(optimizer: keras.optimizers.Optimizer) -> None:
-    """Raises UsageError if it has a schedule beside that of its learning rate, which ``From`` has
-    not: it would begin at its first step after a rewinding to a later one."""
+    """Raises UsageError if it has a schedule besides that of its learning rate.
+
+    ``From`` does not cover such a schedule; after rewinding it would begin at its first step."""
     for path, part in _parts(vars(getattr(optimizer, "inner_optimizer", optimizer))):
         if _is_schedule(part) and not is_rate(path):
             raise UsageError(
-                f"Expected a schedule as the optimizer's own learning_rate, to go on from the step "
+                f"Expected a schedule as the optimizer's own learning_rate, to begin at the step "
                 f"that is rewound to; {type(optimizer).__name__} has a "
-                f"{type(part).__name__} in {path}: rewind to step 0, or give it to the optimizer."
+                f"{type(part).__name__} in {path}. Rewind to step 0, or give it as learning_rate."
             )
 
 
 def scales_loss(optimizer: keras.optimizers.Optimizer) -> bool:
-    """Whether it scales the loss of a training in float16, around another optimizer."""
+    """Whether it wraps another optimizer to scale the loss for float16."""
     return isinstance(optimizer, (_loss_scale_optimizer(keras), _loss_scale_optimizer(keras3)))
 
 
 def scaling_loss(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    """The same, which scales the loss."""
+    """The optimizer, wrapped to scale the loss."""
     return _loss_scale_optimizer(keras_of(optimizer))(optimizer)
 
 
@@ -144,13 +145,13 @@ def _loss_scale_optimizer(of: ModuleType) -> type:
 
 
 def copied(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    """A new optimizer of the same settings, those too that its config lacks; it is not built.
+    """A new optimizer with the same settings, also those that its config lacks; it is not built.
 
-    A schedule of the learning rate is one object in both, and need not be registered.
+    Both share the schedule of the learning rate, which need not be registered.
 
     Raises:
-      UsageError: if the optimizer cannot be made anew from its config, or its schedule has
-        variables, which would go on from where they are.
+      UsageError: if the optimizer cannot be made anew from its config, or if its schedule has
+        variables, which would not begin anew.
     """
     if scales_loss(optimizer):
         own = optimizer.initial_scale, optimizer.dynamic_growth_steps
@@ -160,12 +161,11 @@ def copied(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
     if schedule is not None and not isinstance(schedule, _From) and dict(_held(vars(schedule))):
         raise UsageError(
             f"Expected a learning rate that is a function of the step; {type(schedule).__name__} "
-            "has variables of its own, which a training that begins anew would go on with: give "
-            "another schedule."
+            "has variables, which would not begin anew with a training: give another schedule."
         )
     try:
         copy = type(optimizer).from_config(_config(optimizer, schedule))
-    except Exception as error:  # whatever the user's own class leads to
+    except Exception as error:  # the user's own class may raise anything
         raise UsageError(
             f"Expected an optimizer that can be made anew from its config; {kind} cannot "
             f"({shorten(str(error), 120, placeholder=' …').rstrip('.')}): give it a get_config "
@@ -173,8 +173,8 @@ def copied(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
         ) from error
     if schedule_of(copy) is not schedule:
         raise UsageError(
-            f"Expected an optimizer that passes its learning_rate on; {kind} has a schedule, and "
-            "its copy by get_config has not: have get_config and from_config keep it."
+            f"Expected an optimizer that passes its learning_rate on; {kind} has a schedule, but "
+            "its copy by get_config has none: keep it in get_config and from_config."
         )
     if names := undecayed(optimizer)[1]:
         copy.exclude_from_weight_decay(var_names=names)
@@ -185,7 +185,7 @@ def _config(
     optimizer: keras.optimizers.Optimizer,
     schedule: keras.optimizers.schedules.LearningRateSchedule | None,
 ) -> dict[str, Any]:
-    """The optimizer's config, with the schedule itself in the place of its description."""
+    """The optimizer's config, with the schedule itself instead of its description."""
     if schedule is None:
         return optimizer.get_config()
     described = None
@@ -193,7 +193,7 @@ def _config(
         config = optimizer.get_config()
         described = keras_of(optimizer).optimizers.schedules.serialize(schedule)["class_name"]
     except NotImplementedError:  # the schedule has no get_config
-        # Keras 3 looks for numbers in variables alone.
+        # Keras 3 accepts a number only as a variable.
         with rate_replaced(optimizer, keras3.Variable(_MARK) if is_keras3(optimizer) else _MARK):
             config = optimizer.get_config()
 
@@ -206,10 +206,10 @@ def _config(
 
 
 def state(optimizer: keras.optimizers.Optimizer, model: keras.Model) -> dict[str, tf.Variable]:
-    """All variables that a built optimizer holds but ``model``'s own: where it has each → it.
+    """Path → variable, for all variables that a built optimizer holds, without ``model``'s own.
 
-    Keras' ``variables`` are not all: Nadam keeps a product beside them, mixed precision the scale
-    of the loss.
+    Keras' ``variables`` are not complete: they lack a product of Nadam's, and the loss scale of
+    mixed precision.
     """
     weights = {id(variable) for variable in model.variables}
     return {path: each for path, each in _held(vars(optimizer)) if id(each) not in weights}
@@ -218,11 +218,11 @@ def state(optimizer: keras.optimizers.Optimizer, model: keras.Model) -> dict[str
 def begin_anew(
     optimizer: keras.optimizers.Optimizer, model: keras.Model, new: keras.optimizers.Optimizer
 ) -> None:
-    """Makes a built optimizer as ``new`` would be, built for the model's present weights.
+    """Sets a built optimizer to the state of ``new``, built for the model's present weights.
 
     Args:
-      optimizer: that of the training.
-      model: whose weights it trains.
+      optimizer: the optimizer of the training.
+      model: the model that it trains.
       new: a copy from before the training.
 
     Raises:
@@ -240,15 +240,15 @@ def begin_anew(
         )
     for path, variable in mine.items():
         variable.assign(theirs[path].numpy())
-    # Nadam counts in Python what it traces.
+    # Nadam counts its traces in Python.
     mine, theirs = (vars(getattr(each, "inner_optimizer", each)) for each in (optimizer, new))
     mine.update({name: value for name, value in theirs.items() if type(value) in (int, float)})
 
 
 def slots(optimizer: Any, weight: tf.Variable) -> dict[str, tf.Variable]:
-    """Name of a slot → the optimizer's variable of the weight's shape that belongs to ``weight``.
+    """Name of a slot → the optimizer's variable for ``weight``, of the weight's shape.
 
-    Nothing where nothing is built yet, or the optimizer does not train that weight.
+    Empty if the optimizer is not built yet, or does not train that weight.
     """
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     if isinstance(optimizer, keras.optimizers.legacy.Optimizer):
@@ -269,19 +269,19 @@ def slots(optimizer: Any, weight: tf.Variable) -> dict[str, tf.Variable]:
 def renewal(
     optimizer: Any, model: keras.Model, weights: Sequence[tf.Variable]
 ) -> Callable[[Sequence[np.ndarray]], None]:
-    """A function that makes what the optimizer remembers of some of the weights' entries as new.
+    """A function that resets the optimizer's memory of some entries of the weights.
 
-    It takes a boolean array for each weight, true where that is wanted. What can be wrong with the
-    optimizer is found before it is called.
+    The function takes a boolean array for each weight, True where to reset. Problems with the
+    optimizer are found here, before that function is called.
 
     Args:
-      optimizer: of Keras, a legacy one too; None for none.
-      model: whose weights they are.
-      weights: those of which entries are to be made as new.
+      optimizer: one of Keras, also a legacy one; None for no optimizer.
+      model: the model that has the weights.
+      weights: the weights with entries to reset.
 
     Raises:
-      UsageError: if the optimizer is none of Keras', cannot be made anew from its config, or keeps
-        something of a weight's shape of which it is not known which weight it belongs to.
+      UsageError: if the optimizer is not Keras', or cannot be made anew from its config. Also if it
+        is not known which weight a variable of a weight's shape belongs to.
     """
     if optimizer is None:
         return lambda where: None
@@ -290,14 +290,14 @@ def renewal(
     kinds += [] if is_keras3(model) else [keras.optimizers.legacy.Optimizer]
     if not isinstance(optimizer, tuple(kinds)):
         raise UsageError(
-            f"Expected a {keras_of(model).__name__} optimizer, whose memory of pruned weights is "
-            f"known; got a {type(optimizer).__module__}.{type(optimizer).__name__}."
+            f"Expected a {keras_of(model).__name__} optimizer, to reset its memory of pruned "
+            f"weights; got a {type(optimizer).__module__}.{type(optimizer).__name__}."
         )
     held = [slots(optimizer, weight) for weight in weights]
     _check_known(optimizer, model, weights)
     if not any(held):
         return lambda where: None
-    with scope_of(model):  # one of Keras 3 goes by that in which it is made
+    with scope_of(model):  # an optimizer of Keras 3 uses the scope in which it is made
         new = copied(optimizer)
 
     def renew(where: Sequence[np.ndarray]) -> None:
@@ -312,13 +312,13 @@ def renewal(
 
 
 def _check_known(optimizer: Any, model: keras.Model, weights: Sequence[tf.Variable]) -> None:
-    """Raises UsageError if it cannot be told which of the weights a variable belongs to."""
+    """Raises UsageError if it is not known which weight one of its variables belongs to."""
     if not weights_known_to(optimizer):
         return
     known = {id(variable) for _, group in _groups(optimizer) for variable in group}
     shapes = [weight.shape for weight in weights]
     own = not type(optimizer).__module__.startswith(("tf_keras.", "keras.", "lottery_tf."))
-    if own:  # Keras' Adafactor alone keeps more than slots, sums over rows and columns
+    if own:  # Keras' Adafactor also has sums over rows and columns, as the only one
         known = {
             id(v) for each in model.trainable_variables for v in slots(optimizer, each).values()
         }
@@ -326,15 +326,14 @@ def _check_known(optimizer: Any, model: keras.Model, weights: Sequence[tf.Variab
         suspect = len(variable.shape) if own else variable.shape in shapes
         if suspect and id(variable) not in known:
             raise UsageError(
-                "Expected an optimizer that keeps what it remembers of the weights in lists, an "
-                "entry of its shape a trainable variable, as Keras' own do; "
-                f"of which weight {type(optimizer).__name__} keeps "
-                f"{variable.name.partition(':')[0]} is not known."
+                "Expected an optimizer with its memory in lists like Keras' own, with an entry of "
+                "its shape for each trainable variable; it is not known which weight "
+                f"{variable.name.partition(':')[0]} of {type(optimizer).__name__} belongs to."
             )
 
 
 def _groups(optimizer: keras.optimizers.Optimizer) -> Iterator[tuple[str, list[Any]]]:
-    """What the optimizer holds with an entry a trainable variable, in their order."""
+    """The lists of the optimizer with one entry for each trainable variable, in their order."""
     known = weights_known_to(optimizer)
     for path, group in _parts(vars(optimizer)):
         if not isinstance(group, Mapping | list | tuple) or is_of_keras(path):
@@ -348,13 +347,13 @@ def _groups(optimizer: keras.optimizers.Optimizer) -> Iterator[tuple[str, list[A
 
 
 def _held(thing: Any) -> Iterator[tuple[str, tf.Variable]]:
-    """The variables in an object's attributes and whatever these hold, each once."""
+    """The variables in an object's attributes, and in objects that these hold, each once."""
     return ((path, each) for path, each in _parts(thing) if is_variable(each))
 
 
 def _parts(thing: Any, prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
-    """Path → part, for the containers, variables and schedules in a container or an object's
-    attributes, and in what these hold."""
+    """Path and part of each container, variable and schedule in a container or in an object's
+    attributes, at any depth."""
     seen = set() if seen is None else seen
     pairs = thing.items() if isinstance(thing, Mapping) else enumerate(thing)
     for name, part in list(pairs):
@@ -380,9 +379,9 @@ def _is_schedule(part: Any) -> bool:
 
 
 def _is_open(part: Any) -> bool:
-    """Whether variables are looked for in an object: it is tracked, or of the user's own class."""
+    """Whether to look for variables in an object: it is tracked, or of the user's own class."""
     if isinstance(part, keras.optimizers.Optimizer | keras3.optimizers.Optimizer):
-        return True  # within one that scales the loss; on JAX nothing else tells
+        return True  # the one inside a loss scaler; on JAX nothing else tells
     closed = FunctionType | type | tf.types.experimental.PolymorphicFunction
     if not hasattr(part, "__dict__") or is_layer(part) or isinstance(part, closed):
         return False

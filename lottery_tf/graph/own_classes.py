@@ -1,4 +1,4 @@
-"""Models of the user's own class: what a copy takes from its model beside the graph of layers."""
+"""Models of the user's own class: what a copy takes over besides the graph of layers."""
 
 import contextlib
 import functools
@@ -13,20 +13,20 @@ from lottery_tf.graph.prepared_step import is_of_prepared_step
 
 
 def carry_over(model: keras.Model, copy: keras.Model, made: dict[int, keras.layers.Layer]) -> None:
-    """Makes a plain copy of ``model`` one of its class, with what was set on it.
+    """Gives a plain copy of ``model`` its class, and the attributes that were set on it.
 
-    The model's own layers become the copy's, methods of the model methods of the copy, metrics new
-    ones. A plain Keras class reads nothing that was set on its models: there only what holds no
-    state comes along.
+    In these attributes, layers and methods of the model become those of the copy, and metrics are
+    made anew. If the model is of a plain Keras class, only attributes without state are copied, as
+    such a class does not read them.
 
     Args:
-      model: of any class.
-      copy: of Keras' own class, with the same graph.
-      made: id of a layer of ``model`` → that of ``copy``.
+      model: a model of any class.
+      copy: a model of Keras' own class, with the same graph.
+      made: id of a layer of ``model`` → the layer of ``copy``.
 
     Raises:
-      UsageError: for what has a state that the two would share, or a method of Keras' that was set
-        on the model itself.
+      UsageError: for an attribute with state, which both would share, and for a method of Keras'
+        that was set on the model itself.
     """
     of = keras_of(model)
     if is_own(type(model)):
@@ -48,19 +48,19 @@ def carry_over(model: keras.Model, copy: keras.Model, made: dict[int, keras.laye
         elif is_own(type(model)):
             raise UsageError(
                 f"Expected a model whose weights and state are in the layers of its graph; "
-                f"'{model.name}' also has {name}, which copies of it would share: put it into a "
+                f"'{model.name}' also has {name}, which copies of it would share. Put it into a "
                 "layer, a metric of compile or a callback."
             )
 
 
 def _refuse_method(model: keras.Model, name: str) -> None:
     raise UsageError(
-        f"Expected a model whose {name} is that of its class; on '{model.name}' another "
-        "was set, which copies of it would not have: put it into a subclass."
+        f"Expected a model with the {name} of its class; '{model.name}' has another one set, "
+        "which copies of it would lack: put it into a subclass."
     )
 
 
-_STATE = object()  # in the place of what cannot be carried over
+_STATE = object()  # marks values that cannot be carried over
 
 
 def _of_copy(
@@ -70,7 +70,7 @@ def _of_copy(
     model_itself: set[int],
     part: Any,
 ) -> Any:
-    """What the copy has in the place of a thing that was set on the model."""
+    """The copy's value for an object that was set on the model."""
     if id(part) in made:
         return made[id(part)]
     if isinstance(part, keras.metrics.Metric | keras3.metrics.Metric):
@@ -81,7 +81,7 @@ def _of_copy(
 
 
 def _refers(thing: Any, things: set[int], depth: int = 4) -> bool:
-    """Whether a function, or an object of the user's own, holds one of ``things`` (by id)."""
+    """Whether a function, or a user's own object, holds one of ``things`` (given by id)."""
     if id(thing) in things:
         return True
     return depth > 0 and any(_refers(part, things, depth - 1) for part in _held_by(thing))
@@ -94,7 +94,7 @@ def _held_by(thing: Any) -> Iterator[Any]:
         yield thing.__self__
     elif isinstance(thing, FunctionType):
         for cell in thing.__closure__ or ():
-            with contextlib.suppress(ValueError):  # nothing is in it yet
+            with contextlib.suppress(ValueError):  # the cell is still empty
                 yield cell.cell_contents
         yield from (*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values())
     elif isinstance(thing, dict):
@@ -106,7 +106,7 @@ def _held_by(thing: Any) -> Iterator[Any]:
 
 
 def _mapped(function: Callable[[Any], Any], value: Any) -> Any:
-    """``value`` with ``function`` of each thing in it that is no list, tuple or dictionary."""
+    """``value`` with ``function`` applied to each item that is not a list, tuple or dictionary."""
     if isinstance(value, dict):
         return {name: _mapped(function, part) for name, part in value.items()}
     if isinstance(value, list):
@@ -131,7 +131,7 @@ def is_own(kind: type) -> bool:
 
 
 def own_methods(kind: type) -> list[str]:
-    """Names of Keras' public methods that a class of models has its own of, but the config's."""
+    """Names of Keras' public methods that a class of models overrides, except the config's."""
     of = keras3 if issubclass(kind, keras3.Model) else keras
     own = [each for each in kind.__mro__ if is_own(each) and issubclass(each, of.Model)]
     names = {name for each in own for name in vars(each) if name[0] != "_"}
@@ -139,7 +139,7 @@ def own_methods(kind: type) -> list[str]:
 
 
 def set_on(model: keras.Model) -> dict[str, Any]:
-    """What was set on a model beside what Keras, and a recipe's ``PreparedStep``, keep there."""
+    """The attributes of a model that neither Keras nor a recipe's ``PreparedStep`` has set."""
     return {
         name: value
         for name, value in vars(model).items()

@@ -1,8 +1,8 @@
-"""The variables of a layer and of the layers within it, by the path that leads to them.
+"""The variables of a layer and of the layers within it, by path.
 
-The kernel of a recurrent layer is its cell's: its path is ``cell/kernel``. That of an attention
-layer is an EinsumDense's; where several cells are stacked it is ``cell/cells/0/kernel``. A path
-holds names of attributes, places in lists, and keys of dictionaries.
+A path consists of names of attributes, indices of lists, and keys of dictionaries. The kernel of a
+recurrent layer belongs to its cell and has the path ``cell/kernel``; in stacked cells it is
+``cell/cells/0/kernel``. The kernels of an attention layer belong to its EinsumDense layers.
 """
 
 import contextlib
@@ -28,9 +28,9 @@ _Variable: TypeAlias = Any  # of either Keras
 
 
 def variables_at(layer: _Layer) -> dict[str, _Variable]:
-    """Path → weight of all that a layer and the layers within it hold.
+    """Path → weight, for all weights of a layer and of the layers within it.
 
-    A weight that is held in several places has a path of each.
+    A weight that is held in several places has a path for each.
     """
     weights = {id(weight) for part in parts_of(layer) for weight in listed_weights(part)}
     return {
@@ -42,7 +42,7 @@ def variables_at(layer: _Layer) -> dict[str, _Variable]:
 
 
 def parts_at(layer: _Layer) -> dict[str, _Layer]:
-    """Path → the layer itself, at "", and each layer within it, at such as ``cell/``."""
+    """Path → layer: the layer itself at "", and each layer within it, for instance at ``cell/``."""
     found: dict[str, _Layer] = {}
     seen: set[int] = set()
 
@@ -58,10 +58,10 @@ def parts_at(layer: _Layer) -> dict[str, _Layer]:
 
 
 def layers_held(layer: _Layer) -> Iterator[tuple[str, _Layer]]:
-    """The layers that are attributes of ``layer``, or in lists and dictionaries that are.
+    """The layers in attributes of ``layer``, also in lists and dictionaries.
 
-    Those that Keras does not count as parts of it are left out: Bidirectional keeps the layer that
-    it has copied.
+    Layers that Keras does not count as its parts are left out, such as the original layer that a
+    Bidirectional has copied.
     """
     own = {id(part) for part in parts_of(layer)}
     for name, value in _attributes(layer):
@@ -71,7 +71,7 @@ def layers_held(layer: _Layer) -> Iterator[tuple[str, _Layer]]:
 
 
 def at(layer: _Layer, path: str) -> Any:
-    """What stands at a path."""
+    """The object at a path."""
     thing: Any = layer
     for step in path.split("/"):
         thing = _inner(thing, step)
@@ -85,7 +85,7 @@ def holder_of(layer: _Layer, path: str) -> _Layer:
 
 @contextlib.contextmanager
 def in_places_of(layer: _Layer, tensors: Mapping[str, Any]) -> Iterator[None]:
-    """Within the block tensors stand in the place of variables, by path."""
+    """Within the block tensors replace variables, by path."""
     parts: dict[int, tuple[_Layer, dict[str, Any]]] = {}
     for path, tensor in tensors.items():
         part, (name, *steps) = _split(layer, path)
@@ -106,7 +106,7 @@ def _held(part: _Layer) -> Iterator[tuple[str, _Variable]]:
 
 
 def _attributes(layer: _Layer) -> Iterator[tuple[str, Any]]:
-    """The attributes that are not Keras' own accounts of what a layer holds."""
+    """The attributes, without those in which Keras tracks what a layer holds."""
     if is_model(layer) and is_graph_network(layer):
         yield "layers", list(layer.layers)
         return
@@ -128,7 +128,7 @@ def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _split(layer: _Layer, path: str) -> tuple[_Layer, list[str]]:
-    """The last layer on a path, and the steps from there on."""
+    """The last layer on a path, and the rest of the path."""
     thing: Any = layer
     last, rest = layer, (steps := path.split("/"))
     for place, step in enumerate(steps[:-1], 1):
@@ -145,7 +145,7 @@ def _inner(thing: Any, step: str) -> Any:
 
 
 def _replaced(value: Any, steps: list[str], tensor: Any) -> Any:
-    """``value``, or a copy of a list or dictionary with a tensor at the place in it."""
+    """``tensor`` if no steps are left; else a copy of ``value`` with the tensor at its place."""
     if not steps:
         return tensor
     step, *rest = steps

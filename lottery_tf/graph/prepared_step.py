@@ -13,13 +13,13 @@ Step = Callable[[Any], dict[str, Any]]
 class PreparedStep:
     """A model's ``train_step`` and what tweaks put around it; set on the model itself.
 
-    On JAX it takes and gives the state too, as Keras 3 calls it there.
+    On JAX it also takes and returns the state, as Keras 3 calls it there.
 
     Attributes:
-      step: the ``train_step`` that the model had.
-      around: class of a tweak, or of its layers → function(step, batch) → logs, which is to call
-        ``step(batch)``.
-      learned: class of a tweak → what it has learned of the model, as JSON knows it.
+      step: the original ``train_step`` of the model.
+      around: class of a tweak, or of its layers → function(step, batch) that calls ``step(batch)``
+        and returns the logs.
+      learned: class of a tweak → what it has learned about the model, as JSON values.
     """
 
     def __init__(self, model: keras.Model):
@@ -40,16 +40,16 @@ class PreparedStep:
 
 
 def prepared_step(model: keras.Model) -> PreparedStep | None:
-    """What a recipe has put on ``model``; None where nothing was, as on one loaded from a file."""
+    """What a recipe has put on ``model``; None if nothing, as for a model from a file."""
     step = model.train_step
     return step if isinstance(step, PreparedStep) else None
 
 
 def make_prepared_step(model: keras.Model) -> PreparedStep:
-    """The same, put on ``model`` first if there is none.
+    """The ``prepared_step`` of ``model``; it is made if there is none.
 
-    A model that has been trained keeps the function that Keras has compiled, without what is put
-    around later, until its ``train_function`` is None.
+    A trained model keeps the function that Keras has compiled, and ignores what is put around the
+    step later, until its ``train_function`` is None.
     """
     if not isinstance(model.train_step, PreparedStep):
         model.train_step = PreparedStep(model)
@@ -65,7 +65,7 @@ def is_of_prepared_step(value: Any) -> bool:
 
 
 def _made_anew(model: keras.Model, force: bool = False) -> None:
-    """What JAX has compiled it knows by the function: another one, or it would take that again."""
+    """Makes a new function: JAX would reuse what it has compiled for the old one."""
     if force or model.train_function is None:
         model.train_step = copy.copy(model.train_step)
     type(model).make_train_function(model, force)

@@ -1,4 +1,4 @@
-"""What may be loaded, as settings."""
+"""What may be loaded from files, as settings."""
 
 import dataclasses
 
@@ -7,10 +7,10 @@ from lottery_tf.common.settings import setting
 
 @dataclasses.dataclass(frozen=True)
 class CodeSettings:
-    """Whose code may run."""
+    """Whether code in model files may run."""
 
     allow_code: bool = setting(
         False,
         "load model files that hold code (Lambda layers, functions of other modules, operations on "
-        "files), which then runs: for files of whom you trust",
+        "files), and run that code: only for files of people you trust",
     )

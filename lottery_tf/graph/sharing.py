@@ -1,7 +1,7 @@
-"""Weights that several places of a model use, which a copy would tear apart.
+"""Weights that several places of a model share, which a copy would separate.
 
-A copy is made layer by layer. A weight that two layers hold would become two, and one that a layer
-uses without holding it would go on being that of the model given.
+A copy is made layer by layer. A weight that two layers hold would become two weights. If a layer
+uses a weight without holding it, its copy would still use the original model's.
 """
 
 import contextlib
@@ -37,19 +37,19 @@ _KNOWN = (
     *("tf_keras", "keras", "tensorflow", "lottery_tf", "numpy", "builtins", "collections"),
     *("_thread", "threading", "weakref", "functools", "inspect"),
 )
-# Layers that use no weights but their own, so that copies of copies need no second look.
+# Layers known to use only their own weights, so that copies of copies are not checked again.
 _passed: weakref.WeakSet[_Layer] = weakref.WeakSet()
 
 
 def check_untied(model: keras.Model, copy: Callable[[_Layer], _Layer]) -> None:
     """Raises UsageError if two layers hold one weight, or one uses a weight that it does not hold.
 
-    The latter is looked for in what may do so: Lambda layers, layers and functions of the user's
-    own, and operations on the model's tensors.
+    The second is checked where it is possible: in Lambda layers, in the user's own layers and
+    functions, and in operations on the model's tensors.
 
     Args:
       model: a Sequential or functional model; it is left as it is.
-      copy: layer → a new one of the same configuration, which is called in its place.
+      copy: layer → a new one of the same configuration, which is called instead.
     """
     holders: dict[int, str] = {}
     for path, layer in named_layers(model).items():
@@ -61,12 +61,12 @@ def check_untied(model: keras.Model, copy: Callable[[_Layer], _Layer]) -> None:
     for _, node in nodes(model):
         layer = unwrapped(layer_of(node))
         if is_model(layer):
-            continue  # its own calls are among the nodes
-        own = _ids(layer) if is_layer(layer) else set()  # a function holds none
+            continue  # a nested model's calls are among the nodes
+        own = _ids(layer) if is_layer(layer) else set()  # a function holds no weights
         read = _read(node, copy) if is_layer(layer) else []
         for variable in (*given_to(node), *read):
             owner = holders.get(id(variable))
-            # What none holds and nothing trains, as a generator's state, may be shared.
+            # A variable that no layer holds and nothing trains (a generator's) may be shared.
             if id(variable) not in own and (owner or variable.trainable):
                 whose = f"which '{owner}' holds" if owner else "which no layer of it holds"
                 _refuse(model, layer.name, variable, whose)
@@ -75,7 +75,7 @@ def check_untied(model: keras.Model, copy: Callable[[_Layer], _Layer]) -> None:
 
 
 def pass_on(layer: _Layer, copy: _Layer) -> None:
-    """A copy of a layer that has passed ``check_untied`` passes too."""
+    """Notes that a copy passes ``check_untied`` if its layer has passed."""
     if unwrapped(layer) in _passed:
         _passed.add(unwrapped(copy))
 
@@ -83,7 +83,7 @@ def pass_on(layer: _Layer, copy: _Layer) -> None:
 def _refuse(model: keras.Model, path: str, variable: tf.Variable, whose: str) -> None:
     raise UsageError(
         f"Expected layers with weights of their own; '{path}' of the model '{model.name}' uses "
-        f"{variable.name.partition(':')[0]}, {whose}, and copies of the model would not share it: "
+        f"{variable.name.partition(':')[0]}, {whose}. Copies of the model would not share it: "
         "call one layer in both places, or give each its own weights."
     )
 
@@ -93,20 +93,20 @@ def _weights(layer: _Layer) -> list[tf.Variable]:
 
 
 def _ids(layer: _Layer) -> set[int]:
-    """Of the layer's variables and of what these are made of on several devices or in 16 bits."""
+    """ids of the layer's variables and of those inside them (replicas, mixed precision)."""
     found, rest = set(), _weights(layer)
     while rest:
         variable = rest.pop()
         found.add(id(variable))
         replicas = getattr(variable, "values", ())
-        rest += replicas if isinstance(replicas, tuple) else ()  # a tensor of torch has a method
+        rest += replicas if isinstance(replicas, tuple) else ()  # torch: a method of that name
         inner = inner_variable(variable)
         rest += [] if inner is None else [inner]
     return found
 
 
 def _read(node: Any, copy: Callable[[_Layer], _Layer]) -> list[tf.Variable]:
-    """The variables that are not its own and that a copy of the layer reads in this call."""
+    """The variables that a copy of the layer reads in this call and does not hold."""
     layer = unwrapped(layer_of(node))
     if layer in _passed or getattr(layer, "dynamic", False) or not _is_opaque(layer):
         return []
@@ -140,7 +140,7 @@ def _read(node: Any, copy: Callable[[_Layer], _Layer]) -> list[tf.Variable]:
     with tf.variable_creator_scope(creator):
         new = copy(layer)
         for training in (False, True):
-            # Whatever the layer's own code leads to is said where the copy itself is called.
+            # Errors of the layer's own code are raised when the copy itself is called.
             with contextlib.suppress(Exception):
                 traced = tf.function(call, autograph=False).get_concrete_function(training, *specs)
                 found += traced.graph.variables

@@ -1,5 +1,4 @@
-"""Which way a signal takes through a model's layers: behind what it is normalised, what it can go
-around."""
+"""The paths of a signal through a model: where it is normalised, and which calls it can bypass."""
 
 from collections.abc import Callable, Iterable
 
@@ -11,7 +10,7 @@ _NORMALISATIONS = both(
     *("BatchNormalization", "LayerNormalization", "GroupNormalization", "UnitNormalization"),
     "RMSNormalization",
 )
-# Layers that pass a factor above 0 of their input on to their output.
+# Layers for which f(a·x) = a·f(x) for any factor a > 0.
 _PASS_FACTORS = both(
     *("ReLU", "LeakyReLU", "PReLU", "Dropout", "Flatten", "Reshape", "Permute"),
     *("ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D", "Cropping1D", "Cropping2D", "Cropping3D"),
@@ -27,12 +26,12 @@ _RECTIFIERS = (
 
 
 def is_normalised(call: Call, outputs: Iterable[Call]) -> bool:
-    """Whether a normalisation takes any factor of the layer's output away again, on every way.
+    """Whether on every path a normalisation removes any factor of the layer's output.
 
-    What lies between passes a factor on, such as ReLU and pooling do.
+    Layers in between have to pass a factor on, as ReLU and pooling do.
 
     Args:
-      call: of ``calls(model)[0]``.
+      call: one of ``calls(model)[0]``.
       outputs: ``calls(model)[1]``.
     """
     fused = getattr(unwrapped(call.layer), "activation", None)
@@ -62,15 +61,15 @@ def _passes_factors(activation: object) -> bool:
 
 
 def on_every_way(model: keras.Model) -> set[int]:
-    """ids of the calls' nodes that every way from the inputs to the outputs goes through.
+    """ids of the nodes of calls that lie on every path from the inputs to the outputs.
 
-    A call that is none of them has a parallel way around it, such as the shortcut of a block.
+    Any other call has a parallel path around it, such as the shortcut of a block.
     """
     found, outputs = calls(model)
     place = {id(call): number for number, call in enumerate(found)}
     ends = {id(call) for call in outputs}
-    # In the order of computation a way around the call at a place is an arrow from before it to
-    # behind it. The inputs lie before all, what reads the outputs behind all.
+    # In the order of computation, a path around a call is an edge from a call before it to one
+    # behind it. The inputs come before all calls; the outputs' readers come after all.
     furthest = max(
         (place[id(c)] for c in found if any(id(b) not in place for b in c.before)), default=0
     )
@@ -84,12 +83,13 @@ def on_every_way(model: keras.Model) -> set[int]:
 
 
 def unnormalised(model: keras.Model, hidden: bool = False) -> set[str]:
-    """Names of the variables of layers whose scale comes through to the outputs: there is no
-    normalisation behind the layer, in one call at least.
+    """Names of the variables of layers whose scale reaches the outputs.
+
+    At least one call of such a layer has no normalisation behind it.
 
     Args:
       model: a Sequential or functional model, wrapped or not.
-      hidden: without the layers that make the outputs.
+      hidden: leave out the layers that make the outputs.
     """
     found, outputs = calls(model)
     names = variable_names(model)
@@ -97,14 +97,14 @@ def unnormalised(model: keras.Model, hidden: bool = False) -> set[str]:
         names[id(variable)]
         for call in found
         if not (is_normalised(call, outputs) or (hidden and call in outputs))
-        if is_layer(call.layer)  # a function has none
+        if is_layer(call.layer)  # a function has no variables
         for variable in call.layer.variables
         if id(variable) in names
     }
 
 
 def first_of(model: keras.Model, chosen: Callable[[keras.layers.Layer], bool]) -> set[int]:
-    """ids of the chosen layers before which, on no way from the inputs, another one lies."""
+    """ids of the chosen layers with no other chosen layer between the inputs and them."""
     behind: set[int] = set()
     first = set()
     for call in calls(model)[0]:

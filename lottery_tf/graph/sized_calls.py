@@ -1,4 +1,4 @@
-"""The calls of a model's layers at a given size of its inputs, where the model leaves that open."""
+"""The calls of a model's layers for given sizes of its inputs, if the model leaves them open."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,17 +26,17 @@ from lottery_tf.graph.layers import Call, named_layers, unwrapped
 
 
 def calls_at(model: keras.Model, shapes: Sequence[tuple[int | None, ...]]) -> list[Call]:
-    """The calls of the layers of ``model``, each with a node whose shapes are those at a size.
+    """The calls of the layers of ``model``, with nodes that have the shapes for these inputs.
 
-    Copies of the layers are called; models within the model are gone through at each of their
-    calls. The model stays as it is.
+    Copies of the layers are called; nested models are gone through at each of their calls. The
+    model stays as it is.
 
     Args:
       model: a Sequential or functional model; it may be wrapped.
-      shapes: of ``model.inputs``, without the batch.
+      shapes: the shapes of ``model.inputs``, without the batch.
 
     Raises:
-      UsageError: if the layers cannot be called at that size.
+      UsageError: if the layers cannot be called with these shapes.
     """
     paths = {id(layer): path for path, layer in named_layers(model).items()}
     made: dict[int, Any] = {}
@@ -74,9 +74,9 @@ def calls_at(model: keras.Model, shapes: Sequence[tuple[int | None, ...]]) -> li
             walk(model, inputs)
         except UsageError:
             raise
-        except Exception as error:  # whatever a layer says of the size
+        except Exception as error:  # layers raise different types for a wrong size
             raise UsageError(
-                f"Expected a size that '{model.name}' computes at; of inputs of "
+                f"Expected a size that '{model.name}' can compute; for inputs of "
                 f"{', '.join(map(str, shapes))} Keras says: {error}"
             ) from error
     return found

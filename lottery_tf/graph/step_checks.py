@@ -1,4 +1,4 @@
-"""Checks of what flows through a compiled step: its values are not known before it runs."""
+"""Checks of values in a compiled step, which are not known before it runs."""
 
 import contextlib
 import re
@@ -15,10 +15,10 @@ from lottery_tf.graph.ops import is_floating, ops_for
 
 
 def check_in_step(value: tf.Tensor, good: tf.Tensor, sentence: str, *facts: tf.Tensor) -> tf.Tensor:
-    """``value`` if all of ``good`` is true; else the step ends in ``sentence``.
+    """``value`` if all of ``good`` is true; else the step ends with the error ``sentence``.
 
-    XLA leaves assertions out, and JAX has none: there a floating ``value`` and its derivative are
-    NaN, so that nothing goes on as if it were right.
+    XLA leaves assertions out, and JAX has none. There a floating ``value`` and its derivative
+    become NaN, so that the mistake is not silent.
 
     Args:
       value: of any shape and dtype.
@@ -28,8 +28,8 @@ def check_in_step(value: tf.Tensor, good: tf.Tensor, sentence: str, *facts: tf.T
 
     Raises:
       UsageError: unless all is good, if it runs eagerly.
-      tf.errors.InvalidArgumentError: likewise when the compiled step runs, which
-        ``step_checks`` makes a UsageError of.
+      tf.errors.InvalidArgumentError: the same when the compiled step runs; ``step_checks`` turns
+        it into a UsageError.
     """
     if ops_for(value) is keras3.ops:
         return _checked_elsewhere(value, good, sentence, *facts)
@@ -45,7 +45,7 @@ def check_in_step(value: tf.Tensor, good: tf.Tensor, sentence: str, *facts: tf.T
 
 
 def _checked_elsewhere(value: Any, good: Any, sentence: str, *facts: Any) -> Any:
-    """The like of tensors of another backend: ``value``, NaN where JAX traces a step."""
+    """``check_in_step`` on other backends; on JAX, when it traces a step, the value becomes NaN."""
     ops = keras3.ops
     good = ops.all(good)
     if not is_traced(good):
@@ -65,8 +65,9 @@ def _sentence(*parts: Any) -> str:
 
 @contextlib.contextmanager
 def step_checks() -> Iterator[None]:
-    """Makes a UsageError of an assertion that ends a step within the block, and of data that are
-    not as many as they were said to be."""
+    """Turns an assertion that ends a step within the block into a UsageError.
+
+    The same for data with another number of batches than they claim to have."""
     try:
         yield
     except tf.errors.FailedPreconditionError as error:
@@ -74,8 +75,8 @@ def step_checks() -> Iterator[None]:
         if told is None:
             raise
         raise UsageError(
-            f"Expected as many batches as assert_cardinality says; TensorFlow says: {told[0]}. Say "
-            "how many there are, or give data without end and steps_per_epoch."
+            f"Expected as many batches as assert_cardinality says; TensorFlow says: {told[0]}. "
+            "Give the right number, or endless data and steps_per_epoch."
         ) from error
     except tf.errors.InvalidArgumentError as error:
         failed = re.search(r"assertion failed: ((?:\[[^]]*\] ?)+)", str(error))

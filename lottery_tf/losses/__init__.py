@@ -1,1 +1,1 @@
-"""Losses: the cross-entropy, its derivatives, and what a model's outputs are."""
+"""Losses: the cross-entropy, its derivatives, and the kind of a model's outputs."""

@@ -1,4 +1,4 @@
-"""The cross-entropy of labels that are yes or no each, with soft labels where asked for."""
+"""The cross-entropy of labels that are each yes or no, with soft labels if asked for."""
 
 from types import ModuleType
 from typing import TypeAlias
@@ -18,29 +18,29 @@ from lottery_tf.losses.outputs import Outputs
 class _BinaryCrossEntropy(SoftLabelled):
     """Binary cross-entropy for one unit or several labels; in training with soft labels, if asked.
 
-    ``BinaryCrossEntropy`` is a loss of tf_keras, ``BinaryCrossEntropy3`` the same of Keras 3;
-    arguments and distillation are those of ``SoftLabelled``, where p is the sigmoid. Each label
-    counts as two classes of its own; the loss is the mean over the labels, as Keras has it.
+    ``BinaryCrossEntropy`` is a loss of tf_keras, ``BinaryCrossEntropy3`` the same of Keras 3.
+    Arguments and distillation are those of ``SoftLabelled``, where p is the sigmoid. Each label
+    counts as two classes of its own. The loss is the mean over the labels, as in Keras.
 
-    With smoothing ε the target is 1−ε for yes and ε for no: the paper's form with two classes.
-    Keras' own ``label_smoothing`` of 2ε is this ε.
+    With smoothing ε the target is 1−ε for yes and ε for no, the paper's form with two classes.
+    Keras' own ``label_smoothing`` of 2ε equals this ε.
 
     Call arguments:
-      y_true: 0, 1 or probabilities between, [batch, L]; of one unit [batch] too.
+      y_true: 0, 1 or probabilities between, [batch, L]; for one unit also [batch].
       y_pred: float [batch, L].
 
     Raises:
       UsageError: as ``SoftLabelled``, and for labels of another shape.
-      tf.errors.InvalidArgumentError: for labels outside [0, 1]; compiled with XLA or by JAX, which
-        cannot raise, the loss is NaN. With torch it is a UsageError.
+      tf.errors.InvalidArgumentError: for labels outside [0, 1]. Under XLA and JAX, which cannot
+        raise, the loss is NaN. With torch it is a UsageError.
     """
 
     called = "binary_cross_entropy"
-    # Of what is not known the numbers alone do not tell probabilities from logits.
+    # If the kind is unknown, the numbers alone do not tell probabilities from logits.
     not_taught_by = (Outputs.PROBABILITIES, Outputs.UNKNOWN)
 
     def _hard(self, y_true: tf.Tensor, y_pred: tf.Tensor, smoothing: float) -> tf.Tensor:
-        """The mean of the cross-entropies of an example's labels. [batch]."""
+        """The mean cross-entropy over an example's labels. [batch]."""
         ops = ops_for(y_pred)
         target = as_rows(ops.convert_to_tensor(y_true), y_pred)
         target = check_yes_or_no(ops.cast(target, y_pred.dtype), target)
@@ -52,20 +52,20 @@ class _BinaryCrossEntropy(SoftLabelled):
         return logits_of_sigmoids(y_pred, self.of.backend.epsilon())
 
     def _divergence(self, student: tf.Tensor, teacher: tf.Tensor) -> tf.Tensor:
-        """The mean over an example's labels. [batch]."""
+        """The mean divergence over an example's labels. [batch]."""
         ops = ops_for(student)
 
         def classes(logits: tf.Tensor) -> tf.Tensor:
-            """Logits of yes and no; those without bound within what a softmax can take."""
+            """Logits of yes and no; infinite ones are clipped to what a softmax can take."""
             return ops.stack([ops.clip(logits, -1e30, 1e30), ops.zeros_like(logits)], axis=-1)
 
         return ops.mean(divergence(classes(student), classes(teacher)), axis=-1)
 
 
 def as_rows(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
-    """Labels in the shape of outputs [batch, L]; a UsageError for those of another."""
+    """Labels in the shape of outputs [batch, L]; a UsageError if they do not fit."""
     ops = ops_for(outputs)
-    if ops.ndim(labels) is None:  # of tf.py_function
+    if ops.ndim(labels) is None:  # they come from tf.py_function
         return tf.reshape(labels, tf.shape(outputs))
     if ops.ndim(labels) == ops.ndim(outputs) - 1 and outputs.shape[-1] == 1:
         labels = labels[..., None]
@@ -76,19 +76,18 @@ def as_rows(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
             f"Expected labels of shape {tuple(wanted)}, a number in [0, 1] for each output of the "
             f"model; got {tuple(given)}: give a column for each output."
         )
-    # Of labels from a generator the number is not known before they come.
+    # How many labels a generator gives is not known before they come.
     return tf.ensure_shape(labels, wanted) if None in tuple(given)[1:] else labels
 
 
 def check_yes_or_no(value: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """``value``, unless one of the ``labels`` is outside [0, 1]; then the step ends in a sentence,
-    as ``check_in_step`` has it."""
+    """``value``, unless one of the ``labels`` is outside [0, 1]; then as ``check_in_step``."""
     ops, labels = ops_for(labels), widened(labels)
     return check_in_step(
         value,
         (labels >= 0) & (labels <= 1),
-        "Expected labels from 0 to 1 for the binary cross-entropy, no and yes; map them so. The "
-        "batch has labels from",
+        "Expected labels from 0 to 1 for the binary cross-entropy (0 is no, 1 is yes); map them "
+        "so. The batch has labels from",
         *(ops.min(labels), "to", ops.max(labels)),
     )
 
@@ -109,5 +108,5 @@ AnyBinaryCrossEntropy: TypeAlias = BinaryCrossEntropy | BinaryCrossEntropy3
 
 
 def binary_cross_entropy(of: ModuleType) -> type[AnyBinaryCrossEntropy]:
-    """The class of our binary cross-entropy that is a loss of that Keras."""
+    """Our class of the binary cross-entropy for that Keras."""
     return BinaryCrossEntropy3 if of is keras3 else BinaryCrossEntropy

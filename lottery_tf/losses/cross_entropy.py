@@ -1,4 +1,4 @@
-"""The cross-entropy that finding and retraining train by, with soft labels where asked for."""
+"""The cross-entropy for finding and retraining, with soft labels if asked for."""
 
 import contextlib
 import contextvars
@@ -24,45 +24,45 @@ from lottery_tf.losses.outputs import Outputs
 
 @dataclasses.dataclass(frozen=True)
 class _Taught:
-    """A teacher's logits of a batch, and what the teacher gives."""
+    """A teacher's logits of a batch, and the kind of its outputs."""
 
     logits: Any
     kind: Outputs
 
 
-# That of the batch that is trained on, in the thread that traces or runs the step: Keras calls a
-# compiled loss with labels and outputs alone.
+# Of the current batch, in the thread that traces or runs the step. A variable is needed because
+# Keras calls a compiled loss with nothing but labels and outputs.
 _taught: contextvars.ContextVar[_Taught | None] = contextvars.ContextVar("taught", default=None)
 
 
 class SoftLabelled:
     """A cross-entropy that takes soft labels in training, if asked for.
 
-    With the cross-entropy CE of labels y, smoothed by ε, a teacher's logits z_t and the model's z
-    the loss is (Hinton et al. 2015, arXiv 1503.02531; the KD ticket, arXiv 2101.03255 v1):
+    CE is the cross-entropy of labels y smoothed by ε; z_t and z are the logits of a teacher and of
+    the model. The loss is (Hinton et al. 2015, arXiv 1503.02531; KD ticket, arXiv 2101.03255 v1):
 
         (1−λ)·CE(y, z) + λ·τ²·KL(p(z_t/τ) ‖ p(z/τ)),
 
-    p being the probabilities that logits stand for. The divergence is computed in float32, or in
-    float64 where the outputs are that. Smoothing and teacher are left out while Keras evaluates a
-    model, whichever it is: by ``evaluate``, ``test_on_batch`` and the validation of ``fit``.
+    where p turns logits into probabilities. The divergence is computed in float32, or in float64
+    if the outputs are float64. Smoothing and teacher are left out while Keras evaluates any model,
+    by ``evaluate``, ``test_on_batch`` or the validation of ``fit``.
 
-    A subclass is a loss of a Keras, and says what CE, z and KL are.
+    A subclass is a loss of one Keras, and defines CE, z and KL.
 
     Args:
-      from_logits: whether the model's outputs are logits; else probabilities.
+      from_logits: True if the model's outputs are logits, False for probabilities.
       label_smoothing: ε in [0, 1); 0 is the plain cross-entropy.
-      distillation_weight: λ in [0, 1]; above 0 the loss is to be called within ``taught_by``.
+      distillation_weight: λ in [0, 1]; above 0 the loss has to be called within ``taught_by``.
       temperature: τ > 0.
-      name, **kwargs: as any loss of that Keras.
+      name, **kwargs: as for any loss of that Keras.
 
     Raises:
-      UsageError: if λ > 0 and there are no logits of a teacher, or such as another loss takes.
+      UsageError: if λ > 0 and there are no teacher's logits, or they fit only another loss.
     """
 
-    of: ClassVar[ModuleType]  # the Keras that it is a loss of
-    called: ClassVar[str]  # its name, where none is given
-    not_taught_by: ClassVar[tuple[Outputs, ...]]  # what a teacher may not give
+    of: ClassVar[ModuleType]  # its Keras
+    called: ClassVar[str]  # its default name
+    not_taught_by: ClassVar[tuple[Outputs, ...]]  # outputs that a teacher may not have
     _hard: Callable[..., Any]  # (y_true, y_pred, ε) → CE, [batch, …]
     logits: Callable[..., Any]  # y_pred → z
     _divergence: Callable[..., Any]  # (z, z_t) → KL, of the shape of CE
@@ -94,16 +94,16 @@ class SoftLabelled:
         if taught is None:
             raise UsageError(
                 "Expected a teacher's logits of the batch for the distillation; only the training "
-                "step of a model that the recipe has prepared has them: train that model with fit "
+                "step of a model that the recipe has prepared has them. Train that model with fit "
                 "or train_on_batch, with callbacks=recipe.callbacks() if it was loaded from a "
-                "file, and in a loop of your own call the loss within "
+                "file. In a loop of your own call the loss within "
                 "lottery_tf.losses.cross_entropy.taught_by(teacher_logits)."
             )
         if taught.kind in self.not_taught_by:
             raise UsageError(
                 f"Expected a teacher for the {self.called.replace('_', ' ')} that the model is "
-                f"trained by; this one gives {taught.kind.value}: give one that was trained by the "
-                "same loss, or compile with that of the teacher."
+                f"trained by; this one gives {taught.kind.value}: give a teacher that was trained "
+                "by the same loss, or compile with the teacher's loss."
             )
         student = y_pred if self.from_logits else self.logits(y_pred)
         student = ops.cast(student, at_least_float32(student.dtype))
@@ -125,12 +125,12 @@ class SoftLabelled:
 class _CrossEntropy(SoftLabelled):
     """Cross-entropy for integer or one-hot labels; in training with soft labels, if asked for.
 
-    ``CrossEntropy`` is a loss of tf_keras, ``CrossEntropy3`` the same of Keras 3; arguments and
+    ``CrossEntropy`` is a loss of tf_keras, ``CrossEntropy3`` the same of Keras 3. Arguments and
     distillation are those of ``SoftLabelled``, where p is the softmax.
 
     With smoothing ε over C classes the target is 1−ε for the true class and ε/(C−1) for each
-    other one, the paper's form (arXiv 2101.03255). Keras' own spreads ε over all C classes and
-    smooths the evaluation too: its ``label_smoothing`` of ε·C/(C−1) is this ε.
+    other one, the paper's form (arXiv 2101.03255). Keras' own loss spreads ε over all C classes and
+    smooths the evaluation too; its ``label_smoothing`` of ε·C/(C−1) equals this ε.
 
     Call arguments:
       y_true: integers of shape [batch] or [batch, 1], or one-hot rows [batch, C].
@@ -138,8 +138,8 @@ class _CrossEntropy(SoftLabelled):
 
     Raises:
       UsageError: as ``SoftLabelled``.
-      tf.errors.InvalidArgumentError: for integer labels outside 0 … C − 1; compiled with XLA or by
-        JAX, which cannot raise, the loss is NaN. With torch it is a UsageError.
+      tf.errors.InvalidArgumentError: for integer labels outside 0 … C − 1. Under XLA and JAX,
+        which cannot raise, the loss is NaN. With torch it is a UsageError.
     """
 
     called = "cross_entropy"
@@ -158,7 +158,7 @@ class _CrossEntropy(SoftLabelled):
         y_true = ops.convert_to_tensor(y_true)
         same_rank = ops.ndim(y_true) == ops.ndim(y_pred)
         one_hot = same_rank and y_true.shape[-1] == classes
-        unknown = same_rank and y_true.shape[-1] is None  # as a Python generator's labels
+        unknown = same_rank and y_true.shape[-1] is None  # e.g. labels from a Python generator
 
         if same_rank and y_true.shape[-1] not in (None, 1, classes):
             raise UsageError(
@@ -171,7 +171,7 @@ class _CrossEntropy(SoftLabelled):
             return found if is_floating(found) else widened(found)
 
         def within(labels: tf.Tensor) -> tf.Tensor:
-            return ops.clip(labels, 0, classes - 1)  # what lies outside is told of below
+            return ops.clip(labels, 0, classes - 1)  # check_classes tells of labels outside
 
         def as_one_hot() -> tf.Tensor:
             found, known = integers(), ops.cast(within(integers()), "int32")
@@ -210,17 +210,17 @@ AnyCrossEntropy: TypeAlias = CrossEntropy | CrossEntropy3
 
 
 def cross_entropy(of: ModuleType) -> type[AnyCrossEntropy]:
-    """The class of our cross-entropy that is a loss of that Keras."""
+    """Our class of the cross-entropy for that Keras."""
     return CrossEntropy3 if of is keras3 else CrossEntropy
 
 
 def check_classes(value: tf.Tensor, labels: tf.Tensor, classes: int) -> tf.Tensor:
-    """``value``, unless one of the ``labels``, numbers of any dtype, is none of the classes.
+    """``value``, unless one of the ``labels`` is not a class; then as ``check_in_step``.
 
-    Then the step ends in a sentence, as ``check_in_step`` has it.
+    ``labels`` are numbers of any dtype.
     """
     ops, floating = ops_for(labels), is_floating(labels)
-    # Of few bits a dtype need not have the number of the classes itself.
+    # A dtype of few bits may be too small for the number of classes.
     labels = widened(labels)
     whole = labels == ops.round(labels) if floating else True
     return check_in_step(
@@ -237,7 +237,7 @@ def taught_by(logits: tf.Tensor, kind: Outputs = Outputs.LOGITS) -> Iterator[Non
     """Within the block a cross-entropy has a teacher's logits [batch, C] of the batch.
 
     Args:
-      kind: what the teacher gives, by which the loss knows whether they are logits for it.
+      kind: the kind of the teacher's outputs, by which the loss checks whether they fit it.
     """
     token = _taught.set(_Taught(logits, kind))
     try:

@@ -1,6 +1,6 @@
-"""A model as its loss is differentiated, once or twice: no noise, and the derivatives right.
+"""Models prepared to differentiate their loss, once or twice: without noise, correctly.
 
-What the scores of pruning at initialisation and the search for scales share.
+The scores of pruning at initialisation and the search for scales share this.
 """
 
 import contextlib
@@ -33,8 +33,9 @@ _LOSSES = (keras.losses.Loss, keras3.losses.Loss)
 
 
 def _register_missing_gradients() -> None:
-    """Has TensorFlow know second derivatives that it lacks: of images made larger or smaller in
-    any way, of which it holds some to be 0, and of softsign."""
+    """Registers second derivatives that TensorFlow lacks, or takes to be 0.
+
+    They are those of all ways to resize an image, and of softsign."""
 
     def resized(resize: Any) -> Any:
         def gradient(op: tf.Operation, grad: tf.Tensor) -> list[Any]:
@@ -45,7 +46,7 @@ def _register_missing_gradients() -> None:
         return gradient
 
     def bilinear(op: tf.Operation, grad: tf.Tensor) -> list[Any]:
-        """As TensorFlow's own, of which it holds the gradient to be 0."""
+        """TensorFlow's own gradient, but with a gradient of its own, which TensorFlow sets to 0."""
         how = {n: op.get_attr(n) for n in ("align_corners", "half_pixel_centers")}
         image = op.inputs[0]
 
@@ -86,8 +87,8 @@ _register_missing_gradients()
 def differentiable(model: keras.Model) -> keras.Model:
     """A copy of ``model``, its masks on, to differentiate with ``training=True``.
 
-    Dropout layers drop nothing; other noise (GaussianNoise, in recurrent layers) is taken as it
-    comes. Layers of mixed precision compute in that of their variables: nothing scales the loss.
+    Dropout layers drop nothing; other noise (GaussianNoise, noise in recurrent layers) stays.
+    Layers of mixed precision compute in their variables' dtype, as the loss is not scaled here.
     """
     return remake(model, _differentiable_layer)
 
@@ -98,15 +99,15 @@ def _differentiable_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
         config["dtype"] = layer.variable_dtype
     copy = copy_layer(layer, **config)
     if not on_tensorflow(copy):
-        return copy  # what follows mends derivatives of TensorFlow's
+        return copy  # the rest corrects TensorFlow's derivatives only
     unfuse(copy)
-    # Of a user's own subclass it is not known what its call does with the bias.
+    # What the call of a user's own subclass does with the bias is not known.
     if isinstance(copy, _BIASED) and copy.use_bias and computes_as_keras(copy):
         _add_bias_by_plus(copy)
     if isinstance(copy, both("BatchNormalization")):
         moments_by(copy, _moments)
-    # One of Keras 3 that divides alone takes its variance in another way, which is right; so does
-    # the GroupNormalization of tf_keras.
+    # Keras 3 with rms_scaling, and tf_keras' GroupNormalization, compute the variance in another
+    # way, which is differentiated correctly.
     if type(copy) in both("LayerNormalization") and not getattr(copy, "rms_scaling", False):
         copy.call = functools.partial(_normalised, copy)
     if type(copy) is keras3.layers.GroupNormalization:
@@ -115,7 +116,7 @@ def _differentiable_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
 
 
 def _normalised(layer: keras.layers.Layer, inputs: tf.Tensor) -> tf.Tensor:
-    """What a LayerNormalization gives."""
+    """The output of a LayerNormalization."""
     shape = [1] * inputs.shape.rank
     for axis in layer.axis:
         shape[axis] = inputs.shape[axis]
@@ -123,9 +124,9 @@ def _normalised(layer: keras.layers.Layer, inputs: tf.Tensor) -> tf.Tensor:
 
 
 def _normalised_in_groups(layer: keras.layers.Layer, inputs: tf.Tensor) -> tf.Tensor:
-    """What a GroupNormalization gives."""
+    """The output of a GroupNormalization."""
     rank, groups = inputs.shape.rank, layer.groups
-    sizes = tf.unstack(tf.shape(inputs))  # in a graph too
+    sizes = tf.unstack(tf.shape(inputs))  # works in a graph too
     axis = layer.axis % rank
     each = inputs.shape[axis] // groups
     grouped = tf.reshape(inputs, [*sizes[:axis], groups, each, *sizes[axis + 1 :]])
@@ -137,10 +138,10 @@ def _normalised_in_groups(layer: keras.layers.Layer, inputs: tf.Tensor) -> tf.Te
 def _normalised_over(
     layer: keras.layers.Layer, inputs: tf.Tensor, axes: Any, shape: list[int]
 ) -> tf.Tensor:
-    """The inputs of a layer with γ and β, if it has them, normalised over some of their axes.
+    """The inputs of a layer normalised over some axes, with its γ and β, if it has them.
 
     Args:
-      shape: that of γ and β among the inputs.
+      shape: the shape of γ and β for broadcasting over the inputs.
     """
     mean, variance = _moments(inputs, axes, keep_dims=True)
     offset, scale = (
@@ -150,17 +151,17 @@ def _normalised_over(
 
 
 def _add_bias_by_plus(layer: keras.layers.Layer) -> None:
-    """Has ``layer`` add its bias with ``+`` and not with tf.nn.bias_add, as either Keras does.
+    """Makes ``layer`` add its bias with ``+``, not with tf.nn.bias_add as both Kerases do.
 
-    oneDNN's graph pass merges the gradient of bias_add with that of some convolution by its kernel
-    that has the same gradient of its output. In a second derivative there are two of those, and
-    with the wrong one the graph has a cycle: TensorFlow refuses it, now and then.
+    oneDNN's graph pass merges the gradient of bias_add with the kernel gradient of a convolution
+    that has the same output gradient. In a second derivative there are two such convolutions. With
+    the wrong one the graph has a cycle, and TensorFlow sometimes refuses it.
     """
     theirs = layer.call
     first = getattr(layer, "data_format", None) == "channels_first"
 
     def call(inputs: tf.Tensor, **kwargs: Any) -> tf.Tensor:
-        activation = layer.activation  # of this call: others may look on (inspecting/signal)
+        activation = layer.activation  # read at each call: inspecting/signal replaces it
 
         bias = layer.bias[:, None, None] if first else layer.bias
 
@@ -174,16 +175,16 @@ def _add_bias_by_plus(layer: keras.layers.Layer) -> None:
 
 
 def _moments(inputs: tf.Tensor, axes: Any, keep_dims: bool) -> tuple[tf.Tensor, tf.Tensor]:
-    """tf.nn.moments holds the mean constant in the variance: right for one derivative only."""
+    """Moments for two derivatives: in tf.nn.moments the variance takes the mean as constant."""
     deviation = inputs - tf.reduce_mean(inputs, axes, keepdims=True)
     variance = tf.reduce_mean(tf.square(deviation), axes, keepdims=keep_dims)
     return tf.reduce_mean(inputs, axes, keepdims=keep_dims), variance
 
 
 def as_watched(model: keras.Model, variable: tf.Variable) -> tf.Variable:
-    """What a tape watches of one of the model's variables.
+    """The variable that a tape has to watch for one of the model's variables.
 
-    Of several replicas' it is the first one's own, which can be differentiated by from outside.
+    With several replicas it is the first one's own, so that it works outside of a replica.
     """
     if not on_tensorflow(model):
         return variable
@@ -196,12 +197,14 @@ def value_of(
     objective: Callable[[Any], Any],
     beside: Callable[[], Any] = lambda: None,
 ) -> Callable[..., Any]:
-    """(values, batch) → (objective, None) of a model of another backend than TensorFlow, whose
-    weights have those values; what the model would assign to variables is left out.
+    """A function (values, batch) → (objective, None) for models on JAX or torch.
+
+    It computes the objective with these values of the weights. Changes that the model would make
+    to its variables are dropped.
 
     Args:
-      objective: what is computed of a batch.
-      beside: what is called then, for what stands in the place of None.
+      objective: function of a batch.
+      beside: called afterwards; its result takes the place of None.
     """
 
     def compute(values: Sequence[Any], batch: Any) -> tuple[Any, Any]:
@@ -213,33 +216,33 @@ def value_of(
 
 
 def mistakes_with(model: keras.Model) -> tuple[type[Exception], ...]:
-    """What a backend raises for data that do not fit a model and its loss."""
+    """The exceptions that a backend raises for data that do not fit a model and its loss."""
     known = (KeyError, ValueError, tf.errors.InvalidArgumentError)
     return known if on_tensorflow(model) else (*known, TypeError, RuntimeError)
 
 
 @contextlib.contextmanager
 def missing_derivatives_told(model: keras.Model, advice: str) -> Iterator[None]:
-    """Makes a UsageError of an operation within the block that TensorFlow cannot differentiate.
+    """Raises a UsageError for an operation in the block that TensorFlow cannot differentiate.
 
     Args:
-      advice: what to do then.
+      advice: a sentence that says what to do, the last of the error.
     """
     try:
         yield
-    except Exception as error:  # AutoGraph makes of a LookupError one of a type of its own
+    except Exception as error:  # AutoGraph replaces a LookupError by a type of its own
         if "gradient registry" not in str(error):
             raise
         raise UsageError(
-            f"Expected operations in '{model.name}' that can be differentiated as often as it "
-            f"takes; TensorFlow says: {reason(error)}. {advice}"
+            f"Expected operations in '{model.name}' that can be differentiated as often as "
+            f"needed; TensorFlow says: {reason(error)}. {advice}"
         ) from error
 
 
 def reason(error: Exception) -> str:
-    """The last line of an error of TensorFlow's that is not about the place in its graph.
+    """The last line of TensorFlow's error that does not name a place in the graph.
 
-    Keras 3 prints it bold, and then what a layer was called with.
+    Keras 3 prints that line bold, followed by the arguments of the layer's call.
     """
     told = re.split(r"\n\s*Arguments received by ", re.sub(r"\x1b\[\d*m", "", str(error)))[0]
     lines = [line.strip() for line in told.splitlines()]
@@ -248,6 +251,6 @@ def reason(error: Exception) -> str:
 
 
 def is_offset(name: str) -> bool:
-    """Whether a variable is added: a bias, BatchNorm's β or moving mean, by its last name."""
+    """Whether a variable is an offset by its last name: a bias, BatchNorm's β or moving mean."""
     own = name.rpartition("/")[2]
     return "bias" in own or own.startswith("moving_mean") or own.partition("_")[0] == "beta"

@@ -1,4 +1,4 @@
-"""The arithmetic of distillation: logits from what models give, and the divergence of two."""
+"""The arithmetic of distillation: logits from models' outputs, and the divergence of two."""
 
 from typing import Any
 
@@ -11,9 +11,9 @@ from lottery_tf.graph.ops import ops_for
 def divergence(student: Any, teacher: Any) -> Any:
     """KL(softmax(teacher) ‖ softmax(student)) of each row.
 
-    The gradient by ``student`` is softmax(student) − softmax(teacher), exactly 0 where the two are
-    equal: differentiated by TensorFlow it would keep the rounding of Σ softmax(teacher) − 1. The
-    teacher has none.
+    The gradient by ``student`` is softmax(student) − softmax(teacher), exactly 0 if the two are
+    equal. TensorFlow's own gradient would keep the rounding error of Σ softmax(teacher) − 1. There
+    is no gradient by ``teacher``.
 
     Args:
       student, teacher: logits [batch, C] of one dtype; a teacher's may be −∞.
@@ -38,7 +38,7 @@ def _divergence(student: tf.Tensor, teacher: tf.Tensor) -> Any:
 
 
 def _elsewhere(student: Any, teacher: Any) -> Any:
-    """The divergence by ``keras.ops``: its value, and a term of 0 that has its gradient."""
+    """The divergence by ``keras.ops``: its value, plus a term of value 0 that has its gradient."""
     ops = keras3.ops
     log_student, log_teacher = ops.log_softmax(student), ops.log_softmax(teacher)
     share = ops.exp(log_teacher)
@@ -50,10 +50,10 @@ def _elsewhere(student: Any, teacher: Any) -> Any:
 
 
 def logits_of(probabilities: tf.Tensor, smallest: float) -> tf.Tensor:
-    """Logits of ``probabilities`` [batch, C], up to a constant a row.
+    """Logits of ``probabilities`` [batch, C], up to a constant for each row.
 
-    Those that a softmax of Keras was given, if it was one, as Keras' own losses take them; else
-    the logarithms, of at least ``smallest``, in float32 or wider.
+    If they come from a softmax of Keras, they are its inputs, as in Keras' own losses. Else they
+    are log(max(p, ``smallest``)), in float32 or wider.
     """
     kept = _given_to("Softmax", probabilities)
     if kept is not None:
@@ -65,8 +65,8 @@ def logits_of(probabilities: tf.Tensor, smallest: float) -> tf.Tensor:
 def logits_of_sigmoids(probabilities: tf.Tensor, smallest: float) -> tf.Tensor:
     """Logits of ``probabilities`` of any shape, each on its own.
 
-    Those that a sigmoid of Keras was given, if it was one; else log p − log(1 − p), of p and 1 − p
-    of at least ``smallest``, in float32 or wider.
+    If they come from a sigmoid of Keras, they are its inputs. Else they are log p − log(1 − p),
+    with p and 1 − p at least ``smallest``, in float32 or wider.
     """
     kept = _given_to("Sigmoid", probabilities)
     if kept is not None:
@@ -77,7 +77,7 @@ def logits_of_sigmoids(probabilities: tf.Tensor, smallest: float) -> tf.Tensor:
 
 
 def _given_to(function: str, outputs: tf.Tensor) -> tf.Tensor | None:
-    """What a function of Keras was given, if it is known that the outputs are its."""
+    """The input of a function of Keras, if it is known to have made the outputs; else None."""
     kept = getattr(outputs, "_keras_logits", None)
     if kept is not None:
         return kept
@@ -91,6 +91,6 @@ def _widened(probabilities: tf.Tensor) -> tuple[Any, tf.Tensor]:
 
 
 def at_least_float32(dtype: Any) -> Any:
-    """float32 in the place of the floating dtypes of half its size, as the backend has them."""
+    """The dtype, but float32 for floating dtypes of half its size; as the backend's dtype."""
     size = dtype.size if isinstance(dtype, tf.DType) else dtype.itemsize
     return "float32" if size < 4 else dtype

@@ -1,4 +1,4 @@
-"""Whether a Keras model is being evaluated, asked from within what its step calls."""
+"""Whether a Keras model is being evaluated, for functions that its step calls."""
 
 import inspect
 
@@ -10,17 +10,18 @@ from lottery_tf.graph.keras3 import SHAPES_STEP
 
 @tf.autograph.experimental.do_not_convert
 def evaluated_model(*steps: str) -> keras.Model | None:
-    """The model one of whose ``steps`` is on the stack of calls: it is traced or runs eagerly.
+    """The model that has one of its ``steps`` on the call stack, traced or run eagerly; or None.
 
-    Keras compiles one loss for training and evaluation, and hands it nothing that tells them apart.
-    A mark on the model would be lost with a copy, a file, or a loss that is compiled elsewhere.
+    Keras compiles one loss for training and evaluation, and does not tell it which one is on. A
+    mark on the model would be lost in a copy, in a file, or with a loss that is compiled elsewhere.
 
     Args:
-      *steps: names of methods of a ``keras.Model``; default: ``test_step``, that of ``evaluate``
-        and of the validation of ``fit``, and the one by which Keras 3 asks a loss for its shape.
+      *steps: names of methods of a ``keras.Model``. Default: ``test_step``, which ``evaluate``
+        and the validation of ``fit`` call, and the method in which Keras 3 asks a loss for its
+        shape.
     """
     steps = steps or ("test_step", SHAPES_STEP)
-    # AutoGraph puts tf__ in front, as where a class of the user's own has a tf.function for a step.
+    # AutoGraph puts tf__ in front, for instance if a user's class has a tf.function as its step.
     names = {name for step in steps for name in (step, f"tf__{step}")}
     frame = inspect.currentframe()
     while frame is not None:

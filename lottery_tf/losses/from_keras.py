@@ -1,4 +1,4 @@
-"""Losses of Keras as cross-entropies of ours, and the one that fits a model."""
+"""Keras' losses as our cross-entropies, and the default loss of a model."""
 
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -15,13 +15,13 @@ AnyOfOurs: TypeAlias = AnyCrossEntropy | AnyBinaryCrossEntropy
 
 
 def loss_of(loss: Any, of: ModuleType = keras) -> Any:
-    """A loss that is given, or that of a name.
+    """The loss that is given or named.
 
     Args:
-      of: the Keras that a name is of.
+      of: the Keras in which a name is looked up.
 
     Raises:
-      UsageError: for a name that is no loss's, and a class in the place of a loss.
+      UsageError: for a name of no loss, and for a class instead of a loss.
     """
     if isinstance(loss, type):
         raise UsageError(f"Expected a loss, not its class: give {loss.__name__}().")
@@ -34,11 +34,11 @@ def loss_of(loss: Any, of: ModuleType = keras) -> Any:
 
 
 def as_cross_entropy(loss: Any, of: ModuleType = keras) -> AnyOfOurs | None:
-    """The same cross-entropy as one of ours; None if it cannot be said as one.
+    """Our cross-entropy that computes the same; None if there is none.
 
     Args:
       loss: a loss of either Keras, or the name of one.
-      of: the Keras that a name is of.
+      of: the Keras in which a name is looked up.
     """
     if isinstance(loss, str | dict):
         loss = loss_of(loss, of)
@@ -68,16 +68,16 @@ def as_cross_entropy(loss: Any, of: ModuleType = keras) -> AnyOfOurs | None:
 def changed(
     loss: Any, purpose: str, name: str, of: ModuleType = keras, /, **config: float
 ) -> AnyOfOurs:
-    """``loss`` (default: cross-entropy of logits) as one of ours with other ``config``.
+    """Our class for ``loss`` (default: cross-entropy of logits) with a changed ``config``.
 
     Args:
       loss: a loss of either Keras, or the name of one.
       purpose, name: what the cross-entropy is for, and who asks for it, for the error.
-      of: the Keras that a name, or the default, is of.
-      **config: of ``CrossEntropy``.
+      of: the Keras of the default, in which a name is also looked up.
+      **config: arguments of ``CrossEntropy`` to change.
 
     Raises:
-      UsageError: if it is no cross-entropy, or has an option that ours has not.
+      UsageError: if it is not a cross-entropy, or has an option that ours does not have.
     """
     plain = cross_entropy(of)() if loss is None else as_cross_entropy(loss, of)
     if plain is None:
@@ -92,28 +92,30 @@ def changed(
 
 
 def default_loss(model: keras.Model) -> keras.losses.Loss:
-    """The cross-entropy for ``model``: of classes, on logits or on probabilities as its outputs
-    are, or binary where they are sigmoids.
+    """The cross-entropy that fits the outputs of ``model``.
+
+    It is binary for sigmoids, else of classes, on logits or on probabilities.
 
     Raises:
-      UsageError: if what an output gives is not known, if the outputs are of several kinds, or one
-        has a single unit that is no sigmoid.
+      UsageError: if an output is of unknown kind, if there are several kinds, or if an output has
+        a single unit that is not a sigmoid.
     """
     found = outputs_of(model)
     if set(found.values()) == {Outputs.SIGMOIDS}:
         return binary_cross_entropy(keras_of(model))(from_logits=False)
     if any(output.shape[-1] == 1 for output in model.outputs):
         raise UsageError(
-            "Expected outputs of several classes, or of sigmoids, for the cross-entropy; the model "
-            "has one of a single unit: pass the loss to start from, such as "
+            "Expected outputs of several classes, or sigmoids, for the cross-entropy; the model "
+            "has an output of a single unit: pass the loss to start from, such as "
             "keras.losses.BinaryCrossentropy(from_logits=True)."
         )
     known = {Outputs.LOGITS, Outputs.PROBABILITIES}
     if unknown := [name for name, kind in found.items() if kind not in known]:
         raise UsageError(
-            f"Expected outputs that are logits or come from a softmax; what {some(unknown)} of the "
-            f"model '{model.name}' gives is {found[unknown[0]].value}: pass the loss to start "
-            "from, such as keras.losses.SparseCategoricalCrossentropy(from_logits=…)."
+            f"Expected outputs that are logits or come from a softmax; the output of "
+            f"{some(unknown)} in the model '{model.name}' is {found[unknown[0]].value}: pass the "
+            "loss to start from, such as "
+            "keras.losses.SparseCategoricalCrossentropy(from_logits=…)."
         )
     if len(set(found.values())) > 1:
         raise UsageError(

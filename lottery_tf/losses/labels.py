@@ -1,4 +1,4 @@
-"""Labels that are checked, and weighted, before a step sees them."""
+"""Checks of labels, and weights of classes, before a training step sees them."""
 
 from collections.abc import Mapping
 from types import ModuleType
@@ -20,13 +20,13 @@ from lottery_tf.losses.outputs import Outputs, outputs_of
 
 
 def checked_labels(data: tf.data.Dataset, model: keras.Model, loss: Any) -> tf.data.Dataset:
-    """``data``, whose labels are checked before the step that is to see them, under XLA too.
+    """``data`` with labels that are checked before the training step, so also under XLA.
 
     Args:
       data: batches (inputs, labels, …).
-      model: which they are to train.
-      loss: a loss, or a list or dictionary of one for each output. Of those that take integer
-        classes, or numbers from 0 to 1, the labels are checked.
+      model: the model to train.
+      loss: a loss, or a list or dictionary with one for each output. Labels are checked for
+        losses that take integer classes, or numbers from 0 to 1.
     """
     names = keys_of_outputs(model)
     outputs = dict(zip(names, map(spec_of, model.outputs), strict=True))
@@ -49,7 +49,7 @@ def checked_labels(data: tf.data.Dataset, model: keras.Model, loss: Any) -> tf.d
             return labels
         same_rank = labels.shape.rank == output.shape.rank
         if same_rank and labels.shape[-1] in (None, output.shape[-1]):
-            return labels  # one-hot, or not known
+            return labels  # one-hot, or of unknown shape
         return check_classes(labels, labels, output.shape[-1])
 
     def of_batch(x: Any, y: Any, *rest: Any) -> tuple[Any, ...]:
@@ -64,12 +64,12 @@ def checked_labels(data: tf.data.Dataset, model: keras.Model, loss: Any) -> tf.d
 
 
 def are_labelled(data: Any) -> bool:
-    """Whether batches have labels beside the inputs, by the ``element_spec`` of what gives them."""
+    """Whether batches have labels beside the inputs, by the ``element_spec`` of ``data``."""
     return isinstance(data.element_spec, tuple) and len(data.element_spec) > 1
 
 
 def _named(loss: Any, of: ModuleType) -> Any:
-    """The loss; None where there is none, and of a name that is none's."""
+    """The loss; None if there is none, or if no loss has the name."""
     try:
         return of.losses.get(loss)
     except ValueError:
@@ -77,7 +77,7 @@ def _named(loss: Any, of: ModuleType) -> Any:
 
 
 def _takes_classes(loss: Any, of: ModuleType) -> bool:
-    """Whether a loss takes integer classes, and none that it is to ignore."""
+    """Whether a loss takes integer classes, without an ``ignore_class``."""
     if isinstance(loss, of.losses.SparseCategoricalCrossentropy):
         return loss.get_config().get("ignore_class") is None
     ours = isinstance(loss, CrossEntropy | CrossEntropy3)
@@ -93,24 +93,24 @@ def _takes_yes_or_no(loss: Any, of: ModuleType) -> bool:
 def with_class_weight(
     data: tf.data.Dataset, weights: Mapping[int, float] | None, model: keras.Model
 ) -> tf.data.Dataset:
-    """``data`` whose examples have the weights of their classes, beside those that they have.
+    """``data`` with the weights of the classes, multiplied with any weights of the examples.
 
     Args:
-      data: batches (inputs, labels, …), labels as whole numbers or one-hot rows, of each example
-        or of each place in it.
+      data: batches (inputs, labels, …). Labels are whole numbers or one-hot rows, one for each
+        example or for each place in it.
       weights: class → weight; None leaves the data as they are.
-      model: with one output.
+      model: a model with one output.
 
     Raises:
-      UsageError: for a model of several outputs, data without labels, and unless there is a weight
-        for each class from 0 on.
+      UsageError: for a model of several outputs, for data without labels, and if a class from 0
+        on has no weight.
     """
     if weights is None:
         return data
     if len(model.outputs) != 1:
         raise UsageError(
             f"Expected a model with one output for class_weight; '{model.name}' has "
-            f"{len(model.outputs)}: give the weights of the examples as third part of the data."
+            f"{len(model.outputs)}: give weights of the examples as the third part of the data."
         )
     spec = data.element_spec
     if not isinstance(spec, tuple) or len(spec) < 2 or tf.nest.is_nested(spec[1]):
@@ -118,15 +118,15 @@ def with_class_weight(
     classes = model.outputs[0].shape[-1]
     if classes != 1 and Outputs.SIGMOIDS in outputs_of(model).values():
         raise UsageError(
-            f"Expected outputs of which one is right for class_weight; '{model.name}' gives each "
-            "label a probability of its own: give the weights of the examples as third part of "
+            f"Expected a model of exclusive classes for class_weight; '{model.name}' gives each "
+            "label a probability of its own: give weights of the examples as the third part of "
             "the data."
         )
     classes = 2 if classes == 1 else classes
     if sorted(weights) != list(range(classes)):
         raise UsageError(
             f"Expected class_weight with a weight for each class, the whole numbers from 0 to "
-            f"{classes - 1}; got those of {list(weights)}."
+            f"{classes - 1}; got weights for {list(weights)}."
         )
     table = tf.constant([float(weights[n]) for n in range(classes)])
     rank, single = len(model.outputs[0].shape), model.outputs[0].shape[-1] == 1
@@ -137,7 +137,7 @@ def with_class_weight(
         else:
             column = y.shape.rank == rank and y.shape[-1] == 1
             number = tf.cast(y[..., 0] if column else y, tf.int64)
-        # Of what is none of the classes the loss tells; a table has no place for it.
+        # The loss tells of labels that are not classes; the table has no entry for them.
         found = tf.gather(table, tf.clip_by_value(number, 0, classes - 1))
         for given in of_examples:
             found *= beside(tf.cast(given, found.dtype), found)
@@ -147,7 +147,7 @@ def with_class_weight(
 
 
 def beside(weights: Any, losses: Any) -> Any:
-    """Weights of examples in a shape that they can be multiplied with their losses by."""
+    """Weights of examples, reshaped to be multiplied with their losses."""
     ops = ops_for(losses)
     if ops.ndim(weights) == ops.ndim(losses) + 1 and weights.shape[-1] == 1:
         weights = weights[..., 0]

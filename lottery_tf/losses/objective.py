@@ -1,6 +1,6 @@
-"""What a model is trained by, as a number of each batch: L.
+"""The objective L of a training, a number for each batch.
 
-The scores of pruning at initialisation, the search for scales and the signal differentiate it.
+The scores of pruning at initialisation, the search for scales and the signal differentiate L.
 """
 
 import functools
@@ -35,25 +35,25 @@ _LOSSES = (keras.losses.Loss, keras3.losses.Loss)
 
 
 class Objective:
-    """L: the sum over a model's outputs of their mean losses, and the losses that a call adds.
+    """L: the sum of the mean losses of a model's outputs, and of the losses that a call adds.
 
-    What is added are those of ``add_loss`` and of activity regularizers. Regularizers of weights
-    are left out: pruning at initialisation asks what a weight does for the data.
+    A call adds the losses of ``add_loss`` and of activity regularizers. Regularizers of weights
+    are left out, as pruning at initialisation asks what a weight does for the data.
 
     Args:
-      model: what computes. Its call is that of training.
-      loss: as ``compile`` takes it: a Keras loss or the name of one, or one for each output, as a
-        list or a dictionary by name that may leave some out. Default: for data with labels the
-        cross-entropy that fits the model's outputs, else none.
-      loss_weights: a factor for each output's loss, in the same ways. Default: 1.
+      model: the model, called with ``training=True``.
+      loss: a Keras loss or its name. Or one for each output, as a list or as a dictionary by name,
+        which may leave some out. Default: for data with labels the cross-entropy that fits the
+        model's outputs, else none.
+      loss_weights: a factor for each output's loss, in the same forms. Default: 1.
       labelled: whether the data have labels.
 
     Attributes:
       loss: the Keras losses.
 
     Raises:
-      UsageError: for a name that is no loss's, labels without a loss where the model has losses of
-        its own, a loss without labels; in a call, for a model without any loss.
+      UsageError: for a name of no loss; for a loss without labels; for labels without a loss if
+        the model has losses of its own. In a call, for a model without any loss.
     """
 
     def __init__(
@@ -61,14 +61,14 @@ class Objective:
     ):
         check_loss(model, loss, labelled)
         self.model = model
-        # An array is one number an output, as a list is.
+        # An array has one number for each output, as a list has.
         array = isinstance(loss_weights, np.ndarray)
         self.loss_weights = loss_weights.tolist() if array else loss_weights
         given = losses_of(loss, keras_of(model)) or None
         self.loss = default_loss(model) if labelled and given is None else given
 
     def with_losses(self, change: Callable[[Any], Any]) -> "Objective":
-        """The same of other losses: those that ``change`` makes of each."""
+        """The same objective with each loss replaced by what ``change`` makes of it."""
         new = object.__new__(Objective)
         vars(new).update(vars(self), loss=tf.nest.map_structure(change, self.loss))
         return new
@@ -80,16 +80,17 @@ class Objective:
           batch: inputs, (inputs,), (inputs, labels) or (inputs, labels, weights of the examples).
 
         Raises:
-          ValueError: if losses, labels or weights are not as many as outputs, or of other names.
+          ValueError: if the number or the names of losses, labels or weights are not those of the
+            outputs.
         """
         x, y, weights = keras3.utils.unpack_x_y_sample_weight(batch)
         outputs = self.model(x, training=True)
         return self.of_computed(outputs, y, weights)
 
     def of_computed(self, outputs: Any, y: Any, weights: Any = None) -> Any:
-        """L where the model has just been called; the other arguments are a batch's."""
+        """L for outputs of a model that has just been called; ``y``, ``weights``: of the batch."""
         by_key = isinstance(outputs, dict)
-        names = sorted(outputs) if by_key else output_names(self.model)  # as tf.nest has them
+        names = sorted(outputs) if by_key else output_names(self.model)  # in tf.nest's order
         means: list[Any] = []
         if self.loss is not None:
             losses = of_outputs("losses", self.loss, names)
@@ -109,7 +110,7 @@ class Objective:
 
 
 def no_losses(model: keras.Model, what: str = "data") -> str:
-    """What to say where there is nothing to train by."""
+    """The message for data without labels and a model without losses."""
     return (
         f"Expected {what} with labels, (inputs, labels); they are inputs alone, and "
         f"'{model.name}' has no losses of its own (add_loss)."
@@ -117,7 +118,7 @@ def no_losses(model: keras.Model, what: str = "data") -> str:
 
 
 def check_loss(model: keras.Model, loss: Any, labelled: bool, what: str = "data") -> None:
-    """Raises UsageError if data have no labels for a loss, or it is not clear which is meant."""
+    """Raises UsageError if a loss has no labels, or if it is unclear which loss to use."""
     if loss is not None and not labelled:
         raise UsageError(
             f"Expected {what} with labels for the loss, (inputs, labels); they are inputs "
@@ -126,16 +127,16 @@ def check_loss(model: keras.Model, loss: Any, labelled: bool, what: str = "data"
     if loss is None and labelled and has_losses(model):
         raise UsageError(
             f"Expected a loss for the labels of '{model.name}', which has losses of its own "
-            f"(add_loss): give it, or {what} without labels to train by its own alone."
+            f"(add_loss): give the loss, or {what} without labels to train by add_loss alone."
         )
 
 
 def losses_of(given: Any, of: ModuleType = keras) -> Any:
-    """The Keras losses that are named or given, one or a list or dictionary of several.
+    """The Keras losses that are given or named: one, or a list or dictionary of several.
 
     Args:
       given: losses of either Keras, or names of losses.
-      of: the Keras that a name is of.
+      of: the Keras in which names are looked up.
     """
     return tf.nest.map_structure(lambda loss: loss_of(loss, of), given)
 
@@ -157,15 +158,15 @@ def _means(
         ops, mask = ops_for(output), mask_of(output)
         y = ops.convert_to_tensor(y)
         if not _is_of_keras(loss) and (is_floating(y) or is_keras3(loss) or is_keras3(output)):
-            y = ops.cast(y, output.dtype)  # as Keras does it before a loss of the user's own
+            y = ops.cast(y, output.dtype)  # as Keras does before it calls a user's own loss
         reduction = getattr(loss, "reduction", None)
-        # Not loss(…), which refuses to take the mean under a strategy.
+        # Not loss(…), which refuses to compute the mean under a strategy.
         loss = loss.call if isinstance(loss, _LOSSES) else loss
         output = ops.cast(output, at_least_float32(output.dtype))
         if ops.ndim(y) == ops.ndim(output) - 1 and output.shape[-1] == 1:
             y = y[..., None]
         each = loss(y, output)
-        counted = mask_of(each)  # of the classes that a loss does not ignore
+        counted = mask_of(each)  # classes that the loss does not ignore
         if counted is not None:
             counted = ops.cast(counted, each.dtype)
             mask = counted if mask is None else ops.cast(mask, each.dtype) * counted
@@ -174,7 +175,7 @@ def _means(
             each = each * weight
         if mask is None or ops.ndim(mask) != ops.ndim(each):
             mask = None
-        else:  # of the steps that are no padding, as Keras has it
+        else:  # steps that are not padding, as in Keras
             mask = ops.cast(mask, each.dtype)
             each = each * mask
         if reduction == "sum":
@@ -191,14 +192,14 @@ def _means(
 
 
 def _is_of_keras(loss: Any) -> bool:
-    """Whether a loss is Keras' or ours, and not the user's own."""
+    """Whether a loss is Keras' or ours, not the user's own."""
     kind = type(loss) if isinstance(loss, _LOSSES) else loss
     module = getattr(kind, "__module__", None) or ""
     return module.partition(".")[0] in ("keras", "tf_keras", "lottery_tf")
 
 
 def _of_each(what: str, given: Any, names: list[str]) -> list[Any]:
-    """What is ``given`` for each output: by name, where it may be left out, or in their order."""
+    """A list with what is ``given`` for each output; a dictionary may leave outputs out."""
     if isinstance(given, dict):
         if not given.keys() <= set(names):
             raise ValueError(f"There are {what} for {', '.join(given)} of {', '.join(names)}.")
@@ -210,15 +211,15 @@ def _of_each(what: str, given: Any, names: list[str]) -> list[Any]:
 
 
 def of_outputs(what: str, given: Any, names: list[str]) -> list[Any]:
-    """The like of what may be left out, or be one for all outputs.
+    """``given`` as a list with an entry for each output, None where there is none.
 
     Args:
-      what: what it is, for the error.
-      given: one, or a list or dictionary of one for each output.
+      what: its name, for the error.
+      given: one for all outputs, or a list or dictionary with one for each; or None.
       names: the outputs.
 
     Raises:
-      ValueError: if they are not as many, or of other names.
+      ValueError: if the number or the names are not those of the outputs.
     """
     nested = tf.nest.is_nested(given)
     return _of_each(what, given, names) if nested else [given] * len(names)
@@ -228,7 +229,7 @@ def batches_of(data: tf.data.Dataset, again: bool = True) -> Iterator[Any]:
     """An iterator of the batches of ``data``; a UsageError if there are none.
 
     Args:
-      again: whether finite data are read again and again.
+      again: whether finite data are repeated.
     """
     stream = iter(data.repeat() if again else data)
     with step_checks():
@@ -241,14 +242,14 @@ def batches_of(data: tf.data.Dataset, again: bool = True) -> Iterator[Any]:
 def objective_on(
     model: keras.Model, data: Any, loss: Any, who: str, loss_weights: Any = None
 ) -> Objective:
-    """What a model is trained by on those data.
+    """The objective of a model on ``data``.
 
     Args:
       data: a ``tf.data.Dataset``.
-      who: what needs them, for the error.
+      who: what needs the data, for the error.
 
     Raises:
-      UsageError: if it is none, or has batches of another form.
+      UsageError: if it is not a dataset, or has batches of another form.
     """
     if not isinstance(data, tf.data.Dataset):
         raise UsageError(
@@ -264,8 +265,7 @@ def objective_on(
 
 
 def batches_for(objective: Objective, data: tf.data.Dataset, again: bool = True) -> Iterator[Any]:
-    """``batches_of`` for what a model is trained by, whose labels are checked first where its
-    backend's step cannot refuse them."""
+    """``batches_of`` for an objective. Labels are checked first if the backend's step cannot."""
     model = objective.model
     return batches_of(
         data if on_tensorflow(model) else checked_labels(data, model, objective.loss), again

@@ -1,7 +1,7 @@
-"""What a model's outputs are: logits, probabilities that add up to 1, or something else.
+"""The kind of a model's outputs: logits, probabilities that add up to 1, or something else.
 
-It is read from the layers that make them. What is not known is not guessed: a cross-entropy on
-logits takes anything, and trains on probabilities by a softmax of them.
+It is read from the layers that make the outputs. An unknown kind is not guessed: a cross-entropy on
+logits takes any numbers, and would apply a softmax to probabilities without an error.
 """
 
 import enum
@@ -21,8 +21,7 @@ from lottery_tf.graph.compat import outputs_of as outputs_of_call
 from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import Call, calls, computes_as_keras
 
-# Functions of tf_keras' graphs go by their names in TensorFlow, those of Keras 3 by the classes of
-# keras.ops.
+# tf_keras' graphs name functions as TensorFlow does, those of Keras 3 by the classes of keras.ops.
 _SOFTMAX = (
     *(keras.activations.softmax, tf.nn.softmax, keras.backend.softmax),
     *(keras3.activations.softmax, keras3.ops.softmax),
@@ -41,7 +40,7 @@ _LOG_SOFTMAX = (
     *(keras3.activations.log_softmax, keras3.ops.log_softmax),
 )
 _LOG_SOFTMAX_FUNCTIONS = ("nn.log_softmax", "math.log_softmax", "LogSoftmax")
-# What gives any real number, whatever comes in.
+# Layers and functions that may give any real number, whatever their input.
 _KERNELS = both(
     *("Dense", "EinsumDense", "Embedding", "Conv1D", "Conv2D", "Conv3D"),
     *("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"),
@@ -50,7 +49,7 @@ _KERNELS = both(
 )
 _NORMALISATIONS = both("BatchNormalization", "LayerNormalization", "GroupNormalization")
 _PRODUCTS = ("linalg.matmul", "einsum", "tensordot", "Matmul", "Einsum", "Tensordot", "Dot")
-# What leaves logits logits, and probabilities probabilities as long as there are as many.
+# Those that keep logits as logits, and probabilities as such if the number of classes stays.
 _SAME = both(
     *("Reshape", "Flatten", "RepeatVector", "Average", "Masking", "Dropout", "SpatialDropout1D"),
     *("SpatialDropout2D", "GaussianDropout", "GaussianNoise", "ActivityRegularization", "Resizing"),
@@ -65,7 +64,7 @@ _SAME_FUNCTIONS = (
     *("Cast", "ConvertToTensor", "Reshape", "StopGradient", "Squeeze", "ExpandDims", "GetItem"),
     *("Resize", "Take", "Tile", "BroadcastTo"),
 )
-# What leaves logits logits, if only one of its inputs is that and none is probabilities.
+# Those that give logits if at least one input is logits and none is probabilities.
 _SUMS = both(
     *("Add", "Subtract", "Multiply", "Maximum", "Minimum", "Rescaling", "Permute"),
     *("MaxPooling1D", "MaxPooling2D", "GlobalMaxPooling1D", "GlobalMaxPooling2D"),
@@ -82,7 +81,7 @@ _CONCATENATIONS = ("concat", "Concatenate")
 
 
 class Outputs(enum.Enum):
-    """What the last axis of an output holds."""
+    """The content of an output's last axis."""
 
     LOGITS = "logits"
     PROBABILITIES = "probabilities"
@@ -91,12 +90,12 @@ class Outputs(enum.Enum):
 
 
 def outputs_of(model: keras.Model) -> dict[str, Outputs]:
-    """Name of each layer that makes outputs of the model → what they are."""
+    """Name of each layer that makes an output of the model → the output's kind."""
     return {call.path: _made_by(call) for call in calls(model)[1]}
 
 
 def _made_by(call: Call) -> Outputs:
-    """What a layer's call gives."""
+    """The kind of a layer call's output."""
     layer = call.layer
     while isinstance(layer, both("Wrapper")) and not isinstance(layer, both("Bidirectional")):
         layer = layer.layer  # a pruning wrapper, TimeDistributed
@@ -134,7 +133,7 @@ def _made_by(call: Call) -> Outputs:
         return Outputs.UNKNOWN if inside and before == {Outputs.LOGITS} else _one_of(before)
     if isinstance(layer, both("Concatenate")) or function in _CONCATENATIONS:
         return Outputs.LOGITS if before == {Outputs.LOGITS} else Outputs.UNKNOWN
-    # A product with what is not of the model, a matrix of weights, gives any real numbers.
+    # A product with a constant, such as a matrix of weights, may give any real numbers.
     with_weights = function in _PRODUCTS and len(inputs_of(call.node)) == 1
     sums = isinstance(layer, _SUMS) or function in (*_SUM_FUNCTIONS, *_PRODUCTS)
     if not before & {Outputs.PROBABILITIES} and (
@@ -149,7 +148,7 @@ def _one_of(kinds: set[Outputs]) -> Outputs:
 
 
 def _argument(call: Call, place: int, names: tuple[str, ...], default: Any) -> Any:
-    """What a function was called with, by place or by name; one of Keras 3 may hold it."""
+    """An argument of a function's call, by place or by name; Keras 3's operation may hold it."""
     args, kwargs = arguments_of(call.node)
     if len(args) > place:
         return args[place]
@@ -158,6 +157,6 @@ def _argument(call: Call, place: int, names: tuple[str, ...], default: Any) -> A
 
 
 def _classes_of(call: Call, side: str) -> set[int | None]:
-    """The last dimensions of what a call takes, or of what it gives."""
+    """The last dimensions of a call's inputs ("in") or outputs ("out")."""
     tensors = inputs_of(call.node) if side == "in" else outputs_of_call(call.node)
     return {tensor.shape[-1] for tensor in tensors}

@@ -1,1 +1,1 @@
-"""Masks: which weights stay; how scores become masks, and models masked ones."""
+"""Masks: which weights stay, how masks are made of scores, and how models are masked."""

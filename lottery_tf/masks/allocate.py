@@ -1,8 +1,8 @@
 """From scores and a target to masks: the largest scores survive.
 
-Counts are exact, ties are broken by index (of equal scores the earlier one survives), and a
-weight that is pruned already stays pruned whatever its score. With a structure of blocks or
-channels all this is so of these (``masks.structure``).
+Counts are exact. Ties are broken by index: of equal scores the earlier one survives. A weight that
+is pruned already stays pruned whatever its score. With a structure of blocks or channels the same
+holds for them instead of weights (``masks.structure``).
 """
 
 from collections.abc import Callable, Mapping
@@ -37,17 +37,17 @@ def prune_fraction(
     Args:
       scores: name → float array of the mask's shape; the largest survive.
       masks: the masks so far; the result is nested in them. Only these weights count.
-      fraction: share of the survivors to prune, in [0, 1]; of blocks and channels, of those that
-        are left; of M:N no more than that lets go.
-      scope: "global" ranks all survivors together, "layerwise" within each weight; "erk" too, with
-        the numbers of ``erk_budgets``.
-      structure: which weights are pruned together, of the weights in ``masks``.
-      min_kept: how many weights each layer keeps at least (all, if it has fewer), whatever the
-        fraction; of blocks and channels as many as have so many weights together.
+      fraction: share of the survivors to prune, in [0, 1]. With blocks or channels it is a share of
+        those that are left. With M:N no group falls below M.
+      scope: "global" ranks all survivors together. "layerwise" and "erk" rank within each weight;
+        for "erk" ``erk_budgets`` gives the counts.
+      structure: the structure of the weights in ``masks``: which are pruned together.
+      min_kept: least number of weights that each layer keeps (all, if it has fewer), whatever the
+        fraction. Of blocks and channels it keeps enough to have that many weights.
 
     Raises:
-      UsageError: for a fraction outside [0, 1], an unknown scope, what the structure does not go
-        with, or scores that are NaN, missing or of another shape.
+      UsageError: for a fraction outside [0, 1], an unknown scope, or a scope or ``min_kept`` that
+        the structure excludes. For scores that are NaN, missing or of another shape.
     """
     if not 0 <= fraction <= 1:
         raise UsageError(f"Expected a fraction to prune in [0, 1], not {fraction}.")
@@ -69,29 +69,29 @@ def prune_to(
     """Prunes until exactly ``round(sparsity · weights)`` of the prunable weights are pruned.
 
     With scope "layerwise" that holds within each weight; one that is sparser already stays so. With
-    a structure of blocks or channels it holds of their number.
+    a structure of blocks or channels it holds for their number.
 
     Args:
       scores: name → float array of the mask's shape; the largest survive.
       masks: the masks so far; the result is nested in them. Only these weights count.
-      sparsity: share of the weights in ``masks`` that is pruned afterwards, in [0, 1); of the
-        blocks or channels with such a structure. With M:N it is 1 - M/N, at which no group has more
-        than M weights left, or less, on the way there.
+      sparsity: share of the weights in ``masks`` (or of the blocks or channels) that is pruned
+        afterwards, in [0, 1). With M:N it is at most 1 - M/N, at which no group has more than M
+        weights left.
       scope: "global", "layerwise" or "erk".
-      structure: which weights are pruned together, of the weights in ``masks``.
-      min_kept: how many weights each layer keeps at least (all, if it has fewer), whatever the
-        sparsity; of blocks and channels as many as have so many weights together.
+      structure: the structure of the weights in ``masks``: which are pruned together.
+      min_kept: least number of weights that each layer keeps (all, if it has fewer), whatever the
+        sparsity. Of blocks and channels it keeps enough to have that many weights.
 
     Raises:
-      UsageError: for a sparsity outside [0, 1), above that of M:N or, but for layerwise, below that
-        of ``masks``; an unknown scope, what the structure does not go with; or scores that are NaN,
-        missing or of another shape.
+      UsageError: for a sparsity outside [0, 1), above that of M:N or, unless layerwise, below that
+        of ``masks``. For an unknown scope, or a scope or ``min_kept`` that the structure excludes.
+        For scores that are NaN, missing or of another shape.
     """
     check_sparsity(sparsity)
     check_reachable(sparsity, masks, scope, structure)
 
     def count(total: int, kept: int) -> int:
-        # What M:N holds is then all that stays.
+        # At its own sparsity M:N keeps only the weights that it holds.
         return 0 if _ends_on(structure, sparsity) else min(kept, total - round(sparsity * total))
 
     return _keep(scores, masks, count, scope, structure, min_kept)
@@ -105,24 +105,25 @@ def erk_budgets(
 ) -> dict[str, int]:
     """How many weights each layer keeps under Erdős–Rényi-Kernel (Evci et al. 2020, 1911.11134).
 
-    A layer's density is proportional to (n_in + n_out + k_h + k_w)/(n_in·n_out·k_h·k_w), so the
-    number that it keeps to the sum of its shape; a layer that would keep more weights than survive
-    in it keeps those, and the others share the rest. Shares are rounded down, and what is left
-    goes to those cut most, the earlier first: the numbers add up to ``kept``.
+    A layer's density is proportional to (n_in + n_out + k_h + k_w)/(n_in·n_out·k_h·k_w). So the
+    number of weights that it keeps is proportional to the sum of its shape. If that is more than
+    it has left, it keeps all of these, and the other layers share the rest. Shares are rounded
+    down. The remainder goes to the layers that lost most by rounding, the earlier first, so that
+    the numbers add up to ``kept``.
 
     >>> erk_budgets(Masks.ones({"a": (2, 2), "b": (6, 10), "c": (8, 8)}), 38)
     {'a': 4, 'b': 17, 'c': 17}
 
     Args:
       masks: the masks so far, of any rank.
-      kept: of all weights together; at most ``masks.kept``. Of blocks and channels their number, of
-        which the densities are as they would be of weights.
+      kept: number of weights to keep in all layers together, at most ``masks.kept``. With blocks
+        and channels it is their number; densities are computed as for weights.
       structure: which weights are pruned together.
-      floors: what each layer keeps at least; ``kept`` is no less than all of that. Default: 0.
+      floors: least number that each layer keeps; their sum is at most ``kept``. Default: 0.
     """
     units, floors = structure.units(masks), floors or dict.fromkeys(masks, 0)
     survivors = {name: int(np.count_nonzero(mask)) for name, mask in units.items()}
-    # By density times number: the sum of the shape where each weight is a unit.
+    # Density times number of units: the sum of the shape if each weight is a unit.
     parts = {n: sum(m.shape) * units[n].size / max(m.size, 1) for n, m in masks.items()}
     shares = {name: 0.0 for name in masks}
     rest, free = kept, dict.fromkeys(masks)
@@ -134,7 +135,7 @@ def erk_budgets(
         if not low and not full:
             shares |= found
             break
-        # What has to be given and what is left over decide which of them are settled.
+        # Missing and surplus weights together decide which of the layers are settled first.
         given = sum(least - found[name] for name, least in low.items())
         left = sum(found[name] - most for name, most in full.items())
         settled = low if given > left else full
@@ -160,9 +161,9 @@ def check_sparsity(sparsity: float) -> None:
 def check_reachable(
     sparsity: float, masks: Masks, scope: str, structure: Structure = UNSTRUCTURED
 ) -> None:
-    """Raises UsageError if more of ``masks`` is pruned than ``sparsity``, or M:N prunes less.
+    """Raises UsageError if ``masks`` are sparser than ``sparsity``, or M:N is less sparse.
 
-    Layerwise may go on, and so may the groups of M:N to its own sparsity.
+    Masks may be sparser for scope "layerwise", and for M:N if ``sparsity`` is its own.
     """
     own = structure.sparsity
     if own is not None and sparsity > own + _NEARLY:
@@ -179,8 +180,7 @@ def check_reachable(
 
 
 def _as_floating(scores: ArrayLike) -> np.ndarray:
-    """Scores of whole numbers or truth values in float64: in their own dtype there may be no
-    negative of one."""
+    """Whole numbers and booleans as float64, since their own dtype may have no negative values."""
     array = np.asarray(scores)
     return array if array.dtype.kind == "f" else array.astype(np.float64)
 
@@ -195,8 +195,8 @@ def check_structure(structure: Structure, scope: str, min_kept: int) -> None:
         return
     if scope == "erk":
         raise UsageError(
-            f"Expected ranking globally or layerwise with `structure={structure.text}`, by which "
-            "all layers end equally dense, not by ERK, which gives each a density of its own."
+            f"Expected ranking globally or layerwise with `structure={structure.text}`, which "
+            "makes all layers equally dense; not by ERK, which gives each a density of its own."
         )
     if min_kept > structure.m:
         raise UsageError(
@@ -216,13 +216,13 @@ def target_of(structure: Structure, sparsity: float | None) -> float | None:
         return own if sparsity is None else sparsity
     if abs(sparsity - own) > _NEARLY:
         raise UsageError(
-            f"Expected no `sparsity` with `structure={structure.text}`, whose own is {own:g}, not "
-            f"{sparsity}."
+            f"Expected no `sparsity` with `structure={structure.text}`, which has the sparsity "
+            f"{own:g}, not {sparsity}."
         )
     return own
 
 
-_NEARLY = 1e-6  # 2/3 cannot be written out
+_NEARLY = 1e-6  # 2/3 cannot be given exactly
 
 
 def _ends_on(structure: Structure, sparsity: float) -> bool:
@@ -238,7 +238,7 @@ def _keep(
     structure: Structure,
     min_kept: int,
 ) -> Masks:
-    """``count(total, kept)`` says how many survive among the units that are ranked together."""
+    """The new masks. ``count(total, kept)``: how many of the units ranked together survive."""
     if scope not in SCOPES:
         raise UsageError(f"Expected the scope to be {one_of(SCOPES)}, not '{scope}'.")
     check_structure(structure, scope, min_kept)
@@ -266,7 +266,7 @@ def _keep(
 
 
 def _first(scores: np.ndarray, counts: np.ndarray, least: int) -> np.ndarray:
-    """The units with the largest scores that have ``least`` weights together."""
+    """The units with the largest scores, as many as it takes to have ``least`` weights."""
     alive = Masks({"": counts > 0})
     largest = _largest({"": scores[alive[""]]}, alive, min(least, alive.kept))[""]
     places = np.flatnonzero(largest)
@@ -280,8 +280,7 @@ def _first(scores: np.ndarray, counts: np.ndarray, least: int) -> np.ndarray:
 def _keep_largest(
     scores: Mapping[str, np.ndarray], masks: Masks, count: int, held: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """The ``count`` survivors of ``masks`` with the largest scores, ranked together; what is
-    ``held`` comes first."""
+    """The ``count`` survivors of ``masks`` with the largest scores; those ``held`` come first."""
     survivors = {name: scores[name][mask] for name, mask in masks.items()}
     if any(np.isnan(values).any() for values in survivors.values()):
         bad = [name for name, values in survivors.items() if np.isnan(values).any()]
@@ -289,7 +288,7 @@ def _keep_largest(
     if 0 < count < masks.kept and not any(values.any() for values in survivors.values()):
         raise UsageError(
             f"Expected scores that tell weights apart; those of {some(list(masks))} are all 0, so "
-            "that which stay would hang on their order alone: the weights are 0, or no gradient "
+            "that only their order would decide which stay. The weights are 0, or no gradient "
             "reaches them (a last layer that starts at 0?)."
         )
     if not held:
@@ -303,10 +302,10 @@ def _keep_largest(
 def _largest(
     survivors: Mapping[str, np.ndarray], masks: Masks, count: int
 ) -> dict[str, np.ndarray]:
-    """The ``count`` largest of ``survivors``, the scores where ``masks`` keep something.
+    """The ``count`` largest of ``survivors``, which are the scores at the places kept so far.
 
-    A partition of the survivors' scores finds the threshold in linear time with one copy of
-    them; a sort of 100 million weights would take many times as long.
+    A partition of the scores finds the threshold in linear time with one copy of them. Sorting
+    100 million weights would take many times as long.
     """
     if count == masks.kept:
         return dict(masks)

@@ -1,4 +1,4 @@
-"""How strong a masked model's weights were before they were pruned."""
+"""The norms of a masked model's weights before they were pruned."""
 
 import math
 from collections.abc import Mapping
@@ -14,8 +14,9 @@ from lottery_tf.masks.prune_by_mask import OURS, get_masks, wrappers
 
 
 def norms_before(weights: Mapping[str, np.ndarray], masks: Masks) -> dict[str, float]:
-    """‖w‖₂ of the weights that ``masks`` are about to prune; what is pruned already says nothing
-    of what it was, and is left out."""
+    """‖w‖₂ of the weights that ``masks`` are about to prune, by name.
+
+    Weights that are pruned already are left out, as their norm is no longer known."""
     found = {}
     for name, mask in masks.items():
         weight = np.asarray(weights[name])
@@ -27,8 +28,9 @@ def norms_before(weights: Mapping[str, np.ndarray], masks: Masks) -> dict[str, f
 def dense_norms_of(
     model: keras.Model, weights: Mapping[str, np.ndarray], masks: Masks
 ) -> dict[str, float]:
-    """``norms_before``, but of what the masks of ``model`` have pruned in part what it remembers,
-    if it does: of a weight that is pruned further the norm was that before the first mask."""
+    """``norms_before``; for weights that ``model``'s masks have pruned already, what it remembers.
+
+    So a weight that is pruned further keeps the norm from before its first mask."""
     pruned = {name for name, mask in get_masks(model).items() if not mask.all()}
     fresh, known = norms_before(weights, masks), get_dense_norms(model)
     return {n: norm for n, norm in fresh.items() if n not in pruned} | {
@@ -37,10 +39,10 @@ def dense_norms_of(
 
 
 def remember(model: keras.Model, dense_norms: Mapping[str, float]) -> None:
-    """Has a wrapped model remember what its weights, as they are now, were before they were pruned.
+    """Stores in a wrapped model the norms that its weights had before they were pruned.
 
     Args:
-      model: its masked weights have just been pruned.
+      model: a model with weights that have just been pruned.
       dense_norms: name of a weight → its ‖·‖₂ before.
     """
     names = variable_names(model)
@@ -49,15 +51,16 @@ def remember(model: keras.Model, dense_norms: Mapping[str, float]) -> None:
             pairs = {}
             for attribute in layer.attributes or ():
                 weight = at(layer.layer, attribute)
-                # None of a weight that was not finite, as JSON has it.
+                # None (from JSON's null) if the norm was not finite.
                 if (dense := dense_norms.get(names[id(weight)])) is not None:
                     pairs[attribute] = (dense, norm_of(weight.numpy()))
             layer.dense_norms = MappingProxyType(pairs)
 
 
 def get_dense_norms(model: keras.Model) -> dict[str, float]:
-    """Name of a masked weight → ‖w‖₂ before it was pruned, of those of which a wrapped model
-    knows it, and which have not been trained since then."""
+    """Name of a masked weight → ‖w‖₂ before it was pruned.
+
+    Weights are left out if the model does not know the norm, or has trained them since."""
     names = variable_names(model)
     found = {}
     for layer in wrappers(model).values():
@@ -70,5 +73,5 @@ def get_dense_norms(model: keras.Model) -> dict[str, float]:
 
 
 def norm_of(weight: np.ndarray) -> float:
-    """‖w‖₂, summed up in float64."""
+    """‖w‖₂, computed in float64."""
     return float(np.linalg.norm(np.asarray(weight, np.float64)))

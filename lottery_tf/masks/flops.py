@@ -1,7 +1,7 @@
 """How much a network computes: the multiply-adds of its kernels.
 
-A weight of a kernel takes part in one multiply-add at each position of its layer's images or
-sequences, so that what is left of the kernel costs
+A kernel's weight takes part in one multiply-add at each position of its layer's images or
+sequences. So the kept weights of the kernel cost
 
     FLOPs = 2 · positions · kept weights
 
@@ -37,9 +37,9 @@ from lottery_tf.masks.prunable import (
     kernel_attributes,
 )
 
-Shape: TypeAlias = tuple[Any, ...]  # of numbers, and None for an open size
+Shape: TypeAlias = tuple[Any, ...]  # numbers; None for an open size
 
-# The size that ImageNet's networks are compared at, in the place of one that is left open.
+# Used for an open size: networks for ImageNet are compared at it.
 OPEN_SIZE = 224
 
 
@@ -50,25 +50,26 @@ def count_flops(
 ) -> dict[str, int]:
     """FLOPs of each kernel for one example, those of pruned weights left out.
 
-    Counted are convolutions (transposed, separable, depthwise and locally connected ones too),
-    Dense and EinsumDense, the kernels of recurrent layers at each step and the projections of
-    attention, in nested models too, within Bidirectional and TimeDistributed, and at each call of a
-    shared layer. A row of an Embedding is looked up: 0. Padding counts as any input, as it does in
-    TensorFlow's profiler, and so do steps that a mask leaves out. Biases, normalisation,
-    activations, pooling, products of two activations (attention's scores, gates), and the weights
-    of other layers (those that hold other layers, a user's own) are not counted.
+    Counted are convolutions of all kinds (also transposed, separable, depthwise and locally
+    connected ones), Dense, EinsumDense, the projections of attention, and recurrent layers at each
+    step. They are also counted in nested models, within Bidirectional and TimeDistributed, and at
+    each call of a shared layer. An Embedding has 0 FLOPs, as it looks its rows up. Padding counts
+    as any input, as in TensorFlow's profiler, and so do steps that a mask leaves out.
+
+    Not counted are biases, normalisation, activations, pooling, and products of two activations
+    (attention's scores, gates). Other layers (a user's own, and those that hold layers) are not
+    counted either.
 
     >>> model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(2, 3, name="conv")])
     >>> count_flops(model)  # 2 x 2 positions, 18 weights
     {'conv/kernel': 144}
 
     Args:
-      model: a Sequential or functional model of tf_keras or Keras 3, wrapped or not; a wrapper's
-        masks do not matter.
+      model: a Sequential or functional model of tf_keras or Keras 3, wrapped or not. Masks of its
+        wrappers are ignored.
       masks: name of a weight → mask. Default: nothing is pruned.
       input_shape: the shape of an example, as in ``keras.Input``, or name of an input → its shape.
-        Default: the model's own; what that leaves open is taken to be of size 224, of which a line
-        is logged.
+        Default: the model's own, with 224 for each open size; a line is logged if that matters.
 
     Returns:
       name of the kernel → FLOPs, in the order of computation.
@@ -97,7 +98,7 @@ def _calls(
     found = calls(model)[0]
     kernels = ((call, path) for call in found for path in kernel_attributes(unwrapped(call.layer)))
     if given is None and all(None not in _axes_of(call, path)[0] for call, path in kernels):
-        return found  # a size that is open need not matter
+        return found  # an open size may not matter
     own = dict(
         zip(input_names(model), (tuple(each.shape[1:]) for each in model.inputs), strict=True)
     )
@@ -116,8 +117,8 @@ def _calls(
     if opened := [name for name, shape in shapes.items() if None in shape]:
         shapes = {n: tuple(OPEN_SIZE if s is None else s for s in e) for n, e in shapes.items()}
         log.info(
-            "%s: FLOPs are counted at the shape %s of %s, whose size is open; count_flops takes an "
-            "input_shape.",
+            "%s: FLOPs are counted at the shape %s of %s, which has an open size; count_flops "
+            "takes an input_shape.",
             *(model.name, ", ".join(str(shapes[name]) for name in opened), some(opened)),
         )
     return calls_at(model, list(shapes.values()))
@@ -129,15 +130,16 @@ def _positions(call: Call, path: str) -> int:
     sizes = [size for size in axes if size is not None]
     if len(sizes) < len(axes):
         raise UsageError(
-            f"Expected layers whose FLOPs can be counted at the inputs' size; '{call.path}' is "
-            "called at one that hangs on more than that."
+            f"Expected layers whose FLOPs follow from the inputs' size; '{call.path}' has a size "
+            "that depends on more than that."
         )
     return math.prod(sizes) // shared
 
 
 def _axes_of(call: Call, path: str) -> tuple[Shape, int]:
-    """The sizes of the axes at each place of which a weight of a kernel takes part, and of how many
-    of these places it meets one alone."""
+    """The sizes of the axes along which a kernel's weight is used, and a divisor.
+
+    The product of the sizes divided by the divisor says how often a weight takes part."""
     layer = unwrapped(call.layer)
     inputs, outputs = (
         tuple(tensors[0].shape) for tensors in (inputs_of(call.node), outputs_of(call.node))
@@ -149,7 +151,7 @@ def _axes_of(call: Call, path: str) -> tuple[Shape, int]:
 
 
 def _given_to_attention(call: Call, name: str) -> Shape:
-    """The shape of what an attention layer hands to its projection of that name."""
+    """The shape of the input of an attention layer's projection of that name."""
     args, kwargs = arguments_of(call.node)
     given = dict(zip(("query", "value", "key"), args, strict=False)) | kwargs
     named = given.get(name, given.get("value")) if name in ("key", "value") else None
@@ -159,13 +161,13 @@ def _given_to_attention(call: Call, name: str) -> Shape:
 def _axes(
     layer: keras.layers.Layer, parts: list[str], inputs: Shape, outputs: Shape, path: str
 ) -> tuple[Shape, int]:
-    """The sizes whose product, divided by a number, says how often a weight takes part.
+    """``_axes_of`` for a layer with these shapes.
 
     Args:
-      layer: a layer, or one within the called layer.
-      parts: the way from it to the layer that holds the kernel.
-      inputs, outputs: the shapes of what it takes and gives.
-      path: of the called layer, for the error.
+      layer: the called layer, or one within it.
+      parts: the path from ``layer`` to the layer that holds the kernel.
+      inputs, outputs: the shapes of its inputs and outputs.
+      path: the path of the called layer, for the error.
     """
     if isinstance(layer, both("Bidirectional")):
         return _axes(at(layer, parts[0]), parts[1:], inputs, outputs, path)
@@ -176,15 +178,15 @@ def _axes(
     if isinstance(layer, both("RNN")):
         steps = inputs[0 if getattr(layer, "time_major", False) else 1]
         if not isinstance(layer, CONVOLUTIONAL_RECURRENT):
-            return (steps,), 1  # at each step, for each of several cells
+            return (steps,), 1  # once a step, in each of several cells
         images = outputs[2:] if layer.return_sequences else outputs[1:]
         return (steps, *(images[1:] if _channels_first(layer.cell) else images[:-1])), 1
     if isinstance(layer, ATTENTION):
         return inputs[1:-1], 1
     if isinstance(layer, both("Embedding")):
-        return (0,), 1  # a row is looked up
+        return (0,), 1  # rows are looked up
     if isinstance(layer, both("EinsumDense")):
-        # Along axes that the input has in common with the kernel each weight meets one value.
+        # Along axes that input and kernel share, each weight meets one value only.
         labels, kernel = layer.equation.partition("->")[0].split(",")
         sizes = zip(kernel, layer.kernel.shape, strict=True)
         return inputs[1:], math.prod(size for label, size in sizes if label in labels)

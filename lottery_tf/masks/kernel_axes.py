@@ -18,9 +18,9 @@ from lottery_tf.masks.structure import Axes, Structure, parse
 
 
 def structured(model: keras.Model, masks: Masks, text: str) -> Structure:
-    """The structure of that name, of the weights in ``masks``.
+    """The structure named ``text`` for the weights in ``masks``.
 
-    A line is logged of kernels whose last groups or blocks are smaller than the others.
+    A line is logged if the last groups or blocks of kernels are smaller than the others.
 
     Args:
       model: a Sequential or functional model of tf_keras or Keras 3, wrapped or not.
@@ -38,7 +38,7 @@ def structured(model: keras.Model, masks: Masks, text: str) -> Structure:
 
 
 def kernel_axes(model: keras.Model, masks: Masks) -> dict[str, Axes | None]:
-    """Name → axes of each weight in ``masks``; None for those of a rank below 2."""
+    """Name → axes of each weight in ``masks``; None for a weight of rank below 2."""
     names = variable_names(model)
     found: dict[str, Axes | None] = {}
     for layer in map(unwrapped, named_layers(model).values()):
@@ -51,9 +51,9 @@ def kernel_axes(model: keras.Model, masks: Masks) -> dict[str, Axes | None]:
 
 
 def axes_of(layer: Any, attribute: str, rank: int) -> Axes | None:
-    """The axes of the kernel that an attribute of ``layer`` is; None below rank 2.
+    """The axes of the kernel in that attribute of ``layer``; None below rank 2.
 
-    Of a layer of the user's own they are those of Dense and of convolutions: […, inputs, outputs].
+    A user's own layer is taken to have those of Dense and of convolutions: […, inputs, outputs].
     """
     if rank < 2:
         return None

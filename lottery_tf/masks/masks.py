@@ -24,7 +24,7 @@ class Masks(Mapping[str, np.ndarray]):
     (0.75, 1, 4)
 
     Args:
-      arrays: name of a weight → its mask: bool, or numbers of which each is 0 or 1.
+      arrays: name of a weight → its mask, of booleans, or of numbers that are each 0 or 1.
 
     Raises:
       UsageError: if a value is neither 0 nor 1.
@@ -49,7 +49,7 @@ class Masks(Mapping[str, np.ndarray]):
             np.array_equal(mask, other[name]) for name, mask in self.items()
         )
 
-    __hash__ = None  # type: ignore[assignment]  # as Python has it of what has only __eq__
+    __hash__ = None  # type: ignore[assignment]  # Python's rule for a class with __eq__ alone
 
     def __repr__(self) -> str:
         return f"Masks({len(self)} weights, {self.kept:,} of {self.total:,} kept)"
@@ -70,8 +70,8 @@ class Masks(Mapping[str, np.ndarray]):
         return (self.total - self.kept) / self.total if self.total else 0.0
 
     def sparsity_total(self, trainable: int) -> float:
-        """Share of all ``trainable`` parameters that are pruned (the other denominator in use); 0
-        where there are none."""
+        """Share of all ``trainable`` parameters that are pruned, as some papers count; 0 if none
+        are trainable."""
         return (self.total - self.kept) / trainable if trainable else 0.0
 
     @property
@@ -92,18 +92,18 @@ class Masks(Mapping[str, np.ndarray]):
         return cls({name: np.ones(shape, bool) for name, shape in shapes.items()})
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes an ``.npz`` file with a boolean array a weight.
+        """Writes an ``.npz`` file with a boolean array for each weight.
 
-        Older masks there are replaced: boolean arrays, one at least, each with a weight's name,
-        ``layer/variable``.
+        A file of older masks is replaced. It is known by its content: one or more boolean arrays,
+        each with a weight's name, ``layer/variable``.
 
         Raises:
-          UsageError: if ``path`` is anything else, which is never replaced.
+          UsageError: if anything else is at ``path``; it is never replaced.
         """
         path = os.fspath(path)
         path = path if path.endswith(".npz") else f"{path}.npz"
         check_ours(path, _MASKS)
-        arrays: dict[str, Any] = self._arrays  # or mypy takes one for allow_pickle
+        arrays: dict[str, Any] = self._arrays  # else mypy takes an array for allow_pickle
         np.savez_compressed(path, **arrays)
 
     @classmethod
@@ -134,7 +134,7 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def shapes_in(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
-    """The shapes of the arrays of an ``.npz`` file by its headers, which are all that is read.
+    """The shapes of the arrays of an ``.npz`` file. Only their headers are read.
 
     Raises:
       UsageError: as ``read_arrays``.

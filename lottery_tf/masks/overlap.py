@@ -1,4 +1,4 @@
-"""How much two tickets of one network have in common: the overlap of their masks."""
+"""The overlap of the masks of two tickets of one network."""
 
 from typing import NamedTuple
 
@@ -14,8 +14,8 @@ class Overlap(NamedTuple):
 
     Attributes:
       jaccard: |A ∩ B| / |A ∪ B|, in [0, 1].
-      random: the same of two masks drawn at random that keep as many weights of each layer: with
-        |A ∩ B| at its expectation, the sum of |A|·|B| / n over the layers of n weights.
+      random: the same for two random masks that keep as many weights in each layer. |A ∩ B| is
+        then its expectation, the sum of |A|·|B| / n over the layers of n weights.
     """
 
     jaccard: float | None
@@ -23,7 +23,7 @@ class Overlap(NamedTuple):
 
 
 def overlap(one: Masks, other: Masks) -> tuple[dict[str, Overlap], Overlap]:
-    """The overlap of each two masks of the same name, and that of all together.
+    """The overlap of the two masks of each name, and the overlap of all together.
 
     >>> one, other = Masks({"d/kernel": [[1, 1], [0, 0]]}), Masks({"d/kernel": [[1, 0], [1, 0]]})
     >>> overlap(one, other)[1]  # 1 of 3; at random 2 · 2 / 4 = 1 would be in both as well

@@ -31,7 +31,7 @@ _POOLINGS = (
     *both("AveragePooling1D", "AveragePooling2D", "AveragePooling3D"),
     *both("MaxPooling1D", "MaxPooling2D", "MaxPooling3D"),
 )
-# Each weight of theirs is used at one place.
+# Layers that use each weight at one place.
 LOCAL = both("LocallyConnected1D", "LocallyConnected2D")
 EINSUM = both("EinsumDense")
 ATTENTION = both("MultiHeadAttention", "GroupQueryAttention")
@@ -48,9 +48,9 @@ _CLASSES = (
     ("recurrent", _CELLS, _RECURRENT),
     ("embedding", both("Embedding"), ("embeddings",)),
 )
-# Layers that compute by those within them: their weights are pruned as those layers' are.
+# Layers that compute through the layers within them, which decide what is pruned.
 _HOLDERS = both("RNN", "StackedRNNCells", "Bidirectional", "TimeDistributed")
-# Kind and classes of layers, of which class what holds their weights is (None: any), and the names.
+# Kind; layer classes; class of the part that holds their weights (None: any); the weights' names.
 _WITHIN = (
     ("recurrent", CONVOLUTIONAL_RECURRENT, None, _RECURRENT),
     ("attention", ATTENTION, EINSUM, ("kernel",)),
@@ -65,14 +65,15 @@ def prunable_weights(
 ) -> dict[str, tuple[int, ...]]:
     """Name → shape of the weights that may be pruned, in the order of the model's layers.
 
-    They are the kernels of the kinds in ``prune_layers``, in layers that Bidirectional,
-    TimeDistributed and RNN hold too, and what a layer or cell of the user's own returns from
-    tfmot's ``get_prunable_weights``; without those of the layers in ``keep_dense``. Biases,
-    BatchNorm's parameters and the insides of other layers that hold layers are never among them.
+    They are the kernels of the kinds in ``prune_layers``, also in layers within Bidirectional,
+    TimeDistributed and RNN. For a layer or cell of the user's own they are what its
+    ``get_prunable_weights`` (tfmot's interface) returns. Layers in ``keep_dense`` are left out.
+    Biases, BatchNorm's parameters and weights inside of other layers that hold layers are never
+    pruned.
 
     Args:
       model: a Sequential or functional model, wrapped or not.
-      settings: default: all kinds but depthwise kernels and embeddings; the output layers are left
+      settings: default: all kinds except depthwise kernels and embeddings; output layers stay
         dense.
 
     Raises:
@@ -99,12 +100,12 @@ def prunable_attributes(layer: keras.layers.Layer, kinds: tuple[str, ...] = KIND
     """The paths (``graph/parts``) of the prunable variables within ``layer``.
 
     Raises:
-      UsageError: if a pruning wrapper is within it, or ``get_prunable_weights`` of a layer returns
-        what is no attribute of one.
+      UsageError: if a pruning wrapper is within it, or if ``get_prunable_weights`` returns a
+        variable that is not an attribute of a layer.
     """
     found = dict.fromkeys(kernel_attributes(layer, kinds))
     for place, part in _opened(layer):
-        # Of its class: tfmot gives a method of this name to each layer that it has wrapped.
+        # On the class, as tfmot sets a method of this name on each layer that it wraps.
         if hasattr(type(part), "get_prunable_weights"):
             paths: dict[int, str] = {}
             for path, variable in variables_at(part).items():
@@ -114,10 +115,10 @@ def prunable_attributes(layer: keras.layers.Layer, kinds: tuple[str, ...] = KIND
                     raise UsageError(
                         "Expected get_prunable_weights to return variables that are attributes of "
                         f"the layer or of layers in it; '{layer.name}' ({type(part).__name__}) "
-                        f"returns {getattr(weight, 'name', weight)}, which is none: set it as one."
+                        f"returns {getattr(weight, 'name', weight)}: set it as an attribute."
                     )
                 found[place + paths[id(weight)]] = None
-    # One's own attributes by name, as ever; then those of the parts, in their order.
+    # The layer's own attributes by name, as in older releases; then its parts', in their order.
     return sorted(found, key=lambda path: (1, "") if "/" in path else (0, path))
 
 
@@ -127,7 +128,7 @@ def kernel_attributes(layer: keras.layers.Layer, kinds: tuple[str, ...] = KINDS)
     seen: set[int] = set()
     for place, part in _opened(layer):
         for kind, name in _kernels_of(part):
-            # Two places may hold one, as a cell that is stacked twice.
+            # Two places may hold the same one, for instance a cell that is stacked twice.
             if kind in kinds and id(at(part, name)) not in seen:
                 seen.add(id(at(part, name)))
                 found[place + name] = None
@@ -135,7 +136,7 @@ def kernel_attributes(layer: keras.layers.Layer, kinds: tuple[str, ...] = KINDS)
 
 
 def _kernels_of(part: keras.layers.Layer) -> list[tuple[str, str]]:
-    """Kind and path of the kernels that a layer of a known class holds, parts of its own too."""
+    """Kind and path of the kernels that a layer of a known class holds, itself or in its parts."""
     found = {
         (kind, name)
         for kind, classes, names in _CLASSES
@@ -156,7 +157,7 @@ def _kernels_of(part: keras.layers.Layer) -> list[tuple[str, str]]:
 
 
 def _opened(layer: keras.layers.Layer, place: str = "") -> Iterator[tuple[str, Any]]:
-    """The layer, and the layers by which one that only holds others computes, by path."""
+    """By path: the layer and, if it only holds other layers, those within it."""
     yield place, layer
     for name, part in layers_held(layer) if isinstance(layer, _HOLDERS) else ():
         if is_pruning_wrapper(part):
@@ -179,11 +180,11 @@ def left_dense(model: keras.Model, masked: set[str]) -> list[str]:
 
 
 def _kept_dense(model: keras.Model, keep_dense: tuple[str, ...]) -> set[str]:
-    """Paths of the layers that ``keep_dense`` stands for."""
+    """Paths of the layers that ``keep_dense`` names."""
     dense = set()
     graph, outputs = calls(model)
     layers = named_layers(model)
-    # What stands between a layer and the inputs or outputs: any kernel, prunable or not.
+    # A layer is first or last if no kernel, prunable or not, lies between it and the model's end.
     kernels = {
         path
         for path, each in layers.items()
@@ -213,7 +214,9 @@ def _kept_dense(model: keras.Model, keep_dense: tuple[str, ...]) -> set[str]:
 
 
 def _reaches(call: Call, way: str, kernels: set[str]) -> set[str]:
-    """Those of ``kernels`` met first when going ``way`` ("before", "after") from a call."""
+    """The first of ``kernels`` on each path from a call in the direction ``way``.
+
+    ``way`` is "before" or "after"."""
     met, seen, todo = set(), set(), list(getattr(call, way))
     while todo:
         step = todo.pop()
@@ -228,12 +231,11 @@ def _reaches(call: Call, way: str, kernels: set[str]) -> set[str]:
 
 
 def _is_shortcut(call: Call, kernels: set[str]) -> bool:
-    """Whether a 1×1 convolution reaches an addition that its input reaches past other kernels too.
+    """Whether a 1×1 convolution leads to an addition that its input also reaches by other kernels.
 
-    Only layers without a kernel (BatchNorm) may stand between it and the addition, and only
-    poolings before it, behind what both branches have in common (ResNet-D, arXiv 1812.01187). The
-    last 1×1 convolution of a bottleneck block is none: its input reaches the addition through it
-    alone.
+    Between it and the addition there may be only layers without a kernel (BatchNorm), and before
+    it only poolings (ResNet-D, arXiv 1812.01187). The last 1×1 convolution of a bottleneck block
+    is not a shortcut: its input reaches the addition only through it.
     """
     layer = unwrapped(call.layer)
     if not isinstance(layer, _ANY_CONVOLUTION) or set(layer.kernel_size) != {1}:
@@ -253,7 +255,7 @@ def _is_shortcut(call: Call, kernels: set[str]) -> bool:
 
 
 def _past_kernels(call: Call, ends: set[Call], kernels: set[str]) -> bool:
-    """Whether a path from ``call`` leads to one of ``ends`` past at least one of ``kernels``."""
+    """Whether a path from ``call`` to one of ``ends`` goes through at least one of ``kernels``."""
     seen, todo = set(), [(call, False)]
     while todo:
         step, past = todo.pop()
@@ -263,6 +265,6 @@ def _past_kernels(call: Call, ends: set[Call], kernels: set[str]) -> bool:
         if step in ends:
             if past:
                 return True
-            continue  # going on behind the addition would lead out of the block
+            continue  # behind the addition the block has ended
         todo += [(later, past or step.path in kernels) for later in step.after]
     return False

@@ -2,9 +2,9 @@
 
 tensorflow-model-optimization's wrapper assigns ``w ← w ⊙ m`` before each forward pass, so that
 between two steps weights, gradients and optimizer slots are dense. Here the mask is part of the
-forward pass: by the chain rule ∂L/∂w = ∂L/∂(w ⊙ m) ⊙ m, so a pruned weight has gradient 0 in
-``fit`` and in a hand-written loop alike. It starts at 0 and stays exactly 0, its momentum too,
-and it adds nothing to a gradient norm; no callback is needed.
+forward pass. By the chain rule ∂L/∂w = ∂L/∂(w ⊙ m) ⊙ m, so a pruned weight has gradient 0, in
+``fit`` and in a hand-written loop. It starts at 0 and stays exactly 0, and so does its momentum.
+It adds nothing to a gradient norm, and no callback is needed.
 """
 
 import functools
@@ -38,22 +38,21 @@ from lottery_tf.masks.prune_by_mask3 import PruneByMask as PruneByMask3
 class PruneByMask(PruneLowMagnitude):
     """Computes ``layer`` with each prunable weight multiplied by a mask that can be set.
 
-    A subclass of tfmot's ``PruneLowMagnitude`` and recognised by its tools (``strip_pruning``;
-    ``UpdatePruningStep`` finds nothing to do). The masks are non-trainable float32 variables, all
-    ones at first; ``set_masks`` of this module changes them.
+    It is a subclass of tfmot's ``PruneLowMagnitude``, so that tfmot's tools recognise it
+    (``strip_pruning``; ``UpdatePruningStep`` finds nothing to do). The masks are non-trainable
+    float32 variables, all ones at first; ``wrapper.set_masks`` changes them.
 
     Args:
       layer: a layer with at least one prunable weight, in itself or in a layer within it.
       attributes: paths of the variables to mask, as in ``graph/parts``: ``kernel``,
         ``cell/kernel``; default: all prunable ones.
-      dense_norms: path → ‖w‖₂ before it was pruned and ‖w ⊙ m‖₂ as it was then, of those of
-        which that is known.
-      **kwargs: as any Keras layer.
+      dense_norms: path → (‖w‖₂ before pruning, ‖w ⊙ m‖₂ just after it), where they are known.
+      **kwargs: as for any Keras layer.
     """
 
-    # tfmot's callbacks read these; the masks here follow no schedule of steps.
+    # tfmot's callbacks read these. The masks here do not follow a schedule of steps.
     pruning_step = 0
-    keeps_outputs = True  # of the layer inside, as to shapes and dtypes
+    keeps_outputs = True  # outputs have the shapes and dtypes of the layer inside
 
     def __init__(
         self,
@@ -68,7 +67,7 @@ class PruneByMask(PruneLowMagnitude):
         # tfmot's own constructor refuses layers that it does not know.
         super(PruneLowMagnitude, self).__init__(layer, **kwargs)
         self.attributes = attributes
-        # Of a type that Keras does not track, as it does a dictionary.
+        # Keras would track a dictionary; it does not track this type.
         self.dense_norms: Mapping[str, Sequence[float]] = MappingProxyType(dict(dense_norms or {}))
         self.masks: dict[str, tf.Variable] = {}
         # Path of a masked variable → all paths at which the layer holds it.
@@ -103,7 +102,7 @@ class PruneByMask(PruneLowMagnitude):
                 trainable=False,
                 aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
             )
-            # Or an orthogonal one would move zeros.
+            # Else an orthogonal regularizer would move zeros.
             masked = functools.partial(self._masked, attribute)
             regularize_instead(holder_of(self.layer, attribute), held[attribute], masked)
 
@@ -116,7 +115,7 @@ class PruneByMask(PruneLowMagnitude):
     def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         names = by_name(self.layer, args)
         args, kwargs = args[len(names) :], {**names, **kwargs}
-        if not self.masks:  # the layer makes its variables when it is called
+        if not self.masks:  # the layer makes its variables in its first call
             self.layer(inputs, *args, **kwargs)
             with tf.init_scope():
                 self._make_masks()
@@ -129,15 +128,15 @@ class PruneByMask(PruneLowMagnitude):
 
     @property
     def stateful(self) -> bool:
-        """Whether the layer keeps what it has computed, as a recurrent one may."""
+        """Whether the layer keeps states from batch to batch, as a recurrent one may."""
         return self.layer.stateful
 
     @stateful.setter
     def stateful(self, value: bool) -> None:
-        """Keras sets it on any layer; it is the inner one's."""
+        """Keras sets it on any layer; it is passed on to the inner layer."""
 
     def reset_states(self, *args: Any, **kwargs: Any) -> None:
-        """As that of the recurrent layer inside: models call it where a layer is stateful."""
+        """Resets the recurrent layer inside; models call it if a layer is stateful."""
         if hasattr(self.layer, "reset_states"):
             self.layer.reset_states(*args, **kwargs)
 
@@ -146,11 +145,11 @@ class PruneByMask(PruneLowMagnitude):
 
     @property
     def pruning_obj(self) -> "PruneByMask":
-        """tfmot's callbacks ask this object to mask the weights."""
+        """The object that tfmot's callbacks ask to mask the weights."""
         return self
 
     def weight_mask_op(self) -> tf.Operation:
-        """Nothing to do: the weights are masked."""
+        """Does nothing, as the weights are masked already."""
         return tf.no_op()
 
     def get_config(self) -> dict[str, Any]:
@@ -169,7 +168,7 @@ class PruneByMask(PruneLowMagnitude):
         return cls(layer, **config)
 
 
-# What prunes the layers of either Keras.
+# Our wrapper classes, of both Kerases.
 OURS = (PruneByMask, PruneByMask3)
 
 
@@ -178,24 +177,24 @@ def pruned(
     attributes: Sequence[str] | None = None,
     dense_norms: Mapping[str, Sequence[float]] | None = None,
 ) -> PruneByMask:
-    """The ``PruneByMask`` of the Keras that a layer is of; arguments as there."""
+    """A layer in the ``PruneByMask`` of its Keras; the arguments are as there."""
     kind = PruneByMask3 if is_keras3(layer) else PruneByMask
     return kind(layer, attributes, dense_norms)
 
 
 def get_masks(model: keras.Model) -> Masks:
-    """The masks of a wrapped model; no masks of one that is not wrapped."""
+    """The masks of a wrapped model; empty for a model that is not wrapped."""
     return Masks({name: mask.numpy() for name, (_, mask) in masked_variables(model).items()})
 
 
 def wrappers(model: keras.Model) -> dict[str, PruneLowMagnitude]:
-    """Path of each wrapped layer → its wrapper; tfmot's own count."""
+    """Path of each wrapped layer → its wrapper, ours or tfmot's."""
     layers = named_layers(model).items()
     return {path: layer for path, layer in layers if is_pruning_wrapper(layer)}
 
 
 def masked_variables(model: keras.Model) -> dict[str, tuple[tf.Variable, tf.Variable]]:
-    """Name of each masked weight → (weight, mask); tfmot's own wrappers count."""
+    """Name of each masked weight → (weight, mask), in wrappers of ours or tfmot's."""
     names = variable_names(model)
     found: dict[str, tuple[tf.Variable, tf.Variable]] = {}
     for layer in wrappers(model).values():

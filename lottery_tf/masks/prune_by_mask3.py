@@ -1,4 +1,4 @@
-"""The pruning wrapper of Keras 3, which computes as that of tf_keras in ``prune_by_mask``."""
+"""The pruning wrapper of Keras 3, which computes as the one of tf_keras in ``prune_by_mask``."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -23,17 +23,17 @@ class PruneByMask(PruningWrapper):
     """Computes ``layer`` with each prunable weight multiplied by a mask that can be set.
 
     The masks are non-trainable float32 variables, all ones at first; ``lt.set_masks`` changes
-    them. Each step of an optimizer ends in w ← w ⊙ m: it changes nothing where a weight without a
-    gradient stays where it is, but Muon makes its update of the whole gradient's singular vectors,
-    and some constraints move zeros. Averages of the weights (``use_ema``) are taken before that.
+    them. Each step of an optimizer ends in w ← w ⊙ m. For most optimizers that changes nothing, as
+    a weight without a gradient does not move. But Muon computes its update from singular vectors
+    of the whole gradient, and some constraints move zeros. Averages of the weights (``use_ema``)
+    are taken before that.
 
     Args:
       layer: a layer with at least one prunable weight, in itself or in a layer within it.
       attributes: paths of the variables to mask, as in ``graph/parts``: ``kernel``,
         ``cell/kernel``; default: all prunable ones.
-      dense_norms: path → ‖w‖₂ before it was pruned and ‖w ⊙ m‖₂ as it was then, of those of
-        which that is known.
-      **kwargs: as any Keras layer.
+      dense_norms: path → (‖w‖₂ before pruning, ‖w ⊙ m‖₂ just after it), where they are known.
+      **kwargs: as for any Keras layer.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class PruneByMask(PruningWrapper):
     ):
         super().__init__(layer, **kwargs)
         self.attributes = attributes
-        # Of a type that Keras does not track, as it does a dictionary.
+        # Keras would track a dictionary; it does not track this type.
         self.dense_norms: Mapping[str, Sequence[float]] = MappingProxyType(dict(dense_norms or {}))
         self.masks: dict[str, keras.Variable] = {}
         # Path of a masked variable → all paths at which the layer holds it.
@@ -69,7 +69,7 @@ class PruneByMask(PruningWrapper):
                 trainable=False,
                 aggregation="only_first_replica",
             )
-            # Or an orthogonal one would move zeros.
+            # Else an orthogonal regularizer would move zeros.
             masked = functools.partial(self._masked, attribute)
             regularize_instead(holder_of(self.layer, attribute), kernel, masked)
             # JAX would keep the mask of the first step.
@@ -82,7 +82,7 @@ class PruneByMask(PruningWrapper):
         return kernel * ops.cast(self.masks[attribute], kernel.dtype)
 
     def _pruned(self, attribute: str, weight: Any) -> Any:
-        """``weight`` with 0 where it is pruned, whatever stood there."""
+        """``weight`` with 0 where it is pruned, whatever its value there."""
         return ops.where(ops.cast(self.masks[attribute], "bool"), weight, ops.zeros_like(weight))
 
     def call(self, *args: Any, **kwargs: Any) -> Any:

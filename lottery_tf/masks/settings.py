@@ -9,7 +9,7 @@ from lottery_tf.common.settings import nearest, setting
 
 # Kinds of layers; masks.prunable has the classes.
 KINDS = ("conv", "dense", "recurrent", "attention", "depthwise", "embedding")
-# Those that no network of the zoo has; older releases knew none of them.
+# Kinds that no network of the zoo has, and that older releases did not know.
 _OF_NO_RUN = ("recurrent", "attention", "embedding")
 
 
@@ -23,9 +23,9 @@ class PrunableSettings:
     )
     keep_dense: tuple[str, ...] = setting(
         ("last",),
-        "layers to leave dense: first (those that read the inputs), last (those that make the "
-        "outputs), shortcut (1x1 projections beside a residual branch), or the names of layers and "
-        "of models within the model",
+        "layers to leave dense: first (they read the inputs), last (they make the outputs), "
+        "shortcut (1x1 projections beside a residual branch), or names of layers and of models "
+        "within the model",
     )
 
     def __post_init__(self) -> None:
@@ -37,10 +37,10 @@ class PrunableSettings:
 
 
 def as_compared(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a run, as JSON has them, without the kinds of layers that make no difference.
+    """The settings of a run, as JSON has them, without kinds of layers that make no difference.
 
-    The networks of the commands have no layers of these kinds, so that runs of older releases,
-    which did not know them, are the same runs.
+    The networks of the commands have no layers of these kinds. So runs of older releases, which
+    did not know the kinds, still count as the same runs.
     """
     kinds = settings.get("prune_layers")
     if not isinstance(kinds, list):

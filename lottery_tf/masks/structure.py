@@ -1,17 +1,17 @@
-"""Structures: which weights are pruned together, or how many of a group of them stay.
+"""Structures: which weights are pruned together, or how many of each group stay.
 
 - ``unstructured``: each weight by itself.
-- ``M:N``: of each N weights that follow one another along the inputs of an output M stay, as in 2:4
-  (Zhou et al. 2021, arXiv 2102.04010). The groups are those of tfmot's ``sparsity_m_by_n``, which
-  counts the zeros: its (1, 4) is 3:4.
-- ``block:HxW``: blocks of H inputs and W outputs, ranked by the mean of their scores, or with
-  ``:max`` by the largest, as tfmot's ``block_size`` and ``block_pooling_type``.
-- ``channel``: all weights that make an output, of a convolution a filter, ranked by the mean of
+- ``M:N``: M of each N consecutive weights along the inputs of an output stay, as in 2:4 (Zhou et
+  al. 2021, arXiv 2102.04010). The groups are those of tfmot's ``sparsity_m_by_n``, which counts
+  the zeros: its (1, 4) is 3:4.
+- ``block:HxW``: blocks of H inputs and W outputs, ranked by the mean of their scores, with ``:max``
+  by the largest. tfmot has the same as ``block_size`` and ``block_pooling_type``.
+- ``channel``: all weights that make an output (a filter of a convolution), ranked by the mean of
   their scores (Li et al. 2017, arXiv 1608.08710).
 
-Blocks and channels are units: their masks are pruned as those of weights are, so that counts are
-exact in units. M:N keeps the M largest of each group, and the other weights are pruned as if there
-were no groups, until none of them is left: then, at a sparsity of 1 - M/N, it is reached.
+Blocks and channels are units: they are pruned as single weights are, with exact counts of units.
+M:N keeps the M largest of each group, and prunes the other weights as if there were no groups. When
+none of these is left, at a sparsity of 1 - M/N, the structure is reached.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from lottery_tf.common.settings import nearest, one_of
 from lottery_tf.masks.masks import Masks
 
 _FORMS = ("unstructured", "M:N (M < N stay)", "block:HxW", "block:HxW:max", "channel")
-# Of up to four digits: more than any kernel has.
+# Up to four digits are enough for any kernel.
 _M_BY_N = re.compile(r"([1-9]\d{0,3}):([1-9]\d{0,3})")
 _BLOCK = re.compile(r"block:([1-9]\d{0,3})x([1-9]\d{0,3})(:max)?")
 _NO_CHANNELS = "whose layer sums over no channels"
@@ -36,13 +36,13 @@ _NO_CHANNELS = "whose layer sums over no channels"
 
 @dataclasses.dataclass(frozen=True)
 class Axes:
-    """What the axes of a kernel are to its layer.
+    """The meaning of a kernel's axes.
 
     Attributes:
-      inputs: the last axis that the layer sums over, that of the channels; None where it sums over
+      inputs: the last axis that the layer sums over, that of the channels. None if it sums over
         no channels, as with a depthwise kernel.
-      outputs: the axes along which the outputs lie. The incoming weights of one lie along the rest.
-      alone: whether no other kernel makes the same outputs, as a recurrent kernel does.
+      outputs: the axes of the outputs. The incoming weights of an output lie along the other axes.
+      alone: False if another kernel makes the same outputs, such as a recurrent kernel.
     """
 
     inputs: int | None
@@ -52,11 +52,11 @@ class Axes:
 
 @dataclasses.dataclass(frozen=True)
 class Structure:
-    """Each weight is a unit by itself; subclasses have larger ones, or groups.
+    """A structure in which each weight is a unit; subclasses have larger units, or groups.
 
     Attributes:
-      text: as ``parse`` takes it.
-      axes: of each kernel, by name; ``on`` puts them in.
+      text: its name, as ``parse`` takes it.
+      axes: name → axes of each kernel; ``on`` sets them.
     """
 
     text: str = "unstructured"
@@ -65,21 +65,21 @@ class Structure:
 
     @property
     def sparsity(self) -> float | None:
-        """The sparsity that the structure itself says; None where any can be asked for."""
+        """The sparsity of the structure itself; None if any sparsity can be asked for."""
         return None
 
     @property
     def info(self) -> dict[str, str]:
-        """What a ticket's ``info`` says of the structure of its masks; nothing of none."""
+        """The entry for a ticket's ``info``; empty for unstructured masks."""
         return {"structure": self.text} if self.text != Structure.text else {}
 
     def on(
         self, axes: Mapping[str, Axes | None], shapes: Mapping[str, tuple[int, ...]]
     ) -> "Structure":
-        """The structure, of kernels with these axes (None: without inputs and outputs) and shapes.
+        """The structure for kernels with these axes and shapes; axes are None below rank 2.
 
         Raises:
-          UsageError: for kernels that it does not fit, with the reason.
+          UsageError: for kernels that do not fit, with the reason.
         """
         odd: dict[str, list[str]] = {}
         for name in shapes:
@@ -98,15 +98,15 @@ class Structure:
         return None
 
     def remarks(self, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-        """Sentences on kernels whose last groups or blocks are smaller than the others."""
+        """Sentences that name kernels with smaller last groups or blocks, for the log."""
         return []
 
     def counts(self, masks: Masks) -> Mapping[str, np.ndarray]:
-        """How many weights are left of each unit, by name."""
+        """Name → how many weights are left in each unit."""
         return masks
 
     def units(self, masks: Masks) -> Masks:
-        """The masks of the units: whether any weight of each is left."""
+        """The masks of the units: True if any weight of the unit is left."""
         return masks
 
     def pooled(self, scores: Mapping[str, np.ndarray], masks: Masks) -> Mapping[str, np.ndarray]:
@@ -114,7 +114,7 @@ class Structure:
         return scores
 
     def weights(self, units: Masks, masks: Masks) -> Masks:
-        """The masks of those weights of ``masks`` whose units stay."""
+        """``masks`` without the weights of the units that are pruned."""
         return units
 
     def held(self, scores: Mapping[str, np.ndarray], masks: Masks) -> dict[str, np.ndarray]:
@@ -124,10 +124,10 @@ class Structure:
 
 @dataclasses.dataclass(frozen=True)
 class _Boxes(Structure):
-    """Units of several weights, boxes of a kernel; the last ones along an axis may be smaller.
+    """Units that are boxes of a kernel; the last boxes along an axis may be smaller.
 
     Attributes:
-      pooling: their scores are the ``average`` of their weights', or the ``max``.
+      pooling: a unit's score is the ``average`` or the ``max`` of its weights' scores.
     """
 
     pooling: str = "average"
@@ -151,8 +151,8 @@ class _Boxes(Structure):
         )
 
     def pooled(self, scores: Mapping[str, np.ndarray], masks: Masks) -> Mapping[str, np.ndarray]:
-        """The mean over all weights of a unit, where those that are pruned already count as 0, or
-        the largest score of those that are left."""
+        """The mean score of a unit's weights, where pruned ones count as 0; or the largest score of
+        those that are left."""
         found = {}
         for name, mask in masks.items():
             box = self._box(name, mask.shape)
@@ -174,7 +174,7 @@ class _Boxes(Structure):
 
 @dataclasses.dataclass(frozen=True)
 class Blocks(_Boxes):
-    """Blocks of ``height`` inputs and ``width`` outputs; of a convolution at one place each."""
+    """Blocks of ``height`` inputs and ``width`` outputs, in a convolution at one place each."""
 
     height: int = 1
     width: int = 1
@@ -217,7 +217,7 @@ class Channels(_Boxes):
 
 @dataclasses.dataclass(frozen=True)
 class MByN(Structure):
-    """``m`` of each ``n`` weights along the inputs stay, and of a last group of fewer at most m."""
+    """``m`` of each ``n`` weights along the inputs stay; at most ``m`` of a smaller last group."""
 
     m: int = 1
     n: int = 2
@@ -241,12 +241,12 @@ class MByN(Structure):
         return found
 
     def held(self, scores: Mapping[str, np.ndarray], masks: Masks) -> dict[str, np.ndarray]:
-        """The ``m`` largest survivors of each group, of equal scores the earlier."""
+        """The ``m`` largest survivors of each group; of equal scores the earlier ones."""
         return {name: self._largest(name, scores[name], mask) for name, mask in masks.items()}
 
     def _axis(self, name: str) -> int:
         axis = self.axes[name].inputs
-        assert axis is not None  # ``on`` has looked
+        assert axis is not None  # ``on`` has checked
         return axis
 
     def _largest(self, name: str, scores: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -259,7 +259,7 @@ class MByN(Structure):
         return np.moveaxis(held, -1, axis)
 
     def _groups(self, array: np.ndarray) -> np.ndarray:
-        """[…, inputs] → […, groups, n], the last group filled up with 0."""
+        """[…, inputs] → […, groups, n]; the last group is padded with 0."""
         missing = -array.shape[-1] % self.n
         padded = np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, missing)])
         return padded.reshape(*array.shape[:-1], -1, self.n)
@@ -269,7 +269,7 @@ UNSTRUCTURED = Structure()
 
 
 class _Structures(Collection[str]):
-    """The texts that stand for a structure; it lists their forms."""
+    """The collection of all structures' texts. Iterating it gives their forms."""
 
     def __iter__(self) -> Iterator[str]:
         return iter(_FORMS)
@@ -285,7 +285,7 @@ STRUCTURES = _Structures()
 
 
 def parse(text: str) -> Structure:
-    """The structure of that name, of no kernels yet.
+    """The structure of that name, before it is put ``on`` kernels.
 
     >>> parse("2:4").sparsity
     0.5
@@ -320,7 +320,7 @@ def _parsed(text: str) -> Structure | None:
 
 
 def _reduced(function: Any, array: np.ndarray, box: tuple[int, ...]) -> np.ndarray:
-    """``array`` with each box of that shape reduced to one number by a ufunc."""
+    """``array`` with each box of that shape reduced to a number by the ufunc ``function``."""
     for axis, size in enumerate(box):
         if size > 1:
             starts = np.arange(0, array.shape[axis], size)
@@ -329,7 +329,7 @@ def _reduced(function: Any, array: np.ndarray, box: tuple[int, ...]) -> np.ndarr
 
 
 def _sizes(shape: tuple[int, ...], box: tuple[int, ...]) -> np.ndarray:
-    """How many weights each box has; the last ones along an axis may have fewer."""
+    """The number of weights in each box; the last boxes along an axis may have fewer."""
     along = [
         np.minimum(size, length - np.arange(0, length, size))
         for length, size in zip(shape, box, strict=True)
@@ -338,7 +338,7 @@ def _sizes(shape: tuple[int, ...], box: tuple[int, ...]) -> np.ndarray:
 
 
 def _spread(units: np.ndarray, box: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
-    """Each number at all places of its box."""
+    """``units`` with each number repeated over its box."""
     for axis, size in enumerate(box):
         if size > 1:
             units = np.repeat(units, size, axis=axis)

@@ -1,4 +1,4 @@
-"""Models whose weights are pruned by masks: wrapped, set, and made plain again."""
+"""Wrapping a model so that masks prune its weights, setting the masks, and stripping it again."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -39,16 +39,16 @@ from lottery_tf.masks.settings import KINDS, PrunableSettings
 
 
 def wrap(model: keras.Model, masks: Masks | None = None) -> keras.Model:
-    """A copy of ``model`` whose weights in ``masks`` are pruned and stay pruned in training.
+    """A copy of ``model`` with weights that ``masks`` prune and that stay pruned in training.
 
-    The copy has the same layers, names and weights, those pruned set to exactly 0; it is not
+    The copy has the same layers, names and weights; pruned weights are exactly 0. It is not
     compiled.
 
     Args:
       model: a built Sequential or functional model of tf_keras or Keras 3; it is left as it is. If
-        it is wrapped already its masks are replaced.
-      masks: name of a weight → mask. Default: all of ``prunable_weights(model)``, all kept, and
-        one line is logged of what stays dense.
+        it is wrapped already, the copy has the new masks.
+      masks: name of a weight → mask. Default: masks of all ``prunable_weights(model)`` that prune
+        nothing, and a line is logged of weights that stay dense.
 
     Raises:
       UsageError: if the model has no graph of layers, or the masks are not of this model.
@@ -77,10 +77,10 @@ def remake(
     change: Callable[[keras.layers.Layer], keras.layers.Layer],
     connect: Connect = lambda part, copy_of: None,
 ) -> keras.Model:
-    """``rebuild`` of a model that may be wrapped: its masks stay on.
+    """``rebuild`` of a model that may be wrapped; its masks stay on.
 
-    ``change`` is given the layers inside the wrappers and returns plain layers. A model that is
-    wrapped by tfmot itself has to go through ``masked_by_us`` first.
+    ``change`` gets the layers inside the wrappers and returns plain layers. A model with tfmot's
+    own wrappers has to go through ``masked_by_us`` first.
 
     Raises:
       UsageError: if the model has no graph of layers.
@@ -105,20 +105,20 @@ def remake(
 def with_configs(
     model: keras.Model, changes: Callable[[keras.layers.Layer], Mapping[str, Any]]
 ) -> keras.Model:
-    """``model``, or a copy of it with what ``changes`` gives of its layers' parameters, if any."""
+    """``model``, or a copy of it if ``changes`` gives new parameters for some of its layers."""
     if not any(changes(unwrapped(layer)) for layer in named_layers(model).values()):
         return model
     return remake(model, lambda layer: copy_layer(layer, **changes(layer)))
 
 
 def masked_by_us(model: keras.Model) -> keras.Model:
-    """``model``; if it has wrappers of tfmot's own, a copy with ours in their place."""
+    """``model``; if it has tfmot's own wrappers, a copy with ours instead."""
     theirs = any(type(layer) is PruneLowMagnitude for layer in wrappers(model).values())
     return wrap(model, get_masks(model)) if theirs else model
 
 
 def all_kept(model: keras.Model, prunable: PrunableSettings) -> Masks:
-    """The masks of round 0; one line is logged of what stays dense.
+    """The masks of round 0; a line is logged of weights that stay dense.
 
     Raises:
       UsageError: if the model has no prunable weight.
@@ -127,22 +127,22 @@ def all_kept(model: keras.Model, prunable: PrunableSettings) -> Masks:
     if not masks:
         raise UsageError(
             f"Expected weights to prune in '{model.name}'; it has none in layers of the kinds "
-            f"{', '.join(prunable.prune_layers)} once {', '.join(prunable.keep_dense) or 'none'} "
-            "are kept dense: choose others with `prune_layers` and `keep_dense`."
+            f"{', '.join(prunable.prune_layers)}, with {', '.join(prunable.keep_dense) or 'none'} "
+            "kept dense: choose others with `prune_layers` and `keep_dense`."
         )
     log_left_dense(model, masks)
     return masks
 
 
 def log_left_dense(model: keras.Model, masks: Masks) -> None:
-    """Logs one line of the weights of rank 2 and more that ``masks`` leaves out."""
+    """Logs a line that names the weights of rank 2 and more that have no mask."""
     log.info("%s: left dense: %s", model.name, some(left_dense(model, set(masks))))
 
 
 def strip(model: keras.Model) -> keras.Model:
-    """A copy of ``model`` with plain layers only, its pruned weights exactly 0; not compiled.
+    """A copy of ``model`` with plain layers only and pruned weights exactly 0; not compiled.
 
-    tfmot's own wrappers are taken off too, their masks applied.
+    tfmot's own wrappers are also taken off, after their masks are applied.
 
     Raises:
       UsageError: if the model has no graph of layers, or a recipe's tweaks are still in it.
@@ -153,7 +153,7 @@ def strip(model: keras.Model) -> keras.Model:
 
 
 def without_wrappers(model: keras.Model) -> keras.Model:
-    """``strip``, but for a model that is trained with tweaks, which stay on."""
+    """``strip`` for a model with tweaks; the tweaks stay on."""
     stripped = rebuild(model, lambda layer: copy_layer(unwrapped(layer)))
     variables = named_variables(stripped)
     for name, (_, mask) in masked_variables(model).items():
@@ -169,18 +169,18 @@ def set_masks(
 ) -> None:
     """Sets the masks of a wrapped model and makes the pruned weights exactly 0.
 
-    Variables are assigned, nothing is traced anew. So that momentum cannot move a weight that has
-    just been pruned, what the optimizer remembers of it is as in a new optimizer; so is what it
-    remembers of a weight that these masks bring back.
+    Variables are assigned; nothing is traced anew. Momentum must not move a weight that has just
+    been pruned. So for this weight the optimizer's memory becomes that of a new optimizer, and
+    also for a weight that these masks bring back.
 
     Args:
-      model: what ``wrap`` returned.
+      model: a model that ``wrap`` has returned.
       masks: a mask for each masked weight of the model.
       optimizer: default: the one that the model is compiled with, if any.
 
     Raises:
-      UsageError: if names or shapes are not the model's, or the optimizer cannot be made anew from
-        its config; nothing is changed then.
+      UsageError: if names or shapes are not the model's, or if the optimizer cannot be made anew
+        from its config. Then nothing is changed.
     """
     variables = _variables_for(model, masks)
     optimizer = optimizer or getattr(model, "optimizer", None)
@@ -191,12 +191,12 @@ def set_masks(
 
 
 def assign_masks(model: keras.Model, masks: Masks) -> None:
-    """``set_masks`` where the optimizer is to begin anew as a whole; it is left as it is."""
+    """``set_masks`` without a change to the optimizer, for use before it begins anew."""
     _assign(_variables_for(model, masks), masks)
 
 
 def _variables_for(model: keras.Model, masks: Masks) -> dict[str, tuple[tf.Variable, tf.Variable]]:
-    """``masked_variables``; a UsageError unless they have the names and shapes of ``masks``."""
+    """``masked_variables``; UsageError unless they have the names and shapes of ``masks``."""
     variables = masked_variables(model)
     _check_shapes({name: tuple(w.shape) for name, (w, _) in variables.items()}, masks, model.name)
     return variables

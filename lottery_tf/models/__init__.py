@@ -1,9 +1,8 @@
 """The zoo: ``create`` makes a model of the papers by its name.
 
-All models are functional, uncompiled, and end in logits. A new one is a function
-``(input_shape, num_classes, width | None, keras) -> keras.Model`` with the layers of the Keras that
-it is given, and one line in ``BUILDERS``. Layer names are stable: masks and tickets on disk go by
-them.
+All models are functional, uncompiled, and end in logits. To add one, write a function
+``(input_shape, num_classes, width | None, keras) -> keras.Model`` with the layers of that Keras,
+and add a line to ``BUILDERS``. Layer names are stable, as masks and tickets on disk use them.
 
 >>> create("lenet_300_100", input_shape=(28, 28, 1), num_classes=10).count_params()
 266610
@@ -38,10 +37,10 @@ def create(
       name: one of ``BUILDERS``.
       input_shape: ``(H, W, C)`` of an image.
       num_classes: the number of logits.
-      width: channels (or units) of the first stage, which the others are multiples of; None for
-        the paper's.
-      keras: the Keras that it is a model of, "tf_keras" or "keras", which is Keras 3. Both compute
-        the same with the same weights, but draw other ones.
+      width: channels (or units) of the first stage; the other stages are multiples of it. None
+        for the paper's.
+      keras: "tf_keras" or "keras", which is Keras 3. Both models compute the same with the same
+        weights, but their initial weights differ.
 
     Returns:
       an uncompiled functional model from images float32 ``[N, H, W, C]`` to logits
@@ -52,7 +51,7 @@ def create(
     """
     if name not in BUILDERS:
         raise UsageError(
-            f"There are the models {one_of(BUILDERS)}, and no '{name}'{nearest(name, BUILDERS)}."
+            f"Expected the model {one_of(BUILDERS)}, not '{name}'{nearest(name, BUILDERS)}."
         )
     if len(input_shape) != 3 or not all(
         isinstance(n, numbers.Integral) and n > 0 for n in input_shape
@@ -71,7 +70,7 @@ def create(
         found = importlib.import_module(f"lottery_tf.models.{builder.module}")
         function = getattr(found, builder.function)
         builder = functools.partial(function, *builder.args, **builder.kwargs)
-    if keras != ModelSettings.keras:  # an own builder need not know of two
+    if keras != ModelSettings.keras:  # a user's builder may take no `keras`
         from lottery_tf.graph import compat
 
         builder = functools.partial(builder, keras=compat.KERASES[keras])

@@ -1,7 +1,7 @@
 """Chains of convolutions without normalisation or shortcuts.
 
-Every signal goes through every layer: where a sparse layer lets less through than the dense one,
-nothing behind it makes up for it. The networks to see that in, not of a paper.
+Every signal goes through every layer. If a sparse layer passes less signal than the dense one, no
+later layer makes up for it. These networks are made to show that; they are from no paper.
 """
 
 from collections.abc import Sequence
@@ -20,12 +20,11 @@ def chain(
     width: int | None = None,
     keras: ModuleType = tf_keras,
 ) -> tf_keras.Model:
-    """``depth`` 3×3 convolutions of ``width`` (16) channels and biases, each with ReLU, then the
-    mean of each channel and a dense layer.
+    """``depth`` 3×3 convolutions of ``width`` (16) channels, each with bias and ReLU.
 
-    The convolutions behind the first and the second third have stride 2. Kernels are He normal
-    (He et al. 2015, arXiv 1502.01852), which keeps the second moment of the signal from layer to
-    layer; that of the dense layer is Glorot uniform.
+    Then come the mean of each channel and a dense layer. The convolutions behind the first and
+    the second third have stride 2. Their kernels are He normal (He et al. 2015, arXiv 1502.01852),
+    which keeps the second moment of the signal; the dense kernel is Glorot uniform.
 
     Args:
       depth: 3 or more.

@@ -1,8 +1,8 @@
 """MobileNet for small images.
 
-Howard et al., https://arxiv.org/abs/1704.04861, table 1, with the strides that leave a CIFAR image
-2×2 pixels, as PyTorch's users train it (https://github.com/kuangliu/pytorch-cifar). Weights are
-drawn as PyTorch draws them where nobody says how.
+Howard et al., https://arxiv.org/abs/1704.04861, table 1. Its strides reduce a CIFAR image to 2×2
+pixels, as is usual in PyTorch (https://github.com/kuangliu/pytorch-cifar). Initial weights are
+PyTorch's default ones.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from lottery_tf.models.pytorch import (
 )
 from lottery_tf.models.shapes import check_halvings
 
-# Channels, in widths, and stride of each block.
+# Channels, as multiples of the width, and stride of each block.
 _BLOCKS = ((2, 1), (4, 2), (4, 1), (8, 2), (8, 1), (16, 2), *5 * ((16, 1),), (32, 2), (32, 1))
 
 
@@ -30,8 +30,8 @@ def mobilenet(
 ) -> tf_keras.Model:
     """A 3×3 convolution of ``width`` (32) channels and 13 blocks of up to 32 times as many.
 
-    A block is a 3×3 convolution of each channel by itself and a 1×1 convolution of all, a
-    BatchNorm and a ReLU behind each.
+    A block is a 3×3 depthwise convolution and a 1×1 convolution, each followed by a BatchNorm and
+    a ReLU.
 
     Raises:
       UsageError: the image is smaller than 16×16, so that four halvings leave nothing.

@@ -1,8 +1,8 @@
 """Layers that start, normalise and pad as PyTorch's, which the papers' networks were trained with.
 
-Keras would pad an even image below and to the right only where it halves it, a pixel off its 1×1
-shortcut; its BatchNorm lags far behind in short training; and its normal distributions are cut off
-at two standard deviations.
+Keras differs in three ways. A convolution that halves an even image pads it below and to the right
+only, a pixel off its 1×1 shortcut. Its BatchNorm lags far behind in short training. Its normal
+distributions are cut off at two standard deviations.
 """
 
 from types import ModuleType
@@ -19,7 +19,7 @@ def he_normal(keras: ModuleType, mode: str) -> Any:
 
 
 def default_uniform(keras: ModuleType, fan_in: int) -> Any:
-    """U(−b, b) with b = 1/√fan_in: kernels and biases that nobody initialises in PyTorch."""
+    """U(−b, b) with b = 1/√fan_in, PyTorch's default for kernels and biases."""
     bound = fan_in**-0.5
     return keras.initializers.RandomUniform(-bound, bound)
 
@@ -27,7 +27,7 @@ def default_uniform(keras: ModuleType, fan_in: int) -> Any:
 def convolution(
     x: tf.Tensor, channels: int, size: int, stride: int, name: str, **config: Any
 ) -> tf.Tensor:
-    """A square convolution that has as many pixels on all sides of an image; no bias by default."""
+    """A square convolution that pads all sides of an image equally; no bias by default."""
     config = {"use_bias": False, **config}
     padded, padding = _padded(x, size, stride, name)
     return keras_of(x).layers.Conv2D(channels, size, stride, padding, name=name, **config)(padded)
@@ -36,28 +36,28 @@ def convolution(
 def depthwise_convolution(
     x: tf.Tensor, size: int, stride: int, name: str, **config: Any
 ) -> tf.Tensor:
-    """The like, each channel by itself."""
+    """A square depthwise convolution, padded in the same way."""
     config = {"use_bias": False, **config}
     padded, padding = _padded(x, size, stride, name)
     return keras_of(x).layers.DepthwiseConv2D(size, stride, padding, name=name, **config)(padded)
 
 
 def batch_norm(x: tf.Tensor, name: str) -> tf.Tensor:
-    """BatchNorm with PyTorch's momentum (0.9 in Keras' way of counting) and epsilon."""
+    """BatchNorm with PyTorch's epsilon and momentum (0.9 as Keras defines it)."""
     return keras_of(x).layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
 
 
 def linear(
     x: tf.Tensor, units: int, name: str, kernel: keras.initializers.Initializer | None = None
 ) -> tf.Tensor:
-    """A dense layer; its kernel as ``kernel`` has it, else, like its bias, PyTorch's default."""
+    """A dense layer. Its bias, and its kernel unless ``kernel`` is given, start as in PyTorch."""
     layers, bias = keras_of(x).layers, default_uniform(keras_of(x), x.shape[-1])
     kernel = kernel or default_uniform(keras_of(x), x.shape[-1])
     return layers.Dense(units, kernel_initializer=kernel, bias_initializer=bias, name=name)(x)
 
 
 def _padded(x: tf.Tensor, size: int, stride: int, name: str) -> tuple[tf.Tensor, str]:
-    """``x`` and Keras' padding for it; only a stride above 1 needs a layer of its own."""
+    """``x`` and Keras' padding for it. Only a stride above 1 needs a padding layer."""
     if stride == 1 or size == 1:
         return x, "same"
     return keras_of(x).layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x), "valid"

@@ -1,12 +1,12 @@
 """ResNets for small images, of basic blocks or of bottlenecks.
 
-He et al., "Deep Residual Learning for Image Recognition", https://arxiv.org/abs/1512.03385: those
-for CIFAR of section 4.2, and ResNet-18 and -34 of table 1 with a stem for small images, as the
-literature on lottery tickets trains them; and the reference's ResNet-104, of bottlenecks in the
-stages for CIFAR. Shortcuts that change shape are option B, with BatchNorm:
-a 1×1 convolution of stride 2, the stride as a pooling of one pixel. Weights are drawn as the
-reference draws those that it prunes (https://github.com/VITA-Group/ToST,
-pruning_techniques/models, for ResNet-104 LRsI/models/oresnet.py).
+He et al., "Deep Residual Learning for Image Recognition", https://arxiv.org/abs/1512.03385.
+There are the ResNets for CIFAR of section 4.2, and ResNet-18 and -34 of table 1 with a stem for
+small images, as in the literature on lottery tickets. ResNet-104 is the reference's, with
+bottlenecks in the stages for CIFAR. Shortcuts that change shape are option B with BatchNorm: a 1×1
+convolution of stride 2, with a pooling of one pixel for the stride. Initial weights are those of
+the reference (https://github.com/VITA-Group/ToST, pruning_techniques/models; for ResNet-104
+LRsI/models/oresnet.py).
 """
 
 import functools
@@ -22,7 +22,7 @@ from lottery_tf.models.shapes import check_halvings
 
 CIFAR_WIDTH, WIDTH = 16, 64
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
-_EXPANSION = 4  # of a bottleneck: its last convolution's channels by those of the others
+_EXPANSION = 4  # of a bottleneck: channels of its last convolution / channels of the others
 
 
 def cifar_resnet(
@@ -39,7 +39,8 @@ def cifar_resnet(
     Args:
       depth: 6n + 2.
       input_shape, num_classes, width, keras: as in ``lottery_tf.models.create``.
-      halving_stem: whether the stem has stride 2, for a quarter of the cost; not in the paper.
+      halving_stem: whether the stem has stride 2, for a quarter of the cost. It is not in the
+        paper.
       residual: False for the paper's plain network, which has no shortcuts.
 
     Raises:
@@ -65,10 +66,10 @@ def bottleneck_resnet(
 ) -> tf_keras.Model:
     """The reference's ResNet of bottlenecks for CIFAR, (depth − 2)/6 of them in each of 3 stages.
 
-    It names depths so from 54 on, as if its blocks had two convolutions: the longest path of
-    "ResNet-104" has 155 layers with weights. The stages have ``width`` (16), 2·width and 4·width
-    channels inside the blocks, four times as many between them; a stage's first block has a 1×1
-    convolution for its shortcut, that of the first stage too.
+    Depths from 54 on have the reference's names, which count two convolutions a block. The longest
+    path of "ResNet-104" has in fact 155 layers with weights. The stages have ``width`` (16),
+    2·width and 4·width channels inside the blocks, and four times as many between them. The
+    shortcut of each stage's first block is a 1×1 convolution, in the first stage too.
 
     Raises:
       UsageError: the image is smaller than 4×4.
@@ -110,7 +111,7 @@ def _resnet(
     residual: bool = True,
     bottleneck: bool = False,
 ) -> tf_keras.Model:
-    """``blocks``: their number in each stage; ``fan``: of the He normal kernels but ``head``."""
+    """A ResNet. ``blocks``: number in each stage. ``fan``: of He normal kernels except ``head``."""
     check_halvings(name, input_shape, len(blocks) - 1 + halving_stem)
 
     def conv_bn(
@@ -129,8 +130,8 @@ def _resnet(
         shortcut, after = x, within[-1][0]
         if residual and (stride > 1 or x.shape[-1] != after):
             if stride > 1:
-                # The gradient of a 1×1 convolution with a stride, of fewer than 16 channels, writes
-                # beyond its memory in TensorFlow 2.21 with oneDNN on AVX-512.
+                # A strided 1×1 convolution of fewer than 16 channels: in TensorFlow 2.21 with
+                # oneDNN on AVX-512 its gradient writes beyond its memory.
                 pool = keras.layers.AveragePooling2D(1, stride, name=f"{name}_shortcut_pool")
                 shortcut = pool(shortcut)
             conv_name, bn_name = f"{name}_shortcut_conv", f"{name}_shortcut_bn"

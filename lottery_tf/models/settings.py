@@ -1,4 +1,4 @@
-"""The models by name, and which one, and how wide, as settings."""
+"""The models by name, and the choice of a model and its width as settings."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -9,9 +9,9 @@ from lottery_tf.common.settings import check_choices, setting
 
 
 class Builder(NamedTuple):
-    """Where the function that builds a model is, and what it takes before and beside the shapes.
+    """The place of the function that builds a model, and its arguments beside the shapes.
 
-    It is imported when a model is made, since it needs Keras.
+    The function is imported when a model is made, as it needs Keras.
     """
 
     module: str
@@ -21,7 +21,7 @@ class Builder(NamedTuple):
 
 
 KERASES = ("tf_keras", "keras")
-# Name → what builds it: a function (input_shape, num_classes, width | None, keras) → keras.Model.
+# Name → its builder, a function (input_shape, num_classes, width | None, keras) → keras.Model.
 BUILDERS: dict[str, Builder | Callable[..., Any]] = {
     "lenet_300_100": Builder("lenet", "lenet_300_100"),
     "conv4": Builder("conv4", "conv4"),
@@ -45,7 +45,7 @@ BUILDERS: dict[str, Builder | Callable[..., Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class ModelSettings:
-    """Which model, and how wide. None stands for one that is not of the zoo.
+    """Which model, and how wide. ``model`` is None for the user's own model.
 
     Raises:
       UsageError: a value out of its range.
@@ -53,12 +53,12 @@ class ModelSettings:
 
     model: str | None = setting("lenet_300_100", "the model", choices=BUILDERS)
     width: int | None = setting(
-        None, "channels (or units) of the first stage; the paper's where not given"
+        None, "channels (or units) of the first stage; by default the paper's"
     )
 
     keras: str = setting(
         "tf_keras",
-        "the Keras that the model is of, tf_keras, which is the faster one, or Keras 3",
+        "the Keras of the model: tf_keras (the faster one), or keras, which is Keras 3",
         choices=KERASES,
     )
 

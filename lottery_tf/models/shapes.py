@@ -6,7 +6,7 @@ from lottery_tf.common.errors import UsageError
 
 
 def check_halvings(model: str, input_shape: Sequence[int], halvings: int) -> None:
-    """Raises UsageError where ``(H, W, C)`` is too small to be halved so often."""
+    """Raises UsageError if ``(H, W, C)`` is too small to be halved ``halvings`` times."""
     height, width, _ = input_shape
     least = 2**halvings
     if min(height, width) < least:

@@ -1,8 +1,8 @@
 """VGG-16 with BatchNorm for small images.
 
-Simonyan and Zisserman, https://arxiv.org/abs/1409.1556, table 1, column D, with BatchNorm and one
-dense layer behind the average of what the convolutions leave, with layers and initial weights as
-the reference prunes it (https://github.com/VITA-Group/ToST, pruning_techniques/models).
+Simonyan and Zisserman, https://arxiv.org/abs/1409.1556, table 1, column D, with BatchNorm. One
+dense layer follows the average of each channel. Layers and initial weights are those of the
+reference (https://github.com/VITA-Group/ToST, pruning_techniques/models).
 """
 
 from collections.abc import Sequence

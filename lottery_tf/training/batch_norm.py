@@ -12,11 +12,11 @@ from lottery_tf.tweaks.tweak import Tweak
 
 @dataclasses.dataclass(frozen=True)
 class SharedStatistics(Tweak):
-    """Trains with Keras' ``BatchNormalization(synchronized=True)`` where there are several devices.
+    """Trains with Keras' ``BatchNormalization(synchronized=True)`` if there are several devices.
 
-    So the number of devices changes nothing in the training but the order of sums. On one device it
-    does nothing: Keras' fused kernels, faster, are for one device only. They divide the moving
-    variances by N - 1, the values of a channel in a batch less 1; those for several devices by N.
+    So the number of devices changes only the order of sums in the training. On one device it does
+    nothing, as Keras' fused kernels are faster, but work on one device only. For N values of a
+    channel in a batch, fused kernels divide the moving variance by N - 1, the others by N.
     """
 
     def change(self, model: keras.Model, data: tf.data.Dataset | None = None) -> keras.Model:
@@ -28,7 +28,7 @@ class SharedStatistics(Tweak):
 
 
 def _synchronized(model: keras.Model, wanted: bool) -> keras.Model:
-    """``model``, or a copy whose BatchNorm layers are as wanted."""
+    """``model``, or a copy with BatchNorm layers that are synchronized as ``wanted``."""
 
     def config(layer: keras.layers.Layer) -> dict[str, Any]:
         differs = type(layer) in both("BatchNormalization") and layer.synchronized != wanted

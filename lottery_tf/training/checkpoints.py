@@ -1,8 +1,8 @@
-"""Checkpoints: what an interrupted training goes on from, at any step, to the same bits.
+"""Checkpoints: an interrupted training goes on from them, at any step, with the same bits.
 
-A checkpoint has the variables, what the optimizer remembers, where the layers are in their noise,
-and of an epoch that it cuts what the metrics have counted; what else its training needs, the
-training adds. Batch t is known by t alone (``Dataset.stream``), so that no reader's state is in it.
+A checkpoint has the variables, the optimizer's memory, and the states of the layers' noise. Within
+an epoch it also has the counts of the metrics. A training may add more. Batch t depends on t alone
+(``Dataset.stream``), so that no state of a reader is needed.
 """
 
 import contextlib
@@ -41,10 +41,10 @@ CHECKPOINT = Kind(
     "a checkpoint",
     {
         _STATE: has_keys("seconds"),
-        "optimizer.npz": has_arrays("*"),  # of any optimizer of either Keras
+        "optimizer.npz": has_arrays("*"),  # any optimizer of either Keras
         "metrics.npz": has_arrays("arr_*"),
         "noise.npz": has_arrays("arr_*"),
-        # Of variables: the weights, the best on dev, masks of gradual pruning, …
+        # Arrays by names of variables: the weights, the best on dev, masks of gradual pruning, …
         "*.npz": has_arrays("*/*"),
     },
     marker=_STATE,
@@ -56,8 +56,8 @@ class State:
     """What a training adds to its checkpoints.
 
     Attributes:
-      facts: of it, as JSON knows them.
-      arrays: the name of a file → its arrays, by the names of the variables that they are of.
+      facts: JSON values.
+      arrays: name of a file → its arrays, by the names of the variables that they belong to.
     """
 
     facts: Mapping[str, Any]
@@ -65,16 +65,16 @@ class State:
 
 
 class Checkpoints:
-    """The checkpoint of one run, each in the place of the one before.
+    """The checkpoint of a run; each one replaces the one before.
 
     Args:
-      folder: where it is; None: none is kept.
+      folder: its place; None to keep none.
       settings: how often one is made.
 
     Attributes:
-      seconds: that the training has taken, those before an interruption too.
+      seconds: how long the training has taken, including the time before an interruption.
       saved_at: when the last checkpoint was made, or the clock started, by ``perf_counter``.
-      saved_position: the batch that came next then; None: none was made, and none looked for.
+      saved_position: the number of the next batch at that time; None if none was made or read.
     """
 
     def __init__(self, folder: Path | None = None, settings: CheckpointSettings | None = None):
@@ -86,7 +86,7 @@ class Checkpoints:
         self.begin()
 
     def begin(self, seconds: float = 0.0) -> None:
-        """The clock starts, as if ``seconds`` had passed."""
+        """Starts the clock, as if ``seconds`` had passed."""
         self.saved_at = time.perf_counter()
         self._start, self.saved_position = self.saved_at - seconds, None
 
@@ -95,9 +95,9 @@ class Checkpoints:
         return time.perf_counter() - self._start
 
     def facts(self) -> dict[str, Any] | None:
-        """What ``State.facts`` had in the checkpoint that is there, with the ``seconds`` that it
-        was made after; None where there is no checkpoint. It is read whole now, and kept for
-        ``arrays`` until it is restored.
+        """``State.facts`` of the present checkpoint, and its ``seconds``; None if there is none.
+
+        The whole checkpoint is read, and held for ``arrays`` until it is restored.
 
         Raises:
           UsageError: if it is damaged, or was changed since it was written.
@@ -109,22 +109,23 @@ class Checkpoints:
         return state
 
     def has(self, name: str) -> bool:
-        """Whether that checkpoint has arrays by that name."""
+        """Whether the checkpoint that was read has arrays of that name."""
         return name in self._arrays
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
-        """What ``State.arrays`` had by ``name`` in that checkpoint."""
+        """``State.arrays[name]`` of the checkpoint that was read."""
         return self._arrays[name]
 
     def restore(self, trainer: Trainer, batch: tf.data.Dataset | None = None) -> None:
-        """Puts that checkpoint into a trainer, which stands where the training began.
+        """Restores the checkpoint that was read into a trainer at the beginning of the training.
 
         Args:
-          trainer: of the same model and optimizer.
-          batch: a few examples, labelled; with them the metrics of an epoch that was cut go on.
+          trainer: a trainer with the same model and optimizer.
+          batch: a few labelled examples. They are needed to continue the metrics of an epoch that
+            was interrupted.
 
         Raises:
-          UsageError: if it is of another training.
+          UsageError: if the checkpoint belongs to another training.
         """
         arrays, self._arrays = self._arrays, {}
         with told_of_damage(self._folder):
@@ -137,10 +138,10 @@ class Checkpoints:
                 states = arrays["noise"].values()
                 for variable, value in zip(_noise(trainer.model), states, strict=True):
                     variable.assign(value)
-            # Older releases noted none, and made checkpoints at the ends of epochs.
+            # Older releases noted no position, and made checkpoints at the ends of epochs.
             trainer.position = self._position or trainer.step
         if batch is not None and "metrics" in arrays:
-            trainer.evaluate(batch)  # tf_keras makes the variables of metrics as it needs them
+            trainer.evaluate(batch)  # tf_keras makes the variables of metrics at their first use
             self._metrics = list(arrays["metrics"].values())
 
     def fit(
@@ -152,18 +153,17 @@ class Checkpoints:
         begun: int | None = None,
         **options: Any,
     ) -> None:
-        """``trainer.fit``, with a checkpoint as often as the settings say, and one when a signal
-        asks to stop.
+        """``trainer.fit`` with checkpoints as often as the settings say, and when a signal comes.
 
         Args:
-          trainer, stop, callbacks: as there.
-          state: gives what goes into a checkpoint besides.
-          begun: the step at which the training began, of which this may be the rest; default: that
-            at which the trainer stands.
+          trainer, stop, callbacks: as in ``trainer.fit``.
+          state: returns what else goes into a checkpoint.
+          begun: the step at which the training began, if this is the rest of one; default: the
+            trainer's present step.
           **options: the other arguments of ``Trainer.fit``.
 
         Raises:
-          KeyboardInterrupt: when asked to stop.
+          KeyboardInterrupt: if a signal has asked to stop.
         """
         if self.folder is None:
             trainer.fit(stop, callbacks, begun=begun, **options)
@@ -173,7 +173,7 @@ class Checkpoints:
             trainer.fit(stop, [*callbacks, saving], begun=begun, **options)
 
     def held_back(self) -> contextlib.AbstractContextManager[None]:
-        """A block in which a signal waits until there is a checkpoint."""
+        """A block in which a signal has to wait until a checkpoint is made."""
         return contextlib.nullcontext() if self.folder is None else held_back()
 
     def save(
@@ -183,21 +183,22 @@ class Checkpoints:
         position: int | None = None,
         metrics: Sequence[np.ndarray] = (),
     ) -> bool:
-        """Writes a checkpoint, whole or not at all; none of weights that have diverged, and none
-        without a folder.
+        """Writes a checkpoint, whole or not at all.
+
+        None is written without a folder, or if weights have diverged.
 
         Args:
-          trainer: whose training it is.
+          trainer: the trainer.
           state: what the training adds.
           position: the number of the next batch; default: the trainer's.
-          metrics: what they have counted, within an epoch.
+          metrics: the counts of the metrics, within an epoch.
 
         Returns:
           Whether it was written.
         """
         if self.folder is None:
             return False
-        # Of Any, or mypy takes one for allow_pickle.
+        # Any, else mypy takes an array for allow_pickle.
         arrays: dict[str, dict[str, Any]] = {
             "weights": values(trainer.model),
             "optimizer": trainer.optimizer_state(),
@@ -208,7 +209,7 @@ class Checkpoints:
             if listed:
                 arrays[name] = {f"arr_{i}": each for i, each in enumerate(listed)}
         if not are_finite(arrays["weights"].values()):
-            return False  # what is there stays
+            return False  # the last checkpoint stays
         facts = {"position": trainer.position if position is None else position}
         with whole_folder(self._folder, CHECKPOINT) as folder:
             for name, each in arrays.items():
@@ -224,7 +225,7 @@ class Checkpoints:
             remove_ours(self.folder, CHECKPOINT)
 
     def restored_metrics(self) -> list[np.ndarray]:
-        """What the metrics had counted of the epoch that goes on now; once."""
+        """The counts of the metrics for the epoch that goes on now; a second call gives none."""
         found, self._metrics = self._metrics, []
         return found
 
@@ -235,7 +236,7 @@ class Checkpoints:
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
-    """What ``state.json`` of a checkpoint says, and the arrays beside it by the names of the files.
+    """The content of a checkpoint's ``state.json``, and the arrays beside it, by names of files.
 
     Raises:
       UsageError: if it is damaged, or was changed since it was written.
@@ -243,7 +244,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, np.
     with told_of_damage(path):
         state = read_json(path / _STATE)
         noted = [Path(name).stem for name in state.get(SUMS, {})]
-        if "position" in state and not noted:  # which came with the sums
+        if "position" in state and not noted:  # both are of the same release
             raise KeyError(SUMS)
         arrays = {}
         for name in noted or ("weights", "best", "optimizer"):  # older releases noted no sums
@@ -260,7 +261,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, np.
 
 @contextlib.contextmanager
 def told_of_damage(path: Path | None) -> Iterator[None]:
-    """Raises UsageError where what is read of a checkpoint within the block is not what it has."""
+    """Raises UsageError if the block finds that a checkpoint lacks something or does not fit."""
     try:
         yield
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -273,7 +274,7 @@ def told_of_damage(path: Path | None) -> Iterator[None]:
 
 
 class _Saving(Callback):
-    """Makes the checkpoints of a training, between two executions of its steps."""
+    """A callback that makes checkpoints, between two executions of a training's steps."""
 
     def __init__(self, checkpoints: Checkpoints, trainer: Trainer, state: Callable[[], State]):
         super().__init__()
@@ -288,25 +289,25 @@ class _Saving(Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.epoch_begun = self.position
-        # Behind the reset of the metrics, with which an epoch begins.
+        # An epoch begins with a reset of the metrics; this comes after it.
         if counted := self.checkpoints.restored_metrics():
             variables = _variables_of_metrics(self.trainer.model)
             for variable, value in zip(variables, counted, strict=True):
                 variable.assign(value)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        # Keras 3 counts the whole of an execution that an epoch's end cuts short.
+        # If an epoch's end cuts an execution short, Keras 3 still counts all of its steps.
         done = min(batch + 1, self.params["steps"])
         self.position = self.epoch_begun + done
         if done < self.params["steps"]:
             self._save_if_due(of_epoch=True)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        # Comes behind the other callbacks, which may count the epoch.
+        # This comes after the other callbacks, which may count the epoch.
         self._save_if_due(of_epoch=False)
 
     def _save_if_due(self, of_epoch: bool) -> None:
-        """With ``of_epoch`` what the metrics have counted is saved too."""
+        """Saves if it is time to, or a signal has come; ``of_epoch``: with the metrics' counts."""
         there, stop, saved = self.checkpoints, of_any(asked()), False
         if self.minutes is None:
             due = self.position - cast(int, there.saved_position) >= self.steps
@@ -320,12 +321,12 @@ class _Saving(Callback):
         if stop:
             if saved:
                 log.warning("Asked to stop: saved at step %s.", f"{self.position:,}")
-            meet()  # a worker that ends may take the others down
+            meet()  # a worker that ends early may stop the others
             raise_asked(by_another=True)
 
 
 def _noise(model: keras.Model) -> list[tf.Variable]:
-    """The variables by which the layers of a model draw their noise."""
+    """The variables with which the layers of a model draw their noise."""
     parts = (part for layer in named_layers(model).values() for part in parts_of(layer))
     return [variable for part in parts for variable in states_of_noise(part)]
 
@@ -335,12 +336,12 @@ def _variables_of_metrics(model: keras.Model) -> list[tf.Variable]:
 
 
 def _of_older_release(saved: Mapping[str, np.ndarray], trainer: Trainer) -> dict[str, np.ndarray]:
-    """The optimizer's state from a checkpoint that has no names, and a count of steps from 0.
+    """The optimizer's state from an old checkpoint, without names and with steps counted from 0.
 
-    ``trainer`` stands at the rewind step, where the training began.
+    ``trainer`` is at the rewind step, where the training began.
     """
     state = trainer.optimizer_state()
-    # In the order of optimizer.variables, whose first is the count, and of what scales the loss.
+    # In the order of optimizer.variables, first the count of steps, and of the loss scaler.
     names = [name for name in state if "_variables/" in name or "_loss_scale/" in name]
     state |= dict(zip(names, saved.values(), strict=True))
     state[names[0]] = state[names[0]] - trainer.step

@@ -1,4 +1,4 @@
-"""The optimizers and learning rates that the commands train by, made from their settings."""
+"""The optimizers and learning rates of the commands, made from their settings."""
 
 from types import ModuleType
 from typing import Any, ClassVar
@@ -25,7 +25,7 @@ class _CoupledL2:
     def update_step(self, gradient: tf.Tensor, variable: Any, *rate: Any) -> Any:
         if self.l2:
             gradient = gradient + tf.cast(self.l2, variable.dtype) * variable
-        # Keras 3 hands over the learning rate.
+        # Keras 3 passes the learning rate too.
         return super().update_step(gradient, variable, *rate)  # type: ignore[misc]  # of theirs
 
     def get_config(self) -> dict[str, Any]:
@@ -45,18 +45,18 @@ class Adam(_CoupledL2, keras.optimizers.Adam):
 
 @keras3.saving.register_keras_serializable("lottery_tf", "SGD")
 class SGD3(_CoupledL2, keras3.optimizers.SGD):
-    """The same of Keras 3."""
+    """``SGD`` for Keras 3."""
 
 
 @keras3.saving.register_keras_serializable("lottery_tf", "Adam")
 class Adam3(_CoupledL2, keras3.optimizers.Adam):
-    """The same of Keras 3."""
+    """``Adam`` for Keras 3."""
 
 
 class _WarmUp:
     """``schedule`` times (t + 1)/``steps`` for the first ``steps`` steps (Goyal et al. 2017)."""
 
-    of: ClassVar[ModuleType]  # the Keras that it is a schedule of
+    of: ClassVar[ModuleType]  # its Keras
 
     def __init__(self, schedule: Any, steps: int):
         self.schedule, self.steps = schedule, steps
@@ -90,17 +90,17 @@ class WarmUp3(_WarmUp, keras3.optimizers.schedules.LearningRateSchedule):
 def learning_rate_schedule(
     settings: TrainingSettings, steps_per_epoch: int, of: ModuleType = keras
 ) -> Any:
-    """The schedule over the steps from 0 to T, of tf_keras or of Keras 3."""
+    """The schedule over the steps from 0 to T, for tf_keras or Keras 3."""
     schedules = of.optimizers.schedules
     total, rate = settings.steps(steps_per_epoch), settings.learning_rate
     if settings.schedule == "cosine":
         schedule = schedules.CosineDecay(rate, total)
     else:
         drops = settings.milestones if settings.schedule == "step" else (settings.train_for,)
-        # Keras keeps the old value at the boundary itself; the drop is to be felt there.
+        # At the boundary itself Keras still has the old value; here the drop comes at that step.
         boundaries = [parse_steps(text, steps_per_epoch) - 1 for text in drops]
         if boundaries != sorted(set(boundaries)):
-            raise UsageError(f"Expected `milestones` one after the other, not {','.join(drops)}.")
+            raise UsageError(f"Expected `milestones` in rising order, not {','.join(drops)}.")
         rates = [rate * settings.decay**i for i in range(len(boundaries) + 1)]
         schedule = schedules.PiecewiseConstantDecay(boundaries, rates)
     warmup = parse_steps(settings.warmup, steps_per_epoch)
@@ -112,7 +112,7 @@ def learning_rate_schedule(
 def make_optimizer(
     settings: TrainingSettings, steps_per_epoch: int, of: ModuleType = keras
 ) -> keras.optimizers.Optimizer:
-    """A new optimizer with its schedule, of tf_keras or of Keras 3."""
+    """A new optimizer with its schedule, for tf_keras or Keras 3."""
     rate = learning_rate_schedule(settings, steps_per_epoch, of)
     if settings.optimizer == "sgd":
         kind = SGD3 if of is keras3 else SGD

@@ -1,8 +1,8 @@
 """Mixed precision: layers that compute in 16 bits, with weights in float32.
 
-Tickets and finished models are in float32. The precision is put on a model for its training, last
-of all, and taken off first, as a tweak is: so a ticket that was found in one precision is retrained
-in any other, and an export knows nothing of it.
+Tickets and finished models are in float32. A model gets the precision only for its training, like a
+tweak that is put on last and taken off first. So a ticket that was found in one precision can be
+retrained in any other, and exports are always in float32.
 """
 
 import dataclasses
@@ -20,9 +20,9 @@ from lottery_tf.tweaks.tweak import Tweak
 
 @dataclasses.dataclass(frozen=True)
 class Precision(Tweak):
-    """Trains in a precision and gives the model back in float32."""
+    """Trains in a precision, and returns the model in float32."""
 
-    precision: str = setting("float32", "what the layers compute in", choices=PRECISIONS)
+    precision: str = setting("float32", "the layers' precision in training", choices=PRECISIONS)
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -37,9 +37,9 @@ class Precision(Tweak):
 def in_precision(model: keras.Model, precision: str) -> keras.Model:
     """``model``, or a copy that computes in ``precision`` if it does not.
 
-    Variables and masks stay float32, and so do the layers that make the outputs, for the sake of
-    the loss. Layers with variables of another type, and layers of the user's own whose config says
-    nothing of a dtype, stay as they are.
+    Variables and masks stay float32. So do the layers that make the outputs, for the loss. Layers
+    with variables of another type stay as they are, and so do a user's own layers without a dtype
+    in their config.
 
     Args:
       model: a Sequential or functional model; it may be wrapped.
@@ -48,7 +48,7 @@ def in_precision(model: keras.Model, precision: str) -> keras.Model:
     last = {id(unwrapped(call.layer)) for call in calls(model)[1]}
 
     def config(layer: keras.layers.Layer) -> dict[str, Any]:
-        """What changes in the layer's config."""
+        """The changes in the layer's config."""
         fixed = isinstance(layer, both("InputLayer")) or layer.variable_dtype != "float32"
         wanted = "float32" if id(layer) in last else precision
         if fixed or "dtype" not in layer.get_config() or layer.dtype_policy.name == wanted:

@@ -1,4 +1,4 @@
-"""Spending a ticket: train it with a recipe, take the tweaks off, measure what is left."""
+"""Spending a ticket: train it with a recipe, take the tweaks off, and measure the result."""
 
 import dataclasses
 import functools
@@ -28,13 +28,13 @@ from lottery_tf.tweaks.recipe import Recipe
 
 @dataclasses.dataclass(frozen=True)
 class Retrained:
-    """The finished model and what was measured on it, tweaks off.
+    """The finished model without tweaks, and its measurements.
 
     Attributes:
       model: plain Keras layers, compiled for evaluation with the plain cross-entropy.
-      result: what ``result.json`` holds of the measurement.
-      epochs: a row of metrics an epoch.
-      best: the model's values after the epoch of the best dev accuracy.
+      result: the measurements for ``result.json``.
+      epochs: a row of metrics for each epoch.
+      best: the model's values after the epoch with the best dev accuracy.
     """
 
     model: keras.Model
@@ -56,14 +56,14 @@ def retrain(
     """Trains the ticket from its rewind step to the end with ``recipe``.
 
     Args:
-      ticket: what to train; its rewind step is where the schedule and the data go on.
+      ticket: the ticket to train; schedule and data begin at its rewind step.
       recipe: the tweaks.
       data: training, dev and test examples.
-      training: the same as in finding, for a fair comparison.
-      checkpoints: where an interrupted training goes on. Default: none are kept.
+      training: the same settings as in finding, for a fair comparison.
+      checkpoints: from which an interrupted training goes on. Default: none are kept.
       on_epoch: called after each epoch with the rows of all epochs so far.
       on_prepared: called when the recipe is on the model, before the training.
-      test: measure on the test images too.
+      test: whether to measure on the test images too.
 
     Raises:
       Diverged: if weights become NaN or infinite.
@@ -73,7 +73,7 @@ def retrain(
     described = {"recipe": recipe.name, "tweaks": recipe.describe()}
     resumed = checkpoints.facts()
     if resumed is not None:
-        # What is in the weights for good is in those of the checkpoint: no need to search again.
+        # The checkpoint's weights have the permanent changes already: no need to search again.
         recipe = Recipe([each for each in recipe.tweaks if not each.permanent])
     recipe = in_training(recipe, training.precision)
     steps_per_epoch = data.steps_per_epoch
@@ -131,11 +131,11 @@ def retrain(
 
 
 def _warn_of_blocked(model: keras.Model, data: tf.data.Dataset, tried: Collection[str]) -> None:
-    """Logs a line if next to no gradient reaches layers of a prepared model; changes nothing."""
+    """Logs a line if almost no gradient reaches layers of a prepared model; changes nothing."""
     try:
         told = sentence_of(signal(model, data), tried=tried)
     except UsageError:
-        return  # of what does not fit the training itself tells, in its own words
+        return  # if data or labels do not fit, the training itself raises a clearer error
     if told:
         log.warning("%s", told)
 
@@ -143,12 +143,12 @@ def _warn_of_blocked(model: keras.Model, data: tf.data.Dataset, tried: Collectio
 def measured_on_test(
     model: keras.Model, best: Mapping[str, np.ndarray], data: Dataset
 ) -> dict[str, float]:
-    """What ``result.json`` says of the test images.
+    """The measurements on the test images for ``result.json``.
 
     Args:
-      model: as training left it; compiled for evaluation.
-      best: its values after the epoch of the best dev accuracy.
-      data: whose test images are looked at.
+      model: the trained model, compiled for evaluation.
+      best: its values after the epoch with the best dev accuracy.
+      data: the dataset with the test images.
     """
     last = values(model)
     found = measured(model, data, "test")
@@ -159,7 +159,7 @@ def measured_on_test(
 
 
 def measured(model: keras.Model, data: Dataset, *splits: str) -> dict[str, float]:
-    """``dev_loss``, ``dev_accuracy``, … of a compiled model on those splits that have examples."""
+    """``dev_loss``, ``dev_accuracy``, … of a compiled model on the splits that have examples."""
     return {
         f"{split}_{name}": value
         for split in splits
@@ -169,7 +169,7 @@ def measured(model: keras.Model, data: Dataset, *splits: str) -> dict[str, float
 
 
 def _stream(recipe: Recipe, model: keras.Model, data: Dataset) -> Callable[[int], tf.data.Dataset]:
-    """``data.stream``, with a teacher's logits where an image is the same whenever it comes."""
+    """``data.stream``, with a teacher's logits if images are the same in each epoch."""
     for tweak in recipe.tweaks:
         if isinstance(tweak, Distillation) and not data.augment:
             with model.distribute_strategy.scope():
@@ -179,7 +179,7 @@ def _stream(recipe: Recipe, model: keras.Model, data: Dataset) -> Callable[[int]
 
 
 def compiled_for_evaluation(model: keras.Model) -> keras.Model:
-    """Compiles a model to measure the plain cross-entropy and the accuracy; returns it."""
+    """The model, compiled to measure the plain cross-entropy and the accuracy."""
     model.compile(loss=default_loss(model), metrics=["accuracy"])
     return model
 
@@ -192,9 +192,9 @@ def nonzero_parameters(model: keras.Model) -> int:
 
 
 class _Watch(Callback):
-    """Keeps the rows of the epochs and the weights that were best on dev.
+    """A callback that keeps the rows of the epochs, and the best weights on dev.
 
-    While a tweak has an effect, what is measured is not the finished model, and cannot be best.
+    While a tweak has an effect, the model is not the finished one, and cannot be the best.
     """
 
     def __init__(
@@ -223,7 +223,7 @@ class _Watch(Callback):
                 "seconds": round(self.checkpoints.seconds, 3),
             }
         )
-        # Without a dev split the last epoch counts; with one, no epoch that did not look at it.
+        # Without a dev split the last epoch counts; with one, only epochs that measured on it.
         accuracy = named.get("dev_accuracy", -1.0 if self.has_dev else self.best_accuracy + 1)
         if accuracy > self.best_accuracy and self.recipe.progress(self.trainer.model) >= 1:
             self.best_accuracy = accuracy
@@ -231,15 +231,15 @@ class _Watch(Callback):
         self.on_epoch(self.rows)
 
     def state(self) -> State:
-        """What a checkpoint has of it."""
+        """Its part of a checkpoint."""
         facts = {"rows": self.rows, "best": self.best_accuracy, "learned": self.learned}
         return State(facts, {"best": self.best_values})
 
     def restore(self, facts: Mapping[str, Any], batch: tf.data.Dataset) -> None:
-        """Goes on from the checkpoint that is there, ``facts`` of which are read."""
+        """Goes on from the present checkpoint, which has these ``facts``."""
         with told_of_damage(self.checkpoints.folder):
             self.rows, self.best_accuracy = list(facts["rows"]), float(facts["best"])
-            self.learned = dict(facts.get("learned", {}))  # older releases kept nothing
+            self.learned = dict(facts.get("learned", {}))  # older releases stored nothing
             self.best_values = self.checkpoints.arrays("best")
         self.checkpoints.begin(facts["seconds"] + self.checkpoints.seconds)
         self.checkpoints.restore(self.trainer, batch)

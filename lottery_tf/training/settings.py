@@ -12,12 +12,12 @@ PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointSettings:
-    """What an interruption costs; no part of what a run is."""
+    """How often a training is saved. It is not part of a run's identity."""
 
     checkpoint_every: str = setting(
         "1min",
         "how often a training is saved, to go on from there: minutes (5min), steps (500it) or "
-        "epochs (2ep); SIGTERM and Ctrl-C save it too, and end it",
+        "epochs (2ep); SIGTERM and Ctrl-C also save it before they end it",
     )
 
     def __post_init__(self) -> None:
@@ -40,24 +40,25 @@ class TrainingSettings:
         "constant", "learning rate over time", choices=("constant", "step", "cosine")
     )
     milestones: tuple[str, ...] = setting((), "when schedule=step drops the rate, e.g. 90ep,135ep")
-    decay: float = setting(0.1, "what schedule=step multiplies the rate with at each milestone")
+    decay: float = setting(0.1, "factor of the rate at each milestone of schedule=step")
     warmup: str = setting("0it", "length of the linear warm-up, in steps or epochs")
     jit_compile: bool | None = setting(
         None,
-        "compile with XLA; default: on one device, models without convolutions, which get faster",
+        "compile with XLA; default: only on one device and without convolutions, where it is "
+        "faster",
     )
-    steps_per_execution: int = setting(50, "steps that run between two looks from Python")
+    steps_per_execution: int = setting(50, "training steps that run without a return to Python")
     validation_freq: int = setting(
-        1, "epochs of a retraining from one look at the dev images to the next; the last has one"
+        1, "epochs of a retraining between two measurements on dev; the last epoch has one too"
     )
     precision: str = setting(
         "float32",
-        "what the layers compute in while they are trained; weights and tickets are float32",
+        "the layers' precision in training; weights and tickets are float32",
         choices=PRECISIONS,
     )
-    seed: int = setting(0, "of the initial weights")
+    seed: int = setting(0, "seed of the initial weights")
     deterministic: bool = setting(
-        False, "the same bits in every run on as many threads of a processor, at some cost in speed"
+        False, "the same bits in every run with as many threads of such a processor; slower"
     )
 
     def __post_init__(self) -> None:

@@ -41,35 +41,35 @@ NO_LOSS = object()
 
 
 def make_deterministic() -> None:
-    """This process computes the same bits as every other on as many threads of such a processor.
+    """Makes this process compute the same bits as others with as many threads of such a processor.
 
-    To be called before anything is computed.
+    Call it before anything is computed.
     """
     tf.config.experimental.enable_op_determinism()
     add_gradients_in_order()
 
 
 class Trainer:
-    """A compiled model that can be trained again and again without being compiled again.
+    """A model that is compiled once and can be trained several times.
 
-    Masks, weights and optimizer state are variables: to start over, assign the model's and call
-    ``reset``.
+    Masks, weights and optimizer state are variables. To start over, assign the model's variables
+    and call ``reset``.
 
     Args:
       model: the model to train, masked or not.
       stream: start step → an infinite ``tf.data.Dataset`` of the batches from that step on.
-      steps_per_epoch: steps after which an epoch ends.
-      optimizer: a new Keras optimizer; its schedule is that from step 0 on.
+      steps_per_epoch: steps of an epoch.
+      optimizer: a new Keras optimizer; its schedule counts from step 0.
       loss: the training loss.
-      jit_compile: whether XLA compiles the step; None: if the model has no convolution, there is
-        one device, and XLA can compile it, of which a line is logged where it cannot.
-      steps_per_execution: steps a call of the compiled function runs at most.
-      metrics: what is measured besides the loss.
-      loss_weights: a factor of each output's loss, as ``compile`` takes it.
+      jit_compile: whether XLA compiles the step. None: if the model has no convolution, there is
+        one device, and XLA can compile it; if it cannot, a line is logged.
+      steps_per_execution: the most steps that a call of the compiled function runs.
+      metrics: metrics besides the loss.
+      loss_weights: a factor for each output's loss, as ``compile`` takes it.
 
     Raises:
-      UsageError: if XLA is to compile for several devices, or optimizer, loss or metrics are not
-        of the model's Keras.
+      UsageError: if XLA is to compile for several devices, or if optimizer, loss or metrics are
+        not of the model's Keras.
     """
 
     def __init__(
@@ -91,10 +91,10 @@ class Trainer:
         replicas = model.distribute_strategy.num_replicas_in_sync if by_tensorflow else 1
         if jit_compile and replicas > 1:
             raise UsageError(
-                f"Expected no `jit_compile=True` with {replicas} devices, over which XLA's steps "
-                "cannot reach: leave it out, or train on one."
+                f"Expected no `jit_compile=True` with {replicas} devices, as XLA's steps run on "
+                "one: leave it out, or train on one."
             )
-        self._without_xla = False  # whether to go on without it where it fails
+        self._without_xla = False  # whether to go on without XLA if it fails
         if jit_compile is None and not by_tensorflow:
             jit_compile = "auto"
         elif jit_compile is None:
@@ -123,11 +123,11 @@ class Trainer:
             model.optimizer.build(model.trainable_variables)
 
     def optimizer_state(self) -> dict[str, np.ndarray]:
-        """What the optimizer remembers, copied, and the step at which it began."""
+        """A copy of the optimizer's memory, with the step at which it began."""
         return {path: np.array(each.numpy()) for path, each in self._state().items()}
 
     def set_optimizer_state(self, values: Mapping[str, np.ndarray]) -> None:
-        """The optimizer as it was when ``optimizer_state`` has returned ``values``."""
+        """Sets the optimizer to ``values``, which ``optimizer_state`` has returned."""
         variables = self._state()
         for path in variables.keys() | values.keys():
             variables[path].assign(values[path])
@@ -139,25 +139,25 @@ class Trainer:
         }
 
     def reset(self, step: int = 0) -> None:
-        """A new optimizer for the model's present weights, its learning rate that of ``step``.
+        """Resets the optimizer for the model's present weights, with the learning rate of ``step``.
 
         Raises:
-          UsageError: if the optimizer cannot begin anew, or at that step.
+          UsageError: if the optimizer cannot begin anew, or not at that step.
         """
         if step:
             optimizers.check_schedules(self.model.optimizer)
         self._first.assign(step)
         if not on_tensorflow(self.model):
-            self.model.train_function = None  # JAX has compiled the former k into it
+            self.model.train_function = None  # on JAX the old k is compiled into it
         optimizers.begin_anew(self.model.optimizer, self.model, self._new_optimizer)
         self.position = step
 
     @property
     def step(self) -> int:
-        """The step at which training stands: that of the last ``reset`` and those since then.
+        """The present step: that of the last ``reset`` plus the steps since then.
 
-        It lags behind ``position``, the number of the next batch, where the loss is scaled: batches
-        on which it overflows are no steps.
+        With a scaled loss it may be smaller than ``position``, the number of the next batch:
+        batches on which the loss overflows are not counted as steps.
         """
         return int(self._first.numpy()) + steps_counted(self.model.optimizer)
 
@@ -181,22 +181,21 @@ class Trainer:
     ) -> None:
         """Trains from the present step to step ``stop``.
 
-        Epochs are counted from ``begun``; the last one is shorter where the rest of the steps does
-        not fill it. ``validation_data`` are looked at in the last epoch and, going back
-        from it, in every ``validation_freq``-th, so that a resumed training looks where it would
-        have looked. An optimizer that averages the weights (``use_ema``) puts the averages in their
-        place at the end; with ``last=False``, where the training is to go on, it does not yet.
+        Epochs are counted from ``begun``; the last one may be shorter. ``validation_data`` are used
+        in the last epoch and, going back from it, in every ``validation_freq``-th. So a resumed
+        training uses them in the same epochs. An optimizer that averages the weights (``use_ema``)
+        replaces them by the averages at the end, unless ``last`` is False.
 
         Args:
-          stop: where the training ends.
+          stop: the step at which the training ends.
           callbacks, validation_data, validation_freq: as Keras' ``fit`` takes them.
-          last: whether nothing follows.
-          begun: the step at which a training began of which this is the rest; default: none, it
+          last: False if the training goes on afterwards.
+          begun: the step at which the training began, if this is the rest of one; default: it
             begins here.
           which: the training, in messages: "of round 3".
 
         Raises:
-          UsageError: for labels that are no classes of the model.
+          UsageError: for labels that are not classes of the model.
           Diverged: if weights are NaN or infinite at the end of an epoch.
         """
         begun = self.position if begun is None else begun
@@ -204,7 +203,7 @@ class Trainer:
         parts = _parts(begun, self.position, stop, self.steps_per_epoch)
         total = sum(count for count, _ in parts)
         for count, steps in parts:
-            total -= count  # epochs that come after this part
+            total -= count  # epochs after this part
             looks = [n for n in range(1, count + 1) if (count + total - n) % validation_freq == 0]
             put_in = last and not total
             optimizer = self.model.optimizer
@@ -212,7 +211,7 @@ class Trainer:
             end = self.step + count * steps
             with averages, step_checks(), self._told_of_an_end(end):
                 stream = self.stream(self.position)
-                if is_keras3(self.model):  # its executions are of as many steps as there is data
+                if is_keras3(self.model):  # its executions have as many steps as there is data
                     stream = stream.take(count * steps)
                 self._by_xla_or_not(
                     self.model.fit,
@@ -222,7 +221,7 @@ class Trainer:
                     callbacks=[*callbacks, guard],
                     validation_data=validation_data if looks else None,
                     validation_freq=looks or 1,
-                    shuffle=False,  # what is in the stream is
+                    shuffle=False,  # the stream is shuffled already
                     verbose=0,
                 )
             self.position += count * steps
@@ -231,35 +230,36 @@ class Trainer:
 
     @contextlib.contextmanager
     def _told_of_an_end(self, end: int) -> Iterator[None]:
-        """Raises UsageError where data end before the step ``end``."""
+        """Raises UsageError if the data end before the step ``end``."""
         empty = None
         try:
             yield
-        except ValueError as error:  # of tf_keras, for an epoch without a batch
-            if "metric has not yet been built" in str(error):  # of Keras 3
+        except ValueError as error:  # tf_keras raises it for an epoch without a batch
+            if "metric has not yet been built" in str(error):  # Keras 3's
                 raise UsageError(
-                    f"Expected a train_step that updates the metrics that it is compiled with; "
-                    f"that of {type(self.model).__name__} leaves them: give metrics=None, or "
-                    "update self.metrics there."
+                    f"Expected a train_step that updates the compiled metrics; that of "
+                    f"{type(self.model).__name__} does not: give metrics=None, or update "
+                    "self.metrics there."
                 ) from error
             if "Empty logs" not in str(error):
                 raise
             empty = error
-        # Where the loss is scaled, steps of which it overflows are not counted.
+        # With a scaled loss, steps on which it overflows are not counted.
         short = self.step < end and not optimizers.scales_loss(self.model.optimizer)
         if empty or (short and not self.model.stop_training):
             raise UsageError(
-                f"Expected training data for {end} steps; they were at their end after "
-                f"{self.step}: give data without end, or as many as an epoch has."
+                f"Expected training data for {end} steps; they ended after {self.step}: give "
+                "endless data, or as many batches as an epoch has."
             ) from empty
 
     def evaluate(self, data: tf.data.Dataset) -> dict[str, float]:
-        """Loss and accuracy of the model as it stands."""
+        """Loss and accuracy of the present model."""
         return self._by_xla_or_not(evaluate, self.model, data)
 
     def _by_xla_or_not(self, run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """``run``; once more without XLA where that was not asked for and the first step fails:
-        what gradients, losses and metrics come to is known only when they are compiled."""
+        """Calls ``run``; once more without XLA if the first step fails and XLA was our choice.
+
+        Whether XLA can compile gradients, losses and metrics shows only when they are compiled."""
         before = self.step
         try:
             return run(*args, **kwargs)
@@ -268,19 +268,19 @@ class Trainer:
                 raise
             failed = error
         self.model.jit_compile = self._without_xla = False
-        self.model.train_function = self.model.test_function = None  # Keras 3 would keep them
-        found = run(*args, **kwargs)  # whose own error tells more, if it is another matter
+        self.model.train_function = self.model.test_function = None  # Keras 3 would reuse them
+        found = run(*args, **kwargs)  # raises a clearer error if XLA was not the cause
         _tell(self.model, reason(failed))
         return found
 
 
 def _tell(model: keras.Model, what: str) -> None:
     short = shorten(what, 160, placeholder=" …")
-    log.info("%s: the steps run without XLA, which cannot compile all: %s", model.name, short)
+    log.info("%s: trained without XLA, which cannot compile all of it: %s", model.name, short)
 
 
 def in_training(recipe: Recipe, precision: str) -> Recipe:
-    """``recipe`` as a run trains by it: in a precision, with BatchNorm over all devices."""
+    """``recipe`` with a precision and with BatchNorm over all devices, as a run trains with it."""
     return Recipe([*recipe.tweaks, Precision(precision), SharedStatistics()])
 
 
@@ -297,12 +297,12 @@ def make_trainer(
     """The trainer of a ticket's model with a recipe on it.
 
     Args:
-      ticket: what is trained.
-      recipe: its tweaks are put on; it gives the loss.
+      ticket: the ticket to train.
+      recipe: the tweaks to put on; it makes the loss.
       stream, steps_per_epoch, optimizer: as ``Trainer`` takes them.
-      loss: the loss to start from, as ``Recipe.loss`` takes it; ``NO_LOSS`` for the model's own
-        alone (``add_loss``).
-      data: training batches for tweaks that look at them.
+      loss: the loss to start from, as ``Recipe.loss`` takes it; ``NO_LOSS`` for only the model's
+        own losses (``add_loss``).
+      data: training batches for tweaks that need them.
       **options: the other arguments of ``Trainer``.
 
     Raises:
@@ -317,8 +317,8 @@ def make_trainer(
 def _by_output(model: keras.Model, loss: Any, loss_weights: Any) -> dict[str, Any]:
     """Losses and their weights as ``compile`` takes them.
 
-    Keras 3 puts dictionaries in the order of their keys, and weights beside them in another: there
-    each output is given its own of both.
+    Keras 3 sorts dictionaries of losses by their keys, but weights in another order. So there each
+    output gets its own loss and weight.
     """
     names, by_key = keys_of_outputs(model), isinstance(ends_of(model)[1], dict)
     if loss is None or len(names) == 1 or not is_keras3(model):
@@ -327,14 +327,14 @@ def _by_output(model: keras.Model, loss: Any, loss_weights: Any) -> dict[str, An
         losses = of_outputs("losses", loss, names)
         weights = of_outputs("loss_weights", loss_weights, names)
     except ValueError as error:
-        raise UsageError(f"Expected losses and loss_weights of the outputs: {error}") from None
+        raise UsageError(f"Expected losses and loss_weights for the outputs: {error}") from None
     weights = [1.0 if each is None else float(each) for each in weights]
     each = [dict(zip(names, some, strict=True)) if by_key else some for some in (losses, weights)]
     return {"loss": each[0], "loss_weights": None if loss_weights is None else each[1]}
 
 
 def _for_each_output(model: keras.Model, metrics: Any) -> Any:
-    """``metrics`` as ``compile`` takes them; tf_keras itself gives a list to each output."""
+    """``metrics`` as ``compile`` takes them; tf_keras itself applies a list to each output."""
     if not metrics:
         return None  # of an empty list Keras 3 asks for labels of every output
     names = keys_of_outputs(model)
@@ -344,7 +344,7 @@ def _for_each_output(model: keras.Model, metrics: Any) -> Any:
     if not (is_keras3(model) and flat and len(names) > 1):
         return list(metrics)
 
-    def new(metric: Any) -> Any:  # each output's own, as it counts
+    def new(metric: Any) -> Any:  # each output needs its own object, as it counts
         kept = isinstance(metric, str) or not hasattr(metric, "get_config")
         return metric if kept else type(metric).from_config(metric.get_config())
 
@@ -354,8 +354,9 @@ def _for_each_output(model: keras.Model, metrics: Any) -> Any:
 
 
 def _parts(begun: int, now: int, stop: int, steps_per_epoch: int) -> list[tuple[int, int]]:
-    """What is left of a training, as numbers of epochs and the steps of each: the rest of one that
-    was cut, whole ones, a shorter last one.
+    """The rest of a training as pairs (number of epochs, steps of each).
+
+    They are the rest of an interrupted epoch, whole epochs, and a shorter last one.
 
     >>> _parts(begun=5, now=12, stop=40, steps_per_epoch=10)
     [(1, 3), (2, 10), (1, 5)]
@@ -367,26 +368,26 @@ def _parts(begun: int, now: int, stop: int, steps_per_epoch: int) -> list[tuple[
 
 
 def _steps_that_fit(model: keras.Model, steps_per_execution: int, steps_per_epoch: int) -> int:
-    """How many steps an execution may have for an epoch to end where it should.
+    """The number of steps of an execution that lets an epoch end at the right step.
 
-    tf_keras makes the last execution of an epoch shorter. Keras 3 goes on into the next epoch's
-    batches: there it is the largest number that divides the epoch.
+    tf_keras makes the last execution of an epoch shorter. Keras 3 would go on into the next
+    epoch's batches; so there it is the largest number that divides the epoch.
     """
     most = min(steps_per_execution, steps_per_epoch)
     if backend_of(model) == "torch":
-        return 1  # it takes no others
+        return 1  # torch accepts no other number
     if is_keras3(model):
         return max(n for n in range(1, most + 1) if steps_per_epoch % n == 0)
     return most
 
 
 def _compile(model: keras.Model, **arguments: Any) -> None:
-    """``model.compile``; a UsageError if that of the user's own class takes others."""
+    """``model.compile``; UsageError if a user's own class takes other arguments."""
     try:
         inspect.signature(model.compile).bind(**arguments)
     except TypeError as error:
         raise UsageError(
-            f"Expected a model whose compile takes what keras.Model's takes; that of "
+            f"Expected a model with a compile that takes the arguments of keras.Model's; that of "
             f"{type(model).__name__} does not ({error}): give its other arguments defaults."
         ) from None
     model.compile(**arguments)
@@ -400,6 +401,6 @@ def evaluate(model: keras.Model, data: tf.data.Dataset) -> dict[str, float]:
 
 
 def _has_no_convolution(model: keras.Model) -> bool:
-    """On CPUs XLA doubles the speed of fully connected models and halves that of small ResNets."""
+    """On CPUs XLA doubles the speed of fully connected models, and halves that of small ResNets."""
     parts = (part for layer in named_layers(model).values() for part in parts_of(layer))
     return not any("Conv" in type(part).__name__ for part in parts)

@@ -1,4 +1,4 @@
-"""Trouble in a training, noticed: it diverges, it does not learn, or its masks are others."""
+"""Problems of a training: it diverges, it does not learn, or its masks have changed."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,7 +12,7 @@ from lottery_tf.graph.layers import values
 from lottery_tf.masks.masks import Masks
 from lottery_tf.masks.prune_by_mask import get_masks
 
-# By when a training should do better than guessing.
+# After so many epochs a training should be better than guessing.
 EPOCHS_TO_LEARN = 3
 
 
@@ -20,22 +20,22 @@ class Diverged(WorkFailed):
     """A training has made weights NaN or infinite.
 
     Attributes:
-      epoch: in which it did, from 1 on; 0: not known.
+      epoch: the epoch in which it happened, from 1 on; 0 if not known.
     """
 
     epoch = 0
 
 
 class Guard(Callback):
-    """Ends a training that has diverged, at the end of the epoch, and tells of one that guesses.
+    """A callback that ends a diverged training after the epoch, and warns of one that guesses.
 
-    The weights decide: a loss that is not finite is no end by itself, where the loss is scaled and
-    such steps are left out, and ReLU makes numbers of NaN on some devices. The line of guessing
-    comes once, with a single output of two classes or more, where the accuracy is measured.
+    The weights decide. A loss that is not finite does not end the training: with a scaled loss such
+    steps are skipped, and on some devices ReLU turns NaN into numbers. The warning comes once, for
+    a model with a single output of two or more classes whose accuracy is measured.
 
     Args:
       which: the training, in messages: "of round 3".
-      epochs: of it that are behind already.
+      epochs: how many epochs of the training are done already.
 
     Raises:
       Diverged: if weights are NaN or infinite at the end of an epoch.
@@ -60,8 +60,8 @@ class Guard(Callback):
             return
         if (accuracy := float(logs["accuracy"])) <= 1.1 / classes:
             log.warning(
-                "%s: the training%s guesses: after %d epochs it has %.1f %% of its examples right, "
-                "of %d classes. Is the learning rate too high, or does no signal pass?",
+                "%s: the training%s guesses: after %d epochs its accuracy is %.1f %%, with %d "
+                "classes. Is the learning rate too high, or does no signal pass?",
                 *(self.model.name, _after_space(self.which), self.epochs, 100 * accuracy, classes),
             )
 
@@ -70,9 +70,9 @@ def check_finite(weights: Iterable[np.ndarray], which: str, when: str = ":") -> 
     """Raises Diverged if weights are NaN or infinite.
 
     Args:
-      weights: as the training has made them.
+      weights: the weights after training.
       which: the training, in the message: "of round 3".
-      when: what comes between that and "weights are NaN or infinite".
+      when: the text between that and "weights are NaN or infinite".
     """
     if not are_finite(weights):
         raise Diverged(
@@ -82,19 +82,19 @@ def check_finite(weights: Iterable[np.ndarray], which: str, when: str = ":") -> 
 
 
 def check_masks_stay(model: keras.Model, masks: Masks, which: str) -> None:
-    """Raises WorkFailed if a model has not the masks that it was trained with.
+    """Raises WorkFailed if the masks of a model have changed in its training.
 
     Args:
-      model: wrapped, as the training has left it.
-      masks: those that it began with.
+      model: the wrapped model after training.
+      masks: its masks from before.
       which: the training, in the message: "of round 3".
     """
     there = get_masks(model)
     if odd := [name for name, mask in masks.items() if not _same(there.get(name), mask)]:
         raise WorkFailed(
             f"Expected the masks that the training{_after_space(which)} began with; {some(odd)} "
-            "has another one now: leave them as they are, in callbacks too. What was saved before "
-            "is there still."
+            "has another one now: do not change masks, not in callbacks either. Files that were "
+            "saved before are still there."
         )
 
 
@@ -103,7 +103,7 @@ def _same(one: np.ndarray | None, other: np.ndarray) -> bool:
 
 
 def are_finite(arrays: Iterable[np.ndarray]) -> bool:
-    """Whether no number is NaN or infinite; texts are none."""
+    """Whether no number is NaN or infinite; texts do not count."""
     numbers = (array for array in arrays if array.dtype.kind not in "OSU")
     return all(bool(np.isfinite(array).all()) for array in numbers)
 

@@ -10,13 +10,13 @@ from lottery_tf.graph.compat import count_steps, keras, steps_per_execution, tra
 def steps_in_one_loop(model: keras.Model) -> None:
     """Makes ``model.fit`` run the steps of an execution as one loop inside XLA.
 
-    Keras calls the compiled step once a step, and each call hands all variables over and back: a
-    third of the time of a small network. Logs, callbacks and weights are the same. Batches whose
-    shape is not known beforehand take Keras' own loop.
+    Keras calls the compiled function once for each step. Each call passes all variables in and out,
+    which takes a third of the time of a small network. Logs, callbacks and weights are the same.
+    Keras' own loop is used for batches of a shape that is not known beforehand.
 
     Args:
-      model: compiled with ``jit_compile=True`` and ``steps_per_execution`` above 1, for a single
-        device; compiling it again undoes this.
+      model: a model compiled with ``jit_compile=True`` and ``steps_per_execution`` above 1, for a
+        single device. Compiling it again undoes this.
     """
     one_by_one = model.make_train_function()
     most = int(steps_per_execution(model).numpy())
@@ -31,7 +31,7 @@ def steps_in_one_loop(model: keras.Model) -> None:
     def in_one_loop(iterator: Any) -> Any:
         steps = tf.cast(steps_per_execution(model), tf.int32)
         spec = iterator.element_spec
-        # Always of ``most`` rows, those of a shorter last execution left zero: one compilation.
+        # Always ``most`` rows, with zeros after a shorter last execution: then XLA compiles once.
         arrays = [
             tf.TensorArray(each.dtype, most, element_shape=each.shape)
             for each in tf.nest.flatten(spec)

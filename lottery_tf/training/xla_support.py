@@ -1,7 +1,7 @@
-"""What of a model XLA cannot compile: lookups, texts, ragged tensors, code in Python, and others.
+"""Parts of a model that XLA cannot compile: lookups, texts, ragged tensors, Python code and others.
 
-What an operation has a kernel for is asked of TensorFlow itself. A model of Keras' own layers that
-only compute is not traced for it.
+TensorFlow itself tells for which types an operation has a kernel. A model of Keras' own layers that
+only compute need not be traced.
 """
 
 from collections.abc import Iterator
@@ -21,24 +21,24 @@ from lottery_tf.graph.compat import (
 )
 from lottery_tf.graph.layers import calls, unwrapped
 
-# Where Keras has the layers that call TensorFlow's functions on texts, tables and images, and those
-# that call a user's.
+# Keras' modules of layers that call TensorFlow's functions on texts, tables and images, or a user's
+# functions.
 _NOT_PLAIN = ("preprocessing", "lambda", "tf_op_layer")
-# What stands around operations in a function's graph and is none when it is compiled.
+# Nodes in a function's graph that are not operations any more when it is compiled.
 _AROUND = ("Placeholder", "PlaceholderWithDefault")
 
 
 def without_kernel(model: keras.Model) -> str | None:
-    """What XLA cannot compile of the model's computation, to stand in a sentence; None if all.
+    """A part of the model's computation that XLA cannot compile, as words for a sentence, or None.
 
-    Gradients, the loss and the metrics are not looked at.
+    Gradients, the loss and the metrics are not checked.
 
     Args:
       model: a Sequential or functional model of tf_keras, or of Keras 3 on TensorFlow.
     """
     specs = [spec_of(each) for each in model.inputs]
     for tensor, spec in zip(model.inputs, specs, strict=True):
-        # Keras 3 has them dense in its specs, and says so beside.
+        # In Keras 3's specs they are dense, and an attribute says that they are ragged.
         if isinstance(spec, tf.RaggedTensorSpec) or getattr(tensor, "ragged", False):
             return "ragged inputs"
         if isinstance(spec, tf.SparseTensorSpec) or getattr(tensor, "sparse", False):
@@ -55,7 +55,7 @@ def without_kernel(model: keras.Model) -> str | None:
 
     try:
         graph = compute.get_concrete_function(open_specs).graph
-    except Exception:  # whatever the user's own code leads to is said by fit
+    except Exception:  # errors of the user's own code are raised again in fit
         return None
     device = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
     for node in _nodes(graph.as_graph_def()):
@@ -65,7 +65,7 @@ def without_kernel(model: keras.Model) -> str | None:
 
 
 def _is_plain(layer: Any) -> bool:
-    """Whether it is known to compute by operations that XLA has: Keras' own, of its own code."""
+    """Whether a layer is known to use only operations that XLA has: a layer of Keras' own code."""
     if not is_layer(layer) or function_of(layer) is not None:
         return False
     layer = unwrapped(layer)
@@ -78,7 +78,7 @@ def _is_plain(layer: Any) -> bool:
 
 
 def _nodes(graph: Any) -> Iterator[Any]:
-    """The operations of a graph and of the functions that it calls, but the calls themselves."""
+    """The operations of a graph and of functions that it calls, without the calls themselves."""
     functions = graph.library.function
     names = {each.signature.name for each in functions}
     for nodes in (graph.node, *(each.node_def for each in functions)):

@@ -1,6 +1,6 @@
 """The tweaks that spend a ticket better, by name.
 
-A new one is its parameters in ``settings``, a module, and a line in PARAMETERS and in TWEAKS.
+A new tweak needs its parameters in ``settings``, a module, and a line in PARAMETERS and in TWEAKS.
 """
 
 from lottery_tf.common.lazy import loads

@@ -1,4 +1,4 @@
-"""Distillation: a ticket that learns from the dense network that it was found in."""
+"""Distillation: a ticket learns from the dense network in which it was found."""
 
 import dataclasses
 from typing import Any
@@ -24,28 +24,27 @@ from lottery_tf.tweaks.tweak import Tweak
 class Distillation(DistillationSettings, Tweak):
     """The KD ticket (arXiv 2101.03255 v1): soft labels from a trained model, in training only.
 
-    With the teacher's logits z_t, the ticket's z and the labels y the loss is
+    With the teacher's logits z_t, the ticket's logits z and the labels y the loss is
 
         (1−λ)·CE(y, softmax(z)) + λ·τ²·KL(softmax(z_t/τ) ‖ softmax(z/τ)),
 
-    CE with smoothed labels where ``LabelSmoothing`` is in the recipe too. Of a model that is
-    trained by a binary cross-entropy (one unit, several labels) the softmax is a sigmoid, and KL
-    the mean over the labels. The teacher runs in inference mode on the very batch that is trained
-    on; ``with_logits`` spares that for data that do not change. Its outputs may be logits or
-    probabilities, on which softmax(log p) = p. It is no part of the model that is trained, of its
-    variables or its checkpoints, and it is left as it is.
+    CE has smoothed labels if ``LabelSmoothing`` is in the recipe too. For a binary cross-entropy
+    (one unit, or several labels) the softmax is a sigmoid, and KL is the mean over the labels. The
+    teacher runs in inference mode on each training batch; for data that do not change,
+    ``with_logits`` computes its logits only once. Its outputs may be logits, or probabilities, as
+    softmax(log p) = p. The teacher is not changed, and is not part of the trained model, its
+    variables or its checkpoints.
 
-    In a program ``teacher`` may also be a built model, subclassed ones too, of either Keras
-    whichever the ticket is of; the field then holds a text with its name and the sum of its
-    weights. A file that holds code, such as a Lambda layer, is refused unless ``allow_code`` says
-    that it may run.
+    In a program ``teacher`` may also be a built model, even a subclassed one, of either Keras. The
+    field then holds a text with the model's name and the sum of its weights. A file that holds
+    code, such as a Lambda layer, is refused unless ``allow_code`` is True.
 
     Raises:
-      UsageError: for λ or τ out of range; in ``prepare``, without a teacher, for one that is not
-        there, holds code or does not fit the model, and for a model of several outputs.
+      UsageError: for λ or τ out of range. In ``prepare``: for a model of several outputs, and if
+        the teacher is missing, holds code or does not fit the model.
     """
 
-    # Leave to run what a file holds is no part of what the tweak is.
+    # Not a part of the tweak's identity.
     allow_code: bool = dataclasses.field(default=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -55,7 +54,7 @@ class Distillation(DistillationSettings, Tweak):
     def change(self, model: keras.Model, data: tf.data.Dataset | None = None) -> keras.Model:
         if len(model.outputs) != 1:
             raise UsageError(
-                f"Expected a model with one output to distil into, '{model.name}' has "
+                f"Expected a model with one output for distillation, '{model.name}' has "
                 f"{len(model.outputs)}: leave the distillation out of the recipe."
             )
         return model
@@ -77,15 +76,16 @@ class Distillation(DistillationSettings, Tweak):
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of what the teacher is: of its weights, its file, or its folder's files."""
+        """SHA-256 of the teacher: of its weights, its file, or its folder's files."""
         return teachers.source_sha256(self._given())
 
     def logits(self, batches: tf.data.Dataset, model: keras.Model | None = None) -> np.ndarray:
         """The teacher's logits of each example, float32 [N, C].
 
         Args:
-          batches: finite, of tuples whose first part is what the teacher takes.
-          model: one that was prepared with this tweak, which has the teacher; without it is loaded.
+          batches: finite data, of tuples with the teacher's inputs as first part.
+          model: a model that was prepared with this tweak, and so has the teacher. Default: the
+            teacher is loaded.
         """
         held = None if model is None else _teaching_of(model)
         teacher = self._load() if held is None else held.teacher
@@ -98,21 +98,21 @@ class Distillation(DistillationSettings, Tweak):
         return np.concatenate(found).astype(np.float32)
 
     def with_logits(self, data: tf.data.Dataset) -> tf.data.Dataset:
-        """``data`` with the teacher's logits, to be computed once and kept in memory.
+        """``data`` with the teacher's logits, which are computed once and kept in memory.
 
-        For ``fit`` of the model that ``prepare`` has returned, which then need not run the teacher
-        at each step. Images and logits are kept as they come in the first epoch: augment nothing
+        Use it for ``fit`` of the model that ``prepare`` has returned; the teacher then does not run
+        at each step. Images and logits are kept as they are in the first epoch: so do not augment
         before, and shuffle afterwards.
 
         Args:
-          data: finite, of batches (inputs, labels) or (inputs, labels, sample weights).
+          data: finite data, in batches (inputs, labels) or (inputs, labels, sample weights).
 
         Returns:
-          batches {"batch": what ``data`` has, "teacher_logits": float32 [batch, C]}.
+          batches {"batch": the batch of ``data``, "teacher_logits": float32 [batch, C]}.
 
         Raises:
-          UsageError: for a teacher that computes by another backend than TensorFlow, which
-            ``fit`` asks for the shapes of a batch before it is taken apart.
+          UsageError: for a teacher on another backend than TensorFlow; ``fit`` would look at the
+            shapes of such a batch before it is split.
         """
         teacher = self._load()
         check_tensorflow(teacher.model, "the logits of a teacher beside data")
@@ -137,7 +137,7 @@ class Distillation(DistillationSettings, Tweak):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Teaching:
-    """Goes around a training step: gives the loss a teacher's logits of the batch."""
+    """Wraps a training step, to give the loss a teacher's logits of the batch."""
 
     source: str
     teacher: teachers.Teacher
@@ -153,7 +153,7 @@ class _Teaching:
 
 
 def _teaching_of(model: keras.Model) -> _Teaching | None:
-    """The teaching that was put on a model; None if there is none."""
+    """The ``_Teaching`` that was put on a model; None if there is none."""
     prepared = prepared_step(model)
     held = None if prepared is None else prepared.around.get(Distillation)
     return held if isinstance(held, _Teaching) else None

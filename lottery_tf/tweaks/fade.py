@@ -1,4 +1,4 @@
-"""Fades: what a tweak adds to the training is gone before the training ends."""
+"""Fades: the effect of a tweak is gone before the training ends."""
 
 import dataclasses
 import math
@@ -24,9 +24,9 @@ from lottery_tf.tweaks.tweak import Attach, Tweak
 class Schedule:
     """A value that goes from ``start`` to ``end`` while the progress p goes from 0 to 1.
 
-    linear: start + (end − start)·p; cosine: the same with (1 − cos πp)/2 in the place of p;
-    exponential: start·(end/start)^p, for values above 0; constant: start. From p = 1 on it is
-    exactly ``end``.
+    linear: start + (end − start)·p; cosine: the same with (1 − cos πp)/2 instead of p;
+    exponential: start·(end/start)^p, for values above 0; constant: start. From p = 1 on the value
+    is exactly ``end``.
 
     >>> [Schedule(1.0, 0.0, "linear").at(p) for p in (0, 0.25, 1, 2)]
     [1.0, 0.75, 0.0, 0.0]
@@ -60,29 +60,29 @@ class Schedule:
 
 
 class Fading:
-    """What fades: its effect follows a ``Schedule`` over the steps of training and then is gone.
+    """The base of what fades: an effect that follows a ``Schedule`` over the steps of training.
 
-    It counts the steps itself, in variables that every checkpoint holds, so that a fade goes on
-    where it was. ``FadingTweak`` counts them up within the training step: no retracing, and exact
-    whatever the number of steps in an execution.
+    The count of steps is in variables of its own, which every checkpoint holds, so that a fade
+    goes on after an interruption. ``FadingTweak`` increases it within the training step. Nothing is
+    traced anew, and the count is exact whatever the number of steps in an execution.
 
-    It is a layer once it is one of a Keras too: a class that says what fades derives from this one,
-    and one for each Keras from that class and from ``FadingLayer`` or ``FadingLayer3``.
+    A subclass defines what fades. For each Keras there is a class of layers that derives from that
+    subclass and from ``FadingLayer`` or ``FadingLayer3``.
 
     Args:
-      start, end, curve: of the schedule.
-      **kwargs: as any layer of that Keras.
+      start, end, curve: the schedule's.
+      **kwargs: as for any layer of that Keras.
 
     Attributes:
-      fading_tweak: the name of the tweak whose ``finish`` takes the layer off.
-      step: the steps that it has been trained. int64 [].
-      length: those that the fade lasts; -1: not known yet. int64 [].
+      fading_tweak: the name of the tweak that takes the layer off in ``finish``.
+      step: how many steps it has been trained. int64 [].
+      length: how many steps the fade lasts; -1 if not known yet. int64 [].
     """
 
     fading_tweak: ClassVar[str] = "a fade"
     step: Any
     length: Any
-    # As any layer of Keras has them.
+    # Attributes of any layer of Keras.
     name: str
     dtype_policy: Any
 
@@ -91,14 +91,14 @@ class Fading:
         self.schedule = Schedule(start, end, curve)
 
     def progress(self) -> tf.Tensor:
-        """Share of the fade that is behind; 1 from its last step on. float32 []."""
+        """Share of the fade that is done; 1 from its last step on. float32 []."""
         ops = ops_for(self)
         step, length = ops.cast(self.step, "float32"), ops.cast(self.length, "float32")
         share = ops.divide_no_nan(step, length)
         return ops.where(self.is_over(), 1.0, ops.where(length < 0, 0.0, share))
 
     def is_over(self) -> tf.Tensor:
-        """Whether the layer has no effect any more. bool []."""
+        """Whether the fade has ended. bool []."""
         return (self.length >= 0) & (self.step >= self.length)
 
     def value(self) -> tf.Tensor:
@@ -109,7 +109,7 @@ class Fading:
         return self.schedule.at(self.progress())
 
     def present(self) -> float:
-        """The like, as a number."""
+        """``value`` as a Python number."""
         return float(self.schedule.at(self.progress()))
 
     def get_config(self) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class Fading:
 
 
 class FadingLayer(Fading, keras.layers.Layer):
-    """What fades, as a layer of tf_keras."""
+    """The base of fading layers of tf_keras."""
 
     def build(self, input_shape: Any) -> None:
         def counter(name: str, value: int) -> tf.Variable:
@@ -137,10 +137,10 @@ class FadingLayer(Fading, keras.layers.Layer):
 
 
 class FadingLayer3(Fading, keras3.layers.Layer):
-    """What fades, as a layer of Keras 3.
+    """The base of fading layers of Keras 3.
 
-    It has its variables from the start: a layer whose activation it is may not call it before it is
-    saved or copied.
+    Its variables are made in the constructor: as another layer's activation it may not be called
+    before it is saved or copied.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -161,7 +161,7 @@ class FadingLayer3(Fading, keras3.layers.Layer):
 
 
 def _is_counted(model: keras.Model, layers: type[Fading]) -> bool:
-    """Whether the steps of ``model`` are counted for its layers of a class."""
+    """Whether the training step of ``model`` counts steps for its layers of a class."""
     prepared = prepared_step(model)
     return prepared is not None and any(issubclass(layers, each) for each in prepared.around)
 
@@ -170,12 +170,12 @@ _warned: weakref.WeakSet[keras.Model] = weakref.WeakSet()
 
 
 def _tell_of(model: keras.Model) -> None:
-    """Logs a line, once for each model, of one that no recipe of this process trains."""
+    """Logs a line, once for each model, if no recipe of this process trains the model."""
     if model not in _warned:
         _warned.add(model)
         names = sorted(fading(model))
         log.warning(
-            "%s: it is as it was saved in training, with %s still in it; once that has faded, "
+            "%s: it was saved in training and still has %s in it; once that has faded, "
             'lt.Recipe("%s").finish(model) gives the finished model.',
             *(model.name, " and ".join(names), ",".join(names)),
         )
@@ -183,34 +183,34 @@ def _tell_of(model: keras.Model) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class FadingTweak(FadingSettings, Tweak):
-    """A tweak that lives in fading layers.
+    """A tweak that is made of fading layers.
 
-    A subclass says which class of layers they are, and what their value is called in logs.
+    A subclass says of which class the layers are, and how logs name their value.
 
     Attributes:
-      layer_class: that class; of layers of both Kerases what they derive from.
+      layer_class: that class, the common base of the layers of both Kerases.
     """
 
     layer_class: ClassVar[type[Fading]]
 
     @property
     def value_name(self) -> str:
-        """What the layers' value is called in logs."""
+        """The name of the layers' value in logs."""
         raise NotImplementedError
 
     @property
     def kept(self) -> bool:
-        """Whether the layers stay as they begin, and ``finish`` leaves in what they compute."""
+        """Whether the layers stay as they begin, and ``finish`` keeps what they compute."""
         return False
 
     def check_kept(self, model: keras.Model) -> None:
-        """Has what stays in the finished model made once, and logs a line of it; nothing if
-        nothing stays. Else the end of the training would be the first to fail."""
+        """Makes the finished model once if the layers are ``kept``, and logs a line.
+
+        So an error comes before the training, not at its end."""
         if self.kept and self.layers(model):
             self.restore(model)
             log.info(
-                "%s: %s stays in the finished model, which is then another architecture than that "
-                "of the ticket.",
+                "%s: %s stays in the finished model, so that its architecture is not the ticket's.",
                 *(model.name, self.layer_class.fading_tweak),
             )
 
@@ -219,7 +219,7 @@ class FadingTweak(FadingSettings, Tweak):
         if self.layers(model):
             raise UsageError(
                 f"Expected a model without {type(self).__name__}; '{model.name}' was prepared with "
-                "it already: train that model, or prepare the one that it was made from."
+                "it already: train that model, or prepare the original one."
             )
 
     def layers(self, model: keras.Model) -> list[Fading]:
@@ -249,10 +249,10 @@ class FadingTweak(FadingSettings, Tweak):
 
 
 class Fade(Attach):
-    """Tells the fading layers of a tweak how long they have, and logs their value an epoch.
+    """Sets the length of the fade in a tweak's layers, and logs their value each epoch.
 
-    The value goes into the epoch's ``logs``, where callbacks that come later (TensorBoard) and the
-    history find it.
+    The value goes into the epoch's ``logs``, for the history and for later callbacks such as
+    TensorBoard.
     """
 
     tweak: FadingTweak
@@ -266,13 +266,13 @@ class Fade(Attach):
             self._begin(self.steps)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        # Only the first epoch's number says where fit begins, which initial_epoch decides.
+        # fit begins at initial_epoch, which only the first epoch's number tells.
         if self.steps is not None or not self._is_new():
             return
         if self.params.get("steps") is None:
             raise UsageError(
-                "Expected data of a known number of batches, for the fade to end in time: say "
-                "fit(steps_per_epoch=…), or callbacks(steps=…) with the steps of the whole "
+                "Expected data of a known number of batches, so that the fade can end in time: "
+                "give fit(steps_per_epoch=…), or callbacks(steps=…) with the steps of the whole "
                 "training."
             )
         self._begin((self.params["epochs"] - epoch) * self.params["steps"])

@@ -1,4 +1,4 @@
-"""The layer that a ghost skip is."""
+"""The layer of a ghost skip."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -27,24 +27,24 @@ class Ghost(Fading):
     """activation(n·(y + α·S(x))), with α from ``start`` to ``end``; then activation(y).
 
     Args:
-      shortcut: what S is. "identity": x itself; where the shapes differ it is averaged over the
+      shortcut: the kind of S. "identity": x itself; if the shapes differ, it is averaged over the
         strides, cut to y's size in the middle, and its channels are padded with zeros or left out.
-        "conv": a 1×1 convolution of those strides with BatchNorm, whose weights begin at 1e-4, or
+        "conv": a 1×1 convolution of those strides with BatchNorm. Its weights begin at 1e-4, or
         with ``keep_signal`` as He's.
-      strides: of the convolution that it goes around, one a dimension.
+      strides: those of the convolution that it bypasses, one for each dimension.
       data_format: "channels_last" or "channels_first".
       activation: the one that was fused into the convolution.
-      sequential: whether the model that it was put into was Sequential.
-      start, end, curve: of α.
-      fade: "weight": all images have α·S(x). "drop": in training each image has start·S(x) with a
-        chance of α/start and else y alone, as in stochastic depth (arXiv 1603.09382).
-      seed: of those draws.
-      keep_signal: whether n is such that no more of the second moment comes out of a ReLU than from
-        the y of a dense convolution alone; else n = 1. For the identity that y ~ N(0, 1) and x is
-        rectified, of half the second moment, as He's initialisation and a BatchNorm of y make
-        them; for "conv" both come out of a BatchNorm.
-      strength: s, of this y against that of the dense convolution, as it begins.
-      **kwargs: as any Keras layer.
+      sequential: whether the original model was Sequential.
+      start, end, curve: the schedule of α.
+      fade: "weight": all images have α·S(x). "drop": in training each image has start·S(x) with
+        probability α/start and else y alone, as in stochastic depth (arXiv 1603.09382).
+      seed: the seed of these draws.
+      keep_signal: if True, n is chosen so that a ReLU behind it passes no more of the second moment
+        than from y of a dense convolution alone; else n = 1. For "identity" it assumes that
+        y ~ N(0, 1), and that x is rectified and has half the second moment, as with He's
+        initialisation and a BatchNorm of y. For "conv" both come from a BatchNorm.
+      strength: s, the initial strength of y relative to that of the dense convolution.
+      **kwargs: as for any Keras layer.
 
     Call arguments:
       inputs: [y, x], the pre-activation [batch, …, channels out] and the convolution's input
@@ -63,7 +63,7 @@ class Ghost(Fading):
         start: float = 1.0,
         end: float = 0.0,
         curve: str = "linear",
-        keep_signal: bool = False,  # as those were that releases before have saved
+        keep_signal: bool = False,  # for layers saved by older releases
         strength: float = 1.0,
         fade: str = "weight",
         seed: int = 0,
@@ -86,14 +86,14 @@ class Ghost(Fading):
                 *(y_shape[self._axis], 1),
                 data_format=self.data_format,
                 use_bias=False,
-                # The reference's constant, of which BatchNorm's ε makes a small beginning; what is
-                # to keep the signal has to be as large as the BatchNorm makes it from the start.
+                # The reference's constant, which BatchNorm's ε turns into a small start. To keep
+                # the signal, it must have the size that a BatchNorm gives from the start.
                 kernel_initializer=(
                     "he_normal" if self.keep_signal else its.initializers.Constant(1e-4)
                 ),
                 dtype=self.dtype_policy,
             )
-            # The reference's constants; it fades before Keras' own momentum would have settled.
+            # The reference's constants. With Keras' momentum it would fade before it has settled.
             self.norm = its.layers.BatchNormalization(
                 self._axis, momentum=0.9, epsilon=1e-5, dtype=self.dtype_policy
             )
@@ -140,11 +140,11 @@ class Ghost(Fading):
         return ops.where(ops.cast(training, "bool"), drawn, alpha)
 
     def trains_by_default(self) -> Any:
-        """Whether a call is one of training that does not say so."""
+        """Whether a call without ``training`` is one of training."""
         raise NotImplementedError
 
     def _gain(self, alpha: tf.Tensor) -> tf.Tensor:
-        """n for such an α, of its shape."""
+        """n for ``alpha``, of the same shape."""
         ops = ops_for(self)
         squares = self.strength**2 + ops.square(alpha)
         if self.norm is None:
@@ -171,18 +171,21 @@ class Ghost(Fading):
         return ops.pad(x, pads) if wanted > given else x
 
     def _thinned(self, x: tf.Tensor) -> tf.Tensor:
-        """What a convolution of 1×1 with the strides sees of x; its own gradient for strides and
-        few channels writes beyond its memory in TensorFlow 2.21 with oneDNN on AVX-512."""
+        """The pixels of x that a strided 1×1 convolution reads.
+
+        The gradient of that convolution for few channels writes beyond its memory in TensorFlow
+        2.21 with oneDNN on AVX-512."""
         places = [slice(None, None, stride) for stride in self.strides]
         places.insert(len(places) if self._axis == -1 else 0, slice(None))
         return x[(slice(None), *places)]
 
     def in_plain_layers(self, taken: set[str]) -> Callable[..., Any]:
-        """A function (y, x) → output that is made of Keras' own layers and computes what this layer
-        does now; called again it goes by the same layers.
+        """A function (y, x) → output that computes by Keras' own layers what this layer does now.
+
+        Each call uses the same layers.
 
         Args:
-          taken: names that the layers may not have.
+          taken: names that the layers must not have.
         """
         layers = keras_of(self).layers
         made: dict[str, keras.layers.Layer] = {}
@@ -235,7 +238,7 @@ class Ghost(Fading):
             elif self.conv is None or self.norm is None:
                 skip = pooled(x, self.strides)
                 given = x.shape[self._axis]
-                if given != channels:  # the rest zeros, or left out
+                if given != channels:  # padded with zeros, or left out
                     skip = convolved(skip, channels, trainable=False)
                     kernel = np.eye(given, channels).reshape(*(1,) * rank, given, channels)
                     made["conv"].set_weights([kernel])
@@ -261,7 +264,7 @@ class Ghost(Fading):
         return output
 
     def _cut(self, skip: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-        """The middle of ``skip``, of y's size: a convolution without padding makes less."""
+        """The middle of ``skip``, of y's size, which is smaller without padding."""
         if None not in skip.shape and skip.shape == y.shape:
             return skip
         ops = ops_for(self)
@@ -309,12 +312,12 @@ def is_linear(layer: keras.layers.Layer) -> bool:
 
 
 def copied_activation(activation: Any) -> Any:
-    """The activation for another layer; one that is a layer, and has variables, as a new layer."""
+    """The activation for another layer; a layer with variables is copied."""
     return copy_layer(activation) if is_layer(activation) else activation
 
 
 def carry_activation(old: Any, new: Any) -> None:
-    """Gives one activation the variables of another, where it is a layer that has some."""
+    """Gives an activation the values of another one's variables, if it is a layer with some."""
     if is_layer(old):
         build_parts(new, old)
     for value, variable in zip(

@@ -1,4 +1,4 @@
-"""Ghost skip connections: they help a ticket to begin, and are gone when it is trained."""
+"""Ghost skip connections: they help at the start of a ticket's training, and then are gone."""
 
 import dataclasses
 import math
@@ -54,18 +54,20 @@ PLACES = ("hidden", "all", "same")
 class GhostSkips(GhostSkipsSettings, FadingTweak):
     """Skip connections around convolutions that fade out (arXiv 2101.03255).
 
-    y ← y + α·S(x) for each chosen spatial convolution: x is its input, before a ZeroPadding layer
-    does what padding="same" would do, y the pre-activation that it feeds, after its BatchNorm
-    where there is one. Where every signal has to go through the convolution α begins at 1, else,
-    beside a shortcut, at 0.1, and with ``keep_signal`` ReLU lets no more through than of a dense
-    convolution's y alone. α falls to exactly 0 over the first share of the training, or images
-    without a skip become more and more; then they are out, and ``finish`` returns the architecture
-    without them. With ``keep`` they stay as they begin, and ``finish``
-    makes Keras' own layers of them. One line is logged of the spatial convolutions that have none.
+    y ← y + α·S(x) for each chosen spatial convolution. x is its input, before a ZeroPadding layer
+    that replaces padding="same". y is the pre-activation behind it, after its BatchNorm if it has
+    one. α begins at 1 if every signal has to go through the convolution, and at 0.1 if there is a
+    shortcut beside it. With ``keep_signal`` a ReLU passes no more signal than from a dense
+    convolution's y alone.
+
+    Over the first share of the training α falls to exactly 0, or more and more images have no skip.
+    ``finish`` then returns the architecture without skips. With ``keep`` the skips stay as they
+    begin, and ``finish`` turns them into Keras' own layers. A line is logged of spatial
+    convolutions without a skip.
 
     Raises:
-      UsageError: for parameters out of range; in ``prepare``, if ``convolutions`` names none of
-        the model's.
+      UsageError: for parameters out of range. In ``prepare``, if ``convolutions`` names a layer
+        that is not one of the model's.
     """
 
     layer_class = Ghost
@@ -78,7 +80,7 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
     def change(self, model: keras.Model, data: tf.data.Dataset | None = None) -> keras.Model:
         self.check_fresh(model)
         places, without = self._places(model)
-        # (model, convolution) → convolution and skip: a shared one has one skip in each model.
+        # (model, convolution) → convolution and skip; a shared layer has a skip in each model.
         skips: dict[tuple[int, int], tuple[keras.layers.Layer, Any]] = {}
         taken = {layer.name for part, _ in nodes(model) for layer in part.layers}
         narrow, left = on_every_way(model), strengths(model)
@@ -98,9 +100,9 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
                         name = f"{conv.name}_ghost"
                         while name in taken:
                             name += "_"
-                        # What comes out of a BatchNorm is as strong as with a dense kernel.
+                        # Behind a BatchNorm y is as strong as with a dense kernel.
                         kernels = conv.variables if node is source else []
-                        # One that is scaled up counts as whole: the fade ends with y itself.
+                        # A kernel that is scaled up counts as 1: the fade ends with y itself.
                         strength = min(1.0, math.prod(of.get(id(v), 1.0) for v in kernels))
                         sequential = isinstance(part, keras_of(part).Sequential)
                         skips[key] = conv, self._skip(conv, name, sequential, alpha, strength)
@@ -133,7 +135,7 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
             return model
         if self.keep:
             return self._in_plain_layers(model, ghosts)
-        # id of a convolution → the skip whose activation comes back into it
+        # id of a convolution → the skip that gives its activation back to it
         fused = {
             id(unwrapped(producer_of(inputs_of(node)[0]))): layer_of(node)
             for _, node in ghosts
@@ -212,7 +214,7 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
         )
 
     def _places(self, model: keras.Model) -> tuple[list[tuple[keras.Model, Any, Any]], list[str]]:
-        """Where skips end, as (model, node, node of the convolution), and the convolutions left."""
+        """Where skips end, as (model, node, node of the convolution); convolutions without one."""
         self._check_names(model)
         paths = {id(unwrapped(layer)): path for path, layer in named_layers(model).items()}
         readers: dict[int, list[Any]] = {}
@@ -232,13 +234,13 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
             alone = not others and id(_output_of(node)) not in outputs
             if alone and isinstance(norm, both("BatchNormalization")) and is_linear(conv):
                 end = after
-            # An output has no activation behind it, and keeps its name.
+            # A model's output has no activation behind it, and has to keep its name.
             chosen = self._is_chosen(conv, paths[id(conv)], node, end, id(conv) in first)
             if chosen and all(_output_of(end) is not tensor for tensor in model.outputs):
                 places.append((part, end, node))
             else:
                 left.append(conv)
-        # A fused activation moves into the skip, and has to do so wherever the layer is called.
+        # A fused activation moves into the skip; so all calls of the layer must have a skip.
         stay = {id(conv) for conv in left if not is_linear(conv)}
         places = [place for place in places if id(unwrapped(layer_of(place[2]))) not in stay]
         others = [
@@ -251,8 +253,7 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
     def _is_chosen(
         self, conv: keras.layers.Layer, path: str, node: Any, end: Any, first: bool
     ) -> bool:
-        # What else a user's own layer, or a regularizer of its output, does with the activation
-        # is not known.
+        # A user's own layer, or a regularizer of the output, may use the activation in other ways.
         of_keras = type(conv).__module__.startswith(("tf_keras.", "keras."))
         known = of_keras and conv.activity_regularizer is None
         if isinstance(conv, _TRANSPOSED) or not (known or is_linear(conv)):
@@ -278,12 +279,12 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
 
 
 def _output_of(node: Any) -> Any:
-    """What a layer with one output gives."""
+    """The output of a call with one output."""
     return outputs_of(node)[0]
 
 
 def _input_of(node: Any) -> tf.Tensor:
-    """What a convolution reads; where a layer pads it to "same" or less, what that layer reads."""
+    """The input of a convolution, or of a layer before it that pads no more than "same" would."""
     (tensor,) = inputs_of(node)
     conv = unwrapped(layer_of(node))
     layer = producer_of(tensor)
@@ -295,10 +296,12 @@ def _input_of(node: Any) -> tf.Tensor:
 
 
 def _is_spatial(layer: keras.layers.Layer, any_kind: bool = False) -> bool:
-    """Whether it is a convolution with a kernel above 1; of ``any_kind``, or one wrapped, too."""
+    """Whether it is a convolution with a kernel larger than 1.
+
+    With ``any_kind`` convolutions of other kinds, and wrapped ones, count too."""
     if any_kind and isinstance(layer, both("Wrapper")):
         return _is_spatial(layer.layer, any_kind)
-    # A layer of the user's own may have a number there, or anything.
+    # A user's own layer may have any value in kernel_size.
     kernel = np.ravel(getattr(layer, "kernel_size", 1))
     sizes = kernel if np.issubdtype(kernel.dtype, np.integer) else np.ones(1)
     return (any_kind or isinstance(layer, _CONVOLUTIONS)) and bool((sizes > 1).any())

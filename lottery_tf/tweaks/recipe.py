@@ -1,4 +1,4 @@
-"""Recipes: how a ticket is retrained, as a list of tweaks."""
+"""Recipes: lists of tweaks that say how a ticket is retrained."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,7 +29,7 @@ from lottery_tf.tweaks.tweak import Tweak, put_on, taken_off
 
 
 class Recipe:
-    """Tweaks, applied together and taken off again.
+    """Tweaks that are put on together, and taken off again.
 
     >>> Recipe("label_smoothing").describe()
     {'label_smoothing': {'epsilon': 0.1}}
@@ -37,10 +37,10 @@ class Recipe:
     ()
 
     Args:
-      tweaks: a name of RECIPES or TWEAKS, several separated by commas, or a list of tweaks.
-      settings: parameters of tweaks that are given by name, keyed as their flags are
-        (``label_smoothing_epsilon``); those of tweaks that are not in the recipe are left out. They
-        come before those that a recipe such as ``tost_reference`` has by itself.
+      tweaks: a name of RECIPES or TWEAKS, several names separated by commas, or a list of tweaks.
+      settings: parameters of tweaks that are given by name, with the names of their flags as keys
+        (``label_smoothing_epsilon``). Those of tweaks that are not in the recipe are ignored. They
+        override the parameters that a recipe such as ``tost_reference`` has of its own.
 
     Raises:
       UsageError: for an unknown name or parameter, or a tweak given twice.
@@ -49,7 +49,7 @@ class Recipe:
     def __init__(self, tweaks: str | Sequence[Tweak], settings: Mapping[str, Any] | None = None):
         if settings:
             check_parameters(settings)
-        self._said: list[str] | None = None  # names of recipes that it was made by
+        self._said: list[str] | None = None  # the names of recipes it was made from
         if isinstance(tweaks, str):
             self._said, given = recipes_in(tweaks), {**defaults_of(tweaks), **(settings or {})}
             tweaks = [_create(name, given) for name in tweaks_of(tweaks)]
@@ -64,16 +64,16 @@ class Recipe:
         if twice:
             raise UsageError(f"Expected each tweak once in a recipe; {one_of(twice)} came twice.")
         self.tweaks: tuple[Tweak, ...] = tuple(tweaks)
-        self._model: keras.Model | None = None  # as it came to prepare
-        self._loss: Any = None  # given to prepare
+        self._model: keras.Model | None = None  # the model given to prepare
+        self._loss: Any = None  # the loss given to prepare
 
     @property
     def name(self) -> str:
-        """The names of the tweaks separated by commas, ``tost`` in the place of its five;
-        ``vanilla`` where there are none.
+        """The names of the tweaks separated by commas, with ``tost`` for its five tweaks.
 
-        One that was made by the name of a recipe has it with other parameters too. Among those that
-        were made of tweaks one with the very parameters of ``tost_reference`` has that name.
+        It is ``vanilla`` without tweaks. A recipe that was made by a recipe's name has that name,
+        whatever its parameters. One that was made of tweaks with exactly the parameters of
+        ``tost_reference`` has that name.
         """
         names, found = list(self.describe()), []
         for recipe in self._candidates():
@@ -84,7 +84,7 @@ class Recipe:
         return ",".join([*found, *names]) or "vanilla"
 
     def _candidates(self) -> list[str]:
-        """The recipes that it may be, those first that it is for certain."""
+        """The names of recipes that it may have, certain ones first."""
         first = self._said
         if first is None:
             first = [name for name in RECIPE_DEFAULTS if self._has_defaults_of(name)]
@@ -100,19 +100,22 @@ class Recipe:
         )
 
     def with_tweaks(self, tweaks: Sequence[Tweak]) -> "Recipe":
-        """The recipe of the same name with other parameters of its tweaks."""
+        """The recipe of the same name with other parameters for its tweaks."""
         recipe = Recipe(tweaks)
         recipe._said = self._said
         return recipe
 
     def describe(self) -> dict[str, dict[str, Any]]:
-        """Name of each tweak → its parameters, as JSON knows them; ``restore`` reads it."""
+        """Name of each tweak → its parameters, as JSON values; ``restore`` reads it."""
         return {_name_of(tweak): describe(tweak) for tweak in self.tweaks}
 
     @classmethod
     def restore(cls, description: Mapping[str, Mapping[str, Any]]) -> "Recipe":
-        """The recipe that ``describe`` described, of this or an older release; a UsageError for a
-        tweak that is not ours."""
+        """The recipe that ``describe`` described, in this or an older release.
+
+        Raises:
+          UsageError: for a tweak that has no name here.
+        """
         for name in description:
             tweak_names(name)
         names = [name for name in description if name not in RECIPES]
@@ -126,16 +129,16 @@ class Recipe:
 
         Args:
           model: a Sequential or functional model of tf_keras or Keras 3, masked or dense, not
-            compiled; built, or an unbuilt Sequential, which is built for ``data``.
-          data: training data in a form that ``fit`` takes, for tweaks that look at them: batches,
-            arrays, …, as ``graph.fit_data.batches`` has them.
-          loss, loss_weights: what the model is to be trained by, as ``compile`` takes it, for
-            tweaks that look at it, and for ``loss()``. Default: the cross-entropy; for data
-            without labels the model's own losses (``add_loss``).
+            compiled. An unbuilt Sequential is built for ``data``.
+          data: training data in a form that ``fit`` takes (batches, arrays, …, as in
+            ``graph.fit_data.batches``), for tweaks that need them.
+          loss, loss_weights: the loss of the training, as ``compile`` takes it, for tweaks that
+            need it, and for ``loss()``. Default: the cross-entropy; for data without labels the
+            model's own losses (``add_loss``).
 
         Raises:
-          UsageError: for a model of another kind, with layers that cannot be copied, or that one of
-            the tweaks does not fit.
+          UsageError: for a model of another kind, or with layers that cannot be copied, or that
+            does not fit one of the tweaks.
         """
         check_of_its_keras(model, loss=loss)
         prepared = put_on([each.for_loss(loss, loss_weights) for each in self.tweaks], model, data)
@@ -143,8 +146,9 @@ class Recipe:
         return prepared
 
     def learned(self, model: keras.Model) -> dict[str, dict[str, Any]]:
-        """Name of each tweak that has learned something when ``model`` was prepared → what, as
-        JSON knows it."""
+        """Name of a tweak → what it has learned when ``model`` was prepared, as JSON values.
+
+        Tweaks that learn nothing are left out."""
         return {_name_of(tweak): found for tweak in self.tweaks if (found := tweak.learned(model))}
 
     def loss(self, loss: Any = None) -> Any:
@@ -152,19 +156,19 @@ class Recipe:
 
         Args:
           loss: the loss to start from, or a list or dictionary of one for each output, as
-            ``compile`` takes it. Default: that given to ``prepare``, else the cross-entropy for
-            integer or one-hot labels, on logits or on probabilities as the model has them, and
-            binary where it ends in sigmoids.
+            ``compile`` takes it. Default: the one given to ``prepare``, else a cross-entropy for
+            integer or one-hot labels, on logits or probabilities as the model gives them. It is
+            binary if the model ends in sigmoids.
 
         Returns:
-          the loss that the tweaks have made of it; of a list or dictionary each, but for None,
-          and for those that a tweak cannot change where it changes others, of which a line is
-          logged.
+          the loss as the tweaks have changed it. In a list or dictionary each loss is changed,
+          except None, and losses that a tweak cannot change while it changes others; then a line
+          is logged.
 
         Raises:
-          UsageError: without ``loss`` before ``prepare``, or where some outputs are logits and
-            others probabilities; for a loss that a tweak cannot change, or of another Keras than
-            the model given to ``prepare``.
+          UsageError: without ``loss`` before ``prepare``, or if some outputs are logits and others
+            probabilities. Also for a loss that a tweak cannot change, or of another Keras than the
+            model given to ``prepare``.
         """
         loss = self._loss if loss is None else loss
         if loss is None:
@@ -177,7 +181,7 @@ class Recipe:
         if self._model is not None:
             check_of_its_keras(self._model, loss=loss)
         changed = tf.nest.flatten(loss)  # None for an output that is not trained
-        if self.tweaks and is_keras3(self._model):  # a tweak takes a name for tf_keras'
+        if self.tweaks and is_keras3(self._model):  # tweaks look names up in tf_keras
             changed = [_named(each) if isinstance(each, str) else each for each in changed]
         for tweak in self.tweaks:
             changed = self._changed(changed, tweak)
@@ -208,29 +212,29 @@ class Recipe:
         """The callbacks that ``fit`` needs; put them before those that log or save.
 
         Args:
-          steps: length of the whole training, over shares of which tweaks fade. Default:
-            the epochs of ``fit`` times its steps of an epoch.
+          steps: the steps of the whole training; tweaks fade over a share of it. Default: the
+            epochs of ``fit`` times its steps of an epoch.
         """
         return [callback for tweak in self.tweaks for callback in tweak.callbacks(steps)]
 
     def progress(self, model: keras.Model) -> float:
-        """The way that the tweaks have gone, from 0 to 1, where none has an effect any more."""
+        """How far the tweaks have faded, from 0 to 1; at 1 none has an effect any more."""
         return min((tweak.progress(model) for tweak in self.tweaks), default=1.0)
 
     def finish(self, model: keras.Model) -> keras.Model:
-        """The trained model as it went into ``prepare``: plain Keras layers, exact zeros.
+        """The trained model in its original architecture: plain Keras layers, exact zeros.
 
-        A copy, not compiled.
+        It is a copy, not compiled.
 
         Raises:
-          UsageError: if a tweak has still an effect, or the model has fading layers of tweaks that
-            are not in this recipe.
+          UsageError: if a tweak still has an effect, or if the model has fading layers of tweaks
+            that are not in this recipe.
         """
         return strip(taken_off(self.tweaks, model))
 
 
 def _named(loss: str) -> Any:
-    """The cross-entropy of Keras 3 of that name, or else the name."""
+    """Keras 3's cross-entropy of that name; any other name as it is."""
     return as_cross_entropy(loss, keras3) or loss
 
 

@@ -50,35 +50,36 @@ class RescaledInit(RescaledInitSettings, Tweak):
         minimise over c  L(B̃; θ_c − η·A[∇L(B; θ_c)])  subject to  ‖∇L(B; θ_c)‖₂ ≤ γ.
 
     An iteration that finds the norm above γ minimises the norm instead; for Adam it is ‖·‖₁. The
-    derivative goes through A[∇L] too, which the released code leaves out. As there, the loss is
-    divided by η, each scale's derivative is clipped, and the Adam that learns c keeps a first
-    moment for each of the two objectives and one second moment for both.
+    derivative also goes through A[∇L], which the released code leaves out. As in that code, the
+    loss is divided by η and each scale's derivative is clipped. The Adam that learns c has a first
+    moment for each of the two objectives, and one second moment for both.
 
-    Every ten iterations c is judged by the first two batches: within γ by the loss after the step,
-    else by the norm. The best c is kept, c = 1 among them. The search ends when for ``patience``
-    iterations none was better by 1 % and no scale has gone a quarter of the way that it could.
+    Every ten iterations c is judged on the first two batches: within γ by the loss after the step,
+    else by the norm. The best c so far is kept; c = 1 is a candidate too. The search ends when for
+    ``patience`` iterations none was better by 1 % and no scale has gone a quarter of the way that
+    it could.
 
-    With ``keep_signal`` no c is looked at that lets less signal through than c = 1: a bound on the
-    gradient is otherwise met by passing nothing on.
+    With ``keep_signal`` no c is tried that passes less signal than c = 1. Without it, a network
+    that passes nothing would meet the bound on the gradient.
 
-    L is the loss given to ``prepare``, or ``criterion``, as ``losses.objective.Objective`` has it:
-    smoothed labels, distillation and regularizers are left out. BatchNorm takes the batch's
-    statistics and keeps its moving ones, Dropout layers drop nothing; other noise (GaussianNoise,
-    in recurrent layers) is taken as it comes. Pruned weights are in neither norm nor step. A tensor
-    of zeros, such as a new bias, keeps c = 1. Every operation on the weights' way to the loss must
-    have a second derivative.
+    L is the loss given to ``prepare``, or ``criterion``, as in ``losses.objective.Objective``;
+    smoothed labels, distillation and regularizers are left out. BatchNorm uses the batch's
+    statistics and does not change its moving ones. Dropout layers drop nothing; other noise
+    (GaussianNoise, noise in recurrent layers) stays. Pruned weights are in neither norm nor step. A
+    tensor of zeros, such as a new bias, keeps c = 1. Every operation between the weights and the
+    loss must have a second derivative.
 
-    ``optimizer`` is to be the one that trains: A is the direction of its first step. The model is
-    not compiled yet when the search runs, so that only ``lottery-tf retrain`` knows it by itself.
+    ``optimizer`` has to be the one that trains, as A is the direction of its first step. The model
+    is not compiled yet when the search runs, so that only ``lottery-tf retrain`` knows it.
 
     Raises:
-      UsageError: for a field out of its range; by ``change``, as ``find_scales`` does, and for an
+      UsageError: for a field out of its range. In ``change`` also as ``find_scales``, and for an
         ``order`` of search_first without a dense ticket of this network.
     """
 
     permanent: ClassVar[bool] = True
 
-    # The loss and its weights, which ``prepare`` knows.
+    # The loss and its weights, set by ``prepare``.
     trained_by: tuple[Any, Any] = dataclasses.field(default=(None, None), compare=False, repr=False)
 
     def for_loss(self, loss: Any, loss_weights: Any = None) -> "RescaledInit":
@@ -90,10 +91,10 @@ class RescaledInit(RescaledInitSettings, Tweak):
             try:
                 losses_of(self.criterion)
             except UsageError:
-                losses_of(self.criterion, keras3)  # which has names that tf_keras has not
+                losses_of(self.criterion, keras3)  # it has names that tf_keras lacks
 
     def for_training_by(self, optimizer: str) -> "RescaledInit":
-        """With an optimizer, a step size and a bound where none is given: sgd's or else adam's."""
+        """The tweak with defaults for optimizer, step size and bound: those of sgd or else adam."""
         optimizer = self.optimizer or ("sgd" if optimizer == "sgd" else "adam")
         norm = self.norm or ("l2" if optimizer == "sgd" else "l1")
         return dataclasses.replace(
@@ -109,7 +110,7 @@ class RescaledInit(RescaledInitSettings, Tweak):
         kind = type(getattr(trains, "inner_optimizer", trains)).__name__
         if trains is not None and self.optimizer is None and kind != "SGD":
             log.warning(
-                f"rescaled_init looked at a step of SGD, and {kind} trains: say "
+                f"rescaled_init assumed a step of SGD, but {kind} trains: give "
                 'RescaledInit(optimizer="adam"), or "sgd" if that was meant.'
             )
 
@@ -119,7 +120,7 @@ class RescaledInit(RescaledInitSettings, Tweak):
     def apply(
         self, model: keras.Model, data: tf.data.Dataset | None = None
     ) -> tuple[keras.Model, dict[str, Any]]:
-        """The scaled copy; what ``Scales`` has, but for the losses and norms on the way."""
+        """The scaled copy, and the content of ``Scales`` without ``losses`` and ``norms``."""
         found = find_scales(self._searched(model), data, self, *self.trained_by)
         chosen = from_chief(np.array(list(found.scales.values())))
         scales = dict(zip(found.scales, chosen.tolist(), strict=True))
@@ -131,7 +132,7 @@ class RescaledInit(RescaledInitSettings, Tweak):
         }
 
     def _searched(self, model: keras.Model) -> keras.Model:
-        """The model that scales are searched for."""
+        """The model for which scales are searched."""
         if self.order == "mask_first":
             return model
         if self.dense is None:
@@ -145,8 +146,8 @@ class RescaledInit(RescaledInitSettings, Tweak):
         odd = [name for name in dense.masks if not dense.masks[name].all()]
         if odd or {name: value.shape for name, value in dense.weights.items()} != shapes:
             raise UsageError(
-                f"Expected the dense ticket of '{model.name}' at {self.dense}, to search scales "
-                "for; it is pruned or of another network."
+                f"Expected the dense ticket of '{model.name}' at {self.dense}, to search its "
+                "scales; it is pruned or of another network."
             )
         set_masks(copy, Masks.ones({name: mask.shape for name, mask in get_masks(copy).items()}))
         assign(copy, dense.weights)
@@ -154,20 +155,20 @@ class RescaledInit(RescaledInitSettings, Tweak):
 
 
 class _Diverged(RuntimeError):
-    """A search whose numbers are no numbers any more."""
+    """A search with NaN or infinite values."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Scales:
-    """What a search has found.
+    """The result of a search.
 
     Attributes:
       scales: name of a trainable variable → c_l.
-      losses: L(B̃; θ_c − η·A) at each iteration; NaN where it minimised the norm.
+      losses: L(B̃; θ_c − η·A) at each iteration; NaN if it minimised the norm.
       norms: ‖∇L(B; θ_c)‖ at each iteration, of the kind that is bounded.
       loss: that loss on the first two batches, for c = 1 and for the scales found.
-      norm: that norm on the first batch, likewise.
-      best: the iteration that had the scales; 0 where none were better than 1.
+      norm: that norm on the first batch, for c = 1 and for the scales found.
+      best: the iteration that had the scales; 0 if none were better than c = 1.
       converged: whether the search ended by itself, before its last iteration.
     """
 
@@ -187,19 +188,19 @@ def find_scales(
     loss: Any = None,
     loss_weights: Any = None,
 ) -> Scales:
-    """Searches scales for ``model``'s weights in a copy of it, and logs a line of what it found.
+    """Searches scales for the weights of a copy of ``model``, and logs a line with the result.
 
-    The same model and the same batches give the same scales; to the last bit after
+    The same model and the same batches give the same scales; they are equal bit for bit after
     ``lottery_tf.training.trainer.make_deterministic()``.
 
     Args:
       model: a built Sequential or functional model, masked or dense; it is left as it is.
-      data: batches (inputs, labels), with weights of the examples if there are some, or inputs
-        alone for a model with losses of its own. At most ``iterations`` + 2 are read, those of
-        finite data again and again. Inputs and labels may be a tensor, a tuple or a dictionary.
+      data: batches (inputs, labels), optionally with weights of the examples, or inputs alone for
+        a model with losses of its own. At most ``iterations`` + 2 are read; finite data are
+        repeated. Inputs and labels may be a tensor, a tuple or a dictionary.
       settings: default: ``RescaledInit()``.
       loss, loss_weights: as ``compile`` takes them. Default: the criterion of ``settings``, else
-        the cross-entropy on logits or probabilities as the model has them.
+        the cross-entropy on logits or probabilities as the model gives them.
 
     Raises:
       UsageError: for data of another form or that do not fit the model, and for a model without
@@ -220,7 +221,7 @@ def find_scales(
         with told, scope_of(model), step_checks():
             weights = [as_watched(model, variable) for variable in named.values()]
             sgd, l1 = settings.optimizer == "sgd", settings.norm == "l1"
-            step_size = cast(float, settings.step_size)  # which for_training_by has set
+            step_size = cast(float, settings.step_size)  # set by for_training_by
             objective = after_step(trained_by, weights, data.element_spec, sgd, step_size, l1)
             space = _space_of(model, list(named), settings)
             c, *found = _search(objective, stream, space, settings)
@@ -231,8 +232,8 @@ def find_scales(
             raise
         raise UsageError(
             f"Expected batches (inputs, labels) that fit the model '{model.name}' and the loss; "
-            f"of {data.element_spec} {backend_of(model)} says: {reason(error)}. Another loss than "
-            "the cross-entropy is given by recipe.prepare(model, data, loss=…)."
+            f"for {data.element_spec} {backend_of(model)} says: {reason(error)}. For another loss "
+            "than the cross-entropy, give recipe.prepare(model, data, loss=…)."
         ) from error
     result = Scales(dict(zip(named, c.tolist(), strict=True)), *found)
     _tell(result, settings)
@@ -240,7 +241,7 @@ def find_scales(
 
 
 def _tell(found: Scales, settings: RescaledInit) -> None:
-    """Logs a line of what a search has reached."""
+    """Logs a line with the result of a search, and one if the bound was hard to meet."""
     c, bound = list(found.scales.values()), cast(float, settings.max_norm)
     log.info(
         "rescaled_init: %s after %s (best at %s): scales %.3g to %.3g, median %.3g; loss after the "
@@ -251,7 +252,7 @@ def _tell(found: Scales, settings: RescaledInit) -> None:
     )
     if found.norm[1] > bound:
         log.warning(
-            "rescaled_init: the gradient's norm is %.4g still, above its bound of %g.",
+            "rescaled_init: the gradient's norm is still %.4g, above its bound of %g.",
             *(found.norm[1], bound),
         )
     elif found.loss[1] > found.loss[0]:
@@ -270,21 +271,21 @@ def _trained_by(model: keras.Model, data: Any, loss: Any, loss_weights: Any) -> 
         if loss is not None or not isinstance(data, tf.data.Dataset):
             raise
         raise UsageError(
-            f"{error} The search for scales takes it from recipe.prepare(model, data, loss=…), or "
-            "by its name from RescaledInit(criterion=…)."
+            f"{error} For the search for scales give it to recipe.prepare(model, data, loss=…), or "
+            "its name to RescaledInit(criterion=…)."
         ) from error
 
 
 @dataclasses.dataclass(frozen=True)
 class _Space:
-    """Where scales may lie: above ``lowest`` [n], those at the places ``signal`` with a geometric
-    mean of at least 1."""
+    """The allowed scales: at least ``lowest`` [n], and with a geometric mean of at least 1 at the
+    places ``signal``."""
 
     lowest: np.ndarray
     signal: np.ndarray
 
     def nearest(self, c: np.ndarray) -> np.ndarray:
-        """``c`` with what lies outside moved in."""
+        """The allowed scales that are nearest to ``c``."""
         c = np.maximum(c, self.lowest)
         if len(self.signal):
             mean = float(np.mean(np.log(np.maximum(c[self.signal], 1e-30))))
@@ -294,7 +295,7 @@ class _Space:
 
 
 def _space_of(model: keras.Model, names: Sequence[str], settings: RescaledInit) -> _Space:
-    """Where the scales of the weights of those names may lie."""
+    """The allowed scales of the weights with these names."""
     lowest = [
         0.0 if is_offset(n) else settings.min_gamma if _is_gamma(n) else settings.min_scale
         for n in names
@@ -310,7 +311,7 @@ def _is_gamma(name: str) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class _Reached:
-    """Scales and what the first batches say of them."""
+    """Scales with their loss and norm on the first batches."""
 
     iteration: int
     c: np.ndarray
@@ -318,7 +319,7 @@ class _Reached:
     norm: float
 
     def measure(self, bound: float) -> tuple[bool, float]:
-        """The less the better: within the bound the loss after a step, else the norm."""
+        """A measure to minimise: within the bound the loss after a step, else the norm."""
         above = self.norm > bound
         return above, self.norm if above else self.loss
 
@@ -343,7 +344,7 @@ def _search(
     start = best = settled = reached(0)
     means, square, counts = np.zeros((2, len(c))), np.zeros(len(c)), [0, 0]
     converged, turns = False, math.ceil(settings.patience / _JUDGED_EVERY)
-    trail = [c]  # the scales that were judged, the last turns and one before
+    trail = [c]  # the judged scales of the last turns, and one before
     while len(norms) < settings.iterations and not converged:
         results = objective(c, batch, following, bound)
         loss, norm, derivative = map(np.asarray, results)
@@ -355,7 +356,7 @@ def _search(
             )
         losses.append(float(loss))
         norms.append(float(norm))
-        which = int(norm > bound)  # the objective: the loss, which is divided by η, or the norm
+        which = int(norm > bound)  # the objective: the loss (divided by η), or the norm
         derivative = np.clip(derivative if which else derivative / step_size, *_around(settings))
         counts[which] += 1
         means[which] += (1 - _BETA_1) * (derivative - means[which])
@@ -377,7 +378,7 @@ def _search(
             above, value = settled.measure(bound)
             if now.measure(bound) < (above, value - 0.01 * abs(value)):
                 settled = now
-        # A net that passes no signal yet is better by nothing until it does: its scales go on.
+        # A network without a signal shows no progress until one passes: drift keeps the search on.
         drift = np.abs(c - trail[0]).max() if len(trail) > turns else math.inf
         trail = [*trail, c][-turns - 1 :]
         still = bool(drift < settings.learning_rate * settings.patience / 4)

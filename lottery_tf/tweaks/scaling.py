@@ -13,8 +13,8 @@ from lottery_tf.masks.wrapper import remake
 def scaled(model: keras.Model, scales: Mapping[str, float]) -> keras.Model:
     """A copy of ``model`` with each variable that ``scales`` names multiplied.
 
-    It knows how strong its dense kernels were as ``model`` does: against them the scaled ones are
-    weaker or stronger, which tweaks that come later go by.
+    The copy keeps the norms of the dense kernels that ``model`` remembers. Later tweaks compare the
+    scaled kernels with these.
     """
     copy = remake(model, copy_layer)
     with scope_of(copy):

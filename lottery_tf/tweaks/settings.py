@@ -1,6 +1,6 @@
-"""The parameters of the tweaks, and the recipes by name: what their flags are made from.
+"""The parameters of the tweaks, and the recipes by name. Flags are made from them.
 
-Apart from the tweaks themselves, so that a command line is read without TensorFlow.
+They are separate from the tweaks, so that a command line is read without TensorFlow.
 """
 
 import dataclasses
@@ -21,15 +21,15 @@ from lottery_tf.common.settings import (
 )
 
 CURVES = ("linear", "cosine", "exponential", "constant")
-CURVE_HELP = "how it fades; constant: not before the end of its share, and then at once"
+CURVE_HELP = "how it fades; constant: it stays until the end of its share, then ends at once"
 SHARE_HELP = "share of the training over which it fades, in [0, 1]"
-MAX_NORMS = {"l2": 1.0, "l1": 1000.0}  # of the gradient, GradInit's for sgd and for adam
-STEP_SIZES = {"sgd": 0.1, "adam": 0.001}  # of the first step that RescaledInit looks at
+MAX_NORMS = {"l2": 1.0, "l1": 1000.0}  # of the gradient; GradInit's for sgd and for adam
+STEP_SIZES = {"sgd": 0.1, "adam": 0.001}  # of RescaledInit's virtual first step
 
 
 @dataclasses.dataclass(frozen=True)
 class FadingSettings:
-    """Of what fades out."""
+    """Parameters of tweaks that fade."""
 
     share: float = setting(0.5, SHARE_HELP)
     curve: str = setting("linear", CURVE_HELP, choices=CURVES)
@@ -45,10 +45,10 @@ class FadingSettings:
 
 
 KEEP_HELP = (
-    "whether it stays to the end of the training as it begins, and in the finished model, which is "
-    "then another architecture"
+    "whether it stays unchanged to the end of the training, and in the finished model, which then "
+    "has another architecture"
 )
-KEEP_SIGNAL_HELP = "whether it is scaled so that as much of the signal gets through as without it"
+KEEP_SIGNAL_HELP = "whether it is scaled to pass as much signal as without the tweak"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +57,8 @@ class SignalScalingSettings:
 
     by: str = setting(
         "norm",
-        "what tells how much of a kernel its mask has left: its norm, or where that is not known "
-        "and with density the share of its weights",
+        "how to measure what is left of a kernel: norm (its norm; the share of its weights if that "
+        "is not known) or density (the share of its weights)",
         choices=("norm", "density"),
     )
 
@@ -85,8 +85,8 @@ class SoftActivationSettings(FadingSettings):
             )
         if self.unit == "mish" and self.curve == "exponential":
             raise UsageError(
-                "Expected a linear, cosine or constant curve for SoftActivation with mish, whose "
-                "blend starts at 0, not an exponential one."
+                "Expected a linear, cosine or constant curve for SoftActivation with mish, not an "
+                "exponential one, as its blend starts at 0."
             )
 
 
@@ -100,33 +100,33 @@ class GhostSkipsSettings(FadingSettings):
     # docs/results/ghost_skips: 1 doubles the signal a block, and a deep ResNet does not train.
     alpha: float | None = setting(
         None,
-        "α at the first step, above 0; default: 1 where every signal goes through the convolution, "
-        "0.1 where there is a parallel way around it",
+        "α at the first step, above 0; default: 1 if every signal goes through the convolution, "
+        "0.1 if there is a parallel path around it",
     )
     shortcut: str = setting(
         "identity",
-        "what goes around: the input itself, pooled and padded where shapes differ, or a "
-        "1x1 convolution with BatchNorm",
+        "the skip: identity (the input itself, pooled and padded if shapes differ) or conv (a 1x1 "
+        "convolution with BatchNorm)",
         choices=("identity", "conv"),
     )
-    # docs/results/ghost_skips: a convolution makes up for a smaller weight until it is gone.
+    # docs/results/ghost_skips: a convolution learns to undo its smaller weight until it is gone.
     fade: str | None = setting(
         None,
-        "how it goes: weight, by its α; drop, in training more and more images go without it; "
-        "default: drop for conv, weight for identity",
+        "how the skip ends: weight (α falls) or drop (in training more and more images have no "
+        "skip); default: drop for conv, weight for identity",
         choices=("weight", "drop"),
     )
     convolutions: tuple[str, ...] = setting(
         ("hidden",),
-        "which convolutions: all whose kernel is larger than 1, hidden (those of them that do not "
-        "come first), same (those that keep the shape), or layers' names",
+        "which convolutions: all with a kernel larger than 1, hidden (all but the first), same "
+        "(those that keep the shape), or layers' names",
     )
     keep_signal: bool = setting(True, KEEP_SIGNAL_HELP)
     keep: bool = setting(False, KEEP_HELP)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.convolutions, str):  # one name, of which a tuple would be its letters
+        if isinstance(self.convolutions, str):  # one name; tuple() would split it into letters
             object.__setattr__(self, "convolutions", (self.convolutions,))
         if self.alpha is not None and not 0 < self.alpha < float("inf"):
             raise UsageError(
@@ -141,11 +141,11 @@ class RescaledInitSettings:
 
     optimizer: str | None = setting(
         None,
-        "whose first step is looked at; default: that of --optimizer, in a program sgd",
+        "the optimizer of the virtual first step; default: that of --optimizer, in a program sgd",
         choices=tuple(STEP_SIZES),
     )
     step_size: float | None = setting(
-        None, "η: length of that step (sgd, default 0.1), of each weight's (adam, default 0.001)"
+        None, "η: length of that step (sgd, default 0.1) or of each weight's (adam, default 0.001)"
     )
     norm: str | None = setting(
         None,
@@ -155,22 +155,23 @@ class RescaledInitSettings:
     max_norm: float | None = setting(
         None, "γ: bound of that norm; default: 1 for l2, 1000 for l1, GradInit's own"
     )
-    learning_rate: float = setting(0.01, "of the Adam that learns the scales")
+    learning_rate: float = setting(0.01, "learning rate of the Adam that learns the scales")
     min_scale: float = setting(0.01, "lower bound of the scales of weights; that of biases is 0")
-    min_gamma: float = setting(0.1, "that of the scales of a normalisation's γ")
-    iterations: int = setting(300, "most steps of the search, a training batch each")
+    min_gamma: float = setting(0.1, "lower bound of the scales of a normalisation's γ")
+    iterations: int = setting(300, "most steps of the search, with a training batch each")
     patience: int = setting(
-        50, "steps after which it ends if nothing was better by 1 % and the scales rest"
+        50, "steps after which it ends if nothing was better by 1 % and the scales hardly move"
     )
-    clip: float = setting(1.0, "that each scale's derivative is clipped to, above and below 0")
+    clip: float = setting(1.0, "bound c: each scale's derivative is clipped to [-c, c]")
     keep_signal: bool = setting(
         True,
-        "no scales that let less signal through: those of hidden layers without a normalisation "
-        "behind them have a geometric mean of 1 or more",
+        "no scales that pass less signal: for hidden layers without a normalisation behind them "
+        "the geometric mean is at least 1",
     )
     order: str = setting(
         "mask_first",
-        "whether the scales are searched for the ticket, or for the dense network, masked then",
+        "whether to search scales for the ticket (mask_first), or for the dense network, which is "
+        "masked afterwards (search_first)",
         choices=("mask_first", "search_first"),
     )
     dense: str | None = setting(
@@ -178,7 +179,7 @@ class RescaledInitSettings:
         "search_first: folder of the dense ticket; default: that of the ticket's own run",
         path=True,
     )
-    criterion: str | None = setting(None, "name of a Keras loss; the cross-entropy where not given")
+    criterion: str | None = setting(None, "name of a Keras loss; default: the cross-entropy")
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -218,14 +219,14 @@ class DistillationSettings:
         "round 0 of the ticket's own find run",
         path=True,
     )
-    temperature: float = setting(4.0, "τ: what both models' logits are divided by, above 0")
+    temperature: float = setting(4.0, "τ: divisor of both models' logits, above 0")
     weight: float = setting(0.7, "λ: share of the teacher in the loss, in [0, 1]")
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < float("inf"):
             raise UsageError(
-                f"Expected a temperature of Distillation above 0, what the logits are divided by, "
-                f"not {self.temperature}."
+                f"Expected a temperature of Distillation above 0, the divisor of the logits, not "
+                f"{self.temperature}."
             )
         if not 0 <= self.weight <= 1:
             raise UsageError(
@@ -234,8 +235,8 @@ class DistillationSettings:
             )
 
 
-# Name of a tweak → its parameters; ``table.TWEAKS`` has the tweaks. One of the user's own, which
-# ``lt.register_tweak`` adds, has them itself.
+# Name of a tweak → its parameters; ``table.TWEAKS`` has the tweaks. For a user's own tweak
+# ``lt.register_tweak`` adds the tweak's class itself.
 PARAMETERS: dict[str, type] = {
     "signal_scaling": SignalScalingSettings,
     "soft_activation": SoftActivationSettings,
@@ -245,10 +246,10 @@ PARAMETERS: dict[str, type] = {
     "distillation": DistillationSettings,
 }
 
-# Recipes that have a name of their own; a tweak's name stands for that tweak alone.
+# Recipes with a name of their own. A tweak's name means that tweak alone.
 RECIPES: dict[str, tuple[str, ...]] = {
     "vanilla": (),
-    # All of arXiv 2101.03255 (later called ToST, arXiv 2206.12755), behind what keeps the signal.
+    # All of arXiv 2101.03255 (later called ToST, arXiv 2206.12755), after signal scaling.
     "tost": (
         "signal_scaling",
         "soft_activation",
@@ -261,8 +262,8 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "kd_reference": ("distillation",),
 }
 
-# Recipe → parameters that are other than the tweaks' own defaults there, by their flags' names;
-# what the user gives comes before them. docs/paper.md says where they are from.
+# Recipe → parameters that differ from the tweaks' own defaults, by their flags' names. Parameters
+# that the user gives override them. docs/paper.md says where they are from.
 RECIPE_DEFAULTS: dict[str, dict[str, Any]] = {
     "tost_reference": {
         "soft_activation_unit": "pswish",
@@ -297,21 +298,22 @@ RECIPE_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-# What parameters stand for that an older release did not write, where that is not their default of
-# today: it did not keep the signal, and its search for scales bounded ‖·‖₂ for Adam's step too.
+# Values of parameters that older releases did not write, if today's defaults differ. These releases
+# did not keep the signal, and their search for scales also bounded ‖·‖₂ for Adam's step.
 _OLDER: dict[str, dict[str, Any]] = {
     "soft_activation": {"keep_signal": False},
     "ghost_skips": {"keep_signal": False},
     "rescaled_init": {"keep_signal": False, "norm": "l2"},
 }
-# Likewise, of those that stand for what another one says: the search made all its iterations, and
+# Likewise, parameters that take the value of another one: the search made all its iterations, and
 # had one bound for the scales of all weights.
 _OLDER_AS = {"rescaled_init": {"patience": "iterations", "min_gamma": "min_scale"}}
 
 
 def of_older_release(tweak: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of a tweak as JSON has them, with those that they lack and that stand for
-    something else than their default of today, because an older release wrote them.
+    """The parameters of a tweak, completed if an older release wrote them.
+
+    Missing parameters are added if their value in that release is not today's default.
 
     >>> of_older_release("ghost_skips", {"alpha": 0.1})
     {'keep_signal': False, 'alpha': 0.1}
@@ -320,7 +322,7 @@ def of_older_release(tweak: str, parameters: Mapping[str, Any]) -> dict[str, Any
     """
     others = _OLDER_AS.get(tweak, {}).items()
     same = {name: parameters[other] for name, other in others if other in parameters}
-    # The identity's default is what it was.
+    # For the identity the default has not changed.
     conv = {"fade": "weight"} if parameters.get("shortcut") == "conv" else {}
     return {**_OLDER.get(tweak, {}), **conv, **same, **parameters}
 
@@ -356,7 +358,7 @@ def check_parameters(settings: Mapping[str, Any]) -> None:
 
 
 def tweak_names(name: str) -> tuple[str, ...]:
-    """The tweaks that a recipe or a tweak of that name is made of; UsageError for no such."""
+    """The tweaks of the recipe of that name, or that tweak; UsageError if there is none."""
     if name in RECIPES:
         return RECIPES[name]
     if name in PARAMETERS:
@@ -366,7 +368,7 @@ def tweak_names(name: str) -> tuple[str, ...]:
 
 
 def tweaks_of(recipe: str) -> list[str]:
-    """The names of the tweaks of a recipe in words: names separated by commas.
+    """The names of the tweaks of a recipe, which is given as names separated by commas.
 
     Raises:
       UsageError: for an unknown name, or a tweak that is given twice.
@@ -378,17 +380,17 @@ def tweaks_of(recipe: str) -> list[str]:
 
 
 def recipes_in(recipe: str) -> list[str]:
-    """The recipes among the names of a recipe in words."""
+    """The names in ``recipe`` (separated by commas) that are recipes."""
     return [name for part in recipe.split(",") if (name := part.strip()) in RECIPES]
 
 
 def defaults_of(recipe: str) -> dict[str, Any]:
-    """The parameters that a recipe in words has by itself, by their flags' names."""
+    """The parameters that ``recipe`` has of its own, by their flags' names."""
     return {k: v for n in recipes_in(recipe) for k, v in RECIPE_DEFAULTS.get(n, {}).items()}
 
 
 def described(recipe: str, settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What ``Recipe(recipe, settings).describe()`` says, as far as the parameters alone tell it.
+    """The result of ``Recipe(recipe, settings).describe()``, from the parameters alone.
 
     Raises:
       UsageError: for an unknown name, a tweak that is given twice, and parameters out of range.
@@ -398,6 +400,6 @@ def described(recipe: str, settings: Mapping[str, Any]) -> dict[str, dict[str, A
 
 
 def parameters_of(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of one tweak by their own names, of ``settings`` keyed <tweak>_<parameter>."""
+    """The parameters of a tweak by their own names, from ``settings`` keyed <tweak>_<parameter>."""
     fields = settings_of(PARAMETERS[name])
     return {f.name: settings[key] for f in fields if (key := f"{name}_{f.name}") in settings}

@@ -1,4 +1,4 @@
-"""Signal scaling: a ticket passes the signal on as the dense network does."""
+"""Signal scaling: a ticket passes as much signal as the dense network."""
 
 import dataclasses
 import math
@@ -21,18 +21,18 @@ from lottery_tf.tweaks.tweak import Tweak
 class SignalScaling(SignalScalingSettings, Tweak):
     """Scales each masked kernel so that its layer passes the signal as the dense kernel does.
 
-    Initialisations such as He's are made for dense kernels: a layer that keeps a share d of its
-    weights lets d of the second moment of its inputs through, and n of them dⁿ. Behind a dozen such
-    layers there is nothing left that a gradient could come back from. Each kernel is multiplied by
-    ‖w‖₂/‖w ⊙ m‖₂, where w is as it was before the mask, or where that is not known by 1/√d.
+    Initialisations such as He's are made for dense kernels. A layer that keeps a share d of its
+    weights passes a share d of the second moment of its inputs, and n such layers pass dⁿ. After a
+    dozen of them almost no signal, and so no gradient, is left. Each kernel is multiplied by
+    ‖w‖₂/‖w ⊙ m‖₂, with w from before the mask, or by 1/√d if w is not known.
 
-    The scaled weights stay in the finished model. Behind a normalisation, as BatchNorm, a scale
-    would change nothing but the effective learning rate: such layers are left as they are. So are
-    biases, and a kernel of which nothing is left.
+    The scaled weights stay in the finished model. Layers followed by a normalisation such as
+    BatchNorm are not scaled, as a scale would only change their effective learning rate. Biases
+    are not scaled either, nor kernels without any weight left.
     """
 
     permanent: ClassVar[bool] = True
-    rank: ClassVar[int] = 0  # the search for scales begins with the scaled network
+    rank: ClassVar[int] = 0  # before the search for scales, which begins with the scaled network
 
     def change(self, model: keras.Model, data: tf.data.Dataset | None = None) -> keras.Model:
         return self.apply(model, data)[0]
@@ -40,10 +40,10 @@ class SignalScaling(SignalScalingSettings, Tweak):
     def apply(
         self, model: keras.Model, data: tf.data.Dataset | None = None
     ) -> tuple[keras.Model, dict[str, Any]]:
-        """The scaled copy, or ``model`` where there is nothing to scale; the ``scales`` by name."""
+        """The scaled copy, or ``model`` if nothing is to be scaled; and the ``scales`` by name."""
         scales = self._scales(model)
         if not scales:
-            log.info("signal_scaling: nothing to scale: no mask, or normalisations behind all.")
+            log.info("signal_scaling: nothing to scale: no masks, or normalisations behind all.")
             return model, {}
         log.info(
             "signal_scaling: %s scaled by %.3g to %.3g",
@@ -58,12 +58,13 @@ class SignalScaling(SignalScalingSettings, Tweak):
 
 
 def strengths(model: keras.Model, by: str = "norm") -> dict[str, float]:
-    """Name of a masked kernel → ‖w ⊙ m‖₂/‖w‖₂, how strong its layer's outputs are against those of
-    the dense one; of those of which something is left.
+    """Name of a masked kernel → ‖w ⊙ m‖₂/‖w‖₂, the strength of its outputs relative to dense ones.
+
+    Kernels without any weight left are left out.
 
     Args:
-      model: wrapped or not.
-      by: "norm", or "density": √d, as where ‖w‖₂ is not known.
+      model: a model, wrapped or not.
+      by: "norm", or "density" for √d, which is also used if ‖w‖₂ is not known.
     """
     norms = get_dense_norms(model) if by == "norm" else {}
     variables = named_variables(model)

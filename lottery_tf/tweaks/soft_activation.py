@@ -36,13 +36,13 @@ _RELU = (keras.activations.relu, tf.nn.relu, keras3.activations.relu, keras3.ops
 _RELU6 = (
     *(keras.activations.get("relu6"), tf.nn.relu6, keras3.activations.relu6, keras3.ops.relu6),
 )
-# Rectifiers that are not ReLU, and layers whose inside is not looked into.
+# Rectifiers that are not ReLU, and layers that are not searched for a ReLU inside.
 _LEFT = both("ReLU", "LeakyReLU", "PReLU", "ELU", "ThresholdedReLU", "Lambda", "RNN", "Wrapper")
 _LEFT_FUNCTIONS = (
     *("math.maximum", "nn.leaky_relu", "nn.elu", "nn.selu"),
     *("Maximum", "ReLU", "LeakyRelu", "Elu", "Selu"),  # of Keras 3
 )
-# Names of functions that are no rectifiers; any other may be one.
+# Names of functions that are not rectifiers; any other function may be one.
 _SMOOTH = (
     *("linear", "identity", "exponential", "tanh", "sigmoid", "hard_sigmoid", "softmax"),
     *("log_softmax", "softplus", "softsign", "gelu", "swish", "silu", "mish"),
@@ -57,12 +57,12 @@ class SoftUnit(Fading):
 
     Args:
       unit: "pswish" or "mish".
-      cap: what the output is cut off at, 6 in the place of ReLU6; None for nothing.
-      replaced: the description of the ReLU whose place it takes, by which that comes back.
-      start, end, curve: of β or τ.
+      cap: the largest output, 6 if it replaces a ReLU6; None for no limit.
+      replaced: the description of the replaced ReLU, from which it is restored.
+      start, end, curve: the schedule of β or τ.
       keep_signal: whether the output is multiplied by √(E[relu(x)²]/E[unit(x)²]), x ~ N(0, 1), so
-        that its second moment is ReLU's all the way.
-      **kwargs: as any Keras layer.
+        that its second moment always equals ReLU's.
+      **kwargs: as for any Keras layer.
     """
 
     fading_tweak = "soft_activation"
@@ -75,7 +75,7 @@ class SoftUnit(Fading):
         start: float = 1.0,
         end: float = 10.0,
         curve: str = "linear",
-        keep_signal: bool = False,  # as those were that releases before have saved
+        keep_signal: bool = False,  # for layers saved by older releases
         **kwargs: Any,
     ):
         super().__init__(start, end, curve, autocast=False, **kwargs)
@@ -83,7 +83,7 @@ class SoftUnit(Fading):
         self.supports_masking = True
         self.unit, self.cap, self.replaced = unit, cap, replaced
 
-    # As tf.nn.relu, whose place it may take in a graph.
+    # The arguments of tf.nn.relu, which it may replace in a graph.
     @unconverted
     def call(self, features: tf.Tensor, name: str | None = None) -> tf.Tensor:
         value, ops = self.value(), ops_for(self)
@@ -99,7 +99,7 @@ class SoftUnit(Fading):
         return input_shape
 
     def in_plain_layers(self, name: str) -> list[keras.layers.Layer]:
-        """Layers of Keras' own that compute, one behind the other, what this one does now."""
+        """Keras' own layers that, in sequence, compute what this layer does now."""
         layers = keras_of(self).layers
         config, value = {"dtype": self.dtype_policy}, self.present()
 
@@ -117,8 +117,8 @@ class SoftUnit(Fading):
             found = [mish, *scaled(gain, "scale")]
         else:
             raise UsageError(
-                f"Expected Mish as it begins, to be kept in the finished model; that of '{name}' "
-                "has been blended into ReLU: train it from the start with `soft_activation_keep`."
+                f"Expected an unchanged Mish, to be kept in the finished model; that of '{name}' "
+                "was blended into ReLU: train it from the start with `soft_activation_keep`."
             )
         if self.cap is not None:  # min(x, c) is c − ReLU(c − x)
             found += [
@@ -129,7 +129,7 @@ class SoftUnit(Fading):
         return found
 
     def _gain(self, value: float | tf.Tensor) -> tf.Tensor:
-        """What the unit's output is multiplied by. float32 []."""
+        """The factor of the unit's output. float32 []."""
         ops = ops_for(self)
         weights, points = map(ops.convert_to_tensor, (_WEIGHTS, _POINTS))
         moment = ops.sum(weights * ops.square(_UNITS[self.unit](ops, points, value)))
@@ -147,7 +147,7 @@ class SoftReLU(SoftUnit, FadingLayer):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        # Keras writes the inputs of a function's call in another form than those of a layer's.
+        # Keras saves the inputs of a function's call in another form than those of a layer's.
         self._preserve_input_structure_in_config = (
             isinstance(self.replaced, dict) and self.replaced["class_name"] == "TFOpLambda"
         )
@@ -161,7 +161,7 @@ class SoftReLU3(SoftUnit, FadingLayer3):
         return keras3.KerasTensor(features.shape, features.dtype)
 
 
-# A fused activation in an .h5 file goes by the class's own name.
+# An .h5 file names a fused activation by the class's own name.
 keras.utils.get_custom_objects()["SoftReLU"] = SoftReLU
 
 
@@ -174,25 +174,25 @@ def _mish(ops: Any, x: tf.Tensor, blend: float | tf.Tensor) -> tf.Tensor:
 
 
 _UNITS = {"pswish": _pswish, "mish": _mish}
-# The normal distribution at points, to take means by.
+# Points and weights of the normal distribution, to compute means.
 _POINTS = np.linspace(-6, 6, 241, dtype=np.float32)
 _WEIGHTS = np.exp(-(_POINTS**2) / 2) / np.exp(-(_POINTS**2) / 2).sum()
 
 
 @dataclasses.dataclass(frozen=True)
 class SoftActivation(SoftActivationSettings, FadingTweak):
-    """Smooth activations (PSwish, Mish) that turn into ReLU, in the place of every ReLU.
+    """Replaces every ReLU by a smooth activation (PSwish, Mish) that turns into ReLU again.
 
-    A ticket has few paths; a smooth, non-monotonic unit passes gradient for small negative inputs
-    too (arXiv 2101.03255). PSwish is x·σ(βx) (Ramachandran et al. 2017, arXiv 1710.05941) with β
-    growing over the first share of the training; Mish (Misra 2019, arXiv 1908.08681) is blended
-    into ReLU. Swish alone would lose a sixth of the signal a layer: ``keep_signal`` makes up for
-    it. For the rest of the training the unit is exactly ReLU. ReLU6 becomes min(PSwish, 6). With
-    ``keep`` it stays as it begins, and ``finish`` puts Keras' own layers in its place, a Swish
+    A ticket has few paths. A smooth, non-monotonic unit also passes a gradient for small negative
+    inputs (arXiv 2101.03255). PSwish is x·σ(βx) (Ramachandran et al. 2017, arXiv 1710.05941) with
+    β growing over the first share of the training. Mish (Misra 2019, arXiv 1908.08681) is blended
+    into ReLU. Swish alone would lose a sixth of the signal at each layer; ``keep_signal`` corrects
+    that. For the rest of the training the unit is exactly ReLU. ReLU6 becomes min(PSwish, 6). With
+    ``keep`` the unit stays as it begins, and ``finish`` replaces it by Keras' own layers, a Swish
     between two scales.
 
     It finds ReLU layers, ``Activation("relu")``, fused ``activation="relu"`` and calls of
-    ``tf.nn.relu`` or ``keras.ops.relu``, in nested models too; one line is logged of what it left.
+    ``tf.nn.relu`` or ``keras.ops.relu``, in nested models too. A line names what it left out.
     """
 
     layer_class = SoftUnit
@@ -253,7 +253,7 @@ class SoftActivation(SoftActivationSettings, FadingTweak):
         return remake(model, change, connect)
 
     def _connect_plain(self, model: keras.Model) -> Connect:
-        """Has each soft unit's plain layers in its place."""
+        """A ``Connect`` that replaces each soft unit by its plain layers."""
         made: dict[int, list[keras.layers.Layer]] = {}
         taken = {layer.name for part, _ in nodes(model) for layer in part.layers}
 
@@ -285,8 +285,9 @@ class SoftActivation(SoftActivationSettings, FadingTweak):
         return connect
 
     def _softened(self, layer: Any) -> keras.layers.Layer | None:
-        """A copy of a layer with the soft unit in the place of its ReLU; the unit itself for a
-        ReLU alone, a function of ``keras.ops`` too; None if there is none."""
+        """A copy of a layer with the soft unit instead of its ReLU; None if it has no ReLU.
+
+        For a ReLU layer, or a ReLU function of ``keras.ops``, it is the unit itself."""
         kind = SoftReLU3 if is_keras3(layer) else SoftReLU
         cap = _cap(layer)
         if cap is not None:
@@ -295,7 +296,7 @@ class SoftActivation(SoftActivationSettings, FadingTweak):
         if cap is None or isinstance(layer, both("RNN")) or "activation" not in layer.get_config():
             return None
         unit = self._unit(kind, cap, layer.get_config()["activation"])
-        if is_keras3(layer):  # which lets nothing be added to a layer that is built as it is made
+        if is_keras3(layer):  # nothing can be added to a layer that its constructor has built
             return copy_layer(layer, activation=unit)
         copy = copy_layer(layer)
         copy.activation = unit
@@ -309,26 +310,26 @@ class SoftActivation(SoftActivationSettings, FadingTweak):
 
 
 def _described(layer: Any) -> dict[str, Any]:
-    """A layer, or a function of ``keras.ops``, as its Keras writes it."""
+    """The description of a layer, or of a function of ``keras.ops``, as its Keras writes it."""
     if is_layer(layer):
         return keras_of(layer).layers.serialize(layer)
     return keras3.saving.serialize_keras_object(layer)
 
 
 def _made_from(unit: SoftUnit) -> Any:
-    """The ReLU whose place a unit has taken: a layer, or a function of ``keras.ops``."""
+    """The ReLU that a unit has replaced: a layer, or a function of ``keras.ops``."""
     if not is_keras3(unit):
         return keras.layers.deserialize(unit.replaced)
     made = keras3.saving.deserialize_keras_object(unit.replaced)
-    rename(made, unit.name)  # which the config of a function need not hold
+    rename(made, unit.name)  # the config of a function may lack the name
     return made
 
 
 def _calls_changed(change: Callable[[Any], Any]) -> Connect:
-    """Has some functions and layers called in the place of others.
+    """A ``Connect`` that replaces the functions and layers of some calls.
 
     Args:
-      change: what is called → what is called in its place; None for its copy.
+      change: function or layer of a call → the one to call instead; None for its copy.
     """
     made: dict[int, Any] = {}
 
@@ -349,7 +350,7 @@ def _calls_changed(change: Callable[[Any], Any]) -> Connect:
 
 
 def _left(layer: keras.layers.Layer) -> str | None:
-    """What in a layer without ReLU may rectify, its class or activation; None if nothing may."""
+    """The class or activation of a layer without ReLU that may rectify; None if none may."""
     known = type(layer).__module__.startswith(("tf_keras.", "keras.", "lottery_tf."))
     function = function_of(layer) in _LEFT_FUNCTIONS
     if function or isinstance(layer, _LEFT) or not known:
@@ -361,7 +362,7 @@ def _left(layer: keras.layers.Layer) -> str | None:
 
 
 def _cap(unit: Any) -> float | None:
-    """The largest value of a ReLU, given as a layer or a function; None if it is something else."""
+    """The largest value of a ReLU, given as a layer or a function; None if it is not a ReLU."""
     function = function_of(unit)
     if unit in _RELU or function in ("nn.relu", "Relu"):
         return math.inf

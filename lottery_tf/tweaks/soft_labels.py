@@ -1,4 +1,4 @@
-"""Soft labels: what the training loss asks for is not all on the true class."""
+"""Soft labels: the target of the training loss is not all on the true class."""
 
 import dataclasses
 
@@ -12,14 +12,14 @@ from lottery_tf.tweaks.tweak import Tweak
 
 
 def warn_of_another_loss(model: keras.Model, parameter: str, what: str) -> None:
-    """Logs a line if ``model`` is compiled and no loss of it is a cross-entropy with a
-    ``parameter``, so that nothing comes of ``what``."""
+    """Logs that ``what`` has no effect, if ``model`` is compiled without a cross-entropy of ours
+    that has this ``parameter``."""
     losses = tf.nest.flatten(getattr(model, "loss", None))
     trained = any(losses) or getattr(model, "optimizer", None) is not None
     if trained and not any(getattr(loss, parameter, 0) for loss in losses):
         log.warning(
-            "%s: the model '%s' is compiled with another loss, so that it has no effect; compile "
-            "with loss=recipe.loss().",
+            "%s has no effect: the model '%s' is compiled with another loss; compile with "
+            "loss=recipe.loss().",
             *(what, model.name),
         )
 

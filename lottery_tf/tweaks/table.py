@@ -23,17 +23,18 @@ TWEAKS: dict[str, type[Tweak]] = {
 
 
 def register_tweak(name: str, tweak: type[Tweak]) -> None:
-    """Gives a tweak of the user's own a name, by which ``Recipe`` knows it and, in this process,
-    the commands; its parameters become settings and flags, ``<name>_<parameter>``.
+    """Registers a user's own tweak under a name, for ``Recipe`` and, in this process, the commands.
+
+    Its parameters become settings and flags, ``<name>_<parameter>``.
 
     Args:
       name: letters, digits and underscores.
-      tweak: a frozen dataclass, a subclass of ``Tweak``. Those of its fields that
-        ``lottery_tf.common.settings.setting`` has made are its parameters.
+      tweak: a frozen dataclass, a subclass of ``Tweak``. Its parameters are the fields that
+        ``lottery_tf.common.settings.setting`` has made.
 
     Raises:
-      UsageError: for a name that cannot be, or stands for another tweak, and for a class that is no
-        such dataclass or has fields without a default.
+      UsageError: for a name of another form, or of another tweak; for a class that is not such a
+        dataclass, or has fields without a default.
     """
     if not name.isidentifier():
         raise UsageError(f"Expected a tweak's name of letters, digits and _, not '{name}'.")
@@ -48,10 +49,10 @@ def register_tweak(name: str, tweak: type[Tweak]) -> None:
     for field in dataclasses.fields(tweak):
         if field.init and (field.default, field.default_factory) == needed:
             raise UsageError(
-                f"Expected defaults of all fields of the tweak '{name}', which a recipe makes by "
+                f"Expected defaults for all fields of the tweak '{name}', as a recipe makes it by "
                 f"its name; {field.name} has none."
             )
     if name in RECIPES or TWEAKS.get(name, tweak) is not tweak:
-        raise UsageError(f"Expected a new name for the tweak; '{name}' is another: choose one.")
+        raise UsageError(f"Expected a new name for the tweak; '{name}' is taken: choose another.")
     TWEAKS[name] = PARAMETERS[name] = tweak
     tweak_settings.cache_clear()

@@ -1,4 +1,4 @@
-"""Teachers: where the logits of a distillation come from."""
+"""Teachers: the source of the logits of a distillation."""
 
 import contextlib
 import dataclasses
@@ -35,11 +35,11 @@ _DESCRIBED = re.compile(r"model '.*', weights sha256 [0-9a-f]{12}")
 
 
 class ModelName(str):
-    """A keras.Model as a text of its name and weights, which can be compared and written as JSON.
+    """A keras.Model as a text of its name and weights, to be compared and written as JSON.
 
     Attributes:
-      model: the model itself. A deep copy of the text has it no more.
-      sha256: of the weights, as they were when the text was made.
+      model: the model itself. A deep copy of the text does not have it.
+      sha256: the SHA-256 of the weights at the time when the text was made.
     """
 
     model: keras.Model
@@ -60,7 +60,7 @@ class ModelName(str):
 
 
 def source_of(teacher: Any) -> str | None:
-    """What ``Distillation`` keeps of a teacher: a path or a ``ModelName``.
+    """The form in which ``Distillation`` keeps a teacher: a path or a ``ModelName``.
 
     Raises:
       UsageError: if it is neither a path nor a built model of tf_keras or Keras 3.
@@ -70,7 +70,7 @@ def source_of(teacher: Any) -> str | None:
     if isinstance(teacher, os.PathLike):
         return os.fspath(teacher)
     if not is_model(teacher):
-        check_graph(teacher)  # says that it is none
+        check_graph(teacher)  # raises: it is not a model
     if not teacher.built:
         raise UsageError(
             f"Expected a trained teacher; the model '{teacher.name}' is not built: call it on a "
@@ -92,12 +92,12 @@ class Teacher:
 
     Attributes:
       name: for messages.
-      outputs: inputs, as the model that is trained takes them → outputs.
-      inputs: the specs of its inputs, with the batch in front; None if they are not known.
-      model: the Keras model that it is, if it is one.
-      kind: what the outputs are. Where that is not known they count as probabilities if each row
-        of the batch is non-negative with a sum of 1 ± 1e-3; if not, but all of a good many are in
-        [0, 1], they are refused, as those of sigmoids.
+      outputs: function from inputs, as the trained model takes them, to outputs.
+      inputs: the specs of its inputs, including the batch; None if they are not known.
+      model: the Keras model, if it is one.
+      kind: the kind of the outputs. If it is not known, they count as probabilities if each row of
+        the batch is non-negative with a sum of 1 ± 1e-3. Otherwise they are refused as sigmoids if
+        there are 64 or more of them, all in [0, 1].
     """
 
     name: str
@@ -107,12 +107,13 @@ class Teacher:
     model: Any = None
 
     def logits(self, x: Any) -> tf.Tensor:
-        """Logits [batch, C] of the inputs ``x``, float32 or wider, without gradient; of each label
-        on its own where ``kind`` is that."""
+        """Logits [batch, C] of the inputs ``x``, float32 or wider, without gradient.
+
+        If ``kind`` is sigmoids, they are logits of each label on its own."""
         (outputs,) = tf.nest.flatten(self.outputs(x))
         ops = ops_for(outputs)
         half = keras3.backend.standardize_dtype(outputs.dtype) == "float16"
-        # Behind what float16 can say of a probability there is nothing to take the logarithm of.
+        # The smallest probability above 0 that the dtype can hold.
         smallest = 6e-8 if half else 1.2e-38
         wide = at_least_float32(outputs.dtype)
         of_sigmoids = self.kind is Outputs.SIGMOIDS
@@ -125,28 +126,29 @@ class Teacher:
             normed = ops.all(plain >= 0) & ops.all(off <= 1e-3)
             logits = check_in_step(
                 ops.where(normed, logits, plain),
-                # Few logits may lie there by chance.
+                # A few logits may be in [0, 1] by chance.
                 normed | (ops.size(plain) < 64) | ops.any((plain < 0) | (plain > 1)),
                 f"Expected a teacher that gives logits or a softmax; the outputs of {self.name} "
-                "are in [0, 1] and do not add up to 1: give a teacher of its layer before.",
+                "are in [0, 1] and do not add up to 1: give a teacher that ends before its last "
+                "activation.",
             )
         return ops.stop_gradient(logits)
 
     def check_fits(self, model: keras.Model) -> None:
         """Raises UsageError unless the teacher takes ``model``'s inputs and has its classes.
 
-        Whether its outputs are such as the model's loss takes is told by the loss.
+        The loss itself checks whether it can use the teacher's kind of outputs.
         """
         if not on_tensorflow(model) and not is_keras3(self.model):
             raise UsageError(
-                f"Expected a teacher of Keras 3 for the model '{model.name}', which computes by "
-                f"{keras3.backend.backend()}; {self.name} computes by TensorFlow: give a Keras 3 "
+                f"Expected a teacher of Keras 3 for the model '{model.name}', which runs on "
+                f"{keras3.backend.backend()}; {self.name} runs on TensorFlow. Give a Keras 3 "
                 "model, or set KERAS_BACKEND=tensorflow before importing keras."
             )
         if on_tensorflow(model) and not on_tensorflow(self.model):
             raise UsageError(
-                f"Expected a teacher that computes by TensorFlow, as the model '{model.name}' "
-                f"does; {self.name} computes by {backend_of(self.model)}: give another, or set "
+                f"Expected a teacher that runs on TensorFlow, as the model '{model.name}' does; "
+                f"{self.name} runs on {backend_of(self.model)}: give another, or set "
                 "KERAS_BACKEND=tensorflow before importing keras."
             )
         given = list(map(spec_of, model.inputs))
@@ -160,21 +162,21 @@ class Teacher:
             )
         try:
             outputs = self._specs_of(ends_of(model)[0])
-        except Exception as error:  # whatever its layers say of inputs that they do not take
+        except Exception as error:  # layers raise different types for wrong inputs
             raise UsageError(
                 f"Expected a teacher for inputs {wanted}; {self.name} fails on them: {error}"
             ) from error
         if len(outputs) != 1:
             raise UsageError(
                 f"Expected a teacher with one output, {self.name} has {len(outputs)}: give a "
-                "model of the one whose classes are to be learnt."
+                "model with only the output to learn from."
             )
         (own,) = map(spec_of, model.outputs)
         if not outputs[0].shape[1:].is_compatible_with(own.shape[1:]):
             raise UsageError(
-                f"Expected a teacher of {own.shape[-1]} classes, as the outputs of the "
-                f"model '{model.name}', {_shapes([own])}; those of {self.name} are "
-                f"{_shapes(outputs)}: give a teacher that was trained for the same classes."
+                f"Expected a teacher of {own.shape[-1]} classes, as the model '{model.name}' has "
+                f"outputs {_shapes([own])}; {self.name} has {_shapes(outputs)}: give a teacher "
+                "that was trained for the same classes."
             )
 
     def _specs_of(self, inputs: Any) -> list[Any]:
@@ -189,14 +191,14 @@ class Teacher:
 
 
 def load(source: str, allow_code: bool = False) -> Teacher:
-    """The teacher that ``source_of`` has described, its variables in the present strategy's scope.
+    """The teacher that ``source_of`` has described, with variables in the present strategy's scope.
 
     Args:
       source: what ``source_of`` returned.
-      allow_code: whether code in a file may run; a model that is there needs no leave.
+      allow_code: whether code in a file may run. It does not matter for a model in memory.
 
     Raises:
-      UsageError: if there is none, nothing that can be run, or it holds code that is not allowed.
+      UsageError: if there is none, if it cannot be run, or if it holds code that is not allowed.
     """
     if isinstance(source, ModelName):
         return _of_keras(source.model, source)
@@ -209,15 +211,15 @@ def load(source: str, allow_code: bool = False) -> Teacher:
 def _existing(source: str) -> Path:
     if _DESCRIBED.fullmatch(source):
         raise UsageError(
-            f"Expected the teacher itself, {source}, of which a description knows no more than "
-            "that: give Distillation(teacher=…) the model or the path of a file of it."
+            f"Expected the teacher itself; a description has only its name, {source}: give "
+            "Distillation(teacher=…) the model, or the path of its file."
         )
     return existing_model(source, "a teacher")
 
 
 def _of_keras(model: keras.Model, name: str) -> Teacher:
     inputs, kinds = None, {Outputs.UNKNOWN}
-    with contextlib.suppress(UsageError):  # for a subclassed model, or one within
+    with contextlib.suppress(UsageError):  # raised for a subclassed model, or one inside
         check_graph(model)
         inputs, kinds = list(map(spec_of, model.inputs)), set(outputs_of(model).values())
     kind = kinds.pop() if len(kinds) == 1 else Outputs.UNKNOWN
@@ -241,7 +243,7 @@ def _of_signature(path: Path, allow_code: bool) -> Teacher:
     signature = loaded.signatures["serving_default"]
     specs = signature.structured_input_signature[1]
 
-    def outputs(x: Any, loaded: Any = loaded) -> dict[str, tf.Tensor]:  # it holds the variables
+    def outputs(x: Any, loaded: Any = loaded) -> dict[str, tf.Tensor]:  # loaded: keeps variables
         tensors = x if isinstance(x, dict) else dict(zip(specs, tf.nest.flatten(x), strict=True))
         return signature(**{name: tf.cast(tensors[name], specs[name].dtype) for name in specs})
 
@@ -249,12 +251,13 @@ def _of_signature(path: Path, allow_code: bool) -> Teacher:
 
 
 def _same_kind(one: Any, other: Any) -> bool:
-    """Whether two inputs have one shape but for the batch, and both are numbers with a fraction or
-    neither: Keras would cast normalised pixels to integers without a word."""
+    """Whether two inputs have the same shape without the batch, and both or neither are floating.
+
+    Else Keras would silently cast normalised pixels to integers."""
     shapes = one.shape[1:].is_compatible_with(other.shape[1:])
     return shapes and one.dtype.is_floating == other.dtype.is_floating
 
 
 def _shapes(tensors: Sequence[Any]) -> str:
-    """Shapes without the batch and dtypes."""
+    """Dtypes, and shapes without the batch, as a text."""
     return " and ".join(f"{tuple(each.shape[1:])} {each.dtype.name}" for each in tensors)

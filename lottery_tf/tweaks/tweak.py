@@ -1,4 +1,4 @@
-"""What every tweak of the retraining is: a plug-in that the finished model shows no trace of."""
+"""The base class of tweaks: plug-ins of a retraining that leave no trace in the finished model."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,16 +18,16 @@ from lottery_tf.masks.wrapper import masked_by_us, without_wrappers
 class Tweak:
     """Changes how a ticket is retrained; usable alone, with others, and on any model.
 
-    A subclass is a frozen dataclass; its fields, made by ``common.settings.setting``, are its
-    parameters. One of this library has them in ``tweaks.settings``, by which it has flags. It
-    overrides those that it needs of ``change`` (or ``apply``), ``attach``, ``loss``, ``callbacks``,
+    A subclass is a frozen dataclass. Its fields, made by ``common.settings.setting``, are its
+    parameters; those of this library's tweaks are in ``tweaks.settings``, which makes their flags.
+    It overrides what it needs of ``change`` (or ``apply``), ``attach``, ``loss``, ``callbacks``,
     ``progress`` and ``restore``. The order of use is ``prepare``,
     ``compile(loss=tweak.loss(loss))``, ``fit(callbacks=tweak.callbacks())``, ``finish``.
     """
 
-    # Whether what ``change`` does is in the finished model; then it comes before what fades.
+    # Whether the effect of ``change`` stays in the finished model; then fading ones come later.
     permanent: ClassVar[bool] = False
-    # Of those that are permanent: which comes first.
+    # The order of permanent tweaks; the lowest comes first.
     rank: ClassVar[int] = 1
 
     def prepare(
@@ -37,7 +37,7 @@ class Tweak:
         return put_on([self.for_loss(loss, loss_weights)], model, data)
 
     def for_loss(self, loss: Any, loss_weights: Any = None) -> "Tweak":
-        """The tweak for a training by a loss, as ``compile`` takes it; few look at it."""
+        """The tweak for a training by a loss, as ``compile`` takes it. Few tweaks depend on it."""
         return self
 
     def change(self, model: keras.Model, data: tf.data.Dataset | None = None) -> keras.Model:
@@ -45,37 +45,36 @@ class Tweak:
 
         Args:
           model: a built Sequential or functional model, masked or dense, not yet compiled.
-          data: a ``tf.data.Dataset`` of training batches, for tweaks that look at them.
+          data: a ``tf.data.Dataset`` of training batches, for tweaks that need them.
         """
         return model
 
     def apply(
         self, model: keras.Model, data: tf.data.Dataset | None = None
     ) -> tuple[keras.Model, dict[str, Any]]:
-        """What ``change`` returns, and what was learned on the way, as JSON knows it.
+        """The result of ``change``, and what was learned by it, as JSON values.
 
-        The prepared model keeps it, for ``learned`` and ``result.json``; a tweak keeps nothing.
+        The prepared model stores the latter, for ``learned`` and ``result.json``; a tweak does not.
         """
         return self.change(model, data), {}
 
     def learned(self, model: keras.Model) -> dict[str, Any]:
-        """What was learned when ``model`` was prepared with this tweak; most learn nothing."""
+        """What was learned when ``model`` was prepared with this tweak; usually nothing."""
         prepared = prepared_step(model)
         return {} if prepared is None else dict(prepared.learned.get(type(self), {}))
 
     def attach(self, model: keras.Model) -> None:
-        """Puts on ``model`` itself what a copy of it would not have; a second time does nothing.
+        """Puts on ``model`` itself what a copy of it would lack; a second call does nothing.
 
-        It comes after the changes of all tweaks, and again as ``fit`` begins: a model that was
-        loaded from a file has lost it.
+        It is called after the changes of all tweaks, and again when ``fit`` begins, as a model from
+        a file lacks it.
         """
 
     def loss(self, loss: keras.losses.Loss | None = None) -> keras.losses.Loss:
-        """The training loss, made from ``loss``; most change nothing of it.
+        """The training loss, made from ``loss``; most tweaks return it unchanged.
 
-        Without ``loss`` tweaks of the labels take the cross-entropy on logits, that of tf_keras;
-        which of logits and probabilities the model gives, what it is to be trained by and which
-        Keras it is of, ``Recipe.loss`` knows alone.
+        Without ``loss`` tweaks of the labels start from tf_keras' cross-entropy on logits. Only
+        ``Recipe.loss`` knows the model's loss, its Keras, and whether it gives logits.
         """
         return loss
 
@@ -83,18 +82,19 @@ class Tweak:
         """Callbacks that ``fit`` needs; put them before those that log or save.
 
         Args:
-          steps: length of the whole training. Default: the epochs of ``fit`` times its steps of an
-            epoch.
+          steps: the steps of the whole training. Default: the epochs of ``fit`` times its steps of
+            an epoch.
         """
         return [Attach(self)]
 
     def progress(self, model: keras.Model) -> float:
-        """The way that the tweak has gone, from 0 to 1, where it has no effect any more and
-        ``finish`` can take it off."""
+        """How far the tweak has faded, from 0 to 1.
+
+        At 1 it has no effect any more, and ``finish`` can take it off."""
         return 1.0
 
     def restore(self, model: keras.Model) -> keras.Model:
-        """``model``, or a copy without what ``change`` has added; it may be called at any time."""
+        """``model``, or a copy without what ``change`` has added. It may be called at any time."""
         return model
 
     def finish(self, model: keras.Model) -> keras.Model:
@@ -113,13 +113,13 @@ class Tweak:
             way = f"has gone {100 * progress:.0f} % of its way" if progress else "has not begun"
             raise UsageError(
                 f"Expected a model whose training is past the fade of {type(self).__name__}, which "
-                f"{way}: train (on) with fit(callbacks=recipe.callbacks()); if a callback has put "
-                "back weights from within the fade, have it choose among later epochs."
+                f"{way}: train (on) with fit(callbacks=recipe.callbacks()). If a callback has "
+                "restored weights from within the fade, let it choose among later epochs."
             )
 
 
 def put_on(tweaks: Sequence[Tweak], model: keras.Model, data: Any = None) -> keras.Model:
-    """The model to train with all of ``tweaks`` on, as ``Recipe.prepare`` has it.
+    """The model to train with all of ``tweaks`` on, as in ``Recipe.prepare``.
 
     Raises:
       UsageError: if the model has no graph of layers, or layers that cannot be copied.
@@ -134,7 +134,7 @@ def put_on(tweaks: Sequence[Tweak], model: keras.Model, data: Any = None) -> ker
         if found:
             learned[type(tweak)] = found
     if prepared is model:
-        # Else the copy at the end would be the first to fail, with all the training spent.
+        # Try a copy now: else the one at the end could fail, and the training would be lost.
         without_wrappers(model)
     for tweak in tweaks:
         tweak.attach(prepared)
@@ -144,7 +144,7 @@ def put_on(tweaks: Sequence[Tweak], model: keras.Model, data: Any = None) -> ker
 
 
 def taken_off(tweaks: Sequence[Tweak], model: keras.Model) -> keras.Model:
-    """``model`` without ``tweaks``; a UsageError if one of them has still an effect."""
+    """``model`` without ``tweaks``; UsageError if one of them still has an effect."""
     check_graph(model)
     for tweak in tweaks:
         tweak.check_progress(model)
@@ -154,7 +154,7 @@ def taken_off(tweaks: Sequence[Tweak], model: keras.Model) -> keras.Model:
 
 
 class Attach(Callback):
-    """Puts a tweak on the model that is trained."""
+    """A callback that puts a tweak on the model that is trained."""
 
     def __init__(self, tweak: Tweak):
         super().__init__()
@@ -166,7 +166,7 @@ class Attach(Callback):
         before = _around(model)
         self.tweak.attach(model)
         if _around(model) != before:
-            # Keras keeps the function that a training before has compiled.
+            # Keras would reuse the function that an earlier training has compiled.
             model.train_function = None
 
 

@@ -22,14 +22,15 @@ def after_step(
     step_size: float,
     l1: bool = False,
 ) -> Callable[..., tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
-    """(c [n], B, next batch, γ) → loss after the virtual step, norm, derivative by c [n]; float64.
+    """A function (c [n], B, next batch, γ) → (loss after the virtual step, norm, derivative by c).
 
-    The norm is ‖g‖₂, or with ``l1`` ‖g‖₁. Above γ the derivative is the norm's and the loss NaN.
+    All are float64, the derivative [n]. The norm is ‖g‖₂, or with ``l1`` ‖g‖₁. Above γ the
+    derivative is the norm's and the loss NaN.
 
-    The variables hold θ_c, so that any layer will do: c enters as θ_l = c_l·θ0_l and in no other
-    way, and the derivative by c_l is ⟨derivative by θ_l, θ0_l⟩. With g and H gradient and Hessian
-    of L(B; θ_c), u = g/‖g‖ and v the gradient of L(B̃) after the step, both objectives have a
-    product of H with a vector:
+    The variables hold θ_c, so that any layer will do: c enters only as θ_l = c_l·θ0_l, and the
+    derivative by c_l is ⟨derivative by θ_l, θ0_l⟩. Let g and H be gradient and Hessian of
+    L(B; θ_c), u = g/‖g‖, and v the gradient of L(B̃) after the step. Both objectives need a product
+    of H with a vector:
 
         ∇‖g‖ = H u,    ∇L(B̃; θ_c − η·u) = v − η·H (v − u⟨u, v⟩)/‖g‖;
 
@@ -96,7 +97,7 @@ def after_step(
 def _elsewhere(
     objective: Objective, weights: Sequence[Any], sgd: bool, step_size: float, l1: bool
 ) -> Callable[..., tuple[Any, Any, Any]]:
-    """The like of a model of another backend, which differentiates the objective itself by c."""
+    """``after_step`` on other backends, which differentiate the objective itself by c."""
     ops = keras3.ops
     starts = [ops.convert_to_tensor(weight) for weight in weights]
     losses = with_gradients(value_of(objective.model, weights, objective))
@@ -106,7 +107,7 @@ def _elsewhere(
 
     def length_of(g: Sequence[Any]) -> Any:
         square = sum(ops.sum(ops.square(each)) for each in g)
-        # The derivative of a root at 0 is no number.
+        # The derivative of a root at 0 is not finite.
         return ops.where(square > 0, ops.sqrt(ops.where(square > 0, square, 1.0)), 0.0)
 
     def norm_of(g: Sequence[Any]) -> Any:
@@ -143,7 +144,7 @@ def _elsewhere(
 
 
 def _inner(one: Sequence[tf.Tensor], other: Sequence[tf.Tensor]) -> tf.Tensor:
-    """⟨one_l, other_l⟩ of each pair of tensors. float64 [n]."""
+    """⟨one_l, other_l⟩ for each pair of tensors. float64 [n]."""
     wide = ([tf.cast(a, tf.float64) for a in pair] for pair in zip(one, other, strict=True))
     return tf.stack([tf.reduce_sum(a * b) for a, b in wide])
 

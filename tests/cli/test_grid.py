@@ -306,7 +306,7 @@ def test_two_of_four_ends_where_it_does(file):
         assert {trial.label for trial in retrains} == {
             *("imp, round 4  seed 0", "snip, 50.0 %  seed 0"),
         }
-    with pytest.raises(UsageError, match="`structure=2:4`, whose own is 0.5, not 0.9"):
+    with pytest.raises(UsageError, match="`structure=2:4`, which has the sparsity 0.5, not 0.9"):
         made(*words, "--sparsities=0.5,0.9")
 
 

@@ -237,7 +237,7 @@ def test_its_ticket_is_inspected(two_of_four, capfd):
     [
         (["--structure=2:4", "--sparsity=0.9"], "Expected no --sparsity with --structure=2:4"),
         (["--structure=4x1", "--rounds=1"], "--structure takes unstructured, M:N (M < N stay), "),
-        (["--structure=2:4", "--method=erk"], "with --structure=2:4, by which all layers"),
+        (["--structure=2:4", "--method=erk"], "with --structure=2:4, which makes all layers"),
         (["--rounds=1", "--min_kept=-1"], "Expected --min_kept of 0 or more"),
     ],
 )

@@ -84,12 +84,12 @@ def test_afterwards_nobody_does(capsys):
 @pytest.mark.parametrize(
     ("name", "tweak", "told"),
     [
-        ("distillation", Begun, "'distillation' is another"),
-        ("tost", Begun, "'tost' is another"),
+        ("distillation", Begun, "'distillation' is taken"),
+        ("tost", Begun, "'tost' is taken"),
         ("two words", Begun, "letters, digits and _"),
         ("mine", NoDataclass, "a frozen dataclass .* got .*NoDataclass"),
         ("mine", Begun(), "a frozen dataclass"),
-        ("mine", Needy, "defaults of all fields .*; bias has none"),
+        ("mine", Needy, "defaults for all fields .*; bias has none"),
     ],
 )
 def test_names_and_classes_that_cannot_be(name, tweak, told):

@@ -196,7 +196,7 @@ def test_the_search_for_scales_takes_the_loss_that_trains(of):
         prepared = recipe.prepare(model, batched(data), compiled["loss"], weights)
         found.append(recipe.learned(prepared)["rescaled_init"])
     assert found[1]["norm"][0] == pytest.approx(2 * found[0]["norm"][0], rel=1e-5)
-    with pytest.raises(UsageError, match=r"from recipe.prepare\(model, data, loss=…\)"):
+    with pytest.raises(UsageError, match=r"give it to recipe.prepare\(model, data, loss=…\)"):
         lt.Recipe("rescaled_init", few).prepare(model, batched(data))
 
 

@@ -359,7 +359,10 @@ def test_where_m_by_n_ends():
             {"structure": "2:4", "sparsity": 0.9},
             "no `sparsity` with `structure=2:4`.* 0.5, not 0.9",
         ),
-        ({"structure": "2:4", "sparsity": 0.3, "method": "gmp"}, "whose own is 0.5, not 0.3"),
+        (
+            {"structure": "2:4", "sparsity": 0.3, "method": "gmp"},
+            "which has the sparsity 0.5, not 0.3",
+        ),
         ({"structure": "2:4", "method": "erk"}, "not by ERK"),
         ({"structure": "2:4", "scope": "erk"}, "not by ERK"),
         ({"structure": "2:4", "min_kept": 3}, "`min_kept` of at most 2 with `structure=2:4`"),
@@ -386,7 +389,7 @@ def test_settings_that_cannot_be(settings, message):
     [
         ({}, "Expected `sparsity`, the share of the prunable weights"),
         ({"structure": "channel"}, "Expected `sparsity`"),
-        ({"structure": "2:4", "sparsity": 0.6}, "whose own is 0.5, not 0.6"),
+        ({"structure": "2:4", "sparsity": 0.6}, "which has the sparsity 0.5, not 0.6"),
         ({"structure": "2:4", "scope": "erk"}, "not by ERK"),
         ({"structure": "2:4", "min_kept": 3}, "at most 2"),
         ({"structure": "two of four"}, "not 'two of four'"),

@@ -106,8 +106,8 @@ def test_what_is_wrong_with_dev_data_is_told_before_the_training(
         (lambda: iter_of([(X, Y)]), {}, "steps_per_epoch"),
         (tf.data.Dataset.from_tensor_slices((X, Y)), {}, "as batches"),
         (tf.data.Dataset.from_tensor_slices((X, Y)).batch(8).repeat(), {}, "steps_per_epoch"),
-        (lambda: iter_of([(X, Y)] * 3), {"steps_per_epoch": 2}, "at their end after"),
-        (lambda: iter_of([(X, None, Y)] * 8), {"steps_per_epoch": 2}, "not with None in the place"),
+        (lambda: iter_of([(X, Y)] * 3), {"steps_per_epoch": 2}, "they ended after"),
+        (lambda: iter_of([(X, None, Y)] * 8), {"steps_per_epoch": 2}, "not with None for the"),
     ],
 )
 def test_data_that_cannot_be_trained_on(data, settings, message, of, untraced):

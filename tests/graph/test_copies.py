@@ -164,7 +164,7 @@ def test_state_that_copies_would_share_is_refused(make, what, its_keras):
 def test_a_step_that_was_set_on_the_model_itself_is_refused(make, its_keras):
     model = mlp(its_keras.layers) if make is None else make(its_keras)
     model.train_step = lambda data: {}
-    with pytest.raises(UsageError, match="whose train_step is that of its class"):
+    with pytest.raises(UsageError, match="with the train_step of its class"):
         rebuild(model, copy_layer)
 
 
@@ -227,10 +227,10 @@ def test_functions_and_constants_of_a_users_own_are_copied():
 @pytest.mark.parametrize(
     ("layer", "words"),
     [
-        (lambda: Opaque(object()), r"the layer 'opaque' \(Opaque\) it cannot \(Layer Opaque was"),
+        (lambda: Opaque(object()), r"cannot make the layer 'opaque' \(Opaque\) \(Layer Opaque was"),
         (lambda: opaque_of(keras3)(object()), "the layer 'opaque' .*get_config"),
-        (lambda: layers.Dense(2, lambda x: x, name="it"), "the layer 'it' .*functions with a name"),
-        (lambda: layers.LSTM(2, times(1), times(2), name="it"), "the layer 'it' .*: give it"),
+        (lambda: layers.Dense(2, lambda x: x, name="it"), "the layer 'it' .*named functions"),
+        (lambda: layers.LSTM(2, times(1), times(2), name="it"), "the layer 'it' .*Give it"),
     ],
 )
 def test_layers_that_cannot_be_copied_get_one_sentence(layer, words):

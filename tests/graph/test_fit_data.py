@@ -155,13 +155,13 @@ def iter_of(parts):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ((X, Y[:-1]), "as many rows each.* shapes \\(70, 2\\), \\(69,\\)"),
+        ((X, Y[:-1]), "equal numbers of rows .* shapes \\(70, 2\\), \\(69,\\)"),
         ((X, Y, Y, Y), "tuple of arrays .* got a tuple of 4"),
         (None, "tf.data.Dataset of batches, .* got None"),
         (7, "arrays of numbers or texts; got a int"),
         ((X, np.array([None] * 70)), "arrays of numbers or texts"),
         ((tf.sparse.from_dense(X), Y), "one is sparse: give tf.data.Dataset.from_tensor_slices"),
-        (collections.deque(), "a batch or more, got none"),
+        (collections.deque(), "at least one batch, got none"),
         (
             tf.data.Dataset.from_tensor_slices((X, Y)),
             r"as batches; .*\(2,\), .*train_data.batch\(n\)",

@@ -83,7 +83,7 @@ def test_a_backend_that_is_not_installed_gets_one_sentence():
         text=True,
         check=False,
     )
-    assert "UsageError: Expected Keras 3 with the backend that it is set to" in done.stderr
+    assert "UsageError: Expected Keras 3 with its chosen backend" in done.stderr
 
 
 def test_both():

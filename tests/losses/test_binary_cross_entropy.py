@@ -100,7 +100,7 @@ def test_the_default_for_sigmoids(its_keras):
     for units in (1, 3):
         loss = default_loss(chain(its_keras.layers.Dense(units, "sigmoid")))
         assert type(loss) is binary_cross_entropy(its_keras) and not loss.from_logits
-    with pytest.raises(UsageError, match="one of a single unit: pass the loss"):
+    with pytest.raises(UsageError, match="an output of a single unit: pass the loss"):
         default_loss(chain(its_keras.layers.Dense(1)))
 
 

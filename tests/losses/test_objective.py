@@ -139,8 +139,8 @@ def test_weights_of_classes_are_those_of_fit(its_keras):
 @pytest.mark.parametrize(
     "layer, weights, match",
     [
-        ({"units": 3}, {0: 1.0, 1: 2.0}, r"from 0 to 2; got those of \[0, 1\]"),
-        ({"units": 1}, {0: 1.0, 2: 2.0}, r"from 0 to 1; got those of \[0, 2\]"),
+        ({"units": 3}, {0: 1.0, 1: 2.0}, r"from 0 to 2; got weights for \[0, 1\]"),
+        ({"units": 1}, {0: 1.0, 2: 2.0}, r"from 0 to 1; got weights for \[0, 2\]"),
         ({"units": 3, "activation": "sigmoid"}, {0: 1.0, 1: 2.0, 2: 1.0}, "each label a prob"),
     ],
 )

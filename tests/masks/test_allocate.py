@@ -76,7 +76,7 @@ def test_the_sparsity_of_a_structure_is_its_own():
     assert target_of(own, None) == target_of(own, 0.3333333) == own.sparsity == 1 - 2 / 3
     assert target_of(own, own.sparsity + 9e-7) == target_of(own, own.sparsity - 9e-7) == 1 - 2 / 3
     for wrong in (0.333, 0.33334):
-        said = f"Expected no `sparsity` with `structure=2:3`, whose own is 0.333333, not {wrong}"
+        said = f"with `structure=2:3`, which has the sparsity 0.333333, not {wrong}"
         with pytest.raises(UsageError, match=said):
             target_of(own, wrong)
 

@@ -247,9 +247,7 @@ def test_what_is_no_attribute_cannot_be_masked(its_keras):
         def call(self, x):
             return x @ self.get()
 
-    with pytest.raises(
-        UsageError, match="'it' .Hidden. returns .*w.*, which is none: set it as one"
-    ):
+    with pytest.raises(UsageError, match="'it' .Hidden. returns .*w.*: set it as an attribute"):
         prunable_weights(chain(Hidden(name="it"), its_keras.layers.Dense(2)))
 
 

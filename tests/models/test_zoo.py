@@ -455,7 +455,7 @@ def test_what_the_reference_leaves_to_pytorch_is_uniform(name):
 
 
 def test_an_unknown_name_is_met_with_the_nearest():
-    with pytest.raises(UsageError, match=r"no 'resnet_20'; nearest: resnet20"):
+    with pytest.raises(UsageError, match=r"not 'resnet_20'; nearest: resnet20"):
         create("resnet_20", (32, 32, 3), 10)
 
 

@@ -28,6 +28,6 @@ def test_the_commands_compute_by_tensorflow(monkeypatch):
     monkeypatch.setattr(graph_layers, "on_tensorflow", lambda model: False)
     monkeypatch.setattr(graph_layers, "backend_of", lambda model: "JAX")
     with pytest.raises(
-        UsageError, match="on TensorFlow for the commands, got it on JAX: set KERAS"
+        UsageError, match="on TensorFlow for the commands, got Keras 3 on JAX: set KERAS"
     ):
         check_data(chain(keras3.layers.Dense(3)), data(), "ticket")

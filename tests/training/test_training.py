@@ -155,7 +155,7 @@ def test_settings_out_of_range(flags, message):
 @pytest.mark.parametrize("milestones", [("2ep", "1ep"), ("1ep", "10it")])
 def test_milestones_that_do_not_rise_are_refused(milestones):
     settings = TrainingSettings(schedule="step", milestones=milestones)
-    with pytest.raises(UsageError, match=f"one after the other, not {','.join(milestones)}"):
+    with pytest.raises(UsageError, match=f"in rising order, not {','.join(milestones)}"):
         learning_rate_schedule(settings, 10)
 
 
@@ -280,7 +280,7 @@ def test_what_is_of_the_other_keras_is_one_sentence(what, its_keras):
     (other,) = (each for each in KERASES.values() if each is not its_keras)
     own = {"optimizer": its_keras.optimizers.SGD(0.1), "loss": "mse", "metrics": ()}
     model = its_keras.Sequential([its_keras.Input((1,)), its_keras.layers.Dense(1, name="head")])
-    message = f"Expected the {what.split(chr(39))[0]} of {its_keras.__name__}, as the model .* is; "
+    message = f"Expected the {what.split(chr(39))[0]} of {its_keras.__name__}, like the model .*; "
     with pytest.raises(UsageError, match=message):
         Trainer(model, lambda start: None, 1, **{**own, **OF_OTHERS[what](other)})
 

@@ -44,8 +44,8 @@ def test_a_training_that_guesses_is_told_once(accuracies, classes, told, lines):
     for epoch, accuracy in enumerate(accuracies):
         guard.on_epoch_end(epoch, {"loss": 1.0, "accuracy": accuracy})
     expected = (
-        f"{model.name}: the training by vanilla guesses: after 3 epochs it has 27.0 % of its "
-        "examples right, of 4 classes. Is the learning rate too high, or does no signal pass?"
+        f"{model.name}: the training by vanilla guesses: after 3 epochs its accuracy is "
+        "27.0 %, with 4 classes. Is the learning rate too high, or does no signal pass?"
     )
     assert lines == ([expected] if told else [])
 

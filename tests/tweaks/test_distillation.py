@@ -449,5 +449,5 @@ def test_a_recipe_goes_through_json():
     assert described["teacher"].startswith("model 'model") and described["temperature"] == 2.0
     restored = Distillation(**described)
     assert restored == recipe.tweaks[0] and hash(restored) == hash(recipe.tweaks[0])
-    with pytest.raises(UsageError, match="the teacher itself, model 'model.*, of which a descript"):
+    with pytest.raises(UsageError, match="the teacher itself; .* only its name, model 'model"):
         restored.prepare(mlp())

@@ -177,7 +177,7 @@ def test_a_loss_for_each_output(of, caplog):
 
 def test_the_loss_is_of_the_model_s_keras(of):
     other = keras3 if of is keras else keras
-    words = f"Expected the loss of {of.__name__}, as the model .* got .* of {other.__name__}: both"
+    words = f"Expected the loss of {of.__name__}, like the model .* got .* of {other.__name__}: a"
     for recipe in (lt.Recipe("vanilla"), lt.Recipe("label_smoothing")):
         model = recipe.prepare(mlp(of.layers))
         with pytest.raises(UsageError, match=words):

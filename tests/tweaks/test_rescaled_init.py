@@ -732,7 +732,7 @@ def test_a_training_by_another_optimizer_is_told(lines, given, trains, told):
     model = recipe.prepare(mlp(), data)
     model.compile(getattr(keras.optimizers, trains)(), recipe.loss())
     model.fit(data, callbacks=recipe.callbacks(), verbose=0)
-    assert sum("a step of SGD, and Adam trains" in line for line in lines) == told
+    assert sum("a step of SGD, but Adam trains" in line for line in lines) == told
 
 
 def test_what_scales_the_loss_is_not_the_optimizer_that_trains(lines):

@@ -368,7 +368,7 @@ MISTAKES = {
     ),
     "other classes": (
         lambda folder: chain(layers.Dense(10)),
-        r"teacher of 3 classes, as the outputs of the model .* \(3,\) float32; .* \(10,\) fl",
+        r"teacher of 3 classes, as the model .* \(3,\) float32; .* \(10,\) fl",
     ),
     "other classes, subclassed": (
         lambda folder: _built(Subclassed(layers.Dense(6), layers.Dense(2)), 4),
@@ -405,7 +405,7 @@ def test_models_that_will_not_do():
         Distillation(3)
     net = network()
     two = keras.Model(net.input, [net.output, net.layers[1].output])
-    with pytest.raises(UsageError, match="one output to distil into, 'model.* has 2"):
+    with pytest.raises(UsageError, match="one output for distillation, 'model.* has 2"):
         Distillation(network()).prepare(two)
 
 
