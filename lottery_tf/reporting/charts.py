@@ -92,6 +92,7 @@ class HeatMap:
       texts: what stands in the cells, and for the colours' scale; empty for the numbers.
       ends: the numbers of the first and the last colour; about 0, those below and above it have
         colours of their own.
+      pale: which cells are drawn in a paler colour; empty for none.
     """
 
     name: str
@@ -103,6 +104,7 @@ class HeatMap:
     cells: Sequence[Numbers]
     texts: Sequence[Sequence[str]] = ()
     ends: tuple[float, float] = (0, 100)
+    pale: Sequence[Sequence[bool]] = ()
 
     @property
     def signed(self) -> bool:
@@ -112,11 +114,18 @@ class HeatMap:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """Figures of one kind, and how they are to be read."""
+    """Figures of one kind, and how they are to be read.
+
+    Attributes:
+      title, about: above the figures.
+      figures: at least one.
+      on_page: whether the page draws them too; they are files in any case.
+    """
 
     title: str
     about: str
     figures: Sequence[Chart | HeatMap]
+    on_page: bool = True
 
 
 def side_by_side(count: int, ticks: Sequence[float]) -> list[float]:

@@ -18,6 +18,8 @@ from lottery_tf.common.log import counted, some
 from lottery_tf.reporting.runs import KIND, VANILLA, key
 
 CONFIDENCE = 0.95
+# A difference is established if its p, corrected by Holm, is below this.
+SIGNIFICANT = round(1 - CONFIDENCE, 9)
 PAIR = ("ticket_sha256", "seed", "data_seed")
 _ACCURACIES = ("test_accuracy", "dev_accuracy", "train_accuracy", "best_dev_test_accuracy")
 _GAIN = ("gain", "gain_sem", "gain_low", "gain_high", "p")

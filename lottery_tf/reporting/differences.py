@@ -131,10 +131,7 @@ def differing(runs: Sequence[Settings], recipes: Sequence[str] = ()) -> list[tup
     teacher's that is always the run's or the ticket's, and a tweak's parameter that is always what
     the name of the run's recipe in ``recipes`` stands for.
     """
-    values: dict[tuple[str, str], set[str]] = {}
-    for run in runs:
-        for setting, value in run.items():
-            values.setdefault(setting, set()).add(json.dumps(value, sort_keys=True))
+    values = _values(runs)
     several = [setting for setting, found in values.items() if len(found) > 1]
     said_by: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for part, name in values:
@@ -162,6 +159,29 @@ def differing(runs: Sequence[Settings], recipes: Sequence[str] = ()) -> list[tup
         )
 
     return [setting for setting in several if not (is_said(setting) or is_named(setting))]
+
+
+def same_in_all(runs: Sequence[Settings]) -> Settings:
+    """The settings that have one value in all runs that have them. Of a ticket's and a teacher's
+    only those that the run does not have itself: the run's says it."""
+    one = {setting for setting, found in _values(runs).items() if len(found) == 1}
+    value = {setting: run[setting] for run in runs for setting in run if setting in one}
+    names = {name for part, name in value if part == RUN}
+    names |= {f"{TEACHER[1]}_{name}" for name in names}
+    return {
+        (part, name): value
+        for (part, name), value in value.items()
+        if part == RUN or name not in names
+    }
+
+
+def _values(runs: Sequence[Settings]) -> dict[tuple[str, str], set[str]]:
+    """The values of each setting, as JSON."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for run in runs:
+        for setting, value in run.items():
+            found.setdefault(setting, set()).add(json.dumps(value, sort_keys=True))
+    return found
 
 
 def _as_json(value: Any) -> Any:

@@ -44,6 +44,7 @@ STYLES = (
 # Of heat maps, by Plotly's and matplotlib's names; the colour-blind can tell both, and in grey the
 # first is even.
 COLOURS, SIGNED_COLOURS = "cividis", "RdBu"
+_PALE = 0.3  # how opaque a pale cell is
 
 
 def style(number: int) -> Style:
@@ -147,7 +148,8 @@ def _heat_map(heat: HeatMap) -> Figure:
     cells = [_floats(row) for row in heat.cells]
     low, high = heat.ends
     colours = SIGNED_COLOURS if heat.signed else COLOURS
-    image = axes.imshow(cells, cmap=colours, vmin=low, vmax=high, aspect="auto")
+    opaque = [[_PALE if pale else 1.0 for pale in row] for row in heat.pale] or None
+    image = axes.imshow(cells, cmap=colours, vmin=low, vmax=high, aspect="auto", alpha=opaque)
     slope: dict[str, Any] = (
         {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if turned else {}
     )
@@ -160,6 +162,7 @@ def _heat_map(heat: HeatMap) -> Figure:
                 text = heat.texts[row][column] if heat.texts else f"{value:.1f}"
                 place = (value - low) / (high - low)
                 light = 0.2 < place < 0.8 if heat.signed else place > 0.5
+                light = light or bool(heat.pale and heat.pale[row][column])
                 colour = "black" if light else "white"
                 axes.text(column, row, text, color=colour, ha="center", va="center", fontsize=7)
     if not heat.texts:

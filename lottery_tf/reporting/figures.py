@@ -19,13 +19,21 @@ from lottery_tf.reporting.charts import (
 )
 from lottery_tf.reporting.comparing import groups, is_number, recipe_order
 from lottery_tf.reporting.epochs import CURVES, mean_epochs
+from lottery_tf.reporting.kinds import (
+    CONTROL,
+    MOST_GAIN,
+    gain_text,
+    gains_of,
+    parts,
+    recipe_in_words,
+    telling,
+)
 from lottery_tf.reporting.runs import KIND, VANILLA, key
 from lottery_tf.reporting.tables import Report, Table, shown
 from lottery_tf.reporting.tickets import dense_accuracies, mean_kept_shares
+from lottery_tf.reporting.verdict import Comparison
 
 _LEFT = "prunable weights left, %"
-_CONTROL = "reinit"
-_MOST_GAIN = 2.0  # points, beyond which a gain has the colour of this one
 _BELOW = 5.0  # points below the worst recipe's best, where the axis of what was tried begins
 
 
@@ -44,16 +52,17 @@ class Figures:
     def __init__(self, report: Report, flops: Mapping[str, int]):
         self.table: Table = report.tables[0]
         self.flops = flops
+        self._report = report
         self._missing: dict[str, list[str]] = {"metrics.jsonl": [], "masks.npz": []}
         table, of_tweaks = self.table, report.gathered.of_tweaks
         free = [name for name in table.settings if name not in table.chosen]
-        own = [name for name in free if name in of_tweaks or name == _CONTROL]
+        own = [name for name in free if name in of_tweaks or name == CONTROL]
         shared = [name for name in free if name not in own]
         self._by = ["recipe", *own]
         facets = ["method", *shared]
         if len(groups(table.frame, self._by)) == 1:
             self._by, facets = ["method"], shared
-        self._facets = _telling(table.frame, facets)
+        self._facets = telling(table.frame, facets)
         labels = {key(row, self._by): None for _, row in table.frame.iterrows()}
         ordered = sorted(labels, key=lambda label: (recipe_order(label[0]), str(label[1:])))
         first = int(ordered[0][0] != VANILLA)  # the first style is vanilla's alone
@@ -77,10 +86,10 @@ class Figures:
             ),
             Section(
                 "Where it gains",
-                f"Mean gain over {self.table.baseline} on the same tickets, in points; in brackets "
-                "where its 95 % interval, not corrected, has 0 in it or is unknown. The deepest "
-                f"colours: {_MOST_GAIN:g} points and more.",
+                f"Mean gain over {self.table.baseline} on the same tickets, in points. In brackets "
+                f"and pale: not established. The deepest colours: {MOST_GAIN:g} points and more.",
                 self._map(),
+                on_page=False,
             ),
             Section(
                 "Tuning",
@@ -133,7 +142,7 @@ class Figures:
         found = sorted(groups(rows, self._by), key=lambda one: self._styles[one[0]])
         lines = []
         for values, own in found:
-            label = _label(values, self._by, list(self._styles))
+            label = recipe_in_words(values, self._by, list(self._styles))
             lines.append((label, self._styles[values], own.sort_values("sparsity")))
         return lines
 
@@ -169,23 +178,18 @@ class Figures:
 
     def _map(self) -> list[HeatMap]:
         """All gains in one figure; nothing where one column or row would be all of it."""
-        labels = [label for label in self._styles if label[0] != self.table.baseline]
-        rows, cells, texts = [], [], []
-        for values, facet in groups(self.table.frame, self._facets):
-            for sparsity, own in facet.groupby("sparsity"):
-                gains = {
-                    key(row, self._by): (_number(100 * row["gain"]), _gain_text(row))
-                    for _, row in own.iterrows()
-                }
-                found = [gains.get(label, (None, "")) for label in labels]
-                cells.append([gain for gain, _ in found])
-                texts.append([text for _, text in found])
-                rows.append(", ".join([*_words(self._facets, values), f"{100 * sparsity:.2f} %"]))
-        if min(len(labels), len(rows)) < 2 or not any(map(any, texts)):
+        every = gains_of(parts(self._report))
+        if min(len(every.recipes), len(every.rows)) < 2:
             return []
-        names = [_label(label, self._by, list(self._styles)) for label in labels]
-        x, ends = "gain in points (in brackets: maybe none)", (-_MOST_GAIN, _MOST_GAIN)
-        return [HeatMap("gain_map", "", x, "points", names, rows, cells, texts, ends)]
+        rows = [[of_kind.get(name) for name in every.recipes] for _, of_kind in every.rows]
+        cells = [[_number(100 * one.gain) if one else None for one in row] for row in rows]
+        texts = [[_gain_text(one) for one in row] for row in rows]
+        pale = [[one is not None and not one.established for one in row] for row in rows]
+        x, ends = "gain in points (in brackets: not established)", (-MOST_GAIN, MOST_GAIN)
+        names = [str(kind) for kind, _ in every.rows]
+        return [
+            HeatMap("gain_map", "", x, "points", every.recipes, names, cells, texts, ends, pale)
+        ]
 
     def _tuning(self, rows: pd.DataFrame, label: str) -> list[Chart]:
         """A figure a sparsity and numeric setting; others that were chosen are the chosen ones."""
@@ -285,35 +289,8 @@ def _window(series: Sequence[Series]) -> tuple[float, float] | None:
     return (bottom, top + 0.05 * (top - bottom)) if worst < bottom else None
 
 
-def _telling(frame: pd.DataFrame, columns: Sequence[str]) -> list[str]:
-    """The first of the columns, and those that tell rows apart which the ones before do not."""
-    telling = list(columns[:1])
-    for name in columns[1:]:
-        if len(groups(frame, [*telling, name])) > len(groups(frame, telling)):
-            telling.append(name)
-    return telling
-
-
-def _label(values: tuple, columns: Sequence[str], every: Sequence[tuple]) -> str:
-    """The recipe, and those of its parameters that are not the same in every series of it."""
-    same = list(zip(*(other for other in every if other[0] == values[0]), strict=True))
-    differ = [i for i in range(1, len(values)) if columns[i] == _CONTROL or len(set(same[i])) > 1]
-    words = (f"{columns[i].removeprefix(f'{values[0]}_')} {shown(values[i])}" for i in differ)
-    return ", ".join([str(values[0]), *words])
-
-
-def _words(names: Sequence[str], values: Sequence) -> list[str]:
-    """What tells a row from others: texts as they are, numbers with their names."""
-    found = zip(names, values, strict=True)
-    return [v if isinstance(v, str) else f"{n} {shown(v)}" for n, v in found if v is not None]
-
-
-def _gain_text(row: pd.Series) -> str:
-    """``+1.2``, in brackets where that may be chance."""
-    if math.isnan(row["gain"]):
-        return ""
-    text = f"{round(100 * row['gain'], 1) + 0:+.1f}"  # no -0.0
-    return text if row["gain_low"] > 0 or row["gain_high"] < 0 else f"({text})"
+def _gain_text(compared: Comparison | None) -> str:
+    return gain_text(compared.gain, compared.established, 1) if compared else ""
 
 
 def _left(rows: pd.DataFrame) -> list[float]:

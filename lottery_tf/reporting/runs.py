@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from lottery_tf.reporting.differences import (
     column,
     differing,
     fill_in_defaults,
+    same_in_all,
     settings_of,
 )
 from lottery_tf.reporting.tickets import Origin, TicketsBelow, origin, teacher_settings
@@ -55,6 +56,7 @@ class Gathered:
       known: the columns that any setting of the runs would have.
       notes: sentences on what is left out or unknown.
       baseline: the recipe that the others are compared with.
+      common: the other settings, each with the one value that it has in all runs that have it.
     """
 
     runs: pd.DataFrame
@@ -63,6 +65,7 @@ class Gathered:
     known: frozenset[str]
     notes: list[str]
     baseline: str = VANILLA
+    common: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def shared(self) -> list[str]:
@@ -121,7 +124,8 @@ def gather(folders: Sequence[str | os.PathLike], baseline: str = VANILLA) -> Gat
     runs, repeated = _once(runs, names, baseline)
     of_tweaks = [column(each) for each in differ if each[0] not in (RUN, TICKET)]
     known = frozenset(column(each) for own in settings for each in own)
-    return Gathered(runs, names, of_tweaks, known, notes + repeated, baseline)
+    common = {column(each): _cell(value) for each, value in same_in_all(settings).items()}
+    return Gathered(runs, names, of_tweaks, known, notes + repeated, baseline, common)
 
 
 def key(row: Any, columns: Iterable[str]) -> tuple:

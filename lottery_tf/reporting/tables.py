@@ -139,7 +139,7 @@ def _of(seeds: Collection[int]) -> str:
 
 def head(table: Table) -> list[str]:
     """The names of the columns that are read."""
-    splits = [name.removesuffix("_accuracy") for name in _accuracies(table)]
+    splits = [name.removesuffix("_accuracy") for name in accuracies(table)]
     return [
         "sparsity",
         "method",
@@ -159,7 +159,7 @@ def cells(table: Table) -> list[list[str]]:
 
 def values(table: Table) -> list[list[float | str | None]]:
     """What the cells are sorted by, in the same places."""
-    numbers = ("seeds", *_accuracies(table), "gain", "gain_low", "p", "p_holm")
+    numbers = ("seeds", *accuracies(table), "gain", "gain_low", "p", "p_holm")
     return _values(table.frame, ["sparsity", "method", "recipe", *table.settings, *numbers])
 
 
@@ -186,7 +186,7 @@ def pooled_cells(pooled: Pooled) -> list[list[str]]:
     return [
         [
             *(row["recipe"], *(shown(row[name]) for name in pooled.settings)),
-            *(str(row["kinds"]), str(row["seeds"]), *_gains(row)[:3]),
+            *(str(row["kinds"]), str(row["seeds"]), *gains_in_words(row)[:3]),
         ]
         for _, row in pooled.frame.iterrows()
     ]
@@ -222,7 +222,7 @@ def _as_it_is(text: str) -> str:
     return _MARKED.sub(r"\\\g<0>", " ".join(text.split("\n")))
 
 
-def _accuracies(table: Table) -> list[str]:
+def accuracies(table: Table) -> list[str]:
     """Dev's too where not all was tested."""
     splits = (
         ("train", "dev", "test") if table.frame["test_accuracy"].isna().any() else ("train", "test")
@@ -237,35 +237,38 @@ def shown(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def setting_in_words(table: Table, row: pd.Series, name: str) -> str:
+    """The value of a setting, and the marks of one that was chosen."""
+    at_edge = name in row.get("at_edge", "").split(",")
+    tied = name in table.chosen and row.get("tied", False)
+    return shown(row[name]) + "*" * at_edge + "~" * bool(tied)
+
+
 def _cells(table: Table, row: pd.Series) -> list[str]:
-    at_edge = row.get("at_edge", "").split(",")
-    tied = table.chosen if row.get("tied", False) else []
-    settings = [
-        shown(row[name]) + "*" * (name in at_edge) + "~" * (name in tied) for name in table.settings
-    ]
-    gains = [""] * 4 if row["recipe"] == table.baseline else _gains(row)
+    settings = [setting_in_words(table, row, name) for name in table.settings]
+    gains = [""] * 4 if row["recipe"] == table.baseline else gains_in_words(row)
     if gains[0] not in ("", UNKNOWN) and row["pairs"] != row["seeds"]:
         gains[0] += f" ({row['pairs']:.0f} pairs)"
     return [
         *(f"{100 * row['sparsity']:.2f} %", row["method"], row["recipe"], *settings),
         str(row["seeds"]),
-        *(_with_error(row[name], row[f"{name}_sem"]) for name in _accuracies(table)),
+        *(with_error(row[name], row[f"{name}_sem"]) for name in accuracies(table)),
         *gains,
     ]
 
 
-def _gains(row: pd.Series) -> list[str]:
+def gains_in_words(row: pd.Series) -> list[str]:
     """A gain, its interval, p, and p after Holm's correction where there is one."""
     gains = [UNKNOWN] * 4
     if not np.isnan(row["gain"]):
-        gains[0] = _with_error(row["gain"], row["gain_sem"], "+")
+        gains[0] = with_error(row["gain"], row["gain_sem"], "+")
         if not np.isnan(row["p"]):
             bounds = f"{100 * row['gain_low']:+.2f} to {100 * row['gain_high']:+.2f}"
             gains[1:] = [bounds, _p(row["p"]), _p(row.get("p_holm", row["p"]))]
     return gains
 
 
-def _with_error(mean: float, error: float, sign: str = "") -> str:
+def with_error(mean: float, error: float, sign: str = "") -> str:
     if np.isnan(mean):
         return UNKNOWN
     return f"{100 * mean:{sign}.2f}" + ("" if np.isnan(error) else f" ± {100 * error:.2f}")
@@ -291,5 +294,5 @@ def _about(frame: pd.DataFrame, gathered: Gathered, chosen: Sequence[str]) -> li
     ]
     if not set(gathered.shared) - set(chosen) and (dense := dense_accuracies(gathered.runs)):
         error = stats.sem(dense) if len(dense) > 1 else np.nan
-        lines.append(f"Dense, as it was found: {_with_error(float(np.mean(dense)), error)}.")
+        lines.append(f"Dense, as it was found: {with_error(float(np.mean(dense)), error)}.")
     return lines
