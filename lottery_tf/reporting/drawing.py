@@ -1,4 +1,4 @@
-"""Figures as PNG and SVG, by matplotlib; and the look that they share with the page."""
+"""Figures as PNG and SVG by matplotlib, and the colours and markers that the page shares."""
 
 import io
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from lottery_tf.reporting.charts import Chart, HeatMap, Numbers, Panel, Series
 
 
 class Style(NamedTuple):
-    """A colour, and a marker and a line that tell it apart without it.
+    """A colour, and a marker and a line by which a series is known without it.
 
     Attributes:
       colour: as HTML has it.
@@ -29,8 +29,8 @@ class Style(NamedTuple):
     dash: str
 
 
-# Okabe and Ito's palette, which colour-blind readers can tell; its yellow is darker and its black
-# grey here, so that both are seen on white and on black. The first is vanilla's.
+# Okabe and Ito's palette, whose colours colour-blind readers can tell apart. Its yellow is darker
+# here and its black is grey, so that both are seen on white and on black. The first is vanilla's.
 STYLES = (
     Style("#7a7a7a", "o", "-", "circle", "solid"),
     Style("#0072b2", "s", "--", "square", "dash"),
@@ -41,14 +41,13 @@ STYLES = (
     Style("#cc79a7", "X", "-", "x", "solid"),
     Style("#a59a00", "*", "--", "star", "dash"),
 )
-# Of heat maps, by Plotly's and matplotlib's names; the colour-blind can tell both, and in grey the
-# first is even.
+# Of heat maps, by Plotly's and matplotlib's names. Colour-blind readers can read both.
 COLOURS, SIGNED_COLOURS = "cividis", "RdBu"
 _PALE = 0.3  # how opaque a pale cell is
 
 
 def style(number: int) -> Style:
-    """The look of a series; beyond the last colour all but vanilla's come again, with other lines
+    """The look of a series. After the last colour all but vanilla's come again, with other lines
     and markers."""
     vanilla, *others = STYLES
     if number == 0:

@@ -40,9 +40,9 @@ _BELOW = 5.0  # points below the worst recipe's best, where the axis of what was
 class Figures:
     """The figures of a report's first table.
 
-    What vanilla shares with other recipes, the method and its settings, makes a figure of its own
-    for each of its values; but new initial weights, the control, are shown beside the ticket's own,
-    and where there is but one recipe the methods are compared.
+    Each method, and each value of the settings that vanilla shares, has a figure of its own. New
+    initial weights, the control, are shown beside the ticket's own. If there is only one recipe,
+    the methods are compared.
 
     Args:
       report: the tables.
@@ -71,7 +71,7 @@ class Figures:
         self._kind = ["recipe", "method", "sparsity", *table.settings]
 
     def sections(self) -> list[Section]:
-        """All that there is anything to show in."""
+        """The sections that have a figure."""
         every = [
             Section(
                 "Accuracy against sparsity",
@@ -80,8 +80,8 @@ class Figures:
             ),
             Section(
                 f"Gain over {self.table.baseline}",
-                "Paired on the same ticket; bars: 95 % interval of the mean, not corrected for the "
-                "number of comparisons. Points of one sparsity stand side by side.",
+                "Pairs of runs on the same ticket. Bars: 95 % interval of the mean, not corrected "
+                "for the number of comparisons. Points of one sparsity stand side by side.",
                 self._each_facet("gain", self._gain),
             ),
             Section(
@@ -93,35 +93,35 @@ class Figures:
             ),
             Section(
                 "Tuning",
-                "Mean dev accuracy of the seeds that choose; a recipe has the value of its highest "
-                f"point. Not shown is what ends more than {_BELOW:g} points below the best of the "
-                "worst recipe.",
+                "Mean dev accuracy of the seeds that choose. A recipe gets the value of its "
+                f"highest point. Values more than {_BELOW:g} points below the best of the worst "
+                "recipe are not shown.",
                 [f for rows, label in self._facet_rows() for f in self._tuning(rows, label)],
             ),
             Section(
                 "Training",
-                "Mean over the seeds at the end of each epoch, tweaks on; below, what fades.",
+                "Mean over the seeds at each epoch's end, with the tweaks on. Below: what fades.",
                 [f for rows, label in self._facet_rows() for f in self._training(rows, label)],
             ),
             Section(
                 "Sparsity of the layers",
-                "Share of each weight's entries that is pruned, mean over the tickets.",
+                "Share of each weight's entries that is pruned: the mean over the tickets.",
                 self._each_facet("layers", self._layers),
             ),
             Section(
                 "Cost",
-                "Mean over the seeds, a point a sparsity. Seconds are of whatever machine each run "
-                "had; FLOPs of one example through the network, as if pruned weights cost nothing.",
+                "Mean over the seeds, with a point for each sparsity. Seconds are those of each "
+                "run's machine. FLOPs are for one example, if pruned weights cost nothing.",
                 self._each_facet("seconds", self._seconds) + self._each_facet("flops", self._flops),
             ),
         ]
         return [section for section in every if section.figures]
 
     def notes(self) -> list[str]:
-        """Sentences on the files that are missing in ``sections``, once those are made."""
+        """Sentences on the files that ``sections`` could not read; call it after ``sections``."""
         return [
-            f"{counted(len(where), 'folder')} without {file}, or with a damaged one, in no figure "
-            f"of it: {some(where)}."
+            f"{counted(len(where), 'folder')} without {file}, or with a damaged one, and so not in "
+            f"its figures: {some(where)}."
             for file, where in self._missing.items()
             if where
         ]
@@ -192,7 +192,7 @@ class Figures:
         ]
 
     def _tuning(self, rows: pd.DataFrame, label: str) -> list[Chart]:
-        """A figure a sparsity and numeric setting; others that were chosen are the chosen ones."""
+        """A figure for each sparsity and numeric setting, with the best values of the others."""
         charts = []
         for name in self.table.chosen:
             others = [column for column in self._kind if column != name]
@@ -281,7 +281,7 @@ class Figures:
 
 
 def _window(series: Sequence[Series]) -> tuple[float, float] | None:
-    """The part of the axis without what broke down, that the best can be told apart."""
+    """The part of the axis without runs that broke down, so that the best can be told apart."""
     every = [[y for y in one.y if y is not None] for one in series]
     best = [max(ys) for ys in every]
     bottom, top = min(best) - _BELOW, max(best)

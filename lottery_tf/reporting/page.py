@@ -1,4 +1,4 @@
-"""The page: one HTML file that holds all it shows, Plotly too, and asks no network."""
+"""The page: one HTML file that holds all it shows, Plotly too, and loads nothing."""
 
 import json
 import re
@@ -48,7 +48,7 @@ def page(report: Report, sections: Sequence[Section], notes: Sequence[str], besi
       report: its tables.
       sections: its figures.
       notes: sentences on what is left out.
-      beside: the folder of the same figures and tables as files, for the reader to know.
+      beside: the name of the folder that has the same figures and tables as files.
     """
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True

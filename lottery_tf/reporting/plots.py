@@ -1,4 +1,4 @@
-"""Figures for the page, by Plotly; colours of text and background are the page's."""
+"""Figures for the page, by Plotly. The page sets the colours of text and background."""
 
 import dataclasses
 import html
@@ -24,7 +24,7 @@ def plot(figure: Chart | HeatMap) -> dict:
 
 
 def _escaped(value: Any) -> Any:
-    """A figure whose words Plotly shows as they are: it reads tags and entities in them."""
+    """A figure with its words escaped, as Plotly reads tags and entities in them."""
     if isinstance(value, str):
         return html.escape(value, quote=False)
     if isinstance(value, list | tuple):
