@@ -31,6 +31,7 @@ def run(flags: Parsed) -> None:
     for note in found.gathered.notes:
         log.info("%s", note)
     print_table(found.tables[0], reporting)
+    console.print(" ".join(reporting.answer(found)), markup=False)
     console.print(" ".join(found.tables[0].about), markup=False)
     if found.pooled is not None:
         names, lines = reporting.pooled_head(found.pooled), reporting.pooled_cells(found.pooled)

@@ -1,5 +1,6 @@
 """What retrain runs come to: tables with statistics, figures, and a page that shows both."""
 
+from lottery_tf.reporting.kinds import answer
 from lottery_tf.reporting.reports import write
 from lottery_tf.reporting.runs import gather
 from lottery_tf.reporting.tables import (
@@ -20,6 +21,7 @@ __all__ = [
     "Report",
     "Table",
     "Tuned",
+    "answer",
     "cells",
     "gather",
     "head",

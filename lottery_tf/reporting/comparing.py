@@ -1,9 +1,9 @@
-"""Rows of a table from runs: means over seeds, and what a recipe gains over a baseline, vanilla.
+"""The rows of a table: means over the runs, and what each recipe gains over a baseline.
 
-A gain is the difference to the baseline's run on the same ticket with the same seeds and, but for
-the parameters of tweaks, the same settings. The interval and p are those of a paired t-test; of the
-p of a table together Holm's correction (1979) is made, which holds whatever the tests have in
-common.
+A gain is the difference to a run of the baseline (vanilla by default) on the same ticket, with the
+same seeds. Its settings are the same too, except for the parameters of tweaks. The interval and p
+are of a paired t-test. All p of a table are corrected together by Holm's method (1979), which holds
+for dependent tests too.
 """
 
 from collections.abc import Sequence
@@ -18,11 +18,13 @@ from lottery_tf.common.log import counted, some
 from lottery_tf.reporting.runs import KIND, VANILLA, key
 
 CONFIDENCE = 0.95
+# A difference is established if its p, corrected by Holm, is below this.
+SIGNIFICANT = round(1 - CONFIDENCE, 9)
 PAIR = ("ticket_sha256", "seed", "data_seed")
 _ACCURACIES = ("test_accuracy", "dev_accuracy", "train_accuracy", "best_dev_test_accuracy")
 _GAIN = ("gain", "gain_sem", "gain_low", "gain_high", "p")
 _OTHERS = ("sparsity_total", "nonzero_parameters", "seconds")
-# Differences that differ by no more than rounding have no spread to test against.
+# If the differences are equal up to rounding there is no spread, and so no test.
 _NO_SPREAD = 1e-9
 
 
@@ -32,20 +34,20 @@ def compare(
     shared: Sequence[str],
     baseline: str = VANILLA,
 ) -> tuple[pd.DataFrame, list[str]]:
-    """A row a recipe, method, sparsity and settings; sentences on what could not be compared.
+    """A row for each recipe, method, sparsity and settings, compared with the baseline.
 
     Args:
       runs: of ``Gathered``, all or some.
-      settings: the columns that tell rows apart.
-      shared: those of them that a run must have in common with its partner of the baseline.
+      settings: the columns by which rows differ.
+      shared: those of them that must be the same in a run and in its partner of the baseline.
       baseline: the recipe that the others are compared with.
 
     Returns:
-      ``recipe``, ``method``, ``sparsity``, ``settings``, ``seeds`` (number of runs); means of what
-      was measured, and ``_sem``, their standard errors (NaN for one run) of accuracies; ``pairs``
-      with the baseline, their mean ``gain``, ``gain_sem``, the bounds ``gain_low`` and
-      ``gain_high`` of its 95 % interval, ``p``, and ``p_holm``, corrected for all rows. Accuracies
-      are shares.
+      A table with ``recipe``, ``method``, ``sparsity``, ``settings`` and ``seeds`` (the number of
+      runs). Then the means of what was measured; accuracies are shares, and ``_sem`` has their
+      standard errors, NaN for one run. Then ``pairs`` with the baseline, their mean ``gain``,
+      ``gain_sem``, the bounds ``gain_low`` and ``gain_high`` of its 95 % interval, ``p``, and
+      ``p_holm``, corrected for all rows. And sentences on what could not be compared.
     """
     tested = runs[runs["test_accuracy"].notna()]
     partner, several = partners(runs, shared, baseline)
@@ -73,30 +75,30 @@ def compare(
     notes = []
     if untested := len(runs) - len(tested):
         notes.append(
-            f"{counted(untested, 'run')} not measured on the test images, as sweep --tune does "
-            "with what dev images have chosen."
+            f"{counted(untested, 'run')} not measured on the test images: sweep --tune measures "
+            "only what the dev images have chosen."
         )
     if several:
         notes.append(
-            f"{counted(several, 'ticket')} with runs of {baseline} that differ in parameters "
-            "of its tweaks: no gain over them."
+            f"{counted(several, 'ticket')} with several runs of {baseline}, which differ in "
+            "parameters of its tweaks: no gain over them."
         )
     if alone:
         notes.append(
             f"{counted(len(alone), 'run')} without a {baseline} partner (same ticket, seeds and "
-            f"settings), in no gain: {some(alone)}."
+            f"settings), which no gain counts: {some(alone)}."
         )
     if single := int((table["seeds"] == 1).sum()):
-        notes.append(f"{counted(single, 'row')} of one run, without error, interval and p.")
+        notes.append(f"{counted(single, 'row')} of one run: no error, interval or p.")
     if on_one_ticket:
         notes.append(
-            f"{counted(on_one_ticket, 'row')} of more runs than tickets: runs on one ticket differ "
-            "by their training alone, so that errors, intervals and p say little of other tickets, "
-            "and with a single one nothing."
+            f"{counted(on_one_ticket, 'row')} of more runs than tickets. Runs on one ticket differ "
+            "only in their training. So errors, intervals and p say little about other tickets, "
+            "and nothing where there is one ticket."
         )
     if same := int(((table["pairs"] > 1) & ~has_p).sum()):
         notes.append(
-            f"{counted(same, 'row')} without interval and p: all differences to {baseline} are "
+            f"{counted(same, 'row')} without interval and p, as all differences to {baseline} are "
             "equal."
         )
     return _sorted(table, settings), notes
@@ -105,16 +107,16 @@ def compare(
 def partners(
     runs: pd.DataFrame, shared: Sequence[str], baseline: str = VANILLA
 ) -> tuple[pd.Series, int]:
-    """The test accuracy of each run's partner of the baseline, on the same ticket; NaN for none.
+    """The test accuracy of each run's partner, the baseline's run on the same ticket.
 
     Args:
       runs: of ``Gathered``, all or some.
-      shared: settings that a run must have in common with its partner.
+      shared: settings that must be the same in a run and in its partner.
       baseline: the partners' recipe.
 
     Returns:
-      By the index of ``runs``; and of how many tickets the baseline has several runs, that are
-      nobody's partners.
+      The accuracies by the index of ``runs``, NaN for a run without a partner. And the number of
+      tickets on which the baseline has several runs: these are nobody's partners.
     """
     found: dict[tuple, float] = {}
     several = set()
@@ -131,7 +133,7 @@ def partners(
 
 
 def groups(runs: pd.DataFrame, columns: Sequence[str]) -> list[tuple[tuple, pd.DataFrame]]:
-    """The runs that have the same values in all columns, with these values; None is a value."""
+    """The values of the columns, and the runs that have them all; None is a value too."""
     places: dict[tuple, list[int]] = {}
     for place, row in runs.iterrows():
         places.setdefault(key(row, columns), []).append(place)
@@ -139,13 +141,13 @@ def groups(runs: pd.DataFrame, columns: Sequence[str]) -> list[tuple[tuple, pd.D
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is one that is known: no text, no truth value, not None and not NaN."""
+    """Whether it is a number and not NaN; a truth value is none."""
     number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
     return number and not pd.isna(value)
 
 
 def order(values: Sequence[Any]) -> tuple:
-    """Sorts what may be numbers, texts and None: numbers by size, None first."""
+    """A key to sort by: None first, then numbers by size, then texts."""
     return tuple(
         (0, 0, "") if value is None else (1, value, "") if is_number(value) else (2, 0, str(value))
         for value in values
@@ -162,7 +164,11 @@ def _measured(group: pd.DataFrame) -> dict[str, float]:
 
 
 def gain(own: Sequence[float], other: Sequence[float]) -> dict[str, float]:
-    """``compare``'s ``pairs`` to ``p`` of pairs of accuracies; NaN for what so many do not tell."""
+    """The columns ``pairs`` to ``p`` of ``compare`` for pairs of accuracies.
+
+    One pair has no error; one pair, or pairs that differ by the same amount, have no test. What is
+    unknown is NaN.
+    """
     differences = np.subtract(own, other)
     row: dict[str, float] = {"pairs": len(differences), **dict.fromkeys(_GAIN, np.nan)}
     if len(differences):

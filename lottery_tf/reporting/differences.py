@@ -1,7 +1,7 @@
-"""Which settings tell some runs apart: the columns of a report.
+"""The settings by which runs differ: the columns of a report.
 
-A setting is known by ``(part, name)``: ``part`` is ``run``, ``ticket`` (it was found with it) or
-the name of a tweak. What only says where something lies, or by which seed it came, is none.
+A setting is known by ``(part, name)``. Its part is ``run``, ``ticket`` (the ticket was found with
+it) or the name of a tweak. Paths and seeds are not counted as settings.
 """
 
 import json
@@ -26,20 +26,23 @@ _PLACES_AND_SEEDS = {
     *("dense_ticket", "dense_ticket_sha256"),
     *("rewind_path", "rewind_sha256"),
 }
-# What the ticket's own columns say, its sparsity and its method.
+# The columns sparsity and method say these.
 _SAID_BY_TICKETS = {"rounds", "sparsity", "method", "train_tickets"}
 
 
 class DataNames:
-    """The names of folders that are datasets. What has one sum has one name, the first that it
-    had, and what has another sum another name."""
+    """The names of folders that are datasets.
+
+    A dataset is known by its sum. It keeps the first name that it had, and no other dataset gets
+    that name.
+    """
 
     def __init__(self) -> None:
         self._names: dict[str, str] = {}
-        self._there: dict[str, str] = {}  # folder → what lay there
+        self._there: dict[str, str] = {}  # folder → the sum of its data
 
     def of(self, folder: str, sha256: str | None) -> str:
-        """The name of a folder; of an older release's run, which has no sum, what it is called."""
+        """The name of a folder. Without a sum, as in runs of older releases, the folder's own."""
         called = Path(folder).name
         sha256 = sha256 or self._there.get(folder)
         if sha256 is None:
@@ -60,11 +63,11 @@ def settings_of(
     """The settings of a retrain run.
 
     Args:
-      config: its ``config.json``. Of a teacher, and of a folder that is the dataset, the name
-        counts, wherever it lies: the dataset is ``"idx fashion_mnist"``.
-      names: of such folders, for all runs that are compared.
-      found_with: the settings of its ticket's own run; empty where they are unknown.
-      taught_with: those of its teacher's, of which the name ``dense_model`` says nothing; likewise.
+      config: its ``config.json``. A teacher, and a folder that is the dataset, count by their
+        names, wherever they lie: the dataset is ``"idx fashion_mnist"``.
+      found_with: the settings of the run that found its ticket; empty where they are unknown.
+      taught_with: the settings of the run that trained its teacher; empty where they are unknown.
+      names: the names of the folders that are datasets, for all runs that are compared.
     """
     names = names or DataNames()
     config, found_with, taught_with = (
@@ -81,7 +84,7 @@ def settings_of(
 
 
 def _of_teacher(name: str) -> tuple[str, str]:
-    """The setting that says what its teacher was trained with."""
+    """The setting that says with which value the teacher was trained."""
     part, teacher = TEACHER
     return part, f"{teacher}_{name}"
 
@@ -94,14 +97,16 @@ def _with_folder(settings: Mapping[str, Any], names: DataNames) -> Mapping[str, 
 
 
 def column(setting: tuple[str, str]) -> str:
-    """The setting by its flag's name; behind ``ticket_`` if the ticket was found with it."""
+    """The setting's column: its flag's name, with ``ticket_`` or the tweak's name in front."""
     part, name = setting
     return name if part == RUN else f"{part}_{name}"
 
 
 def fill_in_defaults(runs: Sequence[Settings]) -> None:
-    """Gives runs of older releases the settings that only others have: of tweaks what
-    ``of_older_release`` says, else the defaults."""
+    """Fills in settings that runs of older releases lack.
+
+    Parameters of tweaks are as ``of_older_release`` says, other settings have their defaults.
+    """
     parts = [{part for part, _ in run} for run in runs]
     have_part = Counter(part for found in parts for part in found)
     have = Counter(setting for run in runs for setting in run)
@@ -127,14 +132,11 @@ def fill_in_defaults(runs: Sequence[Settings]) -> None:
 def differing(runs: Sequence[Settings], recipes: Sequence[str] = ()) -> list[tuple[str, str]]:
     """The settings that have more than one value among the runs that have them.
 
-    A ticket's setting that is always the run's own is left out: the run's says it; and so is a
-    teacher's that is always the run's or the ticket's, and a tweak's parameter that is always what
-    the name of the run's recipe in ``recipes`` stands for.
+    Left out is what another column says already: a ticket's setting that is always the run's own, a
+    teacher's that is always the run's or the ticket's, and a tweak's parameter that always has the
+    value that the name of the run's recipe in ``recipes`` stands for.
     """
-    values: dict[tuple[str, str], set[str]] = {}
-    for run in runs:
-        for setting, value in run.items():
-            values.setdefault(setting, set()).add(json.dumps(value, sort_keys=True))
+    values = _values(runs)
     several = [setting for setting, found in values.items() if len(found) > 1]
     said_by: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for part, name in values:
@@ -162,6 +164,31 @@ def differing(runs: Sequence[Settings], recipes: Sequence[str] = ()) -> list[tup
         )
 
     return [setting for setting in several if not (is_said(setting) or is_named(setting))]
+
+
+def same_in_all(runs: Sequence[Settings]) -> Settings:
+    """The settings that have one value in all runs that have them.
+
+    A ticket's or teacher's setting is left out if the run has a setting of that name.
+    """
+    one = {setting for setting, found in _values(runs).items() if len(found) == 1}
+    value = {setting: run[setting] for run in runs for setting in run if setting in one}
+    names = {name for part, name in value if part == RUN}
+    names |= {f"{TEACHER[1]}_{name}" for name in names}
+    return {
+        (part, name): value
+        for (part, name), value in value.items()
+        if part == RUN or name not in names
+    }
+
+
+def _values(runs: Sequence[Settings]) -> dict[tuple[str, str], set[str]]:
+    """The values of each setting, as JSON."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for run in runs:
+        for setting, value in run.items():
+            found.setdefault(setting, set()).add(json.dumps(value, sort_keys=True))
+    return found
 
 
 def _as_json(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Figures as PNG and SVG, by matplotlib; and the look that they share with the page."""
+"""Figures as PNG and SVG by matplotlib, and the colours and markers that the page shares."""
 
 import io
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from lottery_tf.reporting.charts import Chart, HeatMap, Numbers, Panel, Series
 
 
 class Style(NamedTuple):
-    """A colour, and a marker and a line that tell it apart without it.
+    """A colour, and a marker and a line by which a series is known without it.
 
     Attributes:
       colour: as HTML has it.
@@ -29,8 +29,8 @@ class Style(NamedTuple):
     dash: str
 
 
-# Okabe and Ito's palette, which colour-blind readers can tell; its yellow is darker and its black
-# grey here, so that both are seen on white and on black. The first is vanilla's.
+# Okabe and Ito's palette, whose colours colour-blind readers can tell apart. Its yellow is darker
+# here and its black is grey, so that both are seen on white and on black. The first is vanilla's.
 STYLES = (
     Style("#7a7a7a", "o", "-", "circle", "solid"),
     Style("#0072b2", "s", "--", "square", "dash"),
@@ -41,13 +41,13 @@ STYLES = (
     Style("#cc79a7", "X", "-", "x", "solid"),
     Style("#a59a00", "*", "--", "star", "dash"),
 )
-# Of heat maps, by Plotly's and matplotlib's names; the colour-blind can tell both, and in grey the
-# first is even.
+# Of heat maps, by Plotly's and matplotlib's names. Colour-blind readers can read both.
 COLOURS, SIGNED_COLOURS = "cividis", "RdBu"
+_PALE = 0.3  # how opaque a pale cell is
 
 
 def style(number: int) -> Style:
-    """The look of a series; beyond the last colour all but vanilla's come again, with other lines
+    """The look of a series. After the last colour all but vanilla's come again, with other lines
     and markers."""
     vanilla, *others = STYLES
     if number == 0:
@@ -147,7 +147,8 @@ def _heat_map(heat: HeatMap) -> Figure:
     cells = [_floats(row) for row in heat.cells]
     low, high = heat.ends
     colours = SIGNED_COLOURS if heat.signed else COLOURS
-    image = axes.imshow(cells, cmap=colours, vmin=low, vmax=high, aspect="auto")
+    opaque = [[_PALE if pale else 1.0 for pale in row] for row in heat.pale] or None
+    image = axes.imshow(cells, cmap=colours, vmin=low, vmax=high, aspect="auto", alpha=opaque)
     slope: dict[str, Any] = (
         {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if turned else {}
     )
@@ -160,6 +161,7 @@ def _heat_map(heat: HeatMap) -> Figure:
                 text = heat.texts[row][column] if heat.texts else f"{value:.1f}"
                 place = (value - low) / (high - low)
                 light = 0.2 < place < 0.8 if heat.signed else place > 0.5
+                light = light or bool(heat.pale and heat.pale[row][column])
                 colour = "black" if light else "white"
                 axes.text(column, row, text, color=colour, ha="center", va="center", fontsize=7)
     if not heat.texts:

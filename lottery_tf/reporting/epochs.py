@@ -10,7 +10,7 @@ from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import read_json_lines
 from lottery_tf.runs.records import check_result_part
 
-# What an epoch of metrics.jsonl has → what it is called, and by what it is multiplied for that.
+# A value in metrics.jsonl → its name in a figure, and the factor for its unit there.
 CURVES = {
     "dev_accuracy": ("dev accuracy, %", 100),
     "accuracy": ("train accuracy, %", 100),
@@ -21,8 +21,10 @@ CURVES = {
 
 
 def mean_epochs(runs: Iterable[str]) -> tuple[pd.DataFrame, list[str]]:
-    """The means of ``CURVES`` by epoch, without those that no run has; and the runs' folders that
-    have no epochs to read."""
+    """The means of ``CURVES`` by epoch, and the folders of the runs whose epochs cannot be read.
+
+    Curves that no run has are left out.
+    """
     found, missing = [], []
     for run in runs:
         try:
@@ -37,7 +39,7 @@ def mean_epochs(runs: Iterable[str]) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _epochs(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's ``metrics.jsonl``; a UsageError if they are not as it has left them."""
+    """The lines of a run's ``metrics.jsonl``; raises UsageError if the file has been changed."""
     epochs = read_json_lines(check_result_part(run, "metrics.jsonl"))
     for name in ("epoch", *CURVES):
         if not all(isinstance(epoch.get(name), int | float | None) for epoch in epochs):

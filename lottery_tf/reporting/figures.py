@@ -19,22 +19,30 @@ from lottery_tf.reporting.charts import (
 )
 from lottery_tf.reporting.comparing import groups, is_number, recipe_order
 from lottery_tf.reporting.epochs import CURVES, mean_epochs
+from lottery_tf.reporting.kinds import (
+    CONTROL,
+    MOST_GAIN,
+    gain_text,
+    gains_of,
+    parts,
+    recipe_in_words,
+    telling,
+)
 from lottery_tf.reporting.runs import KIND, VANILLA, key
 from lottery_tf.reporting.tables import Report, Table, shown
 from lottery_tf.reporting.tickets import dense_accuracies, mean_kept_shares
+from lottery_tf.reporting.verdict import Comparison
 
 _LEFT = "prunable weights left, %"
-_CONTROL = "reinit"
-_MOST_GAIN = 2.0  # points, beyond which a gain has the colour of this one
 _BELOW = 5.0  # points below the worst recipe's best, where the axis of what was tried begins
 
 
 class Figures:
     """The figures of a report's first table.
 
-    What vanilla shares with other recipes, the method and its settings, makes a figure of its own
-    for each of its values; but new initial weights, the control, are shown beside the ticket's own,
-    and where there is but one recipe the methods are compared.
+    Each method, and each value of the settings that vanilla shares, has a figure of its own. New
+    initial weights, the control, are shown beside the ticket's own. If there is only one recipe,
+    the methods are compared.
 
     Args:
       report: the tables.
@@ -44,16 +52,17 @@ class Figures:
     def __init__(self, report: Report, flops: Mapping[str, int]):
         self.table: Table = report.tables[0]
         self.flops = flops
+        self._report = report
         self._missing: dict[str, list[str]] = {"metrics.jsonl": [], "masks.npz": []}
         table, of_tweaks = self.table, report.gathered.of_tweaks
         free = [name for name in table.settings if name not in table.chosen]
-        own = [name for name in free if name in of_tweaks or name == _CONTROL]
+        own = [name for name in free if name in of_tweaks or name == CONTROL]
         shared = [name for name in free if name not in own]
         self._by = ["recipe", *own]
         facets = ["method", *shared]
         if len(groups(table.frame, self._by)) == 1:
             self._by, facets = ["method"], shared
-        self._facets = _telling(table.frame, facets)
+        self._facets = telling(table.frame, facets)
         labels = {key(row, self._by): None for _, row in table.frame.iterrows()}
         ordered = sorted(labels, key=lambda label: (recipe_order(label[0]), str(label[1:])))
         first = int(ordered[0][0] != VANILLA)  # the first style is vanilla's alone
@@ -62,7 +71,7 @@ class Figures:
         self._kind = ["recipe", "method", "sparsity", *table.settings]
 
     def sections(self) -> list[Section]:
-        """All that there is anything to show in."""
+        """The sections that have a figure."""
         every = [
             Section(
                 "Accuracy against sparsity",
@@ -71,48 +80,48 @@ class Figures:
             ),
             Section(
                 f"Gain over {self.table.baseline}",
-                "Paired on the same ticket; bars: 95 % interval of the mean, not corrected for the "
-                "number of comparisons. Points of one sparsity stand side by side.",
+                "Pairs of runs on the same ticket. Bars: 95 % interval of the mean, not corrected "
+                "for the number of comparisons. Points of one sparsity stand side by side.",
                 self._each_facet("gain", self._gain),
             ),
             Section(
                 "Where it gains",
-                f"Mean gain over {self.table.baseline} on the same tickets, in points; in brackets "
-                "where its 95 % interval, not corrected, has 0 in it or is unknown. The deepest "
-                f"colours: {_MOST_GAIN:g} points and more.",
+                f"Mean gain over {self.table.baseline} on the same tickets, in points. In brackets "
+                f"and pale: not established. The deepest colours: {MOST_GAIN:g} points and more.",
                 self._map(),
+                on_page=False,
             ),
             Section(
                 "Tuning",
-                "Mean dev accuracy of the seeds that choose; a recipe has the value of its highest "
-                f"point. Not shown is what ends more than {_BELOW:g} points below the best of the "
-                "worst recipe.",
+                "Mean dev accuracy of the seeds that choose. A recipe gets the value of its "
+                f"highest point. Values more than {_BELOW:g} points below the best of the worst "
+                "recipe are not shown.",
                 [f for rows, label in self._facet_rows() for f in self._tuning(rows, label)],
             ),
             Section(
                 "Training",
-                "Mean over the seeds at the end of each epoch, tweaks on; below, what fades.",
+                "Mean over the seeds at each epoch's end, with the tweaks on. Below: what fades.",
                 [f for rows, label in self._facet_rows() for f in self._training(rows, label)],
             ),
             Section(
                 "Sparsity of the layers",
-                "Share of each weight's entries that is pruned, mean over the tickets.",
+                "Share of each weight's entries that is pruned: the mean over the tickets.",
                 self._each_facet("layers", self._layers),
             ),
             Section(
                 "Cost",
-                "Mean over the seeds, a point a sparsity. Seconds are of whatever machine each run "
-                "had; FLOPs of one example through the network, as if pruned weights cost nothing.",
+                "Mean over the seeds, with a point for each sparsity. Seconds are those of each "
+                "run's machine. FLOPs are for one example, if pruned weights cost nothing.",
                 self._each_facet("seconds", self._seconds) + self._each_facet("flops", self._flops),
             ),
         ]
         return [section for section in every if section.figures]
 
     def notes(self) -> list[str]:
-        """Sentences on the files that are missing in ``sections``, once those are made."""
+        """Sentences on the files that ``sections`` could not read; call it after ``sections``."""
         return [
-            f"{counted(len(where), 'folder')} without {file}, or with a damaged one, in no figure "
-            f"of it: {some(where)}."
+            f"{counted(len(where), 'folder')} without {file}, or with a damaged one, and so not in "
+            f"its figures: {some(where)}."
             for file, where in self._missing.items()
             if where
         ]
@@ -133,7 +142,7 @@ class Figures:
         found = sorted(groups(rows, self._by), key=lambda one: self._styles[one[0]])
         lines = []
         for values, own in found:
-            label = _label(values, self._by, list(self._styles))
+            label = recipe_in_words(values, self._by, list(self._styles))
             lines.append((label, self._styles[values], own.sort_values("sparsity")))
         return lines
 
@@ -169,26 +178,21 @@ class Figures:
 
     def _map(self) -> list[HeatMap]:
         """All gains in one figure; nothing where one column or row would be all of it."""
-        labels = [label for label in self._styles if label[0] != self.table.baseline]
-        rows, cells, texts = [], [], []
-        for values, facet in groups(self.table.frame, self._facets):
-            for sparsity, own in facet.groupby("sparsity"):
-                gains = {
-                    key(row, self._by): (_number(100 * row["gain"]), _gain_text(row))
-                    for _, row in own.iterrows()
-                }
-                found = [gains.get(label, (None, "")) for label in labels]
-                cells.append([gain for gain, _ in found])
-                texts.append([text for _, text in found])
-                rows.append(", ".join([*_words(self._facets, values), f"{100 * sparsity:.2f} %"]))
-        if min(len(labels), len(rows)) < 2 or not any(map(any, texts)):
+        every = gains_of(parts(self._report))
+        if min(len(every.recipes), len(every.rows)) < 2:
             return []
-        names = [_label(label, self._by, list(self._styles)) for label in labels]
-        x, ends = "gain in points (in brackets: maybe none)", (-_MOST_GAIN, _MOST_GAIN)
-        return [HeatMap("gain_map", "", x, "points", names, rows, cells, texts, ends)]
+        rows = [[of_kind.get(name) for name in every.recipes] for _, of_kind in every.rows]
+        cells = [[_number(100 * one.gain) if one else None for one in row] for row in rows]
+        texts = [[_gain_text(one) for one in row] for row in rows]
+        pale = [[one is not None and not one.established for one in row] for row in rows]
+        x, ends = "gain in points (in brackets: not established)", (-MOST_GAIN, MOST_GAIN)
+        names = [str(kind) for kind, _ in every.rows]
+        return [
+            HeatMap("gain_map", "", x, "points", every.recipes, names, cells, texts, ends, pale)
+        ]
 
     def _tuning(self, rows: pd.DataFrame, label: str) -> list[Chart]:
-        """A figure a sparsity and numeric setting; others that were chosen are the chosen ones."""
+        """A figure for each sparsity and numeric setting, with the best values of the others."""
         charts = []
         for name in self.table.chosen:
             others = [column for column in self._kind if column != name]
@@ -277,7 +281,7 @@ class Figures:
 
 
 def _window(series: Sequence[Series]) -> tuple[float, float] | None:
-    """The part of the axis without what broke down, that the best can be told apart."""
+    """The part of the axis without runs that broke down, so that the best can be told apart."""
     every = [[y for y in one.y if y is not None] for one in series]
     best = [max(ys) for ys in every]
     bottom, top = min(best) - _BELOW, max(best)
@@ -285,35 +289,8 @@ def _window(series: Sequence[Series]) -> tuple[float, float] | None:
     return (bottom, top + 0.05 * (top - bottom)) if worst < bottom else None
 
 
-def _telling(frame: pd.DataFrame, columns: Sequence[str]) -> list[str]:
-    """The first of the columns, and those that tell rows apart which the ones before do not."""
-    telling = list(columns[:1])
-    for name in columns[1:]:
-        if len(groups(frame, [*telling, name])) > len(groups(frame, telling)):
-            telling.append(name)
-    return telling
-
-
-def _label(values: tuple, columns: Sequence[str], every: Sequence[tuple]) -> str:
-    """The recipe, and those of its parameters that are not the same in every series of it."""
-    same = list(zip(*(other for other in every if other[0] == values[0]), strict=True))
-    differ = [i for i in range(1, len(values)) if columns[i] == _CONTROL or len(set(same[i])) > 1]
-    words = (f"{columns[i].removeprefix(f'{values[0]}_')} {shown(values[i])}" for i in differ)
-    return ", ".join([str(values[0]), *words])
-
-
-def _words(names: Sequence[str], values: Sequence) -> list[str]:
-    """What tells a row from others: texts as they are, numbers with their names."""
-    found = zip(names, values, strict=True)
-    return [v if isinstance(v, str) else f"{n} {shown(v)}" for n, v in found if v is not None]
-
-
-def _gain_text(row: pd.Series) -> str:
-    """``+1.2``, in brackets where that may be chance."""
-    if math.isnan(row["gain"]):
-        return ""
-    text = f"{round(100 * row['gain'], 1) + 0:+.1f}"  # no -0.0
-    return text if row["gain_low"] > 0 or row["gain_high"] < 0 else f"({text})"
+def _gain_text(compared: Comparison | None) -> str:
+    return gain_text(compared.gain, compared.established, 1) if compared else ""
 
 
 def _left(rows: pd.DataFrame) -> list[float]:

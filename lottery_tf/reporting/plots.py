@@ -1,4 +1,4 @@
-"""Figures for the page, by Plotly; colours of text and background are the page's."""
+"""Figures for the page, by Plotly. The page sets the colours of text and background."""
 
 import dataclasses
 import html
@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lottery_tf.reporting.charts import Chart, HeatMap, Numbers, Panel, Series
-from lottery_tf.reporting.drawing import COLOURS, SIGNED_COLOURS, style
+from lottery_tf.reporting.drawing import COLOURS, style
 
 _PANEL, _ROW = 300, 22  # pixels
 _MOST_NUMBERS = 6  # columns of a heat map that leave room for numbers
@@ -24,7 +24,7 @@ def plot(figure: Chart | HeatMap) -> dict:
 
 
 def _escaped(value: Any) -> Any:
-    """A figure whose words Plotly shows as they are: it reads tags and entities in them."""
+    """A figure with its words escaped, as Plotly reads tags and entities in them."""
     if isinstance(value, str):
         return html.escape(value, quote=False)
     if isinstance(value, list | tuple):
@@ -110,13 +110,11 @@ def _heat_map(heat: HeatMap) -> go.Figure:
         z=cells,
         zmin=heat.ends[0],
         zmax=heat.ends[1],
-        text=heat.texts or None,
-        showscale=not heat.texts,
         xgap=1,
         ygap=1,
-        colorscale=SIGNED_COLOURS if heat.signed else COLOURS,
+        colorscale=COLOURS,
         colorbar={"title": {"text": heat.values, "side": "right"}, "thickness": 12},
-        texttemplate="%{text}" if heat.texts else numbers,
+        texttemplate=numbers,
         hovertemplate=f"%{{y}}: %{{z:.2f}} {unit} at %{{x}}<extra></extra>",
     )
     figure = go.Figure(trace)

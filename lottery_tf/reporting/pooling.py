@@ -1,4 +1,4 @@
-"""One row a recipe: what it gains as a mean over the kinds of tickets."""
+"""The mean gain of each recipe over all kinds of tickets."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ class Pooled:
     """Gains of all kinds of tickets together.
 
     Attributes:
-      frame: ``recipe``, its own ``settings`` that were not chosen, ``kinds`` (number of kinds of
-        tickets that it was tested on), ``seeds`` (those that all these kinds have), and over them
-        ``gain``, ``gain_sem``, ``gain_low``, ``gain_high`` and ``p``.
+      frame: a row a recipe: ``recipe``; its own ``settings`` that were not chosen; ``kinds``, on
+        how many kinds of tickets it was tested; ``seeds``, how many seeds all these kinds have;
+        and over these seeds ``gain``, ``gain_sem``, ``gain_low``, ``gain_high`` and ``p``.
       settings: the columns of settings.
-      about: sentences on how it is to be read.
+      about: sentences on how to read it.
       baseline: the recipe that the others are compared with.
     """
 
@@ -37,13 +37,14 @@ def pool(
     """The mean over the kinds of tickets of each seed's gains, then over the seeds.
 
     Args:
-      runs: of ``Gathered``, each recipe at its chosen settings; those not tested are left out.
-      kinds: settings that, with method and sparsity, make a kind of tickets.
-      own: other settings, which make several rows of a recipe.
+      runs: of ``Gathered``, each recipe with its chosen settings. Runs that were not tested are
+        left out.
+      kinds: the settings that make a kind of tickets, together with method and sparsity.
+      own: other settings; a recipe has a row for each combination of their values.
       baseline: the recipe that the others are compared with.
 
     Returns:
-      None where no recipe was tested on two kinds or more.
+      None if no recipe was tested on two kinds or more.
     """
     partner, _ = partners(runs, kinds, baseline)
     differences = runs["test_accuracy"] - partner
@@ -65,11 +66,11 @@ def pool(
     frame = pd.DataFrame(sorted(rows, key=lambda row: recipe_order(row["recipe"])))
     most = int(frame["kinds"].max())
     about = [
-        f"The mean over up to {counted(most, 'kind')} of tickets of each seed's gains over "
-        f"{baseline}, then over the seeds that all of them have, with interval and p of a t-test. "
-        "It is post hoc: which kinds there are decides it, each counts the same, and those that "
-        "share data or dense networks are no independent findings.",
+        f"Each seed's gain over {baseline} is the mean over up to {counted(most, 'kind')} of "
+        "tickets. The gain is the mean over the seeds that all kinds have; its interval and p are "
+        "of a t-test. This is post hoc: it depends on which kinds of tickets there are. Each kind "
+        "counts the same, and kinds that share data or dense networks are not independent.",
     ]
     if frame["kinds"].min() < most:
-        about.append("Recipes that were tested on fewer kinds are not to be compared with others.")
+        about.append("Do not compare recipes that were tested on different numbers of kinds.")
     return Pooled(frame, list(own), about, baseline)

@@ -38,7 +38,8 @@ _by_matplotlib = head_has(b"Matplotlib v")
 
 
 def _is_figure(file: Path) -> bool:
-    """Whether it is marked; before there were marks, one by matplotlib beside a report's tables."""
+    """Whether it is a picture of ours: one with our mark or, from before there were marks, one by
+    matplotlib beside a report's tables."""
     return is_picture(file) or (_by_matplotlib(file) and _of_runs(file.with_name(_RUNS)))
 
 
@@ -51,21 +52,22 @@ def write(report: Report, page: Path, flops: bool = True) -> int:
 
     Args:
       report: the tables.
-      page: the HTML file; the others go to the folder beside it that is named as it is without
-        ``.html``. A report's file that is there already is replaced, others stay.
-      flops: whether to count the tickets' FLOPs, which takes TensorFlow.
+      page: the HTML file. The other files go to the folder beside it, named like the page without
+        ``.html``. Files of an earlier report are replaced, others stay.
+      flops: whether to count the tickets' FLOPs, which needs TensorFlow.
 
     Returns:
       The number of files beside the page.
 
     Raises:
-      UsageError: if something else has the name of a file that would be written. Nothing is then.
+      UsageError: if something else has the name of a file that would be written. Then nothing is
+        written.
     """
     check_ours(page, _PAGE)
     if (beside := page.with_suffix("")).exists() and not beside.is_dir():
         raise UsageError(
-            f"Expected {beside} to be new or a folder, for the report's tables and figures; it is "
-            "a file: choose another `out`."
+            f"Expected {beside} to be new or a folder, for the report's tables and figures. It is "
+            "a file; choose another `out`."
         )
     runs = report.gathered.runs
     files = {_RUNS: _csv(runs)}
@@ -97,7 +99,7 @@ def write(report: Report, page: Path, flops: bool = True) -> int:
 
 
 def _csv(frame: pd.DataFrame) -> bytes:
-    """A table in CSV. A text that a spreadsheet would compute has a ' in front."""
+    """A table in CSV. A text that a spreadsheet would take for a formula has a ' in front."""
     safe = frame.rename(columns=_no_formula)
     for name in safe.columns:
         if any(isinstance(value, str) for value in safe[name]):

@@ -1,8 +1,8 @@
-"""The retrain runs below some folders as a table: a row a run, a column a setting that differs."""
+"""The retrain runs below some folders, as a table with a row a run."""
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from lottery_tf.reporting.differences import (
     column,
     differing,
     fill_in_defaults,
+    same_in_all,
     settings_of,
 )
 from lottery_tf.reporting.tickets import Origin, TicketsBelow, origin, teacher_settings
@@ -34,9 +35,9 @@ _OPTIONAL = (
     "nonzero_parameters",
 )
 VANILLA = "vanilla"
-# What tells the rows of a table apart, before the settings.
+# The columns by which the rows of a table differ, before the settings.
 KIND = ("recipe", "method", "level")
-# Sparsities are one where what they leave differs by less than this share of it.
+# Two sparsities count as one if the shares of weights they leave differ by less than this.
 _SAME = 0.01
 
 
@@ -47,14 +48,15 @@ class Gathered:
     Attributes:
       runs: a row a finished retrain run: ``run`` (its folder), ``recipe``, ``method`` of its
         ticket, ``level`` (the mean of the sparsities that count as one with its own),
-        ``ticket_sha256``, ``ticket`` (its folder, None where it is gone), ``data_seed``, and by the
-        names in ``result.json`` the shares, counts and seconds there; then ``settings``, None for
-        a setting's own default and where a run has no such setting.
+        ``ticket_sha256``, ``ticket`` (its folder, None where it is gone), and ``data_seed``. Then
+        the shares, counts and seconds of ``result.json``, by their names there. Then ``settings``:
+        None is a setting's own default, or stands where a run has no such setting.
       settings: the columns of settings that differ between the runs.
-      of_tweaks: those of them that are parameters of tweaks: vanilla has none.
-      known: the columns that any setting of the runs would have.
+      of_tweaks: those of them that are parameters of tweaks. Vanilla has none.
+      known: the columns that the runs' settings would have, whether they differ or not.
       notes: sentences on what is left out or unknown.
       baseline: the recipe that the others are compared with.
+      common: the other settings, each with the one value that it has in all runs that have it.
     """
 
     runs: pd.DataFrame
@@ -63,6 +65,7 @@ class Gathered:
     known: frozenset[str]
     notes: list[str]
     baseline: str = VANILLA
+    common: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def shared(self) -> list[str]:
@@ -71,16 +74,16 @@ class Gathered:
 
 
 def gather(folders: Sequence[str | os.PathLike], baseline: str = VANILLA) -> Gathered:
-    """Reads the retrain runs below ``folders``, however deep; each folder counts once.
+    """Reads the retrain runs below ``folders``, at any depth; each folder counts once.
 
     Args:
       folders: any number.
-      baseline: the recipe that the others are compared with; one that none of the runs has if it is
-        vanilla alone.
+      baseline: the recipe that the others are compared with. Some run has to have it, unless it
+        is vanilla.
 
     Raises:
-      UsageError: if a folder is not there, no finished retrain run is below any of them, or none
-        has the baseline's recipe.
+      UsageError: if a folder is not there, if no finished retrain run is below any of them, or if
+        no run has the baseline's recipe.
     """
     left_out: dict[str, list[str]] = {}
     rows: list[dict[str, Any]] = []
@@ -114,23 +117,24 @@ def gather(folders: Sequence[str | os.PathLike], baseline: str = VANILLA) -> Gat
         runs[column(each)] = pd.Series([_cell(own.get(each)) for own in settings], dtype=object)
     if gone := list(runs["run"][runs["ticket"].isna()]):
         notes.append(
-            f"{counted(len(gone), 'run')} whose ticket is gone or changed: its layers are unknown, "
-            f"and its method too where no find run tells it: {some(gone)}."
+            f"{counted(len(gone), 'run')} whose ticket is gone or changed. Its layers are unknown, "
+            f"and its method too, unless a find run tells it: {some(gone)}."
         )
     names = [column(each) for each in differ]
     runs, repeated = _once(runs, names, baseline)
     of_tweaks = [column(each) for each in differ if each[0] not in (RUN, TICKET)]
     known = frozenset(column(each) for own in settings for each in own)
-    return Gathered(runs, names, of_tweaks, known, notes + repeated, baseline)
+    common = {column(each): _cell(value) for each, value in same_in_all(settings).items()}
+    return Gathered(runs, names, of_tweaks, known, notes + repeated, baseline, common)
 
 
 def key(row: Any, columns: Iterable[str]) -> tuple:
-    """What stands in the columns of a row, None for whatever is missing: equal to itself."""
+    """The values of some columns of a row. Missing ones are None, which equals itself."""
     return tuple(None if pd.isna(row[name]) else row[name] for name in columns)
 
 
 class _LeftOut(Exception):
-    """Why a run is left out, to stand behind a number of runs."""
+    """Why a run is left out. Its text is read behind a number of runs."""
 
 
 def _runs_below(folders: Iterable[str | os.PathLike]) -> Iterator[tuple[Path, Path]]:
@@ -195,15 +199,17 @@ def _read(
 
 
 def _draw(ticket: Origin, config: dict[str, Any]) -> str | None:
-    """What a ticket has in common with one that was found again: the seeds of its run. A model's
-    file, and a ticket whose run is unknown, are draws of their own."""
+    """A key that two tickets share if one is the other, found again: the seeds of their runs.
+
+    A model's file, and a ticket whose run is unknown, have keys of their own.
+    """
     if ticket.method == "from_model" or "seed" not in ticket.settings:
         return config.get("ticket_sha256")
     return f"seeds {ticket.settings['seed']}, {ticket.settings.get('data_seed')}"
 
 
 def _check_kinds(config: dict[str, Any]) -> None:
-    """Raises UsageError where a retrain run's settings are of other kinds than it writes."""
+    """Raises UsageError where a setting is of another type than a retrain run writes."""
     check_types(config, *Experiment.owners())
     for name in ("ticket", "ticket_sha256", "teacher"):
         if not isinstance(config.get(name), str | None):
@@ -216,7 +222,7 @@ def _cell(value: Any) -> Any:
 
 
 def _levels(sparsities: pd.Series) -> pd.Series:
-    """For each sparsity the mean of those that count as one with it."""
+    """For each sparsity, the mean of all that count as one with it."""
     left = (1 - sparsities).sort_values(ascending=False)
     first, number, group = None, 0, {}
     for place, share in left.items():
@@ -227,11 +233,11 @@ def _levels(sparsities: pd.Series) -> pd.Series:
 
 
 def _once(runs: pd.DataFrame, settings: list[str], baseline: str) -> tuple[pd.DataFrame, list[str]]:
-    """The runs without repetitions, and a sentence on those.
+    """The runs without repetitions, and a sentence on the repetitions.
 
-    The same seeds count once in a row: a ticket that was found twice is one draw of its method. So
-    that pairs stay together, that is kept which has a run of the baseline, then that with the most
-    runs.
+    Within a row each pair of seeds counts once, as a ticket that was found twice is one draw of its
+    method. To keep pairs together, the ticket with a run of the baseline is kept, and then the one
+    with the most runs.
     """
     same = [*KIND, "draw", "seed", "data_seed", *settings]
     keys = pd.Series([key(row, same) for _, row in runs.iterrows()])

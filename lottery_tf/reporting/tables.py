@@ -33,11 +33,11 @@ class Table:
       name: of its files.
       title: above it.
       runs: the runs it is of.
-      frame: what ``compare`` returned; with ``at_edge`` and ``tied`` where settings
-        were chosen.
+      frame: what ``compare`` returned. Where settings were chosen it has ``at_edge`` and ``tied``
+        too, as ``Tuned`` has them.
       settings: the columns of settings.
       chosen: those of them whose values were chosen for each recipe.
-      tried: what they were chosen among, as ``Tuned`` has it; empty where nothing was.
+      tried: the values that they were chosen from, as ``Tuned`` has it; empty where none were.
       about: sentences on how it is to be read, and on what is missing.
       baseline: the recipe that the others are compared with.
     """
@@ -55,12 +55,12 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Retrain runs in tables: of all settings, and of the chosen ones in front where there are any.
+    """Retrain runs in tables.
 
     Attributes:
       gathered: the runs.
-      tables: one or two.
-      pooled: the first of them over all kinds of tickets, where there are several.
+      tables: one of all settings; before it, if settings were chosen, one of the chosen ones.
+      pooled: the first table over all kinds of tickets; None where there is one kind.
     """
 
     gathered: Gathered
@@ -77,15 +77,15 @@ def report(
     """Tables of the retrain runs below ``folders``.
 
     Args:
-      folders: looked through however deep.
-      tune: settings of which each recipe, vanilla too, has its best values in a table of its own:
-        those of the highest mean dev accuracy. None are chosen where they do not differ.
-      tune_seeds: the seeds whose runs choose; default: of each recipe, method and sparsity those
-        that ran with all values; where none did, all.
+      folders: with runs below them, at any depth.
+      tune: settings to choose for each recipe, vanilla too: the values with the highest mean dev
+        accuracy. A table of its own has them. Settings that do not differ are not chosen.
+      tune_seeds: the seeds whose runs choose. By default, those that ran with all values, of each
+        recipe, method and sparsity; where no seed did, all of them.
       baseline: the recipe that the others are compared with.
 
     Raises:
-      UsageError: if there are no runs, or they have no such setting or baseline.
+      UsageError: if there are no runs, or if they have no such setting or baseline.
     """
     gathered = gather(folders, baseline)
     for name in tune:
@@ -105,9 +105,9 @@ def report(
         shared = [name for name in gathered.shared if name not in chosen]
         frame, notes = compare(best.runs, gathered.settings, shared, baseline)
         about = [
-            f"{', '.join(chosen)} chosen for each recipe, {baseline} too, by the mean dev accuracy"
-            f"{_of(tune_seeds)}; *: at the edge of the values tried; ~: others are as good, within "
-            "one standard error of the paired differences.",
+            f"The best {' and '.join(chosen)} of each recipe, {baseline} too, by the mean dev "
+            f"accuracy{_of(tune_seeds)}. *: at the edge of the values that were tried. ~: other "
+            "values are as good, within one standard error of the paired differences.",
             *_about(frame, gathered, chosen),
             *notes,
             *best.notes,
@@ -124,7 +124,7 @@ def report(
 
 
 def _pooled(table: Table, gathered: Gathered, tune: Sequence[str]) -> Pooled | None:
-    """None where settings to choose among differ, but none was chosen."""
+    """None where settings of ``tune`` differ and none was chosen."""
     differ = [name for name in table.settings if name not in table.chosen]
     if set(differ) & set(tune):
         return None
@@ -138,8 +138,8 @@ def _of(seeds: Collection[int]) -> str:
 
 
 def head(table: Table) -> list[str]:
-    """The names of the columns that are read."""
-    splits = [name.removesuffix("_accuracy") for name in _accuracies(table)]
+    """The names of the columns, as a reader sees them."""
+    splits = [name.removesuffix("_accuracy") for name in accuracies(table)]
     return [
         "sparsity",
         "method",
@@ -158,8 +158,8 @@ def cells(table: Table) -> list[list[str]]:
 
 
 def values(table: Table) -> list[list[float | str | None]]:
-    """What the cells are sorted by, in the same places."""
-    numbers = ("seeds", *_accuracies(table), "gain", "gain_low", "p", "p_holm")
+    """What a reader can sort the cells by, in the same places."""
+    numbers = ("seeds", *accuracies(table), "gain", "gain_low", "p", "p_holm")
     return _values(table.frame, ["sparsity", "method", "recipe", *table.settings, *numbers])
 
 
@@ -171,7 +171,7 @@ def _values(frame: pd.DataFrame, columns: Sequence[str]) -> list[list[float | st
 
 
 def markdown(table: Table) -> str:
-    """The table in Markdown, what it is about below."""
+    """The table in Markdown, and the sentences about it below."""
     return in_markdown(head(table), range(1, 3 + len(table.settings)), cells(table), table.about)
 
 
@@ -186,7 +186,7 @@ def pooled_cells(pooled: Pooled) -> list[list[str]]:
     return [
         [
             *(row["recipe"], *(shown(row[name]) for name in pooled.settings)),
-            *(str(row["kinds"]), str(row["seeds"]), *_gains(row)[:3]),
+            *(str(row["kinds"]), str(row["seeds"]), *gains_in_words(row)[:3]),
         ]
         for _, row in pooled.frame.iterrows()
     ]
@@ -218,12 +218,12 @@ def in_markdown(
 
 
 def _as_it_is(text: str) -> str:
-    """``text`` as Markdown shows it, be it a name that holds a tag, a link or the end of a cell."""
+    """``text`` escaped for Markdown: a name may hold a tag, a link or the end of a cell."""
     return _MARKED.sub(r"\\\g<0>", " ".join(text.split("\n")))
 
 
-def _accuracies(table: Table) -> list[str]:
-    """Dev's too where not all was tested."""
+def accuracies(table: Table) -> list[str]:
+    """Their columns; dev's too where a row was not tested."""
     splits = (
         ("train", "dev", "test") if table.frame["test_accuracy"].isna().any() else ("train", "test")
     )
@@ -237,35 +237,38 @@ def shown(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def setting_in_words(table: Table, row: pd.Series, name: str) -> str:
+    """The value of a setting, and the marks of one that was chosen."""
+    at_edge = name in row.get("at_edge", "").split(",")
+    tied = name in table.chosen and row.get("tied", False)
+    return shown(row[name]) + "*" * at_edge + "~" * bool(tied)
+
+
 def _cells(table: Table, row: pd.Series) -> list[str]:
-    at_edge = row.get("at_edge", "").split(",")
-    tied = table.chosen if row.get("tied", False) else []
-    settings = [
-        shown(row[name]) + "*" * (name in at_edge) + "~" * (name in tied) for name in table.settings
-    ]
-    gains = [""] * 4 if row["recipe"] == table.baseline else _gains(row)
+    settings = [setting_in_words(table, row, name) for name in table.settings]
+    gains = [""] * 4 if row["recipe"] == table.baseline else gains_in_words(row)
     if gains[0] not in ("", UNKNOWN) and row["pairs"] != row["seeds"]:
         gains[0] += f" ({row['pairs']:.0f} pairs)"
     return [
         *(f"{100 * row['sparsity']:.2f} %", row["method"], row["recipe"], *settings),
         str(row["seeds"]),
-        *(_with_error(row[name], row[f"{name}_sem"]) for name in _accuracies(table)),
+        *(with_error(row[name], row[f"{name}_sem"]) for name in accuracies(table)),
         *gains,
     ]
 
 
-def _gains(row: pd.Series) -> list[str]:
+def gains_in_words(row: pd.Series) -> list[str]:
     """A gain, its interval, p, and p after Holm's correction where there is one."""
     gains = [UNKNOWN] * 4
     if not np.isnan(row["gain"]):
-        gains[0] = _with_error(row["gain"], row["gain_sem"], "+")
+        gains[0] = with_error(row["gain"], row["gain_sem"], "+")
         if not np.isnan(row["p"]):
             bounds = f"{100 * row['gain_low']:+.2f} to {100 * row['gain_high']:+.2f}"
             gains[1:] = [bounds, _p(row["p"]), _p(row.get("p_holm", row["p"]))]
     return gains
 
 
-def _with_error(mean: float, error: float, sign: str = "") -> str:
+def with_error(mean: float, error: float, sign: str = "") -> str:
     if np.isnan(mean):
         return UNKNOWN
     return f"{100 * mean:{sign}.2f}" + ("" if np.isnan(error) else f" ± {100 * error:.2f}")
@@ -280,16 +283,22 @@ def _p(value: float) -> str:
 
 def _about(frame: pd.DataFrame, gathered: Gathered, chosen: Sequence[str]) -> list[str]:
     tests = int(frame["p"].notna().sum())
+    tested = {
+        0: "No gain is tested, as a test takes two pairs of runs that differ.",
+        1: "There is one test, so that p (Holm) is p.",
+    }.get(tests, f"p (Holm) is p corrected by Holm's method for the {tests} tests of this table.")
     lines = [
-        "Accuracies of the last epoch in percent, mean ± standard error over the seeds; gain over "
-        f"{gathered.baseline} on the same ticket in points, with a {100 * CONFIDENCE:.0f} % "
-        "interval and p of a paired t-test, the last column corrected by Holm for the "
-        f"{counted(tests, 'test')} of this table.",
-        "Errors and intervals are of the seeds, on one test set: its own sampling error, "
-        "√(a(1−a)/n) of an accuracy a on n images, comes on top, and much less of it in gains, "
-        "which are paired.",
+        "Accuracies are of the last epoch, in percent: the mean ± standard error over the seeds.",
+        f"A gain is the difference to {gathered.baseline} on the same ticket, in points. Its "
+        f"{100 * CONFIDENCE:.0f} % interval and p are of a paired t-test. {tested}",
+        "Errors and intervals are over the seeds, on one test set. The test set's own error is not "
+        "in them: √(a(1−a)/n) for an accuracy a on n images. Gains are paired and have much less "
+        "of it.",
     ]
     if not set(gathered.shared) - set(chosen) and (dense := dense_accuracies(gathered.runs)):
         error = stats.sem(dense) if len(dense) > 1 else np.nan
-        lines.append(f"Dense, as it was found: {_with_error(float(np.mean(dense)), error)}.")
+        lines.append(
+            "The dense network's accuracy, when the ticket was found: "
+            f"{with_error(float(np.mean(dense)), error)}."
+        )
     return lines

@@ -1,4 +1,4 @@
-"""The tickets and teachers of retrain runs: where they are now, and what their files say."""
+"""The tickets and teachers of retrain runs: where they lie now, and what their files say."""
 
 import functools
 import os
@@ -33,7 +33,7 @@ class Origin(NamedTuple):
 
 
 class TicketsBelow:
-    """The tickets below some folders by the sums that runs note; looked for when one is asked."""
+    """The tickets below some folders, by the sums that runs note. The search begins when needed."""
 
     def __init__(self, tops: Iterable[str | os.PathLike]):
         self._tops = tops
@@ -56,9 +56,9 @@ def origin(
 ) -> Origin:
     """The ticket that a run's ``config.json`` names.
 
-    Looked for where it was, and, as the runs may have moved together, below each folder from the
-    run's up to ``top``, and then, as they may have moved apart, among ``tickets``; it counts if it
-    has the sum that the run has noted.
+    It counts if it has the sum that the run has noted. It is looked for where it was; then, as runs
+    and tickets may have moved together, below each folder from the run's up to ``top``; and then,
+    as they may have moved apart, among ``tickets``.
     """
     where, noted = config.get("ticket"), config.get("ticket_sha256")
     if not where:
@@ -72,7 +72,7 @@ def origin(
         file = folder / "ticket.json"
         if file.is_file() and sha256(file) == noted:
             record = _record(file)
-            # A ticket of a program has no settings, but its structure is told.
+            # A ticket that a program has found has no settings, but it has a structure.
             of = {"structure": record["structure"]} if "structure" in record else {}
             settings, method = record.get("settings", of), record.get("method")
             known = isinstance(settings, dict) and isinstance(method, str | None)
@@ -82,7 +82,7 @@ def origin(
 
 
 def _record(file: Path) -> dict[str, Any]:
-    """What a ticket says of itself; nothing where it is damaged."""
+    """The content of a ticket's file; empty where it is damaged."""
     try:
         found = read_json(file)
     except UsageError:
@@ -93,8 +93,10 @@ def _record(file: Path) -> dict[str, Any]:
 def teacher_settings(
     run: Path, config: Mapping[str, Any], top: str | os.PathLike
 ) -> Mapping[str, Any]:
-    """The settings of the run that trained the teacher that ``config.json`` names; empty where
-    there is none or they are unknown. Looked for as tickets are."""
+    """The settings of the run that trained the teacher that ``config.json`` names.
+
+    It is looked for as tickets are. Empty where there is no teacher or its run is unknown.
+    """
     trained_by = Path(config.get("teacher") or "").parent
     if trained_by.name:
         for folder in _candidates(trained_by, run, Path(top)):
@@ -104,7 +106,7 @@ def teacher_settings(
 
 
 def _settings_of(run: Path, commands: Sequence[str] = ("find",)) -> dict[str, Any]:
-    """Those of a run of one of the commands; empty where they are unknown."""
+    """The settings of a run of one of the commands; empty where they are unknown."""
     try:
         settings = read_config(run)
         check_types(settings, *Experiment.owners(), FindingSettings)
@@ -114,7 +116,7 @@ def _settings_of(run: Path, commands: Sequence[str] = ("find",)) -> dict[str, An
 
 
 def _below(top: str | os.PathLike, folder: Path) -> Path:
-    """``folder`` as a path that begins with ``top``, if it lies below it: as runs are named."""
+    """``folder`` as a path that begins with ``top``, as runs are named, if it lies below it."""
     real = Path(os.path.realpath(folder))
     try:
         return Path(top) / real.relative_to(os.path.realpath(top))
@@ -132,8 +134,11 @@ def _candidates(where: Path, run: Path, top: Path) -> Iterator[Path]:
 
 
 def dense_accuracies(runs: pd.DataFrame) -> list[float]:
-    """The test accuracies of the dense networks that the runs' tickets were found in, one for
-    the seeds of the finding, however many masks and retrainings; none where they are unknown."""
+    """The test accuracies of the dense networks in which the runs' tickets were found.
+
+    There is one for each pair of seeds of the finding, however many masks and retrainings there
+    are. Unknown ones are left out.
+    """
     accuracies: dict[Any, float] = {}
     for found in dict.fromkeys(Path(ticket).parent.parent for ticket in runs["ticket"].dropna()):
         try:
@@ -159,8 +164,8 @@ def kept_shares(ticket: str | os.PathLike) -> dict[str, float]:
 
 
 def mean_kept_shares(tickets: Iterable[str]) -> tuple[dict[str, float], list[str]]:
-    """The means of ``kept_shares`` over the tickets that have the weight; and the tickets whose
-    masks are missing or damaged."""
+    """For each weight the mean of ``kept_shares`` over the tickets that have it; and the tickets
+    whose masks are missing or damaged."""
     found: dict[str, list[float]] = {}
     missing = []
     for ticket in tickets:
@@ -173,7 +178,7 @@ def mean_kept_shares(tickets: Iterable[str]) -> tuple[dict[str, float], list[str
 
 
 def ticket_flops(tickets: Sequence[str]) -> dict[str, int]:
-    """Folder of a ticket → FLOPs for one example, as if pruned weights cost nothing.
+    """Folder of a ticket → FLOPs for one example, if pruned weights cost nothing.
 
     Each architecture is built once. Tickets whose FLOPs are unknown are left out.
     """

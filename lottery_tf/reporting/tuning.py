@@ -1,4 +1,4 @@
-"""Settings chosen for each recipe by the dev accuracy, the baseline's too."""
+"""Choosing settings for each recipe, the baseline too, by the dev accuracy."""
 
 import dataclasses
 from collections import Counter
@@ -15,19 +15,18 @@ _ROUNDING = 1e-9
 
 @dataclasses.dataclass(frozen=True)
 class Tuned:
-    """What was chosen, and among what.
+    """What was chosen, and from which values.
 
     Attributes:
-      runs: those with the best values, none where nothing could be chosen, and a column
-        ``at_edge``: the settings whose value is the least or the greatest of several numbers,
-        separated by commas; and ``tied``, whether other values are as good: the mean of the
-        paired differences of dev accuracy is not above its standard error. None where there is
-        nothing to choose.
-      tried: a row for all that the best values were chosen among: ``recipe``, ``method``,
-        ``sparsity``, settings, ``seeds`` (number of those that choose), their mean
-        ``dev_accuracy``, ``dev_accuracy_sem``, its standard error (NaN for one seed), ``chosen``,
-        and ``tied``, whether it is as good as what was chosen.
-      notes: sentences on what could not be chosen, and on what some of the seeds have chosen.
+      runs: those with the best values; none where nothing could be chosen. The column ``at_edge``
+        names the settings whose value is the least or the greatest of several numbers, separated
+        by commas. ``tied`` says whether other values are as good: the mean of the paired
+        differences of dev accuracy is not above its standard error. None where no setting differs.
+      tried: a row for each value that the best was chosen from: ``recipe``, ``method``,
+        ``sparsity``, settings, ``seeds`` (how many choose), their mean ``dev_accuracy``, its
+        standard error ``dev_accuracy_sem`` (NaN for one seed), ``chosen``, and ``tied``, whether
+        it is as good as what was chosen.
+      notes: sentences on what could not be chosen, and on what only some of the seeds chose.
     """
 
     runs: pd.DataFrame | None
@@ -36,15 +35,15 @@ class Tuned:
 
 
 def tuned(gathered: Gathered, names: Sequence[str], seeds: Collection[int] = ()) -> Tuned:
-    """The runs with the best values of some settings, chosen for each group of all others.
+    """The runs with the best values of some settings.
 
-    The best are those with the highest mean dev accuracy, among those that every seed that chooses
-    has a run with.
+    Values are chosen for each recipe, method, sparsity and other settings. The best have the
+    highest mean dev accuracy, among the values with which every seed that chooses has a run.
 
     Args:
       gathered: the runs.
       names: the settings to choose; those that do not differ between the runs are left out.
-      seeds: those that choose; default: of each group those that ran with all its values, as
+      seeds: those that choose. By default, in each group those that ran with all its values, as
         those of ``sweep --tune_seeds`` do; where none did, all.
     """
     names = [name for name in names if name in gathered.settings]
@@ -61,24 +60,24 @@ def tuned(gathered: Gathered, names: Sequence[str], seeds: Collection[int] = ())
         there = len(groups(group, PAIR))
         group = group[group["seed"].isin(seeds)] if seeds else _with_all(group, names)
         if group.empty:
-            notes.append(f"{label}: nothing chosen; none of the seeds that choose has a run.")
+            notes.append(f"{label}: nothing chosen, as none of the seeds that choose has a run.")
             continue
         if group["dev_accuracy"].isna().any():
-            notes.append(f"{label}: nothing chosen; not every run has a dev accuracy.")
+            notes.append(f"{label}: nothing chosen, as not every run has a dev accuracy.")
             continue
         pairs = {key(row, PAIR) for _, row in group.iterrows()}
         candidates = dict(sorted(groups(group, names), key=lambda one: order(one[0])))
         complete = {v: part for v, part in candidates.items() if len(part) == len(pairs)}
         if not complete and len(groups(group, PAIR[1:])) < len(pairs):
             notes.append(
-                f"{label}: nothing chosen; {', '.join(names)} {_tried([*candidates])} were not "
-                "tried on the same tickets, as sweep --tune does."
+                f"{label}: nothing chosen, as {', '.join(names)} {_tried([*candidates])} were not "
+                "tried on the same tickets. sweep --tune tries them so."
             )
             continue
         if incomplete := [values for values in candidates if values not in complete]:
             notes.append(
-                f"{label}: {', '.join(names)} {_tried(incomplete)} not to be chosen; runs of some "
-                "seeds are missing."
+                f"{label}: {', '.join(names)} {_tried(incomplete)} cannot be chosen, as runs of "
+                "some seeds are missing."
             )
         if complete:
             on_dev = {values: _on_dev(part) for values, part in complete.items()}
@@ -97,12 +96,12 @@ def tuned(gathered: Gathered, names: Sequence[str], seeds: Collection[int] = ())
         theirs = grids[partner][1] if partner in grids else grid
         if theirs != grid:
             notes.append(
-                f"{label}: {', '.join(names)} {_tried(grid)} tried, with {gathered.baseline} "
-                f"{_tried(theirs)}: the gain is partly one of tuning."
+                f"{label}: {', '.join(names)} {_tried(grid)} were tried, and for "
+                f"{gathered.baseline} {_tried(theirs)}. So part of the gain may come from tuning."
             )
     notes += [
         f"{counted(rows, 'row')}: {', '.join(names)} chosen by {number} of "
-        f"{counted(there, 'seed')}, which ran with all values."
+        f"{counted(there, 'seed')}, those that ran with all values."
         for (number, there), rows in by_some.items()
         if number < there and not seeds
     ]
@@ -122,7 +121,7 @@ def _on_dev(runs: pd.DataFrame) -> dict[str, float]:
 
 
 def _ties(best: pd.DataFrame, other: pd.DataFrame) -> bool:
-    """Whether runs on the same tickets are no worse than the best by a standard error."""
+    """Whether the best runs are ahead of others on the same tickets by a standard error at most."""
     pairs = (each.set_index(list(PAIR))["dev_accuracy"].astype(float) for each in (best, other))
     differences = next(pairs) - next(pairs)
     error = differences.sem() if len(differences) > 1 else 0.0
@@ -134,7 +133,7 @@ def _tried(values: Sequence[tuple]) -> str:
 
 
 def _with_all(group: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """The runs of those seeds that have one with each of the group's values; all where none has."""
+    """The runs of the seeds that have one with each of the group's values; all if no seed has."""
     values = len(groups(group, names))
     whole = [runs for _, runs in groups(group, PAIR) if len(runs) == values]
     return pd.concat(whole) if whole else group

@@ -1,4 +1,5 @@
 """Many runs of find and retrain as one: what they share is done once, by several processes.
 
-Empty, so that an engine's process can set its environment before TensorFlow is imported.
+This module is empty, so that an engine's process can set its environment before TensorFlow is
+imported.
 """

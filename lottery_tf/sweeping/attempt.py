@@ -1,4 +1,4 @@
-"""One attempt at a trial, in whatever process an engine chose for it."""
+"""One attempt at a trial, in the process that an engine has chosen."""
 
 import contextlib
 import dataclasses
@@ -21,13 +21,13 @@ if TYPE_CHECKING:  # it imports TensorFlow
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What came of an attempt.
+    """The result of an attempt.
 
     Attributes:
-      seconds: it took.
-      dev_accuracy: of what was trained; None where there is none.
-      error: what went wrong, a sentence; None if nothing did.
-      hopeless: whether another attempt would go wrong in the same way.
+      seconds: how long it took.
+      dev_accuracy: of the trained model; None if there is none.
+      error: a sentence on what went wrong; None if nothing did.
+      hopeless: whether another attempt would fail in the same way.
     """
 
     seconds: float
@@ -42,20 +42,20 @@ def attempt(
     devices: DeviceSettings,
     how: HowToRun = AS_USUAL,
 ) -> Outcome:
-    """Runs ``trial`` on ``devices``; what it says goes to its log."""
-    # Here and not above: an engine sets the environment of TensorFlow first.
+    """Runs ``trial`` on ``devices``; its output goes to its log."""
+    # Imported here, as an engine sets TensorFlow's environment first.
     from lottery_tf.common.devices import scope_of
     from lottery_tf.graph.compat import clear_sessions
 
     start = time.perf_counter()
     with _said_to(log_of(out, trial.folder)):
         try:
-            clear_sessions()  # of the trial before: its graphs, its layers' names
+            clear_sessions()  # removes the graphs and layer names of the trial before
             with scope_of(devices):
                 accuracy = trial.run(out, how)
             return Outcome(time.perf_counter() - start, accuracy)
-        except (UsageError, WorkFailed) as error:  # which would come again
-            with contextlib.suppress(OSError):  # a full disk, whose log cannot say so
+        except (UsageError, WorkFailed) as error:  # another attempt would raise it too
+            with contextlib.suppress(OSError):  # if the disk is full the log cannot be written
                 print(one_line(str(error)), file=sys.stderr)
             return Outcome(time.perf_counter() - start, error=str(error), hopeless=True)
         except Exception as error:
@@ -65,18 +65,18 @@ def attempt(
 
 
 def first_line(error: Exception) -> str:
-    """The error's kind and the first line of what it says."""
+    """The error's type and the first line of its message."""
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def log_of(out: Path, folder: str) -> Path:
-    """Where what a trial says is written."""
+    """The log file of a trial."""
     return out / "logs" / f"{folder.replace('/', '_')}.log"
 
 
 @contextlib.contextmanager
 def _said_to(path: Path) -> Iterator[None]:
-    """Appends to a file what the block writes to stdout and stderr, TensorFlow's C++ included."""
+    """Appends the block's stdout and stderr to a file, TensorFlow's C++ output too."""
     path.parent.mkdir(parents=True, exist_ok=True)
     streams = (sys.stdout, sys.stderr)
     for stream in streams:

@@ -15,26 +15,28 @@ from lottery_tf.sweeping.process import MOST_CALLS, environment
 
 Made = TypeVar("Made")
 
-# Read when Ray is imported: 0 is for Ray on this machine alone, which then listens on the loopback
-# address, as it does by default on macOS and Windows only. Whoever reaches its ports can run code.
+# Ray reads this when it is imported. With 0 it runs on this machine alone and listens on the
+# loopback address only, as it always does on macOS and Windows. Whoever reaches its ports can run
+# code.
 _SEVERAL_MACHINES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 class RayEngine:
-    """A cluster, every node of which has this environment and sees the present folder.
+    """A Ray cluster. Every node needs this environment, and the current folder at the same path.
 
-    An attempt whose node or process is lost raises Ray's error; whether it is begun again is for
-    whoever submitted it: what Ray kills for lack of memory it would itself begin again for ever.
+    An attempt whose node or process is lost raises Ray's error. The caller decides whether to try
+    again: Ray itself would go on for ever with trials that it kills for lack of memory.
 
     Args:
-      address: of the cluster, ``auto`` for that of this machine; None starts one of this machine
-        alone, which listens on the loopback address and has no dashboard. A line is logged where it
-        listens elsewhere too, as Ray had been imported before.
-      cpus_per_trial, gpus_per_trial: what a trial takes of a node; of GPUs None for one where any
-        node has one. A line is logged if no node has as much: the trials wait until one joins.
+      address: of the cluster; ``auto`` for the one of this machine. None starts a cluster on this
+        machine alone, which listens on the loopback address and has no dashboard. If Ray had been
+        imported before, it may listen elsewhere too; then a warning is logged.
+      cpus_per_trial: CPUs that a trial takes.
+      gpus_per_trial: GPUs that a trial takes. None for one if any node has one, else 0. If no node
+        has enough, a warning is logged, and the trials wait until one joins.
 
     Raises:
-      UsageError: if Ray is not installed, or there is no cluster at the address.
+      UsageError: if Ray is not installed, or if there is no cluster at the address.
     """
 
     def __init__(
@@ -49,8 +51,8 @@ class RayEngine:
             import ray
         except ImportError:
             raise UsageError(
-                "Expected Ray with `engine=ray`; it is not installed: install lottery_tf with its "
-                "extra [ray]."
+                "Expected Ray to be installed for `engine=ray`; it is not. Install lottery_tf with "
+                "its extra [ray]."
             ) from None
         self._ray = ray
         try:
@@ -68,8 +70,8 @@ class RayEngine:
             raise UsageError(f"Expected {asked}; {' '.join(str(error).split())}") from error
         if address is None and not ip_address(ray.util.get_node_ip_address()).is_loopback:
             log.warning(
-                "Ray listens on all addresses of this machine, where whoever reaches it can run "
-                "code: import ray after this, or set %s=0 before.",
+                "Ray listens on all addresses of this machine, and whoever reaches it can run "
+                "code. Import ray after this, or set %s=0 before.",
                 _SEVERAL_MACHINES,
             )
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -78,12 +80,12 @@ class RayEngine:
         wanted = {"CPU": cpus_per_trial, "GPU": gpus_per_trial}
         if not any(all(node.get(k, 0) >= count for k, count in wanted.items()) for node in nodes):
             log.warning(
-                "No node of the cluster has %g CPUs and %g GPUs for a trial; waiting for one.",
+                "No node of the cluster has the %g CPUs and %g GPUs of a trial. Waiting for one.",
                 *wanted.values(),
             )
         variables = environment(max(1, int(cpus_per_trial)), gpus_per_trial)
-        # Made once: Ray counts the calls of each remote function by itself. A process of Ray's
-        # that keeps a GPU's memory has to go with its trial.
+        # Made once, as Ray counts the calls of each remote function. With a GPU each process does
+        # one trial only, as it would keep the GPU's memory.
         self._remote = ray.remote(
             num_cpus=cpus_per_trial,
             num_gpus=gpus_per_trial,
@@ -93,11 +95,11 @@ class RayEngine:
         )(_here)
 
     def submit(self, function: Callable[..., Made], *args: Any) -> Future[Made]:
-        """The future of ``function(*args)`` on some node; it raises Ray's errors."""
+        """Calls ``function(*args)`` on some node; the future raises Ray's errors."""
         return self._remote.remote(os.getcwd(), function, args).future()
 
     def close(self) -> None:
-        """Leaves the cluster, and ends it if it was started here."""
+        """Leaves the cluster. A cluster that was started here ends."""
         self._ray.shutdown()
 
     def __enter__(self) -> "RayEngine":
@@ -108,7 +110,7 @@ class RayEngine:
 
 
 def _knock(address: str | None) -> None:
-    """Raises OSError if nobody listens at HOST:PORT, where Ray would wait for minutes."""
+    """Raises OSError if nothing listens at HOST:PORT. Ray itself would wait for minutes."""
     host, _, port = (address or "").rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host.removeprefix("ray://"), int(port)), timeout=10).close()

@@ -17,14 +17,17 @@ Made = TypeVar("Made")
 
 
 class LocalEngine:
-    """Processes that each have their share of the cores, and of the GPUs if asked for.
+    """Processes of this machine, each with its share of the cores and GPUs.
 
-    A process that dies, by a crash or for lack of memory, takes nothing with it but its attempt.
+    If a process dies, by a crash or for lack of memory, only its attempt is lost.
 
     Args:
-      processes: how many; None for one a core, or as many as the GPUs serve.
-      gpus_per_trial: 0 for none; a share such as 0.5 lets two trials have one GPU together; None
-        for one where there are any.
+      processes: how many; None for one a core or, with GPUs, as many as the GPUs serve.
+      gpus_per_trial: GPUs that a trial takes. 0 for none; a share such as 0.5 lets two trials share
+        one GPU; None for one GPU if there is any, else 0.
+
+    Raises:
+      UsageError: if the machine has not the GPUs for that.
     """
 
     def __init__(self, processes: int | None = None, gpus_per_trial: float | None = None):
@@ -38,7 +41,7 @@ class LocalEngine:
             )
         if gpus_per_trial > len(gpus):
             raise UsageError(
-                f"Expected `gpus_per_trial` of at most the machine's GPUs, {len(gpus)}; got "
+                f"Expected `gpus_per_trial` of at most {len(gpus)}, the machine's GPUs; got "
                 f"{gpus_per_trial:g}."
             )
         cores = _cores()
@@ -59,12 +62,14 @@ class LocalEngine:
         self._threads = ThreadPoolExecutor(len(self._all))
 
     def submit(self, function: Callable[..., Made], *args: Any) -> Future[Made]:
-        """The future of ``function(*args)`` in one of the processes; it raises ChildProcessError if
-        the process dies. What it says is shown nowhere, unless it keeps that itself."""
+        """Calls ``function(*args)`` in one of the processes.
+
+        The future raises ChildProcessError if the process dies. What the function prints is lost.
+        """
         return self._threads.submit(self._call, function, args)
 
     def close(self) -> None:
-        """Ends the processes, at work or not."""
+        """Ends the processes, also those at work."""
         for worker in self._all:
             worker.end()
         self._threads.shutdown(cancel_futures=True)
@@ -86,8 +91,10 @@ class LocalEngine:
 
 
 class _Worker:
-    """A process that calls what it is sent; it is started with its first call, and anew when it has
-    died or done its share."""
+    """A process that calls the functions it is sent.
+
+    It starts at its first call. After a crash, or after ``MOST_CALLS`` calls, a new one is started.
+    """
 
     def __init__(self, environment: dict[str, str]):
         self._environment = environment
@@ -113,14 +120,14 @@ class _Worker:
             raise ChildProcessError(f"The process died {why}.") from lost
         self._calls += 1
         if self._calls == MOST_CALLS:
-            connection.close()  # it leaves when there is nothing more to read
+            connection.close()  # at which the process ends
             self.join()
         if error is not None:
             raise error
         return found
 
     def end(self) -> None:
-        """Whatever it is at; may come from another thread."""
+        """Ends it, also in the middle of a call; any thread may call this."""
         self._ended = True
         if process := self._process:
             process.terminate()
@@ -131,7 +138,7 @@ class _Worker:
             self._process = None
 
     def _start(self) -> tuple[SpawnProcess, Connection]:
-        spawn = multiprocessing.get_context("spawn")  # a fork would lack TensorFlow's threads
+        spawn = multiprocessing.get_context("spawn")  # a fork has not TensorFlow's threads
         ours, theirs = spawn.Pipe()
         process = spawn.Process(target=_serve, args=(theirs, self._environment), daemon=True)
         process.start()
@@ -144,10 +151,10 @@ class _Worker:
 
 def _serve(connection: Connection, environment: dict[str, str]) -> None:
     end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the sweep's, which ends its processes
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # at Ctrl-C the sweep itself ends them
     os.environ.update(environment)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with open(os.devnull, "wb") as nowhere:  # TensorFlow's notes when it is imported, by `recv`
+    with open(os.devnull, "wb") as nowhere:  # hides what TensorFlow prints when `recv` imports it
         for number in (1, 2):
             os.dup2(nowhere.fileno(), number)
     answer: tuple[Any, Exception | None]
@@ -163,12 +170,12 @@ def _serve(connection: Connection, environment: dict[str, str]) -> None:
 
 
 def _cores() -> int:
-    """Those that this process may use; of macOS and Windows, which do not tell, all."""
+    """How many cores this process may use. macOS and Windows do not tell; there, all."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _visible_gpus() -> list[str]:
-    """The GPUs by the numbers or names that CUDA_VISIBLE_DEVICES knows them by."""
+    """The GPUs by their numbers or names in CUDA_VISIBLE_DEVICES."""
     import tensorflow as tf
 
     count = len(tf.config.list_physical_devices("GPU"))
@@ -177,7 +184,7 @@ def _visible_gpus() -> list[str]:
 
 
 def _sets_of(gpus: list[str], each: float) -> list[list[str]]:
-    """Which GPUs each of the processes has that they serve."""
+    """The GPUs of each process; there are as many processes as the GPUs serve."""
     if each < 1:
         return [[gpu] for gpu in gpus for _ in range(int(1 / each))]
     count = int(each)

@@ -1,9 +1,9 @@
-"""A sweep whose data, models or teachers lie elsewhere now: its runs keep the names that they have.
+"""A sweep whose data, models or teachers have moved: its runs keep their names.
 
-A trial's folder is named by a hash of its settings, paths among them. Where more of the runs are
-named by another path than by the one that is asked for, and the same lay there, the sweep was begun
-with that one, and the trials go on under its names. What is the same is told by the sums that runs
-have noted.
+A trial's folder is named by a hash of its settings, and paths are among them. A sweep may have
+begun with another path than the one that is asked for now. This is so if the same content lay
+there, by the sums that runs have noted, and if more runs are named by that path. Then the trials
+go on under those names.
 """
 
 import collections
@@ -21,7 +21,7 @@ from lottery_tf.runs.folder import read_config
 from lottery_tf.runs.settings import DATA_SUM
 from lottery_tf.sweeping.trials import FindTrial, Places, Trial
 
-# A setting that is a path → where a run notes it, and the sum of what lay there.
+# A setting that is a path → the keys of the path and of its content's sum in a run's config.json.
 _NOTED = {
     "data_dir": ("data_dir", DATA_SUM),
     "model_path": ("model_path", "model_sha256"),
@@ -38,7 +38,7 @@ class _Place(NamedTuple):
 
 
 def named_as_begun(trials: Sequence[Trial], out: Path) -> list[Trial]:
-    """The trials, named as those that lie in the sweep's folder ``out`` are."""
+    """The trials, with the names of the runs that lie in the sweep's folder ``out``."""
     noted = _noted(out)
     asked = {place for trial in trials for place in _places_of(trial)}
     others = {other: content for other, content in noted.items() if other not in asked}
@@ -49,7 +49,7 @@ def named_as_begun(trials: Sequence[Trial], out: Path) -> list[Trial]:
         for way in itertools.product(*own):  # a trial has few paths
             if (out / _named(trial, _as_places(way)).folder).exists():
                 votes.update(way)
-    # The first, as it is asked, unless more is there by another.
+    # The path that is asked for, unless more runs are named by another one.
     chosen = [(place, max(same, key=lambda o: votes[place, o])) for place, same in ways.items()]
     return [_named(trial, _as_places(chosen)) for trial in trials]
 
@@ -59,12 +59,12 @@ def _as_places(way: Iterable[tuple[_Place, _Place]]) -> Places:
 
 
 def _same(place: _Place, others: Mapping[_Place, str]) -> list[_Place]:
-    """Those of the others, of the same kind, where lay what lies at ``place`` now."""
+    """The other places, of the same kind, that had the content that ``place`` has now."""
     alike = [o for o in others if (o.setting, o.dataset) == (place.setting, place.dataset)]
     try:
         return alike and [other for other in alike if others[other] == _content(place)]
     except (UsageError, OSError):
-        return []  # of what is gone or damaged the trials tell that need it
+        return []  # the trials that need it say that it is gone or damaged
 
 
 def _named(trial: Trial, places: Places) -> Trial:
@@ -76,7 +76,7 @@ def _named(trial: Trial, places: Places) -> Trial:
 
 
 def _places_of(trial: Trial) -> Iterator[_Place]:
-    """The paths among a trial's settings, of those that it needs too."""
+    """The paths among the settings of a trial and of the trials that it needs."""
     data = trial.experiment.data
     yield _Place("data_dir", data.data_dir, data.dataset)
     if isinstance(trial, FindTrial):
@@ -90,13 +90,13 @@ def _places_of(trial: Trial) -> Iterator[_Place]:
 
 
 def _noted(out: Path) -> dict[_Place, str]:
-    """What the runs in a sweep's folder have noted of paths: what lay there."""
+    """The paths that runs in a sweep's folder have noted, and the sum of the content of each."""
     found = {}
     for file in sorted(out.glob("*/*/config.json")):
         try:
             config = read_config(file.parent)
         except UsageError:
-            continue  # damaged: told by its own trial
+            continue  # its own trial says that it is damaged
         for setting, (key, key_of_sum) in _NOTED.items():
             place = _Place(setting, config.get(key))
             if setting == "data_dir":
@@ -108,12 +108,12 @@ def _noted(out: Path) -> dict[_Place, str]:
 
 
 def _is_named(place: _Place) -> bool:
-    """Whether the name of a dataset is all that counts."""
+    """Whether a dataset is known by its name alone."""
     return place.dataset is not None and place.dataset not in FOLDER_IS_DATASET
 
 
 def _content(place: _Place) -> str:
-    """What lies there now, as runs note it."""
+    """The sum of the content there now, or the dataset's name, as runs note it."""
     if place.dataset is not None:
         return place.dataset if _is_named(place) else content_sha256(place.dataset, place.path)
     at = Path(place.path or "")

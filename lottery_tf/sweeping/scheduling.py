@@ -1,4 +1,4 @@
-"""Which trial comes when, and what is left."""
+"""The order of the trials of a sweep, and its progress."""
 
 import dataclasses
 import time
@@ -15,11 +15,11 @@ from lottery_tf.sweeping.trials import Trial
 
 @dataclasses.dataclass
 class Progress:
-    """How far a sweep is.
+    """The progress of a sweep.
 
     Attributes:
-      trials: all of them.
-      finished: folders of those that were there before or are done.
+      trials: all trials of the sweep.
+      finished: the folders of those that are done, also by an earlier sweep.
       failed: folder → why there will be no such run.
     """
 
@@ -30,17 +30,19 @@ class Progress:
     _start: float = dataclasses.field(default_factory=time.perf_counter)
 
     def left(self, kind: str) -> int:
-        """How many trials of a kind are to come or at work."""
+        """How many trials of a kind are running or yet to come."""
         gone = self.finished | self.failed.keys()
         return sum(trial.kind == kind and trial.folder not in gone for trial in self.trials)
 
     def took(self, kind: str, seconds: float) -> None:
-        """Notes that a trial of a kind took so long."""
+        """Notes how long a trial of a kind took."""
         self._seconds.setdefault(kind, []).append(seconds)
 
     def seconds_left(self) -> float | None:
-        """An estimate from the trials so far, and from how many ran side by side; None before a
-        trial of each kind that is left is done."""
+        """An estimate of the time left, from the trials so far and how many ran side by side.
+
+        None until one trial of each kind that is left is done.
+        """
         left = {kind: self.left(kind) for kind in dict.fromkeys(t.kind for t in self.trials)}
         if any(count and kind not in self._seconds for kind, count in left.items()):
             return None
@@ -58,16 +60,19 @@ def run_trials(
     watch: Callable[[Progress, Trial | None, Outcome | None], None] = lambda *_: None,
     failed: Mapping[str, str] = MappingProxyType({}),
 ) -> Progress:
-    """Runs the trials that are not there yet, each after those that it needs.
+    """Runs the trials that are not finished yet, each after the trials that it needs.
 
     Args:
-      trials: each folder once; what one needs is among them.
+      trials: each folder once. The trials that one needs are among them.
       out: the sweep's folder.
-      submit: begins an attempt at a trial; the future has its ``Outcome``, or raises if the
-        process that was at it is lost.
+      submit: begins an attempt at a trial. The future has its ``Outcome``, or raises if the process
+        is lost.
       retries: how often a trial that failed is tried again.
-      watch: called with the progress after each attempt, and once at the start without one.
-      failed: of trials not to be tried, as they failed before: folder → why.
+      watch: called once at the start, without a trial, and after each attempt.
+      failed: folder → why, of trials that failed before and are not tried again.
+
+    Returns:
+      The progress at the end.
     """
     progress = Progress(trials, set(), dict(failed))
     waiting = {}
@@ -102,7 +107,7 @@ def run_trials(
             if outcome.error is None:
                 progress.finished.add(trial.folder)
                 progress.took(trial.kind, outcome.seconds)
-                # What was there without it, as its folder had been thrown away, may not fit it.
+                # If its folder had been deleted, trials that needed it may not fit the new run.
                 for other in trials:
                     if trial.folder in other.needs and other.folder in progress.finished:
                         progress.finished.remove(other.folder)

@@ -1,10 +1,10 @@
 """Trials: the runs of find and retrain that a sweep asks for.
 
-The folder of a trial is named by a hash of those of its settings that are not defaults: the same
-trial of two sweeps is one run, and a setting that a later release adds leaves the name as it is. A
-run of imp is the same however many rounds it has: it goes on when more are asked for.
+The folder of a trial is named by a hash of the settings that are not defaults. So the same trial of
+two sweeps is one run, and a setting that a later release adds does not change the name. The number
+of rounds of imp does not count: a run goes on when more rounds are asked for.
 
-A command line is checked by making its trials; what needs TensorFlow is imported where one is run.
+Making its trials checks a command line. TensorFlow is imported only when a trial is run.
 """
 
 import dataclasses
@@ -38,8 +38,9 @@ class FindTrial:
 
     Attributes:
       experiment, finding: as ``runs.find.find`` takes them.
-      note: what tells it from others of its kind, for the terminal.
-      places: by which paths it is named, where its own are not those that the sweep began with.
+      note: how it differs from others of its kind, for the terminal.
+      places: the paths that name it, where they differ from its own: those that the sweep began
+        with.
     """
 
     experiment: Experiment
@@ -51,7 +52,7 @@ class FindTrial:
 
     @functools.cached_property
     def folder(self) -> str:
-        """Below the sweep's own: ``find/imp_0123456789``."""
+        """Its folder below the sweep's: ``find/imp_0123456789``."""
         settings = self.experiment.describe() | describe(self.finding) | {"rounds": None}
         settings = _as_begun(settings, self.places)
         changed = _changed(settings, defaults(*Experiment.owners(), FindingSettings))
@@ -59,14 +60,17 @@ class FindTrial:
 
     @property
     def label(self) -> str:
-        """What it is besides, for the terminal."""
+        """Words for the terminal: rounds or sparsity, seed and note."""
         sparsity = self.finding.target
         at = counted(self.finding.last_round, "round") if sparsity is None else _percent(sparsity)
         return _label(at, self)
 
     def finished(self, out: Path) -> bool:
-        """Whether it is there, whole; a UsageError if the folder holds another run, or anything
-        else where this one would write."""
+        """Whether the run is there and complete.
+
+        Raises:
+          UsageError: if the folder holds another run, or something else where this one would write.
+        """
         from lottery_tf.runs.find import check_find_places, find_run, finished_rounds
 
         folder = out / self.folder
@@ -78,14 +82,14 @@ class FindTrial:
         return True
 
     def run(self, out: Path, how: HowToRun = AS_USUAL) -> float | None:
-        """Runs it, or goes on with it; returns the last ticket's dev accuracy if it has one."""
+        """Runs it or goes on with it. Returns the last ticket's dev accuracy; None without one."""
         from lottery_tf.runs.find import find
 
         rows = find(out / self.folder, self.experiment, self.finding, how=how)
         return rows[-1].get("dev_accuracy")
 
     def collapsed(self, out: Path) -> list[str]:
-        """The layers of which the last ticket has nothing left; none while there is no ticket."""
+        """The layers that have no weight left in the last ticket; none if there is no ticket."""
         from lottery_tf.runs.find import round_folder
 
         masks = round_folder(out / self.folder, self.finding.last_round) / "masks.npz"
@@ -97,19 +101,20 @@ class RetrainTrial:
     """A run of ``retrain``.
 
     Attributes:
-      found: the trial whose ticket it is.
+      found: the trial that finds its ticket.
       round: of the ticket.
       recipe: names of tweaks separated by commas.
       parameters: of tweaks, by their flags' names.
       experiment: of the retraining.
       reinit: as ``runs.retrain.retrain_ticket`` takes it.
-      teacher: the trial whose dense model distillation has as its teacher; None for the ticket's
-        own run, and where ``parameters`` name a teacher or nothing is distilled.
-      test: whether it is measured on the test images, which does not change its folder.
-      tuned: whether some of its values are among those that dev images choose from, which does not
-        change it either; both hold where one part of a grid tunes what another one has as it is.
-      note: what tells it from others of its kind, for the terminal.
-      places: by which paths it is named, where its own are not those that the sweep began with.
+      teacher: the trial whose dense model is the teacher of distillation. None for the ticket's own
+        run, if ``parameters`` name a teacher, and if nothing is distilled.
+      test: whether it is measured on the test images. This does not change its folder.
+      tuned: whether the dev images choose among its values. This does not change its folder either.
+        Both are True if one part of a grid tunes it and another part has it as it is.
+      note: how it differs from others of its kind, for the terminal.
+      places: the paths that name it, where they differ from its own: those that the sweep began
+        with.
     """
 
     found: FindTrial
@@ -127,12 +132,12 @@ class RetrainTrial:
 
     @functools.cached_property
     def needs(self) -> tuple[str, ...]:
-        """The folders of the trials that come before."""
+        """The folders of the trials that have to be run before."""
         return tuple({t.folder: None for t in (self.found, self.teacher) if t is not None})
 
     @functools.cached_property
     def folder(self) -> str:
-        """Below the sweep's own: ``retrain/tost+distillation_0123456789``."""
+        """Its folder below the sweep's: ``retrain/tost+distillation_0123456789``."""
         settings = _as_begun(self.experiment.describe(), self.places)
         changed = _changed(settings, defaults(*Experiment.owners()))
         named = _as_begun(self.parameters, self.places)
@@ -145,19 +150,19 @@ class RetrainTrial:
 
     @functools.cached_property
     def kin(self) -> str:
-        """The folder that it would have with another seed: that of seed 0."""
+        """The folder that it would have with seed 0: the same for all seeds."""
         teacher = self.teacher and _of_seed_0(self.teacher)
         return _of_seed_0(self, found=_of_seed_0(self.found), teacher=teacher).folder
 
     @property
     def choice(self) -> str:
-        """What it has in common with all that it is tuned with, and with those of other parameters
-        that are varied: the recipe and the kind of ticket."""
+        """Its recipe and kind of ticket: the same for all trials that it is tuned with, and for
+        those that differ in varied parameters."""
         return f"{self.recipe} {_of_seed_0(self.found).folder} {self.round}"
 
     @property
     def label(self) -> str:
-        """What it is besides, for the terminal."""
+        """Words for the terminal: rounds or sparsity, seed and note."""
         found = self.found.finding
         of = f"{found.method}, round {self.round}"
         if found.method != "imp" and found.target is not None:
@@ -165,9 +170,12 @@ class RetrainTrial:
         return _label(of, self)
 
     def finished(self, out: Path) -> bool:
-        """Whether it is there, whole; a UsageError if the folder holds another run, of another
-        teacher at the same path or of a release with other defaults, or anything else where this
-        one would write."""
+        """Whether the run is there and complete.
+
+        Raises:
+          UsageError: if the folder holds another run, also one with another teacher at the same
+            path or of a release with other defaults, or something else where this one would write.
+        """
         from lottery_tf.runs.find import dense_folder
         from lottery_tf.runs.retrain import check_retrain_places, is_tested, retrain_run, settled
 
@@ -185,8 +193,8 @@ class RetrainTrial:
         return True
 
     def run(self, out: Path, how: HowToRun = AS_USUAL) -> float | None:
-        """Runs it, or goes on with it; returns the dev accuracy of the finished model if there are
-        dev images."""
+        """Runs it or goes on with it. Returns the finished model's dev accuracy; None without dev
+        images."""
         from lottery_tf.runs.retrain import retrain_ticket
 
         work = (out / self.folder, *self._work(out))
@@ -217,7 +225,7 @@ def _of_seed_0(trial: Trial, **changed: Any) -> Trial:
 
 
 def _are_there(*paths: str | Path | None) -> bool:
-    """Whether what a run was made from, which may be thrown away after it, is there to compare."""
+    """Whether the files that a run was made from still exist; a user may have deleted them."""
     return all(path is None or Path(path).exists() for path in paths)
 
 
@@ -228,7 +236,7 @@ def _label(of: str, trial: Trial) -> str:
 def _as_begun(settings: Mapping[str, Any], places: Places) -> dict[str, Any]:
     if not places:
         return dict(settings)
-    # Lists are no paths, and no keys.
+    # Lists are no paths, and cannot be keys.
     return {
         n: places.get((n, v), v) if v is None or isinstance(v, str) else v
         for n, v in settings.items()

@@ -61,7 +61,7 @@ def test_means_gains_and_the_paired_test(tmp_path):
         table
     )
     assert not found.gathered.notes
-    assert "√(a(1−a)/n) of an accuracy a on n images, comes on top" in table.about[1]
+    assert "√(a(1−a)/n) for an accuracy a on n images" in table.about[2]
 
 
 def test_a_folder_may_be_named_as_those_inside_a_run_are(tmp_path):
@@ -106,7 +106,7 @@ def test_holm_counts_the_tests_of_a_table(tmp_path):
     p, corrected = zip(*rows(table, "p", "p_holm"), strict=True)
     assert p[1:] == pytest.approx((0.2254, 0.0742, 0.0202), abs=1e-4)
     assert corrected[1:] == pytest.approx((p[1], 2 * p[2], 3 * p[3]))
-    assert "for the 3 tests of this table" in table.about[0]
+    assert "for the 3 tests of this table" in table.about[1]
 
 
 def test_another_recipe_as_the_baseline(tmp_path):
@@ -118,7 +118,9 @@ def test_another_recipe_as_the_baseline(tmp_path):
     assert math.isnan(table.frame.gain[2]) and cells(table)[2][-4:] == [""] * 4
     vanilla = table.frame.loc[0]
     assert (vanilla.gain_sem, vanilla.p) == pytest.approx((0.01 / math.sqrt(3), 0.0202), abs=1e-4)
-    assert "gain over by_4" in head(table) and "gain over by_4 on the" in " ".join(table.about)
+    assert "gain over by_4" in head(table) and "the difference to by_4 on the" in " ".join(
+        table.about
+    )
     assert any("all differences to by_4 are equal" in line for line in table.about)
     write(found, tmp_path / "page.html", flops=False)
     drawn = (tmp_path / "page" / "gain_method_imp.svg").read_text()
@@ -134,7 +136,10 @@ def test_a_baseline_of_several_parameters_is_none(tmp_path):
     write_run(tmp_path / "tost", ticket, "tost", 0.9)
     best, every = report([tmp_path], ("soft_activation_share",), baseline="soft_activation").tables
     assert every.frame.gain.isna().all()
-    assert any("1 ticket with runs of soft_activation that differ" in line for line in every.about)
+    assert any(
+        "1 ticket with several runs of soft_activation, which differ" in line
+        for line in every.about
+    )
     assert best.frame.gain.dropna().tolist() == pytest.approx([0.9 - 0.7])
 
 
@@ -200,7 +205,7 @@ def test_rates_that_not_every_seed_has_are_not_chosen(tmp_path):
             write_run(tmp_path / f"{seed}_{rate}_tost", ticket, "tost", rate, **more)
     chosen, _ = report([tmp_path]).tables
     assert list(chosen.frame.learning_rate) == [0.1, 0.1]
-    assert any("learning_rate 0.2, 0.4 not to be chosen" in line for line in chosen.about)
+    assert any("learning_rate 0.2, 0.4 cannot be chosen" in line for line in chosen.about)
 
 
 def test_a_recipe_for_which_other_rates_were_tried_than_for_vanilla_is_named(tmp_path):
@@ -211,8 +216,8 @@ def test_a_recipe_for_which_other_rates_were_tried_than_for_vanilla_is_named(tmp
             write_run(tmp_path / f"{recipe}_{rate}", ticket, recipe, learning_rate=rate)
     chosen, _ = report([tmp_path]).tables
     assert [line for line in chosen.about if "tuning" in line] == [
-        "tost, imp, 75.00 %: learning_rate 0.1, 0.2 tried, with vanilla 0.1: the gain is partly "
-        "one of tuning."
+        "tost, imp, 75.00 %: learning_rate 0.1, 0.2 were tried, and for vanilla 0.1. So part of "
+        "the gain may come from tuning."
     ]
 
 
@@ -237,7 +242,7 @@ def test_some_seeds_choose_for_all(tmp_path):
         *(pytest.approx(0.85), pytest.approx(0.15)),
     )
     assert list(chosen.frame.at_edge) == ["learning_rate"] * 2
-    assert "by the mean dev accuracy of 1 seed;" in " ".join(chosen.about)
+    assert "by the mean dev accuracy of 1 seed." in " ".join(chosen.about)
     assert head(every)[5:8] == ["train", "dev", "test"]
     assert [row[7] for row in cells(every)][::2] == ["–", "–"]
     assert any("2 runs not measured on the test images" in line for line in every.about)
@@ -256,7 +261,7 @@ def test_seeds_that_have_all_values_choose(tmp_path):
     chosen, _ = report([tmp_path]).tables
     assert [row[3:5] for row in cells(chosen)] == [["0.2", "3"], ["0.4*", "3"]]
     assert chosen.about[-1] == (
-        "2 rows: learning_rate chosen by 1 of 3 seeds, which ran with all values."
+        "2 rows: learning_rate chosen by 1 of 3 seeds, those that ran with all values."
     )
     asked, _ = report([tmp_path], tune_seeds=[0]).tables
     assert cells(asked) == cells(chosen) and "1 of 3 seeds" not in " ".join(asked.about)
@@ -269,13 +274,13 @@ def test_where_no_value_has_every_seed_nothing_is_chosen(tmp_path):
         write_run(tmp_path / f"{seed}", ticket, learning_rate=rate, seed=seed)
     gathered = gather([tmp_path])
     best = tuned(gathered, ["learning_rate"])
-    assert best.runs.empty and "at_edge" in best.runs and "not to be chosen" in best.notes[0]
+    assert best.runs.empty and "at_edge" in best.runs and "cannot be chosen" in best.notes[0]
     best = tuned(gathered, ["learning_rate"], seeds=[5])
     assert best.runs.empty and "none of the seeds that choose has a run" in best.notes[0]
     best = tuned(gathered, ["width"])
     assert best.runs is None and best.tried.empty and not best.notes
     (table,) = report([tmp_path]).tables
-    assert any("not to be chosen" in line for line in table.about)
+    assert any("cannot be chosen" in line for line in table.about)
 
 
 def test_rates_that_were_tried_on_different_tickets_are_not_chosen_from(tmp_path):
@@ -287,7 +292,7 @@ def test_rates_that_were_tried_on_different_tickets_are_not_chosen_from(tmp_path
             write_run(tmp_path / f"{seed}_{rate}", ticket, learning_rate=rate, seed=seed)
     (table,) = report([tmp_path]).tables
     assert any(
-        "nothing chosen; learning_rate 0.1, 0.2 were not tried on the same" in line
+        "nothing chosen, as learning_rate 0.1, 0.2 were not tried on the same" in line
         for line in table.about
     )
 
@@ -465,7 +470,7 @@ def test_what_is_missing_is_said_and_nothing_invented(tmp_path):
         "1 run left out, result.json damaged: ",
         "1 run left out, without sparsity, sparsity_total, seconds, test_accuracy in result.json: ",
         "1 run left out, of the same recipe, method, sparsity, seeds and settings as another one: ",
-        "1 run without a vanilla partner (same ticket, seeds and settings), in no gain: ",
+        "1 run without a vanilla partner (same ticket, seeds and settings), which no gain counts: ",
     ):
         assert sentence in said, sentence
     assert rows(table, "seeds")[1] == (4,) and table.frame.pairs[1] == 3
@@ -508,7 +513,7 @@ def test_a_dense_network_counts_once(tmp_path):
         for training in range(3 - 2 * seed):
             write_run(tmp_path / f"{name}_{training}", ticket, seed=seed + 10 * training)
     (table,) = report([tmp_path]).tables
-    assert "Dense, as it was found: 85.00 ± 5.00." in table.about
+    assert "The dense network's accuracy, when the ticket was found: 85.00 ± 5.00." in table.about
 
 
 def test_seeds_of_training_on_one_ticket_are_told(tmp_path):
@@ -519,11 +524,11 @@ def test_seeds_of_training_on_one_ticket_are_told(tmp_path):
         write_run(tmp_path / f"tost_{seed}", ticket, "tost", tost, seed=seed)
     (table,) = report([tmp_path]).tables
     (told,) = (line for line in table.about if "more runs than tickets" in line)
-    assert told.startswith("2 rows of more runs than tickets: ")
+    assert told.startswith("2 rows of more runs than tickets. ")
     # The arithmetic is that of a ticket a seed.
     assert table.frame.p[3] == pytest.approx(table.frame.p[1])
     (table,) = report([tmp_path / "each_its_own"]).tables
-    assert "tickets:" not in " ".join(table.about)
+    assert "more runs than tickets" not in " ".join(table.about)
 
 
 def test_of_a_ticket_that_was_found_twice_that_with_vanilla_is_kept(tmp_path):
@@ -562,8 +567,8 @@ def test_one_seed_and_equal_differences_have_no_test(tmp_path):
     assert equal[5:] == ["90.00 ± 0.00", "+10.00 ± 0.00", "–", "–", "–"]
     assert single[5:] == ["70.00", "-10.00", "–", "–", "–"]
     said = " ".join(table.about)
-    assert "1 row without interval and p: all differences to vanilla are equal." in said
-    assert "2 rows of one run, without error, interval and p." in said
+    assert "1 row without interval and p, as all differences to vanilla are equal." in said
+    assert "2 rows of one run: no error, interval or p." in said
 
 
 def test_differences_that_rounding_alone_makes_have_no_test(tmp_path):
@@ -656,7 +661,9 @@ def test_without_dev_accuracy_nothing_is_chosen(tmp_path):
     for rate in (0.1, 0.2):
         write_run(tmp_path / str(rate), ticket, learning_rate=rate, dev_accuracy=None)
     (table,) = report([tmp_path]).tables
-    assert "vanilla, imp, 75.00 %: nothing chosen; not every run has a dev accuracy." in table.about
+    assert (
+        "vanilla, imp, 75.00 %: nothing chosen, as not every run has a dev accuracy." in table.about
+    )
 
 
 @pytest.mark.parametrize(
@@ -718,7 +725,7 @@ def test_the_kinds_of_tickets_pooled_by_hand(tmp_path):
     ]
     (line,) = pooled_cells(found.pooled)
     assert line == ["tost", "2", "3", "+4.00 ± 1.15", "-0.97 to +8.97", "0.074"]
-    assert "post hoc" in found.pooled.about[0] and len(found.pooled.about) == 1
+    assert "This is post hoc" in found.pooled.about[0] and len(found.pooled.about) == 1
 
 
 def test_recipes_of_fewer_kinds_are_said_to_be_so(tmp_path):
@@ -726,7 +733,7 @@ def test_recipes_of_fewer_kinds_are_said_to_be_so(tmp_path):
     write_kinds(tmp_path, {each: {0: 1, 1: 2} for each in ("imp", "erk")}, recipe="soft_activation")
     found = report([tmp_path]).pooled
     assert rows(found, "recipe", "kinds") == [("soft_activation", 2), ("tost", 3)]
-    assert "fewer kinds are not to be compared" in found.about[1]
+    assert "different numbers of kinds" in found.about[1]
 
 
 def test_one_kind_of_tickets_is_not_pooled(tmp_path):
@@ -805,4 +812,4 @@ def test_ties_are_listed(tmp_path, dev, chosen, ties):
     tried = table.tried
     assert list(tried["learning_rate"][tried["tied"]]) == ties
     (line,) = cells(table)
-    assert ("~" in line[3]) == bool(ties) and "~: others are as good" in table.about[0]
+    assert ("~" in line[3]) == bool(ties) and "~: other values are as good" in table.about[0]

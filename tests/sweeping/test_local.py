@@ -113,13 +113,13 @@ def test_gpus_that_are_hidden_or_not_named(machine):
     with LocalEngine(None, 1) as engine:
         assert [each._environment["CUDA_VISIBLE_DEVICES"] for each in engine._all] == ["0", "1"]
     machine(0, "-1")
-    with pytest.raises(UsageError, match="at most the machine's GPUs, 0; got 1"):
+    with pytest.raises(UsageError, match="at most 0, the machine's GPUs; got 1"):
         LocalEngine(None, 1)
 
 
 def test_more_gpus_than_there_are(machine):
     machine(1, "0")
-    with pytest.raises(UsageError, match="at most the machine's GPUs, 1; got 2"):
+    with pytest.raises(UsageError, match="at most 1, the machine's GPUs; got 2"):
         LocalEngine(None, 2)
     with pytest.raises(UsageError, match="a whole number or a share below 1, got 1.5"):
         LocalEngine(None, 1.5)
