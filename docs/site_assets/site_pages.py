@@ -10,8 +10,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mkdocs.structure.files import File, Files
-
 ROOT = Path(__file__).parents[2]
 DOCS, FIRST, PROJECT = "docs/", "README.md", "project/"
 # The address of a link or picture in Markdown, its anchor by itself.
@@ -64,8 +62,10 @@ def text_in_site(path: str) -> str:
     return f"# {path}\n\n````{_SHOWN[Path(path).suffix]}\n{text.rstrip()}\n````\n"
 
 
-def on_files(files: Files, config: Any) -> Files:
+def on_files(files: Any, config: Any) -> Any:
     """Adds README and all that is linked to outside docs/, from page to page."""
+    from mkdocs.structure.files import File  # the tests have no mkdocs
+
     waiting = {FIRST}
     for file in files.documentation_pages():
         if file.src_uri.endswith(".md"):
@@ -87,7 +87,7 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """A page of docs/ with its links to the rest of the project as they are in the site."""
     if page.file.generated_by or page.file.src_uri.endswith(".ipynb"):
         return markdown
