@@ -59,3 +59,10 @@ def test_links_in_the_site():
 def test_other_files_are_shown_as_code():
     text = site_pages.text_in_site("flags/standing.yaml")
     assert text.startswith("# flags/standing.yaml\n\n````yaml\n") and text.endswith("\n````\n")
+
+
+def test_examples_are_shown_as_code():
+    text = "Adds.\n\n>>> 1 + 1\n2\n>>> 3\n3\n\nMore."
+    assert site_pages.with_examples(text) == (
+        "Adds.\n\n```pycon\n>>> 1 + 1\n2\n>>> 3\n3\n```\n\nMore."
+    )

@@ -1,8 +1,9 @@
-"""A hook of mkdocs: the files that the pages link to outside docs/ are pages of the site too.
+"""Hooks of mkdocs: the files that the pages link to outside docs/ are pages of the site too.
 
 README is its first page. A Markdown file of the project becomes a page below ``project/``, any
 other text a page that shows it, and whatever else it is a file beside them. So a link that works in
-the repository works in the site, and needs no address of the repository.
+the repository works in the site, and needs no address of the repository. Examples in docstrings are
+shown as code.
 """
 
 import posixpath
@@ -15,6 +16,7 @@ DOCS, FIRST, PROJECT = "docs/", "README.md", "project/"
 # The address of a link or picture in Markdown, its anchor by itself.
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#|/)([^)\s#]+)(#[^)\s]*)?(?=\))")
 _CODE = re.compile(r"(^```.*?^```|`[^`\n]+`)", re.DOTALL | re.MULTILINE)
+_EXAMPLES = re.compile(r"^( *)>>> .*\n?(?:^\1\S.*\n?)*", re.MULTILINE)
 _SHOWN = {".py": "python", ".yaml": "yaml", ".cfg": "ini", ".sbatch": "bash", ".sh": "bash"}
 
 
@@ -62,9 +64,31 @@ def text_in_site(path: str) -> str:
     return f"# {path}\n\n````{_SHOWN[Path(path).suffix]}\n{text.rstrip()}\n````\n"
 
 
+def with_examples(text: str) -> str:
+    """A text with its examples (``>>> …``) in blocks of code; Markdown takes them for quotes."""
+    return _EXAMPLES.sub(lambda m: f"{m[1]}```pycon\n{m[0].rstrip()}\n{m[1]}```\n", text)
+
+
+def on_config(config: Any) -> None:
+    """Has examples made into code before anything else looks at a text."""
+    from markdown.extensions import Extension
+    from markdown.preprocessors import Preprocessor
+
+    class Fenced(Preprocessor):
+        def run(self, lines: list[str]) -> list[str]:
+            text = "\n".join(lines)
+            return (text if "```" in text else with_examples(text)).split("\n")
+
+    class Examples(Extension):
+        def extendMarkdown(self, md: Any) -> None:
+            md.preprocessors.register(Fenced(md), "examples", 100)
+
+    config.markdown_extensions.append(Examples())
+
+
 def on_files(files: Any, config: Any) -> Any:
     """Adds README and all that is linked to outside docs/, from page to page."""
-    from mkdocs.structure.files import File  # the tests have no mkdocs
+    from mkdocs.structure.files import File  # which the tests do not have
 
     waiting = {FIRST}
     for file in files.documentation_pages():
