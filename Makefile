@@ -1,5 +1,5 @@
 # What one does again and again here, in the environment that is active.
-.PHONY: test e2e coverage lint types docs dist bench
+.PHONY: test e2e coverage lint types docs notebooks layout dist bench
 
 test:  ## the default suite
 	pytest -q -n 2
@@ -17,7 +17,13 @@ lint:
 types:
 	mypy
 
-docs:  ## the table of packages, for docs/architecture.md
+docs:  ## the documentation as a site: open site/index.html. Warnings are errors
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
+
+notebooks:  ## runs docs/notebooks and keeps their outputs
+	python docs/notebooks/execute.py
+
+layout:  ## the table of packages, for docs/architecture.md
 	python tests/test_layout.py
 
 dist:  ## an sdist, and the wheel that is made from it

@@ -1,6 +1,6 @@
 """Prints constraints.txt: the exact versions of all that setup.cfg asks for, in this environment.
 
-By the Python of an environment with all of lottery_tf[test,backends] in which the tests have just
+By the Python of an environment with all of lottery_tf[test,docs,backends] where the tests have just
 passed: ``.venv-test/bin/python .ci/constraints.py > constraints.txt``. What these requirements
 require themselves is among it; what the builds of a machine add to a version (``+cpu``) is not.
 """

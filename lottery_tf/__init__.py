@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # what _WHERE says, for type checkers and editors
     from lottery_tf.finding.find import find_tickets as find_tickets
     from lottery_tf.finding.one_shot import prune as prune
     from lottery_tf.finding.scores import register_method as register_method
+    from lottery_tf.graph.schedules import from_step as from_step
     from lottery_tf.inspecting.facts import inspect as inspect
     from lottery_tf.inspecting.signal import signal as signal
     from lottery_tf.masks.flops import count_flops as count_flops
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # what _WHERE says, for type checkers and editors
     from lottery_tf.masks.wrapper import strip as strip
     from lottery_tf.masks.wrapper import wrap as wrap
     from lottery_tf.tickets.ticket import Ticket as Ticket
+    from lottery_tf.tweaks.after_fades import AfterFades as AfterFades
     from lottery_tf.tweaks.distillation import Distillation as Distillation
     from lottery_tf.tweaks.ghost_skips import GhostSkips as GhostSkips
     from lottery_tf.tweaks.recipe import Recipe as Recipe
@@ -51,6 +53,8 @@ _WHERE = {
     "RescaledInit": "tweaks.rescaled_init",
     "LabelSmoothing": "tweaks.soft_labels",
     "Distillation": "tweaks.distillation",
+    "AfterFades": "tweaks.after_fades",
+    "from_step": "graph.schedules",
     "register_tweak": "tweaks.table",
     "prune": "finding.one_shot",
     "register_method": "finding.scores",

@@ -8,7 +8,7 @@ the present weights.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from textwrap import shorten
 from types import FunctionType, ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -16,9 +16,7 @@ import tensorflow as tf
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import some
 from lottery_tf.graph.compat import (
-    SCHEDULES,
     Trackable,
-    Variable,
     build_for,
     is_keras3,
     is_layer,
@@ -29,92 +27,15 @@ from lottery_tf.graph.compat import (
     keras,
     keras_of,
     place_of,
-    rate_of,
     rate_replaced,
     scope_of,
     undecayed,
     weights_known_to,
 )
-from lottery_tf.graph.keras3 import WHOLE
 from lottery_tf.graph.keras3 import keras as keras3
+from lottery_tf.graph.schedules import From, From3, is_schedule, schedule_of
 
 _MARK = 2**-7 + 2**-20  # placeholder for a schedule in a config; exact in float32
-
-
-class _From:
-    """``schedule`` from a later step on: at the optimizer's step t the rate is that of step k + t.
-
-    A rewound training has the learning rate of step k, but its optimizer counts from 0, as Adam's
-    bias correction needs it.
-
-    Args:
-      schedule: a schedule of that Keras; None if only k is needed.
-      first: k. It is held in a variable, so that it can change without a new trace. int64 [].
-    """
-
-    of: ClassVar[ModuleType]  # its Keras
-
-    def __init__(self, schedule: Any, first: int = 0):
-        self.schedule, self.first = schedule, self._variable(first)
-
-    def _variable(self, first: int) -> Any:
-        raise NotImplementedError
-
-    def get_config(self) -> dict[str, Any]:
-        schedule = self.of.optimizers.schedules.serialize(self.schedule)
-        return {"schedule": schedule, "first": int(self.first.numpy())}
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "_From":
-        schedule = cls.of.optimizers.schedules.deserialize(config["schedule"])
-        return cls(schedule, config["first"])
-
-
-@keras.saving.register_keras_serializable("lottery_tf")
-class From(_From, keras.optimizers.schedules.LearningRateSchedule):
-    __doc__ = _From.__doc__
-    of = keras
-
-    def _variable(self, first: int) -> tf.Variable:
-        return tf.Variable(
-            first,
-            dtype=tf.int64,
-            trainable=False,
-            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-        )
-
-    def __call__(self, step: Any) -> tf.Tensor:
-        return self.schedule(tf.cast(step, tf.int64) + self.first)
-
-
-@keras3.saving.register_keras_serializable("lottery_tf", "From")
-class From3(_From, keras3.optimizers.schedules.LearningRateSchedule):
-    __doc__ = _From.__doc__
-    of = keras3
-
-    def _variable(self, first: int) -> Any:
-        return keras3.Variable(
-            first, dtype=WHOLE, trainable=False, aggregation="only_first_replica"
-        )
-
-    def __call__(self, step: Any) -> Any:
-        return self.schedule(keras3.ops.cast(step, self.first.dtype) + self.first)
-
-
-def schedule_of(
-    optimizer: keras.optimizers.Optimizer,
-) -> keras.optimizers.schedules.LearningRateSchedule | None:
-    """The schedule of the learning rate; None if the rate is constant."""
-    rate = rate_of(getattr(optimizer, "inner_optimizer", optimizer))
-    return rate if _is_schedule(rate) else None
-
-
-def first_step(optimizer: keras.optimizers.Optimizer) -> Variable:
-    """Puts a ``From`` around the schedule of the learning rate. Returns its k to set. int64 []."""
-    schedule = (From3 if is_keras3(optimizer) else From)(schedule_of(optimizer))
-    if schedule.schedule is not None:
-        optimizer.learning_rate = schedule
-    return schedule.first
 
 
 def check_schedules(optimizer: keras.optimizers.Optimizer) -> None:
@@ -122,7 +43,7 @@ def check_schedules(optimizer: keras.optimizers.Optimizer) -> None:
 
     ``From`` does not cover such a schedule; after rewinding it would begin at its first step."""
     for path, part in _parts(vars(getattr(optimizer, "inner_optimizer", optimizer))):
-        if _is_schedule(part) and not is_rate(path):
+        if is_schedule(part) and not is_rate(path):
             raise UsageError(
                 f"Expected a schedule as the optimizer's own learning_rate, to begin at the step "
                 f"that is rewound to; {type(optimizer).__name__} has a "
@@ -158,7 +79,11 @@ def copied(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
         scale = own if is_keras3(optimizer) else (optimizer.dynamic, *own)
         return type(optimizer)(copied(optimizer.inner_optimizer), *scale)
     kind, schedule = type(optimizer).__name__, schedule_of(optimizer)
-    if schedule is not None and not isinstance(schedule, _From) and dict(_held(vars(schedule))):
+    if (
+        schedule is not None
+        and not isinstance(schedule, From | From3)
+        and dict(_held(vars(schedule)))
+    ):
         raise UsageError(
             f"Expected a learning rate that is a function of the step; {type(schedule).__name__} "
             "has variables, which would not begin anew with a training: give another schedule."
@@ -197,12 +122,12 @@ def _config(
         with rate_replaced(optimizer, keras3.Variable(_MARK) if is_keras3(optimizer) else _MARK):
             config = optimizer.get_config()
 
-    def is_schedule(value: Any) -> bool:
+    def is_it(value: Any) -> bool:
         if described is None:
             return value == _MARK
         return isinstance(value, dict) and value.get("class_name") == described
 
-    return {name: schedule if is_schedule(value) else value for name, value in config.items()}
+    return {name: schedule if is_it(value) else value for name, value in config.items()}
 
 
 def state(optimizer: keras.optimizers.Optimizer, model: keras.Model) -> dict[str, tf.Variable]:
@@ -367,15 +292,11 @@ def _parts(thing: Any, prefix: str = "", seen: set[int] | None = None) -> Iterat
             seen.add(id(part))
             yield path, part
             yield from _parts(part, f"{path}/", seen)
-        elif _is_schedule(part) or _is_open(part):
+        elif is_schedule(part) or _is_open(part):
             seen.add(id(part))
-            if _is_schedule(part):
+            if is_schedule(part):
                 yield path, part
             yield from _parts(vars(part), f"{path}/", seen)
-
-
-def _is_schedule(part: Any) -> bool:
-    return isinstance(part, SCHEDULES)
 
 
 def _is_open(part: Any) -> bool:

@@ -26,6 +26,7 @@ from lottery_tf.graph.compat import (
 )
 from lottery_tf.graph.compat import steps_per_execution as steps_of
 from lottery_tf.graph.layers import check_of_its_keras, keys_of_outputs, named_layers
+from lottery_tf.graph.schedules import first_step, schedule_of
 from lottery_tf.graph.step_checks import step_checks
 from lottery_tf.losses.derivatives import reason
 from lottery_tf.losses.objective import of_outputs
@@ -107,7 +108,7 @@ class Trainer:
         with scope_of(model):
             if half and not optimizers.scales_loss(optimizer):
                 optimizer = optimizers.scaling_loss(optimizer)
-            self._first = optimizers.first_step(optimizer)
+            self._first = first_step(optimizer)
             self._new_optimizer = optimizers.copied(optimizer)
             _compile(
                 model,
@@ -164,7 +165,7 @@ class Trainer:
     @property
     def learning_rate(self) -> float:
         """The learning rate of the last step."""
-        schedule = optimizers.schedule_of(self.model.optimizer)
+        schedule = schedule_of(self.model.optimizer)
         if schedule is None:
             return float(np.asarray(self.model.optimizer.learning_rate))
         return float(schedule.schedule(max(self.step - 1, 0)))

@@ -21,7 +21,7 @@ import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
 from lottery_tf.finding.rounds import find
 from lottery_tf.finding.settings import FindingSettings
-from lottery_tf.graph import optimizers
+from lottery_tf.graph import optimizers, schedules
 from lottery_tf.graph.compat import keras, keras_of
 from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import assign, named_variables
@@ -357,7 +357,7 @@ def test_a_checkpoint_of_an_older_release_goes_on(untraced, name):
     assert_same(other.optimizer_state(), one.optimizer_state())
 
 
-@pytest.mark.parametrize("kind", [optimizers.From, optimizers.From3])
+@pytest.mark.parametrize("kind", [schedules.From, schedules.From3])
 def test_from_is_the_schedule_from_a_later_step_on(kind):
     schedules = keras_of(kind(None)).optimizers.schedules
     schedule = kind(schedules.PiecewiseConstantDecay([5], [1.0, 0.5]), 4)
@@ -394,11 +394,11 @@ def test_a_schedule_is_copied_as_it_is():
     for schedule in (
         Undescribed(),
         kept.schedules.CosineDecay(0.1, 9),
-        optimizers.From(Undescribed()),
+        schedules.From(Undescribed()),
     ):
         for optimizer in (kept.Adam(schedule), kept.SGD(schedule)):
-            assert optimizers.schedule_of(optimizers.copied(optimizer)) is schedule
-            assert optimizers.schedule_of(optimizer) is schedule
+            assert schedules.schedule_of(optimizers.copied(optimizer)) is schedule
+            assert schedules.schedule_of(optimizer) is schedule
     scaled = keras.mixed_precision.LossScaleOptimizer(kept.Adam(Undescribed()), initial_scale=8)
     copy = optimizers.copied(scaled)
     assert copy.initial_scale == 8 and copy.inner_optimizer is not scaled.inner_optimizer
