@@ -12,7 +12,7 @@ from lottery_tf.data.settings import DataSettings
 from lottery_tf.data.source import Source
 
 # What to do about classes without training images, where these are folders and where not.
-_OF_FOLDERS = "put images into train/NAME, or remove every folder NAME"
+_OF_FOLDERS = "put images into the folder of that class for training, or remove it everywhere"
 _OF_NUMBERS = "add some, or take the class out and number the others without a gap"
 
 

@@ -30,4 +30,5 @@ def read(data_dir: str | None = None) -> Source:
         train=digits.take(np.flatnonzero(~held_out)),
         test=digits.take(np.flatnonzero(held_out)),
         num_classes=10,
+        names=[str(digit) for digit in range(10)],
     )

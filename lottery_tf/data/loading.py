@@ -1,13 +1,14 @@
 """``load`` reads a dataset into memory, splits it, and says how it is normalised."""
 
 import functools
+from typing import Any
 
 import numpy as np
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.data import classes
 from lottery_tf.data.dataset import Dataset
-from lottery_tf.data.readers import AUGMENTED, NOT_FLIPPED, READERS
+from lottery_tf.data.readers import AUGMENTED, NOT_FLIPPED, READERS, options_of
 from lottery_tf.data.settings import DataSettings
 from lottery_tf.data.source import Source, channel_moments
 
@@ -32,7 +33,7 @@ def load(settings: DataSettings, training: bool = True) -> Dataset:
         classes, or, in ``training``, a class has no training images.
       RuntimeError: a download failed.
     """
-    source = READERS[settings.dataset](settings.data_dir)
+    source = READERS[settings.dataset](settings.data_dir, **options_of(vars(settings)))
     classes.check_labels(settings.dataset, source)
     drawn = _drawn(source, np.random.default_rng(settings.data_seed))
     order = drawn if settings.dev_split == "random" else source.published_order()
@@ -69,17 +70,22 @@ def load(settings: DataSettings, training: bool = True) -> Dataset:
         batch_size=settings.batch_size,
         flip=settings.dataset not in NOT_FLIPPED,
         sha256=source.sha256,
+        class_names=tuple(source.names or ()),
     )
 
 
 @functools.cache
-def content_sha256(dataset: str, data_dir: str | None) -> str:
+def content_sha256(dataset: str, data_dir: str | None, **options: Any) -> str:
     """``Dataset.sha256`` of what lies in a folder, read once in a process.
+
+    Args:
+      dataset, data_dir: as in ``DataSettings``.
+      **options: what else decides what is read, as ``readers.options_of`` gives it.
 
     Raises:
       UsageError: the data are not where they should be.
     """
-    return READERS[dataset](data_dir).sha256
+    return READERS[dataset](data_dir, **options).sha256
 
 
 def _drawn(source: Source, rng: np.random.Generator) -> np.ndarray:

@@ -4,6 +4,7 @@ Pillow decodes them: it tells what a file holds beside its pixels, as how the ca
 takes JPEG's exact transform, where TensorFlow takes the fast one.
 """
 
+import functools
 import io
 import os
 import struct
@@ -19,8 +20,10 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from lottery_tf.common.errors import UsageError
 
 _FORMATS = ("PNG", "JPEG", "BMP")  # by content, whatever the name: TensorFlow read these
-_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")  # Pillow's names of grey and RGB
+_GREY = ("1", "L", "LA")  # Pillow's names
+_MODES = (*_GREY, "P", "PA", "RGB", "RGBA")
 _EXIF, _ORIENTATION = b"Exif\0\0", ExifTags.Base.Orientation
+_LONGEST = 4096  # pixels of a side that pictures are brought to
 _THREADS = min(16, os.cpu_count() or 1)
 
 
@@ -28,11 +31,48 @@ class _Unfit(Exception):
     """What a whole file has that would be lost, and what to do: the end of a sentence."""
 
 
-def read_all(paths: Sequence[Path]) -> Generator[np.ndarray, None, None]:
-    """The picture of each file, uint8 ``[H, W, 3]``, turned as its EXIF orientation says.
+def parse_size(text: str) -> tuple[int, int]:
+    """``(height, width)`` of an ``image_size``.
 
-    Grey and palette pictures become RGB. Colour profiles and gamma are not applied. Of EXIF data
-    that are cut short the orientation is taken if it is there.
+    >>> parse_size("32x48"), parse_size("32")
+    ((32, 48), (32, 32))
+
+    Raises:
+      UsageError: for anything else, and for sides of more than 4,096 pixels.
+    """
+    sides = text.lower().split("x")
+    if len(sides) in (1, 2) and all(side.isascii() and side.isdecimal() for side in sides):
+        height, width = (int(side[:9]) for side in (sides[0], sides[-1]))
+        if min(height, width) >= 1 and max(height, width) <= _LONGEST:
+            return height, width
+    raise UsageError(
+        f"`image_size` expects HxW or N, pixels from 1 to {_LONGEST:,} such as 32x48 or 32, not "
+        f"'{text}'."
+    )
+
+
+def read_all(
+    paths: Sequence[Path],
+    size: tuple[int, int] | None = None,
+    resize: str = "resize",
+    channels: int | None = None,
+) -> Generator[np.ndarray, None, None]:
+    """The picture of each file, turned as its EXIF orientation says.
+
+    Palette pictures become RGB. Colour profiles and gamma are not applied. Of EXIF data that are
+    cut short the orientation is taken if it is there.
+
+    Args:
+      paths: the files.
+      size: ``(H, W)`` to bring each picture to, by a bilinear filter that is wide enough for the
+        pixels it leaves out (antialiased); None leaves it as it is.
+      resize: ``resize`` brings the whole picture to that size, so its sides may change their
+        ratio; ``center_crop`` keeps the ratio and cuts off what is too long, on both sides alike.
+      channels: 1 for grey, by the weights of ITU-R 601 of red, green and blue, 3 for RGB; None
+        leaves grey files grey and gives RGB of the others.
+
+    Returns:
+      uint8 ``[H, W, C]`` for each path, in their order.
 
     Raises:
       UsageError: a file cannot be read, is damaged, or would have to lose something: it has 16
@@ -45,10 +85,13 @@ def read_all(paths: Sequence[Path]) -> Generator[np.ndarray, None, None]:
         warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
         # A photo whose preview an editor has thrown away.
         warnings.filterwarnings("ignore", ".*malformed MPO", UserWarning)
-        yield from pool.map(_read, paths)
+        read = functools.partial(_read, size=size, resize=resize, channels=channels)
+        yield from pool.map(read, paths)
 
 
-def _read(path: Path) -> np.ndarray:
+def _read(
+    path: Path, size: tuple[int, int] | None, resize: str, channels: int | None
+) -> np.ndarray:
     expects = "`dataset=image_folder` expects PNG and JPEG images"
     try:
         if not path.is_file():
@@ -61,7 +104,7 @@ def _read(path: Path) -> np.ndarray:
             f"{expects}, and {path} cannot be read ({error.strerror}); mend or remove it."
         ) from error
     try:
-        return _decoded(content)
+        picture, grey = _decoded(content)
     except _Unfit as error:
         raise UsageError(
             f"{expects} that are opaque, grey or RGB, of 8 bits a channel, and {path} {error}."
@@ -73,9 +116,21 @@ def _read(path: Path) -> np.ndarray:
         raise UsageError(
             f"{expects}, and {path} cannot be read as one ({reason}); mend or remove it."
         ) from error
+    if (channels or (1 if grey else 3)) == 1:
+        picture = picture.convert("L")  # exact for what was grey
+    if size is not None:
+        # Pillow's filters grow with what they shrink by.
+        width_height, by = size[::-1], Image.Resampling.BILINEAR
+        if resize == "center_crop":
+            picture = ImageOps.fit(picture, width_height, by)
+        else:
+            picture = picture.resize(width_height, by)
+    pixels = np.asarray(picture)
+    return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
-def _decoded(content: bytes) -> np.ndarray:
+def _decoded(content: bytes) -> tuple[Image.Image, bool]:
+    """The picture as RGB, and whether its file is grey."""
     with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
         if image.format == "PNG":
             _check_png(content)
@@ -98,7 +153,7 @@ def _decoded(content: bytes) -> np.ndarray:
             seen = seen.convert("RGBA")
             if seen.getchannel("A").getextrema() != (255, 255):
                 raise _Unfit("has transparent parts; lay it on a background")
-        return np.asarray(seen.convert("RGB"))
+        return seen.convert("RGB"), image.mode in _GREY
 
 
 def _check_png(content: bytes) -> None:

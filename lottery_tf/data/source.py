@@ -35,7 +35,7 @@ class Source(NamedTuple):
         None where that is the order of ``train``, or not known.
       groups: int ``[N]``, which training examples belong together, so that none of a group is in
         the dev split where others are trained on; None for none.
-      names: of the classes, for messages; None where they have none but their numbers.
+      names: of the classes; None where they have none.
     """
 
     train: Split

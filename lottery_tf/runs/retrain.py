@@ -137,7 +137,7 @@ def retrain_ticket(
 
     def begin() -> None:
         nonlocal board
-        work.enter_context(run.at_work(data.sha256))
+        work.enter_context(run.at_work(data.sha256, data.class_names))
         if (out / "result.json").exists():
             raise UsageError(GONE_ON.format(out))
         if how.tensorboard:

@@ -23,7 +23,7 @@ def given(request, monkeypatch):
 
     def load_of(train, test, classes=3, names=None, training=True, **settings):
         source = Source(split(*train), split(*test), classes, names=names)
-        monkeypatch.setitem(data.READERS, request.param, lambda data_dir: source)
+        monkeypatch.setitem(data.READERS, request.param, lambda data_dir, **options: source)
         settings = {"dev_share": 0.0, **settings}
         return load(DataSettings(request.param, "DIR", **settings), training)
 
@@ -60,7 +60,8 @@ def test_a_class_without_training_images(given, train, names, lost):
         f"`dataset={given.name}` expects training images of every class, 0 to 2, and there are "
         "none of"
     )
-    do = "put images into train/NAME" if given.name == "image_folder" else "add some, or take the"
+    of_folders = given.name == "image_folder"
+    do = "put images into the folder of that" if of_folders else "add some, or take the"
     with pytest.raises(UsageError, match=re.escape(f"{message} {lost}; {do}")):
         given(train, (0, 1, 2), names=names)
     # Measuring needs none.
