@@ -5,8 +5,9 @@ from pathlib import Path
 
 from lottery_tf.cli.console import console, duration, percent
 from lottery_tf.cli.flags import Parsed
+from lottery_tf.cli.following import beside, command, say_next
 from lottery_tf.cli.settings import OutSettings, how_to_run
-from lottery_tf.cli.terminal import Countdown, EpochStatus, at_work
+from lottery_tf.cli.terminal import Countdown, TrainingStatus, at_work
 from lottery_tf.common.device_settings import DeviceSettings
 from lottery_tf.common.devices import own_folder
 from lottery_tf.common.log import log
@@ -15,7 +16,7 @@ from lottery_tf.finding.settings import IMPORTED, DivergenceSettings, FindingSet
 from lottery_tf.masks.settings import PrunableSettings
 from lottery_tf.models import ModelSettings
 from lottery_tf.runs import Row
-from lottery_tf.runs.find import find, finished_rounds
+from lottery_tf.runs.find import find, finished_rounds, round_folder
 from lottery_tf.runs.folder import check_run_or_new
 from lottery_tf.runs.settings import AS_USUAL, Experiment, HowToRun
 
@@ -31,6 +32,11 @@ def run(flags: Parsed) -> None:
         how = how_to_run(flags, on_nan=flags.settings(DivergenceSettings).on_nan)
         run_find(folder, experiment, finding, how)
     console.print(f"Tickets: {out / 'tickets'}")
+    ticket, run = round_folder(out, finding.last_round), beside(out, "tost")
+    say_next(
+        command("inspect", ticket),
+        command("retrain", f"--ticket={ticket}", "--recipe=tost", f"--out={run}"),
+    )
 
 
 def _unused(method: str) -> set[str]:
@@ -65,7 +71,7 @@ def run_find(
     last = finding.last_round
     countdown = Countdown(finding.tickets, finished)
     with console.status("reading data, building the model") as status:
-        watch = EpochStatus(status, f"round {finished} of {last}")
+        watch = TrainingStatus(status, f"round {finished} of {last}")
 
         def show(row: Row) -> None:
             dev = f"dev {percent(row['dev_accuracy'])}  " if "dev_accuracy" in row else ""

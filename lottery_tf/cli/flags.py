@@ -187,7 +187,7 @@ def _read(argv: Sequence[str], defined: flags.FlagValues, fields: dict) -> list[
     try:
         return defined(["lottery-tf", *words])[1:]
     except flags.UnrecognizedFlagError as error:
-        near = nearest(error.flagname, list(fields)) or "; --help lists them"
+        near = nearest(error.flagname, [*fields, "flagfile"]) or "; --help lists them"
         raise UsageError(f"there is no flag '--{error.flagname}'{near}.") from error
     except flags.IllegalFlagValueError as error:
         # absl says "flag --name=value: reason", the reason being that of the ValueError before.

@@ -4,17 +4,14 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lottery_tf.cli.flags import Owner, Parsed, as_class, parse
+from lottery_tf.cli.grid_file import cells_of, overridden
 from lottery_tf.cli.settings import (
     OF_TRIALS,
     ControlSettings,
     GridSettings,
-    check_out,
     parameters_for,
 )
 from lottery_tf.common.device_settings import DeviceSettings
@@ -42,7 +39,6 @@ _OWN_AXES = {
 
 def check(flags: Parsed) -> None:
     """Raises UsageError for what is wrong with a sweep's command line, as far as it tells alone."""
-    check_out(flags)
     if flags.settings(DeviceSettings).strategy == "multi_worker":
         raise UsageError("Expected --strategy=none or mirrored: a trial runs on one machine.")
     trials_of(flags)
@@ -56,7 +52,7 @@ def trials_of(flags: Parsed) -> list[Trial]:
       UsageError: for a recipe, flag or value that there is not, with nothing run yet.
     """
     found: dict[str, Trial] = {}
-    cells = _cells(flags)
+    cells = cells_of(flags)
     _check_tweaks(flags, cells)
     for cell in cells:
         for trial in _trials_of_cell(cell):
@@ -67,9 +63,32 @@ def trials_of(flags: Parsed) -> list[Trial]:
     return sorted(found.values(), key=lambda trial: trial.kind != FindTrial.kind)
 
 
+def sparsities_said(flags: Parsed) -> list[str]:
+    """What each of --sparsities becomes, a sentence for each --prune_fraction of imp's rounds."""
+    said: dict[str, None] = {}
+    for cell in cells_of(flags):
+        grid, structure = cell.settings(GridSettings), parse_structure(cell.values["structure"])
+        methods = grid.methods or (cell.values["method"],)
+        if "imp" not in methods or structure.sparsity is not None:
+            continue
+        for each in _combinations(varied_flags(cell)):
+            fraction = _with(cell, each).values["prune_fraction"]
+            rounds = {text: _nearest_round(_number(text), fraction) for text in grid.sparsities}
+            become = [
+                f"{text} becomes {100 * (1 - (1 - fraction) ** number):.2f} % (round {number})"
+                for text, number in rounds.items()
+            ]
+            if become:
+                said[
+                    f"A round prunes {100 * fraction:g} % of what is left (--prune_fraction="
+                    f"{fraction:g}), so of --sparsities {', '.join(become)}."
+                ] = None
+    return list(said)
+
+
 def tuned(flags: Parsed) -> list[str]:
     """The names that are tuned in any part of the grid."""
-    return list(dict.fromkeys(n for cell in _cells(flags) for n in _tuned(cell)))
+    return list(dict.fromkeys(n for cell in cells_of(flags) for n in _tuned(cell)))
 
 
 def tuning_seeds(flags: Parsed) -> tuple[str, ...]:
@@ -78,7 +97,7 @@ def tuning_seeds(flags: Parsed) -> tuple[str, ...]:
     Raises:
       UsageError: if parts of the grid that are tuned have different ones.
     """
-    grids = [cell.settings(GridSettings) for cell in _cells(flags)]
+    grids = [cell.settings(GridSettings) for cell in cells_of(flags)]
     several = {grid.tune_seeds for grid in grids if grid.tune}
     if len(several) > 1:
         raise UsageError(
@@ -106,7 +125,7 @@ def _merged(one: Trial, other: Trial) -> Trial:
 def _trials_of_cell(flags: Parsed) -> Iterator[RetrainTrial]:
     grid, recipes = flags.settings(GridSettings), _recipes(flags)
     of_tweaks = _names(tweak_settings)
-    vary, tune = _varied(flags), _tuned(flags)
+    vary, tune = varied_flags(flags), _tuned(flags)
     seeds = [{"seed": seed, "data_seed": seed} for seed in grid.seeds] or [{}]
     axes = (*vary.values(), *tune.values(), seeds, recipes, grid.methods, grid.sparsities)
     if (count := math.prod(len(axis) or 1 for axis in axes)) > _MOST_RUNS:
@@ -153,7 +172,7 @@ def _check_tweaks(flags: Parsed, cells: Sequence[Parsed]) -> None:
     recipes has."""
     recipes = dict.fromkeys(recipe for cell in cells for recipe in _recipes(cell))
     unused = _names(tweak_settings).difference(*map(_parameters, recipes))
-    axes = [axes for cell in cells for axes in (_varied(cell), _tuned(cell))]
+    axes = [axes for cell in cells for axes in (varied_flags(cell), _tuned(cell))]
     for name in (*flags.given, *itertools.chain(*axes)):
         if name in unused:
             raise UsageError(
@@ -254,7 +273,7 @@ def _lists(*owners: Owner) -> set[str]:
     }
 
 
-def _varied(flags: Parsed) -> dict[str, list[str]]:
+def varied_flags(flags: Parsed) -> dict[str, list[str]]:
     return _axes(flags, "vary", _names(*OF_TRIALS) - _OWN_AXES.keys())
 
 
@@ -301,87 +320,4 @@ def _combinations(axes: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
 def _with(flags: Parsed, changed: Mapping[str, str]) -> Parsed:
     """``flags`` as if the user had written these too."""
     words = [f"--{name}={value}" for name, value in changed.items()]
-    return _overridden(flags, parse(words, OF_TRIALS))
-
-
-def _overridden(flags: Parsed, by: Parsed) -> Parsed:
-    given = {name: by.values[name] for name in by.given}
-    return Parsed(flags.values | given, flags.given | by.given, flags.positional)
-
-
-def _cells(flags: Parsed) -> list[Parsed]:
-    """The parts of the grid's YAML file, each with what is common to all and with the user's own
-    flags; those alone where there is no file."""
-    given = flags.values["grid"]
-    if given is None:
-        if flags.values["cells"]:
-            raise UsageError("Expected --grid=FILE.yaml with --cells, which are parts of it.")
-        return [flags]
-    path = Path(given)
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    # Of an impossible date, a number of thousands of digits, thousands of lists within lists too.
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        line = " ".join(str(error).split())
-        raise UsageError(f"Expected --grid={path} to be a YAML file; {line}.") from None
-    if not isinstance(content, dict):
-        raise UsageError(f"Expected flags and their values in {path}, such as 'seeds: [0, 1]'.")
-    cells = content.pop("cells", {"": {}})
-    if not isinstance(cells, dict) or not all(isinstance(cell, dict) for cell in cells.values()):
-        raise UsageError(
-            f"Expected 'cells' in {path} to have a name and flags of its own for each part of the "
-            "grid."
-        )
-    cells = {str(name): cell for name, cell in cells.items()}  # YAML reads 8 and on as no text
-    chosen = flags.values["cells"] or tuple(cells)
-    if unknown := [name for name in chosen if name not in cells]:
-        raise UsageError(
-            f"Expected --cells among those of {path}, {some([*cells])}, not '{unknown[0]}'"
-            f"{nearest(unknown[0], cells)}."
-        )
-    found = []
-    for name in chosen:
-        try:
-            words = _words(content | cells[name], path)
-            found.append(_overridden(parse(words, (GridSettings, *OF_TRIALS)), flags))
-        except UsageError as error:
-            where = f"{path}, {name}" if name else path
-            raise UsageError(f"{where}: {error}") from None
-    return [_overridden(flags, cell) for cell in found]
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads 2:4 as a text, as YAML 1.2 does; in YAML 1.1 it is 2 · 60 + 4."""
-
-
-def _number_or_text(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Any:
-    if ":" in node.value:
-        return node.value
-    kind = "float" if node.tag.endswith("float") else "int"
-    return getattr(loader, f"construct_yaml_{kind}")(node)
-
-
-for _kind in ("int", "float"):
-    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _number_or_text)
-
-
-def _words(values: Mapping[str, Any], path: Path) -> list[str]:
-    """``--name=value`` for each, the flagfile first; it is looked for beside the file too."""
-    words: list[str] = []
-    for name, value in values.items():
-        if name == "flagfile":
-            beside = path.parent / str(value)
-            words.insert(0, f"--flagfile={beside if beside.is_file() else value}")
-            continue
-        if isinstance(value, dict):
-            value = [f"{flag}:{_listed(several)}" for flag, several in value.items()]
-        words.append(f"--{name}={_listed(value)}")
-    return words
-
-
-def _listed(value: Any) -> str:
-    parts = value if isinstance(value, list) else [value]
-    if any(isinstance(part, list | dict) for part in parts):
-        # Not shown: lists of lists by reference grow without end when they are written out.
-        raise UsageError("Expected values beside one another, [a, b]; got lists within lists.")
-    return ",".join(map(str, parts))
+    return overridden(flags, parse(words, OF_TRIALS))

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import NamedTuple
 
-from lottery_tf.cli import settings
+from lottery_tf.cli import checks, settings
 from lottery_tf.cli.flags import Owner, Parsed, help_text, parse
 from lottery_tf.cli.messages import in_flags
 from lottery_tf.common.errors import UsageError, WorkFailed
@@ -35,7 +35,8 @@ class Command(NamedTuple):
       positional: what the help calls its arguments that are no flags.
       checked_later: those of ``settings`` that are whole only when a run, a ticket or a grid has
         filled them in, so that the command alone can tell what is wrong with them.
-      check: whatever else is wrong with a command line, by the flags alone.
+      lacks: what a command line lacks, by the flags alone.
+      check: whatever else is wrong with it, likewise.
     """
 
     module: str
@@ -43,6 +44,7 @@ class Command(NamedTuple):
     settings: tuple[Owner, ...]
     positional: str = ""
     checked_later: tuple[Owner, ...] = ()
+    lacks: Callable[[Parsed], list[str]] = lambda flags: []
     check: Callable[[Parsed], None] = lambda flags: None
 
 
@@ -62,7 +64,7 @@ COMMANDS = {
         "lottery_tf.cli.find",
         "train and prune a model until it is a sparse ticket",
         settings.FIND,
-        check=settings.check_out,
+        lacks=checks.find_lacks,
     ),
     "inspect": Command(
         "lottery_tf.cli.inspect",
@@ -70,20 +72,22 @@ COMMANDS = {
         settings.INSPECT,
         "TICKET",
         checked_later=(settings.DataSettings,),
-        check=settings.check_inspect,
+        check=checks.check_inspect,
     ),
     "retrain": Command(
         "lottery_tf.cli.retrain",
         "train a ticket from its rewound weights by a recipe",
         settings.RETRAIN,
         checked_later=settings.OF_RETRAINING,
-        check=settings.check_retrain,
+        lacks=checks.retrain_lacks,
+        check=checks.check_retrain,
     ),
     "sweep": Command(
         "lottery_tf.cli.sweep",
         "find and retrain over a grid of recipes, masks and seeds",
         settings.SWEEP,
         checked_later=settings.OF_TRIALS,
+        lacks=checks.sweep_lacks,
         check=_check_sweep,
     ),
     "report": Command(
@@ -91,20 +95,21 @@ COMMANDS = {
         "compare the recipes of retrain runs: tables and a page",
         settings.REPORT,
         "RUNS...",
-        check=settings.check_report,
+        lacks=checks.report_lacks,
     ),
     "evaluate": Command(
         "lottery_tf.cli.evaluate",
         "measure a finished or exported model on a dataset",
         settings.EVALUATE,
         checked_later=(settings.DataSettings,),
-        check=settings.check_evaluate,
+        lacks=checks.evaluate_lacks,
+        check=checks.check_evaluate,
     ),
     "export": Command(
         "lottery_tf.cli.export",
         "write a retrained model as SavedModel or TFLite",
         settings.EXPORT,
-        check=settings.check_export,
+        lacks=checks.export_lacks,
     ),
 }
 
@@ -210,6 +215,7 @@ def _run(name: str, words: list[str]) -> None:
         print(help_text(name, command.summary, command.settings, command.positional), end="")
         return
     flags = parse(words, command.settings, command.positional)
+    checks.check_nothing_lacks(command.lacks(flags))
     for owner in command.settings:  # which check themselves as they are made
         if owner not in command.checked_later:
             flags.settings(owner)

@@ -9,10 +9,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from lottery_tf.cli.flags import Owner, Parsed, as_class
+from lottery_tf.cli.flags import Owner, Parsed
 from lottery_tf.common.device_settings import DeviceSettings
 from lottery_tf.common.errors import UsageError
-from lottery_tf.common.settings import check_choices, one_of, setting, settings_of
+from lottery_tf.common.settings import check_choices, one_of, setting
 from lottery_tf.data.settings import DataSettings
 from lottery_tf.exporting.settings import FORMATS, MAX_DIFFERENCE
 from lottery_tf.finding.settings import DivergenceSettings, FindingSettings
@@ -25,9 +25,7 @@ from lottery_tf.tweaks.settings import (
     PARAMETERS,
     RECIPES,
     defaults_of,
-    parameters_of,
     tweak_settings,
-    tweaks_of,
 )
 
 ENGINES = ("local", "ray")
@@ -312,75 +310,6 @@ def how_to_run(flags: Parsed, **more: Any) -> HowToRun:
     )
 
 
-def check_out(flags: Parsed) -> None:
-    """Raises UsageError where no place to write to is given."""
-    _ = flags.settings(OutSettings).folder
-
-
-def check_export(flags: Parsed) -> None:
-    """Raises UsageError without a place to write to, or a run."""
-    check_out(flags)
-    if not flags.settings(ExportSettings).run:
-        raise UsageError("Expected --run=DIR, the retrain run to export; none was given.")
-
-
-def check_inspect(flags: Parsed) -> None:
-    """Raises UsageError unless one ticket is given; for flags that go with --signal without it,
-    and a recipe that cannot be."""
-    if len(flags.positional) != 1:
-        raise UsageError(
-            "Expected one ticket, RUN/tickets/round_NN of a find run (a second one goes to "
-            f"--compare); got {len(flags.positional)}."
-        )
-    settings = flags.settings(SignalSettings)
-    if settings.signal:
-        _check_recipe(settings.recipe or "vanilla", flags)
-        return
-    owners: tuple[Owner, ...] = (SignalSettings, DataSettings, tweak_settings)
-    for name in (field.name for owner in map(as_class, owners) for field in settings_of(owner)):
-        if name in flags.given and name != "signal":
-            raise UsageError(f"--{name} goes with --signal: add that, or leave --{name} out.")
-
-
-def check_report(flags: Parsed) -> None:
-    """Raises UsageError where no runs are given."""
-    if not flags.positional:
-        raise UsageError("Expected folders with retrain runs below them; none was given.")
-
-
-def check_evaluate(flags: Parsed) -> None:
-    """Raises UsageError unless one model is given."""
-    settings = flags.settings(EvaluateSettings)
-    if (settings.run is None) == (settings.model is None):
-        raise UsageError(
-            "Expected either --run=DIR (a retrain run) or --model=PATH (a file or folder); got "
-            f"{'neither' if settings.run is None else 'both'}."
-        )
-
-
-def check_retrain(flags: Parsed) -> None:
-    """Raises UsageError without a place to write to, or a ticket; for a recipe or parameters of it
-    that cannot be, and for parameters of a tweak that is not in it."""
-    check_out(flags)
-    settings = flags.settings(RetrainSettings)
-    if not settings.ticket:
-        raise UsageError("Expected --ticket=DIR, the ticket to retrain; none was given.")
-    _check_recipe(settings.recipe, flags)
-
-
 def parameters_for(recipe: str, flags: Parsed) -> dict[str, Any]:
     """The parameters of all tweaks, keyed as their flags are: the user's, else the recipe's own."""
     return dataclasses.asdict(flags.settings(tweak_settings, **defaults_of(recipe)))
-
-
-def _check_recipe(recipe: str, flags: Parsed) -> None:
-    names, given = tweaks_of(recipe), parameters_for(recipe, flags)
-    for name in names:
-        PARAMETERS[name](**parameters_of(name, given))
-    for name in (name for name in PARAMETERS if name not in names):
-        for field in settings_of(PARAMETERS[name]):
-            if f"{name}_{field.name}" in flags.given:
-                raise UsageError(
-                    f"--{name}_{field.name} is a parameter of {name}, which is not in "
-                    f"--recipe={recipe}: add it there, or leave the flag out."
-                )

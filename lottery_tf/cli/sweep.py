@@ -12,7 +12,8 @@ from rich.table import Table
 
 from lottery_tf.cli.console import console, duration, percent
 from lottery_tf.cli.flags import Parsed
-from lottery_tf.cli.grid import trials_of, tuned, tuning_seeds
+from lottery_tf.cli.following import command
+from lottery_tf.cli.grid import sparsities_said, trials_of, tuned, tuning_seeds
 from lottery_tf.cli.messages import in_flags
 from lottery_tf.cli.report import library, whole_numbers
 from lottery_tf.cli.settings import (
@@ -61,19 +62,25 @@ def run(flags: Parsed) -> None:
     except OSError as error:
         raise UsageError(f"Expected --out to be a folder that can be written; {error}.") from None
     trials = named_as_begun(trials, out)
+    for line in sparsities_said(flags):
+        console.print(line)
     table = _Table()
     with _engine(settings) as engine, Live(table, console=console, refresh_per_second=1) as live:
 
         def watch(progress: Progress, trial: Trial | None, outcome: Outcome | None) -> None:
+            if table.progress is None:
+                live.console.print(_what_is_there(progress, len(later_trials)), markup=False)
             table.progress = progress
             if trial is not None and outcome is not None:
-                live.console.print(_line(trial, outcome, out), markup=False)
+                said = f"{_line(trial, outcome, out)}  {table.how_far()}"
+                live.console.print(said, markup=False)
 
         def submit(trial: Trial) -> Future[Outcome]:
             return engine.submit(attempt, trial, out, devices, how)
 
+        later_trials = [trial for trial in trials if _waits(trial, seeds)]
         at_once = [trial for trial in trials if not _waits(trial, seeds)]
-        later = {trial.experiment.training.seed for trial in trials if _waits(trial, seeds)}
+        later = {trial.experiment.training.seed for trial in later_trials}
         if reporting and later:
             waiting = some([*map(str, sorted(later))])
             table.then = f"then seeds {waiting} with what dev images choose"
@@ -105,15 +112,15 @@ def run(flags: Parsed) -> None:
         if reporting and undecided:
             said.append("Until then nothing is chosen for their recipes on these tickets.")
         raise WorkFailed(" ".join(said))
-    report = f"lottery-tf report {out} --out={out / 'report.html'}"
-    report += f" --tune={','.join(names)}" if names else ""
-    report += f" --tune_seeds={','.join(choosing)}" if choosing else ""
+    report = ["report", out, f"--out={out / 'report.html'}"]
+    report += [f"--tune={','.join(names)}"] if names else []
+    report += [f"--tune_seeds={','.join(choosing)}"] if choosing else []
     left = ""
     if names and not settings.measure:
         left = (
             " but for what --tune has to choose: give the whole grid without --nomeasure for that"
         )
-    console.print(f"Finished{left}. To look at it: {report}", markup=False)
+    console.print(f"Finished{left}. Next: {command(*report)}", markup=False)
 
 
 def _engine(settings: SweepSettings) -> LocalEngine | RayEngine:
@@ -162,6 +169,14 @@ class _Table:
     progress: Progress | None = None
     then: str = ""
 
+    def how_far(self) -> str:
+        """``3 of 14``, and about how long the others take, where that is known."""
+        assert self.progress is not None
+        done = len(self.progress.finished | self.progress.failed.keys())
+        seconds = self.progress.seconds_left()
+        left = f", about {duration(seconds)} left" if seconds else ""
+        return f"[{done} of {len(self.progress.trials)}{left}]"
+
     def __rich__(self) -> Group | str:
         if self.progress is None:
             return ""
@@ -179,6 +194,18 @@ class _Table:
             end = datetime.datetime.now() + datetime.timedelta(seconds=seconds)
             when = f"about {duration(seconds)} left, until {end:%a %H:%M}"
         return Group(table, "; ".join(filter(None, (when, self.then))))
+
+
+def _what_is_there(progress: Progress, later: int) -> str:
+    """How many runs the grid has, and how many of them are there already."""
+    gone = progress.finished | progress.failed.keys()
+    kinds = dict.fromkeys(trial.kind for trial in progress.trials)
+    number = {kind: sum(trial.kind == kind for trial in progress.trials) for kind in kinds}
+    there = {kind: number[kind] - progress.left(kind) for kind in kinds}
+    said = [f"{number[kind]} of {kind} ({there[kind]} there already)" for kind in kinds]
+    then = f", and {counted(later, 'run')} when --tune has chosen" if later else ""
+    left = len(progress.trials) - len(gone)
+    return f"The grid has {' and '.join(said)}: {counted(left, 'run')} to do{then}."
 
 
 def _line(trial: Trial, outcome: Outcome, out: Path) -> str:

@@ -35,9 +35,11 @@ class Recipe:
     {'label_smoothing': {'epsilon': 0.1}}
     >>> Recipe("vanilla").tweaks
     ()
+    >>> Recipe("soft_activation+label_smoothing").name
+    'soft_activation,label_smoothing'
 
     Args:
-      tweaks: a name of RECIPES or TWEAKS, several separated by commas, or a list of tweaks.
+      tweaks: a name of RECIPES or TWEAKS, several joined by ``+`` or commas, or a list of tweaks.
       settings: parameters of tweaks that are given by name, keyed as their flags are
         (``label_smoothing_epsilon``); those of tweaks that are not in the recipe are left out. They
         come before those that a recipe such as ``tost_reference`` has by itself.
