@@ -1,4 +1,4 @@
-"""lottery-tf find: draws the tickets of a network, a folder a round."""
+"""lottery-tf find: draws the tickets of a network, a folder for each round."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -22,7 +22,7 @@ from lottery_tf.runs.settings import AS_USUAL, Experiment, HowToRun
 
 
 def run(flags: Parsed) -> None:
-    """Draws the tickets, with a line a round."""
+    """Draws the tickets, and prints a line for each round."""
     out = flags.settings(OutSettings).folder
     experiment = Experiment(*(flags.settings(owner) for owner in Experiment.owners()))
     finding = flags.settings(FindingSettings)
@@ -40,7 +40,7 @@ def run(flags: Parsed) -> None:
 
 
 def _unused(method: str) -> set[str]:
-    """The flags that say nothing to a method; a flagfile may have them for another one."""
+    """The flags that a method does not use; a flagfile may have them for another method."""
     of = {
         "imp": {"rounds", "prune_fraction"},
         "gmp": {"regrow", *(f.name for f in fields(FindingSettings) if f.name.startswith("gmp_"))},
@@ -65,7 +65,7 @@ def run_find(
     finding: FindingSettings,
     how: HowToRun = AS_USUAL,
 ) -> list[Row]:
-    """Runs the stage and prints a line a round; returns the rows."""
+    """Runs the stage, prints a line for each round, and returns the rows."""
     check_run_or_new(out)
     finished = len(finished_rounds(out))
     last = finding.last_round

@@ -27,7 +27,7 @@ from lottery_tf.sweeping.trials import FindTrial, RetrainTrial, Trial
 from lottery_tf.training.settings import TrainingSettings
 from lottery_tf.tweaks.settings import described, tweak_settings
 
-_MOST_RUNS = 100_000  # more than anybody waits for
+_MOST_RUNS = 100_000  # nobody waits for more
 _OWN_AXES = {
     "seed": "seeds",
     "data_seed": "seeds",
@@ -46,7 +46,7 @@ def check(flags: Parsed) -> None:
 
 
 def trials_of(flags: Parsed) -> list[Trial]:
-    """The trials, those that find tickets first; one that several combinations need comes once.
+    """The trials, those that find tickets first; each comes once, however many need it.
 
     Raises:
       UsageError: for a recipe, flag or value that there is not, with nothing run yet.
@@ -92,7 +92,7 @@ def tuned(flags: Parsed) -> list[str]:
 
 
 def tuning_seeds(flags: Parsed) -> tuple[str, ...]:
-    """The seeds that choose the values of what is tuned; none for all.
+    """The seeds that choose among the values of --tune; empty where all do.
 
     Raises:
       UsageError: if parts of the grid that are tuned have different ones.
@@ -114,7 +114,7 @@ def _before(trial: Trial) -> list[FindTrial]:
 
 
 def _merged(one: Trial, other: Trial) -> Trial:
-    """Of two trials with the same folder that which does what either does."""
+    """One trial that does what two trials with the same folder do."""
     if isinstance(one, RetrainTrial) and isinstance(other, RetrainTrial):
         test, tuned = one.test or other.test, one.tuned or other.tuned
         return dataclasses.replace(other, test=test, tuned=tuned)
@@ -168,8 +168,8 @@ def _recipes(flags: Parsed) -> list[str]:
 
 
 def _check_tweaks(flags: Parsed, cells: Sequence[Parsed]) -> None:
-    """Raises UsageError for a parameter of a tweak, given by the user or varied, that none of the
-    recipes has."""
+    """Raises UsageError for a parameter of a tweak that is in none of the recipes, whether the user
+    has given or varied it."""
     recipes = dict.fromkeys(recipe for cell in cells for recipe in _recipes(cell))
     unused = _names(tweak_settings).difference(*map(_parameters, recipes))
     axes = [axes for cell in cells for axes in (varied_flags(cell), _tuned(cell))]
@@ -195,17 +195,17 @@ def _parameters(recipe: str) -> set[str]:
 def _tickets(
     flags: Parsed, grid: GridSettings, note: str
 ) -> Iterator[tuple[FindTrial, int, FindTrial | None]]:
-    """Of each method and sparsity the trial that finds the ticket, its round, and the trial that
-    trains a dense network where that one does not."""
+    """For each method and sparsity: the trial that finds the ticket, and the round of that ticket.
+    Where that trial trains no dense network, the trial that does; else None."""
     methods = grid.methods or (flags.values["method"],)
     values = {name: flags.values[name] for name in _names(FindingSettings)}
     experiment, fraction = _experiment(flags), values["prune_fraction"]
-    FindingSettings(rounds=0, prune_fraction=fraction)  # says so if it is none
+    FindingSettings(rounds=0, prune_fraction=fraction)  # refuses one that cannot be
     sparsities = [_number(text) for text in grid.sparsities]
     structure = parse_structure(values["structure"])
     if structure.sparsity is not None:
         for asked in sparsities:
-            target_of(structure, asked)  # says so if it is another
+            target_of(structure, asked)  # refuses another one
         sparsities = []
     rounds = [_nearest_round(sparsity, fraction) for sparsity in sparsities]
 
@@ -230,7 +230,7 @@ def _tickets(
                 own = experiment.with_model_of_file()
                 found, dense = dataclasses.replace(found, experiment=own), imp
             elif not found.finding.train_tickets:
-                # Of no structure: it prunes nothing.
+                # It prunes nothing, so it has no structure.
                 dense = imp or trial(
                     **{"method": "imp", "rounds": 0, "sparsity": None, "train_tickets": True},
                     **{"structure": UNSTRUCTURED.text, "min_kept": 0},
@@ -243,7 +243,7 @@ def _experiment(flags: Parsed) -> Experiment:
 
 
 def _nearest_round(sparsity: float, fraction: float) -> int:
-    """The round of pruning so much whose sparsity is nearest."""
+    """The round whose sparsity is nearest, where each round prunes ``fraction`` of what is left."""
     exact = math.log(1 - sparsity) / math.log(1 - fraction)
     low = math.floor(exact)
     return min((low, low + 1), key=lambda number: abs(1 - (1 - fraction) ** number - sparsity))
@@ -264,7 +264,7 @@ def _names(*owners: Owner) -> set[str]:
 
 
 def _lists(*owners: Owner) -> set[str]:
-    """The flags that are lists themselves, so that what their commas part is no axis."""
+    """The flags whose values are lists, so that their commas do not separate values."""
     return {
         field.name
         for owner in map(as_class, owners)
@@ -274,11 +274,12 @@ def _lists(*owners: Owner) -> set[str]:
 
 
 def varied_flags(flags: Parsed) -> dict[str, list[str]]:
+    """What --vary says: the values of each flag."""
     return _axes(flags, "vary", _names(*OF_TRIALS) - _OWN_AXES.keys())
 
 
 def _tuned(flags: Parsed) -> dict[str, list[str]]:
-    """Of what the retraining alone may have otherwise."""
+    """What --tune says, likewise; it takes flags of the retraining alone."""
     return _axes(flags, "tune", _names(TrainingSettings, tweak_settings) - _OWN_AXES.keys())
 
 

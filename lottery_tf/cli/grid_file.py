@@ -1,4 +1,4 @@
-"""A grid's YAML file: its parts, each as the flags that it stands for."""
+"""A grid's YAML file: its cells, each as the flags that it stands for."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,8 +14,8 @@ from lottery_tf.common.settings import nearest
 
 
 def cells_of(flags: Parsed) -> list[Parsed]:
-    """The parts of the grid's YAML file, each with what is common to all and with the user's own
-    flags; those alone where there is no file."""
+    """The flags of each cell of the grid's YAML file: its own, those that all cells share, and the
+    user's, which win. Without a file there is one cell, the user's flags."""
     given = flags.values["grid"]
     if given is None:
         if flags.values["cells"]:
@@ -24,7 +24,7 @@ def cells_of(flags: Parsed) -> list[Parsed]:
     path = Path(given)
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    # Of an impossible date, a number of thousands of digits, thousands of lists within lists too.
+    # YAML raises ValueError for an impossible date, RecursionError for thousands of nested lists.
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         line = " ".join(str(error).split())
         raise UsageError(f"Expected --grid={path} to be a YAML file; {line}.") from None
@@ -33,10 +33,9 @@ def cells_of(flags: Parsed) -> list[Parsed]:
     cells = content.pop("cells", {"": {}})
     if not isinstance(cells, dict) or not all(isinstance(cell, dict) for cell in cells.values()):
         raise UsageError(
-            f"Expected 'cells' in {path} to have a name and flags of its own for each part of the "
-            "grid."
+            f"Expected 'cells' in {path} to have a name for each cell, and flags below the name."
         )
-    cells = {str(name): cell for name, cell in cells.items()}  # YAML reads 8 and on as no text
+    cells = {str(name): cell for name, cell in cells.items()}  # YAML reads 8 as a number
     chosen = flags.values["cells"] or tuple(cells)
     if unknown := [name for name in chosen if name not in cells]:
         raise UsageError(
@@ -94,6 +93,6 @@ def _words(values: Mapping[str, Any], path: Path) -> list[str]:
 def _listed(value: Any) -> str:
     parts = value if isinstance(value, list) else [value]
     if any(isinstance(part, list | dict) for part in parts):
-        # Not shown: lists of lists by reference grow without end when they are written out.
-        raise UsageError("Expected values beside one another, [a, b]; got lists within lists.")
+        # They are not shown: nested references would grow without end when written out.
+        raise UsageError("Expected a plain list of values, [a, b]; got lists within lists.")
     return ",".join(map(str, parts))

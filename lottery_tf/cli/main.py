@@ -33,8 +33,8 @@ class Command(NamedTuple):
       summary: what it does, in words.
       settings: what its flags are made from, as ``parse`` takes it.
       positional: what the help calls its arguments that are no flags.
-      checked_later: those of ``settings`` that are whole only when a run, a ticket or a grid has
-        filled them in, so that the command alone can tell what is wrong with them.
+      checked_later: those of ``settings`` that a run, a ticket or a grid completes. Only the
+        command itself can tell what is wrong with them.
       lacks: what a command line lacks, by the flags alone.
       check: whatever else is wrong with it, likewise.
     """
@@ -114,7 +114,7 @@ COMMANDS = {
 }
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
-TO_BE_REQUEUED = 75  # that of sysexits.h for "try again": the launchers give the command again
+TO_BE_REQUEUED = 75  # "try again" in sysexits.h: the launchers start the command again
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -124,8 +124,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       argv: the words behind ``lottery-tf``; None for those of this process.
 
     Returns:
-      The exit code: 0 done, 1 the work failed, 2 the user's mistake, 130 interrupted, 75 stopped by
-      SIGTERM: to be given again.
+      The exit code: 0 done, 1 the work failed, 2 the user's mistake, 130 interrupted. 75: stopped
+      by SIGTERM, and to be given again.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv:
@@ -166,20 +166,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"lottery-tf {name}: {one_line(told)}.", file=sys.stderr)
             return FAILED
         said = traceback.format_exc()
-        if isinstance(error, RuntimeError):  # as ours is; in Keras' errors backquotes mean others
+        if isinstance(error, RuntimeError):  # ours; Keras' errors put other things in backquotes
             said = said.replace(str(error), in_flags(str(error)))
         print(readable(said), end="", file=sys.stderr)
         return FAILED
 
 
 def _trouble_with_disk(error: BaseException) -> str | None:
-    """What is wrong with the disk, if an error or its cause is of that: of Python, or of
-    TensorFlow, HDF5 and NumPy, which say the same words in classes of their own."""
+    """What is wrong with the disk, if an error or its cause is about that. Python says it, or
+    TensorFlow, HDF5 and NumPy with the same words in classes of their own."""
     no_room = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)]
     no_leave = [os.strerror(number) for number in (errno.EACCES, errno.EPERM)]
     each: BaseException | None = error
     while each is not None:
-        # Of a full disk what closes the file fails too; a refusal may have been dealt with.
+        # On a full disk closing the file fails as well. A refusal in the chain may be handled.
         words = no_room if each is not error else [*no_room, *no_leave]
         found = next((word for word in words if word in str(each)), None)
         if found and (isinstance(each, OSError) or type(each).__module__ != "builtins"):

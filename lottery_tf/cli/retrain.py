@@ -28,9 +28,10 @@ from lottery_tf.tweaks.recipe import Recipe
 
 
 def run(flags: Parsed) -> None:
-    """Retrains; the settings of the ticket's own run stand where no flag is given.
+    """Retrains with the settings of the ticket's own run, but for the flags that are given.
 
-    A ticket that was made in a program has none: --dataset and the training's flags say them.
+    A ticket that was made in a program has no settings: --dataset and the flags of the training
+    give them.
     """
     out = flags.settings(OutSettings).folder
     settings = flags.settings(RetrainSettings)

@@ -35,14 +35,14 @@ from lottery_tf.tweaks.recipe import Recipe
 
 
 def run(flags: Parsed) -> None:
-    """Runs what is missing of the grid, and says what is left."""
+    """Runs what is missing of the grid, and says what it comes to."""
     out = flags.settings(OutSettings).folder.resolve()  # a worker may have another folder
     settings, devices = flags.settings(SweepSettings), flags.settings(DeviceSettings)
     how = how_to_run(flags, on_nan=flags.settings(DivergenceSettings).on_nan)
     trials, names, choosing = trials_of(flags), tuned(flags), tuning_seeds(flags)
     for trial in trials:
         if isinstance(trial, RetrainTrial):
-            Recipe(trial.recipe, trial.parameters)  # says what only Keras knows to be wrong
+            Recipe(trial.recipe, trial.parameters)  # refuses what only Keras can check
     seeds = whole_numbers(choosing)
     reporting = library() if names and settings.measure else None
     there = {trial.experiment.training.seed for trial in trials}
@@ -55,7 +55,7 @@ def run(flags: Parsed) -> None:
         first = undecidable[0]
         raise UsageError(
             f"Expected one of --tune_seeds, {some([*choosing])}, among the --seeds of each part of "
-            f"the grid with --tune; {first.recipe} ({first.label}) is in none that has one."
+            f"the grid with --tune; the part with {first.recipe} ({first.label}) has none of them."
         )
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -85,8 +85,8 @@ def run(flags: Parsed) -> None:
             waiting = some([*map(str, sorted(later))])
             table.then = f"then seeds {waiting} with what dev images choose"
         done = run_trials(at_once, out, submit, settings.retries, watch)
-        # Of the grid alone, whatever else lies in the folder; and not where a run is missing, with
-        # which the choice might be another.
+        # Runs of this grid alone, whatever else lies in the folder. Where one is missing nothing is
+        # chosen, since it might have been the best.
         candidates = [trial for trial in at_once if _chooses(trial, seeds)]
         undecided = {trial.choice for trial in candidates if trial.folder in done.failed}
         tried = [out / trial.folder for trial in candidates if trial.choice not in undecided]
@@ -118,7 +118,7 @@ def run(flags: Parsed) -> None:
     left = ""
     if names and not settings.measure:
         left = (
-            " but for what --tune has to choose: give the whole grid without --nomeasure for that"
+            " but for what --tune has to choose: for that, give the whole grid without --nomeasure"
         )
     console.print(f"Finished{left}. Next: {command(*report)}", markup=False)
 
@@ -135,24 +135,24 @@ def _is_tuned(trial: Trial) -> TypeGuard[RetrainTrial]:
 
 
 def _chooses(trial: Trial, seeds: list[int]) -> TypeGuard[RetrainTrial]:
-    """Whether it is one of the trials that what is tuned is chosen by."""
+    """Whether its dev accuracy decides which values are best."""
     return _is_tuned(trial) and (not seeds or trial.experiment.training.seed in seeds)
 
 
 def _waits(trial: Trial, seeds: list[int]) -> TypeGuard[RetrainTrial]:
-    """Whether it has to wait until others have chosen."""
+    """Whether it waits until others have decided that."""
     return _is_tuned(trial) and not trial.test and not _chooses(trial, seeds)
 
 
 def _undecidable(trials: list[Trial], seeds: list[int]) -> list[RetrainTrial]:
-    """Those that would wait for ever: no seed that chooses has a run with their values."""
+    """Trials that would wait for ever, since no seed that decides has a run with their values."""
     tried = {trial.kin for trial in trials if _chooses(trial, seeds)}
     return [trial for trial in trials if _waits(trial, seeds) and trial.kin not in tried]
 
 
 def _chosen(trials: list[Trial], best: set[str], seeds: list[int]) -> list[Trial]:
-    """The trials, the ``best`` by their folders to be tested; of those that waited only those that
-    differ from one of these in the seed alone, to be tested too."""
+    """The trials that are left to do. The ``best``, given by their folders, are tested. Of the
+    trials that waited, those are run and tested that differ from a best one in the seed alone."""
     kin = {trial.kin for trial in trials if _is_tuned(trial) and trial.folder in best}
     found: list[Trial] = []
     for trial in trials:
@@ -164,7 +164,7 @@ def _chosen(trials: list[Trial], best: set[str], seeds: list[int]) -> list[Trial
 
 
 class _Table:
-    """What is done and what is left, when it ends, and what comes then."""
+    """What is done, what is left, when the sweep ends, and what comes after that."""
 
     progress: Progress | None = None
     then: str = ""

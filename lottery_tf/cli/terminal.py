@@ -19,7 +19,7 @@ _A_LINE = 60.0  # seconds, elsewhere
 
 @contextlib.contextmanager
 def at_work(devices: DeviceSettings) -> Iterator[None]:
-    """Within the block the devices are set up, and the chief alone of several workers speaks."""
+    """Within the block the devices are set up, and of several workers only the chief speaks."""
     with scope_of(devices):
         if not is_chief():
             console.quiet = True
@@ -30,8 +30,8 @@ def at_work(devices: DeviceSettings) -> Iterator[None]:
 class TrainingStatus(Course):
     """Shows the epoch, the accuracy and what is left of a training.
 
-    In a terminal that is one line, which is renewed. Where the output goes to a file or a pipe, it
-    is a line a minute on stderr; a training of less than a minute has none.
+    In a terminal that is one line, which is renewed. In a file or a pipe it is a line a minute, on
+    stderr. A training of less than a minute has none.
 
     Args:
       status: what ``console.status`` returned.

@@ -24,7 +24,7 @@ _ENDINGS = (".jpeg", ".jpg", ".png")
 
 
 class _Found:
-    """What lies in the folders that have a folder for each class.
+    """What is found in the folders that have a folder for each class.
 
     Attributes:
       classes: the names of the class folders in each.
@@ -125,12 +125,12 @@ def read(
         It draws by the sorted names of a class and by ``test_seed``.
 
     Returns:
-      images uint8 ``[N, H, W, C]`` as ``pictures.read_all`` has them; the classes are the folders,
-      numbered by their names in alphabetical order, with images or without.
+      images uint8 ``[N, H, W, C]`` as ``pictures.read_all`` has them. The classes are the folders,
+      empty ones too, numbered by their names in alphabetical order.
 
     Raises:
-      UsageError: a folder is missing or has no images, an image is damaged or not what a viewer
-        shows, or not all are of one size and none is given.
+      UsageError: a folder is missing or has no images, an image cannot be read, or the images have
+        several sizes and none is given.
     """
     folder = Path(data_dir).expanduser()
     splits = _splits_of(folder)
@@ -171,9 +171,8 @@ def _splits_of(folder: Path) -> tuple[str, ...]:
         return ("",)
     lacking = "train" if "train" not in there else "test"
     raise UsageError(
-        f"`dataset=image_folder` expects a folder {lacking} in {folder}, and there is none; give a "
-        "`data_dir` with train and test and a folder for each class in both, or with the folders "
-        "of the classes alone."
+        f"`dataset=image_folder` expects a folder {lacking} in {folder}, and there is none; add "
+        "it, or give a `data_dir` with nothing but a folder for each class."
     )
 
 

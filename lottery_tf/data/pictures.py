@@ -1,7 +1,7 @@
 """Pictures of files as a viewer shows them, or a sentence that names the file that is none.
 
-Pillow decodes them: it tells what a file holds beside its pixels, as how the camera was held, and
-takes JPEG's exact transform, where TensorFlow takes the fast one.
+Pillow decodes them. It tells what a file holds beside its pixels, such as how the camera was held.
+Of JPEG it uses the exact transform, where TensorFlow uses the fast one.
 """
 
 import functools
@@ -28,7 +28,8 @@ _THREADS = min(16, os.cpu_count() or 1)
 
 
 class _Unfit(Exception):
-    """What a whole file has that would be lost, and what to do: the end of a sentence."""
+    """A file is whole, but something in it would be lost. Says what, and what to do, as the end of
+    a sentence."""
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -64,19 +65,19 @@ def read_all(
 
     Args:
       paths: the files.
-      size: ``(H, W)`` to bring each picture to, by a bilinear filter that is wide enough for the
-        pixels it leaves out (antialiased); None leaves it as it is.
-      resize: ``resize`` brings the whole picture to that size, so its sides may change their
-        ratio; ``center_crop`` keeps the ratio and cuts off what is too long, on both sides alike.
-      channels: 1 for grey, by the weights of ITU-R 601 of red, green and blue, 3 for RGB; None
-        leaves grey files grey and gives RGB of the others.
+      size: ``(H, W)`` to bring each picture to, by a bilinear filter that is antialiased. None
+        leaves it as it is.
+      resize: ``resize`` keeps the whole picture, but not the ratio of its sides. ``center_crop``
+        keeps the ratio, and cuts off both ends of the longer side.
+      channels: 3 for RGB, or 1 for grey, by the weights of ITU-R 601 for red, green and blue. None
+        leaves grey files grey and makes the others RGB.
 
     Returns:
       uint8 ``[H, W, C]`` for each path, in their order.
 
     Raises:
-      UsageError: a file cannot be read, is damaged, or would have to lose something: it has 16
-        bits a channel, transparent parts, several frames, or other colours than grey and RGB.
+      UsageError: a file cannot be read, is damaged, or would lose something. That are 16 bits a
+        channel, transparent parts, several frames, and colours that are neither grey nor RGB.
     """
     with warnings.catch_warnings(), ThreadPoolExecutor(_THREADS) as pool:
         warnings.filterwarnings("error", category=UserWarning, module="PIL")
@@ -157,8 +158,8 @@ def _decoded(content: bytes) -> tuple[Image.Image, bool]:
 
 
 def _check_png(content: bytes) -> None:
-    """Raises ValueError for wrong sums and missing rows: Pillow overlooks them, libpng does not."""
-    import tensorflow as tf  # takes seconds, and this module is read for its settings too
+    """Raises ValueError for wrong sums and missing rows, which libpng sees and Pillow does not."""
+    import tensorflow as tf  # takes seconds, and command lines are checked with this module
 
     try:
         tf.io.decode_png(content)
@@ -167,7 +168,7 @@ def _check_png(content: bytes) -> None:
 
 
 def _keep_orientation(image: Image.Image) -> None:
-    """Sets the orientation where Pillow does not see it: a value that is cut off ends its reading.
+    """Sets the orientation where Pillow misses it, because data that are cut off end its reading.
 
     Raises:
       ValueError: if the data end before the orientation could be found.
@@ -185,8 +186,8 @@ def _keep_orientation(image: Image.Image) -> None:
 def _of_orientation(tiff: bytes) -> bytes:
     """EXIF data with the orientation alone; nothing where there is none.
 
-    ``tiff`` begins with the order of its bytes, 42, and the place of its tags: their number, and 12
-    bytes of each, which begin with what tag it is. They stand in rising order.
+    ``tiff`` begins with the order of its bytes, the number 42, and the place of its tags. There is
+    their number, then 12 bytes for each, which begin with the tag's own number. They are sorted.
     """
     order, beyond = "<" if tiff.startswith(b"II") else ">", False
     try:

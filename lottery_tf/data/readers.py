@@ -16,15 +16,15 @@ READERS: dict[str, Callable[..., Source]] = {
     "tiny_imagenet": catalogue.read_tiny_imagenet,
 }
 
-# What ``data_dir`` has to name, of those that have no other place.
+# What ``data_dir`` has to name, for datasets that have no other place.
 FOLDERS = {
     "idx": "a folder of IDX files",
-    "image_folder": "a folder with a folder of images for each class, or with train and test, and "
-    "those in each",
-    "glyphs": "a folder with fonts below it",
+    "image_folder": "a folder with a folder of images for each class, or with train and test that "
+    "have these",
+    "glyphs": "a folder with fonts in it or below it",
     "tiny_imagenet": "the unpacked folder tiny-imagenet-200",
 }
-# Of those, where the images are whatever lies there; Tiny-ImageNet's are the same everywhere.
+# Those of them whose images are whatever lies there. Tiny-ImageNet is the same everywhere.
 FOLDER_IS_DATASET = ("idx", "image_folder", "glyphs")
 
 # The settings that a reader takes beside ``data_dir``; they decide what is read.
@@ -35,7 +35,7 @@ OPTIONS = {
     ),
 }
 
-# Augmented where ``augment`` is not given; and never mirrored: a digit in a mirror is none.
+# Augmented where ``augment`` is not given; and never mirrored, since a mirrored digit is no digit.
 AUGMENTED = ("cifar10", "cifar100", "tiny_imagenet")
 NOT_FLIPPED = ("digits", "mnist", "svhn_cropped", "glyphs")
 

@@ -1,4 +1,4 @@
-"""Which data a network is trained on: the settings of every command."""
+"""Which data a network is trained on, as settings of the commands."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,63 +12,62 @@ from lottery_tf.data.readers import AUGMENTED, FOLDERS, NOT_FLIPPED, OPTIONS, RE
 
 @dataclasses.dataclass(frozen=True)
 class DataSettings:
-    """Which data, how it is split, and in what order it comes.
+    """The data, how they are split, and in what order they come.
 
     Raises:
       UsageError: a value out of its range.
     """
 
-    dataset: str = setting("digits", "the dataset", choices=READERS)
+    dataset: str = setting("digits", "name of the dataset", choices=READERS)
     data_dir: str | None = setting(
         None,
-        f"{'; '.join(f'{what} ({name})' for name, what in FOLDERS.items())}; else the folder of "
-        "tensorflow-datasets, and digits needs none",
+        f"{'; '.join(f'{name}: {what}' for name, what in FOLDERS.items())}; digits needs none; "
+        "the others take the folder of tensorflow-datasets",
     )
     dev_share: float = setting(
-        0.1, "share of the training examples held out as the dev split, at least 0, below 1"
+        0.1, "share of the training examples to hold out as the dev split: 0 or more, below 1"
     )
     dev_split: str = setting(
         "random",
-        "which training examples to hold out: random ones, or the first (the paper's code)",
+        "which training examples to hold out: random ones, or the first as in the paper's code",
         choices=("random", "first"),
     )
     train_examples: int | None = setting(
-        None, "training examples to keep once the dev split is taken; all where not given"
+        None, "number of training examples to keep beside the dev split; default: all"
     )
     augment: bool | None = setting(
         None,
-        f"random crops and flips (no flips of {', '.join(NOT_FLIPPED)}; idx is flipped, whatever "
-        "it shows); where not given, of "
-        f"{', '.join(AUGMENTED)} only",
+        f"crop and flip at random. {', '.join(NOT_FLIPPED)} are never flipped; idx always is, "
+        f"whatever it shows; default: True for {', '.join(AUGMENTED)}, else False",
     )
     data_seed: int = setting(
-        0, "seed of the dev split, of the kept examples, of the order of batches, of augmentation"
+        0, "seed of the dev split, of the examples to keep, of the batches and of augmentation"
     )
-    batch_size: int = setting(128, "examples a training step")
+    batch_size: int = setting(128, "examples in each training step")
     image_size: str | None = setting(
         None,
-        "image_folder: the size to bring every image to, HxW (height and width) or N for NxN; "
-        "without it all images need to have one size",
+        "image_folder: bring every image to this size, HxW (height and width) or N for NxN; "
+        "without it all images must have one size",
     )
     image_resize: str = setting(
         "resize",
-        "image_folder: how to bring an image to --image_size. resize takes all of it, and may "
-        "change the ratio of its sides; center_crop keeps that ratio and cuts off what is left "
-        "over, at both ends alike",
+        "image_folder: how to bring an image to --image_size. resize keeps all of it, but not the "
+        "ratio of its sides. center_crop keeps the ratio, and cuts off both ends of the longer "
+        "side",
         choices=("resize", "center_crop"),
     )
     image_channels: int | None = setting(
         None,
-        "image_folder: 1 reads all images as grey, 3 as RGB; default: 1 if all files are grey, "
-        "else 3",
+        "image_folder: read all images as grey (1) or as RGB (3); default: 1 if all files are "
+        "grey, else 3",
     )
     test_share: float = setting(
         0.2,
-        "image_folder without train and test: the share of each class that is held out as the "
-        "test images, above 0 and below 1",
+        "image_folder without train and test: share of each class to hold out as test images, "
+        "above 0 and below 1",
     )
     test_seed: int = setting(
-        0, "image_folder without train and test: the seed that draws the test images"
+        0, "image_folder without train and test: seed that draws the test images"
     )
 
     def __post_init__(self) -> None:

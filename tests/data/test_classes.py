@@ -70,7 +70,7 @@ def test_a_class_without_training_images(given, train, names, lost):
 
 def test_a_class_without_test_images_is_named(given, lines):
     assert given((0, 1, 2), (1, 1), names=["cat", "cow", "dog"]).num_classes == 3
-    of = "class 0 (cat), class 2 (dog), of which a test accuracy says nothing"
+    of = "class 0 (cat), class 2 (dog); the test accuracy says nothing about that"
     assert lines == [f"{given.name}: there are no test images of {of}"]
     assert given((0, 1, 2), (2, 1, 0)).num_classes == 3
     assert len(lines) == 1

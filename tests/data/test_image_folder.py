@@ -185,7 +185,7 @@ def test_a_class_is_not_lost(folder, lines, name, lose):
     number = ["cat", "dog"].index(name)
     lose(folder / "test" / name)
     assert load(settings).num_classes == 2
-    assert f"no test images of class {number} ({name}), of which a test accuracy" in lines[-1]
+    assert f"no test images of class {number} ({name}); the test accuracy" in lines[-1]
     write(folder / "test" / name / "1.png", 12 + 10 * number)
     lose(folder / "train" / name)
     with pytest.raises(
@@ -338,8 +338,8 @@ def test_what_else_lies_beside_the_classes_is_said(classes, lines):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: (f / "train").mkdir(), "a folder test in .*, and there is none; give a"),
-        (lambda f: (f / "val").mkdir(), "a folder train in .*, and there is none; give a"),
+        (lambda f: (f / "train").mkdir(), "a folder test in .*, and there is none; add it"),
+        (lambda f: (f / "val").mkdir(), "a folder train in .*, and there is none; add it"),
         (lambda f: [p.unlink() for p in f.glob("*/*")], "a folder for each class in .*, and there"),
         (
             lambda f: [shutil.rmtree(f / name) for name in ("ant", "bee", "cow")],
