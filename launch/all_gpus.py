@@ -1,8 +1,8 @@
-"""Runs a command on all GPUs of this machine, or some, each with its share of every batch.
+"""Runs a command on all GPUs of this machine, or on some; they share each batch.
 
     python launch/all_gpus.py -- lottery-tf find --flagfile=FILE --out=DIR
 
-The same as --strategy=mirrored, which it adds.
+It adds --strategy=mirrored to the command.
 """
 
 from launching import arguments, become, parse, visible

@@ -1,8 +1,8 @@
-"""How long, and how, soft activations and ghost skips should fade: measured on the dev split.
+"""How, and how long, soft activations and ghost skips should fade, measured on the dev split.
 
-Tickets of flags/fashion_mnist_resnet8_half.cfg at 95.6 % sparsity, of three seeds, retrained with
-one fade each. Writes results.json and table.md. The test images are not looked at for the choice.
-About 15 minutes on two cores.
+Retrains tickets of flags/fashion_mnist_resnet8_half.cfg at 95.6 % sparsity, of three seeds, with
+one fade each. Writes results.json and table.md. The test images have no part in the choice. Takes
+about 15 minutes on two cores.
 
     python launch/fades.py --data_dir=DIR --runs=runs/fades --out=docs/results/fades
 

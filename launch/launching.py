@@ -23,18 +23,18 @@ def arguments(doc: str) -> argparse.ArgumentParser:
 
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """What was given; the end of the process where the command cannot be found."""
+    """The arguments that were given; ends the process if the command cannot be found."""
     words = sys.argv[1:]
     if "--" not in words and not {"-h", "--help"} & set(words):
         parser.error("expected the command behind --, as in `one_gpu.py -- lottery-tf find …`")
     given = parser.parse_args()
     if shutil.which(given.command[0]) is None:
-        parser.error(f"expected a command behind --, not '{given.command[0]}', which is none")
+        parser.error(f"expected a command behind --; there is no '{given.command[0]}'")
     return given
 
 
 def written(command: Sequence[str], environment: Mapping[str, str]) -> str:
-    """The command as a shell takes it, with what it has in its environment."""
+    """The command with its environment, quoted for a shell."""
     settings = (f"{name}={shlex.quote(value)}" for name, value in environment.items())
     return " ".join([*settings, shlex.join(command)])
 

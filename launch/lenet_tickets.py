@@ -1,8 +1,8 @@
 """Tickets against reinitialised tickets: LeNet-300-100 on Fashion-MNIST.
 
-Draws tickets with flags/fashion_mnist_lenet_300_100.cfg for three seeds, trains the same masks
-from new initial weights (the control) and with label smoothing, and writes results.json, table.md
-and accuracy.png. An interrupted study goes on where it was. About 25 minutes on two cores.
+Draws tickets with flags/fashion_mnist_lenet_300_100.cfg for three seeds. Trains the same masks from
+new initial weights (the control) and with label smoothing. Writes results.json, table.md and
+accuracy.png. An interrupted study goes on where it was. Takes about 25 minutes on two cores.
 
     python launch/lenet_tickets.py --data_dir=DIR --runs=runs/lenet_tickets \
         --out=docs/results/lenet_tickets

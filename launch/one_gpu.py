@@ -2,7 +2,7 @@
 
     python launch/one_gpu.py --gpu=1 -- lottery-tf find --flagfile=FILE --out=DIR
 
-Several at a time share a GPU if each has --memory_growth.
+Several commands can share a GPU if each has --memory_growth.
 """
 
 from launching import arguments, become, parse, visible

@@ -1,12 +1,12 @@
-"""What the scale of a ticket's weights alone is worth, beside the tweaks of the standing study.
+"""What the scale of a ticket's weights alone gains, beside the tweaks of the standing study.
 
     python launch/scale_control.py runs/standing --runs=runs/scale_control \\
         --out=docs/results/standing/scale_control.json
 
-Pruning at random leaves a unit a share d of its inputs, so that its sum shrinks by √d. Each ticket
-of LeNet-300-100 by ERK in a finished sweep of flags/standing.yaml gets the weights of each layer
-divided by that layer's √d, and is retrained without any tweak, at the rate of those below that
-is best on the dev images of the seeds that choose there; the test images see that one alone.
+Pruning at random leaves a unit a share d of its inputs, so that its sum shrinks by √d. The tickets
+are those of LeNet-300-100 by ERK in a finished sweep of flags/standing.yaml. The weights of each
+layer are divided by its √d, and the ticket is retrained without any tweak. The rate is the one of
+those below that is best on the dev images of the seeds that choose there. Only that one is tested.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """What the studies of this folder share: tickets of a flagfile, a grid of retrainings, statistics.
 
-Each retraining runs in one of ``processes`` processes: of several each has one thread, because
-small networks leave a second core idle. Finished ones are not run again.
+Retrainings run in ``processes`` processes. If there are several, each has one thread, because small
+networks leave a second core idle. Finished retrainings are not run again.
 """
 
 import argparse
@@ -37,7 +37,7 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """Where a study's runs are and what its tickets are found with.
+    """Where a study's runs are, and how its tickets are found.
 
     Attributes:
       flagfile: the name of a file in flags/.

@@ -1,14 +1,14 @@
-"""Runs a command as two or more workers, each with its share of every batch.
+"""Runs a command as two or more workers, which share each batch.
 
     python launch/workers.py --workers=2 -- lottery-tf find --flagfile=FILE --out=DIR
 
-starts them on this machine. Worker 0 writes the files and speaks; of the others only the errors are
-shown. If one fails the others are stopped, and its exit code is this one's.
+starts them on this machine. Worker 0 writes the files and shows its progress; the others show
+errors only. If one fails the others are stopped, and its exit code is the command's.
 
     srun --kill-on-bad-exit python launch/workers.py --slurm -- lottery-tf find …
 
-makes each task of a SLURM step a worker (launch/slurm.sbatch). --out and the data have to be seen
-by all machines. Both build TF_CONFIG and add --strategy=multi_worker.
+makes each task of a SLURM step a worker (launch/slurm.sbatch). All machines have to see --out and
+the data. Both ways build TF_CONFIG and add --strategy=multi_worker.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ import time
 
 from launching import arguments, become, parse, tf_config, visible, written
 
-# Of lottery-tf, for a command that SIGTERM has stopped and that is to be given again.
+# The exit code of a command that SIGTERM has stopped and that has to be given again.
 TO_BE_REQUEUED = 75
 
 
@@ -87,11 +87,11 @@ def ports(count: int, first: int | None) -> list[int]:
 
 
 def slurm_workers(variables, port: int) -> tuple[list[str], int]:
-    """The addresses of the tasks of a SLURM step, and which of them this is.
+    """The addresses of the tasks of a SLURM step, and the number of this task.
 
-    TensorFlow's SlurmClusterResolver would do it too, but it sorts the nodes as texts, node10
-    before node2, where SLURM counts its tasks the other way, and it needs GPUs. Tasks are taken to
-    fill a node after the other, as srun does unless told otherwise.
+    TensorFlow's SlurmClusterResolver does not serve here. It sorts the nodes as texts, node10
+    before node2, where SLURM counts its tasks the other way, and it needs GPUs. Tasks fill one node
+    after the other, as srun does by default.
     """
     step = [variables[f"SLURM_STEP_{name}"] for name in ("NODELIST", "TASKS_PER_NODE")]
     index = int(variables["SLURM_PROCID"])

@@ -7,9 +7,11 @@ from rich.table import Table
 
 from lottery_tf.cli.console import console, percent
 from lottery_tf.cli.flags import Parsed
+from lottery_tf.cli.following import command, flags_of_data, say_next
 from lottery_tf.cli.settings import ExportSettings, OutSettings
 from lottery_tf.graph.settings import CodeSettings
 from lottery_tf.runs.export import export_run
+from lottery_tf.runs.records import read_config
 
 
 def run(flags: Parsed) -> None:
@@ -21,6 +23,11 @@ def run(flags: Parsed) -> None:
             allow_code=flags.settings(CodeSettings).allow_code,
         )
     print_export(out, facts)
+    config = read_config(settings.run)
+    if settings.data_dir:
+        config["data_dir"] = settings.data_dir
+    model = f"--model={out / next(iter(facts.values()))['file']}"
+    say_next(command("evaluate", model, *flags_of_data(config)))
 
 
 def print_export(out: Path, facts: dict[str, dict[str, Any]]) -> None:

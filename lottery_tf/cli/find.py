@@ -1,12 +1,13 @@
-"""lottery-tf find: draws the tickets of a network, a folder a round."""
+"""lottery-tf find: draws the tickets of a network, a folder for each round."""
 
 from dataclasses import fields
 from pathlib import Path
 
 from lottery_tf.cli.console import console, duration, percent
 from lottery_tf.cli.flags import Parsed
+from lottery_tf.cli.following import beside, command, say_next
 from lottery_tf.cli.settings import OutSettings, how_to_run
-from lottery_tf.cli.terminal import Countdown, EpochStatus, at_work
+from lottery_tf.cli.terminal import Countdown, TrainingStatus, at_work
 from lottery_tf.common.device_settings import DeviceSettings
 from lottery_tf.common.devices import own_folder
 from lottery_tf.common.log import log
@@ -15,13 +16,13 @@ from lottery_tf.finding.settings import IMPORTED, DivergenceSettings, FindingSet
 from lottery_tf.masks.settings import PrunableSettings
 from lottery_tf.models import ModelSettings
 from lottery_tf.runs import Row
-from lottery_tf.runs.find import find, finished_rounds
+from lottery_tf.runs.find import find, finished_rounds, round_folder
 from lottery_tf.runs.folder import check_run_or_new
 from lottery_tf.runs.settings import AS_USUAL, Experiment, HowToRun
 
 
 def run(flags: Parsed) -> None:
-    """Draws the tickets, with a line a round."""
+    """Draws the tickets, and prints a line for each round."""
     out = flags.settings(OutSettings).folder
     experiment = Experiment(*(flags.settings(owner) for owner in Experiment.owners()))
     finding = flags.settings(FindingSettings)
@@ -31,10 +32,15 @@ def run(flags: Parsed) -> None:
         how = how_to_run(flags, on_nan=flags.settings(DivergenceSettings).on_nan)
         run_find(folder, experiment, finding, how)
     console.print(f"Tickets: {out / 'tickets'}")
+    ticket, run = round_folder(out, finding.last_round), beside(out, "tost")
+    say_next(
+        command("inspect", ticket),
+        command("retrain", f"--ticket={ticket}", "--recipe=tost", f"--out={run}"),
+    )
 
 
 def _unused(method: str) -> set[str]:
-    """The flags that say nothing to a method; a flagfile may have them for another one."""
+    """The flags that a method does not use; a flagfile may have them for another method."""
     of = {
         "imp": {"rounds", "prune_fraction"},
         "gmp": {"regrow", *(f.name for f in fields(FindingSettings) if f.name.startswith("gmp_"))},
@@ -59,13 +65,13 @@ def run_find(
     finding: FindingSettings,
     how: HowToRun = AS_USUAL,
 ) -> list[Row]:
-    """Runs the stage and prints a line a round; returns the rows."""
+    """Runs the stage, prints a line for each round, and returns the rows."""
     check_run_or_new(out)
     finished = len(finished_rounds(out))
     last = finding.last_round
     countdown = Countdown(finding.tickets, finished)
     with console.status("reading data, building the model") as status:
-        watch = EpochStatus(status, f"round {finished} of {last}")
+        watch = TrainingStatus(status, f"round {finished} of {last}")
 
         def show(row: Row) -> None:
             dev = f"dev {percent(row['dev_accuracy'])}  " if "dev_accuracy" in row else ""

@@ -1,7 +1,7 @@
 """Command-line flags, their help and their defaults, all from the fields of settings dataclasses.
 
-absl reads the command line (``--name=value``, ``--name value``, ``--noname``, ``--flagfile=FILE``)
-into flags of our own, apart from those that TensorFlow and other libraries define for themselves.
+absl reads the command line: ``--name=value``, ``--name value``, ``--noname``, ``--flagfile=FILE``.
+The flags are our own, apart from those that TensorFlow and other libraries define for themselves.
 
 >>> import dataclasses
 >>> from lottery_tf.common.settings import setting
@@ -96,14 +96,14 @@ def parse(argv: Sequence[str], owners: Sequence[Owner], positional: str = "") ->
 
     Args:
       argv: the words behind the command's name.
-      owners: the settings dataclasses whose fields are the command's flags, or functions that give
-        one, where there may be more fields later.
+      owners: the settings dataclasses whose fields are the command's flags. A function that returns
+        one stands for a dataclass that may get more fields later.
       positional: what the help calls arguments that are no flags; empty if there are none to take.
         They are files and folders.
 
     Raises:
-      UsageError: for an unknown flag, a value that its flag doesn't take, a missing value, a
-        flagfile that can't be read, an argument where none is taken.
+      UsageError: for an unknown flag, a wrong or missing value, a flagfile that can't be read, or
+        an argument where the command takes none.
       ValueError: if two of ``owners`` have a field of the same name.
     """
     fields = _fields(owners)
@@ -126,7 +126,7 @@ def parse(argv: Sequence[str], owners: Sequence[Owner], positional: str = "") ->
 
 
 def command_line(settings: Any) -> list[str]:
-    """``--name=value`` for each field that is not None; ``parse`` makes the settings from it."""
+    """``--name=value`` for each field that is not None; ``parse`` reads it back."""
     values = ((f.name, getattr(settings, f.name)) for f in dataclasses.fields(settings))
     return [f"--{name}={_written(value)}" for name, value in values if value is not None]
 
@@ -150,13 +150,13 @@ def help_text(command: str, summary: str, owners: Sequence[Owner], positional: s
             if field.default not in (None, "", ()):
                 text += f" (default: {_written(field.default)})"
             lines += _help_entry(field.name, kind.value, text, width)
-    flagfile = "reads flags from FILE, one a line, # before a comment; what is given later wins"
+    flagfile = "read flags from FILE, one on each line, # before a comment; later flags win"
     lines += ["", "Every command.", *_help_entry("flagfile", "FILE", flagfile, width)]
-    return "\n".join([*lines, "  --help", "      shows this", ""])
+    return "\n".join([*lines, "  --help", "      show this help", ""])
 
 
 def as_class(owner: Owner) -> type:
-    """The dataclass that stands among a command's settings, or that a function there gives."""
+    """A settings dataclass, or the one that a function returns."""
     return owner if isinstance(owner, type) else owner()
 
 
@@ -175,19 +175,19 @@ def _fields(owners: Sequence[Owner]) -> dict[str, tuple[dataclasses.Field, _Kind
 
 
 def _read(argv: Sequence[str], defined: flags.FlagValues, fields: dict) -> list[str]:
-    """Fills ``defined`` from ``argv``, absl's errors told in our words; returns what is no flag."""
+    """Fills ``defined`` from ``argv`` and returns what is no flag; tells absl's errors as ours."""
     words = _with_flagfiles(argv, defined)
     if zero := next((word for word in words if "\0" in word), None):
         raise UsageError(f"'{zero}' has a zero byte, which no name or value has.")
     for word, following in itertools.pairwise([*words, "--"]):
         name = word.lstrip("-") if word.startswith("-") else ""
-        # absl would take the flag that follows for the value.
+        # absl would take the next flag as the value.
         if name in fields and not defined[name].boolean and following.startswith("--"):
             raise UsageError(f"--{name} lacks its value: --{name}={fields[name][1].value}.")
     try:
         return defined(["lottery-tf", *words])[1:]
     except flags.UnrecognizedFlagError as error:
-        near = nearest(error.flagname, list(fields)) or "; --help lists them"
+        near = nearest(error.flagname, [*fields, "flagfile"]) or "; --help lists them"
         raise UsageError(f"there is no flag '--{error.flagname}'{near}.") from error
     except flags.IllegalFlagValueError as error:
         # absl says "flag --name=value: reason", the reason being that of the ValueError before.

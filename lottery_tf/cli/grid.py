@@ -4,17 +4,14 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lottery_tf.cli.flags import Owner, Parsed, as_class, parse
+from lottery_tf.cli.grid_file import cells_of, overridden
 from lottery_tf.cli.settings import (
     OF_TRIALS,
     ControlSettings,
     GridSettings,
-    check_out,
     parameters_for,
 )
 from lottery_tf.common.device_settings import DeviceSettings
@@ -30,7 +27,7 @@ from lottery_tf.sweeping.trials import FindTrial, RetrainTrial, Trial
 from lottery_tf.training.settings import TrainingSettings
 from lottery_tf.tweaks.settings import described, tweak_settings
 
-_MOST_RUNS = 100_000  # more than anybody waits for
+_MOST_RUNS = 100_000  # nobody waits for more
 _OWN_AXES = {
     "seed": "seeds",
     "data_seed": "seeds",
@@ -42,7 +39,6 @@ _OWN_AXES = {
 
 def check(flags: Parsed) -> None:
     """Raises UsageError for what is wrong with a sweep's command line, as far as it tells alone."""
-    check_out(flags)
     if flags.settings(DeviceSettings).strategy == "multi_worker":
         raise UsageError("Expected --strategy=none or mirrored: a trial runs on one machine.")
     trials_of(flags)
@@ -50,13 +46,13 @@ def check(flags: Parsed) -> None:
 
 
 def trials_of(flags: Parsed) -> list[Trial]:
-    """The trials, those that find tickets first; one that several combinations need comes once.
+    """The trials, those that find tickets first; each comes once, however many need it.
 
     Raises:
       UsageError: for a recipe, flag or value that there is not, with nothing run yet.
     """
     found: dict[str, Trial] = {}
-    cells = _cells(flags)
+    cells = cells_of(flags)
     _check_tweaks(flags, cells)
     for cell in cells:
         for trial in _trials_of_cell(cell):
@@ -67,18 +63,41 @@ def trials_of(flags: Parsed) -> list[Trial]:
     return sorted(found.values(), key=lambda trial: trial.kind != FindTrial.kind)
 
 
+def sparsities_said(flags: Parsed) -> list[str]:
+    """What each of --sparsities becomes, a sentence for each --prune_fraction of imp's rounds."""
+    said: dict[str, None] = {}
+    for cell in cells_of(flags):
+        grid, structure = cell.settings(GridSettings), parse_structure(cell.values["structure"])
+        methods = grid.methods or (cell.values["method"],)
+        if "imp" not in methods or structure.sparsity is not None:
+            continue
+        for each in _combinations(varied_flags(cell)):
+            fraction = _with(cell, each).values["prune_fraction"]
+            rounds = {text: _nearest_round(_number(text), fraction) for text in grid.sparsities}
+            become = [
+                f"{text} becomes {100 * (1 - (1 - fraction) ** number):.2f} % (round {number})"
+                for text, number in rounds.items()
+            ]
+            if become:
+                said[
+                    f"A round prunes {100 * fraction:g} % of what is left (--prune_fraction="
+                    f"{fraction:g}), so of --sparsities {', '.join(become)}."
+                ] = None
+    return list(said)
+
+
 def tuned(flags: Parsed) -> list[str]:
     """The names that are tuned in any part of the grid."""
-    return list(dict.fromkeys(n for cell in _cells(flags) for n in _tuned(cell)))
+    return list(dict.fromkeys(n for cell in cells_of(flags) for n in _tuned(cell)))
 
 
 def tuning_seeds(flags: Parsed) -> tuple[str, ...]:
-    """The seeds that choose the values of what is tuned; none for all.
+    """The seeds that choose among the values of --tune; empty where all do.
 
     Raises:
       UsageError: if parts of the grid that are tuned have different ones.
     """
-    grids = [cell.settings(GridSettings) for cell in _cells(flags)]
+    grids = [cell.settings(GridSettings) for cell in cells_of(flags)]
     several = {grid.tune_seeds for grid in grids if grid.tune}
     if len(several) > 1:
         raise UsageError(
@@ -95,7 +114,7 @@ def _before(trial: Trial) -> list[FindTrial]:
 
 
 def _merged(one: Trial, other: Trial) -> Trial:
-    """Of two trials with the same folder that which does what either does."""
+    """One trial that does what two trials with the same folder do."""
     if isinstance(one, RetrainTrial) and isinstance(other, RetrainTrial):
         test, tuned = one.test or other.test, one.tuned or other.tuned
         return dataclasses.replace(other, test=test, tuned=tuned)
@@ -106,7 +125,7 @@ def _merged(one: Trial, other: Trial) -> Trial:
 def _trials_of_cell(flags: Parsed) -> Iterator[RetrainTrial]:
     grid, recipes = flags.settings(GridSettings), _recipes(flags)
     of_tweaks = _names(tweak_settings)
-    vary, tune = _varied(flags), _tuned(flags)
+    vary, tune = varied_flags(flags), _tuned(flags)
     seeds = [{"seed": seed, "data_seed": seed} for seed in grid.seeds] or [{}]
     axes = (*vary.values(), *tune.values(), seeds, recipes, grid.methods, grid.sparsities)
     if (count := math.prod(len(axis) or 1 for axis in axes)) > _MOST_RUNS:
@@ -149,11 +168,11 @@ def _recipes(flags: Parsed) -> list[str]:
 
 
 def _check_tweaks(flags: Parsed, cells: Sequence[Parsed]) -> None:
-    """Raises UsageError for a parameter of a tweak, given by the user or varied, that none of the
-    recipes has."""
+    """Raises UsageError for a parameter of a tweak that is in none of the recipes, whether the user
+    has given or varied it."""
     recipes = dict.fromkeys(recipe for cell in cells for recipe in _recipes(cell))
     unused = _names(tweak_settings).difference(*map(_parameters, recipes))
-    axes = [axes for cell in cells for axes in (_varied(cell), _tuned(cell))]
+    axes = [axes for cell in cells for axes in (varied_flags(cell), _tuned(cell))]
     for name in (*flags.given, *itertools.chain(*axes)):
         if name in unused:
             raise UsageError(
@@ -176,17 +195,17 @@ def _parameters(recipe: str) -> set[str]:
 def _tickets(
     flags: Parsed, grid: GridSettings, note: str
 ) -> Iterator[tuple[FindTrial, int, FindTrial | None]]:
-    """Of each method and sparsity the trial that finds the ticket, its round, and the trial that
-    trains a dense network where that one does not."""
+    """For each method and sparsity: the trial that finds the ticket, and the round of that ticket.
+    Where that trial trains no dense network, the trial that does; else None."""
     methods = grid.methods or (flags.values["method"],)
     values = {name: flags.values[name] for name in _names(FindingSettings)}
     experiment, fraction = _experiment(flags), values["prune_fraction"]
-    FindingSettings(rounds=0, prune_fraction=fraction)  # says so if it is none
+    FindingSettings(rounds=0, prune_fraction=fraction)  # refuses one that cannot be
     sparsities = [_number(text) for text in grid.sparsities]
     structure = parse_structure(values["structure"])
     if structure.sparsity is not None:
         for asked in sparsities:
-            target_of(structure, asked)  # says so if it is another
+            target_of(structure, asked)  # refuses another one
         sparsities = []
     rounds = [_nearest_round(sparsity, fraction) for sparsity in sparsities]
 
@@ -211,7 +230,7 @@ def _tickets(
                 own = experiment.with_model_of_file()
                 found, dense = dataclasses.replace(found, experiment=own), imp
             elif not found.finding.train_tickets:
-                # Of no structure: it prunes nothing.
+                # It prunes nothing, so it has no structure.
                 dense = imp or trial(
                     **{"method": "imp", "rounds": 0, "sparsity": None, "train_tickets": True},
                     **{"structure": UNSTRUCTURED.text, "min_kept": 0},
@@ -224,7 +243,7 @@ def _experiment(flags: Parsed) -> Experiment:
 
 
 def _nearest_round(sparsity: float, fraction: float) -> int:
-    """The round of pruning so much whose sparsity is nearest."""
+    """The round whose sparsity is nearest, where each round prunes ``fraction`` of what is left."""
     exact = math.log(1 - sparsity) / math.log(1 - fraction)
     low = math.floor(exact)
     return min((low, low + 1), key=lambda number: abs(1 - (1 - fraction) ** number - sparsity))
@@ -245,7 +264,7 @@ def _names(*owners: Owner) -> set[str]:
 
 
 def _lists(*owners: Owner) -> set[str]:
-    """The flags that are lists themselves, so that what their commas part is no axis."""
+    """The flags whose values are lists, so that their commas do not separate values."""
     return {
         field.name
         for owner in map(as_class, owners)
@@ -254,12 +273,13 @@ def _lists(*owners: Owner) -> set[str]:
     }
 
 
-def _varied(flags: Parsed) -> dict[str, list[str]]:
+def varied_flags(flags: Parsed) -> dict[str, list[str]]:
+    """What --vary says: the values of each flag."""
     return _axes(flags, "vary", _names(*OF_TRIALS) - _OWN_AXES.keys())
 
 
 def _tuned(flags: Parsed) -> dict[str, list[str]]:
-    """Of what the retraining alone may have otherwise."""
+    """What --tune says, likewise; it takes flags of the retraining alone."""
     return _axes(flags, "tune", _names(TrainingSettings, tweak_settings) - _OWN_AXES.keys())
 
 
@@ -301,87 +321,4 @@ def _combinations(axes: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
 def _with(flags: Parsed, changed: Mapping[str, str]) -> Parsed:
     """``flags`` as if the user had written these too."""
     words = [f"--{name}={value}" for name, value in changed.items()]
-    return _overridden(flags, parse(words, OF_TRIALS))
-
-
-def _overridden(flags: Parsed, by: Parsed) -> Parsed:
-    given = {name: by.values[name] for name in by.given}
-    return Parsed(flags.values | given, flags.given | by.given, flags.positional)
-
-
-def _cells(flags: Parsed) -> list[Parsed]:
-    """The parts of the grid's YAML file, each with what is common to all and with the user's own
-    flags; those alone where there is no file."""
-    given = flags.values["grid"]
-    if given is None:
-        if flags.values["cells"]:
-            raise UsageError("Expected --grid=FILE.yaml with --cells, which are parts of it.")
-        return [flags]
-    path = Path(given)
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    # Of an impossible date, a number of thousands of digits, thousands of lists within lists too.
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        line = " ".join(str(error).split())
-        raise UsageError(f"Expected --grid={path} to be a YAML file; {line}.") from None
-    if not isinstance(content, dict):
-        raise UsageError(f"Expected flags and their values in {path}, such as 'seeds: [0, 1]'.")
-    cells = content.pop("cells", {"": {}})
-    if not isinstance(cells, dict) or not all(isinstance(cell, dict) for cell in cells.values()):
-        raise UsageError(
-            f"Expected 'cells' in {path} to have a name and flags of its own for each part of the "
-            "grid."
-        )
-    cells = {str(name): cell for name, cell in cells.items()}  # YAML reads 8 and on as no text
-    chosen = flags.values["cells"] or tuple(cells)
-    if unknown := [name for name in chosen if name not in cells]:
-        raise UsageError(
-            f"Expected --cells among those of {path}, {some([*cells])}, not '{unknown[0]}'"
-            f"{nearest(unknown[0], cells)}."
-        )
-    found = []
-    for name in chosen:
-        try:
-            words = _words(content | cells[name], path)
-            found.append(_overridden(parse(words, (GridSettings, *OF_TRIALS)), flags))
-        except UsageError as error:
-            where = f"{path}, {name}" if name else path
-            raise UsageError(f"{where}: {error}") from None
-    return [_overridden(flags, cell) for cell in found]
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads 2:4 as a text, as YAML 1.2 does; in YAML 1.1 it is 2 · 60 + 4."""
-
-
-def _number_or_text(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Any:
-    if ":" in node.value:
-        return node.value
-    kind = "float" if node.tag.endswith("float") else "int"
-    return getattr(loader, f"construct_yaml_{kind}")(node)
-
-
-for _kind in ("int", "float"):
-    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _number_or_text)
-
-
-def _words(values: Mapping[str, Any], path: Path) -> list[str]:
-    """``--name=value`` for each, the flagfile first; it is looked for beside the file too."""
-    words: list[str] = []
-    for name, value in values.items():
-        if name == "flagfile":
-            beside = path.parent / str(value)
-            words.insert(0, f"--flagfile={beside if beside.is_file() else value}")
-            continue
-        if isinstance(value, dict):
-            value = [f"{flag}:{_listed(several)}" for flag, several in value.items()]
-        words.append(f"--{name}={_listed(value)}")
-    return words
-
-
-def _listed(value: Any) -> str:
-    parts = value if isinstance(value, list) else [value]
-    if any(isinstance(part, list | dict) for part in parts):
-        # Not shown: lists of lists by reference grow without end when they are written out.
-        raise UsageError("Expected values beside one another, [a, b]; got lists within lists.")
-    return ",".join(map(str, parts))
+    return overridden(flags, parse(words, OF_TRIALS))

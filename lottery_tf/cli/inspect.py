@@ -15,6 +15,7 @@ from lottery_tf.common.files import write_json
 from lottery_tf.common.log import log, some
 from lottery_tf.common.ownership import Kind, check_ours, has_keys
 from lottery_tf.data import DataSettings, load
+from lottery_tf.data.settings import of_older_release
 from lottery_tf.inspecting import (
     PICTURE,
     Signal,
@@ -35,6 +36,7 @@ from lottery_tf.runs.settings import Experiment
 from lottery_tf.tickets.ticket import Ticket
 from lottery_tf.tweaks.distillation import Distillation
 from lottery_tf.tweaks.recipe import Recipe
+from lottery_tf.tweaks.settings import names_in
 
 UNKNOWN = "–"
 _FACTS = Kind(
@@ -44,7 +46,7 @@ _FACTS = Kind(
 
 
 def run(flags: Parsed) -> None:
-    """Prints a row a prunable weight and the totals; draws and writes them if asked to."""
+    """Prints a row for each prunable weight and the totals; draws and writes them if asked to."""
     settings = flags.settings(InspectSettings)
     (path,) = flags.positional
     for file, kind in ((settings.json, _FACTS), (settings.plot, PICTURE)):
@@ -123,19 +125,20 @@ def print_overlap(path: str, facts: TicketFacts) -> None:
     _print(table)
     if facts.not_compared:
         console.print(
-            f"Masked in one alone, not compared: {some(facts.not_compared)}", markup=False
+            f"Not compared, since one ticket has no mask there: {some(facts.not_compared)}",
+            markup=False,
         )
 
 
 def signals_of(path: Path, ticket: Ticket, flags: Parsed) -> dict[str, Signal]:
-    """The signal of the ``ticket``, of the ``dense`` network of its run if that is there, and of
-    the ticket with the ``recipe``, if one is given; on the batches that its training would begin
-    with.
+    """The signal of the ``ticket``, of the ``dense`` network of its run, and of the ticket with the
+    ``recipe``, where there are these. All see the first batches of the training.
 
     Raises:
       UsageError: if neither the flags nor the ticket say which data, or they do not fit.
     """
-    settings, found_with = flags.settings(SignalSettings), ticket.info.get("settings", {})
+    settings = flags.settings(SignalSettings)
+    found_with = of_older_release(ticket.info.get("settings", {}))
     if "dataset" not in {*flags.given, *found_with}:
         raise UsageError(
             f"Expected the ticket {path} to say which data its network is trained on; it does not "
@@ -151,7 +154,7 @@ def signals_of(path: Path, ticket: Ticket, flags: Parsed) -> dict[str, Signal]:
             networks["dense"] = dense.build()
         if settings.recipe:
             recipe = Recipe(settings.recipe, parameters_for(settings.recipe, flags))
-            # A teacher is asked for in the loss alone.
+            # A teacher is used in the loss alone, which is not looked at here.
             recipe = Recipe([each for each in recipe.tweaks if not isinstance(each, Distillation)])
             recipe = settled(recipe, path, Experiment.restore(found_with))
             networks["recipe"] = recipe.prepare(ticket.build(), data.stream())
@@ -178,7 +181,7 @@ def _same_network(one: Ticket, other: Ticket) -> bool:
 
 
 def print_signals(path: str, signals: dict[str, Signal], recipe: str | None) -> None:
-    """Shows the signals of several networks layer by layer, and what layers none reaches."""
+    """Shows the signals of several networks layer by layer, and the layers that get none."""
     table = Table(title=f"{path}: mean square of activations, norm of gradients")
     table.add_column("layer", overflow="fold")
     for what in ("activations", "gradient"):
@@ -195,7 +198,7 @@ def print_signals(path: str, signals: dict[str, Signal], recipe: str | None) -> 
     if told := sentence_of(signals["ticket"], dense):
         console.print(told, markup=False)
     if "recipe" in signals:
-        told = sentence_of(signals["recipe"], dense, (recipe or "").split(","))
+        told = sentence_of(signals["recipe"], dense, names_in(recipe or ""))
         console.print(f"With {recipe}: {told or 'the signal reaches every layer.'}", markup=False)
 
 
@@ -221,7 +224,7 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _print(table: Table) -> None:
-    """In a terminal as wide as that is, in a file as wide as need be."""
+    """As wide as the terminal; in a file as wide as the content needs."""
     if not console.is_terminal:
         table.width = Measurement.get(console, console.options.update(width=1000), table).maximum
     console.print(table)

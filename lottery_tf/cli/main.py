@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import NamedTuple
 
-from lottery_tf.cli import settings
+from lottery_tf.cli import checks, settings
 from lottery_tf.cli.flags import Owner, Parsed, help_text, parse
 from lottery_tf.cli.messages import in_flags
 from lottery_tf.common.errors import UsageError, WorkFailed
@@ -33,9 +33,10 @@ class Command(NamedTuple):
       summary: what it does, in words.
       settings: what its flags are made from, as ``parse`` takes it.
       positional: what the help calls its arguments that are no flags.
-      checked_later: those of ``settings`` that are whole only when a run, a ticket or a grid has
-        filled them in, so that the command alone can tell what is wrong with them.
-      check: whatever else is wrong with a command line, by the flags alone.
+      checked_later: those of ``settings`` that a run, a ticket or a grid completes. Only the
+        command itself can tell what is wrong with them.
+      lacks: what a command line lacks, by the flags alone.
+      check: whatever else is wrong with it, likewise.
     """
 
     module: str
@@ -43,6 +44,7 @@ class Command(NamedTuple):
     settings: tuple[Owner, ...]
     positional: str = ""
     checked_later: tuple[Owner, ...] = ()
+    lacks: Callable[[Parsed], list[str]] = lambda flags: []
     check: Callable[[Parsed], None] = lambda flags: None
 
 
@@ -62,7 +64,7 @@ COMMANDS = {
         "lottery_tf.cli.find",
         "train and prune a model until it is a sparse ticket",
         settings.FIND,
-        check=settings.check_out,
+        lacks=checks.find_lacks,
     ),
     "inspect": Command(
         "lottery_tf.cli.inspect",
@@ -70,20 +72,22 @@ COMMANDS = {
         settings.INSPECT,
         "TICKET",
         checked_later=(settings.DataSettings,),
-        check=settings.check_inspect,
+        check=checks.check_inspect,
     ),
     "retrain": Command(
         "lottery_tf.cli.retrain",
         "train a ticket from its rewound weights by a recipe",
         settings.RETRAIN,
         checked_later=settings.OF_RETRAINING,
-        check=settings.check_retrain,
+        lacks=checks.retrain_lacks,
+        check=checks.check_retrain,
     ),
     "sweep": Command(
         "lottery_tf.cli.sweep",
         "find and retrain over a grid of recipes, masks and seeds",
         settings.SWEEP,
         checked_later=settings.OF_TRIALS,
+        lacks=checks.sweep_lacks,
         check=_check_sweep,
     ),
     "report": Command(
@@ -91,25 +95,26 @@ COMMANDS = {
         "compare the recipes of retrain runs: tables and a page",
         settings.REPORT,
         "RUNS...",
-        check=settings.check_report,
+        lacks=checks.report_lacks,
     ),
     "evaluate": Command(
         "lottery_tf.cli.evaluate",
         "measure a finished or exported model on a dataset",
         settings.EVALUATE,
         checked_later=(settings.DataSettings,),
-        check=settings.check_evaluate,
+        lacks=checks.evaluate_lacks,
+        check=checks.check_evaluate,
     ),
     "export": Command(
         "lottery_tf.cli.export",
         "write a retrained model as SavedModel or TFLite",
         settings.EXPORT,
-        check=settings.check_export,
+        lacks=checks.export_lacks,
     ),
 }
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
-TO_BE_REQUEUED = 75  # that of sysexits.h for "try again": the launchers give the command again
+TO_BE_REQUEUED = 75  # "try again" in sysexits.h: the launchers start the command again
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -119,8 +124,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       argv: the words behind ``lottery-tf``; None for those of this process.
 
     Returns:
-      The exit code: 0 done, 1 the work failed, 2 the user's mistake, 130 interrupted, 75 stopped by
-      SIGTERM: to be given again.
+      The exit code: 0 done, 1 the work failed, 2 the user's mistake, 130 interrupted. 75: stopped
+      by SIGTERM, and to be given again.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv:
@@ -161,20 +166,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"lottery-tf {name}: {one_line(told)}.", file=sys.stderr)
             return FAILED
         said = traceback.format_exc()
-        if isinstance(error, RuntimeError):  # as ours is; in Keras' errors backquotes mean others
+        if isinstance(error, RuntimeError):  # ours; Keras' errors put other things in backquotes
             said = said.replace(str(error), in_flags(str(error)))
         print(readable(said), end="", file=sys.stderr)
         return FAILED
 
 
 def _trouble_with_disk(error: BaseException) -> str | None:
-    """What is wrong with the disk, if an error or its cause is of that: of Python, or of
-    TensorFlow, HDF5 and NumPy, which say the same words in classes of their own."""
+    """What is wrong with the disk, if an error or its cause is about that. Python says it, or
+    TensorFlow, HDF5 and NumPy with the same words in classes of their own."""
     no_room = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)]
     no_leave = [os.strerror(number) for number in (errno.EACCES, errno.EPERM)]
     each: BaseException | None = error
     while each is not None:
-        # Of a full disk what closes the file fails too; a refusal may have been dealt with.
+        # On a full disk closing the file fails as well. A refusal in the chain may be handled.
         words = no_room if each is not error else [*no_room, *no_leave]
         found = next((word for word in words if word in str(each)), None)
         if found and (isinstance(each, OSError) or type(each).__module__ != "builtins"):
@@ -210,6 +215,7 @@ def _run(name: str, words: list[str]) -> None:
         print(help_text(name, command.summary, command.settings, command.positional), end="")
         return
     flags = parse(words, command.settings, command.positional)
+    checks.check_nothing_lacks(command.lacks(flags))
     for owner in command.settings:  # which check themselves as they are made
         if owner not in command.checked_later:
             flags.settings(owner)

@@ -1,6 +1,6 @@
-"""What the library says of its settings, as the command line says it.
+"""Messages of the library with its settings named as flags.
 
-The library names a setting in backquotes, as a program writes it, since it serves programs too.
+The library names a setting in backquotes, as one writes it in Python.
 """
 
 import dataclasses

@@ -12,7 +12,7 @@ from lottery_tf.cli.export import print_export
 from lottery_tf.cli.find import run_find
 from lottery_tf.cli.flags import Parsed
 from lottery_tf.cli.settings import QuickstartSettings
-from lottery_tf.cli.terminal import Countdown
+from lottery_tf.cli.terminal import Countdown, TrainingStatus
 from lottery_tf.common.files import read_json, write_json, write_text
 from lottery_tf.common.ownership import Kind, begins_with, check_all_ours
 from lottery_tf.data import DataSettings
@@ -85,7 +85,8 @@ def run(flags: Parsed) -> None:
                     status.update(f"retraining round {number} by {name}")
                     ticket = round_folder(folder / "find", number)
                     run_folder = _run_folder(folder, number, name)
-                    result = retrain_ticket(run_folder, ticket, Recipe(name))
+                    watch = TrainingStatus(status, f"round {number} by {name}")
+                    result = retrain_ticket(run_folder, ticket, Recipe(name), callbacks=[watch])
                     results.append({**result, "round": number, "seed": seed})
                     console.print(
                         f"retrained  sparsity {percent(result['sparsity']):>7}  {name:16} test "

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from lottery_tf.cli.console import console, duration, percent
 from lottery_tf.cli.flags import Parsed
+from lottery_tf.cli.following import beside, command, say_next
 from lottery_tf.cli.settings import (
     OF_RETRAINING,
     ControlSettings,
@@ -12,12 +13,11 @@ from lottery_tf.cli.settings import (
     how_to_run,
     parameters_for,
 )
-from lottery_tf.cli.terminal import at_work
+from lottery_tf.cli.terminal import TrainingStatus, at_work
 from lottery_tf.common.device_settings import DeviceSettings
 from lottery_tf.common.devices import own_folder
 from lottery_tf.data import DataSettings
 from lottery_tf.models import ModelSettings
-from lottery_tf.runs import Row
 from lottery_tf.runs.experiment import experiment_of
 from lottery_tf.runs.records import RESULT, read_result
 from lottery_tf.runs.retrain import is_tested, retrain_ticket
@@ -28,9 +28,10 @@ from lottery_tf.tweaks.recipe import Recipe
 
 
 def run(flags: Parsed) -> None:
-    """Retrains; the settings of the ticket's own run stand where no flag is given.
+    """Retrains with the settings of the ticket's own run, but for the flags that are given.
 
-    A ticket that was made in a program has none: --dataset and the training's flags say them.
+    A ticket that was made in a program has no settings: --dataset and the flags of the training
+    give them.
     """
     out = flags.settings(OutSettings).folder
     settings = flags.settings(RetrainSettings)
@@ -51,17 +52,11 @@ def run(flags: Parsed) -> None:
         own_folder(out) as folder,
         console.status("reading data, building the model") as status,
     ):
-
-        def show(rows: list[Row]) -> None:
-            row = rows[-1]
-            dev = f", dev {percent(row['dev_accuracy'])}" if "dev_accuracy" in row else ""
-            status.update(f"{recipe.name}: epoch {row['epoch']}{dev}")
-
         result = retrain_ticket(
             *(folder, Path(settings.ticket), recipe, experiment),
             flags.settings(ControlSettings).reinit,
-            show,
             how=how_to_run(flags),
+            callbacks=[TrainingStatus(status, recipe.name)],
         )
     if finished:
         console.print(f"{out} is finished; nothing to do.")
@@ -69,3 +64,4 @@ def run(flags: Parsed) -> None:
         f"{result['recipe']}  sparsity {percent(result['sparsity'])}  test "
         f"{percent(result['test_accuracy'])}  {duration(result['seconds'])}  {out / 'model'}"
     )
+    say_next(command("export", f"--run={out}", f"--out={beside(out, 'export')}"))

@@ -1,7 +1,7 @@
-"""What each command is told: the dataclasses whose fields are its flags.
+"""The settings of each command: dataclasses whose fields are its flags.
 
-Apart from what the commands do, so that a command line is read, and what is wrong with it said,
-before TensorFlow is imported.
+They stand apart from the commands, so that a command line is read and checked before TensorFlow is
+imported.
 """
 
 import dataclasses
@@ -9,10 +9,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from lottery_tf.cli.flags import Owner, Parsed, as_class
+from lottery_tf.cli.flags import Owner, Parsed
 from lottery_tf.common.device_settings import DeviceSettings
 from lottery_tf.common.errors import UsageError
-from lottery_tf.common.settings import check_choices, one_of, setting, settings_of
+from lottery_tf.common.settings import check_choices, one_of, setting
 from lottery_tf.data.settings import DataSettings
 from lottery_tf.exporting.settings import FORMATS, MAX_DIFFERENCE
 from lottery_tf.finding.settings import DivergenceSettings, FindingSettings
@@ -25,9 +25,7 @@ from lottery_tf.tweaks.settings import (
     PARAMETERS,
     RECIPES,
     defaults_of,
-    parameters_of,
     tweak_settings,
-    tweaks_of,
 )
 
 ENGINES = ("local", "ray")
@@ -35,10 +33,10 @@ ENGINES = ("local", "ray")
 
 @dataclasses.dataclass(frozen=True)
 class OutSettings:
-    """Where the run is written."""
+    """Where to write."""
 
     out: str | None = setting(
-        None, "folder of the run; an interrupted run of it goes on", path=True
+        None, "folder to write to; a run there that was interrupted goes on", path=True
     )
 
     @property
@@ -58,15 +56,17 @@ class RetrainSettings:
     )
     recipe: str = setting(
         "vanilla",
-        lambda: f"{one_of([*RECIPES, *PARAMETERS])}; several tweaks separated by commas",
+        lambda: f"{one_of([*RECIPES, *PARAMETERS])}; + or a comma joins several",
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class ControlSettings:
-    """The control."""
+    """The control experiment."""
 
-    reinit: bool = setting(False, "train the ticket's mask from new initial weights of --seed")
+    reinit: bool = setting(
+        False, "train the ticket's mask from new initial weights, drawn with --seed"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,10 +80,11 @@ class ExportSettings:
         ("saved_model",), f"formats to write, among {one_of(FORMATS)}"
     )
     tolerance: float = setting(
-        MAX_DIFFERENCE, "largest difference to the model's outputs on the test images"
+        MAX_DIFFERENCE,
+        "largest difference that an export's outputs may have from the model's, on the test images",
     )
     data_dir: str | None = setting(
-        None, "where the run's dataset lies now; default: where it lay for the run", path=True
+        None, "folder of the run's dataset now; default: the one that the run read", path=True
     )
 
     def __post_init__(self) -> None:
@@ -96,10 +97,12 @@ class EvaluateSettings:
     """What to measure."""
 
     run: str | None = setting(
-        None, "folder of a retrain run; its own dataset is the default", path=True
+        None, "folder of a retrain run; the dataset is the run's own by default", path=True
     )
     model: str | None = setting(
-        None, "a SavedModel's folder, a .keras, .h5, .tflite or .onnx file", path=True
+        None,
+        "folder of a SavedModel, or a .keras, .h5, .tflite or .onnx file (.onnx: extra [onnx])",
+        path=True,
     )
     split: str = setting("test", "examples to measure on", choices=("train", "dev", "test"))
 
@@ -109,11 +112,11 @@ class InspectSettings:
     """What to show."""
 
     compare: str | None = setting(
-        None, "folder of a ticket of the same network: the overlap of the two masks", path=True
+        None,
+        "folder of another ticket of the same network; shows how far the two masks overlap",
+        path=True,
     )
-    plot: str | None = setting(
-        None, f"file for the same as a picture, {one_of(SUFFIXES)}", path=True
-    )
+    plot: str | None = setting(None, f"file for the picture of it, {one_of(SUFFIXES)}", path=True)
     json: str | None = setting(None, "file for the same numbers as JSON", path=True)
 
     def __post_init__(self) -> None:
@@ -123,22 +126,22 @@ class InspectSettings:
 
 @dataclasses.dataclass(frozen=True)
 class SignalSettings:
-    """What reaches its layers; the flags below go with --signal."""
+    """What reaches the ticket's layers; the flags below need --signal."""
 
     signal: bool = setting(
         False,
-        "show the mean square of activations and the norm of gradients, layer by layer, of the "
-        "ticket, of the dense network of its run, and with --recipe; --json has them too, and "
-        "--plot shows them instead. The data are those of the ticket's own run by default",
+        "show the mean square of each layer's activations and the norm of its gradients: of the "
+        "ticket, of its dense network, and with --recipe. --json has them too; --plot shows "
+        "them instead. The data are those of the ticket's run by default",
     )
     recipe: str | None = setting(
         None,
         lambda: (
-            f"a recipe to look at beside it: {one_of([*RECIPES, *PARAMETERS])}; several "
-            "tweaks separated by commas"
+            f"a recipe to show beside it: {one_of([*RECIPES, *PARAMETERS])}; + or a comma joins "
+            "several"
         ),
     )
-    batches: int = setting(1, "how many training batches to look at")
+    batches: int = setting(1, "number of training batches to measure on")
 
     def __post_init__(self) -> None:
         if self.batches < 1:
@@ -151,22 +154,25 @@ class ReportSettings:
 
     out: str | None = setting(
         None,
-        "FILE.html, or a folder for report.html: the page; tables and figures go to a folder "
-        "beside it, named as the page without .html. Without it the table is only shown",
+        "FILE.html, or a folder for report.html. Tables and figures go to a folder beside the "
+        "page that has its name without .html. Without --out the table is only shown",
         path=True,
     )
     tune: tuple[str, ...] = setting(
         ("learning_rate",),
-        "settings of which each recipe, vanilla too, has the values of the best mean dev accuracy, "
-        "in a table of its own; --tune= for none",
+        "settings to choose for each recipe, vanilla too, by the best mean dev accuracy; they get "
+        "a table of their own. --tune= chooses none",
     )
     tune_seeds: tuple[str, ...] = setting(
         (),
-        "the seeds whose dev accuracies choose them; default: those that ran with every value, as "
-        "sweep's --tune_seeds do; where none did, all",
+        "seeds whose dev accuracies choose; default: those that have a run with every value, or "
+        "all where there are none",
     )
-    baseline: str = setting("vanilla", "the recipe over which the others' gains are")
-    flops: bool = setting(True, "count the tickets' FLOPs, for which TensorFlow has to start")
+    baseline: str = setting("vanilla", "the recipe that the others are compared with")
+    flops: bool = setting(True, "count the tickets' FLOPs, which needs TensorFlow to start")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "baseline", self.baseline.replace("+", ","))
 
     @property
     def page(self) -> Path | None:
@@ -179,27 +185,29 @@ class ReportSettings:
 
 @dataclasses.dataclass(frozen=True)
 class SweepSettings:
-    """Where the trials run."""
+    """Where the runs of the sweep are computed."""
 
     engine: str = setting("local", "processes of this machine, or a Ray cluster", choices=ENGINES)
     processes: int | None = setting(
         None,
-        "local: how many trials at a time, each with its share of the cores; default: one a "
-        "core, or as many as the GPUs serve",
+        "local: number of runs at a time, which share the cores; default: one for each core, or "
+        "as many as the GPUs serve",
     )
     gpus_per_trial: float | None = setting(
-        None, "0.5 lets two trials share a GPU, 0 uses none; default: 1 where there are any"
+        None,
+        "GPUs for each run: 0.5 lets two runs share one, 0 uses none; default: 1 if there are any",
     )
-    cpus_per_trial: float = setting(1, "ray: cores of a node that a trial takes")
+    cpus_per_trial: float = setting(1, "ray: cores for each run")
     ray_address: str | None = setting(
-        None, "ray: of the cluster, auto for that of this machine; default: one is started here"
+        None,
+        "ray: address of the cluster, auto for the one on this machine; default: starts one here",
     )
-    retries: int = setting(1, "how often a trial that failed is tried again")
+    retries: int = setting(1, "how often a run that failed is tried again")
     measure: bool = setting(
         True,
-        "with --tune: choose when all have run, and measure the best values on the test images "
-        "(extra [report]); --nomeasure leaves that to a later command, as where parts of a grid "
-        "run by themselves",
+        "with --tune: when all runs are done, choose the best values and measure them on the test "
+        "images (extra [report]). --nomeasure leaves that to a later command, for example where "
+        "parts of a grid run as jobs of their own",
     )
 
     def __post_init__(self) -> None:
@@ -213,39 +221,39 @@ class SweepSettings:
 
 @dataclasses.dataclass(frozen=True)
 class GridSettings:
-    """The grid: everything in the one is combined with everything in the others."""
+    """The grid: every value of each flag is combined with every value of the others."""
 
     grid: str | None = setting(
         None,
-        "a YAML file with these flags and those of find and retrain that say what is run, not "
-        "where; what the command line says wins",
+        "a YAML file with these flags and those of find and retrain. It says what is run, not "
+        "where; flags of the command line win",
         path=True,
     )
-    cells: tuple[str, ...] = setting((), "those of the file's cells to run; default: all")
+    cells: tuple[str, ...] = setting((), "which cells of the file to run; default: all")
     recipes: tuple[str, ...] = setting(
-        ("vanilla",), "what the tickets are retrained by; + joins tweaks, as in tost+distillation"
+        ("vanilla",), "recipes to retrain by; + joins tweaks, as in tost+distillation"
     )
     seeds: tuple[str, ...] = setting(
-        (), "each is both --seed and --data_seed; default: those two as they are"
+        (), "each sets both --seed and --data_seed; default: those two flags"
     )
-    methods: tuple[str, ...] = setting((), "of finding the masks; default: --method")
+    methods: tuple[str, ...] = setting((), "methods that find the masks; default: --method")
     sparsities: tuple[str, ...] = setting(
         (),
-        "of the tickets; of imp those of the nearest rounds, which other methods beside it are "
-        "pruned to as well; default: the ticket that --rounds or --sparsity ends on",
+        "sparsities of the tickets. imp takes the round that is nearest, and other methods beside "
+        "it prune to the same; default: the ticket that --rounds or --sparsity ends on",
     )
     vary: tuple[str, ...] = setting(
-        (), "any flags and their values, as in width:8,16,augment:True,False"
+        (), "more flags and their values, as in width:8,16,augment:True,False"
     )
     tune: tuple[str, ...] = setting(
         (),
-        "flags of the retraining alone and their values, as in learning_rate:0.1,0.2,0.4; each "
-        "recipe, vanilla too, has the best on dev images, and only that is tested",
+        "flags of the retraining and their values, as in learning_rate:0.1,0.2,0.4. Each recipe, "
+        "vanilla too, gets the value that is best on dev images; only that is tested",
     )
     tune_seeds: tuple[str, ...] = setting(
         (),
-        "those of --seeds that run with all values of --tune; the others run with the chosen ones "
-        "alone; default: all",
+        "those of --seeds that run with all values of --tune; the others run with the chosen "
+        "values only; default: all",
     )
 
 
@@ -254,10 +262,12 @@ class QuickstartSettings:
     """The whole way on scikit-learn's digits."""
 
     out: str = setting(
-        "runs/quickstart", "folder to write to; an interrupted run of it goes on", path=True
+        "runs/quickstart",
+        "folder to write to; a run there that was interrupted goes on",
+        path=True,
     )
     seeds: tuple[str, ...] = setting(
-        ("0", "1", "2"), "seeds; each has its own initial weights, dev split and tickets"
+        ("0", "1", "2"), "seeds; each gives its own initial weights, dev split and tickets"
     )
 
     def __post_init__(self) -> None:
@@ -269,9 +279,9 @@ class QuickstartSettings:
             )
 
 
-# Of retrain: what is pruned is the ticket's and no flag.
+# Of retrain: the ticket says what is pruned, and no flag does.
 OF_RETRAINING = tuple(owner for owner in Experiment.owners() if owner is not PrunableSettings)
-# Every flag of an experiment, whether of its finding or of its retraining.
+# Every flag of an experiment, of its finding and of its retraining.
 OF_TRIALS: tuple[Owner, ...] = (
     ControlSettings,
     tweak_settings,
@@ -296,14 +306,14 @@ EVALUATE = (EvaluateSettings, DataSettings, CodeSettings, DeviceSettings)
 INSPECT: tuple[Owner, ...] = (InspectSettings, SignalSettings, DataSettings, tweak_settings)
 REPORT = (ReportSettings,)
 QUICKSTART = (QuickstartSettings,)
-# Of every command, each once.
+# Those of all commands, each once.
 ALL = tuple(
     dict.fromkeys((*FIND, *RETRAIN, *SWEEP, *EXPORT, *EVALUATE, *INSPECT, *REPORT, *QUICKSTART))
 )
 
 
 def how_to_run(flags: Parsed, **more: Any) -> HowToRun:
-    """What the flags say of how runs are carried out; ``more`` where a command has flags of it."""
+    """How the flags ask for runs to be carried out; ``more`` is what only this command has."""
     return HowToRun(
         flags.settings(BoardSettings).tensorboard,
         flags.settings(CodeSettings).allow_code,
@@ -312,75 +322,6 @@ def how_to_run(flags: Parsed, **more: Any) -> HowToRun:
     )
 
 
-def check_out(flags: Parsed) -> None:
-    """Raises UsageError where no place to write to is given."""
-    _ = flags.settings(OutSettings).folder
-
-
-def check_export(flags: Parsed) -> None:
-    """Raises UsageError without a place to write to, or a run."""
-    check_out(flags)
-    if not flags.settings(ExportSettings).run:
-        raise UsageError("Expected --run=DIR, the retrain run to export; none was given.")
-
-
-def check_inspect(flags: Parsed) -> None:
-    """Raises UsageError unless one ticket is given; for flags that go with --signal without it,
-    and a recipe that cannot be."""
-    if len(flags.positional) != 1:
-        raise UsageError(
-            "Expected one ticket, RUN/tickets/round_NN of a find run (a second one goes to "
-            f"--compare); got {len(flags.positional)}."
-        )
-    settings = flags.settings(SignalSettings)
-    if settings.signal:
-        _check_recipe(settings.recipe or "vanilla", flags)
-        return
-    owners: tuple[Owner, ...] = (SignalSettings, DataSettings, tweak_settings)
-    for name in (field.name for owner in map(as_class, owners) for field in settings_of(owner)):
-        if name in flags.given and name != "signal":
-            raise UsageError(f"--{name} goes with --signal: add that, or leave --{name} out.")
-
-
-def check_report(flags: Parsed) -> None:
-    """Raises UsageError where no runs are given."""
-    if not flags.positional:
-        raise UsageError("Expected folders with retrain runs below them; none was given.")
-
-
-def check_evaluate(flags: Parsed) -> None:
-    """Raises UsageError unless one model is given."""
-    settings = flags.settings(EvaluateSettings)
-    if (settings.run is None) == (settings.model is None):
-        raise UsageError(
-            "Expected either --run=DIR (a retrain run) or --model=PATH (a file or folder); got "
-            f"{'neither' if settings.run is None else 'both'}."
-        )
-
-
-def check_retrain(flags: Parsed) -> None:
-    """Raises UsageError without a place to write to, or a ticket; for a recipe or parameters of it
-    that cannot be, and for parameters of a tweak that is not in it."""
-    check_out(flags)
-    settings = flags.settings(RetrainSettings)
-    if not settings.ticket:
-        raise UsageError("Expected --ticket=DIR, the ticket to retrain; none was given.")
-    _check_recipe(settings.recipe, flags)
-
-
 def parameters_for(recipe: str, flags: Parsed) -> dict[str, Any]:
     """The parameters of all tweaks, keyed as their flags are: the user's, else the recipe's own."""
     return dataclasses.asdict(flags.settings(tweak_settings, **defaults_of(recipe)))
-
-
-def _check_recipe(recipe: str, flags: Parsed) -> None:
-    names, given = tweaks_of(recipe), parameters_for(recipe, flags)
-    for name in names:
-        PARAMETERS[name](**parameters_of(name, given))
-    for name in (name for name in PARAMETERS if name not in names):
-        for field in settings_of(PARAMETERS[name]):
-            if f"{name}_{field.name}" in flags.given:
-                raise UsageError(
-                    f"--{name}_{field.name} is a parameter of {name}, which is not in "
-                    f"--recipe={recipe}: add it there, or leave the flag out."
-                )

@@ -12,7 +12,8 @@ from rich.table import Table
 
 from lottery_tf.cli.console import console, duration, percent
 from lottery_tf.cli.flags import Parsed
-from lottery_tf.cli.grid import trials_of, tuned, tuning_seeds
+from lottery_tf.cli.following import command
+from lottery_tf.cli.grid import sparsities_said, trials_of, tuned, tuning_seeds
 from lottery_tf.cli.messages import in_flags
 from lottery_tf.cli.report import library, whole_numbers
 from lottery_tf.cli.settings import (
@@ -34,14 +35,14 @@ from lottery_tf.tweaks.recipe import Recipe
 
 
 def run(flags: Parsed) -> None:
-    """Runs what is missing of the grid, and says what is left."""
+    """Runs what is missing of the grid, and says what it comes to."""
     out = flags.settings(OutSettings).folder.resolve()  # a worker may have another folder
     settings, devices = flags.settings(SweepSettings), flags.settings(DeviceSettings)
     how = how_to_run(flags, on_nan=flags.settings(DivergenceSettings).on_nan)
     trials, names, choosing = trials_of(flags), tuned(flags), tuning_seeds(flags)
     for trial in trials:
         if isinstance(trial, RetrainTrial):
-            Recipe(trial.recipe, trial.parameters)  # says what only Keras knows to be wrong
+            Recipe(trial.recipe, trial.parameters)  # refuses what only Keras can check
     seeds = whole_numbers(choosing)
     reporting = library() if names and settings.measure else None
     there = {trial.experiment.training.seed for trial in trials}
@@ -54,32 +55,38 @@ def run(flags: Parsed) -> None:
         first = undecidable[0]
         raise UsageError(
             f"Expected one of --tune_seeds, {some([*choosing])}, among the --seeds of each part of "
-            f"the grid with --tune; {first.recipe} ({first.label}) is in none that has one."
+            f"the grid with --tune; the part with {first.recipe} ({first.label}) has none of them."
         )
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"Expected --out to be a folder that can be written; {error}.") from None
     trials = named_as_begun(trials, out)
+    for line in sparsities_said(flags):
+        console.print(line)
     table = _Table()
     with _engine(settings) as engine, Live(table, console=console, refresh_per_second=1) as live:
 
         def watch(progress: Progress, trial: Trial | None, outcome: Outcome | None) -> None:
+            if table.progress is None:
+                live.console.print(_what_is_there(progress, len(later_trials)), markup=False)
             table.progress = progress
             if trial is not None and outcome is not None:
-                live.console.print(_line(trial, outcome, out), markup=False)
+                said = f"{_line(trial, outcome, out)}  {table.how_far()}"
+                live.console.print(said, markup=False)
 
         def submit(trial: Trial) -> Future[Outcome]:
             return engine.submit(attempt, trial, out, devices, how)
 
+        later_trials = [trial for trial in trials if _waits(trial, seeds)]
         at_once = [trial for trial in trials if not _waits(trial, seeds)]
-        later = {trial.experiment.training.seed for trial in trials if _waits(trial, seeds)}
+        later = {trial.experiment.training.seed for trial in later_trials}
         if reporting and later:
             waiting = some([*map(str, sorted(later))])
             table.then = f"then seeds {waiting} with what dev images choose"
         done = run_trials(at_once, out, submit, settings.retries, watch)
-        # Of the grid alone, whatever else lies in the folder; and not where a run is missing, with
-        # which the choice might be another.
+        # Runs of this grid alone, whatever else lies in the folder. Where one is missing nothing is
+        # chosen, since it might have been the best.
         candidates = [trial for trial in at_once if _chooses(trial, seeds)]
         undecided = {trial.choice for trial in candidates if trial.folder in done.failed}
         tried = [out / trial.folder for trial in candidates if trial.choice not in undecided]
@@ -105,15 +112,15 @@ def run(flags: Parsed) -> None:
         if reporting and undecided:
             said.append("Until then nothing is chosen for their recipes on these tickets.")
         raise WorkFailed(" ".join(said))
-    report = f"lottery-tf report {out} --out={out / 'report.html'}"
-    report += f" --tune={','.join(names)}" if names else ""
-    report += f" --tune_seeds={','.join(choosing)}" if choosing else ""
+    report = ["report", out, f"--out={out / 'report.html'}"]
+    report += [f"--tune={','.join(names)}"] if names else []
+    report += [f"--tune_seeds={','.join(choosing)}"] if choosing else []
     left = ""
     if names and not settings.measure:
         left = (
-            " but for what --tune has to choose: give the whole grid without --nomeasure for that"
+            " but for what --tune has to choose: for that, give the whole grid without --nomeasure"
         )
-    console.print(f"Finished{left}. To look at it: {report}", markup=False)
+    console.print(f"Finished{left}. Next: {command(*report)}", markup=False)
 
 
 def _engine(settings: SweepSettings) -> LocalEngine | RayEngine:
@@ -128,24 +135,24 @@ def _is_tuned(trial: Trial) -> TypeGuard[RetrainTrial]:
 
 
 def _chooses(trial: Trial, seeds: list[int]) -> TypeGuard[RetrainTrial]:
-    """Whether it is one of the trials that what is tuned is chosen by."""
+    """Whether its dev accuracy decides which values are best."""
     return _is_tuned(trial) and (not seeds or trial.experiment.training.seed in seeds)
 
 
 def _waits(trial: Trial, seeds: list[int]) -> TypeGuard[RetrainTrial]:
-    """Whether it has to wait until others have chosen."""
+    """Whether it waits until others have decided that."""
     return _is_tuned(trial) and not trial.test and not _chooses(trial, seeds)
 
 
 def _undecidable(trials: list[Trial], seeds: list[int]) -> list[RetrainTrial]:
-    """Those that would wait for ever: no seed that chooses has a run with their values."""
+    """Trials that would wait for ever, since no seed that decides has a run with their values."""
     tried = {trial.kin for trial in trials if _chooses(trial, seeds)}
     return [trial for trial in trials if _waits(trial, seeds) and trial.kin not in tried]
 
 
 def _chosen(trials: list[Trial], best: set[str], seeds: list[int]) -> list[Trial]:
-    """The trials, the ``best`` by their folders to be tested; of those that waited only those that
-    differ from one of these in the seed alone, to be tested too."""
+    """The trials that are left to do. The ``best``, given by their folders, are tested. Of the
+    trials that waited, those are run and tested that differ from a best one in the seed alone."""
     kin = {trial.kin for trial in trials if _is_tuned(trial) and trial.folder in best}
     found: list[Trial] = []
     for trial in trials:
@@ -157,10 +164,18 @@ def _chosen(trials: list[Trial], best: set[str], seeds: list[int]) -> list[Trial
 
 
 class _Table:
-    """What is done and what is left, when it ends, and what comes then."""
+    """What is done, what is left, when the sweep ends, and what comes after that."""
 
     progress: Progress | None = None
     then: str = ""
+
+    def how_far(self) -> str:
+        """``3 of 14``, and about how long the others take, where that is known."""
+        assert self.progress is not None
+        done = len(self.progress.finished | self.progress.failed.keys())
+        seconds = self.progress.seconds_left()
+        left = f", about {duration(seconds)} left" if seconds else ""
+        return f"[{done} of {len(self.progress.trials)}{left}]"
 
     def __rich__(self) -> Group | str:
         if self.progress is None:
@@ -179,6 +194,18 @@ class _Table:
             end = datetime.datetime.now() + datetime.timedelta(seconds=seconds)
             when = f"about {duration(seconds)} left, until {end:%a %H:%M}"
         return Group(table, "; ".join(filter(None, (when, self.then))))
+
+
+def _what_is_there(progress: Progress, later: int) -> str:
+    """How many runs the grid has, and how many of them are there already."""
+    gone = progress.finished | progress.failed.keys()
+    kinds = dict.fromkeys(trial.kind for trial in progress.trials)
+    number = {kind: sum(trial.kind == kind for trial in progress.trials) for kind in kinds}
+    there = {kind: number[kind] - progress.left(kind) for kind in kinds}
+    said = [f"{number[kind]} of {kind} ({there[kind]} there already)" for kind in kinds]
+    then = f", and {counted(later, 'run')} when --tune has chosen" if later else ""
+    left = len(progress.trials) - len(gone)
+    return f"The grid has {' and '.join(said)}: {counted(left, 'run')} to do{then}."
 
 
 def _line(trial: Trial, outcome: Outcome, out: Path) -> str:

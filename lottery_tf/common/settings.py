@@ -28,6 +28,7 @@ import typing
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from lottery_tf.common.aliases import meant_by
 from lottery_tf.common.errors import UsageError
 
 
@@ -89,8 +90,16 @@ def one_of(names: Collection[str], word: str = "or") -> str:
 
 
 def nearest(word: str, names: Collection[str]) -> str:
-    """``; nearest: a, b or c``, for the end of a sentence; empty if no name is similar."""
-    near = difflib.get_close_matches(str(word), names, n=3, cutoff=0.5)
+    """``; nearest: a, b or c``, for the end of a sentence; empty if no name is similar.
+
+    These are the names that ``aliases`` has for ``word`` and those that end in it; without any,
+    those that are spelled like it.
+
+    >>> nearest("lr", ["learning_rate", "decay"]), nearest("decaj", ["learning_rate", "decay"])
+    ('; nearest: learning_rate', '; nearest: decay')
+    """
+    near = meant_by(str(word), names)[:3]
+    near = near or difflib.get_close_matches(str(word), names, n=3, cutoff=0.5)
     return f"; nearest: {one_of(near)}" if near else ""
 
 

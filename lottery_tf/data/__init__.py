@@ -1,7 +1,7 @@
 """Datasets: ``load`` reads one into memory, splits it, and says how it is normalised.
 
-A new dataset is a function ``data_dir -> Source`` and one line in ``readers.READERS``, beside which
-stands what else is known of each.
+A new dataset is a function ``data_dir -> Source`` and one line in ``readers.READERS``. What else is
+known of each dataset stands beside that table.
 """
 
 from lottery_tf.common.lazy import loads

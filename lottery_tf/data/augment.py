@@ -1,8 +1,8 @@
 """Random crops and flips of a whole batch, the standard augmentation of CIFAR.
 
-He et al., "Deep Residual Learning for Image Recognition", https://arxiv.org/abs/1512.03385,
-section 4.2: pad by 4 pixels on each side, crop at random, flip left to right with probability
-one half.
+Pad by 4 pixels on each side, crop at random, flip left to right with probability one half. This is
+section 4.2 of He et al., "Deep Residual Learning for Image Recognition",
+https://arxiv.org/abs/1512.03385.
 """
 
 import tensorflow as tf
@@ -16,7 +16,7 @@ def crop_and_flip(images: tf.Tensor, seed: tf.Tensor, flip: bool = True) -> tf.T
     Args:
       images: ``[B, H, W, C]`` of static shape, before normalisation: the padding is black.
       seed: int ``[2]``; the same seed gives the same crops and flips.
-      flip: whether any are mirrored; the crops are the same with and without.
+      flip: whether images are mirrored; the crops do not depend on it.
 
     Returns:
       images of the same shape and dtype.
@@ -31,7 +31,7 @@ def crop_and_flip(images: tf.Tensor, seed: tf.Tensor, flip: bool = True) -> tf.T
     rows = tf.range(height) + down[:, None]
     padded_height, padded_width = height + 2 * PADDING, width + 2 * PADDING
     padded = tf.pad(images, [[0, 0], [PADDING, PADDING], [PADDING, PADDING], [0, 0]])
-    # One gather of pixels by their place in the batch: twice as fast as an affine warp.
+    # One gather of pixels by their place in the batch is twice as fast as an affine warp.
     places = tf.range(count)[:, None] * padded_height + rows
     places = places[:, :, None] * padded_width + columns[:, None, :]
     return tf.gather(tf.reshape(padded, (-1, channels)), places)

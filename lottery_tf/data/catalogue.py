@@ -29,13 +29,13 @@ def read(name: str, data_dir: str | None) -> Source:
       data_dir: tensorflow-datasets' folder; None for its own default, ``~/tensorflow_datasets``.
 
     Returns:
-      images uint8 ``[N, H, W, C]``; of cifar100 the 100 fine labels. tensorflow-datasets mixes the
-      examples as it stores them; the order before that is known of cifar10 and cifar100 alone.
+      images uint8 ``[N, H, W, C]``; cifar100 has its 100 fine labels. tensorflow-datasets mixes the
+      examples when it stores them. The order before that is known for cifar10 and cifar100 only.
 
     Raises:
       RuntimeError: the dataset is not in ``data_dir`` and cannot be downloaded.
     """
-    import tensorflow_datasets as tfds  # takes seconds, which other datasets need not pay
+    import tensorflow_datasets as tfds  # takes seconds, so other datasets do without
 
     if data_dir is not None:
         data_dir = str(Path(data_dir).expanduser())
@@ -47,8 +47,8 @@ def read(name: str, data_dir: str | None) -> Source:
         reason = " ".join(str(error).split())
         raise RuntimeError(
             f"{name} is not in {builder.data_dir} and could not be downloaded "
-            f"({type(error).__name__}: {reason}); prepare it where there is a network, with "
-            f"`tfds build {name}`, and give that folder as `data_dir`."
+            f"({type(error).__name__}: {reason}); run `tfds build {name}` where there is a "
+            "network, and give its folder as `data_dir`."
         ) from error
     return _source(builder, "test")
 
@@ -56,9 +56,9 @@ def read(name: str, data_dir: str | None) -> Source:
 def read_tiny_imagenet(data_dir: str) -> Source:
     """Reads Tiny-ImageNet into memory; its validation images are the test examples.
 
-    The first time the images are written into ``data_dir/tiny_imagenet``, mixed, as a dataset of
-    tensorflow-datasets; from then on they are read there, whatever becomes of the unpacked folder.
-    Of several processes one writes them, and the others wait for it.
+    The first time the images are mixed and written into ``data_dir/tiny_imagenet``, as a dataset of
+    tensorflow-datasets. Later they are read from there, and the unpacked folder is not needed any
+    more. Of several processes one writes them, and the others wait for it.
 
     Args:
       data_dir: the unpacked folder ``tiny-imagenet-200``, or the folder that holds it.
@@ -99,7 +99,7 @@ def _prepared(make: Callable[[], Any], **how: Any) -> Any:
       **how: arguments of ``download_and_prepare``.
     """
     builder = make()
-    if builder.is_prepared():  # where nothing may be written, perhaps
+    if builder.is_prepared():  # perhaps in a folder that cannot be written
         return builder
     place = Path(builder.data_dir)
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -110,8 +110,8 @@ def _prepared(make: Callable[[], Any], **how: Any) -> Any:
         log.info("%s: waits for another process, which prepares it", builder.name)
         held = lock.acquire()
     with held:
-        builder = make()  # which knows what another process has prepared meanwhile
-        builder.download_and_prepare(**how)  # nothing to do if one has
+        builder = make()  # a new one sees what another process has prepared meanwhile
+        builder.download_and_prepare(**how)  # does nothing then
     return builder
 
 

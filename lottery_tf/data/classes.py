@@ -1,7 +1,7 @@
 """Whether the labels of a dataset are classes, and whether every class has images to train on.
 
-A label that is no class trains to NaN or is passed over; a class without images is an output that
-is never right. Neither would be seen in an accuracy.
+A label that is no class makes the loss NaN or is ignored. A class without images is an output that
+is never right. An accuracy shows neither.
 """
 
 import numpy as np
@@ -12,12 +12,13 @@ from lottery_tf.data.settings import DataSettings
 from lottery_tf.data.source import Source
 
 # What to do about classes without training images, where these are folders and where not.
-_OF_FOLDERS = "put images into train/NAME, or remove every folder NAME"
+_OF_FOLDERS = "put images into the folder of that class for training, or remove it everywhere"
 _OF_NUMBERS = "add some, or take the class out and number the others without a gap"
 
 
 def check_labels(dataset: str, source: Source) -> None:
-    """Raises UsageError where a label is none of 0 .. num_classes - 1; says which have no test."""
+    """Raises UsageError for labels outside 0 .. num_classes - 1, and warns of classes without test
+    images."""
     for name, split in (("training", source.train), ("test", source.test)):
         wrong = split.labels[(split.labels < 0) | (split.labels >= source.num_classes)]
         if len(wrong):
@@ -29,7 +30,7 @@ def check_labels(dataset: str, source: Source) -> None:
     untested = _without(source, source.test.labels)
     if len(untested):
         log.warning(
-            "%s: there are no test images of %s, of which a test accuracy says nothing",
+            "%s: there are no test images of %s; the test accuracy says nothing about that",
             *(dataset, _named(source, untested)),
         )
 

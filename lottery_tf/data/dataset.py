@@ -30,6 +30,7 @@ class Dataset:
       data_seed: of the order of the batches and of the augmentation.
       batch_size: of ``stream``.
       sha256: of all examples, before they were split; empty where they come from no source.
+      class_names: of the classes 0 .. num_classes - 1; empty where they have none.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Dataset:
     batch_size: int
     flip: bool = True
     sha256: str = ""
+    class_names: tuple[str, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -73,20 +75,20 @@ class Dataset:
     ) -> tf.data.Dataset:
         """Training batches without end, from global step ``start_step`` on.
 
-        Batch t depends on ``data_seed`` and t alone: epoch ``t // steps_per_epoch`` has its own
-        permutation of the examples, whose incomplete last batch is dropped, and batch t its own
-        crops and flips. So a run that resumes at any step sees what it would have seen, and no
-        earlier batch is read for it.
+        Batch t depends on ``data_seed`` and t alone. Epoch ``t // steps_per_epoch`` has its own
+        permutation of the examples, and its incomplete last batch is dropped. Batch t has its own
+        crops and flips. So a run that resumes at any step sees the batches that it would have seen,
+        and reads none before them.
 
         Args:
           start_step: t of the first batch.
-          beside: name → array ``[N, …]``, what else belongs to each of the N training examples,
-            whatever their crops and flips.
+          beside: name → array ``[N, …]``: more values of each of the N training examples, which do
+            not depend on crops and flips.
 
         Returns:
           batches of images float32 ``[batch_size, H, W, C]``, normalised, and labels int32
-          ``[batch_size]``; with ``beside`` dicts of ``batch``, these two, and by their names
-          the rows ``[batch_size, …]`` that belong to them.
+          ``[batch_size]``. With ``beside`` a batch is a dict: these two as ``batch``, and by each
+          name the rows ``[batch_size, …]`` of its array.
 
         Raises:
           UsageError: the training split is smaller than one batch.
@@ -189,10 +191,10 @@ def _tensor(array: np.ndarray) -> tf.Tensor:
 
 
 def _without_autotune(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Autotuning makes Keras wait at the end of each epoch, for up to a second.
+    """Without autotuning, which makes Keras wait for up to a second at the end of each epoch.
 
-    Nor are there the default rewrites of the graph: they find nothing to do here, and copy all
-    images into it first.
+    The default rewrites of the graph are off too: they find nothing to do here, and copy all images
+    into the graph first.
     """
     options = tf.data.Options()
     options.autotune.enabled = False

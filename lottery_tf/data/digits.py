@@ -14,10 +14,10 @@ TEST_SHARE = 0.2
 def read(data_dir: str | None = None) -> Source:
     """1,438 training and 359 test images, uint8 ``[N, 8, 8, 1]``; ``data_dir`` is not used.
 
-    The digits come without a test split, so one is drawn here, a fifth of each class, with a
-    seed of its own: it is the same for every ``data_seed``.
+    The digits come without a test split, so a fifth of each class is drawn as one. The draw has a
+    seed of its own, so that it is the same for every ``data_seed``.
     """
-    from sklearn.datasets import load_digits  # takes a second, which other datasets need not pay
+    from sklearn.datasets import load_digits  # takes a second, so other datasets do without
 
     raw = load_digits()
     digits = Split(raw.images.astype(np.uint8)[..., None], raw.target.astype(np.int32))
@@ -30,4 +30,5 @@ def read(data_dir: str | None = None) -> Source:
         train=digits.take(np.flatnonzero(~held_out)),
         test=digits.take(np.flatnonzero(held_out)),
         num_classes=10,
+        names=[str(digit) for digit in range(10)],
     )

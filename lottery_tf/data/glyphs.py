@@ -1,8 +1,8 @@
 """Glyphs: the 94 printable characters of ASCII, drawn from the fonts of a folder.
 
-Many classes that share strokes, few examples of each, and test images whose style was never seen:
-families are for training or for testing, never both. On Debian, the packages ``fonts-*`` put their
-fonts into ``/usr/share/fonts``.
+There are many classes that share strokes, and few examples of each. A font family is for training
+or for testing, never for both, so that the styles of the test images are new. On Debian, the
+packages ``fonts-*`` put their fonts into ``/usr/share/fonts``.
 """
 
 import contextlib
@@ -58,19 +58,21 @@ class Face(NamedTuple):
 def read(data_dir: str) -> Source:
     """Draws the characters of every face in the TrueType and OpenType files below ``data_dir``.
 
-    A family is for testing if the hash of its name says so, one in eight, whatever other fonts
-    there are. Left out are faces that lack a character, draw nothing for one, draw two alike (all
-    of them capitals) or draw what another face draws. What was drawn is kept there, in
-    ``glyphs.npz``, if that can be written and nothing else has the name, and read until the fonts
-    or the release of Pillow are others; where no fonts lie beside it, it is the dataset. The sum of
-    the images is logged: it hangs on the fonts and on the release of Pillow.
+    One family in eight is for testing. The hash of its name decides, whatever other fonts there
+    are. A face is left out if it lacks a character, draws nothing for one, or draws two alike, as
+    fonts of capitals do. So is one that draws the same as another face.
+
+    The images are kept in ``glyphs.npz`` of that folder, if it can be written and no other
+    program's file has that name. They are read from there until the fonts or the release of Pillow
+    change. Without fonts beside it this file is the dataset. The sum of the images is logged: it
+    depends on the fonts and on the release of Pillow.
 
     Returns:
       images uint8 ``[N, 28, 28, 1]``, face by face; ``groups`` are the families.
 
     Raises:
-      UsageError: the libraries are not installed, the folder is missing, its fonts are of too few
-        families, or ``glyphs.npz`` is damaged and there are no fonts to draw it from.
+      UsageError: the libraries are not installed, the folder is missing or has too few families.
+        Also if ``glyphs.npz`` is damaged and there are no fonts to draw it from.
     """
     folder = Path(data_dir).expanduser()
     if not folder.is_dir():
@@ -87,10 +89,9 @@ def read(data_dir: str) -> Source:
     if min(count) == 0:
         where = f"in {file}" if kept else f"below {folder}"
         raise UsageError(
-            f"`dataset=glyphs` expects fonts of many families, one in {_ONE_IN} for testing; "
-            f"{where} are {count[0]} for training and {count[1]} for testing that draw all "
-            f"{len(CHARACTERS)} characters differently: "
-            f"{'put fonts beside it' if kept else 'install more fonts'}."
+            f"`dataset=glyphs` expects families of fonts with {len(CHARACTERS)} different characters, "
+            f"one in {_ONE_IN} for testing; {where} are {count[0]} for training and {count[1]} for "
+            f"testing: {'put fonts beside it' if kept else 'install more fonts'}."
         )
     if not kept:
         _keep(file, images=images, families=families, **origin)
@@ -123,9 +124,9 @@ def _fonts(folder: Path) -> dict[Path, tuple[str, int, int]]:
 
 
 def _origin(fonts: dict[Path, tuple[str, int, int]]) -> dict[str, str]:
-    """What the images hang on: ``fonts``, a sum, and ``library``, empty if it is not installed."""
-    # Places, sizes and times tell fonts apart as they do for make; their contents would be hundreds
-    # of megabytes to read at each start.
+    """What the images depend on: ``fonts``, a sum, and ``library``, empty if not installed."""
+    # Places, sizes and times tell fonts apart, as for make. Their contents would be hundreds of
+    # megabytes to read at each start.
     listed = json.dumps([SIDE, EM, BASELINE, *fonts.values()])
     try:
         import PIL
@@ -141,7 +142,7 @@ def _origin(fonts: dict[Path, tuple[str, int, int]]) -> dict[str, str]:
 def _kept(file: Path, origin: dict[str, str], fonts: bool) -> tuple[np.ndarray, np.ndarray] | None:
     """Images and families that ``file`` keeps; None if it does not, or of another origin.
 
-    Where there are no ``fonts`` to draw, any origin will do; where no library, any library.
+    Without ``fonts`` any origin will do; without the library any release of it.
     """
     if not file.is_file() or (fonts and stranger(file, _KEPT)):
         return None
@@ -190,8 +191,8 @@ def _draw(paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
 def _keep(file: Path, **arrays: np.ndarray | str) -> None:
     if stranger(file, _KEPT):
         log.warning(
-            "glyphs: drawn again by each run; %s is another program's and is not replaced: move it "
-            "away",
+            "glyphs: %s is another program's file and is not replaced, so each run draws them "
+            "again: move it away",
             file,
         )
         return
@@ -200,15 +201,15 @@ def _keep(file: Path, **arrays: np.ndarray | str) -> None:
         write_arrays(file, arrays)
     except OSError as error:
         log.info(
-            "glyphs: drawn again by each run; %s cannot be kept (%s) but in a folder that can be "
-            "written, such as one with a link to the fonts",
+            "glyphs: %s cannot be written here (%s), so each run draws them again: give a folder "
+            "of your own with a link to the fonts",
             KEPT,
             error.strerror,
         )
 
 
 def _faces(paths: list[Path]) -> Iterator[Face]:
-    """Every face that has all characters, whichever order the disk has them in."""
+    """Every face that has all characters, in an order that does not depend on the disk."""
     from fontTools.ttLib import TTFont, TTLibError
 
     wanted = set(map(ord, CHARACTERS))
@@ -246,7 +247,7 @@ def _drawn(path: Path) -> np.ndarray | None:
 
 
 def _different(faces: Iterator[Face]) -> list[Face]:
-    """Those that draw 94 images, and not the ones of another face."""
+    """The faces that draw 94 different images, each set of images once."""
     found: dict[bytes, Face] = {}
     for face in faces:
         several = {image.tobytes() for image in face.images if image.any()}

@@ -1,8 +1,8 @@
 """A folder in MNIST's format: four IDX files, plain or gzipped.
 
-The format is described at http://yann.lecun.com/exdb/mnist/:
-two zero bytes, the type of the values (0x08 is uint8), the number of dimensions, the dimensions
-as big-endian 32-bit integers, the values.
+The format is described at http://yann.lecun.com/exdb/mnist/. A file has two zero bytes, the type of
+the values (0x08 is uint8) and the number of dimensions. The dimensions follow as big-endian 32-bit
+integers, then the values.
 """
 
 import gzip

@@ -1,10 +1,13 @@
-"""A folder of images, one folder a class: ``train/cat/1.png``, ``test/cat/7.jpg``, …."""
+"""A folder of images, one folder a class.
+
+``train/cat/1.png`` and ``test/cat/7.jpg``, or ``cat/1.png`` alone: then test images are drawn.
+"""
 
 import contextlib
 import os
 import random
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,7 @@ import numpy as np
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import counted, log, some
 from lottery_tf.common.ownership import OF_FILE_MANAGERS
-from lottery_tf.data.pictures import read_all
+from lottery_tf.data.pictures import parse_size, read_all
 from lottery_tf.data.source import Source, Split
 
 # __MACOSX is what macOS puts into an archive beside the folders that are packed.
@@ -21,23 +24,25 @@ _ENDINGS = (".jpeg", ".jpg", ".png")
 
 
 class _Found:
-    """What lies in ``train`` and in the folder for testing.
+    """What is found in the folders that have a folder for each class.
 
     Attributes:
       classes: the names of the class folders in each.
-      files: the images in each, ``(path, name of the class)``, in the order of training.
+      files: the images in each, ``(path, name of the class)``, sorted.
       left_out: why → the paths that are not read.
     """
 
-    def __init__(self, folder: Path, splits: tuple[str, str]):
-        """Looks into the folders ``splits`` of ``folder``; UsageError where it may not."""
+    def __init__(self, folder: Path, splits: tuple[str, ...]):
+        """Looks into the folders ``splits`` of ``folder``, or into ``folder`` itself, which is
+        called ``""``; UsageError where it may not."""
         self.folder = folder
         self.classes: dict[str, list[str]] = {split: [] for split in splits}
         self.files: dict[str, list[tuple[Path, str]]] = {split: [] for split in splits}
         self.left_out: dict[str, list[Path]] = defaultdict(list)
         try:
-            others = [path for path in folder.iterdir() if path.name not in splits]
-            self.left_out["split"] = [p for p in others if p.is_dir() and not _hidden(p)]
+            if "" not in splits:
+                others = [path for path in folder.iterdir() if path.name not in splits]
+                self.left_out["split"] = [p for p in others if p.is_dir() and not _hidden(p)]
             for split in splits:
                 self._look_into(split)
         except OSError as error:
@@ -55,8 +60,6 @@ class _Found:
                 self._look_into_class(split, path)
             else:
                 self.left_out["beside"].append(path)
-        # As tensorflow-datasets' ImageFolder does, so that runs of when it read them are repeated.
-        random.Random(split).shuffle(self.files[split])
 
     def _look_into_class(self, split: str, folder: Path) -> None:
         for path in sorted(folder.iterdir()):
@@ -99,63 +102,153 @@ class _Found:
             log.warning("image_folder: reads *.png, *.jpg, *.jpeg; left out: %s", "; ".join(said))
 
 
-def read(data_dir: str) -> Source:
-    """Reads PNG and JPEG files in ``train``, and in ``test`` or, where there is none, ``val``.
+def read(
+    data_dir: str,
+    image_size: str | None = None,
+    image_resize: str = "resize",
+    image_channels: int | None = None,
+    test_share: float = 0.2,
+    test_seed: int = 0,
+) -> Source:
+    """Reads PNG and JPEG files: training images in ``train``, test images in ``test`` or ``val``.
 
-    What it leaves out it says in a line. The images of a split are mixed, the same way every time.
+    Without these folders ``data_dir`` holds a folder for each class, and test images are drawn from
+    each of them. A line says what is left out, and how many images of a class are for what. The
+    images of a split are mixed, the same way every time.
+
+    Args:
+      data_dir: the folder.
+      image_size: ``HxW`` or ``N``: what every image is brought to; None for images of one size.
+      image_resize: how, as ``pictures.read_all`` has it.
+      image_channels: 1 for grey, 3 for RGB; None for grey if all files are grey, else RGB.
+      test_share: of each class, without ``test`` and ``val``: at least one image, and one is left.
+        It draws by the sorted names of a class and by ``test_seed``.
 
     Returns:
-      images uint8 ``[N, H, W, 3]`` as ``pictures.read_all`` has them; the classes are the folders
-      in either split, numbered by their names in alphabetical order, with images or without.
+      images uint8 ``[N, H, W, C]`` as ``pictures.read_all`` has them. The classes are the folders,
+      empty ones too, numbered by their names in alphabetical order.
 
     Raises:
-      UsageError: a folder is missing or has no images, an image is damaged or not what a viewer
-        shows, or not all are of one shape.
+      UsageError: a folder is missing or has no images, an image cannot be read, or the images have
+        several sizes and none is given.
     """
     folder = Path(data_dir).expanduser()
-    test = next((name for name in ("test", "val") if (folder / name).is_dir()), "test")
-    for name in ("train", test):
-        if not (folder / name).is_dir():
-            raise UsageError(
-                f"`dataset=image_folder` expects a folder {name} in {folder}, and there is none; "
-                "give a folder with train and test, and a folder a class in each, as `data_dir`."
-            )
-    found = _Found(folder, ("train", test))
+    splits = _splits_of(folder)
+    found = _Found(folder, splits)
     found.say_what_is_left_out()
-    for name, files in found.files.items():
-        if not files:
+    for name, images in found.files.items():
+        if not images:
             raise UsageError(
-                f"`dataset=image_folder` expects images, *.png, *.jpg or *.jpeg, in a folder a "
-                f"class in {folder / name}, and there are none; put them there."
+                "`dataset=image_folder` expects images, *.png, *.jpg or *.jpeg, in a folder for "
+                f"each class in {folder / name}, and there are none; put them there."
             )
     classes = sorted({name for names in found.classes.values() for name in names})
-    train, tested = (_in_memory(files, classes) for files in found.files.values())
-    shapes = [split.images.shape[1:] for split in (train, tested)]
-    if shapes[0] != shapes[1]:
+    files = [*found.files.values()]
+    if splits == ("",):
+        files = [*_drawn(files[0], test_share, test_seed)]
+        _say_how_it_is_split(folder, files, classes, test_share, test_seed)
+    for images, split in zip(files, ("train", splits[-1] or "test"), strict=True):
+        # As tensorflow-datasets' ImageFolder does, so that runs of when it read them are repeated.
+        random.Random(split).shuffle(images)
+    train, test = files
+    size = None if image_size is None else parse_size(image_size)
+    both = _in_memory([*train, *test], classes, size, image_resize, image_channels)
+    return Source(
+        Split(both.images[: len(train)], both.labels[: len(train)]),
+        Split(both.images[len(train) :], both.labels[len(train) :]),
+        len(classes),
+        names=classes,
+    )
+
+
+def _splits_of(folder: Path) -> tuple[str, ...]:
+    """The folders of the training and of the test images; ``("",)`` where they are yet to be drawn
+    from the classes in ``folder`` itself."""
+    there = [name for name in ("train", "test", "val") if (folder / name).is_dir()]
+    if "train" in there and len(there) > 1:
+        return ("train", there[1])
+    if not there and folder.is_dir():
+        return ("",)
+    lacking = "train" if "train" not in there else "test"
+    raise UsageError(
+        f"`dataset=image_folder` expects a folder {lacking} in {folder}, and there is none; add "
+        "it, or give a `data_dir` with nothing but a folder for each class."
+    )
+
+
+_Files = list[tuple[Path, str]]
+
+
+def _drawn(files: _Files, share: float, seed: int) -> tuple[_Files, _Files]:
+    """The files for training and those for testing, of each class its share."""
+    members: dict[str, _Files] = defaultdict(list)
+    for path, name in files:
+        members[name].append((path, name))
+    train: _Files = []
+    test: _Files = []
+    for name, own in members.items():
+        # By the class alone, so that another class changes nothing of this one. Python keeps the
+        # order that a seed gives from one version to the next, which NumPy does not promise.
+        random.Random(b"%d " % seed + os.fsencode(name)).shuffle(own)
+        count = min(max(round(share * len(own)), 1), len(own) - 1)
+        test += sorted(own[:count])
+        train += sorted(own[count:])
+    return train, test
+
+
+def _say_how_it_is_split(
+    folder: Path, files: Sequence[_Files], classes: Sequence[str], share: float, seed: int
+) -> None:
+    train, test = (Counter(name for _, name in each) for each in files)
+    if not test:
         raise UsageError(
-            f"The training images in {folder} have the shape {shapes[0]} and those "
-            f"for testing {shapes[1]}; give images of one shape."
+            f"`dataset=image_folder` expects two images or more of a class in {folder}, one for "
+            "training and one for testing; add some."
         )
-    return Source(train, tested, len(classes), names=classes)
+    log.info(
+        "image_folder: %s has no folders train and test, so %s images are for training and %s for "
+        "testing (test_share %s, test_seed %s): %s",
+        *(folder, train.total(), test.total(), share, seed),
+        some([f"{name} {train[name]} and {test[name]}" for name in classes]),
+    )
 
 
 def _hidden(path: Path) -> bool:
     return path.name.startswith(".") or path.name.lower() in _OF_THE_SYSTEM
 
 
-def _in_memory(files: list[tuple[Path, str]], classes: list[str]) -> Split:
-    """The images of ``files``; UsageError names the one that is of another shape."""
+def _in_memory(
+    files: _Files,
+    classes: Sequence[str],
+    size: tuple[int, int] | None,
+    resize: str,
+    channels: int | None,
+) -> Split:
+    """The images of ``files``; UsageError names the one that is of another size."""
     numbers = {name: number for number, name in enumerate(classes)}
     labels = np.array([numbers[name] for _, name in files], np.int32)
-    paths, images = [path for path, _ in files], np.empty(0, np.uint8)
-    with contextlib.closing(read_all(paths)) as pictures:  # the first mistake ends the reading
+    paths, grey = [path for path, _ in files], 0
+    images: np.ndarray = np.empty(0, np.uint8)
+    read = read_all(paths, size, resize, channels)
+    with contextlib.closing(read) as pictures:  # the first mistake ends the reading
         for done, (path, image) in enumerate(zip(paths, pictures, strict=True)):
             if done == 0:
                 images = np.empty((len(paths), *image.shape), np.uint8)
-            if image.shape != images.shape[1:]:
+            if image.shape[:2] != images.shape[1:3]:
+                one, other = (f"{h}x{w}" for h, w in (images.shape[1:3], image.shape[:2]))
                 raise UsageError(
-                    f"`dataset=image_folder` expects images of one shape, and {paths[0]} has "
-                    f"{images.shape[1:]} and {path} {image.shape}; bring them to one size."
+                    f"`dataset=image_folder` expects images of one size (height x width), and "
+                    f"{paths[0]} has {one} and {path} {other}; bring them to one with "
+                    "`image_size=HxW`."
                 )
+            if image.shape[2] > images.shape[3]:  # the first of colours behind grey ones
+                images = np.repeat(images, image.shape[2], -1)
             images[done] = image
+            grey += image.shape[2] == 1
+    if 0 < grey < len(paths):
+        log.info(
+            "image_folder: %s of %s images are grey, the others have colours: all are read as RGB "
+            "(image_channels=1 reads all as grey)",
+            *(grey, len(paths)),
+        )
     return Split(images, labels)

@@ -1,13 +1,14 @@
 """``load`` reads a dataset into memory, splits it, and says how it is normalised."""
 
 import functools
+from typing import Any
 
 import numpy as np
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.data import classes
 from lottery_tf.data.dataset import Dataset
-from lottery_tf.data.readers import AUGMENTED, NOT_FLIPPED, READERS
+from lottery_tf.data.readers import AUGMENTED, NOT_FLIPPED, READERS, options_of
 from lottery_tf.data.settings import DataSettings
 from lottery_tf.data.source import Source, channel_moments
 
@@ -15,24 +16,26 @@ from lottery_tf.data.source import Source, channel_moments
 def load(settings: DataSettings, training: bool = True) -> Dataset:
     """Reads the dataset and splits it.
 
-    The dev split is the first examples of one permutation, drawn with ``data_seed``, or the first
-    that the dataset has (``dev_split``); the training split is the first ``train_examples`` of the
-    permutation that are not among them. Examples that belong together (glyphs: of a font family)
-    come one after the other in it, and the dev split ends where such a group does. So the dev split
-    is the same for any ``train_examples``, and a smaller training split lies within a larger one.
-    Both keep the order of the source. Mean and standard deviation are those of the training split.
+    One permutation of the training examples is drawn with ``data_seed``. The dev split is its first
+    examples, or the first that the dataset has (``dev_split``). The training split is the first
+    ``train_examples`` of the others. So the dev split is the same for any ``train_examples``, and a
+    smaller training split lies within a larger one.
+
+    Examples that belong together, such as glyphs of one font family, are neighbours in the
+    permutation. The dev split ends where such a group ends. Both splits keep the order of the
+    source. Mean and standard deviation are those of the training split.
 
     Args:
       settings: which data, and how they are split.
-      training: whether a model is to be trained on it, and not only measured, which a class without
-        training images does not spoil.
+      training: whether a model is trained on it. To measure one, each class need not have training
+        images.
 
     Raises:
-      UsageError: the data are not where they should be, too few, labelled otherwise than by the
-        classes, or, in ``training``, a class has no training images.
+      UsageError: the data are missing, too few, or have labels that are no classes; with
+        ``training`` also if a class has no training images.
       RuntimeError: a download failed.
     """
-    source = READERS[settings.dataset](settings.data_dir)
+    source = READERS[settings.dataset](settings.data_dir, **options_of(vars(settings)))
     classes.check_labels(settings.dataset, source)
     drawn = _drawn(source, np.random.default_rng(settings.data_seed))
     order = drawn if settings.dev_split == "random" else source.published_order()
@@ -69,21 +72,26 @@ def load(settings: DataSettings, training: bool = True) -> Dataset:
         batch_size=settings.batch_size,
         flip=settings.dataset not in NOT_FLIPPED,
         sha256=source.sha256,
+        class_names=tuple(source.names or ()),
     )
 
 
 @functools.cache
-def content_sha256(dataset: str, data_dir: str | None) -> str:
+def content_sha256(dataset: str, data_dir: str | None, **options: Any) -> str:
     """``Dataset.sha256`` of what lies in a folder, read once in a process.
+
+    Args:
+      dataset, data_dir: as in ``DataSettings``.
+      **options: what else decides what is read, as ``readers.options_of`` gives it.
 
     Raises:
       UsageError: the data are not where they should be.
     """
-    return READERS[dataset](data_dir).sha256
+    return READERS[dataset](data_dir, **options).sha256
 
 
 def _drawn(source: Source, rng: np.random.Generator) -> np.ndarray:
-    """A permutation of the training examples; of their groups where they belong together."""
+    """A permutation of the training examples, or of their groups, where there are groups."""
     if source.groups is None:
         return rng.permutation(len(source.train))
     ranks = rng.permutation(source.groups.max() + 1)

@@ -1,9 +1,10 @@
 """Pictures of files as a viewer shows them, or a sentence that names the file that is none.
 
-Pillow decodes them: it tells what a file holds beside its pixels, as how the camera was held, and
-takes JPEG's exact transform, where TensorFlow takes the fast one.
+Pillow decodes them. It tells what a file holds beside its pixels, such as how the camera was held.
+Of JPEG it uses the exact transform, where TensorFlow uses the fast one.
 """
 
+import functools
 import io
 import os
 import struct
@@ -19,24 +20,64 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from lottery_tf.common.errors import UsageError
 
 _FORMATS = ("PNG", "JPEG", "BMP")  # by content, whatever the name: TensorFlow read these
-_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")  # Pillow's names of grey and RGB
+_GREY = ("1", "L", "LA")  # Pillow's names
+_MODES = (*_GREY, "P", "PA", "RGB", "RGBA")
 _EXIF, _ORIENTATION = b"Exif\0\0", ExifTags.Base.Orientation
+_LONGEST = 4096  # pixels of a side that pictures are brought to
 _THREADS = min(16, os.cpu_count() or 1)
 
 
 class _Unfit(Exception):
-    """What a whole file has that would be lost, and what to do: the end of a sentence."""
+    """A file is whole, but something in it would be lost. Says what, and what to do, as the end of
+    a sentence."""
 
 
-def read_all(paths: Sequence[Path]) -> Generator[np.ndarray, None, None]:
-    """The picture of each file, uint8 ``[H, W, 3]``, turned as its EXIF orientation says.
+def parse_size(text: str) -> tuple[int, int]:
+    """``(height, width)`` of an ``image_size``.
 
-    Grey and palette pictures become RGB. Colour profiles and gamma are not applied. Of EXIF data
-    that are cut short the orientation is taken if it is there.
+    >>> parse_size("32x48"), parse_size("32")
+    ((32, 48), (32, 32))
 
     Raises:
-      UsageError: a file cannot be read, is damaged, or would have to lose something: it has 16
-        bits a channel, transparent parts, several frames, or other colours than grey and RGB.
+      UsageError: for anything else, and for sides of more than 4,096 pixels.
+    """
+    sides = text.lower().split("x")
+    if len(sides) in (1, 2) and all(side.isascii() and side.isdecimal() for side in sides):
+        height, width = (int(side[:9]) for side in (sides[0], sides[-1]))
+        if min(height, width) >= 1 and max(height, width) <= _LONGEST:
+            return height, width
+    raise UsageError(
+        f"`image_size` expects HxW or N, pixels from 1 to {_LONGEST:,} such as 32x48 or 32, not "
+        f"'{text}'."
+    )
+
+
+def read_all(
+    paths: Sequence[Path],
+    size: tuple[int, int] | None = None,
+    resize: str = "resize",
+    channels: int | None = None,
+) -> Generator[np.ndarray, None, None]:
+    """The picture of each file, turned as its EXIF orientation says.
+
+    Palette pictures become RGB. Colour profiles and gamma are not applied. Of EXIF data that are
+    cut short the orientation is taken if it is there.
+
+    Args:
+      paths: the files.
+      size: ``(H, W)`` to bring each picture to, by a bilinear filter that is antialiased. None
+        leaves it as it is.
+      resize: ``resize`` keeps the whole picture, but not the ratio of its sides. ``center_crop``
+        keeps the ratio, and cuts off both ends of the longer side.
+      channels: 3 for RGB, or 1 for grey, by the weights of ITU-R 601 for red, green and blue. None
+        leaves grey files grey and makes the others RGB.
+
+    Returns:
+      uint8 ``[H, W, C]`` for each path, in their order.
+
+    Raises:
+      UsageError: a file cannot be read, is damaged, or would lose something. That are 16 bits a
+        channel, transparent parts, several frames, and colours that are neither grey nor RGB.
     """
     with warnings.catch_warnings(), ThreadPoolExecutor(_THREADS) as pool:
         warnings.filterwarnings("error", category=UserWarning, module="PIL")
@@ -45,10 +86,13 @@ def read_all(paths: Sequence[Path]) -> Generator[np.ndarray, None, None]:
         warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
         # A photo whose preview an editor has thrown away.
         warnings.filterwarnings("ignore", ".*malformed MPO", UserWarning)
-        yield from pool.map(_read, paths)
+        read = functools.partial(_read, size=size, resize=resize, channels=channels)
+        yield from pool.map(read, paths)
 
 
-def _read(path: Path) -> np.ndarray:
+def _read(
+    path: Path, size: tuple[int, int] | None, resize: str, channels: int | None
+) -> np.ndarray:
     expects = "`dataset=image_folder` expects PNG and JPEG images"
     try:
         if not path.is_file():
@@ -61,7 +105,7 @@ def _read(path: Path) -> np.ndarray:
             f"{expects}, and {path} cannot be read ({error.strerror}); mend or remove it."
         ) from error
     try:
-        return _decoded(content)
+        picture, grey = _decoded(content)
     except _Unfit as error:
         raise UsageError(
             f"{expects} that are opaque, grey or RGB, of 8 bits a channel, and {path} {error}."
@@ -73,9 +117,21 @@ def _read(path: Path) -> np.ndarray:
         raise UsageError(
             f"{expects}, and {path} cannot be read as one ({reason}); mend or remove it."
         ) from error
+    if (channels or (1 if grey else 3)) == 1:
+        picture = picture.convert("L")  # exact for what was grey
+    if size is not None:
+        # Pillow's filters grow with what they shrink by.
+        width_height, by = size[::-1], Image.Resampling.BILINEAR
+        if resize == "center_crop":
+            picture = ImageOps.fit(picture, width_height, by)
+        else:
+            picture = picture.resize(width_height, by)
+    pixels = np.asarray(picture)
+    return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
-def _decoded(content: bytes) -> np.ndarray:
+def _decoded(content: bytes) -> tuple[Image.Image, bool]:
+    """The picture as RGB, and whether its file is grey."""
     with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
         if image.format == "PNG":
             _check_png(content)
@@ -98,12 +154,12 @@ def _decoded(content: bytes) -> np.ndarray:
             seen = seen.convert("RGBA")
             if seen.getchannel("A").getextrema() != (255, 255):
                 raise _Unfit("has transparent parts; lay it on a background")
-        return np.asarray(seen.convert("RGB"))
+        return seen.convert("RGB"), image.mode in _GREY
 
 
 def _check_png(content: bytes) -> None:
-    """Raises ValueError for wrong sums and missing rows: Pillow overlooks them, libpng does not."""
-    import tensorflow as tf  # takes seconds, and this module is read for its settings too
+    """Raises ValueError for wrong sums and missing rows, which libpng sees and Pillow does not."""
+    import tensorflow as tf  # takes seconds, and command lines are checked with this module
 
     try:
         tf.io.decode_png(content)
@@ -112,7 +168,7 @@ def _check_png(content: bytes) -> None:
 
 
 def _keep_orientation(image: Image.Image) -> None:
-    """Sets the orientation where Pillow does not see it: a value that is cut off ends its reading.
+    """Sets the orientation where Pillow misses it, because data that are cut off end its reading.
 
     Raises:
       ValueError: if the data end before the orientation could be found.
@@ -130,8 +186,8 @@ def _keep_orientation(image: Image.Image) -> None:
 def _of_orientation(tiff: bytes) -> bytes:
     """EXIF data with the orientation alone; nothing where there is none.
 
-    ``tiff`` begins with the order of its bytes, 42, and the place of its tags: their number, and 12
-    bytes of each, which begin with what tag it is. They stand in rising order.
+    ``tiff`` begins with the order of its bytes, the number 42, and the place of its tags. There is
+    their number, then 12 bytes for each, which begin with the tag's own number. They are sorted.
     """
     order, beyond = "<" if tiff.startswith(b"II") else ">", False
     try:

@@ -1,4 +1,4 @@
-"""What a family of datasets reads: images in memory, with their labels."""
+"""What a reader returns: images in memory, with their labels."""
 
 import dataclasses
 import hashlib
@@ -25,17 +25,17 @@ class Split:
 
 
 class Source(NamedTuple):
-    """What a family reads.
+    """What a reader returns.
 
     Attributes:
       train: all training examples.
       test: the test examples.
       num_classes: labels are 0 .. num_classes - 1.
-      order: the indices of the training examples in the order in which they were published;
-        None where that is the order of ``train``, or not known.
-      groups: int ``[N]``, which training examples belong together, so that none of a group is in
-        the dev split where others are trained on; None for none.
-      names: of the classes, for messages; None where they have none but their numbers.
+      order: the indices of the training examples in the order in which they were published. None
+        if ``train`` has that order, or if it is not known.
+      groups: int ``[N]``: training examples with the same number belong together, and all of them
+        are in the dev split or none. None if there are no groups.
+      names: of the classes; None where they have none.
     """
 
     train: Split
@@ -51,7 +51,7 @@ class Source(NamedTuple):
 
     @property
     def sha256(self) -> str:
-        """Of all that decides the splits and the batches, wherever it was read."""
+        """The sum of all that decides the splits and the batches, wherever it lies."""
         digest = hashlib.sha256(str(self.num_classes).encode())
         both = (self.train, self.test)
         arrays = [array for split in both for array in (split.images, split.labels)]
@@ -59,7 +59,7 @@ class Source(NamedTuple):
             if array is None:
                 digest.update(b"none")
                 continue
-            # Of an order or of groups the numbers count, not how wide this machine has them.
+            # Of an order or of groups the numbers count, not this machine's integer type.
             array = array if array.dtype == np.uint8 else array.astype("<i8")
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)

@@ -70,7 +70,7 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, labels: dict[Path, str]) -> Iterator[tuple[str, dict[str, Any]]]:
         for path, wnid in labels.items():
             jpeg = _content(path)
-            # What is stored is the file itself: without a look at it now, damage shows only later.
+            # The file itself is stored. If it is not checked now, damage shows only later.
             try:
                 shape = tuple(tf.io.decode_jpeg(jpeg, channels=SHAPE[-1]).shape)
             except tf.errors.InvalidArgumentError:
@@ -95,8 +95,7 @@ def unpacked(data_dir: Path) -> Path:
             return folder
     raise UsageError(
         f"`dataset=tiny_imagenet` expects the unpacked tiny-imagenet-200.zip in {data_dir}, and "
-        "there is no wnids.txt of it; give the folder tiny-imagenet-200 or the one that holds it "
-        "as `data_dir`."
+        "there is no wnids.txt; give tiny-imagenet-200 or the folder that holds it as `data_dir`."
     )
 
 

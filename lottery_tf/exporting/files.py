@@ -1,6 +1,9 @@
-"""Exported files that are no Keras models, LiteRT's and ONNX's, run as their users run them."""
+"""Exported models that are no Keras models, run as their users run them: files of LiteRT and ONNX,
+and SavedModels of any program that has a signature ``serving_default``.
+"""
 
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,7 @@ import tensorflow as tf
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import plain_path
 from lottery_tf.exporting import onnx, reload, tflite
+from lottery_tf.graph.model_files import check_code, is_keras_model
 
 
 def is_exported_file(path: Path) -> bool:
@@ -17,19 +21,37 @@ def is_exported_file(path: Path) -> bool:
     return path.is_file() and (path.suffix in suffixes or tflite.is_flatbuffer(path))
 
 
-def outputs_of_file(path: Path, images: np.ndarray) -> np.ndarray:
+def is_plain_saved_model(path: Path) -> bool:
+    """Whether a path is a SavedModel's folder that another program than Keras has written."""
+    return (path / "saved_model.pb").is_file() and not is_keras_model(path)
+
+
+def outputs_of_file(path: Path, images: np.ndarray, allow_code: bool = False) -> np.ndarray:
     """What the file computes of images, float32 [N, …], in batches: its one output [N, …].
 
+    Args:
+      path: what ``is_exported_file`` or ``is_plain_saved_model`` knows.
+      images: float32 [N, …].
+      allow_code: whether operations of a SavedModel that do more than compute may run.
+
     Raises:
-      UsageError: if the file is none of these, or does not take the images.
+      UsageError: if the file is none of these, holds code that is not allowed, or does not take
+        the images; for an ONNX file where ONNX Runtime is not installed.
     """
+    if path.is_dir() and not allow_code:
+        check_code(path)
+    if path.is_file() and _is_onnx(path) and find_spec("onnxruntime") is None:
+        raise UsageError(
+            f"Expected ONNX Runtime for the ONNX file {path}; it is not installed: install "
+            "lottery_tf with its extra [onnx]."
+        )
     try:
         with plain_path(path) as place:
             (name,) = _inputs(place)
             (outputs,) = reload.run(str(place), {name: images}).values()
     except Exception as error:  # of LiteRT, ONNX Runtime, or where there are several of either
         raise UsageError(
-            f"Expected a LiteRT or ONNX file at {path} that takes images of shape "
+            f"Expected a LiteRT or ONNX file or a SavedModel at {path} that takes images of shape "
             f"{images.shape[1:]} and gives one output; it does not: {_last_line(error)}"
         ) from error
     return outputs
@@ -37,7 +59,10 @@ def outputs_of_file(path: Path, images: np.ndarray) -> np.ndarray:
 
 def _inputs(path: Path) -> list[str]:
     """The names of its inputs."""
-    if onnx.is_onnx(path):
+    if path.is_dir():
+        loaded = tf.saved_model.load(path)
+        return [*loaded.signatures["serving_default"].structured_input_signature[1]]
+    if _is_onnx(path):
         import onnxruntime
 
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -46,6 +71,11 @@ def _inputs(path: Path) -> list[str]:
         warnings.simplefilter("ignore")  # It is to leave TensorFlow one day.
         interpreter = tf.lite.Interpreter(str(path))
     return list(interpreter.get_signature_list()["serving_default"]["inputs"])
+
+
+def _is_onnx(path: Path) -> bool:
+    """Also of another program, by its name."""
+    return path.suffix == ".onnx" or onnx.is_onnx(path)
 
 
 def _last_line(error: Exception) -> str:

@@ -14,7 +14,7 @@ from lottery_tf.common.settings import defaults
 from lottery_tf.data.readers import FOLDER_IS_DATASET
 from lottery_tf.finding.settings import FindingSettings
 from lottery_tf.masks.settings import as_compared
-from lottery_tf.runs.settings import DATA_SUM, Experiment
+from lottery_tf.runs.settings import CLASS_NAMES, DATA_SUM, Experiment
 from lottery_tf.tweaks.settings import PARAMETERS, defaults_of, of_older_release
 
 Settings = dict[tuple[str, str], Any]
@@ -24,7 +24,7 @@ _PLACES_AND_SEEDS = {
     *("command", "versions", "devices", "seed", "data_seed", "data_dir", DATA_SUM, "tweaks"),
     *("ticket", "ticket_sha256", "teacher", "teacher_sha256", "model_path", "model_sha256"),
     *("dense_ticket", "dense_ticket_sha256"),
-    *("rewind_path", "rewind_sha256"),
+    *("rewind_path", "rewind_sha256", CLASS_NAMES),
 }
 # The columns sparsity and method say these.
 _SAID_BY_TICKETS = {"rounds", "sparsity", "method", "train_tickets"}

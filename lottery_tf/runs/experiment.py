@@ -9,6 +9,7 @@ from lottery_tf import models
 from lottery_tf.common.devices import check_batch_size, chief_first
 from lottery_tf.common.errors import UsageError
 from lottery_tf.data import Dataset, load
+from lottery_tf.data.settings import of_older_release
 from lottery_tf.graph.compat import KERASES, keras
 from lottery_tf.graph.layers import check_graph, check_tensorflow
 from lottery_tf.runs.settings import Experiment
@@ -52,16 +53,19 @@ def experiment_of(ticket: Ticket, path: Path) -> Experiment:
             f"Expected the ticket {path} to say how its network is trained; it does not (method "
             f"{ticket.info.get('method')}): give `dataset` and the flags of the training."
         )
-    return Experiment.restore(ticket.info["settings"])
+    return Experiment.restore(of_older_release(ticket.info["settings"]))
 
 
 def check_fit(ticket: Ticket, experiment: Experiment) -> None:
     """Raises UsageError if the ticket was found for another model or dataset."""
     found_in = ticket.info.get("settings", {})
+    data = vars(experiment.data)
     for name, asked in (
         ("model", experiment.model.model),
         ("width", experiment.model.width),
         ("dataset", experiment.data.dataset),
+        # Other test images would be among those that it was trained on.
+        *((name, data[name]) for name in ("image_size", "test_share", "test_seed")),
     ):
         theirs = found_in.get(name, asked)
         if theirs != asked:

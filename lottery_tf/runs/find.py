@@ -129,7 +129,7 @@ def find(
     found = find_rounds(
         *(ticket, trainer, finding, last_step, callbacks, save, checkpoints, how.on_nan)
     )
-    with run.at_work(data.sha256):
+    with run.at_work(data.sha256, data.class_names):
         if finished_rounds(out) != rows:
             raise UsageError(GONE_ON.format(out))
         if goes_on:
@@ -267,7 +267,7 @@ def _find_in_file(
     plain.compile(loss=default_loss(plain), metrics=["accuracy"])
     found = measured(plain, data, "dev", "test")
     row = _row(ticket, found, time.perf_counter() - start)
-    with run.at_work(data.sha256):
+    with run.at_work(data.sha256, data.class_names):
         ticket.save(round_folder(out, 1))
         write_json_lines(metrics, [row], summed=True)
     on_round(row)

@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,19 @@ from lottery_tf.common.files import clear_leftovers, write_record
 from lottery_tf.common.log import log
 from lottery_tf.common.ownership import of_file_manager
 from lottery_tf.data import content_sha256
-from lottery_tf.data.readers import FOLDER_IS_DATASET
+from lottery_tf.data.readers import FOLDER_IS_DATASET, options_of
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.model_files import existing_model, load_model
 from lottery_tf.masks.settings import as_compared
 from lottery_tf.runs.records import read_config
-from lottery_tf.runs.settings import DATA_SUM
+from lottery_tf.runs.settings import CLASS_NAMES, DATA_SUM
 from lottery_tf.tweaks.settings import of_older_release
 
 # What a run is does not hang on these: it may go on on other devices and with more rounds, and
 # data, tickets, teachers and models are known by their sums, wherever they lie.
 _NOT_COMPARED = {
     *("versions", "devices", "ticket", "teacher", "dense_ticket", "model_path", "rewind_path"),
-    *("data_dir", DATA_SUM, "rounds"),
+    *("data_dir", DATA_SUM, CLASS_NAMES, "rounds"),
 }
 
 # By which a process knows that another is at work on a run; it stays, and means nothing then.
@@ -63,6 +63,8 @@ class Run:
         if (self.out / "config.json").is_file():
             theirs = {**self.defaults, **read_config(self.out)}
             mine = json.loads(json.dumps({"command": self.command, **self.settings}))
+            if mine.get("image_channels") is None:  # by what the files have: told by the sum
+                mine["image_channels"] = theirs.get("image_channels")
             for tweak in _both(theirs, mine):
                 usual = self.of_tweaks.get(tweak, {})
                 own = {name: usual.get(name) for name in mine["tweaks"][tweak]}
@@ -80,12 +82,13 @@ class Run:
         else:
             check_run_or_new(self.out)
 
-    def begin(self, data_sha256: str = "") -> None:
+    def begin(self, data_sha256: str = "", class_names: Sequence[str] = ()) -> None:
         """Checks the folder and writes its ``config.json``, once all that was asked for is known
         to be possible. What may differ stays as it was when the run began, but the rounds.
 
         Args:
           data_sha256: of the data that the run is about to read; empty where there is none.
+          class_names: of their classes; empty where they have none.
         """
         self.check()
         if (self.out / "config.json").exists():
@@ -105,6 +108,7 @@ class Run:
             devices = tf.distribute.get_strategy().num_replicas_in_sync
             begun = {"devices": devices, "versions": versions}
             begun |= {DATA_SUM: data_sha256} if data_sha256 else {}
+            begun |= {CLASS_NAMES: list(class_names)} if class_names else {}
             config = {"command": self.command, **self.settings, **begun}
         try:
             write_record(self.out / "config.json", config)
@@ -122,11 +126,11 @@ class Run:
             clear_leftovers(self.out)
 
     @contextlib.contextmanager
-    def at_work(self, data_sha256: str = "") -> Iterator[None]:
+    def at_work(self, data_sha256: str = "", class_names: Sequence[str] = ()) -> Iterator[None]:
         """Begins the run, which is this process' own as long as the block lasts.
 
         Args:
-          data_sha256: of the data that the run is about to read; empty where there is none.
+          data_sha256, class_names: as of ``begin``.
 
         Raises:
           UsageError: as ``check``, for other data than those that the run was begun with, and
@@ -149,7 +153,7 @@ class Run:
         except NotImplementedError:  # a file system without locks
             log.info("%s: no lock can be had there; let no second process run on it.", self.out)
         try:
-            self.begin(data_sha256)
+            self.begin(data_sha256, class_names)
             yield
         finally:
             lock.release()
@@ -191,7 +195,7 @@ def _other_data(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str | Non
         return None
     if DATA_SUM not in theirs:
         return f"data_dir is {there!r} there and {here!r} here"
-    if content_sha256(mine["dataset"], here) == theirs[DATA_SUM]:
+    if content_sha256(mine["dataset"], here, **options_of(mine)) == theirs[DATA_SUM]:
         return None
     return f"the data in data_dir, {there!r} there, are not those in {here!r} here"
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from lottery_tf.common.settings import defaults
 from lottery_tf.exporting import SAVED_MODEL, export
 from lottery_tf.finding.one_shot import warn_of_collapse
 from lottery_tf.finding.settings import FindingSettings
-from lottery_tf.graph.compat import noise_by_variables
+from lottery_tf.graph.compat import keras, noise_by_variables
 from lottery_tf.masks.masks import read_arrays
 from lottery_tf.runs import Row
 from lottery_tf.runs.experiment import check_data, check_fit, experiment_of, load_data
@@ -66,6 +66,7 @@ def retrain_ticket(
     on_epoch: Callable[[list[Row]], None] = lambda rows: None,
     test: bool = True,
     how: HowToRun = AS_USUAL,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> Row:
     """Retrains a ticket with a recipe; writes ``result.json`` and the finished ``model/``.
 
@@ -82,6 +83,7 @@ def retrain_ticket(
       test: measure on the test images. Otherwise ``result.json`` says nothing of them, and
         ``best.npz`` keeps the weights that were best on dev.
       how: how it is carried out.
+      callbacks: Keras callbacks for the training.
 
     Returns:
       What ``result.json`` holds.
@@ -138,7 +140,7 @@ def retrain_ticket(
 
     def begin() -> None:
         nonlocal board
-        work.enter_context(run.at_work(data.sha256))
+        work.enter_context(run.at_work(data.sha256, data.class_names))
         if (out / "result.json").exists():
             raise UsageError(GONE_ON.format(out))
         if how.tensorboard:
@@ -163,6 +165,7 @@ def retrain_ticket(
             on_epoch=on_epoch_end,
             on_prepared=begin,
             test=test,
+            callbacks=callbacks,
         )
         export(retrained.model, out / "model")
         if not test:

@@ -13,6 +13,7 @@ from lottery_tf.models.settings import ModelSettings
 from lottery_tf.training.settings import CheckpointSettings, TrainingSettings
 
 DATA_SUM = "data_sha256"  # of the data that a run reads, in its config.json and its tickets
+CLASS_NAMES = "class_names"  # of these data, likewise in its config.json
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import sha256
-from lottery_tf.data import content_sha256
-from lottery_tf.data.readers import FOLDER_IS_DATASET
+from lottery_tf.common.settings import defaults
+from lottery_tf.data import DataSettings, content_sha256
+from lottery_tf.data.readers import FOLDER_IS_DATASET, options_of
 from lottery_tf.runs.folder import read_config
 from lottery_tf.runs.settings import DATA_SUM
 from lottery_tf.sweeping.trials import FindTrial, Places, Trial
@@ -35,6 +36,7 @@ class _Place(NamedTuple):
     setting: str
     path: str | None
     dataset: str | None = None
+    options: tuple[tuple[str, Any], ...] = ()  # with which the dataset is read
 
 
 def named_as_begun(trials: Sequence[Trial], out: Path) -> list[Trial]:
@@ -78,7 +80,7 @@ def _named(trial: Trial, places: Places) -> Trial:
 def _places_of(trial: Trial) -> Iterator[_Place]:
     """The paths among the settings of a trial and of the trials that it needs."""
     data = trial.experiment.data
-    yield _Place("data_dir", data.data_dir, data.dataset)
+    yield _Place("data_dir", data.data_dir, data.dataset, _options(vars(data)))
     if isinstance(trial, FindTrial):
         own: Mapping[str, Any] = vars(trial.finding)
     else:
@@ -100,11 +102,16 @@ def _noted(out: Path) -> dict[_Place, str]:
         for setting, (key, key_of_sum) in _NOTED.items():
             place = _Place(setting, config.get(key))
             if setting == "data_dir":
-                place = place._replace(dataset=config.get("dataset"))
+                options = _options({**defaults(DataSettings), **config})
+                place = place._replace(dataset=config.get("dataset"), options=options)
             content = place.dataset if _is_named(place) else config.get(key_of_sum)
             if content is not None:
                 found[place] = content
     return found
+
+
+def _options(settings: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(options_of(settings).items())
 
 
 def _is_named(place: _Place) -> bool:
@@ -115,6 +122,8 @@ def _is_named(place: _Place) -> bool:
 def _content(place: _Place) -> str:
     """The sum of the content there now, or the dataset's name, as runs note it."""
     if place.dataset is not None:
-        return place.dataset if _is_named(place) else content_sha256(place.dataset, place.path)
+        if _is_named(place):
+            return place.dataset
+        return content_sha256(place.dataset, place.path, **dict(place.options))
     at = Path(place.path or "")
     return sha256(at / "ticket.json" if place.setting == "rescaled_init_dense" else at)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,7 @@ def retrain(
     on_epoch: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
     on_prepared: Callable[[], None] = lambda: None,
     test: bool = True,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> Retrained:
     """Trains the ticket from its rewind step to the end with ``recipe``.
 
@@ -64,6 +65,7 @@ def retrain(
       on_epoch: called after each epoch with the rows of all epochs so far.
       on_prepared: called when the recipe is on the model, before the training.
       test: whether to measure on the test images too.
+      callbacks: Keras callbacks for the training.
 
     Raises:
       Diverged: if weights become NaN or infinite.
@@ -100,7 +102,7 @@ def retrain(
         watch.restore(resumed, data.batches("train").take(1))
     checkpoints.fit(
         *(trainer, last_step, watch.state),
-        [*recipe.callbacks(last_step - first_step), watch],
+        [*recipe.callbacks(last_step - first_step), *callbacks, watch],
         begun=first_step,
         validation_data=dev,
         validation_freq=training.validation_freq,

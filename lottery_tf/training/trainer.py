@@ -32,6 +32,7 @@ from lottery_tf.losses.derivatives import reason
 from lottery_tf.losses.objective import of_outputs
 from lottery_tf.tickets.ticket import Ticket
 from lottery_tf.training.batch_norm import SharedStatistics
+from lottery_tf.training.course import Course
 from lottery_tf.training.precision import Precision
 from lottery_tf.training.trouble import Guard
 from lottery_tf.training.xla_loop import steps_in_one_loop
@@ -189,7 +190,8 @@ class Trainer:
 
         Args:
           stop: the step at which the training ends.
-          callbacks, validation_data, validation_freq: as Keras' ``fit`` takes them.
+          callbacks, validation_data, validation_freq: as Keras' ``fit`` takes them. A ``Course``
+            among the callbacks is told of the whole training.
           last: False if the training goes on afterwards.
           begun: the step at which the training began, if this is the rest of one; default: it
             begins here.
@@ -203,6 +205,8 @@ class Trainer:
         guard = Guard(which, (self.position - begun) // self.steps_per_epoch)
         parts = _parts(begun, self.position, stop, self.steps_per_epoch)
         total = sum(count for count, _ in parts)
+        for course in (each for each in callbacks if isinstance(each, Course)):
+            course.training_begins(begun, self.position, stop, self.steps_per_epoch)
         for count, steps in parts:
             total -= count  # epochs after this part
             looks = [n for n in range(1, count + 1) if (count + total - n) % validation_freq == 0]

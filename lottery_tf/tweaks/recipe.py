@@ -35,9 +35,12 @@ class Recipe:
     {'label_smoothing': {'epsilon': 0.1}}
     >>> Recipe("vanilla").tweaks
     ()
+    >>> Recipe("soft_activation+label_smoothing").name
+    'soft_activation,label_smoothing'
 
     Args:
-      tweaks: a name of RECIPES or TWEAKS, several names separated by commas, or a list of tweaks.
+      tweaks: a name of RECIPES or TWEAKS, several names joined by ``+`` or commas, or a list of
+        tweaks.
       settings: parameters of tweaks that are given by name, with the names of their flags as keys
         (``label_smoothing_epsilon``). Those of tweaks that are not in the recipe are ignored. They
         override the parameters that a recipe such as ``tost_reference`` has of its own.

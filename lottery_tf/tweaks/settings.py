@@ -367,21 +367,27 @@ def tweak_names(name: str) -> tuple[str, ...]:
     raise UsageError(f"A recipe is made of {one_of(known)}, not '{name}'{nearest(name, known)}.")
 
 
+def names_in(recipe: str) -> list[str]:
+    """The names that a recipe in words is made of: ``tost+distillation`` or
+    ``tost,distillation``."""
+    return [name.strip() for name in recipe.replace("+", ",").split(",")]
+
+
 def tweaks_of(recipe: str) -> list[str]:
-    """The names of the tweaks of a recipe, which is given as names separated by commas.
+    """The names of the tweaks of a recipe, which is given as names joined by ``+`` or by commas.
 
     Raises:
       UsageError: for an unknown name, or a tweak that is given twice.
     """
-    names = [part for name in recipe.split(",") for part in tweak_names(name.strip())]
+    names = [part for name in names_in(recipe) for part in tweak_names(name)]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(f"Expected each tweak once in a recipe; {one_of(twice)} came twice.")
     return names
 
 
 def recipes_in(recipe: str) -> list[str]:
-    """The names in ``recipe`` (separated by commas) that are recipes."""
-    return [name for part in recipe.split(",") if (name := part.strip()) in RECIPES]
+    """The names in ``recipe`` that are recipes."""
+    return [name for name in names_in(recipe) if name in RECIPES]
 
 
 def defaults_of(recipe: str) -> dict[str, Any]:

@@ -226,6 +226,19 @@ def images(content: bytes | None, ending: str = "png", classes=("cat", "dog")):
     return words
 
 
+def classes_alone(*more: str, names=("cat", "dog"), each: int = 2):
+    """A case: a folder of classes without train and test."""
+
+    def words(place: Place) -> list[str]:
+        for name in names:
+            for number in range(each):
+                place.file(f"images/{name}/{number}.png", GREY)
+        data = [f"--data_dir={place.folder / 'images'}", "--dataset=image_folder", "--dev_share=0"]
+        return [*DRAWN, *data, "--batch_size=1", place.out, *more]
+
+    return words
+
+
 def idx(shape=(12, 8, 8), labels=range(10), packed=False, command=DRAWN):
     """A case: MNIST's four files, with images of a shape and these labels, each in turn."""
 
@@ -453,10 +466,29 @@ CASES = {
     "a text": (images(b"cat"), "it is none"),
     "an empty image": (images(b"", "jpg"), "it is empty"),
     "a PNG of 10 gigabytes": (images(png_of_size(60_000, 60_000)), "2.png cannot be read"),
-    "a PNG that lies": (images(png_of_size(5_000, 5_000)), "2.png cannot be read|one shape"),
-    "images of two sizes": (images(png(np.zeros((5, 4), np.uint8))), "images of one shape"),
+    "a PNG that lies": (images(png_of_size(5_000, 5_000)), "2.png cannot be read|one size"),
+    "images of two sizes": (images(png(np.zeros((5, 4), np.uint8))), "images of one size"),
     "images of one class": (images(None, classes=("cat",)), "two classes or more"),
     "images of no class": (images(None, classes=()), "expects a folder train"),
+    "an image size that is none": (classes_alone("--image_size=3y4"), "--image_size expects HxW"),
+    "an image size without end": (classes_alone("--image_size=99999"), "from 1 to 4,096"),
+    "an image size of other data": ([*DRAWN, "--image_size=8"], "--image_size is for --dataset"),
+    "two channels": (classes_alone("--image_channels=2"), "--image_channels expects 1"),
+    "a resizing that is none": (
+        classes_alone("--image_resize=crop"),
+        "nearest: center_crop",
+    ),
+    "nothing to test on": (classes_alone("--test_share=0"), "--test_share expects a share above 0"),
+    "one image of each class": (classes_alone(each=1), "two images or more of a class"),
+    "one class alone": (classes_alone(names=("cat",)), "two classes or more"),
+    "train without test": (classes_alone(names=("train", "cat")), "expects a folder test"),
+    "other test images than the ticket's": (
+        lambda place: [
+            *("retrain", f"--ticket={place.copy('ticket')}", place.out),
+            *("--dataset=image_folder", "--test_seed=1", f"--data_dir={place.folder}"),
+        ],
+        "Expected a ticket for --dataset=image_folder",
+    ),
     # arrays
     "no examples": (idx((0, 8, 8), ()), "holds no pixels"),
     "no pixels": (idx((10, 0, 8)), "holds no pixels"),
@@ -582,7 +614,7 @@ def test_bad_input(name, found, retrained, unfinished, tmp_path, capfd, monkeypa
     runs = {"found": found, "retrained": retrained, "unfinished": unfinished}
     place = Place(tmp_path, runs | {"ticket": found / "tickets" / "round_02"})
     prepare, told = CASES[name]
-    words = prepare(place)
+    words = prepare(place) if callable(prepare) else [*prepare, place.out]
     before = tree(tmp_path)
     monkeypatch.chdir(tmp_path)
     capfd.readouterr()
@@ -593,7 +625,7 @@ def test_bad_input(name, found, retrained, unfinished, tmp_path, capfd, monkeypa
     assert "Traceback" not in err
     assert sentence.startswith(f"lottery-tf {words[0]}: ") and re.search(told, sentence), err
     # What the log says is no error, and goes to stderr in some orders of the tests.
-    known = ("circular flagfile", "left dense", "there are no test images")
+    known = ("circular flagfile", "left dense", "there are no test images", "no folders train")
     assert all(any(each in note for each in known) for note in notes), notes
     assert "\x1b" not in out + err
     assert tree(tmp_path) == before

@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import TINY
 
 import lottery_tf as lt
@@ -110,6 +111,46 @@ def test_files_of_every_kind_are_evaluated(proved_here, retrained, tmp_path, cap
     (tmp_path / "broken.tflite").write_text("nothing")
     assert main(["evaluate", f"--model={tmp_path / 'broken.tflite'}"]) == 2
     assert "lottery-tf evaluate: Expected a LiteRT or ONNX file" in capsys.readouterr().err
+
+
+def test_a_saved_model_of_another_program_is_evaluated(tmp_path, capfd):
+    """By its signature; unless its graph does more than compute."""
+
+    class Zeros(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec((None, 8, 8, 1), tf.float32)])
+        def __call__(self, images):
+            return tf.one_hot(tf.zeros(tf.shape(images)[0], tf.int32), 10)
+
+    class Writes(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec((None, 8, 8, 1), tf.float32)])
+        def __call__(self, images):
+            tf.io.write_file(str(tmp_path / "written"), "x")
+            return tf.zeros((tf.shape(images)[0], 10))
+
+    for made in (Zeros(), Writes()):
+        folder = tmp_path / type(made).__name__
+        tf.saved_model.save(made, folder, signatures=made.__call__.get_concrete_function())
+    labels = digits.read().test.labels
+    assert main(["evaluate", f"--model={tmp_path / 'Zeros'}"]) == 0
+    assert f"digits test  accuracy {100 * np.mean(labels == 0):.2f} %" in capfd.readouterr().out
+    assert main(["evaluate", f"--model={tmp_path / 'Writes'}"]) == 2
+    assert "the operation WriteFile in its graph" in capfd.readouterr().err
+    assert not (tmp_path / "written").exists()
+
+
+def test_what_to_give_where_a_model_is_expected(retrained, tmp_path, capfd, monkeypatch):
+    assert main(["evaluate", f"--model={retrained}"]) == 2
+    assert f"is a retrain run: give --run={retrained}." in capfd.readouterr().err
+    facts = {"tflite": {"file": "model.tflite"}, "onnx": {"file": "model.onnx"}}
+    (tmp_path / "export.json").write_text(json.dumps(facts))
+    assert main(["evaluate", f"--model={tmp_path}"]) == 2
+    told = capfd.readouterr().err
+    assert f"model.tflite, model.onnx: give --model={tmp_path / 'model.tflite'}." in told
+    monkeypatch.setattr("lottery_tf.exporting.files.find_spec", lambda name: None)
+    (tmp_path / "export.json").unlink()
+    (tmp_path / "model.onnx").write_bytes(b"x")
+    assert main(["evaluate", f"--model={tmp_path / 'model.onnx'}"]) == 2
+    assert "it is not installed: install lottery_tf with its extra [onnx]" in capfd.readouterr().err
 
 
 def test_a_finished_run_is_left_alone(found, retrained, capsys):
@@ -221,7 +262,7 @@ MISTAKES = {
     "unknown dataset": (["find", "--rounds=1", "--dataset=digit"], "digits"),
     "sparsity of 1": (["find", "--sparsity=1"], "[0, 1)"),
     "negative sparsity": (["find", "--sparsity=-0.1"], "[0, 1)"),
-    "neither rounds nor sparsity": (["find"], "--rounds or --sparsity"),
+    "neither rounds nor sparsity": (["find"], "--rounds=N or --sparsity=SHARE"),
     "unknown kind of layer": (["find", "--rounds=1", "--prune_layers=convs"], "conv"),
     "unknown layer": (["find", "--rounds=1", "--keep_dense=dense3"], "dense1"),
     "missing data folder": (["find", "--rounds=1", "--dataset=idx", "--data_dir=/no"], "/no"),

@@ -391,9 +391,9 @@ When it stops.
 
 Every command.
   --flagfile=FILE
-      reads flags from FILE, one a line, # before a comment; what is given later wins
+      read flags from FILE, one on each line, # before a comment; later flags win
   --help
-      shows this
+      show this help
 """
 
 

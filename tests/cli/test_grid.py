@@ -410,3 +410,34 @@ def test_mistakes_are_told_before_anything_runs(words, expected):
 def test_mistakes_in_a_file(file, text, expected):
     with pytest.raises(UsageError, match=expected):
         made(file(text))
+
+
+def test_plus_and_comma_join_tweaks_in_a_file_s_list(file):
+    """Beside one another on the command line a comma has to part recipes."""
+    both = ["label_smoothing,soft_activation", "tost"]
+    for one in ("label_smoothing+soft_activation", "'label_smoothing,soft_activation'"):
+        _, retrains = made(file(f"{{recipes: [{one}, tost], rounds: 1}}"))
+        assert [trial.recipe for trial in retrains] == both
+    _, apart = made("--recipes=label_smoothing,soft_activation", "--rounds=1")
+    assert [trial.recipe for trial in apart] == ["label_smoothing", "soft_activation"]
+
+
+def test_what_the_asked_sparsities_become_is_said(file):
+    def said(*words):
+        return grid.sparsities_said(parse(words, SETTINGS))
+
+    assert said("--sparsities=0.8,0.95", "--prune_fraction=0.5") == [
+        "A round prunes 50 % of what is left (--prune_fraction=0.5), so of --sparsities 0.8 "
+        "becomes 75.00 % (round 2), 0.95 becomes 93.75 % (round 4)."
+    ]
+    two = said("--sparsities=0.5", "--vary=prune_fraction:0.2,0.5,width:8,16")
+    assert [line.split("becomes ")[1] for line in two] == [
+        "48.80 % (round 3).",
+        "50.00 % (round 1).",
+    ]
+    # Other methods prune to what is asked for; so does what has a sparsity of its own.
+    assert said("--sparsities=0.5", "--methods=snip") == []
+    assert said("--sparsities=0.5", "--structure=2:4") == []
+    assert said("--rounds=3") == []
+    for trial in made("--sparsities=0.8,0.95", "--prune_fraction=0.5")[1]:
+        assert trial.round in (2, 4)

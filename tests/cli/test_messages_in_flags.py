@@ -51,8 +51,14 @@ def test_a_program_reads_of_the_setting_and_a_user_of_the_flag(tmp_path, capfd):
     ("words", "told"),
     [
         (["find", "--method=snp"], "--method takes imp, "),
-        (["find", "--train_for=30"], "Expected steps (500it) or epochs (2ep) for --train_for, not"),
-        (["retrain", "--soft_activation_curve=line"], "--soft_activation_curve takes linear, "),
+        (
+            ["find", "--train_for=30", "--rounds=1", "--out=x"],
+            "Expected steps (500it) or epochs (2ep) for --train_for, not",
+        ),
+        (
+            ["retrain", "--soft_activation_curve=line", "--ticket=x", "--out=x"],
+            "--soft_activation_curve takes linear, ",
+        ),
         (["evaluate", "--dataset=mnits"], "--dataset takes digits, "),
     ],
 )

@@ -160,6 +160,9 @@ def test_the_same_command_again_runs_nothing(swept, capfd):
     assert main(["sweep", *WORDS, f"--out={swept}"]) == 0
     assert contents(swept) == before
     said = capfd.readouterr().out
+    assert "--sparsities 0.36 becomes 36.00 % (round 2)." in said
+    assert "1 of find (1 there already) and 2 of retrain (2 there already): 0 runs to do." in said
+    assert f"Next: lottery-tf report {swept} --out={swept / 'report.html'}" in said
     assert "Finished." in said and re.search("retrain +│ +2 │ +0 │ +0 │", said)
 
 
@@ -172,6 +175,8 @@ def test_more_of_the_grid_runs_only_what_is_missing(files, swept, tmp_path, capf
     assert {path: after[path] for path in before} == before
     said = capfd.readouterr().out
     assert said.count("retrain/") == said.count("retrain/soft_activation_") == 1
+    assert "(1 there already) and 3 of retrain (2 there already): 1 run to do." in said
+    assert "[4 of 4]" in said
     assert len(list((out / "find").iterdir())) == 1
 
 

@@ -23,7 +23,7 @@ def given(request, monkeypatch):
 
     def load_of(train, test, classes=3, names=None, training=True, **settings):
         source = Source(split(*train), split(*test), classes, names=names)
-        monkeypatch.setitem(data.READERS, request.param, lambda data_dir: source)
+        monkeypatch.setitem(data.READERS, request.param, lambda data_dir, **options: source)
         settings = {"dev_share": 0.0, **settings}
         return load(DataSettings(request.param, "DIR", **settings), training)
 
@@ -60,7 +60,8 @@ def test_a_class_without_training_images(given, train, names, lost):
         f"`dataset={given.name}` expects training images of every class, 0 to 2, and there are "
         "none of"
     )
-    do = "put images into train/NAME" if given.name == "image_folder" else "add some, or take the"
+    of_folders = given.name == "image_folder"
+    do = "put images into the folder of that" if of_folders else "add some, or take the"
     with pytest.raises(UsageError, match=re.escape(f"{message} {lost}; {do}")):
         given(train, (0, 1, 2), names=names)
     # Measuring needs none.
@@ -69,7 +70,7 @@ def test_a_class_without_training_images(given, train, names, lost):
 
 def test_a_class_without_test_images_is_named(given, lines):
     assert given((0, 1, 2), (1, 1), names=["cat", "cow", "dog"]).num_classes == 3
-    of = "class 0 (cat), class 2 (dog), of which a test accuracy says nothing"
+    of = "class 0 (cat), class 2 (dog); the test accuracy says nothing about that"
     assert lines == [f"{given.name}: there are no test images of {of}"]
     assert given((0, 1, 2), (2, 1, 0)).num_classes == 3
     assert len(lines) == 1

@@ -153,7 +153,7 @@ def test_what_others_left_in_the_place_is_not_replaced(folder, serif_for_testing
     leave(folder)
     before = contents(folder)
     assert len(glyphs.read(str(folder)).test) == 94
-    assert "glyphs.npz is another program's and is not replaced: move it away" in lines[0]
+    assert "glyphs.npz is another program's file and is not replaced" in lines[0]
     assert contents(folder) == before
 
 
@@ -207,7 +207,7 @@ def test_a_folder_that_cannot_be_written(folder, serif_for_testing, monkeypatch,
 
     monkeypatch.setattr(glyphs, "write_arrays", refuse)
     assert len(glyphs.read(str(folder)).test) == 94
-    assert "glyphs.npz cannot be kept (Permission denied)" in lines[0]
+    assert "glyphs.npz cannot be written here (Permission denied)" in lines[0]
 
 
 def test_a_family_is_in_one_split(folder, serif_for_testing):

@@ -1,5 +1,6 @@
 """Image folders: one written by hand, what is left out of it, and each way to go wrong."""
 
+import random
 import shutil
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def write(path: Path, value: int, shape: tuple = (4, 5, 3)) -> None:
 def folder(tmp_path):
     """Class cat has the values 10 and 11, class dog 20 and 21; 1 and 2 more are for testing."""
     write(tmp_path / "train/dog/a.png", 20)
-    write(tmp_path / "train/dog/b.JPG", 21, (4, 5, 1))  # grey
+    write(tmp_path / "train/dog/b.JPG", 21)
     write(tmp_path / "train/cat/z.png", 10)
     write(tmp_path / "train/cat/y.jpeg", 11)
     write(tmp_path / "test/cat/1.png", 12)
@@ -38,7 +39,7 @@ def found(split) -> dict[int, int]:
     return dict(zip(values.tolist(), split.labels.tolist(), strict=True))
 
 
-def test_classes_are_numbered_by_name_and_grey_is_rgb(folder):
+def test_classes_are_numbered_by_name(folder):
     source = image_folder.read(str(folder))
     assert source.num_classes == 2
     assert source.train.images.shape == (4, 4, 5, 3)
@@ -184,7 +185,7 @@ def test_a_class_is_not_lost(folder, lines, name, lose):
     number = ["cat", "dog"].index(name)
     lose(folder / "test" / name)
     assert load(settings).num_classes == 2
-    assert f"no test images of class {number} ({name}), of which a test accuracy" in lines[-1]
+    assert f"no test images of class {number} ({name}); the test accuracy" in lines[-1]
     write(folder / "test" / name / "1.png", 12 + 10 * number)
     lose(folder / "train" / name)
     with pytest.raises(
@@ -221,15 +222,18 @@ def remove(folder: Path) -> None:
         (lambda f: remove(f / "test"), r"images, \*.png, .*/test, and there are none"),
         (
             lambda f: write(f / "test/cow/1.png", 1),
-            r"every class, .* none of class 1 \(cow\); put images into train/NAME, or remove "
-            "every folder NAME",
+            r"every class, .* none of class 1 \(cow\); put images into the folder of that class "
+            "for training, or remove it",
         ),
         (
             lambda f: [shutil.rmtree(f / "train/cat"), shutil.rmtree(f / "test/cat")],
             r"two classes or more, and there is only class 0 \(dog\)",
         ),
-        (lambda f: write(f / "train/cat/y.jpeg", 1, (5, 5, 3)), r"one shape, .*\(5, 5, 3\)"),
-        (lambda f: [write(p, 1, (4, 4, 3)) for p in f.glob("test/*/*")], r"5, 3\) .*ing \(4, 4, 3"),
+        (
+            lambda f: write(f / "train/cat/y.jpeg", 1, (5, 5, 3)),
+            "one size .* 4x5 and .* 5x5;",
+        ),
+        (lambda f: [write(p, 1, (4, 4, 3)) for p in f.glob("test/*/*")], "4x5 and .*/test/.* 4x4"),
         (lambda f: (f / "train/cat/z.png").write_bytes(b"PNG"), "/train/cat/z.png cannot be read"),
         (lambda f: (f / "train/dog/b.JPG").write_bytes(b""), "/train/dog/b.JPG cannot be read"),
         (lambda f: (f / "test/cat/x.jpg").symlink_to("no"), "/test/cat/x.jpg leads nowhere"),
@@ -263,3 +267,150 @@ def test_no_folder_at_all():
     told = "`dataset=image_folder` reads a folder .*; name it with `data_dir`"
     with pytest.raises(UsageError, match=told):
         DataSettings(dataset="image_folder")
+
+
+# Classes alone, of which test images are drawn
+
+
+@pytest.fixture
+def classes(tmp_path):
+    """10 images of ant, 5 of bee, 2 of cow, 1 of dog; each image has a value of its own."""
+    values = iter(range(100))
+    for name, count in (("ant", 10), ("bee", 5), ("cow", 2), ("dog", 1)):
+        for number in range(count):
+            write(tmp_path / name / f"{number}.png", next(values))
+    return tmp_path
+
+
+SPLIT = (
+    "image_folder: {} has no folders train and test, so 14 images are for training and 4 for "
+    "testing (test_share 0.2, test_seed 0): ant 8 and 2, bee 4 and 1, cow 1 and 1, dog 1 and 0"
+)
+
+
+def test_classes_alone_are_split_by_class_and_seed(classes, lines):
+    one, two = image_folder.read(str(classes)), image_folder.read(str(classes))
+    assert lines[0] == SPLIT.format(classes)
+    assert one.names == ["ant", "bee", "cow", "dog"]
+    assert np.bincount(one.test.labels, minlength=4).tolist() == [2, 1, 1, 0]
+    assert sorted({**found(one.train), **found(one.test)}) == [*range(18)]
+    assert one.sha256 == two.sha256
+    other = image_folder.read(str(classes), test_seed=1)
+    assert found(other.test) != found(one.test) and other.sha256 != one.sha256
+    half = image_folder.read(str(classes), test_share=0.5)
+    assert np.bincount(half.test.labels, minlength=4).tolist() == [5, 2, 1, 0]
+    assert np.bincount(half.train.labels).tolist() == [5, 3, 1, 1]
+
+
+def test_the_test_images_are_the_same_for_every_data_seed(classes):
+    """A ticket of one data_seed that is retrained with another never meets them."""
+    settings = {"dataset": "image_folder", "data_dir": str(classes), "dev_share": 0.1}
+    one, two = (load(DataSettings(**settings, data_seed=seed), training=False) for seed in (0, 1))
+    np.testing.assert_array_equal(one.test.images, two.test.images)
+    assert one.sha256 == two.sha256 and one.class_names == ("ant", "bee", "cow", "dog")
+
+
+def test_another_class_changes_nothing_of_the_others(classes):
+    before = image_folder.read(str(classes))
+    write(classes / "aardvark/1.png", 90)
+    write(classes / "aardvark/2.png", 91)
+    after = image_folder.read(str(classes))
+    kept = {value: label - 1 for value, label in found(after.test).items() if label}
+    assert kept == found(before.test)
+
+
+def test_what_is_drawn_stays_so(classes):
+    """By Python's own generator, whose orders do not change from one version to the next."""
+    names = [f"{number}.png" for number in range(10)]
+    random.Random(b"0 ant").shuffle(names)
+    drawn = {int(name[0]) for name in names[:2]}
+    assert {v for v, label in found(image_folder.read(str(classes)).test).items() if not label} == (
+        drawn
+    )
+
+
+def test_what_else_lies_beside_the_classes_is_said(classes, lines):
+    (classes / "labels.csv").touch()
+    image_folder.read(str(classes))
+    assert lines[0].endswith("left out: 1 file beside the classes (labels.csv)")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: (f / "train").mkdir(), "a folder test in .*, and there is none; add it"),
+        (lambda f: (f / "val").mkdir(), "a folder train in .*, and there is none; add it"),
+        (lambda f: [p.unlink() for p in f.glob("*/*")], "a folder for each class in .*, and there"),
+        (
+            lambda f: [shutil.rmtree(f / name) for name in ("ant", "bee", "cow")],
+            "two images or more of a class",
+        ),
+        (lambda f: (f / "elk").mkdir(), r"none of class 4 \(elk\); put images into the folder of"),
+    ],
+)
+def test_classes_alone_that_are_not_what_they_should_be(classes, change, message):
+    change(classes)
+    with pytest.raises(UsageError, match=message):
+        load(DataSettings("image_folder", str(classes), dev_share=0))
+
+
+# Sizes and colours
+
+
+def test_images_of_several_sizes_are_brought_to_one(folder):
+    write(folder / "train/cat/wide.png", 13, (8, 20, 3))
+    write(folder / "train/dog/tall.png", 24, (9, 3, 3))
+    for how in ("resize", "center_crop"):
+        data = load(DataSettings("image_folder", str(folder), image_size="6x7", image_resize=how))
+        assert data.input_shape == (6, 7, 3)
+        assert {13: 0, 24: 1}.items() <= (found(data.train) | found(data.dev)).items()
+    square = load(DataSettings("image_folder", str(folder), image_size="8"))
+    assert square.input_shape == (8, 8, 3)
+
+
+def test_grey_folders_are_grey_and_mixed_ones_are_rgb(folder, lines):
+    """Whatever comes first, and in whichever split."""
+    write(folder / "test/cat/grey.png", 30, (4, 5, 1))
+    mixed = image_folder.read(str(folder))
+    assert mixed.train.images.shape[1:] == mixed.test.images.shape[1:] == (4, 5, 3)
+    assert found(mixed.test)[30] == 0
+    assert lines == [
+        "image_folder: 1 of 8 images are grey, the others have colours: all are read as RGB "
+        "(image_channels=1 reads all as grey)"
+    ]
+    assert image_folder.read(str(folder), image_channels=1).train.images.shape == (4, 4, 5, 1)
+    for path in [*folder.glob("*/*/*.*")]:
+        write(path, 50, (4, 5, 1))
+    grey = image_folder.read(str(folder))
+    assert grey.train.images.shape == (4, 4, 5, 1)
+    assert image_folder.read(str(folder), image_channels=3).train.images.shape == (4, 4, 5, 3)
+    assert len(lines) == 1
+
+
+def test_colours_behind_grey_ones(folder, lines):
+    greys = [path for path in folder.glob("train/*/*") if path.name != "z.png"]
+    for path in greys:
+        write(path, 40, (4, 5, 1))
+    assert image_folder.read(str(folder)).train.images.shape[1:] == (4, 5, 3)
+    assert "3 of 7 images are grey" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"image_size": "0"}, "HxW or N"),
+        ({"image_size": "32x"}, "HxW or N"),
+        ({"image_size": "1x2x3"}, "HxW or N"),
+        ({"image_size": "10000"}, "from 1 to 4,096"),
+        ({"image_size": "9" * 5000}, "from 1 to 4,096"),
+        ({"image_channels": 2}, "1 .grey. or 3"),
+        ({"image_resize": "crop"}, "`image_resize` takes resize or center_crop"),
+        ({"test_share": 0.0}, "above 0"),
+        ({"test_share": float("nan")}, "above 0"),
+        ({"test_seed": -1}, "`test_seed`"),
+        ({"dataset": "digits", "image_size": "8"}, "is for `dataset=image_folder`, not for"),
+    ],
+)
+def test_settings_that_cannot_be(settings, message):
+    with pytest.raises(UsageError, match=message):
+        DataSettings(**{"dataset": "image_folder", "data_dir": "x", **settings})

@@ -51,10 +51,16 @@ def rows(*lines: bytes) -> tuple[bytes, bytes]:
 
 def read(folder: Path, content: bytes, name: str = "x.png") -> np.ndarray:
     (folder / name).write_bytes(content)
-    with contextlib.closing(read_all([folder / name])) as pictures:
-        (pixels,) = pictures
-    assert pixels.dtype == np.uint8 and pixels.shape[2] == 3
+    (pixels,) = all_of([folder / name], channels=3)
+    assert pixels.shape[2] == 3
     return pixels
+
+
+def all_of(paths: list[Path], **how) -> list[np.ndarray]:
+    with contextlib.closing(read_all(paths, **how)) as pictures:
+        found = [*pictures]
+    assert all(pixels.dtype == np.uint8 and pixels.ndim == 3 for pixels in found)
+    return found
 
 
 def rgb(grey) -> np.ndarray:
@@ -298,3 +304,51 @@ def test_many_come_in_their_order(tmp_path):
     for number, path in enumerate(paths):
         path.write_bytes(file(Image.new("L", (1, 1), number)))
     assert [int(pixels[0, 0, 0]) for pixels in read_all(paths)] == [*range(50)]
+
+
+# Grey, and other sizes
+
+
+def paths_of(folder: Path, **contents: bytes) -> list[Path]:
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    return [folder / name for name in contents]
+
+
+def test_grey_files_stay_grey_and_colours_become_grey_where_asked(tmp_path):
+    paths = paths_of(tmp_path, grey=file(GREY), bit=file(BIT), rgb=file(PICTURE))
+    grey, bit, colours = all_of(paths)
+    np.testing.assert_array_equal(grey[..., 0], np.asarray(GREY))
+    np.testing.assert_array_equal(bit[..., 0], 255 * np.tile([[0, 1]], (4, 3)))
+    np.testing.assert_array_equal(colours, PIXELS)
+    grey, _, colours = all_of(paths, channels=1)
+    assert grey.shape == colours.shape == (4, 6, 1)
+    np.testing.assert_array_equal(grey[..., 0], np.asarray(GREY))
+    # 0.299, 0.587 and 0.114 of red, green and blue: ITU-R 601.
+    luma = PIXELS @ np.array([0.299, 0.587, 0.114])
+    assert np.abs(colours[..., 0] - luma).max() <= 0.5 + 1e-3
+    assert [pixels.shape[2] for pixels in all_of(paths, channels=3)] == [3, 3, 3]
+
+
+def test_a_picture_is_brought_to_a_size_and_antialiased(tmp_path):
+    stripes = np.tile(np.array([[0, 255]], np.uint8), (8, 8))  # 8x16, of one pixel each
+    paths = paths_of(tmp_path, stripes=file(Image.fromarray(stripes)))
+    (halved,) = all_of(paths, size=(4, 4))
+    assert halved.shape == (4, 4, 1)
+    # Without antialiasing one of the two colours would be left.
+    assert np.abs(halved[:, 1:-1].astype(int) - 127).max() <= 20
+    (same,) = all_of(paths, size=(8, 16))
+    np.testing.assert_array_equal(same[..., 0], stripes)
+
+
+def test_a_centre_crop_keeps_the_ratio_of_the_sides(tmp_path):
+    thirds = np.repeat(np.array([[10, 100, 200]], np.uint8), 4, 1).repeat(4, 0)  # 4x12
+    paths = paths_of(tmp_path, wide=file(Image.fromarray(thirds)))
+    (middle,) = all_of(paths, size=(4, 4), resize="center_crop")
+    np.testing.assert_array_equal(middle, np.full((4, 4, 1), 100))
+    (whole,) = all_of(paths, size=(4, 4))
+    assert whole[0, 0, 0] < 100 < whole[0, -1, 0]
+    paths = paths_of(tmp_path, tall=file(Image.fromarray(thirds.T.copy())))
+    np.testing.assert_array_equal(
+        all_of(paths, size=(4, 4), resize="center_crop")[0], np.full((4, 4, 1), 100)
+    )

@@ -51,7 +51,7 @@ def test_help_and_mistakes(name):
     done = launched(name, "--help")
     assert done.returncode == 0 and "--dry_run" in done.stdout and "lottery-tf find" in done.stdout
     done = launched(name, "--", "no-such-command")
-    assert done.returncode == 2 and "'no-such-command', which is none" in done.stderr
+    assert done.returncode == 2 and "there is no 'no-such-command'" in done.stderr
     assert launched(name).returncode == 2
 
 

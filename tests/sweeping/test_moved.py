@@ -18,7 +18,7 @@ SUMS = {"/old": "one", "/older": "one", "/new": "one", "/others": "two", "/other
 @pytest.fixture(autouse=True)
 def sums(monkeypatch):
     """What lies in folders, without any data."""
-    monkeypatch.setattr(moved, "content_sha256", lambda dataset, folder: SUMS[folder])
+    monkeypatch.setattr(moved, "content_sha256", lambda dataset, folder, **options: SUMS[folder])
 
 
 def trials(*words, dataset="idx", recipes="vanilla,label_smoothing"):

@@ -1,0 +1,150 @@
+"""Names that people are likely to try → the names that they mean.
+
+``nearest`` looks here before it looks for names that are spelled alike. One table serves flags,
+parameters, their values and commands: of the names that a word stands for, those count that exist.
+"""
+
+from collections.abc import Collection
+
+ALIASES: dict[str, tuple[str, ...]] = {
+    # Training
+    "epoch": ("train_for",),
+    "epochs": ("train_for",),
+    "num_epochs": ("train_for",),
+    "n_epochs": ("train_for",),
+    "steps": ("train_for",),
+    "num_steps": ("train_for",),
+    "max_steps": ("train_for",),
+    "iterations": ("train_for", "rounds"),
+    "length": ("train_for",),
+    "lr": ("learning_rate",),
+    "rate": ("learning_rate",),
+    "base_lr": ("learning_rate",),
+    "learning_rates": ("learning_rate", "tune"),
+    "lr_schedule": ("schedule",),
+    "scheduler": ("schedule",),
+    "lr_decay": ("decay", "schedule"),
+    "gamma": ("decay",),
+    "wd": ("weight_decay",),
+    "l2": ("weight_decay",),
+    "opt": ("optimizer",),
+    "solver": ("optimizer",),
+    "random_seed": ("seed", "seeds"),
+    "xla": ("jit_compile",),
+    "compile": ("jit_compile",),
+    "fp16": ("precision",),
+    "bf16": ("precision",),
+    "amp": ("precision",),
+    "dtype": ("precision",),
+    "mixed_precision": ("precision",),
+    "save_every": ("checkpoint_every",),
+    "checkpoint": ("checkpoint_every",),
+    "logdir": ("tensorboard", "out"),
+    "log_dir": ("tensorboard", "out"),
+    # Data
+    "data": ("dataset", "data_dir"),
+    "data_path": ("data_dir",),
+    "data_root": ("data_dir",),
+    "dataset_dir": ("data_dir",),
+    "dataset_name": ("dataset",),
+    "images": ("data_dir",),
+    "ds": ("dataset",),
+    "bs": ("batch_size",),
+    "batch": ("batch_size",),
+    "augmentation": ("augment",),
+    "size": ("image_size",),
+    "img_size": ("image_size",),
+    "resize": ("image_size", "image_resize"),
+    "crop": ("image_resize",),
+    "channels": ("image_channels",),
+    "grey": ("image_channels",),
+    "gray": ("image_channels",),
+    "grayscale": ("image_channels",),
+    "dev": ("dev_share",),
+    "val_share": ("dev_share",),
+    "val_split": ("dev_share",),
+    "validation_split": ("dev_share",),
+    "test_split": ("test_share",),
+    "test_size": ("test_share",),
+    # Networks, masks and tickets
+    "arch": ("model",),
+    "architecture": ("model",),
+    "net": ("model",),
+    "network": ("model",),
+    "checkpoint_path": ("model_path", "model", "ticket"),
+    "prune": ("prune_fraction", "sparsity", "sparsities"),
+    "pruning": ("prune_fraction", "sparsity", "sparsities"),
+    "prune_rate": ("prune_fraction", "sparsity"),
+    "pruning_rate": ("prune_fraction", "sparsity"),
+    "amount": ("sparsity", "prune_fraction"),
+    "density": ("sparsity", "sparsities"),
+    "target_sparsity": ("sparsity", "sparsities"),
+    "final_sparsity": ("sparsity", "sparsities"),
+    "levels": ("rounds",),
+    "num_rounds": ("rounds",),
+    "n_rounds": ("rounds",),
+    "rewind_step": ("rewind_to",),
+    "rewind_epoch": ("rewind_to",),
+    "pattern": ("structure",),
+    "nm": ("structure",),
+    "score": ("method", "methods"),
+    "algorithm": ("method", "methods"),
+    "mask": ("ticket",),
+    # Recipes
+    "tweak": ("recipe", "recipes"),
+    "tweaks": ("recipe", "recipes"),
+    "tricks": ("recipe", "recipes"),
+    "kd": ("distillation", "distillation_teacher"),
+    "smoothing": ("label_smoothing", "label_smoothing_epsilon"),
+    "tau": ("distillation_temperature",),
+    "baseline": ("vanilla",),
+    # Commands
+    "output": ("out",),
+    "output_dir": ("out",),
+    "outdir": ("out",),
+    "out_dir": ("out",),
+    "save": ("out",),
+    "save_dir": ("out",),
+    "folder": ("out", "data_dir"),
+    "run_dir": ("run", "out"),
+    "config": ("flagfile", "grid"),
+    "format": ("formats",),
+    "gpus": ("strategy", "gpus_per_trial"),
+    "gpu": ("strategy", "gpus_per_trial"),
+    "devices": ("strategy",),
+    "distributed": ("strategy",),
+    "workers": ("processes",),
+    "jobs": ("processes",),
+    "n_jobs": ("processes",),
+    "train": ("find", "retrain"),
+    "test": ("evaluate",),
+    "eval": ("evaluate",),
+    "finetune": ("retrain",),
+    "fine_tune": ("retrain",),
+    "convert": ("export",),
+    "show": ("inspect",),
+    "demo": ("quickstart",),
+    # Methods and datasets
+    "magnitude": ("imp", "omp", "gmp"),
+    "lth": ("imp",),
+    "one_shot": ("omp",),
+    "gradual": ("gmp",),
+    "svhn": ("svhn_cropped",),
+    "folder_of_images": ("image_folder",),
+    "imagefolder": ("image_folder",),
+    "tinyimagenet": ("tiny_imagenet",),
+}
+
+
+def meant_by(word: str, names: Collection[str]) -> list[str]:
+    """Those of ``names`` that a word stands for, or is the end of.
+
+    >>> meant_by("epochs", ["train_for", "rounds"])
+    ['train_for']
+    >>> meant_by("epsilon", ["label_smoothing_epsilon", "seed"])
+    ['label_smoothing_epsilon']
+    """
+    word = word.lower().replace("-", "_")
+    if found := [name for name in ALIASES.get(word, ()) if name in names]:
+        return found
+    return [name for name in names if len(word) > 2 and name.endswith(f"_{word}")]
