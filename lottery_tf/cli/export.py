@@ -1,4 +1,4 @@
-"""lottery-tf export: writes a retrained model as SavedModel or TFLite."""
+"""lottery-tf export: writes a retrained model as SavedModel, TFLite, ONNX or Keras file."""
 
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from rich.table import Table
 from lottery_tf.cli.console import console, percent
 from lottery_tf.cli.flags import Parsed
 from lottery_tf.cli.settings import ExportSettings, OutSettings
+from lottery_tf.exporting.card import NAME as CARD
 from lottery_tf.graph.settings import CodeSettings
 from lottery_tf.runs.export import export_run
 
@@ -18,6 +19,7 @@ def run(flags: Parsed) -> None:
     with console.status("writing and proving in a fresh process"):
         facts = export_run(
             *(Path(settings.run), out, settings.formats, settings.tolerance, settings.data_dir),
+            with_preprocessing=settings.with_preprocessing,
             allow_code=flags.settings(CodeSettings).allow_code,
         )
     print_export(out, facts)
@@ -35,3 +37,4 @@ def print_export(out: Path, facts: dict[str, dict[str, Any]]) -> None:
             f"{each['bytes_gzip']:,}",
         )
     console.print(table)
+    console.print(f"How to load it: {out / CARD}")

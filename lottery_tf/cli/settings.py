@@ -85,6 +85,10 @@ class ExportSettings:
     data_dir: str | None = setting(
         None, "where the run's dataset lies now; default: where it lay for the run", path=True
     )
+    with_preprocessing: bool = setting(
+        False,
+        "put the dataset's mean and std into the exported model, which then takes raw pixels",
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.tolerance < math.inf:

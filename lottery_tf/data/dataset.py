@@ -30,6 +30,7 @@ class Dataset:
       data_seed: of the order of the batches and of the augmentation.
       batch_size: of ``stream``.
       sha256: of all examples, before they were split; empty where they come from no source.
+      class_names: of the classes 0 .. num_classes - 1; empty where they have none.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Dataset:
     batch_size: int
     flip: bool = True
     sha256: str = ""
+    class_names: tuple[str, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

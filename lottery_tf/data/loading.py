@@ -69,6 +69,7 @@ def load(settings: DataSettings, training: bool = True) -> Dataset:
         batch_size=settings.batch_size,
         flip=settings.dataset not in NOT_FLIPPED,
         sha256=source.sha256,
+        class_names=tuple(source.names or ()),
     )
 
 
