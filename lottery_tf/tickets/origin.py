@@ -1,7 +1,9 @@
-"""Where a ticket comes from, for whoever looks at it."""
+"""Where a ticket comes from: what a program has asked for, and what is shown of it."""
 
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from lottery_tf.common.log import counted
 from lottery_tf.common.summary import Summary, in_short, pairs, percent
@@ -17,6 +19,38 @@ _SAID = {
     "seed": "seed",
     "structure": "structure",
 }
+
+
+# Of a ticket that a program has found, the key of what it was found with. ``settings`` is another
+# matter: the flags of a run, which its retraining takes over.
+FOUND_WITH = "found_with"
+
+
+def described(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a function as JSON knows them; those that are None are left out.
+
+    Of what has a ``get_config``, such as an optimizer, that is taken and the name of its class; of
+    what JSON does not know, the name or the first words of its repr.
+    """
+    return {name: _plain(value) for name, value in arguments.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float | np.floating):
+        return float(value)
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [_plain(each) for each in value]
+    try:
+        config = value.get_config()
+    except Exception:  # a layer or schedule of the user's own need not have one
+        return getattr(value, "__name__", in_short(repr(value), 80))
+    return {"class_name": type(value).__name__, **_plain(config)}
 
 
 def summary_of(masks: Masks, sparsity_total: float, info: Mapping[str, Any]) -> Summary:
@@ -42,6 +76,7 @@ def summary_of(masks: Masks, sparsity_total: float, info: Mapping[str, Any]) -> 
         what: in_short(info[name]) for name, what in _SAID.items() if info.get(name) is not None
     }
     notes.append("; ".join(f"{what} {text}" for what, text in told.items()))
-    if isinstance(settings := info.get("settings"), Mapping) and settings:
+    settings = info.get("settings") or info.get(FOUND_WITH)
+    if isinstance(settings, Mapping) and settings:
         notes.append(f"Found with {in_short(pairs(dict(settings)), 300)}")
     return Summary("Ticket", ["weight", "shape", "kept", "pruned"], rows, [n for n in notes if n])
