@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # what _WHERE says, for type checkers and editors
     from lottery_tf.masks.wrapper import set_masks as set_masks
     from lottery_tf.masks.wrapper import strip as strip
     from lottery_tf.masks.wrapper import wrap as wrap
+    from lottery_tf.reporting.recipes import compare as compare
     from lottery_tf.tickets.ticket import Ticket as Ticket
     from lottery_tf.tweaks.after_fades import AfterFades as AfterFades
     from lottery_tf.tweaks.distillation import Distillation as Distillation
@@ -62,13 +63,14 @@ _WHERE = {
     "find_tickets": "finding.find",
     "export": "exporting.exports",
     "count_flops": "masks.flops",
+    "compare": "reporting.recipes",
     "inspect": "inspecting.facts",
     "signal": "inspecting.signal",
     "models": "models",
     "data": "data",
 }
 __all__ = list(_WHERE)
-__getattr__ = loads(__name__, _WHERE)
+__getattr__ = loads(__name__, _WHERE, {"compare": "report"})
 
 
 def __dir__() -> list[str]:

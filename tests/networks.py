@@ -175,7 +175,7 @@ def prove_here(patch):
 
     def outputs(artefacts, inputs, names):
         named = {proof.signature_name(name): array for name, array in inputs.items()}
-        return [reload.run(str(artefact), named, names) for artefact in artefacts]
+        return [reload.run_all(str(artefact), named, names) for artefact in artefacts]
 
     patch.setattr(proof, "reloaded_outputs", outputs)
 

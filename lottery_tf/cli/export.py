@@ -1,4 +1,4 @@
-"""lottery-tf export: writes a retrained model as SavedModel or TFLite."""
+"""lottery-tf export: writes a retrained model as SavedModel, TFLite, ONNX or Keras file."""
 
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from lottery_tf.cli.console import console, percent
 from lottery_tf.cli.flags import Parsed
 from lottery_tf.cli.following import command, flags_of_data, say_next
 from lottery_tf.cli.settings import ExportSettings, OutSettings
+from lottery_tf.exporting.card import NAME as CARD
 from lottery_tf.graph.settings import CodeSettings
 from lottery_tf.runs.export import export_run
 from lottery_tf.runs.records import read_config
@@ -20,6 +21,7 @@ def run(flags: Parsed) -> None:
     with console.status("writing and proving in a fresh process"):
         facts = export_run(
             *(Path(settings.run), out, settings.formats, settings.tolerance, settings.data_dir),
+            with_preprocessing=settings.with_preprocessing,
             allow_code=flags.settings(CodeSettings).allow_code,
         )
     print_export(out, facts)
@@ -42,3 +44,4 @@ def print_export(out: Path, facts: dict[str, dict[str, Any]]) -> None:
             f"{each['bytes_gzip']:,}",
         )
     console.print(table)
+    console.print(f"How to load it: {out / CARD}")

@@ -86,6 +86,10 @@ class ExportSettings:
     data_dir: str | None = setting(
         None, "folder of the run's dataset now; default: the one that the run read", path=True
     )
+    with_preprocessing: bool = setting(
+        False,
+        "put the dataset's mean and std into the exported model, which then takes raw pixels",
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.tolerance < math.inf:

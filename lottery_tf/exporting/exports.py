@@ -2,33 +2,39 @@
 
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.common.files import plain_path, read_json, whole_folder, write_bytes, write_json
+from lottery_tf.common.files import (
+    plain_path,
+    read_json,
+    whole_folder,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from lottery_tf.common.log import some
 from lottery_tf.common.ownership import Kind, check_ours
 from lottery_tf.common.settings import nearest, one_of
-from lottery_tf.exporting import proof, sizes
+from lottery_tf.exporting import card, proof
 from lottery_tf.exporting.formats import FORMATS
-from lottery_tf.exporting.saved_model import SAVED_MODEL, signature_name
-from lottery_tf.exporting.settings import MAX_DIFFERENCE, CannotHold
-from lottery_tf.graph.compat import ends_of, keras, keras_of, output_names
+from lottery_tf.exporting.preprocessing import Normalisation
+from lottery_tf.exporting.probabilities import probabilities_of
+from lottery_tf.exporting.saved_model import SAVED_MODEL
+from lottery_tf.exporting.settings import MAX_DIFFERENCE
+from lottery_tf.exporting.writing import Wanted, said, write
+from lottery_tf.graph.compat import keras, keras_of
 from lottery_tf.graph.layers import (
     check_finished,
     check_graph,
     check_tensorflow,
-    input_names,
     with_states,
 )
-from lottery_tf.masks.prune_by_mask import get_masks
-from lottery_tf.masks.wrapper import strip
 
 REPORT = "export.json"
 
@@ -43,6 +49,7 @@ EXPORT = Kind(
     "an export",
     {
         REPORT: _is_report,
+        card.NAME: card.is_card,
         **{place: ours for each in FORMATS.values() for place, ours in each.ours.items()},
     },
     marker=REPORT,
@@ -54,48 +61,88 @@ def export(
     path: str | os.PathLike[str],
     images: ArrayLike | Mapping[str, ArrayLike] | None = None,
     formats: Sequence[str] | str | None = None,
+    *,
+    labels: ArrayLike | None = None,
+    class_names: Sequence[str] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+    with_preprocessing: bool = False,
+    probabilities: str | None = "auto",
+    tolerance: float = MAX_DIFFERENCE,
 ) -> dict[str, Any]:
-    """Writes ``model`` as one SavedModel, the folder ``path``, or in other formats.
+    """Writes ``model`` as a SavedModel, as one file, or as a folder with several formats.
 
-    ``tf.saved_model.load`` reads a SavedModel without lottery_tf, and so does the model's Keras:
+    ``tf.saved_model.load`` reads a SavedModel without lottery_tf. So does the model's Keras:
     ``tf_keras.models.load_model``, or of Keras 3 ``layers.TFSMLayer(path, "serving_default")``.
     Pruned weights are exact zeros in every format.
 
+    One file, and a folder for colleagues, whose model takes raw pixels::
+
+        lt.export(final, "digits.tflite")
+        lt.export(
+            final, "digits/", x_test, ("saved_model", "tflite"), labels=y_test,
+            class_names="0123456789", preprocessing={"mean": 0, "std": 16}, with_preprocessing=True,
+        )
+
     Args:
       model: a built Sequential or functional model of either Keras. Pruning wrappers are taken off.
-      path: what does not end in .tflite, .onnx or .keras is a folder: missing, empty, or an older
-        export of this kind, which is replaced. What does is one file of that format; an older one
-        is replaced.
-      images: the model's input, float32 [N, …] (for several inputs a dict, name → array). If
-        given, a fresh process reloads what was written and runs them, a few seconds.
-      formats: names in ``FORMATS``, or one. Then ``path`` is a folder with one of each and
-        ``export.json``, as ``write_exports`` writes it.
+      path: one file where it ends in .tflite, .onnx or .keras; else the folder of a SavedModel. It
+        has to be free, or an older export of this kind, which is replaced.
+      images: the input of the exported model, float32 [N, …] (for several inputs a dict, name →
+        array). If given, a fresh process reloads what was written and runs them, a few seconds.
+      formats: names in ``FORMATS``, or one. Then ``path`` is a folder with one of each,
+        ``export.json`` and ``README.md``, as ``write_exports`` writes it.
+      labels, class_names: as in ``write_exports``, for ``formats``.
+      preprocessing, with_preprocessing, probabilities, tolerance: as in ``write_exports``.
 
     Returns:
-      The facts that ``write_exports`` tells of a format, and with ``formats`` of each; without
+      The facts that ``write_exports`` tells of a format, and with ``formats`` of each. Without
       ``images`` those about what it computes are None.
 
     Raises:
-      UsageError: if ``path`` holds anything else, be it a SavedModel of another program, which is
-        never deleted, or the model has no graph of layers, keeps states from batch to batch, or the
-        images do not fit it; and for a format that cannot hold it.
-      RuntimeError: if an output of the reloaded model differs by more than 1e-5. Nothing is left
-        at ``path`` then but what was there before.
+      UsageError: if ``path`` holds anything else, such as a SavedModel of another program; it is
+        never deleted. And if the model has no graph of layers, keeps states from batch to batch, or
+        is one that the format cannot hold, or if the images do not fit it.
+      RuntimeError: if an output of the reloaded model differs by more than the tolerance. Nothing
+        is left at ``path`` then but what was there before.
     """
     if formats is not None:
-        names = [formats] if isinstance(formats, str) else formats
-        return write_exports(model, path, names, images=images)
+        return write_exports(
+            model,
+            path,
+            [formats] if isinstance(formats, str) else formats,
+            images=images,
+            labels=labels,
+            class_names=class_names,
+            preprocessing=preprocessing,
+            with_preprocessing=with_preprocessing,
+            probabilities=probabilities,
+            tolerance=tolerance,
+        )
+    for name, value in (("labels", labels), ("class_names", class_names)):
+        if value is not None:
+            raise UsageError(
+                f"Expected formats=… with {name}, such as formats='saved_model': they go into "
+                f"{REPORT} and {card.NAME}, which a single {Path(path).name or 'file'} has not."
+            )
+    chosen = "saved_model"
     for name, each in FORMATS.items():
         if "." in each.file and Path(path).suffix == Path(each.file).suffix:
-            return _write_file(model, Path(path), name, images)
-    check_ours(path, SAVED_MODEL)
-    _check_exportable(model, ["saved_model"])
-    inputs = None if images is None else proof.named_inputs(model, images)
-    with whole_folder(path, SAVED_MODEL) as folder, plain_path(folder) as place:
-        return _write(model, {"saved_model": place}, inputs)[0]["saved_model"]
+            chosen = name
+    _check_exportable(model, [chosen])
+    wanted = _wanted(model, preprocessing, with_preprocessing, probabilities, tolerance)
+    if chosen != "saved_model":
+        facts = _write_file(model, Path(path), chosen, images, wanted)
+    else:
+        check_ours(path, SAVED_MODEL)
+        inputs = None if images is None else proof.named_inputs(model, images)
+        with whole_folder(path, SAVED_MODEL) as folder, plain_path(folder) as place:
+            facts = write(model, {chosen: place}, inputs, None, wanted)[0][chosen]
+    return {**facts, "preprocessing": _told(preprocessing, wanted)}
 
 
-def _write_file(model: keras.Model, path: Path, name: str, images: Any) -> dict[str, Any]:
+def _write_file(
+    model: keras.Model, path: Path, name: str, images: Any, wanted: Wanted
+) -> dict[str, Any]:
     """The file ``path`` of a format that is one file."""
     (is_one,) = FORMATS[name].ours.values()
     if path.exists() and not (path.is_file() and is_one(path)):
@@ -103,11 +150,10 @@ def _write_file(model: keras.Model, path: Path, name: str, images: Any) -> dict[
             f"Expected a path for the file that is to be written, free or of an older {name} file; "
             f"{path} is something else: give another, or move it away."
         )
-    _check_exportable(model, [name])
     inputs = None if images is None else proof.named_inputs(model, images)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / FORMATS[name].file
-        facts, _ = _write(model, {name: file}, inputs)
+        facts, _ = write(model, {name: file}, inputs, None, wanted)
         write_bytes(path, file.read_bytes())
     return {**facts[name], "file": path.name}
 
@@ -119,25 +165,39 @@ def write_exports(
     *,
     images: ArrayLike | Mapping[str, ArrayLike] | None,
     labels: ArrayLike | None = None,
+    class_names: Sequence[str] | None = None,
     preprocessing: Mapping[str, Any] | None = None,
+    with_preprocessing: bool = False,
+    probabilities: str | None = "auto",
     source: Mapping[str, Any] | None = None,
+    about: Mapping[str, str] | None = None,
     tolerance: float = MAX_DIFFERENCE,
 ) -> dict[str, dict[str, Any]]:
-    """Writes ``model`` in several formats to the folder ``out``, with ``out/export.json``.
+    """Writes ``model`` in several formats to the folder ``out``.
 
-    One fresh process reloads all of them and runs the images.
+    ``out/export.json`` has the facts, ``out/README.md`` is a model card for whoever gets the
+    folder. One fresh process reloads all formats and runs the images.
 
     Args:
       model: a built Sequential or functional model of either Keras. Pruning wrappers are taken off.
-      out: a folder, missing, empty, or an older export, which is replaced.
+      out: a folder, missing, empty, or an older export, which is replaced. A ``README.md`` that was
+        edited is nobody's export any more, and is not replaced.
       formats: names in ``FORMATS``.
-      images: the test images as the model takes them, float32 [N, …] (for several inputs a dict,
-        name → array). None writes without a proof.
+      images: test images as the exported model takes them, float32 [N, …] (for several inputs a
+        dict, name → array): raw pixels with ``with_preprocessing``. None writes without a proof.
       labels: their classes, int [N].
-      preprocessing: how images are made into the model's input, as JSON knows it; goes into
-        ``export.json``.
+      class_names: the names of the classes, in the order of the model's first output.
+      preprocessing: how images are made into the model's input, as JSON knows it. With ``mean`` and
+        ``std``, (x − mean) / std: one number each, or one for each channel.
+      with_preprocessing: put that normalisation into the exported model as a layer: it takes raw
+        pixels then, float32.
+      probabilities: what the SavedModel's signature ``predict`` gives beside the outputs:
+        "softmax" or "sigmoid" of logits, or "none" for outputs that are probabilities already.
+        "auto" reads from the last layers what the outputs are, and takes the softmax of logits;
+        where that is not known, and with None, there is no such signature.
+      source: where the model comes from, as JSON knows it; goes into ``export.json``.
+      about: what the card says besides, a line each: what → text, such as ``{"Data": "digits"}``.
       tolerance: the largest difference of an output that is allowed.
-      source: where the model comes from, as JSON knows it; goes into ``export.json`` too.
 
     Returns:
       What is in ``export.json``, name of a format → its facts:
@@ -145,14 +205,17 @@ def write_exports(
       ``near_ties``, how many classes are others than the model's, None without labels; ``bytes``,
       of a folder the sum over its files; ``bytes_gzip``, of a folder its tar.gz; ``file``, its name
       in ``out``; ``tolerance``, the difference that was allowed; ``max_abs_output``; ``images``,
-      their number; ``inputs`` and ``outputs``, name → shape; ``parameters`` and
-      ``nonzero_parameters``, of all the model's variables; ``preprocessing``; ``source``.
+      their number; ``inputs`` and ``outputs``, name → shape, and ``input_dtypes`` and
+      ``input_ranges``, the smallest and largest of the images; ``parameters``
+      and ``nonzero_parameters``, of all the model's variables; ``probabilities``, name of an output
+      → how ``predict`` makes them, and ``predict_max_abs_difference`` of what that gives;
+      ``class_names``; ``preprocessing``; ``source``.
 
     Raises:
-      UsageError: if ``out`` holds anything else, which is never deleted, a format is unknown, the
-        model has no graph of layers or keeps states from batch to batch, or the images or labels do
-        not fit it; and for a format that cannot hold the model: the others are written all the
-        same, and it is named.
+      UsageError: if ``out`` holds anything else, which is never deleted, or a format is unknown. If
+        the model has no graph of layers or keeps states from batch to batch. If images, labels,
+        class names or the preprocessing do not fit it. And for a format that cannot hold the
+        model: the others are written all the same, and it is named.
       RuntimeError: if an export does not compute what ``model`` computes: max |Δ| > ``tolerance``.
         Nothing is left at ``out`` then but what was there before.
     """
@@ -169,23 +232,44 @@ def write_exports(
     classes = None
     if inputs is not None and labels is not None:
         classes = _classes(labels, len(next(iter(inputs.values()))))
+    names = _class_names(model, class_names)
+    wanted = _wanted(model, preprocessing, with_preprocessing, probabilities, tolerance)
     with whole_folder(out, EXPORT) as folder, plain_path(folder) as place:
         paths = {name: place / FORMATS[name].file for name in formats}
-        facts, refused = _write(model, paths, inputs, classes, tolerance)
+        facts, refused = write(model, paths, inputs, classes, wanted)
         for each in facts.values():
-            each["preprocessing"] = dict(preprocessing or {})
+            each["class_names"] = names
+            each["preprocessing"] = _told(preprocessing, wanted)
             each["source"] = dict(source or {})
         write_json(folder / REPORT, facts)
+        its_keras = keras_of(model).__name__
+        write_text(folder / card.NAME, card.card(model.name, its_keras, facts, about or {}))
     if refused:
         raise UsageError(
-            f"Expected formats that can hold the model '{model.name}'; {_said(refused)}. "
+            f"Expected formats that can hold the model '{model.name}'; {said(refused)}. "
             f"{one_of(facts, 'and')} {'is' if len(facts) == 1 else 'are'} in {out}."
         )
     return facts
 
 
-def _said(refused: Mapping[str, CannotHold]) -> str:
-    return "; ".join(f"{name} cannot: {error}" for name, error in refused.items())
+def _wanted(
+    model: keras.Model,
+    preprocessing: Mapping[str, Any] | None,
+    with_preprocessing: bool,
+    probabilities: str | None,
+    tolerance: float,
+) -> Wanted:
+    normalisation = Normalisation.of(model, preprocessing) if with_preprocessing else None
+    return Wanted(normalisation, probabilities_of(model, probabilities), tolerance)
+
+
+def _told(preprocessing: Mapping[str, Any] | None, wanted: Wanted) -> dict[str, Any]:
+    """What ``export.json`` says of the preprocessing, NumPy's numbers as JSON has them."""
+    given = {
+        name: value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+        for name, value in (preprocessing or {}).items()
+    }
+    return given if wanted.normalisation is None else wanted.normalisation.told(given)
 
 
 def _check_exportable(model: keras.Model, formats: Sequence[str]) -> None:
@@ -205,99 +289,6 @@ def _check_exportable(model: keras.Model, formats: Sequence[str]) -> None:
         )
 
 
-def _write(
-    model: keras.Model,
-    paths: Mapping[str, Path],
-    inputs: Mapping[str, np.ndarray] | None,
-    labels: np.ndarray | None = None,
-    tolerance: float = MAX_DIFFERENCE,
-) -> tuple[dict[str, dict[str, Any]], dict[str, CannotHold]]:
-    """Writes each format to its path and, given inputs, proves it.
-
-    Returns:
-      format → facts, and those formats that cannot hold the model → why.
-
-    Raises:
-      UsageError: if none can.
-    """
-    # Of the model as it was given, so that the taking off of wrappers is proved too.
-    expected = {} if inputs is None else proof.model_outputs(model, inputs)
-    plain = _plain(model)
-    refused: dict[str, CannotHold] = {}
-    for name, path in paths.items():
-        try:
-            FORMATS[name].write(plain, path)
-        except CannotHold as error:
-            refused[name] = error
-    written = {name: path for name, path in paths.items() if name not in refused}
-    reloaded = {} if inputs is None else _reloaded(written, inputs, list(expected), refused)
-    paths = {name: path for name, path in paths.items() if name not in refused}
-    if not paths:
-        raise UsageError(
-            f"Expected a format that can hold the model '{model.name}'; {_said(refused)}. Nothing "
-            "was written."
-        )
-    proofs = dict.fromkeys(paths, proof.NONE)
-    for name, got in reloaded.items():
-        proofs[name] = proof.compare(name, expected, got, labels, tolerance)
-    weights = plain.get_weights()
-    facts = {
-        name: {
-            **proofs[name],
-            "bytes": sizes.size(path),
-            "bytes_gzip": sizes.gzip_size(path),
-            "file": FORMATS[name].file,
-            "inputs": _shapes(map(signature_name, input_names(plain)), plain.inputs),
-            "outputs": _shapes(output_names(plain), plain.outputs),
-            "parameters": int(sum(w.size for w in weights)),
-            "nonzero_parameters": int(sum(np.count_nonzero(w) for w in weights)),
-        }
-        for name, path in paths.items()
-    }
-    return facts, refused
-
-
-def _reloaded(
-    paths: Mapping[str, Path],
-    inputs: Mapping[str, np.ndarray],
-    names: Sequence[str],
-    refused: dict[str, CannotHold],
-) -> dict[str, dict[str, np.ndarray]]:
-    """Format → the outputs of its reloaded artefact; those that cannot be run go to ``refused``.
-
-    ``names`` are those of the outputs.
-
-    A converter may write what its own interpreter does not run. TensorFlow's format is another
-    matter: there the work has failed.
-    """
-    if not paths:
-        return {}
-    try:
-        outputs = proof.reloaded_outputs(list(paths.values()), inputs, names)
-    except RuntimeError as error:
-        if list(paths) == ["saved_model"]:
-            raise
-        if len(paths) > 1:
-            alone = (
-                _reloaded({name: path}, inputs, names, refused) for name, path in paths.items()
-            )
-            return {name: got for each in alone for name, got in each.items()}
-        ((name, path),) = paths.items()
-        path.unlink()
-        first, *_, last = str(error).splitlines()
-        refused[name] = CannotHold(shorten(f"{first} {last}", 400, placeholder=" …"))
-        return {}
-    return dict(zip(paths, outputs, strict=True))
-
-
-def _plain(model: keras.Model) -> keras.Model:
-    """The model without wrappers and without what ``compile`` added to it."""
-    if get_masks(model):
-        return strip(model)
-    # The same layers: a custom loss or metric would have to be known wherever it is loaded.
-    return keras_of(model).Model(*ends_of(model), name=model.name)
-
-
 def _classes(given: ArrayLike, count: int) -> np.ndarray:
     labels = np.asarray(given)
     if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
@@ -308,7 +299,13 @@ def _classes(given: ArrayLike, count: int) -> np.ndarray:
     return labels
 
 
-def _shapes(names: Iterable[str], tensors: Sequence[Any]) -> dict[str, list[int | None]]:
-    # The batch is free in an export, also where the model's input has a fixed one.
-    pairs = zip(names, tensors, strict=True)
-    return {name: [None, *tensor.shape[1:]] for name, tensor in pairs}
+def _class_names(model: keras.Model, given: Sequence[str] | None) -> list[str] | None:
+    if given is None:
+        return None
+    names, classes = [str(each) for each in given], model.outputs[0].shape[-1]
+    if classes is not None and len(names) != classes:
+        raise UsageError(
+            f"Expected {classes} class_names, one for each class of the model '{model.name}'; got "
+            f"{len(names)}."
+        )
+    return names

@@ -1,12 +1,10 @@
 """The table of formats that a finished model can be exported to."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 from lottery_tf.common.ownership import Recognise
 from lottery_tf.exporting import keras_file, onnx, saved_model, tflite
-from lottery_tf.graph.compat import keras
 
 
 class Format(NamedTuple):
@@ -19,17 +17,23 @@ class Format(NamedTuple):
       ours: the places of the files that this makes, below the export's folder → whether a file
         there is one of them.
       by_tensorflow: whether it holds TensorFlow's graph, which a model has to compute by.
+      predicts: whether it has a signature for probabilities: then ``write`` takes
+        ``probabilities`` too.
     """
 
     file: str
-    write: Callable[[keras.Model, Path], None]
+    write: Callable[..., None]
     ours: Mapping[str, Recognise]
     by_tensorflow: bool = True
+    predicts: bool = False
 
 
 FORMATS: dict[str, Format] = {
     "saved_model": Format(
-        "saved_model", saved_model.write, saved_model.SAVED_MODEL.below("saved_model")
+        "saved_model",
+        saved_model.write,
+        saved_model.SAVED_MODEL.below("saved_model"),
+        predicts=True,
     ),
     # LiteRT's kernels add in another order than TensorFlow's and fold BatchNorm into the kernels.
     # That comes to at most 1e-6 of the largest output: 6e-5 where logits reach 106.

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import log
+from lottery_tf.exporting.reload import PREDICT
 from lottery_tf.exporting.saved_model import signature_name
 from lottery_tf.exporting.settings import MAX_DIFFERENCE
 from lottery_tf.graph.compat import (
@@ -245,6 +246,33 @@ def compare(
         "max_abs_output": largest,
         "images": count,
     }
+
+
+def check_predict(
+    expected: Mapping[str, np.ndarray],
+    got: Mapping[str, np.ndarray],
+    tolerance: float = MAX_DIFFERENCE,
+) -> float | None:
+    """The largest |Δ| of what the signature ``predict`` gives; None where there is none.
+
+    Args:
+      expected: what it has to give, by ``probabilities.expected``; empty for no signature.
+      got: what a reloaded SavedModel gives, that of the signature by ``predict:NAME``.
+      tolerance: the largest |Δ| that is allowed.
+
+    Raises:
+      RuntimeError: if they differ, or one of the two is missing.
+    """
+    found = {n.removeprefix(PREDICT): array for n, array in got.items() if n.startswith(PREDICT)}
+    if not (expected or found):
+        return None
+    compared = compare("The signature predict", expected, found, tolerance=tolerance)
+    return compared["max_abs_difference"]
+
+
+def without_predict(got: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the other signature gives, ``serving_default``."""
+    return {name: array for name, array in got.items() if not name.startswith(PREDICT)}
 
 
 def _shapes(outputs: Mapping[str, np.ndarray]) -> str:

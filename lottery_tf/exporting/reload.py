@@ -5,8 +5,8 @@ A script, started by ``proof.py`` in a process of its own:
     python reload.py inputs.npz ARTEFACT OUTPUTS.npz [ARTEFACT OUTPUTS.npz …]
 
 ``inputs.npz`` holds an array ``in:NAME`` for each input of the signature ``serving_default``, N
-examples each, and the names of the outputs, ``outputs``; ``OUTPUTS.npz`` gets an array ``out:NAME``
-for each of them.
+examples each, and the names of the outputs, ``outputs``. ``OUTPUTS.npz`` gets an array ``out:NAME``
+for each of them, and ``out:predict:NAME`` for those of the signature ``predict`` of a SavedModel.
 """
 
 import importlib
@@ -27,6 +27,7 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 BATCH = 256
+PREDICT = "predict:"  # before the names of what the signature of that name gives
 
 
 def main(inputs_file: str, *files: str) -> None:
@@ -35,7 +36,7 @@ def main(inputs_file: str, *files: str) -> None:
         inputs = {name.removeprefix("in:"): arrays[name] for name in given}
         names = arrays["outputs"].tolist()
     for artefact, outputs_file in zip(files[::2], files[1::2], strict=True):
-        outputs = run(artefact, inputs, names)
+        outputs = run_all(artefact, inputs, names)
         # Of Any, or mypy takes one for allow_pickle.
         named: dict[str, Any] = {f"out:{name}": value for name, value in outputs.items()}
         np.savez(outputs_file, **named)
@@ -53,9 +54,8 @@ def run(
     """
     if os.path.isdir(artefact):
         loaded = tf.saved_model.load(artefact)
-        call = loaded.signatures["serving_default"]
-        as_input = tf.constant
-    elif artefact.endswith(".onnx"):
+        return batched(loaded.signatures["serving_default"], tf.constant, inputs)
+    if artefact.endswith(".onnx"):
         import onnxruntime
 
         session = onnxruntime.InferenceSession(artefact, providers=["CPUExecutionProvider"])
@@ -78,6 +78,25 @@ def run(
         # The runner resizes the interpreter's inputs to the batch that it is given.
         call = interpreter.get_signature_runner("serving_default")
         as_input = np.asarray
+    return batched(call, as_input, inputs)
+
+
+def run_all(
+    artefact: str, inputs: dict[str, np.ndarray], outputs: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
+    """``run``, and what a SavedModel's signature ``predict`` gives, by ``predict:NAME``."""
+    if not os.path.isdir(artefact):
+        return run(artefact, inputs, outputs)
+    loaded = tf.saved_model.load(artefact)  # whose variables go with it
+    found = batched(loaded.signatures["serving_default"], tf.constant, inputs)
+    if "predict" in loaded.signatures:
+        given = batched(loaded.signatures["predict"], tf.constant, inputs)
+        found.update({f"{PREDICT}{name}": array for name, array in given.items()})
+    return found
+
+
+def batched(call: Any, as_input: Any, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What ``call`` gives for all examples, by name."""
     count = len(next(iter(inputs.values())))
     batches = []
     for start in range(0, count, BATCH):

@@ -24,6 +24,7 @@ leaves out the signature, ``__call__`` and ``variables`` too.
 import contextlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ import tensorflow as tf
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.ownership import Kind
 from lottery_tf.common.stderr import quiet
+from lottery_tf.exporting.probabilities import with_probabilities
 from lottery_tf.graph.architecture import is_of_keras3, to_json
 from lottery_tf.graph.compat import (
     fingerprint_pb2,
@@ -151,7 +153,7 @@ def serving(model: keras.Model) -> tuple[Any, Any, list[tf.TensorSpec]]:
     return call, serve, specs
 
 
-def write(model: keras.Model, path: Path) -> None:
+def write(model: keras.Model, path: Path, probabilities: Mapping[str, str] | None = None) -> None:
     """Writes ``model`` to the folder ``path``.
 
     The signature ``serving_default`` takes the model's inputs by ``signature_name``, shape
@@ -161,11 +163,16 @@ def write(model: keras.Model, path: Path) -> None:
     Args:
       model: a built Sequential or functional model of either Keras.
       path: a folder, missing or empty.
+      probabilities: name of an output → how it becomes probabilities, as ``probabilities_of`` gives
+        it. The signature ``predict`` has them beside the outputs; without any there is none.
     """
-    call, serve, _ = serving(model)
+    call, serve, specs = serving(model)
+    signatures = {"serving_default": serve}
+    if probabilities:
+        signatures["predict"] = with_probabilities(probabilities, serve, specs)
     if is_keras3(model):
         with quiet():
-            tf.saved_model.save(_Exported(model, call), path, signatures=serve)
+            tf.saved_model.save(_Exported(model, call), path, signatures=signatures)
         # A layer of one's own need not be described for others to run what it computes.
         with contextlib.suppress(UsageError):
             described = to_json(model)
@@ -186,7 +193,7 @@ def write(model: keras.Model, path: Path) -> None:
             save_format="tf",
             include_optimizer=False,
             save_traces=own,
-            signatures=serve,
+            signatures=signatures,
         )
 
 

@@ -16,6 +16,7 @@ from lottery_tf.finding.fit_checks import (
     check_own_losses,
     outputs_without_labels,
 )
+from lottery_tf.finding.round_progress import RoundProgress
 from lottery_tf.finding.rounds import find
 from lottery_tf.finding.settings import IMPORTED, FindingSettings
 from lottery_tf.graph.compat import keras, keras_of, undecayed
@@ -32,9 +33,16 @@ from lottery_tf.losses.objective import check_loss
 from lottery_tf.masks.prune_by_mask import get_masks
 from lottery_tf.masks.settings import PrunableSettings
 from lottery_tf.masks.wrapper import all_kept
+from lottery_tf.tickets.origin import FOUND_WITH, described
 from lottery_tf.tickets.ticket import Ticket
 from lottery_tf.training.trainer import NO_LOSS, make_trainer
 from lottery_tf.tweaks.recipe import Recipe
+
+# What of the arguments goes into a ticket's info, besides the settings.
+_ASKED = (
+    *("optimizer", "loss", "loss_weights", "class_weight", "epochs", "steps_per_epoch"),
+    *("prune_layers", "keep_dense", "seed"),
+)
 
 
 def find_tickets(
@@ -54,6 +62,7 @@ def find_tickets(
     jit_compile: bool | None = None,
     steps_per_execution: int = 1,
     seed: int = 0,
+    verbose: int | str = "auto",
     **settings: Any,
 ) -> Iterator[Ticket]:
     """Draws tickets from a model of the user's own; yields that of each round when it is trained.
@@ -84,6 +93,9 @@ def find_tickets(
         nothing that XLA cannot compile.
       steps_per_execution: steps a call of the compiled function runs.
       seed: of the masks of ``method="random"`` and ``"erk"``, and of the order of arrays.
+      verbose: 0 shows nothing; 1 one line that is written over with round, epoch, metrics and the
+        time left, and a line of each finished round; 2 a line of each epoch too; "auto" is 1 in a
+        terminal or a notebook, and 2 elsewhere.
       **settings: fields of ``FindingSettings``: ``method``, ``rounds`` or ``sparsity``,
         ``rewind_to``, ``prune_fraction``, ``scope``, ``structure``, ``rewind``, ….
 
@@ -97,6 +109,7 @@ def find_tickets(
         not fit, before anything is trained.
       Diverged: if weights become NaN or infinite in a round that is not the last.
     """
+    given = {name: value for name, value in locals().items() if name in _ASKED}
     known = [field.name for field in dataclasses.fields(FindingSettings)]
     for name in settings:
         if name not in known:
@@ -142,7 +155,10 @@ def find_tickets(
     check_of_its_keras(model, optimizer=optimizer, loss=loss, metrics=metrics)
     optimizer = _optimizer(optimizer, model)
     masks = all_kept(model, PrunableSettings(tuple(prune_layers), tuple(keep_dense)))
-    info = {"method": finding.method, "model": model.name, "seed": seed}
+    info = {
+        **{"method": finding.method, "model": model.name, "seed": seed},
+        FOUND_WITH: {**described(given), **described(settings), "method": finding.method},
+    }
     initial = Ticket.of(model, masks, info)
     trainer = make_trainer(
         initial,
@@ -165,10 +181,15 @@ def find_tickets(
     if measured:
         dev_data = check(dev_data)
         check_measurable(trainer, dev_data)
-    for each in find(initial, trainer, finding, epochs * train.steps_per_epoch):
+    last_step = epochs * train.steps_per_epoch
+    shown = RoundProgress(verbose, finding, train.steps_per_epoch, last_step)
+    shown.begin_round(0)
+    for each in find(initial, trainer, finding, last_step, [shown]):
         found = trainer.evaluate(dev_data) if measured else {}
         extra = {f"dev_{name}": value for name, value in found.items()}
+        shown.end_round(each.ticket.sparsity, extra)
         yield dataclasses.replace(each.ticket, info={**each.ticket.info, **extra})
+        shown.begin_round(each.number + 1)
 
 
 def _optimizer(optimizer: Any, model: keras.Model) -> keras.optimizers.Optimizer:
@@ -212,6 +233,7 @@ def find_ticket(
     jit_compile: bool | None = None,
     steps_per_execution: int = 1,
     seed: int = 0,
+    verbose: int | str = "auto",
     **settings: Any,
 ) -> Ticket:
     """The last ticket of ``find_tickets``, with the same arguments and errors."""
@@ -231,6 +253,7 @@ def find_ticket(
         jit_compile=jit_compile,
         steps_per_execution=steps_per_execution,
         seed=seed,
+        verbose=verbose,
         **settings,
     )
     return collections.deque(tickets, maxlen=1).pop()

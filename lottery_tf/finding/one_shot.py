@@ -31,8 +31,11 @@ from lottery_tf.masks.prune_by_mask import get_masks
 from lottery_tf.masks.settings import PrunableSettings
 from lottery_tf.masks.structure import UNSTRUCTURED, Structure, parse
 from lottery_tf.masks.wrapper import all_kept, log_left_dense, set_masks, wrap
+from lottery_tf.tickets.origin import FOUND_WITH, described
 from lottery_tf.tickets.ticket import Ticket
 from lottery_tf.training.trouble import are_finite
+
+_NOT_ASKED = ("model", "data", "method")  # of the arguments: all others go into a ticket's info
 
 
 def prune(
@@ -85,6 +88,7 @@ def prune(
         fit, kernels that the structure does not fit, and scores that are all 0.
       RuntimeError: if scores are not finite.
     """
+    given = {name: value for name, value in locals().items() if name not in _NOT_ASKED}
     if (target := target_of(parse(structure), sparsity)) is None:
         raise UsageError("Expected `sparsity`, the share of the prunable weights to prune.")
     if data is not None:
@@ -109,7 +113,8 @@ def prune(
         min_kept=min_kept,
         loss_weights=loss_weights,
     )
-    info = {"method": _name_of(method), "model": model.name}
+    found_with = {**described(given), "method": _name_of(method), "sparsity": target}
+    info = {"method": _name_of(method), "model": model.name, FOUND_WITH: found_with}
     return Ticket.of(model, masks, info | together.info)
 
 

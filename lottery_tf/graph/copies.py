@@ -199,6 +199,7 @@ def reconnected(
     copy_of: Callable[..., Any],
     calls: Mapping[int, Callable[[Callable[..., Any], Callable[..., Any]], Any]],
     inputs: Sequence[Any] | None = None,
+    given: Sequence[Any] | None = None,
 ) -> keras.Model:
     """The functional copy of a model in which some calls of layers are changed.
 
@@ -210,6 +211,8 @@ def reconnected(
         ``tensor`` maps an old tensor to the new one.
       inputs: the copy's input tensors, in the order of ``part.inputs``; default: new ones like
         them.
+      given: what is made of them before the first calls take it; default: nothing, they are taken
+        as they are.
 
     Raises:
       UsageError: if the model has losses or metrics of its own (``add_loss``), which such a copy
@@ -222,7 +225,8 @@ def reconnected(
         )
     if inputs is None:
         inputs = [input_like(layer) for layer in input_layers(part)]
-    held = {id(old): new for old, new in zip(part.inputs, inputs, strict=True)}
+    raw = {id(old): new for old, new in zip(part.inputs, inputs, strict=True)}
+    held = dict(zip(raw, inputs if given is None else given, strict=True))
 
     def tensor(old: Any) -> Any:
         return held[id(old)]
@@ -242,8 +246,9 @@ def reconnected(
         outputs = calls[id(node)](partial(run, node), tensor) if id(node) in calls else run(node)
         pairs = zip(outputs_of(node), tf.nest.flatten(outputs), strict=True)
         held.update({id(old): new for old, new in pairs})
-    ends = (tf.nest.map_structure(tensor, each) for each in ends_of(part))
-    return connected(part, tuple(ends))
+    taken, made_of_it = ends_of(part)
+    taken = tf.nest.map_structure(lambda old: raw[id(old)], taken)
+    return connected(part, (taken, tf.nest.map_structure(tensor, made_of_it)))
 
 
 def _cloned(part: keras.Model, copy_of: Callable[..., Any]) -> keras.Model:

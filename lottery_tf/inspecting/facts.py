@@ -5,6 +5,8 @@ import dataclasses
 import numpy as np
 
 from lottery_tf.common.errors import UsageError
+from lottery_tf.common.log import counted
+from lottery_tf.common.summary import UNKNOWN, Summarised, Summary, percent
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import check_graph, named_layers, unwrapped, variable_names
 from lottery_tf.graph.parts import at, holder_of
@@ -51,8 +53,8 @@ class WeightFacts:
     random: float | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class TicketFacts:
+@dataclasses.dataclass(frozen=True, repr=False)
+class TicketFacts(Summarised):
     """What is left of a ticket's network.
 
     Attributes:
@@ -89,6 +91,53 @@ class TicketFacts:
     random: float | None = None
     compared_sparsity: float | None = None
     not_compared: list[str] = dataclasses.field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return (
+            f"TicketFacts({counted(len(self.weights), 'weight')}, {self.kept:,} of "
+            f"{self.prunable:,} kept, {percent(self.sparsity)} pruned)"
+        )
+
+    def summary(self) -> Summary:
+        """What ``print`` and notebooks show: a row a weight, and the totals."""
+        compared = self.other_sparsity is not None
+        head = ["weight", "shape", "kept", "pruned", "dead outputs", "FLOPs dense", "FLOPs left"]
+        rows = [
+            [
+                *(each.name, "×".join(map(str, each.shape)), f"{each.kept:,}"),
+                *(percent(each.sparsity), _of(each.dead_outputs, each.outputs)),
+                *(_number(each.flops_dense), _number(each.flops_sparse)),
+                *([_jaccard(each.jaccard)] if compared else []),
+            ]
+            for each in self.weights
+        ]
+        flops = _number(self.flops_dense), _number(self.flops_sparse)
+        total = ["total", "", f"{self.kept:,}", percent(self.sparsity), "", *flops]
+        rows.append([*total, *([_jaccard(self.jaccard)] if compared else [])])
+        notes = [f"{percent(self.sparsity_total)} of all trainable parameters are pruned."]
+        if self.flops_dense is not None:
+            notes.append("FLOPs are those of one example, in total those of dense layers too.")
+        if self.unknown:
+            notes.append(f"FLOPs are not known: {self.unknown}")
+        if compared and self.random is not None:
+            notes.append(
+                f"In common with the other ticket: {_jaccard(self.jaccard)} of what either keeps; "
+                f"two random masks would have {self.random:.3f}."
+            )
+        head = [*head, "in common"] if compared else head
+        return Summary("What is left of the ticket's network", head, rows, notes)
+
+
+def _of(part: int | None, whole: int | None) -> str:
+    return UNKNOWN if part is None or whole is None else f"{part:,} of {whole:,}"
+
+
+def _number(value: int | None) -> str:
+    return UNKNOWN if value is None else f"{value:,}"
+
+
+def _jaccard(share: float | None) -> str:
+    return UNKNOWN if share is None else f"{share:.3f}"
 
 
 def inspect(

@@ -11,7 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.common.log import some
+from lottery_tf.common.log import counted, some
+from lottery_tf.common.summary import UNKNOWN, Summarised, Summary
 from lottery_tf.graph.compat import (
     attributes_of,
     backend_of,
@@ -83,8 +84,8 @@ class LayerSignal:
     kept: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Signal:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Signal(Summarised):
     """What reaches the layers of a network.
 
     Attributes:
@@ -97,6 +98,25 @@ class Signal:
     layers: list[LayerSignal]
     loss: float
     inputs: float | None
+
+    def __repr__(self) -> str:
+        return f"Signal({counted(len(self.layers), 'layer')}, loss {self.loss:.4g})"
+
+    def summary(self) -> Summary:
+        """What ``print`` and notebooks show: a row a layer, and which layers nothing reaches."""
+        stuck = set(blocked(self))
+        rows = [
+            [
+                *(row.layer, UNKNOWN if row.activations is None else f"{row.activations:.3g}"),
+                *(f"{row.gradient:.3g}", f"{row.kept:,}", "blocked" if row.layer in stuck else ""),
+            ]
+            for row in self.layers
+        ]
+        inputs = UNKNOWN if self.inputs is None else f"{self.inputs:.4g}"
+        told = sentence_of(self)
+        notes = [f"Loss {self.loss:.4g}; mean square of the inputs {inputs}.", *([told or ""])]
+        head = ["layer", "mean square of activations", "norm of gradient", "kept", ""]
+        return Summary("What reaches each layer", head, rows, [each for each in notes if each])
 
 
 def signal(

@@ -1,8 +1,9 @@
 """Exporting the finished model of a retrain run."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import read_json, sha256
@@ -28,6 +29,7 @@ def export_run(
     tolerance: float = MAX_DIFFERENCE,
     data_dir: str | None = None,
     allow_code: bool = False,
+    with_preprocessing: bool = False,
 ) -> Row:
     """Exports the finished model of a retrain run and proves it on the run's test images.
 
@@ -38,6 +40,8 @@ def export_run(
       tolerance: the largest difference to the model's outputs that is allowed.
       data_dir: where the run's dataset lies now; default: where it lay.
       allow_code: whether code that the model holds may run.
+      with_preprocessing: put the normalisation into the exported model, which then takes raw
+        pixels.
 
     Returns:
       What ``export.json`` holds.
@@ -63,6 +67,12 @@ def export_run(
                 f"Expected `out` to be new or this export's; {out} holds another run's, or other "
                 f"formats ({', '.join(facts)}): choose another `out`."
             )
+        inside = [bool(each["preprocessing"].get("in_model")) for each in facts.values()]
+        if any(each is not with_preprocessing for each in inside):
+            raise UsageError(
+                f"Expected `out` to be new or this export's; the one in {out} was made with "
+                f"`with_preprocessing={inside[0]}`: give that again, or choose another `out`."
+            )
         if all(_is_whole(out / each["file"], each, tolerance) for each in facts.values()):
             return facts
     check_ours(out, EXPORT)
@@ -72,7 +82,8 @@ def export_run(
         of_run = dataclasses.replace(of_run, data_dir=data_dir)
     data = load(of_run, training=False)
     check_data(model, data, f"one of {run}")
-    _check_same(data, model, read_result(run))
+    result = read_result(run)
+    _check_same(data, model, result)
     preprocessing = {
         "dataset": data.name,
         "input": "(pixels - mean) / std, pixels as the dataset has them, float32",
@@ -83,12 +94,32 @@ def export_run(
         model,
         out,
         formats,
-        images=data.normalise(data.test.images),
+        images=data.test.images if with_preprocessing else data.normalise(data.test.images),
         labels=data.test.labels,
+        class_names=data.class_names or None,
         preprocessing=preprocessing,
+        with_preprocessing=with_preprocessing,
         source=source,
+        about=_about(settings, result, data),
         tolerance=tolerance,
     )
+
+
+def _about(settings: Mapping[str, Any], result: Row, data: Dataset) -> dict[str, str]:
+    """What the model card says of the run."""
+    pixels = data.test.images
+    told = {
+        "Data": f"{data.name}, {len(data.test):,} test images",
+        "Pixels": f"whole numbers from {pixels.min()} to {pixels.max()} in the test images",
+        "Model": str(settings.get("model") or "of the ticket"),
+        "Retrained by": f"{result['recipe']}, {result['epochs']} epochs, seed {result['seed']}",
+    }
+    if result.get("sparsity") is not None and result.get("sparsity_total") is not None:
+        told["Sparsity"] = (
+            f"{100 * result['sparsity']:.2f} % of the prunable weights, "
+            f"{100 * result['sparsity_total']:.2f} % of all trainable parameters"
+        )
+    return told
 
 
 def _is_whole(artefact: Path, facts: Row, tolerance: float) -> bool:

@@ -138,7 +138,7 @@ def find(
         for each in found:
             measurements: Row = {}
             if each.number == 0 and finding.train_tickets:
-                export(recipe.finish(trainer.model), dense_folder(out))
+                export(recipe.finish(trainer.model), dense_folder(out), probabilities=None)
                 measurements[DENSE_SUM] = sha256(dense_folder(out))
             if finding.train_tickets:
                 measurements |= measured(trainer.model, data, "dev", "test")

@@ -167,7 +167,7 @@ def retrain_ticket(
             test=test,
             callbacks=callbacks,
         )
-        export(retrained.model, out / "model")
+        export(retrained.model, out / "model", probabilities=None)
         if not test:
             write_arrays(out / _BEST, retrained.best)
         result = {**retrained.result, "ticket": str(ticket_path), "reinit": reinit}

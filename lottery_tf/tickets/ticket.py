@@ -13,9 +13,10 @@ import numpy as np
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import sha256, sum_of, whole_folder, write_record
-from lottery_tf.common.log import log, some
+from lottery_tf.common.log import some
 from lottery_tf.common.ownership import Kind, has_keys
 from lottery_tf.common.settings import one_of
+from lottery_tf.common.summary import Summarised, Summary, in_short, percent
 from lottery_tf.graph import architecture
 from lottery_tf.graph.compat import KERASES, both, is_adapted, keras, keras_of, parts_of
 from lottery_tf.graph.conversion import converted
@@ -37,6 +38,8 @@ from lottery_tf.masks.prunable import prunable_weights
 from lottery_tf.masks.prune_by_mask import get_masks
 from lottery_tf.masks.settings import KINDS, PrunableSettings
 from lottery_tf.masks.wrapper import check_masks, log_left_dense, strip, wrap
+from lottery_tf.tickets.matched import log_matched, values_for
+from lottery_tf.tickets.origin import summary_of
 from lottery_tf.tickets.record import check_record, check_sizes, text_of
 
 FORMAT_VERSION = 1
@@ -58,8 +61,8 @@ TICKET = Kind(
 )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Ticket:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Ticket(Summarised):
     """A sparse subnetwork that is ready to be trained: (θ_k ⊙ m, m) and its architecture.
 
     Args:
@@ -151,7 +154,16 @@ class Ticket:
             )
         log_left_dense(model, masks)
         ticket = cls.of(model, masks, {"method": "from_model", "model": model.name})
-        return ticket if rewind_to is None else ticket.with_weights(_values_for(model, rewind_to))
+        return ticket if rewind_to is None else ticket.with_weights(values_for(model, rewind_to))
+
+    def __repr__(self) -> str:
+        told = [in_short(self.info[n]) for n in ("model", "method") if self.info.get(n)]
+        told += [f"round {self.info['round']}"] if "round" in self.info else []
+        return f"Ticket({', '.join([*told, f'{percent(self.sparsity)} pruned'])})"
+
+    def summary(self) -> Summary:
+        """What ``print`` and notebooks show: the weights with masks, and where it comes from."""
+        return summary_of(self.masks, self.sparsity_total, self.info)
 
     @property
     def sparsity(self) -> float:
@@ -235,7 +247,7 @@ class Ticket:
             return self
         with contextlib.suppress(UsageError):  # no file to read it from: names alone count
             if layers := same_layers(self._plain(custom_objects), model):
-                _log_matched(layers, model)
+                log_matched(layers, model)
                 new = {name: variable_in(name, layers) for name in self.weights}
                 norms = self.info.get("dense_norms", {})
                 return Ticket(
@@ -362,27 +374,6 @@ class Ticket:
             text_of(path / "model.json"),
             {key: value for key, value in record.items() if key not in computed},
         )
-
-
-def _log_matched(layers: Mapping[str, str], model: keras.Model) -> None:
-    pairs = [f"{theirs} for {mine}" for mine, theirs in layers.items() if mine != theirs]
-    log.info("%s: layers are matched by their order, %s", model.name, some(pairs))
-
-
-def _values_for(model: keras.Model, other: keras.Model) -> dict[str, np.ndarray]:
-    """The values of ``other``'s variables; a UsageError unless they are also ``model``'s."""
-    other = strip(other)
-    found, own = values(other), values(model)
-    if found.keys() != own.keys() and (layers := same_layers(model, other)):
-        _log_matched(layers, other)
-        found = {name: found[variable_in(name, layers)] for name in own}
-    mine, theirs = ({n: v.shape for n, v in each.items()} for each in (own, found))
-    if odd := [n for n in mine | theirs if mine.get(n) != theirs.get(n)]:
-        raise UsageError(
-            f"Expected to rewind to weights of the model '{model.name}', got '{other.name}' with "
-            f"other variables or shapes ({some(odd)}): give the same model, its layers named alike."
-        )
-    return found
 
 
 def _masked(weights: Mapping[str, np.ndarray], masks: Masks) -> dict[str, np.ndarray]:

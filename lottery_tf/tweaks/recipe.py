@@ -7,13 +7,15 @@ import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import log
-from lottery_tf.common.settings import describe, one_of, restore
+from lottery_tf.common.settings import defaults, describe, one_of, restore
+from lottery_tf.common.summary import Summarised, Summary, in_short
 from lottery_tf.graph.compat import is_keras3, keras
 from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import check_of_its_keras
 from lottery_tf.losses.from_keras import as_cross_entropy, default_loss
 from lottery_tf.masks.wrapper import strip
 from lottery_tf.tweaks.settings import (
+    PARAMETERS,
     RECIPE_DEFAULTS,
     RECIPES,
     check_parameters,
@@ -28,7 +30,7 @@ from lottery_tf.tweaks.table import TWEAKS
 from lottery_tf.tweaks.tweak import Tweak, put_on, taken_off
 
 
-class Recipe:
+class Recipe(Summarised):
     """Tweaks that are put on together, and taken off again.
 
     >>> Recipe("label_smoothing").describe()
@@ -101,6 +103,39 @@ class Recipe:
             for name in RECIPES[recipe]
             for parameter, value in parameters_of(name, RECIPE_DEFAULTS[recipe]).items()
         )
+
+    def __repr__(self) -> str:
+        names = {_name_of(tweak) for tweak in self.tweaks}
+        if not names <= TWEAKS.keys():  # a tweak of the user's own without a name
+            return in_short(f"Recipe({list(self.tweaks)!r})", 200)
+        other = {key: value for each in self._changed_parameters().values() for key, value in each}
+        return in_short(f"Recipe({self.name!r}{f', {other!r}' if other else ''})", 200)
+
+    def summary(self) -> Summary:
+        """What ``print`` and notebooks show: a row a tweak, with the parameters that are others
+        than the recipe of this name has."""
+        other = self._changed_parameters()
+        rows = [
+            [name, ", ".join(f"{key.removeprefix(f'{name}_')}={v!r}" for key, v in other[name])]
+            for name in self.describe()
+        ]
+        notes = ["recipe.describe() has all parameters."] if rows else ["No tweaks."]
+        return Summary(f"Recipe {self.name}", ["tweak", "parameters of its own"], rows, notes)
+
+    def _changed_parameters(self) -> dict[str, list[tuple[str, Any]]]:
+        """Name of each tweak → (setting, value) of those that the recipe of this name has
+        otherwise."""
+        usual = defaults_of(",".join(name for name in self.name.split(",") if name in RECIPES))
+        found = {}
+        for name, values in self.describe().items():
+            default = defaults(PARAMETERS[name]) if name in PARAMETERS else {}
+            default |= _plain(parameters_of(name, usual)) if name in PARAMETERS else {}
+            found[name] = [
+                (f"{name}_{key}", value)
+                for key, value in values.items()
+                if key not in default or default[key] != value
+            ]
+        return found
 
     def with_tweaks(self, tweaks: Sequence[Tweak]) -> "Recipe":
         """The recipe of the same name with other parameters for its tweaks."""
@@ -239,6 +274,11 @@ class Recipe:
 def _named(loss: str) -> Any:
     """Keras 3's cross-entropy of that name; any other name as it is."""
     return as_cross_entropy(loss, keras3) or loss
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Tuples as lists, as ``describe`` has them."""
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
 
 
 def _name_of(tweak: Tweak) -> str:

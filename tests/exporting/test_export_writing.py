@@ -67,7 +67,8 @@ def test_a_trained_ticket_in_every_format(proved, ticket, digits, tmp_path):
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["export"]
     assert {p.name for p in out.iterdir()} == {each.file for each in FORMATS.values()} | {
-        "export.json"
+        "export.json",
+        "README.md",
     }
     assert json.loads((out / "export.json").read_text()) == facts
 
@@ -146,7 +147,7 @@ def test_a_wrong_export_is_found_and_leaves_nothing(proved_here, tmp_path, monke
     """Also if the writer has changed the model itself on its way."""
     right = FORMATS["saved_model"]
 
-    def write_wrong(model, path):
+    def write_wrong(model, path, **told):
         kernel = model.layers[-1].kernel
         kernel.assign_add(tf.fill(kernel.shape, 1e-4))
         right.write(model, path)
@@ -186,6 +187,7 @@ def test_a_format_that_cannot_hold_the_model_is_named_and_the_others_stay(
     with pytest.raises(UsageError, match=f"'small'; tflite cannot: .*{said}.* saved_model is in"):
         write_exports(model, tmp_path / "e", ("saved_model", "tflite"), images=images)
     assert sorted(each.name for each in (tmp_path / "e").iterdir()) == [
+        "README.md",
         "export.json",
         "saved_model",
     ]
@@ -313,7 +315,7 @@ def test_formats_by_name_are_a_folder_with_a_report(its_keras, proved_here, tmp_
     facts = export(model, tmp_path / "out", formats=("keras", "tflite"))
     assert facts.keys() == {"keras", "tflite"}
     names = {each.name for each in (tmp_path / "out").iterdir()}
-    assert names == {"model.keras", "model.tflite", "export.json"}
+    assert names == {"model.keras", "model.tflite", "export.json", "README.md"}
     assert json.loads((tmp_path / "out" / "export.json").read_text()) == facts
     assert facts["keras"]["max_abs_difference"] is None
     export(model, tmp_path / "out", np.ones((4, 4), np.float32), ("keras",))  # replaced

@@ -1,0 +1,283 @@
+"""What a colleague gets beside the weights: raw pixels in, probabilities out, names and a card."""
+
+import json
+import re
+
+import keras as keras3
+import numpy as np
+import pytest
+import tensorflow as tf
+from networks import both_kerases, chain
+from twins import batch, twins
+
+from lottery_tf.common.errors import UsageError
+from lottery_tf.data.dataset import Dataset
+from lottery_tf.data.source import Split
+from lottery_tf.exporting import FORMATS, card, export, proof, write_exports
+from lottery_tf.exporting.probabilities import expected, probabilities_of
+from lottery_tf.graph.compat import keras
+from lottery_tf.graph.model_files import load_model
+
+NAMES = ["<b>zero</b>", "one|two", "`x` www.example.org"]
+
+
+def image_net(its_keras, channels=2):
+    layers = its_keras.layers
+    return chain(
+        layers.Conv2D(3, 3, activation="relu", name="conv"),
+        layers.Flatten(name="flat"),
+        layers.Dense(3, name="logits"),
+        shape=(5, 5, channels),
+    )
+
+
+def pixels(channels=2, count=9):
+    return np.random.default_rng(0).integers(0, 256, (count, 5, 5, channels)).astype(np.float32)
+
+
+MOMENTS = {"mean": [100.0, 30.0], "std": [50.0, 60.0]}
+
+
+@both_kerases
+def test_raw_pixels_in_every_format(its_keras, proved_here, tmp_path):
+    """(x − mean) / std by hand, and the model stays as it is."""
+    model, x = image_net(its_keras), pixels()
+    before = [layer.name for layer in model.layers]
+    facts = export(
+        *(model, tmp_path / "out", x, tuple(FORMATS)),
+        labels=np.zeros(9, int),
+        class_names=NAMES,
+        preprocessing={**MOMENTS, "dataset": "two channels"},
+        with_preprocessing=True,
+    )
+    by_hand = model((x - [100, 30]) / [50, 60]).numpy().argmax(-1)
+    for each in facts.values():
+        assert each["max_abs_difference"] <= 1e-5
+        assert each["test_accuracy"] == np.mean(by_hand == 0)
+        assert each["class_names"] == NAMES
+        assert each["input_ranges"].popitem()[1] == [x.min(), x.max()]
+        # Whoever normalises by these numbers, as `evaluate` does, leaves the pixels as they are.
+        assert (each["preprocessing"]["mean"], each["preprocessing"]["std"]) == ([0, 0], [1, 1])
+        assert each["preprocessing"]["in_model"] == MOMENTS
+        assert each["preprocessing"]["dataset"] == "two channels"
+    assert [layer.name for layer in model.layers] == before
+    names = [layer.name for layer in load_model(tmp_path / "out" / "model.keras").layers]
+    assert names[1:] == ["subtract_mean", "divide_by_std", *before[1:]]
+
+
+@both_kerases
+def test_the_normalisation_is_that_of_training_to_the_bit(its_keras, tmp_path):
+    images = its_keras.Input((5, 5, 2))
+    model = its_keras.Model(images, its_keras.layers.Activation("linear")(images))
+    mean, std = (33.31842145, 128.25), (78.56748998, 0.1)
+    facts = export(
+        *(model, tmp_path / "model.keras"),
+        preprocessing={"mean": np.array(mean), "std": std},
+        with_preprocessing=True,
+    )
+    assert facts["preprocessing"]["in_model"] == {"mean": list(mean), "std": list(std)}
+    split = Split(pixels().astype(np.uint8), np.zeros(9, np.int32))
+    data = Dataset("d", split, split, split, 2, mean, std, False, 0, 1)
+    got = load_model(tmp_path / "model.keras")(pixels())
+    np.testing.assert_array_equal(got, data.normalise(split.images))
+
+
+@both_kerases
+def test_a_wrong_normalisation_is_found(its_keras, proved_here, monkeypatch, tmp_path):
+    rescaling = its_keras.layers.Rescaling
+    monkeypatch.setattr(
+        its_keras.layers, "Rescaling", lambda scale, offset, name: rescaling(1.0, 0.0, name=name)
+    )
+    with pytest.raises(RuntimeError, match="does not compute what the model computes"):
+        export(
+            *(image_net(its_keras), tmp_path / "out", pixels()),
+            preprocessing=MOMENTS,
+            with_preprocessing=True,
+        )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (None, r"mean and std to put into the export, .* got none"),
+        ({"divide_by": 255}, "got divide_by"),
+        ({"mean": [1, 2, 3], "std": 1}, r"mean .* one number, or one for each of 2 channels"),
+        ({"mean": 0, "std": [1, 0]}, "std .* finite and above 0"),
+        ({"mean": np.nan, "std": 1}, "mean .* finite; got nan"),
+        ({"mean": "grey", "std": 1}, "got grey"),
+    ],
+)
+def test_a_preprocessing_that_does_not_fit_is_one_sentence(given, words, tmp_path):
+    with pytest.raises(UsageError, match=words):
+        export(*(image_net(keras), tmp_path / "out"), preprocessing=given, with_preprocessing=True)
+    assert not list(tmp_path.iterdir())
+
+
+@both_kerases
+@pytest.mark.parametrize("name", ["shared", "tokens"])
+def test_inputs_that_are_no_single_image_are_refused(name, its_keras, tmp_path):
+    model = twins(name)[its_keras is keras3]
+    with pytest.raises(UsageError, match="one input of floating-point numbers to normalise"):
+        export(
+            *(model, tmp_path / "out"),
+            preprocessing={"mean": 0, "std": 255},
+            with_preprocessing=True,
+        )
+
+
+@both_kerases
+@pytest.mark.parametrize("name", ["mlp", "images", "nested", "sequential"])
+def test_networks_of_every_kind_take_a_normalisation(name, its_keras, proved_here, tmp_path):
+    model, (x, _) = twins(name)[its_keras is keras3], batch(name)
+    facts = export(
+        *(model, tmp_path / "out", x),
+        preprocessing={"mean": 0.5, "std": 2},
+        with_preprocessing=True,
+    )
+    assert facts["max_abs_difference"] <= 1e-5
+    # Of a softmax the probabilities are the output.
+    ways = {"mlp": "none"}.get(name, "softmax")
+    assert [*facts["probabilities"].values()] == [ways]
+    assert facts["predict_max_abs_difference"] <= 1e-5
+
+
+@both_kerases
+def test_predict_gives_probabilities_beside_logits(its_keras, proved_here, tmp_path):
+    model, x = image_net(its_keras), pixels()
+    export(model, tmp_path / "out", x)
+    loaded = tf.saved_model.load(tmp_path / "out")
+    default = loaded.signatures["serving_default"].structured_outputs
+    assert list(default) == ["logits"]
+    (name,) = loaded.signatures["predict"].structured_input_signature[1]
+    found = loaded.signatures["predict"](**{name: tf.constant(x)})
+    assert found.keys() == {"logits", "probabilities"}
+    np.testing.assert_allclose(found["logits"], model(x), atol=1e-5)
+    np.testing.assert_allclose(found["probabilities"], tf.nn.softmax(model(x)), atol=1e-6)
+
+
+def test_probabilities_by_hand():
+    logits = {"y": np.array([[0.0, np.log(3.0)], [1000.0, -1000.0]])}
+    found = expected({"y": "softmax"}, logits)
+    np.testing.assert_allclose(found["probabilities"], [[0.25, 0.75], [1, 0]])
+    found = expected({"y": "sigmoid"}, logits)
+    np.testing.assert_allclose(found["probabilities"], [[0.5, 0.75], [1, 0]])
+    assert expected({"probabilities": "none"}, {"probabilities": logits["y"]}).keys() == {
+        "probabilities"
+    }
+    assert expected({"probabilities": "softmax"}, {"probabilities": logits["y"]}).keys() == {
+        *("probabilities", "probabilities_")
+    }
+    assert expected({"b": "softmax"}, {"a": logits["y"], "b": logits["y"]}).keys() == {
+        *("a", "b", "probabilities_b")
+    }
+
+
+@both_kerases
+def test_which_probabilities_an_output_has(its_keras):
+    layers = its_keras.layers
+    inputs = its_keras.Input((4,))
+    heads = {
+        "logits": layers.Dense(3, name="logits"),
+        "soft": layers.Dense(3, "softmax", name="soft"),
+        "labels": layers.Dense(3, "sigmoid", name="labels"),
+        "age": layers.Dense(1, name="age"),
+        "odd": layers.Dense(3, "tanh", name="odd"),
+    }
+    model = its_keras.Model(inputs, [head(inputs) for head in heads.values()])
+    # Of one unit, and of tanh, it is not known: no guess.
+    assert probabilities_of(model) == {"logits": "softmax", "soft": "none", "labels": "none"}
+    assert probabilities_of(model, None) == {}
+    assert probabilities_of(model, "sigmoid") == dict.fromkeys(heads, "sigmoid")
+    with pytest.raises(UsageError, match="auto, softmax, sigmoid or none, or None, not 'argmax'"):
+        probabilities_of(model, "argmax")
+
+
+def test_wrong_probabilities_are_found(tmp_path, monkeypatch, proved_here):
+    run = proof.reloaded_outputs
+
+    def wrong(*args):
+        found = run(*args)
+        found[0]["predict:probabilities"] = found[0]["predict:probabilities"] + np.float32(1e-3)
+        return found
+
+    monkeypatch.setattr(proof, "reloaded_outputs", wrong)
+    with pytest.raises(RuntimeError, match="The signature predict does not compute"):
+        export(image_net(keras), tmp_path / "out", pixels())
+    missing = {"y": np.zeros((2, 3)), "probabilities": np.zeros((2, 3))}
+    with pytest.raises(RuntimeError, match="has other outputs"):
+        proof.check_predict(missing, {"y": np.zeros((2, 3))})
+    assert not list(tmp_path.iterdir())
+
+
+def blocks(text):
+    return re.findall(r"~~~python\n(.*?)~~~", text, re.DOTALL)
+
+
+@both_kerases
+def test_the_card_says_how_to_load_each_format(its_keras, proved_here, monkeypatch, tmp_path):
+    """Its five lines run, and names are shown as they are."""
+    model, x = image_net(its_keras), pixels() / 255
+    write_exports(
+        *(model, tmp_path / "out", tuple(FORMATS)),
+        images=x,
+        labels=np.zeros(9, int),
+        class_names=NAMES,
+        preprocessing={"divide_by": 255},
+        about={"Data": "a|b <script>"},
+        source={"run": "/home/somebody/run"},
+    )
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "somebody" not in text and "<script>" not in text.replace(r"\<script\>", "")
+    for words in (
+        r"| Data | a\|b \<script\> |",
+        r"0: \<b\>zero\<\/b\>, 1: one\|two, 2: \`x\` www\.example\.org |",
+        "float32, shape (N, 5, 5, 2), ",
+        "| Output | logits, shape (N, 3) |",
+        r"| Preprocessing | divide\_by: 255 |",
+        "of 9 examples",
+        "softmax of logits",
+    ):
+        assert words in text
+    monkeypatch.chdir(tmp_path / "out")
+    code = blocks(text)
+    assert len(code) == len(FORMATS)
+    for lines in code:
+        assert len(lines.strip().splitlines()) == 5
+        given = {}
+        exec(lines, given)
+        outputs = given["outputs"]
+        outputs = outputs["logits"] if isinstance(outputs, dict) else outputs
+        np.testing.assert_allclose(outputs, model(np.zeros((1, 5, 5, 2))), atol=1e-5)
+
+
+def test_a_card_that_was_edited_is_never_replaced(proved_here, tmp_path):
+    model, file = image_net(keras), tmp_path / "out" / "README.md"
+    export(model, tmp_path / "out", formats="keras")
+    export(model, tmp_path / "out", formats="keras")
+    assert card.is_card(file)
+    file.write_text(file.read_text() + "Ask me.\n")
+    with pytest.raises(UsageError, match=r"something else, .*README.md, which is never"):
+        export(model, tmp_path / "out", formats="keras")
+    assert file.read_text().endswith("Ask me.\n")
+
+
+def test_names_and_labels_go_into_a_folder(tmp_path):
+    model = image_net(keras)
+    for told in ({"class_names": NAMES}, {"labels": [0]}):
+        with pytest.raises(UsageError, match=f"formats=… with {next(iter(told))}"):
+            export(model, tmp_path / "m.tflite", **told)
+    with pytest.raises(UsageError, match="Expected 3 class_names, .* got 2"):
+        export(model, tmp_path / "out", formats="keras", class_names=NAMES[:2])
+    assert not list(tmp_path.iterdir())
+
+
+def test_many_classes_are_in_the_report(proved_here, tmp_path):
+    model = chain(keras.layers.Dense(60))
+    names = [f"class {n}" for n in range(60)]
+    export(model, tmp_path / "out", formats="keras", class_names=names)
+    assert (
+        "49: class 49 and 10 more, in export.json" in (tmp_path / "out" / "README.md").read_text()
+    )
+    facts = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert facts["keras"]["class_names"] == names
