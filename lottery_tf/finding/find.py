@@ -1,4 +1,4 @@
-"""Tickets of a model of the user's own, round by round."""
+"""Finding tickets of a user's own model, round by round."""
 
 import collections
 import contextlib
@@ -65,47 +65,47 @@ def find_tickets(
     verbose: int | str = "auto",
     **settings: Any,
 ) -> Iterator[Ticket]:
-    """Draws tickets from a model of the user's own; yields that of each round when it is trained.
+    """Draws tickets from a user's own model; yields the ticket of each round when it is trained.
 
     Args:
-      model: a Sequential or functional model of tf_keras or Keras 3; it is left as it is, but for
-        an unbuilt Sequential, which is built for the data.
-      train_data: as ``fit`` takes them: a ``tf.data.Dataset`` of batches (inputs, labels), arrays
-        (inputs, labels), a keras.utils.Sequence or PyDataset, …, as ``graph.fit_data.batches`` has
-        them. Seed the shuffling of a dataset, and make its batches equally large for speed; arrays
-        and Sequences are shuffled by ``seed``, each epoch anew. A generator is read on from round
-        to round.
-      optimizer: one of the model's Keras, or its name; it is copied. Each round begins with a new
-        one; only a schedule of its ``learning_rate`` goes on from the step that is rewound to.
-      loss: as ``compile`` takes it; default: cross-entropy, on logits or probabilities as the
-        model gives them. With data without labels a model is trained by its own losses (add_loss).
-      loss_weights: a factor of each output's loss, as ``compile`` takes it.
+      model: a Sequential or functional model of tf_keras or Keras 3. It is not changed, except
+        that an unbuilt Sequential is built for the data.
+      train_data: data as ``fit`` takes them: a ``tf.data.Dataset`` of batches (inputs, labels),
+        arrays (inputs, labels), a keras.utils.Sequence or PyDataset, …, as in
+        ``graph.fit_data.batches``. Give the shuffling of a dataset a seed, and batches of equal
+        size for speed. Arrays and Sequences are shuffled by ``seed``, each epoch anew. A generator
+        is read on from round to round.
+      optimizer: an optimizer of the model's Keras, or its name. It is copied, and each round begins
+        with a new one. Only a schedule of its ``learning_rate`` starts at the step that is rewound to.
+      loss: as ``compile`` takes it. Default: cross-entropy, on logits or probabilities as the
+        model gives them. With data without labels, the model's own losses (add_loss).
+      loss_weights: a factor for each output's loss, as ``compile`` takes it.
       class_weight: class → weight of its examples in training, as ``fit`` takes it.
       epochs: length of the training of each round.
-      steps_per_epoch: batches of an epoch; default: as many as there are. Data without end, or of
-        unknown length, need it.
-      dev_data: the same, with an end; if given, each ticket's ``info`` has the trained round's
-        ``dev_loss``, ``dev_accuracy``, … on it.
+      steps_per_epoch: batches of an epoch; default: all. Endless data, or data of unknown length,
+        need it.
+      dev_data: finite data in the same forms. If given, each ticket's ``info`` has the trained
+        round's ``dev_loss``, ``dev_accuracy``, … on them.
       prune_layers, keep_dense: which weights are pruned, as in ``PrunableSettings``.
-      metrics: what is measured on ``dev_data`` besides the loss, as ``compile`` takes it, or the
-        name of one; None for nothing.
-      jit_compile: whether XLA compiles the step; default: if the model has no convolution, and
-        nothing that XLA cannot compile.
-      steps_per_execution: steps a call of the compiled function runs.
-      seed: of the masks of ``method="random"`` and ``"erk"``, and of the order of arrays.
-      verbose: 0 shows nothing; 1 one line that is written over with round, epoch, metrics and the
-        time left, and a line of each finished round; 2 a line of each epoch too; "auto" is 1 in a
-        terminal or a notebook, and 2 elsewhere.
+      metrics: metrics for ``dev_data`` besides the loss, as ``compile`` takes them, or the name of
+        one; None for none.
+      jit_compile: whether XLA compiles the step. Default: if the model has no convolution, and
+        XLA can compile all of it.
+      steps_per_execution: steps that a call of the compiled function runs.
+      seed: seed of the masks of ``method="random"`` and ``"erk"``, and of the order of arrays.
+      verbose: what is shown. 0: nothing. 1: one line that is written over, with round, epoch, metrics
+        and the time left, and a line for each finished round. 2: a line for each epoch too. "auto":
+        1 in a terminal or a notebook, 2 elsewhere.
       **settings: fields of ``FindingSettings``: ``method``, ``rounds`` or ``sparsity``,
         ``rewind_to``, ``prune_fraction``, ``scope``, ``structure``, ``rewind``, ….
 
     Yields:
-      The ``Ticket`` of each round from 0 (dense) on, when that round has been trained; the methods
-      other than imp have one round more.
+      The ``Ticket`` of each round from 0 (dense) on, when that round has been trained. Methods
+      other than imp have one round after the dense one.
 
     Raises:
-      UsageError: for settings out of range, data of unknown length, data without labels, labels
-        that are no classes of the model, and what is of the other Keras; for ``dev_data`` that do
+      UsageError: for settings out of range, data of unknown length or without labels, labels that
+        are not classes of the model, and objects of the other Keras. Also for ``dev_data`` that do
         not fit, before anything is trained.
       Diverged: if weights become NaN or infinite in a round that is not the last.
     """
@@ -119,7 +119,9 @@ def find_tickets(
             )
     finding = FindingSettings(**settings)
     if finding.method == IMPORTED:
-        raise UsageError("Expected a method that finds a mask; lt.Ticket.from_pruned takes one.")
+        raise UsageError(
+            "Expected a method that finds a mask; for a pruned model call lt.Ticket.from_pruned."
+        )
     train = Stream(train_data, model, "train_data", steps_per_epoch, seed)
     if dev_data is not None:
         dev_data = batches_with_end(dev_data, model)
@@ -128,17 +130,17 @@ def find_tickets(
     if keeping := with_states(model):
         raise UsageError(
             f"Expected a model that computes each example by itself; {some(keeping)} of "
-            f"'{model.name}' keeps its states from batch to batch (stateful=True), which would go "
-            "on into the next round: build it with stateful=False."
+            f"'{model.name}' keeps its states from batch to batch (stateful=True). Build it with "
+            "stateful=False."
         )
     if any(not mask.all() for mask in get_masks(model).values()):
         raise UsageError(
-            f"Expected a dense model to draw tickets from; '{model.name}' has pruned weights, "
-            "which round 0 would train: pass lt.strip(model), or the model before it was pruned."
+            f"Expected a dense model to draw tickets from; '{model.name}' has pruned weights, and "
+            "round 0 would train them: pass lt.strip(model), or the model before it was pruned."
         )
     labels = are_labelled(train)
     check_loss(model, loss, labels, "train_data")
-    if not labels and metrics not in (None, (), [], ("accuracy",)):  # the last is the default
+    if not labels and metrics not in (None, (), [], ("accuracy",)):  # ("accuracy",): the default
         raise UsageError(
             "Expected train_data with labels for the metrics; they are inputs alone: give labels, "
             "or metrics=None."
@@ -210,8 +212,8 @@ def _copied(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer
     """A new one with the same settings, for the model's copy."""
     if undecayed(optimizer)[0]:
         raise UsageError(
-            "Expected an optimizer that excludes weights from weight decay by their names, which "
-            "the model's copy has too: exclude_from_weight_decay(var_names=[…]), not var_list."
+            "Expected an optimizer that excludes weights from weight decay by names, as the model "
+            "is copied: call exclude_from_weight_decay(var_names=[…]), not with var_list."
         )
     return copied(optimizer)
 

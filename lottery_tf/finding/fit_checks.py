@@ -1,4 +1,4 @@
-"""What is wrong with the data and losses that a user gives, said before anything is trained."""
+"""Checks of a user's data and losses, before anything is trained."""
 
 import inspect
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ def check_own_losses(model: keras.Model, spec: Any, ticket: Ticket) -> None:
     try:
         model(zeros, training=True)
         added = added_losses(model)
-    except Exception:  # what a call of zeros leads to says nothing of the data
+    except Exception:  # an error with zeros as inputs does not mean that the data are wrong
         added = [None]
     assign(model, ticket.weights)  # BatchNorm has seen zeros
     if not added:
@@ -42,16 +42,16 @@ def outputs_without_labels(model: keras.Model, spec: Any) -> list[str]:
 
 
 def batches_with_end(data: Any, model: keras.Model) -> tf.data.Dataset:
-    """``dev_data`` as batches that can be read again and again, and have an end."""
+    """``dev_data`` as finite batches that can be read several times."""
     if inspect.isgenerator(data):
         raise UsageError(
-            "Expected dev_data that can be read after each round; a generator can be read once: "
-            "give arrays, a tf.data.Dataset or a keras.utils.Sequence."
+            "Expected dev_data that can be read after each round; a generator can be read only "
+            "once: give arrays, a tf.data.Dataset or a keras.utils.Sequence."
         )
-    if getattr(data, "num_batches", 0) is None:  # a PyDataset, which would be read for ever
+    if getattr(data, "num_batches", 0) is None:  # an endless PyDataset
         raise UsageError(
-            "Expected dev_data with an end; num_batches of this one is None: give it its number "
-            "of batches."
+            "Expected dev_data with an end; their num_batches is None: let it return the number of "
+            "batches."
         )
     found = batches(data, model, "dev_data")
     if found.cardinality() in (tf.data.INFINITE_CARDINALITY, 0):
@@ -65,10 +65,10 @@ def batches_with_end(data: Any, model: keras.Model) -> tf.data.Dataset:
 def check_measurable(trainer: Trainer, data: tf.data.Dataset) -> None:
     """Raises UsageError if the first batch of ``dev_data`` does not fit the model and the loss.
 
-    Not by ``evaluate``, which would make what the first ``fit`` makes: tf_keras' Nadam counts how
+    ``evaluate`` is not called, as it would change the first ``fit``: tf_keras' Nadam counts how
     often its step is traced.
     """
-    model, loss = trainer.model, trainer.model.loss or None  # of tf_keras it is {}
+    model, loss = trainer.model, trainer.model.loss or None  # tf_keras has {} for none
     try:
         with step_checks():
             batch = next(iter(data))
@@ -80,8 +80,8 @@ def check_measurable(trainer: Trainer, data: tf.data.Dataset) -> None:
             Objective(model, loss, trainer.loss_weights).of_computed(outputs, *labels)
     except UsageError:
         raise
-    except Exception as error:  # of Keras, TensorFlow, or the user's own loss
+    except Exception as error:  # Keras, TensorFlow or the user's own loss may raise anything
         raise UsageError(
-            f"Expected dev_data that fit the model '{model.name}' and the loss; of the first batch "
-            f"Keras says: {reason(error)}"
+            f"Expected dev_data that fit the model '{model.name}' and the loss; for the first "
+            f"batch Keras says: {reason(error)}"
         ) from error

@@ -23,11 +23,11 @@ from lottery_tf.training.trouble import check_finite
 def schedule(
     initial: float, final: float, begin: int, end: int, frequency: int
 ) -> list[tuple[int, float]]:
-    """When the mask is made anew, and how sparse: s_f + (s_i − s_f)·(1 − (t − t_0)/(t_1 − t_0))³.
+    """The updates (step, sparsity): s_f + (s_i − s_f)·(1 − (t − t_0)/(t_1 − t_0))³.
 
-    The schedule is tfmot's PolynomialDecay, with two differences: the last update is at the end,
-    and to the final sparsity, where the frequency does not divide the distance too; and none is
-    to more than that.
+    It is tfmot's PolynomialDecay with two differences. The last update is always at the end and
+    reaches the final sparsity, even if the frequency does not divide the distance. And no update
+    exceeds the final sparsity.
 
     >>> schedule(0.0, 0.875, begin=0, end=20, frequency=10)
     [(0, 0.0), (10, 0.765625), (20, 0.875)]
@@ -39,38 +39,38 @@ def schedule(
     """
 
     def decay(step: int) -> float:
-        """As tfmot computes it, to the bit, which is not needed for this."""
+        """tfmot's sparsity at a step, bit for bit, without a need for tfmot."""
         left = 1 - tf.cast(step - begin, tf.float32) / (end - begin)
         return float((initial - final) * left**3 + final)
 
-    # Of float32 the last ones may lie above the final sparsity, and no weight comes back.
+    # By rounding in float32 the last ones may exceed the final sparsity; no weight would come back.
     return [*((s, min(decay(s), final)) for s in range(begin, end, frequency)), (end, final)]
 
 
 def updates_of(
     settings: FindingSettings, steps_per_epoch: int, rewind_step: int, last_step: int
 ) -> list[tuple[int, float]]:
-    """gmp's (step, sparsity), from the rewind step on.
+    """gmp's updates (step, sparsity), from the rewind step on.
 
     Raises:
       UsageError: as ``settings.rewind_step``.
     """
     steps = settings.gmp_steps(steps_per_epoch, rewind_step, last_step)
-    sparsity = cast(float, settings.target)  # gmp's settings have one
+    sparsity = cast(float, settings.target)  # not None for gmp
     updates = schedule(settings.gmp_initial_sparsity, sparsity, *steps)
     return [update for update in updates if update[0] >= rewind_step]
 
 
 @dataclasses.dataclass(frozen=True)
 class Grown:
-    """How far masks had grown when a training was interrupted.
+    """The state of gradual pruning when a training was interrupted.
 
     Attributes:
-      updates: how many updates were behind.
-      begun: the step of the last of them, or that of the beginning.
-      masks: those of that update.
-      held: weight → its value, or that which it was pruned with.
-      told: the weights of which nothing is left, as they were named.
+      updates: how many updates were done.
+      begun: the step of the last one, or of the beginning.
+      masks: the masks of that update.
+      held: weight → its value, or for a pruned weight the value with which it was pruned.
+      told: the layers without any weight left that were named already.
     """
 
     updates: int
@@ -92,27 +92,27 @@ def prune_gradually(
     fit: Callable[..., None] | None = None,
     resumed: Grown | None = None,
 ) -> Masks:
-    """Trains on from where ``trainer`` stands, and prunes by magnitude at each update.
+    """Trains from the present step of ``trainer``, and prunes by magnitude at each update.
 
-    A layer of which an update leaves nothing is named then, once.
+    If an update leaves a layer without any weight, a line names it once.
 
     Args:
-      trainer: its model is wrapped; it stands at the first update's step or before, and at the
-        last one's afterwards.
-      masks: those that the model has.
-      updates: (step, sparsity), rising.
+      trainer: a trainer with a wrapped model, at the first update's step or before. Afterwards it
+        is at the last update's step.
+      masks: the model's present masks.
+      updates: (step, sparsity), in rising order.
       scope: as in ``prune_to``.
-      regrow: whether a pruned weight may return, as in the paper: it keeps the magnitude that it
-        was pruned with in the ranking, and comes back with that value when it is among the largest.
-        It is exactly 0 in between. Otherwise each mask is nested in the one before.
+      regrow: whether a pruned weight may return, as in the paper. It is ranked by the magnitude
+        with which it was pruned, and returns with that value when it is among the largest. In
+        between it is exactly 0. Without ``regrow`` each mask is nested in the one before.
       callbacks: for the training.
       structure, min_kept: as in ``prune_to``.
-      fit: trains to a step in the place of ``trainer.fit``; it is given what a checkpoint needs,
-        ``arrays`` and ``facts``, and the step where this part of the training has ``begun``.
-      resumed: where a training was interrupted that ``fit`` goes on with.
+      fit: replaces ``trainer.fit`` to train to a step. It gets ``arrays`` and ``facts`` for a
+        checkpoint, and ``begun``, the step at which this part of the training began.
+      resumed: the state of an interrupted training that ``fit`` continues.
 
     Returns:
-      The masks of the last update, which the model has then.
+      The masks of the last update, which the model then has.
 
     Raises:
       Diverged: if the training does.

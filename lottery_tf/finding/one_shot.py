@@ -56,36 +56,35 @@ def prune(
     prune_layers: tuple[str, ...] = PrunableSettings.prune_layers,
     keep_dense: tuple[str, ...] = PrunableSettings.keep_dense,
 ) -> Ticket:
-    """A ticket of ``model``'s present weights, pruned by their scores.
+    """A ticket with ``model``'s present weights, pruned by their scores.
 
     Args:
-      model: a Sequential or functional model of tf_keras or Keras 3; it is left as it is, but for
-        an unbuilt Sequential, which is built for ``data``. One that is masked already is pruned
-        further, where it is masked.
+      model: a Sequential or functional model of tf_keras or Keras 3. It is not changed, except
+        that an unbuilt Sequential is built for ``data``. If it has masks, they are pruned further.
       method: a name of ``lottery_tf.finding.scores.METHODS``: omp, snip, iterative_snip, grasp,
-        synflow, random, erk, or one given to ``lt.register_method``; or a score of the user's own,
-        a function from a ``Network`` to an array for each prunable weight.
+        synflow, random, erk, or one given to ``lt.register_method``. Or a user's own score, a
+        function from a ``Network`` to an array for each prunable weight.
       sparsity: share of the prunable weights that is pruned afterwards, in [0, 1); exact. With a
         structure of blocks or channels it is the share of these; with M:N it may be left out.
-      data: (inputs, labels) in a form that ``fit`` takes, for snip, iterative_snip and grasp:
-        batches, arrays, …, as ``graph.fit_data.batches`` has them; with weights of the examples if
-        there are some, and inputs alone for a model with losses of its own (``add_loss``).
-      loss, loss_weights, class_weight: of those, as ``compile`` and ``fit`` take them; L is the
-        mean over the batches. Default: cross-entropy.
+      data: (inputs, labels) for snip, iterative_snip and grasp, in a form that ``fit`` takes, as in
+        ``graph.fit_data.batches``. They may have weights of the examples. For a model with losses
+        of its own (``add_loss``) they may be inputs alone.
+      loss, loss_weights, class_weight: for these methods, as ``compile`` and ``fit`` take them. L
+        is the mean over the batches. Default: cross-entropy.
       scope: rank all weights together ("global"), in each layer ("layerwise"), or in each layer
-        with budgets of its own ("erk").
+        with ERK's budgets ("erk").
       structure: which weights are pruned together, or how many of a group stay: "unstructured",
         "2:4", "block:4x1", "block:4x1:max", "channel" (``lottery_tf.masks.structure``).
-      min_kept: how many weights each layer keeps at least, whatever the sparsity.
-      rounds: of scoring and pruning, whose densities fall as a power; default: 100 for synflow and
-        iterative_snip, else 1.
-      batches: how many batches of ``data`` are read, if there are so many.
-      seed: of the random methods, and of which examples of arrays are looked at.
+      min_kept: the least number of weights in each layer, whatever the sparsity.
+      rounds: rounds of scoring and pruning; the density falls by the same factor in each. Default:
+        100 for synflow and iterative_snip, else 1.
+      batches: the most batches of ``data`` to read.
+      seed: seed of the random methods, and of the choice of examples from arrays.
       prune_layers, keep_dense: which weights may be pruned, as in ``PrunableSettings``.
 
     Raises:
-      UsageError: for settings out of range, a method that trains, data that are missing or do not
-        fit, kernels that the structure does not fit, and scores that are all 0.
+      UsageError: for settings out of range, a method that trains, and data that are missing or do
+        not fit. Also for kernels that do not fit the structure, and scores that are all 0.
       RuntimeError: if scores are not finite.
     """
     given = {name: value for name, value in locals().items() if name not in _NOT_ASKED}
@@ -97,7 +96,7 @@ def prune(
     check_finished(model)
     check_of_its_keras(model, loss=loss)
     if class_weight is not None and data is not None:
-        asked = objective_on(model, data, loss, "class_weight")  # whose labels are checked
+        asked = objective_on(model, data, loss, "class_weight")  # to check the labels
         data = with_class_weight(checked_labels(data, model, asked.loss), class_weight, model)
     masks = get_masks(model)
     if masks:
@@ -135,9 +134,9 @@ def draw_masks(
 ) -> Masks:
     """The masks nested in ``masks`` that ``method`` finds; the other arguments are ``prune``'s.
 
-    With density d now and ρ in the end, round i of n leaves d·(ρ/d)^(i/n). A layer of which
-    nothing is left is named in a warning, with the highest sparsity that would avoid it (of several
-    rounds: by the scores of the round that empties it).
+    From density d to ρ, round i of n leaves d·(ρ/d)^(i/n). A warning names layers without any
+    weight left, and the highest sparsity that would avoid it. That sparsity is found from the
+    scores of the round that empties a layer.
     """
     if method in TRAINING:
         raise UsageError(
@@ -158,7 +157,7 @@ def draw_masks(
         if number < 1:
             raise UsageError(f"Expected `{name}` of 1 or more, not {number}.")
     network = Network(wrap(model, masks), data, loss, batches, seed, loss_weights)
-    # No more than is asked for: layerwise and with M:N less of the masks may be left already.
+    # Layerwise, and with M:N, the masks may be sparser already than the sparsity asked for.
     density, safe = max(1 - structure.units(masks).sparsity, 1 - sparsity), None
     for i in range(1, rounds + 1):
         target = (
@@ -170,7 +169,7 @@ def draw_masks(
         if odd:
             raise RuntimeError(
                 f"The scores of {method} are not finite for {some(odd)}: the weights or data are "
-                "not, or products of the weights leave the range of floating-point numbers."
+                "not finite, or products of the weights exceed the range of floating-point numbers."
             )
         before = masks
         with mistakes_at(method if rounds == 1 else f"{method}, round {i} of {rounds}"):
@@ -182,8 +181,8 @@ def draw_masks(
     zeros = sum(int(np.count_nonzero(ranked[name][unit] == 0)) for name, unit in units.items())
     if zeros and masks.kept < masks.total:
         log.warning(
-            "%s: %s of the %s %s that stay have a score of 0; which of those stay hangs on their "
-            "order alone.",
+            "%s: %s of the %s %s that stay have a score of 0; they were chosen only by their "
+            "order.",
             *(method, f"{zeros:,}", f"{units.kept:,}", structure.noun),
         )
     warn_of_collapse(masks, safe, structure)
@@ -195,25 +194,26 @@ def _name_of(method: str | Score) -> str:
 
 
 def _check_scores(scores: Any, masks: Masks, method: str) -> None:
-    """Raises UsageError unless there is an array of each weight's shape, and no other."""
+    """Raises UsageError unless there is exactly one array for each weight, of its shape."""
     wanted = {name: mask.shape for name, mask in masks.items()}
     given = {name: np.shape(array) for name, array in dict(scores).items()}
     if odd := [name for name in wanted | given if wanted.get(name) != given.get(name)]:
         raise UsageError(
-            f"Expected scores of {method} for each prunable weight, of its shape; {some(odd)} is "
-            "not so: return an array for each name of network.values()."
+            f"Expected scores of {method} for each prunable weight, of its shape; {some(odd)} does "
+            "not fit: return an array for each name of network.values()."
         )
 
 
 def warn_of_collapse(
     masks: Masks, safe: float | None = None, structure: Structure = UNSTRUCTURED
 ) -> None:
-    """Logs a line of the layers that ``masks`` leave nothing of, if there are any.
+    """Logs a line that names the layers without any weight left, if there are some.
 
     Args:
       masks: the masks found.
-      safe: the highest sparsity known at which each layer keeps a weight; of the structure's units.
-      structure: of the masks.
+      safe: the highest known sparsity (of the structure's units) at which each layer keeps a
+        weight.
+      structure: the structure of the masks.
     """
     if masks.collapsed:
         of = f" of the {structure.noun}" if structure.noun != UNSTRUCTURED.noun else ""
@@ -237,14 +237,14 @@ def highest_without_collapse(
     """The highest sparsity at which the scores leave each layer a weight, to 0.005 %.
 
     Args:
-      scores: those that ``after`` was pruned by.
-      before: the masks so far.
-      after: nested in ``before``.
+      scores: the scores by which ``after`` was pruned.
+      before: the masks before that.
+      after: the new masks, nested in ``before``.
       scope, structure: as in ``prune_to``.
 
     Returns:
-      A sparsity, of the structure's units, between that of ``before`` and that of ``after``; None
-      unless this is the step that empties a layer, the first to do so.
+      A sparsity, of the structure's units, between that of ``before`` and that of ``after``. None
+      unless this step is the first that empties a layer.
     """
     if before.collapsed or not after.collapsed:
         return None

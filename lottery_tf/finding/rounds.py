@@ -1,14 +1,13 @@
 """The rounds of finding tickets: iterative magnitude pruning with rewinding, or any other method.
 
-IMP: train to step T, prune the smallest of the surviving weights, rewind the rest to step k,
-repeat: Frankle & Carbin 2019 (arXiv 1803.03635) with k = 0; Frankle et al. 2020 (arXiv 1912.05671)
-with k > 0; learning-rate rewinding is Renda et al. 2020 (arXiv 2003.02389). The other methods have
-one round after the dense one, whose mask comes from the dense network that was trained (omp), from
-a training of its own (gmp), or from the weights at step k (those of ``scores``).
+IMP: train to step T, prune the smallest of the surviving weights, rewind the rest to step k, and
+repeat. It is Frankle & Carbin 2019 (arXiv 1803.03635) with k = 0, and Frankle et al. 2020 (arXiv
+1912.05671) with k > 0. Learning-rate rewinding is Renda et al. 2020 (arXiv 2003.02389). The others
+have one round after the dense one. Its mask comes from the trained dense network (omp), from a
+training of its own (gmp), or from the weights at step k (those of ``scores``).
 
-A round is one training or several, its parts: to step k ("start"), what gmp prunes in ("masks") and
-what follows that ("after_masks"), and that of the ticket ("train"). A checkpoint says of which
-round and part it is.
+The trainings of a round are its parts: to step k ("start"), gmp's pruning ("masks"), the rest after
+it ("after_masks"), and that of the ticket ("train"). A checkpoint names its round and part.
 """
 
 import dataclasses
@@ -40,13 +39,13 @@ from lottery_tf.training.trouble import Diverged, are_finite, check_finite, chec
 
 @dataclasses.dataclass(frozen=True)
 class Round:
-    """A finished round: the ticket that was trained, and what came of it.
+    """A finished round: its ticket and the trained model.
 
     Attributes:
       ticket: the ticket of this round.
       trainer: holds the trained model, until the next round begins.
-      diverged: the epoch in which its training diverged, of a round that was skipped or the last;
-        else None.
+      diverged: the epoch in which the training diverged, for a round that was skipped or the last
+        one; else None.
     """
 
     ticket: Ticket
@@ -55,7 +54,7 @@ class Round:
 
     @property
     def number(self) -> int:
-        """Rounds of pruning before this one; 0 is the dense network."""
+        """The round's number; 0 is the dense network."""
         return self.ticket.info["round"]
 
 
@@ -72,34 +71,35 @@ def find(
     """Trains a ticket, prunes, rewinds, and so on to the last round.
 
     Args:
-      ticket: the initial weights under masks that keep all that is prunable; its ``info``, such as
-        ``method``, is handed on. Or, to go on, the ticket of a round, one that ``on_ticket`` had.
-      trainer: its model is of the ticket's architecture; what it holds is overwritten. At the
-        beginning it holds the initial weights, at step 0.
-      settings: what to prune and to rewind.
-      last_step: T, where the training of each round ends.
+      ticket: the initial weights, with masks that prune nothing; later tickets get its ``info``,
+        such as ``method``. Or, to go on, a round's ticket that ``on_ticket`` was called with.
+      trainer: a trainer with a model of the ticket's architecture, which is overwritten. For a new
+        run it holds the initial weights, at step 0.
+      settings: how to prune and to rewind.
+      last_step: T, the step at which the training of each round ends.
       callbacks: for the training of every round.
-      on_ticket: called with the ticket of each round as soon as there is one: that of round 0,
-        the network after k steps, before it is trained on, and every next one before the round is
-        yielded; after the last round that to go on from with more ``rounds``, if there can be one.
-      checkpoints: where a round that was interrupted goes on; the clock starts anew with each
-        round. Default: none are kept.
-      on_nan: of a round that diverges: "stop", or with "skip_round" it ends with the weights of the
-        last epoch that had finite ones. The last round of all is told of and kept either way.
+      on_ticket: called with each round's ticket as soon as it exists. For round 0 that is the
+        network after k steps, before it is trained on. Each next ticket comes before its
+        predecessor's round is yielded. After the last round it is the ticket from which more
+        ``rounds`` could go on, if there can be one.
+      checkpoints: from which an interrupted round goes on; each round starts the clock anew.
+        Default: none are kept.
+      on_nan: if a round diverges, "stop" ends the run; "skip_round" ends the round with the last
+        epoch's weights that were finite. The last round is kept either way, with a warning.
 
     Yields:
       the rounds.
 
     Raises:
-      UsageError: if the rewind step or gmp's steps do not lie within the training, or the
+      UsageError: if the rewind step or gmp's steps are not within the training, or if the
         structure does not fit the ticket's weights.
-      Diverged: if a round does, and is not skipped.
+      Diverged: if a round diverges and is not skipped.
     """
     rewind_step = settings.rewind_step(trainer.steps_per_epoch, last_step)
     structure = structured(trainer.model, ticket.masks, settings.structure)
     if settings.method == "imp" and settings.rounds not in (None, settings.last_round):
         log.info(
-            "%s ends by itself, after %d rounds of this size; rounds=%d is not used.",
+            "%s has its own end, after %d rounds of this size; rounds=%d is not used.",
             *(structure.text, settings.last_round, settings.rounds),
         )
     training = _Training(trainer, checkpoints or Checkpoints(), callbacks)
@@ -118,7 +118,7 @@ def _rounds(
     on_ticket: Callable[[Ticket], None],
     on_nan: str,
 ) -> Iterator[Round]:
-    training.resume()  # when the first round is asked for: another process may be at work before
+    training.resume()  # only when the first round is asked for, as another process may be at work
     trainer = training.trainer
     if "round" not in ticket.info:
         training.begin(0)
@@ -164,7 +164,7 @@ def _rounds(
                     warn_of_collapse(masks, safe, structure)
         if masks is not None:
             source = ticket if settings.rewind == "weights" else ticket.with_weights(trained)
-            # Of M:N the last masks alone are that.
+            # Only the last masks of M:N have the structure.
             whole = structure.sparsity is None or number + 1 == settings.last_round
             told = structure.info if whole else {}
             following = source.with_masks(masks, round=number + 1, **told)
@@ -186,30 +186,30 @@ def next_masks(
 ) -> Masks:
     """The masks of round ``number``: the survivors of ``masks`` by trained magnitude.
 
-    ``structure`` is that of the settings, of these weights.
+    ``structure`` is the one of the settings, put on these weights.
     """
     scores = {name: np.abs(trained[name]) for name in masks}
     among = (settings.scope, structure, settings.min_kept)
     if settings.target is not None and number == settings.last_round:
-        # A round's whole number of units can lie a little beyond the target.
+        # As units are whole, a round's sparsity can be slightly above the target.
         target = max(settings.target, structure.units(masks).sparsity)
         return prune_to(scores, masks, target, *among)
     return prune_fraction(scores, masks, settings.prune_fraction, *among)
 
 
 def _start(trainer: Trainer, ticket: Ticket) -> None:
-    """The trainer's model as the ticket has it, at the rewind step."""
+    """Sets the trainer to the ticket's masks and weights, at the rewind step."""
     assign(trainer.model, ticket.weights)
     assign_masks(trainer.model, ticket.masks)
     trainer.reset(ticket.info["rewind_step"])
 
 
 class _Training:
-    """The trainings of a run of finding, of which one may have been interrupted.
+    """The trainings of a run of finding; one may have been interrupted.
 
     Attributes:
-      trainer: trains.
-      checkpoints: of it.
+      trainer: the trainer.
+      checkpoints: its checkpoints.
       callbacks: for each training.
       round: the number of the present round.
     """
@@ -225,22 +225,22 @@ class _Training:
         self.round = 0
 
     def resume(self) -> None:
-        """Looks whether a run was interrupted, and where."""
+        """Finds out whether and where a run was interrupted."""
         self._saved = self.checkpoints.facts() or {}
 
     def begin(self, number: int) -> None:
-        """A round begins, or goes on."""
+        """Begins a round, or goes on with it."""
         self.round = number
         before = self._saved["seconds"] if self._saved.get("round") == number else 0.0
         self.checkpoints.begin(before)
 
     def saved(self, part: str) -> dict[str, Any] | None:
-        """What the checkpoint says of a part of this round, if the run was interrupted there."""
+        """The checkpoint's facts, if the run was interrupted in this part of this round."""
         here = (self._saved.get("round"), self._saved.get("part")) == (self.round, part)
         return self._saved if here else None
 
     def arrays(self, part: str, name: str) -> dict[str, np.ndarray] | None:
-        """Likewise what the checkpoint has by a name, if it has that."""
+        """The checkpoint's arrays of a name, if it has them and is of this part of this round."""
         there = self.saved(part) and self.checkpoints.has(name)
         return self.checkpoints.arrays(name) if there else None
 
@@ -254,15 +254,15 @@ class _Training:
         callbacks: Sequence[keras.callbacks.Callback] | None = None,
         **options: Any,
     ) -> None:
-        """Trains a part of this round, or what is left of it.
+        """Trains a part of this round, or the rest of it.
 
         Args:
-          part: of the round.
-          stop: the step at which it ends; it begins where the trainer stands.
-          arrays, facts: what a checkpoint has besides.
-          begun: the step at which it has begun, where the trainer stands behind it.
+          part: the part's name.
+          stop: the step at which it ends; it begins at the trainer's present step.
+          arrays, facts: what else goes into a checkpoint.
+          begun: the step at which it began, if the trainer is already behind that step.
           callbacks: default: those of each training.
-          **options: of ``Trainer.fit``.
+          **options: arguments of ``Trainer.fit``.
         """
         begun = self.trainer.position if begun is None else begun
         if self.saved(part):
@@ -286,9 +286,9 @@ def _train(
     """Trains the ticket of the present round.
 
     Args:
-      training: whose trainer stands at its rewind step.
-      last_step: where it ends.
-      drawn: what is known of the next masks, and is not to be drawn again.
+      training: with its trainer at the rewind step.
+      last_step: the step at which it ends.
+      drawn: arrays of the next masks, if they are drawn already, for the checkpoint.
       last: whether no round follows.
       on_nan: as in ``find``.
 
@@ -296,7 +296,7 @@ def _train(
       The epoch in which it diverged, if it did.
     """
     trainer = training.trainer
-    # Those of a checkpoint are finite too.
+    # The weights of a checkpoint are finite too.
     there = [training.arrays("train", name) for name in ("finite", "weights")]
     finite = _LastFinite(trainer, there[0] or there[1])
     skips = on_nan == "skip_round"
@@ -305,7 +305,7 @@ def _train(
         return {**drawn, **({"finite": finite.weights} if finite.weights else {})}
 
     if drawn and not training.saved("train"):
-        # The next masks may have cost a training.
+        # Store the next masks too, as they may have cost a training.
         here = {"round": training.round, "part": "train"}
         training.checkpoints.save(trainer, State(here, arrays()))
     try:
@@ -324,7 +324,7 @@ def _train(
 
 
 class _LastFinite(Callback):
-    """Keeps the weights of the last epoch that had a finite loss and finite weights."""
+    """A callback that keeps the weights of the last epoch with finite loss and weights."""
 
     def __init__(self, trainer: Trainer, weights: dict[str, np.ndarray] | None):
         super().__init__()
@@ -343,8 +343,8 @@ def _draw(
     structure: Structure,
     last_step: int,
 ) -> tuple[Masks, dict[str, np.ndarray]]:
-    """The masks of a method that does not rank the ticket's trained weights, and the weights that
-    they were found on."""
+    """The masks of a method that does not rank trained weights, and the weights used to find
+    them."""
     trainer, rewind_step = training.trainer, ticket.info["rewind_step"]
     if (drawn := training.arrays("train", "masks")) is not None:
         return Masks(drawn), training.arrays("train", "trained") or {}
@@ -369,9 +369,9 @@ def _draw(
         trainer.model,
         ticket.masks,
         settings.method,
-        cast(float, settings.target),  # its settings have one
+        cast(float, settings.target),  # not None for these methods
         trainer.stream(rewind_step),
-        trainer.model.loss or None,  # of tf_keras it is {}
+        trainer.model.loss or None,  # tf_keras has {} for none
         settings.scope,
         settings.score_rounds,
         settings.score_batches,
@@ -380,13 +380,13 @@ def _draw(
         min_kept=settings.min_kept,
         loss_weights=trainer.loss_weights,
     )
-    # Sums on several machines need not agree in the last bit, nor then what ranks them.
+    # On several machines sums may differ in the last bit, and so the ranking.
     masks = Masks({name: from_chief(mask) for name, mask in masks.items()})
     return masks, values(trainer.model)
 
 
 def _grown(training: _Training) -> Grown | None:
-    """How far gmp's masks had grown when the run was interrupted."""
+    """The state of gmp's masks when the run was interrupted; None if it was not."""
     if (facts := training.saved("masks")) is None:
         return None
     masks, held = (training.checkpoints.arrays(name) for name in ("masks", "held"))

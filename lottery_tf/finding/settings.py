@@ -12,12 +12,12 @@ from lottery_tf.finding.scores import IMPORTED, METHODS, TRAINING
 from lottery_tf.masks.allocate import SCOPES, check_sparsity, check_structure, target_of
 from lottery_tf.masks.structure import STRUCTURES, UNSTRUCTURED, parse
 
-BATCHES = 8  # that scores look at
+BATCHES = 8  # number of batches for scores
 FROM_TRAINED = ("imp", "omp")  # the methods that rank trained weights
 
 
 class _Methods(Collection[str]):
-    """The names of all methods, those that are registered later too."""
+    """The names of all methods, including those that are registered later."""
 
     def __iter__(self) -> Iterator[str]:
         yield from (*TRAINING, *METHODS, IMPORTED)
@@ -34,12 +34,12 @@ _MOST_ROUNDS = 10_000  # each has a folder
 
 @dataclasses.dataclass(frozen=True)
 class DivergenceSettings:
-    """What comes of a round whose training diverges; no part of what a run is."""
+    """What to do if the training of a round diverges. It is not part of a run's identity."""
 
     on_nan: str = setting(
         "stop",
-        "of a round of find whose weights become NaN or infinite: stop, with all that is there "
-        "kept, or go on to the next with the weights of its last epoch that had finite ones",
+        "if a round's weights become NaN or infinite: stop and keep all finished rounds, or "
+        "skip_round: go on with the weights of its last epoch with finite ones",
         choices=("stop", "skip_round"),
     )
 
@@ -54,17 +54,17 @@ class FindingSettings:
     method: str = setting(
         "imp",
         "imp (iterative) or omp (one-shot magnitude of trained weights), gmp (gradual), a score of "
-        "untrained weights, or the zeros of a model's file",
+        "untrained weights, or from_model (the zeros in a model's file)",
         choices=_Methods(),
     )
     rewind_to: str = setting("0it", "step k to rewind to, in steps (500it) or epochs (1ep)")
     rewind: str = setting(
         "weights",
-        "what is rewound after a round: weights and schedule, or the schedule alone",
+        "what is rewound after a round: weights (and the schedule), or the schedule alone",
         choices=("weights", "learning_rate"),
     )
     prune_fraction: float = setting(0.2, "share of the surviving weights pruned after a round")
-    rounds: int | None = setting(None, "rounds of pruning, of imp")
+    rounds: int | None = setting(None, "number of imp's rounds of pruning")
     sparsity: float | None = setting(
         None,
         "prune until this share of the prunable weights (or blocks, channels) is gone; the last "
@@ -80,12 +80,13 @@ class FindingSettings:
         "which weights are pruned together, or how many of a group stay",
         choices=STRUCTURES,
     )
-    min_kept: int = setting(0, "weights that each layer keeps at least, whatever the sparsity")
+    min_kept: int = setting(0, "least number of weights in each layer, whatever the sparsity")
     train_tickets: bool = setting(
         True,
-        "train each ticket, the dense one too, for metrics.jsonl and dense_model; imp and omp must",
+        "train each ticket, also the dense one, for metrics.jsonl and dense_model; imp and omp "
+        "need it",
     )
-    score_batches: int = setting(BATCHES, "training batches that snip and grasp look at")
+    score_batches: int = setting(BATCHES, "training batches for the scores of snip and grasp")
     score_rounds: int | None = setting(
         None, "rounds of scoring and pruning; default: 100 for synflow and iterative_snip, else 1"
     )
@@ -101,7 +102,7 @@ class FindingSettings:
     )
     rewind_path: str | None = setting(
         None,
-        "from_model: the same model with the weights to rewind to; default: model_path",
+        "from_model: file of the same model with the weights to rewind to; default: model_path",
         path=True,
     )
 
@@ -127,20 +128,20 @@ class FindingSettings:
                 raise UsageError(f"Expected `{name}` of 1 or more, not {getattr(self, name)}.")
         if self.method in FROM_TRAINED and not self.train_tickets:
             raise UsageError(
-                f"Expected no `train_tickets=False` with {self.method}, which ranks trained "
+                f"Expected no `train_tickets=False` with {self.method}, as it ranks trained "
                 "weights."
             )
         if self.method == IMPORTED:
             self._check_imported()
-            # It is the file that says what is pruned.
+            # The file says what is pruned.
             object.__setattr__(self, "structure", UNSTRUCTURED.text)
             object.__setattr__(self, "min_kept", 0)
             return
         scope = METHODS[self.method].scope if self.method in METHODS else None
         structure = parse(self.structure)
         check_structure(structure, scope or self.scope, self.min_kept)
-        target_of(structure, self.sparsity)  # which may be another
-        if structure.sparsity is not None:  # asked for or not, it is one and the same
+        target_of(structure, self.sparsity)  # raises if `sparsity` differs from the structure's
+        if structure.sparsity is not None:  # given or not, the setting is the same
             object.__setattr__(self, "sparsity", None)
         if self.method == "imp":
             self._check_imp()
@@ -157,7 +158,7 @@ class FindingSettings:
             needed = math.log1p(-self.target) / math.log1p(-self.prune_fraction)
             if needed > _MOST_ROUNDS:
                 raise UsageError(
-                    f"Expected a `prune_fraction` that gets to a sparsity of {self.target} in at "
+                    f"Expected a `prune_fraction` that reaches a sparsity of {self.target} in at "
                     f"most {_MOST_ROUNDS} rounds, not {self.prune_fraction}."
                 )
 
@@ -168,8 +169,8 @@ class FindingSettings:
             )
         if self.rewind == "learning_rate" and self.method not in (*FROM_TRAINED, "gmp"):
             raise UsageError(
-                f"Expected `rewind=weights` for {self.method}, which trains nothing whose weights "
-                "could be kept."
+                f"Expected `rewind=weights` for {self.method}, as it trains no weights that could "
+                "be kept."
             )
         if self.method == "gmp" and self.gmp_initial_sparsity > self.target:
             raise UsageError(
@@ -185,12 +186,12 @@ class FindingSettings:
 
     @property
     def target(self) -> float | None:
-        """The sparsity to end at, that of M:N too; None where ``rounds`` say where."""
+        """The final sparsity, also M:N's own; None if ``rounds`` decide it."""
         return target_of(parse(self.structure), self.sparsity)
 
     @property
     def _ends_itself(self) -> bool:
-        """Whether the structure has a sparsity of its own, whatever ``rounds`` are."""
+        """Whether the structure's own sparsity ends the run, whatever ``rounds`` is."""
         return parse(self.structure).sparsity is not None
 
     @property
@@ -200,27 +201,27 @@ class FindingSettings:
             return 1
         if self.rounds is not None and not self._ends_itself:
             return self.rounds
-        kept, rounds, target = 1.0, 0, cast(float, self.target)  # one of the two is given
+        kept, rounds, target = 1.0, 0, cast(float, self.target)  # without `rounds` it is given
         while 1 - kept < target - 1e-9:  # 1 - 0.8 is a little less than 0.2
             kept, rounds = kept * (1 - self.prune_fraction), rounds + 1
         return rounds
 
     @property
     def extendable(self) -> bool:
-        """Whether a run with more rounds has the same tickets and then more."""
+        """Whether a run with more rounds begins with the same tickets."""
         return self.method == "imp" and self.rounds is not None and not self._ends_itself
 
     @property
     def tickets(self) -> int:
-        """How many tickets a run has; that of a model's file has no dense one."""
+        """The number of tickets of a run; one of from_model has no dense ticket."""
         return 1 if self.method == IMPORTED else self.last_round + 1
 
     def rewind_step(self, steps_per_epoch: int, last_step: int) -> int:
         """k, known before anything is trained.
 
         Raises:
-          UsageError: unless it lies before ``last_step``, where training ends, and gmp's masks can
-            be made one after the other by then.
+          UsageError: unless it is before ``last_step``, where training ends, and gmp's steps are in
+            order and within the training.
         """
         step = parse_steps(self.rewind_to, steps_per_epoch)
         if step >= last_step:
@@ -235,15 +236,15 @@ class FindingSettings:
     def gmp_steps(
         self, steps_per_epoch: int, rewind_step: int, last_step: int
     ) -> tuple[int, int, int]:
-        """When gmp makes its first and its last mask, and the steps between two."""
+        """The steps of gmp's first and last mask, and the number of steps between two masks."""
         begin, frequency = (
             parse_steps(text, steps_per_epoch) for text in (self.gmp_begin, self.gmp_frequency)
         )
         end = parse_steps(self.gmp_end, steps_per_epoch) if self.gmp_end else last_step * 3 // 4
         if not begin < end <= last_step or end <= rewind_step or not frequency:
             raise UsageError(
-                "Expected `gmp_begin` before `gmp_end`, that after `rewind_to` and not after the "
-                f"end of training, and a `gmp_frequency` above 0; got steps {begin}, {end}, "
+                "Expected `gmp_begin` before `gmp_end`, `gmp_end` after `rewind_to` and not after "
+                f"the end of training, and a `gmp_frequency` above 0; got steps {begin}, {end}, "
                 f"{rewind_step}, {last_step} and {frequency}."
             )
         return begin, end, frequency

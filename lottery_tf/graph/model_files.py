@@ -1,9 +1,9 @@
 """The one door to model files: their content is checked before Keras or TensorFlow loads it.
 
-A model file can run its author's code. It may be the bytecode of a Lambda layer, a function of a
-module that the file names, or an operation in a SavedModel's graph that writes files or calls
-Python. Unless the caller allows that, a file may describe only what ``architecture`` accepts in a
-ticket, and a graph may only compute with tensors.
+A model file can run its author's code: the bytecode of a Lambda layer, or a function of a module
+that the file names. Operations in a SavedModel's graph can write files or call Python. Unless the
+caller allows that, a file may describe only what ``architecture`` accepts in a ticket, and a graph
+may only compute with tensors.
 """
 
 import contextlib

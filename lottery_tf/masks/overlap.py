@@ -14,8 +14,8 @@ class Overlap(NamedTuple):
 
     Attributes:
       jaccard: |A ∩ B| / |A ∪ B|, in [0, 1].
-      random: the same for two random masks that keep as many weights in each layer. |A ∩ B| is
-        then its expectation, the sum of |A|·|B| / n over the layers of n weights.
+      random: the same for two random masks that keep as many weights in each layer. Then |A ∩ B|
+        is its expectation, the sum of |A|·|B| / n over the layers of n weights.
     """
 
     jaccard: float | None

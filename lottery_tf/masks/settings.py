@@ -23,9 +23,8 @@ class PrunableSettings:
     )
     keep_dense: tuple[str, ...] = setting(
         ("last",),
-        "layers to leave dense: first (they read the inputs), last (they make the outputs), "
-        "shortcut (1x1 projections beside a residual branch), or names of layers and of models "
-        "within the model",
+        "layers to leave dense: first (at the inputs), last (at the outputs), shortcut (1x1 "
+        "projections beside a residual branch), or names of layers and of models in the model",
     )
 
     def __post_init__(self) -> None:

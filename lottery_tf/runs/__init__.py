@@ -1,9 +1,9 @@
 """The stages of an experiment as resumable runs in folders: find, retrain, export.
 
-A stage that is finished is never computed again, one that was interrupted goes on, and a folder
-that belongs to another configuration is refused. What the files hold is in docs/files.md.
+A finished stage is never computed again, and an interrupted one goes on. A folder of another
+configuration is refused. docs/files.md describes the files.
 """
 
 from typing import Any
 
-Row = dict[str, Any]  # of a run's JSON files
+Row = dict[str, Any]  # an object in a run's JSON files

@@ -1,4 +1,4 @@
-"""An experiment: the network, its data and its training, which finding and retraining share."""
+"""An experiment: network, data and training, which finding and retraining share."""
 
 from pathlib import Path
 from typing import cast
@@ -18,20 +18,20 @@ from lottery_tf.training.trainer import make_deterministic
 
 
 def load_data(experiment: Experiment) -> Dataset:
-    """The dataset; makes the process deterministic first if that is asked for.
+    """The dataset. The process is made deterministic first, if the settings say so.
 
     Raises:
-      UsageError: if the data are not there, or a batch has no equal shares for all devices.
+      UsageError: if the data are missing, or a batch cannot be shared equally by all devices.
     """
     check_batch_size(experiment.data.batch_size)
     if experiment.training.deterministic:
         make_deterministic()
-    with chief_first():  # where a dataset is downloaded or prepared first
+    with chief_first():  # it may have to download or prepare the dataset
         return load(experiment.data)
 
 
 def create_model(experiment: Experiment, data: Dataset) -> keras.Model:
-    """A new model with the initial weights of the seed."""
+    """A new model with the initial weights that belong to the seed."""
     settings = experiment.model
     KERASES[settings.keras].utils.set_random_seed(experiment.training.seed)
     model = models.create(
@@ -43,7 +43,7 @@ def create_model(experiment: Experiment, data: Dataset) -> keras.Model:
 
 
 def experiment_of(ticket: Ticket, path: Path) -> Experiment:
-    """The experiment that a ticket was found in.
+    """The experiment in which a ticket was found.
 
     Raises:
       UsageError: if the ticket does not say.
@@ -51,7 +51,7 @@ def experiment_of(ticket: Ticket, path: Path) -> Experiment:
     if "settings" not in ticket.info:
         raise UsageError(
             f"Expected the ticket {path} to say how its network is trained; it does not (method "
-            f"{ticket.info.get('method')}): give `dataset` and the flags of the training."
+            f"{ticket.info.get('method')}): give `dataset` and the settings of the training."
         )
     return Experiment.restore(of_older_release(ticket.info["settings"]))
 
@@ -76,8 +76,9 @@ def check_fit(ticket: Ticket, experiment: Experiment) -> None:
 
 
 def check_data(model: keras.Model, data: Dataset, which: str) -> None:
-    """Raises UsageError unless ``model``, ``which`` it is, takes the images and has the classes,
-    and computes by TensorFlow."""
+    """Raises UsageError unless ``model`` takes the images, has the classes and runs on TensorFlow.
+
+    ``which`` names the model in the error."""
     check_graph(model)
     check_tensorflow(model, "the commands")
     wanted = (data.input_shape, (data.num_classes,))
@@ -87,7 +88,7 @@ def check_data(model: keras.Model, data: Dataset, which: str) -> None:
         for one, other in zip(shapes, wanted, strict=True)
     ):
         raise UsageError(
-            f"Expected a model from images {wanted[0]} to {data.num_classes} classes, as those of "
+            f"Expected a model from images {wanted[0]} to {data.num_classes} classes, as in "
             f"{data.name}; the {which} has inputs and outputs "
-            f"{', '.join(map(str, shapes))}: choose another, or another `dataset`."
+            f"{', '.join(map(str, shapes))}: choose another model or another `dataset`."
         )

@@ -18,7 +18,7 @@ from lottery_tf.runs.records import finished_model, read_result
 from lottery_tf.runs.settings import Experiment
 from lottery_tf.training.retraining import compiled_for_evaluation, measured
 
-# How far a test accuracy may be from that of the run, which another device has measured.
+# The largest difference to the run's test accuracy, which another device may have measured.
 _ROUNDED = 0.005
 
 
@@ -31,30 +31,30 @@ def export_run(
     allow_code: bool = False,
     with_preprocessing: bool = False,
 ) -> Row:
-    """Exports the finished model of a retrain run and proves it on the run's test images.
+    """Exports the finished model of a retrain run, and checks it on the run's test images.
 
     Args:
       run: the folder of a finished retrain run.
       out: the folder to write to.
       formats: names in ``lottery_tf.exporting.FORMATS``.
-      tolerance: the largest difference to the model's outputs that is allowed.
-      data_dir: where the run's dataset lies now; default: where it lay.
-      allow_code: whether code that the model holds may run.
+      tolerance: the largest allowed difference to the model's outputs.
+      data_dir: the present folder of the run's dataset; default: the folder noted in the run.
+      allow_code: whether code in the model may run.
       with_preprocessing: put the normalisation into the exported model, which then takes raw
         pixels.
 
     Returns:
-      What ``export.json`` holds.
+      The content of ``export.json``.
 
     Raises:
-      UsageError: if ``run`` is no finished retrain run, the test images are not its own, or
-        ``out`` holds anything else than an export.
-      RuntimeError: if an export does not compute what the model computes; nothing is left then.
+      UsageError: if ``run`` is not a finished retrain run, if the test images are not its own, or
+        if ``out`` holds anything other than an export.
+      RuntimeError: if an export does not compute what the model computes. Then nothing is left.
     """
     settings = read_config(run)
     if not (run / "result.json").is_file():
         raise UsageError(
-            f"Expected a finished retrain run (with result.json) at {run}; it has none: run "
+            f"Expected a finished retrain run (with result.json) at {run}; there is no result: run "
             "`lottery-tf retrain` to its end first."
         )
     source = {"run": str(run), "result_sha256": sha256(run / "result.json")}
@@ -123,20 +123,20 @@ def _about(settings: Mapping[str, Any], result: Row, data: Dataset) -> dict[str,
 
 
 def _is_whole(artefact: Path, facts: Row, tolerance: float) -> bool:
-    """Whether an export's file is there as it was written, and as near as is asked for."""
+    """Whether an export's file is there and unchanged, and its difference within the tolerance."""
     near = facts["max_abs_difference"] <= tolerance
     return near and artefact.exists() and sizes.size(artefact) == facts["bytes"]
 
 
 def _check_same(data: Dataset, model: keras.Model, result: Row) -> None:
-    """Raises UsageError if the test images are not those that the run has measured itself on."""
+    """Raises UsageError if the test images are not those of the run's own measurement."""
     stated = result.get("test_accuracy")
     if stated is None:
         return
     accuracy = measured(compiled_for_evaluation(model), data, "test")["test_accuracy"]
     if abs(accuracy - stated) > max(_ROUNDED, 2 / len(data.test)):
         raise UsageError(
-            f"Expected the test images of the run, on which the model has an accuracy of "
-            f"{100 * stated:.2f} %; on those of `dataset={data.name}` that lie there now it has "
-            f"{100 * accuracy:.2f} %: say with `data_dir` where the run's own are."
+            f"Expected the run's own test images, with an accuracy of {100 * stated:.2f} %; on the "
+            f"present ones of `dataset={data.name}` it is {100 * accuracy:.2f} %: give the folder "
+            "of the run's own with `data_dir`."
         )

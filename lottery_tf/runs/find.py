@@ -1,4 +1,4 @@
-"""Drawing tickets into a run's folder."""
+"""Finding tickets as a run in a folder."""
 
 import dataclasses
 import os
@@ -47,26 +47,25 @@ def find(
 ) -> list[Row]:
     """Draws the tickets of ``experiment`` into ``out/tickets/round_NN``.
 
-    The network that round 0 has trained is kept in ``out/dense_model``, a teacher for the tickets,
-    and its sum in the row of round 0.
-    A run of imp that is finished goes on when more rounds are asked for, from ``out/next_ticket``.
-    Of the zeros of a model's file (method from_model) there is one ticket, ``round_01``, and a row
-    of that model as it is.
+    The dense network that round 0 has trained is kept in ``out/dense_model``, as a teacher for the
+    tickets; the row of round 0 has its sum. If more rounds are asked for, a finished run of imp
+    goes on from ``out/next_ticket``. For the zeros in a model's file (method from_model) there is
+    one ticket, ``round_01``, and a row that measures that model.
 
     Args:
       out: the run's folder.
       experiment: network, data and training.
       finding: how the tickets are drawn.
-      on_round: called with the row of each round as it is finished.
+      on_round: called with the row of each finished round.
       callbacks: Keras callbacks for the training of every round.
-      how: how it is carried out. Of from_model there are no events of TensorBoard.
+      how: how the run is carried out. from_model writes no TensorBoard events.
 
     Returns:
-      The rows of ``metrics.jsonl``, one a round.
+      The rows of ``metrics.jsonl``, one for each round.
 
     Raises:
       UsageError: if ``out`` holds another run, or anything else where this one would write.
-      Diverged: if a round does, and is not skipped.
+      Diverged: if a round diverges and is not skipped.
     """
     if finding.method == IMPORTED:
         return _find_in_file(out, experiment, finding, on_round, how.allow_code)
@@ -87,7 +86,7 @@ def find(
         "model": experiment.model.model,
         "dataset": experiment.data.dataset,
         "seed": experiment.training.seed,
-        # A ticket of imp does not hang on how many follow.
+        # A ticket of imp does not depend on how many follow.
         "settings": {k: v for k, v in run.settings.items() if k != "rounds"}
         | {DATA_SUM: data.sha256},
     }
@@ -106,9 +105,9 @@ def find(
     goes_on = not unfinished.exists() and _round_of(following) == len(rows)
     if rows and not unfinished.exists() and not goes_on:
         raise UsageError(
-            f"Expected the ticket of the next round at {unfinished}; it is gone, or the last "
-            "round's training had diverged, so that there can be none: put it back, or choose "
-            "another `out` to start again."
+            f"Expected the ticket of the next round at {unfinished}; it is gone, or there is none "
+            "because the last round diverged: put it back, or choose another `out` to start "
+            "again."
         )
     ticket = initial
     if goes_on or unfinished.exists():
@@ -116,7 +115,7 @@ def find(
         if ticket.architecture != initial.architecture:
             raise UsageError(
                 f"Expected {unfinished} to be of the {model.name} that this release makes; another "
-                "release made another: choose another `out` to start again."
+                "release made it differently: choose another `out` to start again."
             )
         warn_of_collapse(ticket.masks)
 
@@ -133,7 +132,7 @@ def find(
         if finished_rounds(out) != rows:
             raise UsageError(GONE_ON.format(out))
         if goes_on:
-            following.rename(os.path.realpath(unfinished))  # which may be a link that leads nowhere
+            following.rename(os.path.realpath(unfinished))  # it may be a link without a target
         board = _board(out, rows) if how.tensorboard else None
         for each in found:
             measurements: Row = {}
@@ -156,17 +155,17 @@ def find(
 
 
 def _board(out: Path, rows: Sequence[Row]) -> Board:
-    """TensorBoard's view of the rounds that are finished."""
+    """A TensorBoard writer with the finished rounds."""
     board = Board(out, "round")
     for number in board.rows(rows):
         masks = round_folder(out, number) / "masks.npz"
-        if masks.is_file():  # what no later round needs may have been thrown away
+        if masks.is_file():  # a ticket that no later round needs may have been deleted
             board.sparsity(Masks.load(masks), number)
     return board
 
 
 def find_run(out: Path, experiment: Experiment, finding: FindingSettings) -> Run:
-    """The run of ``find`` that a folder is asked to be."""
+    """The run of ``find`` that belongs in a folder."""
     if finding.method == IMPORTED:
         experiment = experiment.with_model_of_file()
     settings = {**experiment.describe(), **describe(finding)}
@@ -178,17 +177,17 @@ def find_run(out: Path, experiment: Experiment, finding: FindingSettings) -> Run
 
 
 def finished_rounds(out: Path) -> list[Row]:
-    """The rows of a run's ``metrics.jsonl``; none where there is no such file.
+    """The rows of a run's ``metrics.jsonl``; empty if there is no such file.
 
     Raises:
-      UsageError: if they are no rounds.
+      UsageError: if they are not rounds.
     """
     check_ours(out / "metrics.jsonl", _ROUNDS)
     return read_json_lines(out / "metrics.jsonl")
 
 
 def check_find_places(out: Path, finding: FindingSettings, tensorboard: bool = False) -> None:
-    """Raises UsageError if anything else is in ``out`` where the rounds to come would write."""
+    """Raises UsageError if anything else is in ``out`` where the next rounds would write."""
     check_run_or_new(out)
     first = len(finished_rounds(out))
     if first >= finding.tickets:
@@ -203,23 +202,23 @@ def check_find_places(out: Path, finding: FindingSettings, tensorboard: bool = F
 
 
 def round_folder(run: str | os.PathLike[str], number: int) -> Path:
-    """Where a run of ``find`` has the ticket of a round."""
+    """The folder of a round's ticket in a run of ``find``."""
     return Path(run) / "tickets" / f"round_{number:02}"
 
 
 def dense_folder(run: str | os.PathLike[str]) -> Path:
-    """Where a run of ``find`` has the network that round 0 has trained."""
+    """The folder of the dense network, trained in round 0, in a run of ``find``."""
     return Path(run) / "dense_model"
 
 
 def _round_of(ticket: Path) -> int | None:
-    """The round of the ticket in a folder; None if there is none."""
+    """The round of the ticket in a folder; None if there is no ticket."""
     file = ticket / "ticket.json"
     return read_json(file).get("round") if file.is_file() else None
 
 
 def _row(ticket: Ticket, found: Row, seconds: float) -> Row:
-    """A line of ``metrics.jsonl``; ``seconds`` are those that the round took."""
+    """A line of ``metrics.jsonl``; the round took ``seconds``."""
     return {
         "round": ticket.info["round"],
         "sparsity": ticket.sparsity,
@@ -236,7 +235,7 @@ def _find_in_file(
     on_round: Callable[[Row], None],
     allow_code: bool,
 ) -> list[Row]:
-    """The ticket of a pruned model's file: its zeros, and the weights that are to be rewound to."""
+    """Makes the ticket of a pruned model's file: its zeros, and the weights to rewind to."""
     run = find_run(out, experiment, finding)
     run.check()
     metrics = out / "metrics.jsonl"
@@ -247,7 +246,7 @@ def _find_in_file(
     data = load_data(experiment)
     last_step = experiment.training.steps(data.steps_per_epoch)
     rewind_step = finding.rewind_step(data.steps_per_epoch, last_step)
-    model = load_pruned(cast(str, finding.model_path), allow_code)  # from_model has one
+    model = load_pruned(cast(str, finding.model_path), allow_code)  # not None for from_model
     check_data(model, data, f"one in {finding.model_path}")
     rewind_to = None
     if finding.rewind_path is not None:

@@ -1,4 +1,4 @@
-"""Run folders: what a command writes, and whose it is."""
+"""Run folders: what a command writes, and to which run a folder belongs."""
 
 import contextlib
 import dataclasses
@@ -26,14 +26,14 @@ from lottery_tf.runs.records import read_config
 from lottery_tf.runs.settings import CLASS_NAMES, DATA_SUM
 from lottery_tf.tweaks.settings import of_older_release
 
-# What a run is does not hang on these: it may go on on other devices and with more rounds, and
-# data, tickets, teachers and models are known by their sums, wherever they lie.
+# Settings that are not part of a run's identity. A run may go on on other devices and with more
+# rounds. Data, tickets, teachers and models are known by their sums, wherever they are.
 _NOT_COMPARED = {
     *("versions", "devices", "ticket", "teacher", "dense_ticket", "model_path", "rewind_path"),
     *("data_dir", DATA_SUM, CLASS_NAMES, "rounds"),
 }
 
-# By which a process knows that another is at work on a run; it stays, and means nothing then.
+# The file that a process locks while it works on a run. The file stays, and does not matter then.
 LOCK = ".lock"
 _PACKAGES = (
     *("lottery_tf", "tensorflow", "keras", "tf_keras", "tensorflow_model_optimization", "numpy"),
@@ -46,10 +46,10 @@ class Run:
 
     Attributes:
       out: the folder.
-      command: the command whose run it is.
-      settings: every setting that decides the result, as JSON knows them.
-      defaults: of those that a run of an older release may lack.
-      of_tweaks: likewise of the parameters of tweaks, where ``of_older_release`` has no other.
+      command: the command of the run.
+      settings: every setting that decides the result, as JSON values.
+      defaults: defaults of settings that a run of an older release may lack.
+      of_tweaks: the same for parameters of tweaks that ``of_older_release`` does not name.
     """
 
     out: Path
@@ -59,7 +59,7 @@ class Run:
     of_tweaks: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def check(self) -> None:
-        """Raises UsageError if the folder holds anything else than this run; changes nothing."""
+        """Raises UsageError if the folder holds anything other than this run; changes nothing."""
         if (self.out / "config.json").is_file():
             theirs = {**self.defaults, **read_config(self.out)}
             mine = json.loads(json.dumps({"command": self.command, **self.settings}))
@@ -83,21 +83,23 @@ class Run:
             check_run_or_new(self.out)
 
     def begin(self, data_sha256: str = "", class_names: Sequence[str] = ()) -> None:
-        """Checks the folder and writes its ``config.json``, once all that was asked for is known
-        to be possible. What may differ stays as it was when the run began, but the rounds.
+        """Checks the folder and writes its ``config.json``.
+
+        Call it when everything that was asked for is known to be possible. Settings that may differ
+        keep their values from the run's beginning, except the rounds.
 
         Args:
-          data_sha256: of the data that the run is about to read; empty where there is none.
-          class_names: of their classes; empty where they have none.
+          data_sha256: the sum of the data that the run will read; empty if there is none.
+          class_names: the names of the data's classes; empty if they have none.
         """
         self.check()
         if (self.out / "config.json").exists():
             config = read_config(self.out)
             if data_sha256 and config.get(DATA_SUM, data_sha256) != data_sha256:
                 raise UsageError(
-                    f"Expected the data that {self.out} was begun with; in `data_dir` are other "
-                    "ones now, or they come in another order: give the folder of the run's own, "
-                    "or choose another `out`."
+                    f"Expected the data that {self.out} was begun with; those in `data_dir` are "
+                    "different now, or in another order: give the folder of the run's own data, or "
+                    "choose another `out`."
                 )
             if config.get("rounds") == self.settings.get("rounds"):
                 return
@@ -127,14 +129,14 @@ class Run:
 
     @contextlib.contextmanager
     def at_work(self, data_sha256: str = "", class_names: Sequence[str] = ()) -> Iterator[None]:
-        """Begins the run, which is this process' own as long as the block lasts.
+        """Begins the run, and keeps other processes off it while the block lasts.
 
         Args:
-          data_sha256, class_names: as of ``begin``.
+          data_sha256, class_names: as in ``begin``.
 
         Raises:
-          UsageError: as ``check``, for other data than those that the run was begun with, and
-            where another process is at work on it. The lock of one that was killed does not hold.
+          UsageError: as ``check``; for other data than the run was begun with; and if another
+            process is at work on it. The lock of a killed process does not count.
         """
         self.check()
         lock = FileLock(self.out / LOCK)
@@ -143,15 +145,15 @@ class Run:
             lock.acquire(timeout=0)
         except Timeout:
             raise UsageError(
-                f"Expected `out` that no other process is at work on; one is, on {self.out}: wait "
-                "for it, or choose another `out`."
+                f"Expected `out` without another process at work on it; there is one at work on "
+                f"{self.out}: wait for it, or choose another `out`."
             ) from None
         except OSError as error:
             raise UsageError(
                 f"Expected `out` to be a folder that can be written; {error}."
             ) from None
         except NotImplementedError:  # a file system without locks
-            log.info("%s: no lock can be had there; let no second process run on it.", self.out)
+            log.info("%s cannot be locked; do not run a second process on it.", self.out)
         try:
             self.begin(data_sha256, class_names)
             yield
@@ -166,8 +168,10 @@ GONE_ON = (
 
 
 def _differing(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
-    """What tells two runs' settings apart: the recipe, whose tweaks may stand in any order, then
-    parameters of tweaks and other settings as flags have them."""
+    """The differences between two runs' settings, as texts.
+
+    First the recipe, where the order of tweaks does not matter; then parameters of tweaks and other
+    settings, by the names of their flags."""
     both, there, here = _both(theirs, mine), _tweaks(theirs), _tweaks(mine)
     one, other = (
         {
@@ -188,8 +192,10 @@ def _differing(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
 
 
 def _other_data(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str | None:
-    """What tells two runs' data apart, where the folder is the dataset and not the same: others
-    are known by their name. Runs of an older release noted no sum, and have the path alone."""
+    """The difference between two runs' data; None if they are the same.
+
+    Only a dataset that is a folder is compared; others are known by their name. Runs of older
+    releases noted no sum, so that their path is compared."""
     there, here = theirs.get("data_dir"), mine.get("data_dir")
     if there == here or mine.get("dataset") not in FOLDER_IS_DATASET:
         return None
@@ -210,7 +216,7 @@ def _both(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
 
 
 def check_run_or_new(out: Path) -> None:
-    """Raises UsageError if a folder is no run's and has files, or cannot be one."""
+    """Raises UsageError if a folder has files and is not a run's, or if it cannot be a folder."""
     if (out / "config.json").is_file():
         return
     if any(each.is_file() for each in (out, *out.parents)) or (out.is_dir() and _visible(out)):
@@ -221,8 +227,8 @@ def check_run_or_new(out: Path) -> None:
 
 
 def _visible(folder: Path) -> bool:
-    """Whether there is more in a folder than what a file manager may have left, the lock, and a
-    killed process of config.json."""
+    """Whether a folder has files other than the lock, those of a file manager, and what a killed
+    process may have left of config.json."""
     return any(
         not (file.name.startswith((".config.json.", LOCK)) or of_file_manager(file))
         for file in folder.iterdir()
@@ -230,7 +236,7 @@ def _visible(folder: Path) -> bool:
 
 
 def _version(package: str) -> str | None:
-    """The version of a package; None where it is not installed, as tf_keras need not be."""
+    """The version of a package; None if it is not installed (tf_keras is optional)."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -241,7 +247,7 @@ def load_saved_model(folder: str | os.PathLike[str], allow_code: bool = False) -
     """The Keras model of a SavedModel's folder, not compiled.
 
     Raises:
-      UsageError: if there is none, it was not written by Keras, or it holds code that is not
+      UsageError: if there is none, if Keras has not written it, or if it holds code that is not
         allowed.
     """
     if not Path(folder, "saved_model.pb").is_file():
@@ -255,13 +261,14 @@ def load_pruned(path: str | os.PathLike[str], allow_code: bool = False) -> keras
     """The Keras model in a SavedModel's folder, a .keras or an .h5 file; it may be tfmot's.
 
     Raises:
-      UsageError: if there is none, none that Keras loads, or it holds code that is not allowed.
+      UsageError: if there is none, if Keras cannot load it, or if it holds code that is not
+        allowed.
     """
-    import tensorflow_model_optimization as tfmot  # a run needs it for nothing else
+    import tensorflow_model_optimization as tfmot  # needed only here
 
     existing_model(path)
     theirs = tfmot.sparsity.keras
-    # Of tfmot's wrappers, which know them by name.
+    # tfmot's wrappers refer to them by name.
     schedules = {kind.__name__: kind for kind in (theirs.ConstantSparsity, theirs.PolynomialDecay)}
     with theirs.prune_scope():
         return load_model(path, allow_code, schedules)

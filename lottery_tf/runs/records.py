@@ -1,4 +1,4 @@
-"""What a run says of itself in its folder, read back. Needs no TensorFlow."""
+"""Reading the records that a run has written into its folder. Needs no TensorFlow."""
 
 import os
 from collections.abc import Collection
@@ -22,7 +22,7 @@ def read_config(run: str | os.PathLike[str]) -> dict[str, Any]:
     """The settings of the run in a folder.
 
     Raises:
-      UsageError: if it is no run's folder, or its ``config.json`` is damaged.
+      UsageError: if it is not a run's folder, or if its ``config.json`` is damaged.
     """
     path = Path(run) / "config.json"
     if not path.is_file():
@@ -36,11 +36,11 @@ def read_config(run: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def read_result(run: str | os.PathLike[str], needed: Collection[str] = ()) -> Row:
-    """What a run's ``result.json`` holds, without its sums.
+    """The content of a run's ``result.json``, without its sums.
 
     Raises:
-      UsageError: if it is damaged, was changed since it was written, is of another kind, or lacks
-        what is ``needed``.
+      UsageError: if it is damaged, was changed since it was written, is not a result, or lacks a
+        name in ``needed``.
     """
     path = Path(run) / RESULT
     result = read_json(path)
@@ -59,10 +59,10 @@ def read_result(run: str | os.PathLike[str], needed: Collection[str] = ()) -> Ro
 
 
 def check_result_part(run: str | os.PathLike[str], name: str) -> Path:
-    """Where a finished run has what ``result.json`` gives a sum of.
+    """The path of a finished run's file or folder that has a sum in ``result.json``.
 
     Raises:
-      UsageError: if it is not as the run has left it.
+      UsageError: if it was changed since the run has written it.
     """
     record, part = read_json(Path(run) / RESULT), Path(run) / name
     check_part(record if isinstance(record, dict) else {}, part)
@@ -70,7 +70,7 @@ def check_result_part(run: str | os.PathLike[str], name: str) -> Path:
 
 
 def finished_model(run: str | os.PathLike[str]) -> Path:
-    """Where a finished run has its model; a UsageError if that is not as the run has left it."""
+    """The folder of a finished run's model; UsageError if it was changed since."""
     model = Path(run) / "model"
     if (Path(run) / RESULT).is_file():
         check_result_part(run, model.name)

@@ -1,4 +1,4 @@
-"""Retraining a ticket with a recipe, in a run's folder."""
+"""Retraining a ticket with a recipe, as a run in a folder."""
 
 import contextlib
 import dataclasses
@@ -47,7 +47,7 @@ from lottery_tf.tweaks.table import TWEAKS
 from lottery_tf.tweaks.tweak import Tweak
 
 _BEST, _CHECKPOINT = "best.npz", "checkpoint"
-# What a run writes beside its config.json.
+# The files that a run writes beside its config.json.
 _WRITES = {
     "metrics.jsonl": Kind("the epochs of a retrain run", {".": lines_have_keys("epoch", "step")}),
     "result.json": Kind("the result of a retrain run", {".": has_keys("recipe", "sparsity")}),
@@ -70,29 +70,30 @@ def retrain_ticket(
 ) -> Row:
     """Retrains a ticket with a recipe; writes ``result.json`` and the finished ``model/``.
 
-    A finished run that was not measured on the test images is so now, if ``test`` says so.
+    With ``test`` a finished run without measurements on the test images is measured now.
 
     Args:
       out: the run's folder.
       ticket_path: the ticket's folder.
-      recipe: the tweaks. A ``Distillation`` without a teacher has the dense model of round 0 of
+      recipe: the tweaks. A ``Distillation`` without a teacher takes the dense model of round 0 of
         the ticket's own run.
       experiment: default: that of the ticket's own run.
-      reinit: train the ticket's mask from new initial weights of the training's seed instead.
+      reinit: whether to train the ticket's mask from new initial weights, drawn by the training's
+        seed.
       on_epoch: called after each epoch with the rows so far.
-      test: measure on the test images. Otherwise ``result.json`` says nothing of them, and
-        ``best.npz`` keeps the weights that were best on dev.
-      how: how it is carried out.
+      test: whether to measure on the test images. If not, ``result.json`` does not have these
+        measurements, and ``best.npz`` keeps the best weights on dev.
+      how: how the run is carried out.
       callbacks: Keras callbacks for the training.
 
     Returns:
-      What ``result.json`` holds.
+      The content of ``result.json``.
 
     Raises:
-      UsageError: if the ticket says nothing of its experiment and none is given, or belongs to
-        another model or data than the experiment's; if there is no teacher to distil from, or
-        none without code; if anything else is in ``out`` where the run would write.
-      Diverged: if the training does.
+      UsageError: if the ticket does not name its experiment and none is given, or if it belongs to
+        another model or other data. If the teacher is missing, or holds code that is not allowed.
+        If anything else is in ``out`` where the run would write.
+      Diverged: if the training diverges.
     """
     ticket = Ticket.load(ticket_path)
     experiment = experiment or experiment_of(ticket, ticket_path)
@@ -120,13 +121,13 @@ def retrain_ticket(
     found_with = (ticket.info.get("settings") or {}).get(DATA_SUM, data.sha256)
     if found_with != data.sha256:
         log.warning(
-            "%s: the images and labels of %s are not those that the ticket was found with.",
+            "%s: the images and labels of %s are not those with which the ticket was found.",
             *(ticket_path, data.name),
         )
     if ticket.info.get("rewind_step", 0) >= last_step:
         raise UsageError(
-            f"Expected `train_for` to end behind step {ticket.info['rewind_step']}, to which the "
-            f"ticket was rewound, not at step {last_step}."
+            f"Expected `train_for` to end after step {ticket.info['rewind_step']}, the rewind step "
+            f"of the ticket, not at step {last_step}."
         )
     if "settings" not in ticket.info:
         check_data(ticket.build(), data, f"ticket in {ticket_path}")
@@ -159,7 +160,7 @@ def retrain_ticket(
 
     checkpoints = Checkpoints(out / _CHECKPOINT, how.checkpoints)
     with contextlib.ExitStack() as work:
-        # The folder is taken when the recipe has proved to fit the model and the data.
+        # The folder is taken only when the recipe is known to fit the model and the data.
         retrained = retrain(
             *(ticket, recipe, data, experiment.training, checkpoints),
             on_epoch=on_epoch_end,
@@ -173,7 +174,7 @@ def retrain_ticket(
         result = {**retrained.result, "ticket": str(ticket_path), "reinit": reinit}
         _write_result(out, result)
         if board:
-            show(board, read_json_lines(out / "metrics.jsonl"))  # where no epoch was left
+            show(board, read_json_lines(out / "metrics.jsonl"))  # if no epoch was left to train
             board.result(result, last_step)
         checkpoints.remove()
     return result
@@ -187,18 +188,18 @@ def check_retrain_places(out: Path, tensorboard: bool = False) -> None:
 
 
 def _write_result(out: Path, result: Row) -> None:
-    """With the sums of what the run has written before, which is whole by then."""
+    """Writes ``result.json`` last, with the sums of the run's other files."""
     there = (name for name in ("metrics.jsonl", "model") if (out / name).exists())
     write_record(out / "result.json", result, {name: sha256(out / name) for name in there})
 
 
 def is_tested(result: Row) -> bool:
-    """Whether a run's ``result.json`` says what the test images say."""
+    """Whether a run's ``result.json`` has measurements on the test images."""
     return result.get("test_accuracy") is not None
 
 
 def _test_finished(out: Path, result: Row, experiment: Experiment, how: HowToRun) -> Row:
-    """A finished run's result with what the test images say."""
+    """A finished run's result, with measurements on the test images added."""
     model = compiled_for_evaluation(load_saved_model(finished_model(out), how.allow_code))
     best = read_arrays(out / _BEST)
     measured = measured_on_test(model, best, load_data(experiment))
@@ -213,8 +214,9 @@ def _test_finished(out: Path, result: Row, experiment: Experiment, how: HowToRun
 def retrain_run(
     out: Path, ticket_path: Path, recipe: Recipe, experiment: Experiment, reinit: bool = False
 ) -> Run:
-    """The run of ``retrain`` that a folder is asked to be; arguments as of ``retrain_ticket``, but
-    for the recipe, which is ``settled``."""
+    """The run of ``retrain`` that belongs in a folder.
+
+    Arguments are as in ``retrain_ticket``; the recipe has to be ``settled``."""
     settings = {
         **experiment.describe(),
         "ticket": str(ticket_path),
@@ -227,7 +229,7 @@ def retrain_run(
 
 
 def _hyperparameters(ticket: Ticket, recipe: Recipe, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What tells the retrainings of a sweep apart."""
+    """The settings that differ between the retrainings of a sweep."""
     parameters = {
         f"{tweak}_{name}": value
         for tweak, described in recipe.describe().items()
@@ -243,9 +245,14 @@ def _hyperparameters(ticket: Ticket, recipe: Recipe, settings: Mapping[str, Any]
 def settled(
     recipe: Recipe, ticket_path: Path, experiment: Experiment, allow_code: bool = False
 ) -> Recipe:
-    """``recipe`` with what its tweaks take from the training and from the ticket's own run: the
-    optimizer of ``RescaledInit``, the teacher of ``Distillation``, unless they have their own; and
-    with the leave to run a teacher's code. A UsageError if there is no teacher."""
+    """``recipe``, completed from the training and from the ticket's own run.
+
+    ``RescaledInit`` gets the optimizer and ``Distillation`` the teacher, unless they have their
+    own; ``allow_code`` is passed on.
+
+    Raises:
+      UsageError: if there is no teacher.
+    """
 
     def completed(tweak: Tweak) -> Tweak:
         if isinstance(tweak, RescaledInit):
@@ -264,29 +271,30 @@ def settled(
 
 
 def _dense_model_of(ticket_path: Path) -> str:
-    # Where the ticket is, if the path is a link: RUN/tickets/round_NN.
+    # If the path is a link, its target counts: RUN/tickets/round_NN.
     dense = dense_folder(Path(ticket_path).resolve().parents[1])
     if not dense.is_dir():
         raise UsageError(
-            f"Expected the dense model of the ticket's own run, to distil from, at {dense}; "
-            "there is none: the ticket was copied, its run trained no dense network "
-            "(from_model, `train_tickets=False`), or an older release found it. Name a teacher "
-            "with `distillation_teacher`."
+            f"Expected the dense model of the ticket's own run, for distillation, at {dense}; "
+            "there is none. The ticket was copied, its run trained no dense network (from_model, "
+            "`train_tickets=False`), or an older release found it. Name a teacher with "
+            "`distillation_teacher`."
         )
     return str(dense)
 
 
 def _check_dense_model(ticket_path: Path) -> None:
-    """Raises UsageError unless the dense model beside a ticket is the one that its run has made:
-    nobody has named it."""
+    """Raises UsageError unless the dense model beside a ticket is the one that its run has made.
+
+    It is checked because the user has not named it."""
     dense = Path(_dense_model_of(ticket_path))
     rows = finished_rounds(dense.parent)
     stated = rows[0].get(DENSE_SUM) if rows else None
     if stated is None:
         raise UsageError(
             f"Expected metrics.jsonl beside {dense} to have its sum ({DENSE_SUM}), as this release "
-            f"writes it; it has none: name the teacher, `distillation_teacher={dense}`, if it is "
-            "the right one."
+            f"writes it; it has none. If it is the right teacher, name it: "
+            f"`distillation_teacher={dense}`."
         )
     if stated != sha256(dense):
         raise UsageError(
@@ -296,8 +304,9 @@ def _check_dense_model(ticket_path: Path) -> None:
 
 
 def _tweaks(recipe: Recipe) -> dict[str, Any]:
-    """What a run's settings say of its recipe; where a teacher or a dense ticket lies, apart from
-    what it is."""
+    """The recipe's part of a run's settings.
+
+    The path of a teacher or dense ticket is separate from its identity."""
     described: dict[str, Any] = recipe.describe()
     apart: dict[str, Any] = {}
     for tweak, parameters in zip(recipe.tweaks, described.values(), strict=True):
@@ -313,7 +322,7 @@ def _sum_of_ticket(path: str) -> str:
     record = Path(path) / "ticket.json"
     if not record.is_file():
         raise UsageError(
-            f"Expected the dense ticket to search scales for at {path}; there is none: name one "
-            "with `rescaled_init_dense`."
+            f"Expected the dense ticket for the search of scales at {path}; there is none: name "
+            "one with `rescaled_init_dense`."
         )
     return sha256(record)

@@ -1,4 +1,4 @@
-"""An experiment, which finding and retraining share, and what a run writes beside: as settings."""
+"""The settings of an experiment, which finding and retraining share, and of how runs are done."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,8 +12,8 @@ from lottery_tf.masks.settings import PrunableSettings
 from lottery_tf.models.settings import ModelSettings
 from lottery_tf.training.settings import CheckpointSettings, TrainingSettings
 
-DATA_SUM = "data_sha256"  # of the data that a run reads, in its config.json and its tickets
-CLASS_NAMES = "class_names"  # of these data, likewise in its config.json
+DATA_SUM = "data_sha256"  # key of the data's sum in a run's config.json and in its tickets
+CLASS_NAMES = "class_names"  # key of the names of their classes in config.json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,13 +26,13 @@ class Experiment:
     prunable: PrunableSettings = dataclasses.field(default_factory=PrunableSettings)
 
     def describe(self) -> dict[str, Any]:
-        """All settings by name, as JSON knows them."""
+        """All settings by name, as JSON values."""
         parts = (self.data, self.model, self.training, self.prunable)
         return {name: value for part in parts for name, value in describe(part).items()}
 
     @classmethod
     def restore(cls, settings: Mapping[str, Any]) -> "Experiment":
-        """The experiment that ``describe`` described; other settings are left out."""
+        """The experiment that ``describe`` described; other settings are ignored."""
         return cls(*(restore(owner, settings) for owner in cls.owners()))
 
     @classmethod
@@ -41,17 +41,17 @@ class Experiment:
         return DataSettings, ModelSettings, TrainingSettings, PrunableSettings
 
     def with_model_of_file(self) -> "Experiment":
-        """The same on a network that is in a file or a ticket, and has no name of ours."""
+        """The same experiment with a network from a file or a ticket, which is not in the zoo."""
         return dataclasses.replace(self, model=ModelSettings(model=None))
 
 
 @dataclasses.dataclass(frozen=True)
 class BoardSettings:
-    """What to look at meanwhile."""
+    """Whether a run writes files for TensorBoard."""
 
     tensorboard: bool = setting(
         False,
-        "write OUT/tensorboard for TensorBoard (extra [tensorboard]): metrics, what fades, "
+        "write OUT/tensorboard for TensorBoard (extra [tensorboard]): metrics, values that fade, "
         "the sparsity of each weight, and the settings as hyperparameters",
     )
 
@@ -65,13 +65,13 @@ class BoardSettings:
 
 @dataclasses.dataclass(frozen=True)
 class HowToRun:
-    """How runs are carried out, which is no part of what they are.
+    """How runs are carried out. It is not part of a run's identity.
 
     Attributes:
-      tensorboard: write TensorBoard's events too.
-      allow_code: whether code that a model's file holds may run.
+      tensorboard: whether to write TensorBoard's events.
+      allow_code: whether code in a model's file may run.
       checkpoints: how often a training is saved.
-      on_nan: what comes of a round of ``find`` that diverges.
+      on_nan: what to do if a round of ``find`` diverges.
     """
 
     tensorboard: bool = False

@@ -13,7 +13,7 @@ from lottery_tf.masks.masks import Masks
 FOLDER = "tensorboard"
 
 
-# TensorFlow's writers begin with their version.
+# TensorFlow's event files begin with their version.
 BOARD = Kind("a run's events", {"events.out.tfevents.*.v2": head_has(b"brain.Event:2")})
 
 
@@ -22,11 +22,11 @@ class Board:
 
     Args:
       run: the run's folder.
-      step: the name of the row's number that is the step.
-      anew: whether what is there goes, since an interrupted run writes all of it again.
+      step: the key of the step in a row.
+      anew: whether old events are removed, as an interrupted run writes all of them again.
 
     Raises:
-      UsageError: if something else than events would go.
+      UsageError: if anything other than events would be removed.
     """
 
     def __init__(self, run: Path, step: str, anew: bool = True):
@@ -37,8 +37,7 @@ class Board:
         self._run, self._step, self._written = str(run.resolve()), step, 0
 
     def rows(self, rows: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Writes the numbers of those rows that were not there at the last call; returns their
-        steps."""
+        """Writes the numbers of rows that are new since the last call; returns their steps."""
         new = rows[self._written :]
         for row in new:
             values = {name: value for name, value in row.items() if isinstance(value, int | float)}
@@ -47,7 +46,7 @@ class Board:
         return [row[self._step] for row in new]
 
     def sparsity(self, masks: Masks, step: int) -> None:
-        """Writes the share that is pruned of each weight."""
+        """Writes the pruned share of each weight."""
         shares = {f"sparsity/{name}": 1 - float(np.mean(mask)) for name, mask in masks.items()}
         self.scalars(shares, step)
 
@@ -59,13 +58,14 @@ class Board:
         self._writer.flush()
 
     def result(self, values: Mapping[str, Any], step: int) -> None:
-        """Writes what was measured on the finished model."""
+        """Writes the measurements of the finished model."""
         names = ("sparsity", "sparsity_total", "test_accuracy", "best_dev_test_accuracy")
         self.scalars({f"result/{name}": values[name] for name in names if name in values}, step)
 
     def hyperparameters(self, settings: Mapping[str, Any]) -> None:
-        """Writes what its dashboard of hyperparameters tells runs apart by; the run's folder is its
-        name there."""
+        """Writes the run's settings for the dashboard of hyperparameters.
+
+        The run is named there by its folder."""
         from tensorboard.plugins.hparams import api
 
         known = {

@@ -54,10 +54,10 @@ PLACES = ("hidden", "all", "same")
 class GhostSkips(GhostSkipsSettings, FadingTweak):
     """Skip connections around convolutions that fade out (arXiv 2101.03255).
 
-    y ← y + α·S(x) for each chosen spatial convolution. x is its input, before a ZeroPadding layer
-    that replaces padding="same". y is the pre-activation behind it, after its BatchNorm if it has
-    one. α begins at 1 if every signal has to go through the convolution, and at 0.1 if there is a
-    shortcut beside it. With ``keep_signal`` a ReLU passes no more signal than from a dense
+    Each chosen spatial convolution gets y ← y + α·S(x). Here x is its input, before a ZeroPadding
+    layer that replaces padding="same", and y the pre-activation behind it, after its BatchNorm if
+    it has one. At first α is 1 if every signal has to go through the convolution, and 0.1 if there
+    is a shortcut beside it. With ``keep_signal`` a ReLU passes no more signal than from a dense
     convolution's y alone.
 
     Over the first share of the training α falls to exactly 0, or more and more images have no skip.

@@ -400,7 +400,7 @@ CASES = {
     ),
     "a step beyond the end": (
         ticket(lambda folder: edit(folder / "ticket.json", rewind_step=10**6)),
-        "--train_for to end behind step 1000000",
+        "--train_for to end after step 1000000",
     ),
     "numbers that are none": (
         ticket(lambda folder: edit(folder / "ticket.json", numbers=None)),

@@ -440,8 +440,8 @@ def test_an_export_is_proved_on_the_images_of_its_run(retrained, tmp_path, capfd
     write_record(run / "result.json", result | {"test_accuracy": accuracy - 0.01})
     assert main(["export", f"--run={run}", f"--out={tmp_path / 'export'}"]) == 2
     said = " ".join(capfd.readouterr().err.split())
-    assert f"an accuracy of {100 * accuracy - 1:.2f} %; on those of --dataset=digits" in said
-    assert f"it has {100 * accuracy:.2f} %: say with --data_dir" in said
+    assert f"an accuracy of {100 * accuracy - 1:.2f} %; on the present ones of --dataset" in said
+    assert f"it is {100 * accuracy:.2f} %: give the folder" in said
     assert not (tmp_path / "export").exists()
 
 

@@ -308,7 +308,9 @@ def test_a_loss_of_the_other_keras(its_keras):
         lambda: lt.prune(model, "snip", 0.5, data(), loss=loss),
         lambda: lt.signal(model, data(), loss=loss),
     ):
-        with pytest.raises(UsageError, match=f"Expected the loss of {its_keras.__name__}, as the"):
+        with pytest.raises(
+            UsageError, match=f"Expected the loss of {its_keras.__name__}, like the"
+        ):
             look()
 
 

@@ -239,7 +239,7 @@ def test_a_whole_run_of_imp_to_one_of_two(its_keras, lines):
     """54, 38, 27: three tenths of the survivors, and then all that one of two lets go."""
     settings = {"structure": "1:2", "prune_fraction": 0.3, "rounds": 9}
     tickets = draw(mlp(its_keras.layers), its_keras, **settings)
-    assert "1:2 ends by itself, after 2 rounds of this size; rounds=9 is not used." in lines
+    assert "1:2 has its own end, after 2 rounds of this size; rounds=9 is not used." in lines
     assert [ticket.masks.kept for ticket in tickets] == [54, 38, 27]
     trained = magnitudes_of(tickets[:-1], its_keras)
     for (one, other), magnitudes in zip(itertools.pairwise(tickets), trained, strict=True):

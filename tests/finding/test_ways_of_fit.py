@@ -85,8 +85,8 @@ def test_an_unbuilt_sequential_is_pruned_where_data_are_given(of, all_eager):
         (X, "dev_data that fit|labels"),
         (tf.data.Dataset.from_tensor_slices((X, Y)), "dev_data as batches"),
         (tf.data.Dataset.from_tensor_slices((X, Y)).batch(8).repeat(), "with an end"),
-        (lambda: iter_of([(X, Y)]), "a generator can be read once"),
-        (lambda: Endless(), "num_batches of this one is None"),
+        (lambda: iter_of([(X, Y)]), "a generator can be read only"),
+        (lambda: Endless(), "their num_batches is None"),
     ],
 )
 def test_what_is_wrong_with_dev_data_is_told_before_the_training(

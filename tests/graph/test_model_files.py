@@ -335,8 +335,8 @@ def of_an_older_release(run):
     ("change", "told"),
     [
         (changed, "to have the sum that metrics.jsonl beside it gives; it is damaged or changed"),
-        (of_an_older_release, r"it has none: name the teacher, `distillation_teacher=.*dense_mod"),
-        (lambda run: (run / "metrics.jsonl").unlink(), "it has none: name the teacher"),
+        (of_an_older_release, r"it has none. If .* name it: `distillation_teacher=.*dense_mod"),
+        (lambda run: (run / "metrics.jsonl").unlink(), "it has none. If it is the right teacher"),
         (lambda run: (run / "metrics.jsonl").write_text("3\n"), "holds something else"),
     ],
 )

@@ -386,7 +386,7 @@ def test_what_no_config_says_is_copied():
     copy.apply_gradients([(tf.constant(0.0), kernel), (tf.constant(0.0), bias)])
     assert (kernel.numpy(), bias.numpy()) == (pytest.approx(1 - 0.1 * 0.5), 1)
     optimizer.exclude_from_weight_decay(var_list=[kernel])
-    with pytest.raises(UsageError, match="by their names"):
+    with pytest.raises(UsageError, match="from weight decay by names"):
         lt.find_ticket(network(), batches(), optimizer=optimizer, epochs=1, rounds=0)
 
 

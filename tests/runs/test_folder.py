@@ -35,7 +35,7 @@ def test_a_second_process_is_told_and_writes_nothing(tmp_path):
     out = tmp_path / "run"
     process = held_by_another(out)
     try:
-        words = "no other process is at work on; one is, on .*run: wait for it"
+        words = "without another process at work on it; .*run: wait for it"
         with pytest.raises(UsageError, match=words), run_in(out).at_work():
             pytest.fail("began")
         assert [each.name for each in out.iterdir()] == [LOCK]
@@ -50,7 +50,10 @@ def test_a_run_may_go_on_when_its_block_has_ended(tmp_path):
     for fails in (True, False):
         try:
             with run_in(tmp_path).at_work():
-                with pytest.raises(UsageError, match="one is, on"), run_in(tmp_path).at_work():
+                with (
+                    pytest.raises(UsageError, match="there is one at work"),
+                    run_in(tmp_path).at_work(),
+                ):
                     pytest.fail("began")
                 if fails:
                     raise KeyboardInterrupt

@@ -1,8 +1,8 @@
-"""Which weights matter: the scores of pruning, by the name of the method that ranks by them.
+"""Which weights matter: the scores of pruning, by the names of their methods.
 
-A score is a function from a ``Network`` to an array a prunable weight; the largest survive. A new
-one is a module and a line in METHODS. Command lines are read by this table: what needs Keras is
-imported within the function.
+A score is a function from a ``Network`` to an array for each prunable weight; the largest survive.
+A new one needs a module and a line in METHODS. Command lines are checked by this table, so a score
+imports Keras only within its function.
 """
 
 import dataclasses
@@ -31,9 +31,8 @@ class Method:
     Attributes:
       score: network → {name of each prunable weight: float array of its shape}.
       rounds: how often weights are scored and pruned on the way to the sparsity.
-      scope: among which weights a weight is ranked, if the method is about that; else the user's
-        choice.
-      looks_at_data: whether its score reads the network's batches.
+      scope: the scope of the ranking, if it belongs to the method; None for the user's choice.
+      looks_at_data: whether the score reads the network's batches.
     """
 
     score: Score
@@ -63,17 +62,19 @@ def register_method(
     scope: str | None = None,
     looks_at_data: bool = False,
 ) -> None:
-    """Gives a score of the user's own a name, by which ``prune``, ``find_tickets`` and, in this
-    process, the commands know it.
+    """Registers a user's own score under a name.
+
+    ``prune``, ``find_tickets`` and, in this process, the commands then know it.
 
     Args:
       name: letters, digits and underscores.
       score: network → {name of each prunable weight: float array of its shape}; the largest
-        survive. ``Network`` says what it can ask.
-      rounds, scope, looks_at_data: as of ``Method``.
+        survive. ``Network`` says what it offers to a score.
+      rounds, scope, looks_at_data: as in ``Method``.
 
     Raises:
-      UsageError: for a name that cannot be, or stands for another score.
+      UsageError: for a name of another form, or of another score, and for other arguments out of
+        range.
     """
     if not name.isidentifier():
         raise UsageError(f"Expected a method's name of letters, digits and _, not '{name}'.")
@@ -85,5 +86,5 @@ def register_method(
         )
     method = Method(score, rounds, scope, looks_at_data)
     if name in (*TRAINING, IMPORTED) or METHODS.get(name, method) != method:
-        raise UsageError(f"Expected a new name for the method; '{name}' is another: choose one.")
+        raise UsageError(f"Expected a new name for the method; '{name}' is taken: choose another.")
     METHODS[name] = method

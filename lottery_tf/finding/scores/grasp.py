@@ -1,4 +1,4 @@
-"""GraSP: what keeps the gradient flowing (Wang, Zhang & Grosse 2020, arXiv 2002.07376)."""
+"""GraSP: keep the gradient flowing (Wang, Zhang & Grosse 2020, arXiv 2002.07376)."""
 
 from typing import TYPE_CHECKING
 
@@ -14,8 +14,8 @@ def score(network: "Network") -> dict[str, np.ndarray]:
     """w ⊙ H g, with g = ∂L/∂w and H the Hessian of L by the prunable weights.
 
     To first order the gradient's square norm falls by twice the score when a weight is removed, so
-    that the highest stay; the paper writes −w ⊙ H g and drops the highest, which is the same mask.
-    As there, logits are divided by 200 first; a loss other than the cross-entropy has none.
+    the highest stay. The paper writes −w ⊙ H g and drops the highest, which gives the same mask. As
+    in the paper, logits are divided by 200 first, but only for a cross-entropy.
     """
     gradient = network.gradient(TEMPERATURE)
     product = network.hessian_product(gradient, TEMPERATURE)

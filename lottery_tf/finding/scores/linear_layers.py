@@ -1,14 +1,14 @@
-"""Layers as the linear network of SynFlow has them: what flows is never negative, and of any size.
+"""Layers of SynFlow's linear network. Its flow is never negative, and may be of any size.
 
-Layers of Keras' own compute in float64, since what flows grows with the depth as a power. Where
-that cannot be, in a user's own layer or where TensorFlow has no kernel for it, a layer computes in
-its own precision on inputs, and on gradients, that are divided by a power of two first and
-multiplied by it behind it: what is linear does not notice.
+Keras' own layers compute in float64, since the flow grows exponentially with the depth. A user's
+own layer, or one without a kernel for float64 in TensorFlow, computes in its own precision. Its
+inputs and gradients are divided by a power of two before, and the results multiplied by it; for a
+linear layer this changes nothing.
 
-What multiplies activations with each other squares what flows, again and again with the depth, for
-which float64 is no room either. Behind a product that another one might carry out of its range it
-is divided by a power of two that is held constant. That scales the scores of all weights alike, but
-where a shortcut goes around the product: what is on that counts for more then.
+Products of activations square the flow, again and again with the depth, which exceeds even float64.
+Behind a product that might get too large for the next one, the flow is divided by a power of two,
+taken as a constant. That scales the scores of all weights alike, except for a shortcut around the
+product, which then counts for more.
 """
 
 import functools
@@ -33,33 +33,33 @@ _FUNCTIONS = {
     *("relu6", "selu", "sigmoid", "silu", "softmax", "softplus", "softsign", "swish", "tanh"),
     "clip_by_value",
 }
-# What multiplies activations with each other, which no linear network does.
+# Layers that multiply activations with each other, which is not linear.
 PRODUCTS = both(
     *("Multiply", "Dot", "Attention", "AdditiveAttention", "MultiHeadAttention"),
     "GroupQueryAttention",
 )
 _PRODUCTS = {"multiply", "matmul", "einsum", "tensordot"}
 CASTS = ("cast", "Cast", "SaturateCast", "ConvertToTensor")
-# What says by words or numbers which weights are meant: no flow passes, it begins behind them.
+# Layers that encode words or numbers: no flow passes through them, it begins behind them.
 _ENCODERS = both(
     *("StringLookup", "IntegerLookup", "Hashing", "HashedCrossing", "TextVectorization"),
     *("CategoryEncoding", "Discretization"),
 )
-# What TensorFlow computes in 32 bits alone, on some devices.
+# Layers that TensorFlow computes only in 32 bits on some devices.
 _NARROW = both("AveragePooling3D", "MaxPooling3D")
 _NARROW_FUNCTIONS = {"avg_pool3d", "max_pool3d", "pool", "avg_pool", "max_pool"}
-# Their activations stay, which keep what flows through gates and many steps finite.
+# Their activations stay, as they keep the flow through gates and many steps finite.
 _RECURRENT = {
     *("LSTM", "GRU", "SimpleRNN", "LSTMCell", "GRUCell", "SimpleRNNCell"),
     *("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"),
 }
 _GATED_CELLS = both("LSTMCell", "GRUCell", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
-_LARGE = 2.0**60  # what is smaller, and larger than its inverse, is not rescaled
-_SQUARED = 2.0**450  # the same of products, in float64
+_LARGE = 2.0**60  # between its inverse and this, numbers are not rescaled
+_SQUARED = 2.0**450  # the same for products, in float64
 
 
 def linear(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """The layer in float64 where it can be, without its mask and activation."""
+    """The layer without its mask and activation, in float64 if possible."""
     layer = unwrapped(layer)
     if isinstance(layer, ACTIVATIONS):
         return keras.layers.Activation("linear", name=layer.name, dtype="float64")
@@ -69,7 +69,7 @@ def linear(layer: keras.layers.Layer) -> keras.layers.Layer:
         return _patched(copy_layer(layer), _beginning)
     if isinstance(layer, _NARROW) or not all(map(computes_as_keras, parts_of(layer))):
         return _patched(copy_layer(layer, **_linear_activation(layer)), _rescaled)
-    # Of a subclass whose call is Keras' own that of Keras counts.
+    # A subclass with Keras' own call counts as the class of Keras.
     kind = next(k for k in type(layer).__mro__ if k.__module__.startswith(("tf_keras.", "keras.")))
     copy = copy_layer(layer, **_wide(kind.__name__, layer.get_config()))
     for part in parts_of(copy):
@@ -83,14 +83,14 @@ def linear(layer: keras.layers.Layer) -> keras.layers.Layer:
 
 
 class InRange(keras3.layers.Layer):
-    """What comes behind a product that a function of Keras 3 has made."""
+    """A layer that is put behind a product of a function of Keras 3."""
 
     def call(self, product: tf.Tensor) -> tf.Tensor:
         return in_range(product)
 
 
 def in_range(product: tf.Tensor) -> tf.Tensor:
-    """A product, divided by a power of two where its square would be out of float64's range."""
+    """A product, divided by a power of two if its square would exceed float64's range."""
     if not product.dtype.is_floating:
         return product
     largest = tf.cast(tf.reduce_max(tf.abs(product)), tf.float64)
@@ -107,30 +107,31 @@ def _held_in_range(theirs: _Call) -> _Call:
 
 
 def _scale(largest: tf.Tensor, most: float) -> tf.Tensor:
-    """The power of two by which numbers are divided whose largest is this; 1 if it is at most
-    ``most`` and not below the inverse of that."""
+    """The power of two to divide numbers by, given the largest of them.
+
+    It is 1 if the largest is between 1/``most`` and ``most``."""
     usual = (largest < most) & (largest > 1 / most)
     return tf.stop_gradient(tf.where(usual, tf.ones([], tf.float64), _power(largest)))
 
 
 def multiplies(layer: Any) -> bool:
-    """Whether a layer's gates multiply what flows."""
+    """Whether a layer has gates, which multiply activations."""
     return any(isinstance(part, _GATED_CELLS) for part in parts_of(layer))
 
 
 def _linear_activation(layer: keras.layers.Layer) -> dict[str, Any]:
-    """Of a layer of Keras' own: the activation of a user's own layer is its own matter."""
+    """The change that removes the activation of Keras' own layer; a user's own layer keeps its."""
     own = not computes_as_keras(layer)
     return {} if own or "activation" not in layer.get_config() else {"activation": "linear"}
 
 
 def _wide(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a layer's config has otherwise in float64 without activations, in its parts too."""
+    """The changes in a layer's config for float64 without activations, also for its parts."""
     found: dict[str, Any] = {"dtype": "float64"} if "dtype" in config else {}
     if "activation" in config and kind not in _RECURRENT:
         found["activation"] = "linear"
     if kind in ("MultiHeadAttention", "GroupedQueryAttention", "GroupQueryAttention"):
-        # So that its scores pass its Softmax, which a fused kernel would not ask.
+        # With dropout it calls its Softmax on the scores, instead of a fused kernel.
         found["dropout"] = config.get("dropout") or 0.5
     for name, value in config.items():
         if name != "dtype" and isinstance(value, dict | list):
@@ -150,14 +151,14 @@ def _wide_within(value: Any) -> Any:
 
 
 def _patched(layer: Any, change: Callable[[Any, _Call], _Call]) -> Any:
-    """A layer that is called by ``change(layer, its call)``, on inputs as they are given."""
+    """The layer with ``change(layer, its call)`` as its call, on inputs without a cast."""
     layer.call = change(layer, layer.call)
     take_as_given(layer)
     return layer
 
 
 def _beginning(layer: Any, theirs: _Call) -> _Call:
-    """Ones where an encoding would be, which is what the network takes; numbers as they are."""
+    """Ones instead of an encoding, as the network's inputs are ones; numbers stay as they are."""
 
     @functools.wraps(theirs)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -169,9 +170,9 @@ def _beginning(layer: Any, theirs: _Call) -> _Call:
 
 
 def _mean_row(layer: Any, theirs: _Call) -> _Call:
-    """The mean of all rows in the place of each: what is looked up on the average.
+    """Looks up the mean of all rows, for any input.
 
-    The row of the padding, if it is masked, is none of them.
+    The row of a masked padding is left out.
     """
 
     def call(inputs: tf.Tensor, *args: Any, **kwargs: Any) -> tf.Tensor:
@@ -183,7 +184,7 @@ def _mean_row(layer: Any, theirs: _Call) -> _Call:
 
 
 def _by_products(layer: Any, theirs: _Call) -> _Call:
-    """Attention whose scores weigh the values as they are, by the mean over the keys.
+    """Attention without a softmax: scores weigh the values, with the mean over the keys.
 
     A softmax over equal scores would give queries and keys no flow at all.
     """
@@ -194,7 +195,7 @@ def _by_products(layer: Any, theirs: _Call) -> _Call:
 
     @functools.wraps(theirs)
     def call(*args: Any, **kwargs: Any) -> Any:
-        for part in parts_of(layer):  # Keras makes them as the layer is built
+        for part in parts_of(layer):  # Keras makes them when the layer is built
             if isinstance(part, both("Softmax")):
                 part.call = scores
         return theirs(*args, **kwargs)
@@ -203,7 +204,7 @@ def _by_products(layer: Any, theirs: _Call) -> _Call:
 
 
 def _rescaled(layer: Any, theirs: _Call) -> _Call:
-    """What a layer computes in its own precision of inputs in float64, which may exceed that."""
+    """Computes a layer in its own precision, on float64 inputs that may exceed its range."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         given = _Rescaling((args, kwargs))
@@ -220,7 +221,7 @@ class _Rescaling:
     """f(x) as s · f(x / s), with gradients divided by t on the way back: both powers of two.
 
     Args:
-      arguments: of the call, in any structure; s is that of the largest number in it.
+      arguments: those of the call, in any structure; the largest number in them decides s.
     """
 
     def __init__(self, arguments: Any):
@@ -248,7 +249,7 @@ class _Rescaling:
         return enter(tensor)
 
     def left(self, outputs: Any) -> Any:
-        """What the layer gives, multiplied by s, in float64."""
+        """The layer's outputs, multiplied by s, in float64."""
         return tf.nest.map_structure(
             lambda each: self._leave(each) if _is_floating(each) else each, outputs
         )
@@ -267,7 +268,7 @@ class _Rescaling:
         return leave(tensor)
 
     def read(self, tensor: tf.Tensor) -> tf.Tensor:
-        """A weight as it is."""
+        """A weight, unchanged, with its gradient rescaled."""
 
         @tf.custom_gradient
         def read(w: tf.Tensor) -> Any:
@@ -277,7 +278,7 @@ class _Rescaling:
 
 
 def _power(largest: tf.Tensor) -> tf.Tensor:
-    """The power of two below a number; 1 for 0."""
+    """The largest power of two up to a number; 1 for 0."""
     exponent = tf.floor(tf.math.log(largest) / tf.math.log(tf.constant(2.0, tf.float64)))
     one = tf.ones([], tf.float64)
     return tf.where(largest > 0, tf.pow(2 * one, tf.where(largest > 0, exponent, 0 * one)), one)
@@ -288,7 +289,7 @@ def _is_floating(value: Any) -> bool:
 
 
 def _linear_function(layer: TFOpLambda) -> _Call:
-    """What ``layer`` calls, in float64; the identity if it is an activation or a cast."""
+    """The function of ``layer`` in float64; the identity if it is an activation or a cast."""
     name = (layer.symbol or "").rpartition(".")[2]
 
     def wide(value: Any) -> Any:

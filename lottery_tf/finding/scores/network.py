@@ -1,4 +1,4 @@
-"""A network as the scores look at it: its weights, and the derivatives of its loss by them."""
+"""The network that scores work on: its weights, and the derivatives of its loss by them."""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -38,25 +38,25 @@ _WITHOUT = "Use a method without derivatives, such as imp, omp or erk, or anothe
 
 
 class Network:
-    """A masked model to score; what is traced for a score serves its next rounds too.
+    """A masked model to score. A function that is traced for a score is reused in later rounds.
 
-    L is the mean of ``losses.objective.Objective`` over all examples of the batches; Dropout drops
-    nothing, and BatchNorm takes each batch's statistics.
+    L is the mean of ``losses.objective.Objective`` over all examples of the batches. Dropout drops
+    nothing, and BatchNorm uses each batch's statistics.
 
     Args:
-      model: what ``wrap`` returned; it is copied.
-      data: batches (inputs, labels), with weights of the examples if there are some, or inputs
-        alone for a model with losses of its own; needed by scores that look at the loss.
+      model: a model that ``wrap`` has returned; it is copied.
+      data: batches (inputs, labels), optionally with weights of the examples, or inputs alone for
+        a model with losses of its own. Only scores that use the loss need data.
       loss, loss_weights: as ``compile`` takes them. Default: cross-entropy, on logits or
-        probabilities as the model has them.
-      batches: how many batches are read, if there are so many.
-      seed: of ``random``.
+        probabilities as the model gives them.
+      batches: the most batches to read.
+      seed: the seed of ``random``.
 
     Attributes:
       model: the copy. Its masks may be set anew from score to score.
-      weights: name → the variable of each prunable weight, TensorFlow's where it computes by it.
-      random: the generator for scores that are drawn.
-      data, loss, loss_weights, count: what was given, the last one as ``batches``.
+      weights: name → variable of each prunable weight, a ``tf.Variable`` on TensorFlow.
+      random: the generator for random scores.
+      data, loss, loss_weights, count: the arguments; ``count`` is ``batches``.
     """
 
     def __init__(
@@ -77,14 +77,14 @@ class Network:
         self._made: dict[Callable[[Network], Any], Any] = {}
 
     def values(self) -> dict[str, np.ndarray]:
-        """The weights; those pruned are 0."""
+        """Name → value of the weights; pruned ones are 0."""
         return {name: weight.numpy() for name, weight in self.weights.items()}
 
     def gradient(self, temperature: float = 1.0) -> dict[str, np.ndarray]:
         """∂L/∂w; 0 where w is pruned.
 
         Args:
-          temperature: what logits are divided by.
+          temperature: the divisor of the logits.
 
         Raises:
           UsageError: without data, and for data that do not fit the model and the loss.
@@ -94,11 +94,11 @@ class Network:
     def hessian_product(
         self, vector: Mapping[str, np.ndarray], temperature: float = 1.0
     ) -> dict[str, np.ndarray]:
-        """H v, H being the Hessian of L by the prunable weights.
+        """H v, with H the Hessian of L by the prunable weights.
 
         Args:
-          vector: v, an array a weight.
-          temperature: what logits are divided by.
+          vector: v, an array for each weight.
+          temperature: the divisor of the logits.
         """
         parts = [vector[name] for name in self.weights]
         return self._derivatives().mean("hessian_product", temperature, parts)
@@ -108,7 +108,7 @@ class Network:
         return self.cached(kind)
 
     def cached(self, make: Callable[["Network"], Made]) -> Made:
-        """``make(self)``, made at the first call."""
+        """``make(self)``, which is called only the first time."""
         if make not in self._made:
             self._made[make] = make(self)
         return self._made[make]
@@ -118,7 +118,7 @@ class _Derivatives:
     """The compiled derivatives of L on one batch, and the batches.
 
     A subclass has ``gradient(batch, temperature)`` and ``hessian_product(batch, temperature,
-    vector)``, which give a list of tensors, one a weight.
+    vector)``. Both return a list with a tensor for each weight.
     """
 
     gradient: Callable[..., Sequence[Any]]
@@ -135,7 +135,7 @@ class _Derivatives:
             self.batches = list(itertools.islice(stream, network.count))
 
     def divided(self, temperature: Any) -> Any:
-        """L of the logits divided by a temperature."""
+        """L with the logits divided by a temperature."""
         return self.objective.with_losses(lambda loss: _divided(loss, temperature))
 
     def mean(self, which: str, *args: Any) -> dict[str, np.ndarray]:
@@ -161,7 +161,7 @@ class _Derivatives:
 
 
 class _ByTensorFlow(_Derivatives):
-    """Of a model that computes by TensorFlow."""
+    """The derivatives of a model that runs on TensorFlow."""
 
     def __init__(self, network: Network):
         super().__init__(network)
@@ -196,13 +196,13 @@ class _ByTensorFlow(_Derivatives):
 
 
 class _ByKeras(_Derivatives):
-    """Of a model of Keras 3 on another backend."""
+    """The derivatives of a model of Keras 3 on another backend."""
 
     def __init__(self, network: Network):
         super().__init__(network)
         weights = list(self.weights.values())
         known = {id(weight) for weight in weights}
-        # Masks among them, which change from score to score: JAX would keep those of the first.
+        # They include masks, which change from score to score; JAX would reuse the first ones.
         others = [each for each in self.model.variables if id(each) not in known]
         ops = keras3.ops
         dtypes = [weight.dtype for weight in weights]

@@ -1,7 +1,7 @@
 """Random scores: the baseline that a method has to beat (Gale et al. 2019, arXiv 1902.09574).
 
-With ERK's budgets (Evci et al. 2020, arXiv 1911.11134) they give the random masks that sparse
-training from scratch begins with.
+With ERK's budgets (Evci et al. 2020, arXiv 1911.11134) they give the random masks from which sparse
+training from scratch begins.
 """
 
 from typing import TYPE_CHECKING

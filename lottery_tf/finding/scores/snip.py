@@ -1,7 +1,7 @@
-"""SNIP: what the loss would lose with a weight (Lee et al. 2019, arXiv 1810.02340).
+"""SNIP: how much the loss would change without a weight (Lee et al. 2019, arXiv 1810.02340).
 
 In several rounds it is iterative SNIP (de Jorge et al. 2021, arXiv 2006.09081; Verdenius et al.
-2020, arXiv 2006.00896), which rates a connection among those that stay.
+2020, arXiv 2006.00896), which scores a weight in the network of those that are left.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""The linear network through which SynFlow's synaptic flow goes."""
+"""The linear network in which SynFlow measures the synaptic flow."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -45,7 +45,7 @@ from lottery_tf.graph.layers import (
 )
 from lottery_tf.losses.derivatives import as_watched, is_offset
 
-# By the class of a function of Keras 3 that a model calls on its tensors.
+# Keyed by the class of a function of Keras 3 that a model calls on its tensors.
 _FUNCTIONS3 = {
     *("Elu", "Celu", "Gelu", "HardShrink", "HardSigmoid", "HardSilu", "HardTanh", "LeakyRelu"),
     *("LogSigmoid", "LogSoftmax", "Mish", "ReLU", "Relu", "Relu6", "Selu", "Sigmoid", "Silu"),
@@ -73,8 +73,8 @@ class Flow:
         products = {layer_of(node).name: 0 for _, node in nodes(network.model) if _multiplies(node)}
         if products:
             log.warning(
-                "synflow: what flows is multiplied in %s of '%s', so that its scores do not add up "
-                "there as in a linear network.",
+                "synflow: %s of '%s' multiply activations, so that the scores do not add up there "
+                "as in a linear network.",
                 *(some(list(products)), network.model.name),
             )
         self.model = rebuild(network.model, linear, _with_wide_inputs)  # pruned weights are 0
@@ -91,7 +91,7 @@ class Flow:
             tape.watch(weights)
             outputs = tf.nest.flatten(self.model(self.ones, training=False))
             flow = tf.add_n([tf.cast(tf.reduce_sum(output), tf.float64) for output in outputs])
-            # Of a sum of 1 the gradients by weights in 32 bits are in reach.
+            # Scaled to a sum of 1, gradients by weights fit into 32 bits.
             whole = tf.stop_gradient(flow)
             share = tf.math.divide_no_nan(flow, whole)
         gradients = tape.gradient(share, weights, unconnected_gradients="zero")
@@ -106,7 +106,7 @@ class Flow:
 
 
 def _ones_for(tensor: Any) -> tf.Tensor:
-    """The input of ones; of a word where an input is one."""
+    """The input of ones; a word for an input of texts."""
     shape = [1, *tensor.shape[1:]]
     return tf.fill(shape, "1") if tensor.dtype == "string" else tf.ones(shape, tensor.dtype)
 
@@ -116,14 +116,14 @@ def _multiplies(node: Any) -> bool:
     layer = unwrapped(layer_of(node))
     if function_of(layer) in _PRODUCT_FUNCTIONS:
         return len(inputs_of(node)) > 1
-    # GLU multiplies one half of what it takes with the other.
+    # GLU multiplies one half of its input with the other.
     if isinstance(layer, PRODUCTS) or function_of(layer) == "Glu":
         return True
     return is_layer(layer) and multiplies(layer)
 
 
 def _with_wide_inputs(part: keras.Model, copy_of: Callable[..., Any]) -> keras.Model:
-    """A copy that takes floating inputs in float64: a nested model would cast them to float32."""
+    """A copy that takes floating inputs in float64; a nested model would cast them to float32."""
     inputs = []
     for layer in input_layers(part):
         floating = tf.as_dtype(layer.get_config()["dtype"]).is_floating
@@ -145,7 +145,7 @@ def _with_wide_inputs(part: keras.Model, copy_of: Callable[..., Any]) -> keras.M
 
 
 def _passes(layer: Any) -> bool:
-    """Whether a layer, or a function, of Keras 3 is an activation or a cast."""
+    """Whether a layer or function of Keras 3 is an activation or a cast."""
     if function_of(layer) in (*_FUNCTIONS3, *CASTS):
         return computes_as_keras(layer)
     return isinstance(layer, ACTIVATIONS)
@@ -156,12 +156,12 @@ def _in_range(run: Callable[[], Any], tensor: Callable[[Any], Any]) -> Any:
 
 
 def _passed(node: Any, run: Callable[[], Any], tensor: Callable[[Any], Any]) -> Any:
-    """What the linear network has in the place of such a call: what the call takes, in float64."""
+    """The linear network's tensor instead of such a call: the call's input, in float64."""
     taken, given = inputs_of(node)[0], outputs_of(node)[0]
     if tf.as_dtype(taken.dtype).is_floating:
         return tensor(taken)
     if not tf.as_dtype(given.dtype).is_floating:
         return run()
-    wide = keras_of(taken).ops.cast(tensor(taken), "float64")  # whole numbers
+    wide = keras_of(taken).ops.cast(tensor(taken), "float64")  # integers too
     rename(producer_of(wide), layer_of(node).name)
     return wide

@@ -64,8 +64,8 @@ def test_the_command_line_knows_it(named):
 @pytest.mark.parametrize(
     ("scores", "told"),
     [
-        (lambda network: {}, "first/kernel, second/kernel is not so"),
-        (lambda network: {**first_columns(network), "more": np.ones(1)}, "more is not so"),
+        (lambda network: {}, "first/kernel, second/kernel does not fit"),
+        (lambda network: {**first_columns(network), "more": np.ones(1)}, "more does not fit"),
         (lambda network: dict.fromkeys(network.values(), np.ones(3)), "of its shape"),
     ],
 )
@@ -77,8 +77,8 @@ def test_scores_that_do_not_fit(scores, told):
 @pytest.mark.parametrize(
     ("name", "more", "told"),
     [
-        ("snip", {}, "'snip' is another"),
-        ("imp", {}, "'imp' is another"),
+        ("snip", {}, "'snip' is taken"),
+        ("imp", {}, "'imp' is taken"),
         ("two words", {}, "letters, digits and _"),
         ("mine", {"rounds": 0}, "rounds of 1 or more"),
         ("mine", {"scope": "all"}, "a scope among global"),

@@ -635,9 +635,9 @@ def test_products_of_activations_are_told(lines, its_keras, function, told):
     hidden = function(layers.Dense(6, name="one")(inputs))
     model = its_keras.Model(inputs, layers.Dense(2)(hidden))
     found = scores_of(model)
-    assert [line for line in lines if "multiplied" in line] == [
-        f"synflow: what flows is multiplied in {name} of '{model.name}', so that its scores do not "
-        "add up there as in a linear network."
+    assert [line for line in lines if "multiply activations" in line] == [
+        f"synflow: {name} of '{model.name}' multiply activations, so that the scores do not add up "
+        "there as in a linear network."
         for name in told
     ]
     if not told:
