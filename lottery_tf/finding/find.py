@@ -76,7 +76,8 @@ def find_tickets(
         size for speed. Arrays and Sequences are shuffled by ``seed``, each epoch anew. A generator
         is read on from round to round.
       optimizer: an optimizer of the model's Keras, or its name. It is copied, and each round begins
-        with a new one. Only a schedule of its ``learning_rate`` starts at the step that is rewound to.
+        with a new one. Only a schedule of its ``learning_rate`` starts at the step that is rewound
+        to.
       loss: as ``compile`` takes it. Default: cross-entropy, on logits or probabilities as the
         model gives them. With data without labels, the model's own losses (add_loss).
       loss_weights: a factor for each output's loss, as ``compile`` takes it.
@@ -93,9 +94,9 @@ def find_tickets(
         XLA can compile all of it.
       steps_per_execution: steps that a call of the compiled function runs.
       seed: seed of the masks of ``method="random"`` and ``"erk"``, and of the order of arrays.
-      verbose: what is shown. 0: nothing. 1: one line that is written over, with round, epoch, metrics
-        and the time left, and a line for each finished round. 2: a line for each epoch too. "auto":
-        1 in a terminal or a notebook, 2 elsewhere.
+      verbose: what is shown. 0: nothing. 1: one line that is written over, with round, epoch,
+        metrics and the time left, and a line for each finished round. 2: a line for each epoch too.
+        "auto": 1 in a terminal or a notebook, 2 elsewhere.
       **settings: fields of ``FindingSettings``: ``method``, ``rounds`` or ``sparsity``,
         ``rewind_to``, ``prune_fraction``, ``scope``, ``structure``, ``rewind``, ….
 

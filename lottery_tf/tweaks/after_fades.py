@@ -23,17 +23,17 @@ class AfterFades(Callback):
         best = keras.callbacks.ModelCheckpoint("best.keras", "val_accuracy", save_best_only=True)
         model.fit(…, callbacks=[*recipe.callbacks(), lt.AfterFades(best, recipe)])
 
-    The ends of epochs within a fade are kept from the callback, and so is the end of each batch,
-    up to the end of the epoch in which the last fade ends. That epoch's end is the first that it
-    is told of. Everything else is handed on at once. A recipe without fades holds nothing back.
+    During the fades the callback is not told of the ends of epochs and batches. The end of the
+    epoch in which the last fade ends is the first that it is told of. Everything else is handed on
+    at once. A recipe without fades holds nothing back.
 
     Args:
       callback: what is to wait; a callback of the model's Keras.
       recipe: the recipe that has prepared the model.
 
     Raises:
-      UsageError: for arguments of another kind; in ``fit`` for a callback of another Keras than
-        the model's, and after the first epoch if the recipe's own callbacks are not in ``fit``.
+      UsageError: for arguments of another kind. In ``fit``, for a callback of another Keras than
+        the model's. After the first epoch, if the recipe's own callbacks are not in ``fit``.
     """
 
     def __init__(self, callback: Any, recipe: Recipe):
