@@ -101,7 +101,7 @@ def test_the_best_epoch_can_be_finished(its_keras, tmp_path):
     recipe, model = prepared(its_keras, lt.SoftActivation(share=0.5))
     fit(model, [Count(), *recipe.callbacks(EPOCHS * STEPS), save_first()], epochs=1, **blind)
     model.load_weights(path)
-    with pytest.raises(UsageError, match="have it choose among later epochs"):
+    with pytest.raises(UsageError, match="give fit lt.AfterFades"):
         recipe.finish(model)
 
 
