@@ -6,7 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 from networks import both_kerases
+
+import lottery_tf as lt
 
 PAGE = (Path(__file__).parents[1] / "docs" / "own_fit.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -79,3 +82,26 @@ def test_the_orders_that_fit_sees(its_keras):
     readings = orders(shuffled(), 7)
     places = [readings.index(each) for each in seen]
     assert places == ([0, 2, 4, 6] if its_keras.__name__ == "keras" else [1, 2, 4, 5])
+
+
+@pytest.mark.parametrize("shuffles", [True, False])
+def test_the_orders_that_rounds_see(shuffles, all_eager):
+    """A dataset that shuffles gives each round orders of its own; arrays, the same."""
+    seen = []
+
+    class Noting(tf_keras.layers.Layer):
+        def call(self, x, training=None):
+            if training:
+                tf.numpy_function(lambda rows: seen.append(tuple(rows[:, 0])), [x], [])
+            return x
+
+    layers = [Noting(), tf_keras.layers.Dense(3, "relu"), tf_keras.layers.Dense(2)]
+    model = tf_keras.Sequential([tf_keras.Input((1,)), *layers])
+    x, y = np.arange(32.0, dtype=np.float32)[:, None], np.zeros(32, np.int64)
+    data = (x, y)
+    if shuffles:
+        data = tf.data.Dataset.from_tensor_slices(data).shuffle(32, seed=0).batch(32)
+    settings = {"optimizer": tf_keras.optimizers.SGD(0.0), "epochs": 2, "rounds": 1}
+    lt.find_ticket(model, data, metrics=None, jit_compile=False, **settings)
+    assert len(seen) == 4 and len(set(seen)) == (4 if shuffles else 2)
+    assert (seen[:2] == seen[2:]) is not shuffles

@@ -8,7 +8,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MOST = 30
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")),
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "tests/README.md")),
+    *(ROOT / "benchmarks" / name for name in ("README.md", "mutation/README.md")),
     *sorted(
         path
         for path in (ROOT / "docs").rglob("*.md")

@@ -114,7 +114,7 @@ class Tweak:
             raise UsageError(
                 f"Expected a model whose training is past the fade of {type(self).__name__}, which "
                 f"{way}: train (on) with fit(callbacks=recipe.callbacks()). If a callback has "
-                "restored weights from within the fade, let it choose among later epochs."
+                "restored weights from within the fade, give fit lt.AfterFades(callback, recipe)."
             )
 
 
