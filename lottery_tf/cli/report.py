@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 from rich.measure import Measurement
 from rich.table import Table
@@ -13,9 +12,6 @@ from lottery_tf.cli.settings import ReportSettings
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import counted, log
 from lottery_tf.common.stderr import quiet_start
-
-if TYPE_CHECKING:  # `library` loads it where its own libraries are installed
-    from lottery_tf import reporting as reports
 
 
 def run(flags: Parsed) -> None:
@@ -30,11 +26,20 @@ def run(flags: Parsed) -> None:
         )
     for note in found.gathered.notes:
         log.info("%s", note)
-    print_table(found.tables[0], reporting)
+    names, rows = reporting.head(found.tables[0]), reporting.cells(found.tables[0])
+    if is_too_wide(names, rows):
+        for title, names, rows in reporting.short_tables(found):
+            print_lines(title, names, rows)
+        console.print("A wider terminal, a file or --out shows all columns.", markup=False)
+    else:
+        print_lines(found.tables[0].title, names, rows)
     console.print(" ".join(reporting.answer(found)), markup=False)
     console.print(" ".join(found.tables[0].about), markup=False)
     if found.pooled is not None:
         names, lines = reporting.pooled_head(found.pooled), reporting.pooled_cells(found.pooled)
+        if is_too_wide(names, lines):
+            shown = [i for i, n in enumerate(names) if n not in ("kinds of tickets", "seeds")]
+            names, *lines = [[line[i] for i in shown] for line in (names, *lines)]
         print_lines(reporting.POOLED_TITLE, names, lines)
         console.print(" ".join(found.pooled.about), markup=False)
     if settings.page is None:
@@ -70,22 +75,26 @@ def library() -> ModuleType:
         from lottery_tf import reporting
     except ImportError as error:
         raise UsageError(
-            "Expected the libraries of reports, by which sweep --tune chooses too; "
+            "Expected the libraries for reports, which sweep --tune needs too; "
             f"{error.name} is not installed: install lottery_tf with its extra [report]."
         ) from None
     return reporting
 
 
-def print_table(found: "reports.Table", reporting: ModuleType) -> None:
-    """In a terminal as wide as that is, in a file as wide as need be."""
-    print_lines(found.title, reporting.head(found), reporting.cells(found))
+def is_too_wide(names: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
+    """Whether a table has no room in the terminal. A file is as wide as need be."""
+    widest = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
+    return console.is_terminal and sum(widest) + 3 * len(widest) + 1 > console.width
 
 
 def print_lines(title: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """The like, of a table in words."""
+    """Shows a table in words: in a terminal as wide as that is, in a file as wide as need be."""
     table = Table(title=title)
     for name in names:
-        table.add_column(name, justify="left" if name in ("method", "recipe") else "right")
+        if name in ("method", "recipe"):
+            table.add_column(name, overflow="fold")
+        else:
+            table.add_column(name, justify="right")
     for row in rows:
         table.add_row(*row)
     if not console.is_terminal:

@@ -1,6 +1,6 @@
 """What retrain runs come to: tables with statistics, figures, and a page that shows both."""
 
-from lottery_tf.reporting.kinds import answer
+from lottery_tf.reporting.kinds import answer, short_tables
 from lottery_tf.reporting.reports import write
 from lottery_tf.reporting.runs import gather
 from lottery_tf.reporting.tables import (
@@ -29,6 +29,7 @@ __all__ = [
     "pooled_cells",
     "pooled_head",
     "report",
+    "short_tables",
     "tuned",
     "write",
 ]

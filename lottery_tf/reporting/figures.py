@@ -146,7 +146,9 @@ class Figures:
             lines.append((label, self._styles[values], own.sort_values("sparsity")))
         return lines
 
-    def _accuracy(self, name: str, label: str, rows: pd.DataFrame) -> Chart:
+    def _accuracy(self, name: str, label: str, rows: pd.DataFrame) -> Chart | None:
+        if rows["test_accuracy"].isna().all():
+            return None
         lines, alone = self._lines(rows), rows["sparsity"].nunique() == 1
         apart = side_by_side(len(lines), _ticks(rows)) if alone else [1] * len(lines)
         series = [
@@ -251,7 +253,7 @@ class Figures:
         x = "of all prunable weights"
         return HeatMap(name, label, x, "pruned, %", list(columns), weights, cells)
 
-    def _seconds(self, name: str, label: str, rows: pd.DataFrame) -> Chart:
+    def _seconds(self, name: str, label: str, rows: pd.DataFrame) -> Chart | None:
         title = joined(label, "seconds")
         return self._cost(name, title, "seconds of retraining", rows, rows["seconds"])
 
@@ -267,7 +269,11 @@ class Figures:
         title = joined(label, "FLOPs")
         return self._cost(name, title, "million FLOPs of one example", rows, pd.Series(found))
 
-    def _cost(self, name: str, label: str, x: str, rows: pd.DataFrame, cost: pd.Series) -> Chart:
+    def _cost(
+        self, name: str, label: str, x: str, rows: pd.DataFrame, cost: pd.Series
+    ) -> Chart | None:
+        if rows["test_accuracy"].isna().all():
+            return None
         series = []
         for text, style, own in self._lines(rows.loc[cost.index]):
             words = [f"{100 * sparsity:.2f} % pruned" for sparsity in own["sparsity"]]

@@ -9,7 +9,13 @@ import pandas as pd
 
 from lottery_tf.reporting.comparing import groups
 from lottery_tf.reporting.runs import key
-from lottery_tf.reporting.tables import Report, shown
+from lottery_tf.reporting.tables import (
+    Report,
+    gains_in_words,
+    setting_in_words,
+    shown,
+    with_error,
+)
 from lottery_tf.reporting.verdict import Comparison, Kind, verdict
 
 CONTROL = "reinit"
@@ -101,6 +107,30 @@ def gain_text(gain: float, established: bool, decimals: int = 2) -> str:
     """A gain in points, ``+1.20``; in brackets if it is not established."""
     text = f"{round(100 * gain, decimals) + 0:+.{decimals}f}"  # no -0.0
     return text if established else f"({text})"
+
+
+def short_tables(report: Report) -> list[tuple[str, list[str], list[list[str]]]]:
+    """The first table for a narrow place: a table a kind of tickets, with the columns that matter.
+
+    Returns:
+      The title, the names of the columns, and the rows in words. A gain that is not established is
+      in brackets.
+    """
+    table = report.tables[0]
+    chosen_in_words = [name.replace("_", " ") for name in table.chosen]
+    names = ["recipe", "test", "gain", "p (Holm)", *chosen_in_words]
+    found = []
+    for part in parts(report):
+        rows = []
+        for line in part.lines:
+            accuracy = with_error(line.row["test_accuracy"], line.row["test_accuracy_sem"])
+            gain, _, _, p = gains_in_words(line.row) if line.compared else [""] * 4
+            if line.compared and line.compared.pairs and not line.compared.established:
+                gain = f"({gain})"
+            chosen = [setting_in_words(table, line.row, name) for name in table.chosen]
+            rows.append([line.recipe, accuracy, gain, p, *chosen])
+        found.append((part.kind.title, names, rows))
+    return found
 
 
 def answer(report: Report) -> list[str]:

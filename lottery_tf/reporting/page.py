@@ -73,6 +73,7 @@ def page(report: Report, sections: Sequence[Section], notes: Sequence[str], besi
         baseline=first.baseline,
         level=f"{SIGNIFICANT:g}",
         tables=tables,
+        has_gains=bool(first.frame["gain"].notna().any()),
         open=_OPEN,
         about=first.about,
         others=_others(report),
@@ -156,13 +157,14 @@ def _of_kind(part: Part, table: Table, common: Mapping[str, Any]) -> Mapping[str
         }
         for line in part.lines
     ]
-    told = [
+    best = [
         f"best: {line.recipe}"
         + (f" {gain_text(c.gain, c.established)}" if (c := line.compared) and c.pairs else "")
         for line in part.lines
         if line.best
     ]
-    return {"title": part.kind.title, "told": " ".join(told), "head": [*columns], "rows": rows}
+    title, told = part.kind.title, " ".join(best)
+    return {"title": title, "told": told, "head": [*columns], "left": 1, "rows": rows}
 
 
 def _of_one_each(
@@ -175,7 +177,8 @@ def _of_one_each(
         for part, kind in zip(found, kinds, strict=True)
         for row in kind["rows"]
     ]
-    return {"title": "", "told": "", "head": ["tickets", *kinds[0]["head"]], "rows": rows}
+    names = ["tickets", *kinds[0]["head"]]
+    return {"title": "All kinds of tickets", "told": "", "head": names, "left": 2, "rows": rows}
 
 
 _Cells = dict[str, Callable[[Line], tuple[str, str, Any]]]
@@ -217,9 +220,10 @@ def _columns(table: Table, common: Mapping[str, Any]) -> _Cells:
     for name in accuracies(table):
         if name != "train_accuracy":
             found[name.replace("_", " ")] = accuracy(name)
-    found["gain"] = gain(0, "gain", "gain")
-    found["95 % interval"] = gain(1, "gain_low", "number")
-    found["p (Holm)"] = gain(3, "p_holm", "number")
+    if table.frame["gain"].notna().any():
+        found["gain"] = gain(0, "gain", "gain")
+        found["95 % interval"] = gain(1, "gain_low", "number")
+        found["p (Holm)"] = gain(3, "p_holm", "number")
     found["seeds"] = lambda line: ("number", str(line.row["seeds"]), line.row["seeds"])
     rate = [RATE] if RATE in table.settings or common.get(RATE) is not None else []
     for name in dict.fromkeys([*rate, *table.chosen]):

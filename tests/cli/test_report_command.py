@@ -1,11 +1,13 @@
 """lottery-tf report as its user runs it."""
 
 import csv
+import re
 import shutil
 import sys
 
 import pytest
 from report_runs import write_run, write_study, write_ticket
+from rich.console import Console
 
 import lottery_tf
 from lottery_tf.cli.main import main
@@ -17,6 +19,8 @@ def test_the_table_is_shown_and_written(tmp_path, monkeypatch, capsys):
     assert main(["report", str(runs), "--noflops", f"--out={tmp_path / 'out' / 'a.html'}"]) == 0
     out = capsys.readouterr().out
     assert "82.00 ± 1.15" in out and "+2.00 ± 0.58" in out and "-0.48 to +4.48" in out
+    told = out.partition("┘\n")[2]  # the first line below the table
+    assert told.startswith("tost is ahead of vanilla, by 2.00 points; with three seeds not estab")
     with open(tmp_path / "out" / "a" / "table.csv") as file:
         first, second = csv.DictReader(file)
     assert (first["recipe"], second["recipe"]) == ("vanilla", "tost")
@@ -47,6 +51,22 @@ def test_names_are_shown_as_they_are(tmp_path, capsys):
     block = page.read_text().partition('id="figures">')[2].partition("</script>")[0]
     # For Plotly, which reads tags itself.
     assert "<" not in block and "&lt;!--&lt;script&gt;" in block
+
+
+def test_a_narrow_terminal_has_a_table_a_kind_of_tickets(tmp_path, monkeypatch, capsys):
+    """All of a row is in 80 columns, in one line; the verdict is the first line below."""
+    screen = Console(force_terminal=True, width=80, no_color=True, highlight=False)
+    monkeypatch.setattr("lottery_tf.cli.report.console", screen)
+    runs = write_study(tmp_path / "runs", (0.75, 0.9))
+    write_run(runs / "rate", runs / "seed_0" / "find" / "tickets" / "round_00", learning_rate=0.2)
+    assert main(["report", str(runs)]) == 0
+    out = re.sub("\x1b\\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().out)
+    tables, _, told = out.partition("A wider terminal, a file or --out shows all columns.")
+    assert max(map(len, tables.splitlines())) <= 80 and "…" not in tables
+    assert sum(line.startswith("│") for line in tables.splitlines()) == 4
+    assert "75 % pruned" in tables and "90 % pruned" in tables
+    assert "(+2.00 ± 0.58)" in tables and "95 % interval" not in tables
+    assert told.strip().startswith("tost is ahead of vanilla at both sparsities")
 
 
 def test_without_out_nothing_is_written(tmp_path, capsys):
