@@ -89,7 +89,7 @@ def read(data_dir: str) -> Source:
     if min(count) == 0:
         where = f"in {file}" if kept else f"below {folder}"
         raise UsageError(
-            f"`dataset=glyphs` expects families of fonts with {len(CHARACTERS)} different characters, "
+            f"`dataset=glyphs` expects font families with {len(CHARACTERS)} different characters, "
             f"one in {_ONE_IN} for testing; {where} are {count[0]} for training and {count[1]} for "
             f"testing: {'put fonts beside it' if kept else 'install more fonts'}."
         )
