@@ -89,9 +89,9 @@ def read(data_dir: str) -> Source:
     if min(count) == 0:
         where = f"in {file}" if kept else f"below {folder}"
         raise UsageError(
-            f"`dataset=glyphs` expects families of fonts with {len(CHARACTERS)} different "
-            f"characters, one in {_ONE_IN} for testing; {where} are {count[0]} for training and "
-            f"{count[1]} for testing: {'put fonts beside it' if kept else 'install more fonts'}."
+            f"`dataset=glyphs` expects font families with {len(CHARACTERS)} different characters, "
+            f"one in {_ONE_IN} for testing; {where} are {count[0]} for training and {count[1]} for "
+            f"testing: {'put fonts beside it' if kept else 'install more fonts'}."
         )
     if not kept:
         _keep(file, images=images, families=families, **origin)

@@ -206,7 +206,7 @@ def _say_how_it_is_split(
             "training and one for testing; add some."
         )
     log.info(
-        "image_folder: %s has no folders train and test, so %s images are for training and %s for "
+        "image_folder: no folders train and test in %s: %s images are drawn for training, %s for "
         "testing (test_share %s, test_seed %s): %s",
         *(folder, train.total(), test.total(), share, seed),
         some([f"{name} {train[name]} and {test[name]}" for name in classes]),

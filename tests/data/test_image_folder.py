@@ -283,7 +283,7 @@ def classes(tmp_path):
 
 
 SPLIT = (
-    "image_folder: {} has no folders train and test, so 14 images are for training and 4 for "
+    "image_folder: no folders train and test in {}: 14 images are drawn for training, 4 for "
     "testing (test_share 0.2, test_seed 0): ant 8 and 2, bee 4 and 1, cow 1 and 1, dog 1 and 0"
 )
 
