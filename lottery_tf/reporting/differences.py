@@ -132,9 +132,9 @@ def fill_in_defaults(runs: Sequence[Settings]) -> None:
 def differing(runs: Sequence[Settings], recipes: Sequence[str] = ()) -> list[tuple[str, str]]:
     """The settings that have more than one value among the runs that have them.
 
-    Left out is what another column says already: a ticket's setting that is always the run's own, a
-    teacher's that is always the run's or the ticket's, and a tweak's parameter that always has the
-    value that the name of the run's recipe in ``recipes`` stands for.
+    What another column says already is left out. That is a ticket's setting that is always the
+    run's own, and a teacher's that is always the run's or the ticket's. It is also a tweak's
+    parameter that always has the value of the run's recipe, whose name is in ``recipes``.
     """
     values = _values(runs)
     several = [setting for setting, found in values.items() if len(found) > 1]

@@ -17,9 +17,10 @@ class Pooled:
     """Gains of all kinds of tickets together.
 
     Attributes:
-      frame: a row a recipe: ``recipe``; its own ``settings`` that were not chosen; ``kinds``, on
-        how many kinds of tickets it was tested; ``seeds``, how many seeds all these kinds have;
-        and over these seeds ``gain``, ``gain_sem``, ``gain_low``, ``gain_high`` and ``p``.
+      frame: a row a recipe: ``recipe``, and its own ``settings`` that were not chosen. ``kinds`` is
+        the number of kinds of tickets that it was tested on, ``seeds`` that of the seeds that all
+        these kinds have. ``gain``, ``gain_sem``, ``gain_low``, ``gain_high`` and ``p`` are over
+        these seeds.
       settings: the columns of settings.
       about: sentences on how to read it.
       baseline: the recipe that the others are compared with.

@@ -47,8 +47,8 @@ class Gathered:
 
     Attributes:
       runs: a row a finished retrain run: ``run`` (its folder), ``recipe``, ``method`` of its
-        ticket, ``level`` (the mean of the sparsities that count as one with its own),
-        ``ticket_sha256``, ``ticket`` (its folder, None where it is gone), and ``data_seed``. Then
+        ticket, ``ticket_sha256``, and ``data_seed``. ``level`` is the mean of the sparsities that
+        count as one with its own, ``ticket`` the ticket's folder, None where it is gone. Then
         the shares, counts and seconds of ``result.json``, by their names there. Then ``settings``:
         None is a setting's own default, or stands where a run has no such setting.
       settings: the columns of settings that differ between the runs.

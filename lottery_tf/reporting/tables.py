@@ -106,8 +106,8 @@ def report(
         frame, notes = compare(best.runs, gathered.settings, shared, baseline)
         about = [
             f"The best {' and '.join(chosen)} of each recipe, {baseline} too, by the mean dev "
-            f"accuracy{_of(tune_seeds)}. *: at the edge of the values that were tried. ~: other "
-            "values are as good, within one standard error of the paired differences.",
+            f"accuracy{_of(tune_seeds)}. A * is at the edge of the values that were tried. "
+            "With ~ others are as good, within one standard error of the paired differences.",
             *_about(frame, gathered, chosen),
             *notes,
             *best.notes,

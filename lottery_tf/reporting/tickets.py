@@ -56,9 +56,9 @@ def origin(
 ) -> Origin:
     """The ticket that a run's ``config.json`` names.
 
-    It counts if it has the sum that the run has noted. It is looked for where it was; then, as runs
-    and tickets may have moved together, below each folder from the run's up to ``top``; and then,
-    as they may have moved apart, among ``tickets``.
+    It counts if it has the sum that the run has noted. It is looked for where it was. Runs and
+    tickets may have moved together, so it is then looked for below each folder from the run's up to
+    ``top``. They may have moved apart, so the last place is among ``tickets``.
     """
     where, noted = config.get("ticket"), config.get("ticket_sha256")
     if not where:

@@ -23,9 +23,9 @@ class Tuned:
         by commas. ``tied`` says whether other values are as good: the mean of the paired
         differences of dev accuracy is not above its standard error. None where no setting differs.
       tried: a row for each value that the best was chosen from: ``recipe``, ``method``,
-        ``sparsity``, settings, ``seeds`` (how many choose), their mean ``dev_accuracy``, its
-        standard error ``dev_accuracy_sem`` (NaN for one seed), ``chosen``, and ``tied``, whether
-        it is as good as what was chosen.
+        ``sparsity`` and settings. ``seeds`` is how many seeds choose, ``dev_accuracy`` their mean,
+        ``dev_accuracy_sem`` its standard error, NaN for one seed. ``chosen`` says whether it was
+        chosen, ``tied`` whether it is as good as what was.
       notes: sentences on what could not be chosen, and on what only some of the seeds chose.
     """
 

@@ -173,8 +173,9 @@ class RetrainTrial:
         """Whether the run is there and complete.
 
         Raises:
-          UsageError: if the folder holds another run, also one with another teacher at the same
-            path or of a release with other defaults, or something else where this one would write.
+          UsageError: if the folder holds another run, or something else where this one would
+            write. A run with another teacher at the same path is another run. So is one of a
+            release with other defaults.
         """
         from lottery_tf.runs.find import dense_folder
         from lottery_tf.runs.retrain import check_retrain_places, is_tested, retrain_run, settled
