@@ -398,7 +398,7 @@ def test_mistakes_are_told_before_anything_runs(words, expected):
     [
         ("recipes: [", "YAML file"),
         ("- vanilla", "flags and their values"),
-        ("cells: [vanilla]", "a name and flags of its own"),
+        ("cells: [vanilla]", "a name for each cell, and flags below"),
         ("cells: {narrow: {wdith: 8}}", "grid.yaml, narrow: .*'--wdith'.*width"),
         ("wdith: 8", "grid.yaml: .*'--wdith'.*width"),
         ("note: 2024-13-45", "YAML file"),

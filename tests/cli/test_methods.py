@@ -179,6 +179,7 @@ def test_a_finished_run_is_left_alone(untrained, capsys):
 def test_flags_that_say_nothing_to_a_method(method, words, line, tmp_path, monkeypatch, lines):
     asked = []
     monkeypatch.setattr("lottery_tf.cli.find.run_find", lambda *args: asked.append(args))
+    monkeypatch.setattr("lottery_tf.cli.find.say_next", lambda *commands: None)
     assert find(tmp_path / "out", method, *words) == 0
     assert len(asked) == 1 and [each.startswith(line) for each in lines] == [True]
     del lines[:]
