@@ -291,9 +291,15 @@ CASES = {
     "no out": (lambda place: ["find", "--rounds=1"], "Expected --out=DIR"),
     "an unknown flag": (lambda place: ["find", "--wdith=3", place.out], "nearest: width"),
     "no number": (lambda place: ["find", "--width=wide", place.out], "expected an integer"),
-    "no share": (lambda place: ["find", "--dev_share=nan", place.out], "--dev_share"),
-    "no rate": (lambda place: ["find", "--learning_rate=inf", place.out], "--learning_rate"),
-    "no fraction": (lambda place: ["find", "--prune_fraction=nan", place.out], "--prune_fraction"),
+    "no share": (lambda place: ["find", "--rounds=1", "--dev_share=nan", place.out], "--dev_share"),
+    "no rate": (
+        lambda place: ["find", "--rounds=1", "--learning_rate=inf", place.out],
+        "--learning_rate",
+    ),
+    "no fraction": (
+        lambda place: ["find", "--rounds=1", "--prune_fraction=nan", place.out],
+        "--prune_fraction",
+    ),
     "no sparsity": (
         lambda place: ["find", "--method=snip", "--sparsity=nan", place.out],
         "a sparsity in",
