@@ -29,8 +29,8 @@ FOUND_WITH = "found_with"
 def described(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of a function as JSON knows them; those that are None are left out.
 
-    Of what has a ``get_config``, such as an optimizer, that is taken and the name of its class; of
-    what JSON does not know, the name or the first words of its repr.
+    What has a ``get_config``, such as an optimizer, is described by that and the name of its class.
+    Of other things that JSON does not know there is the name, or the first words of the repr.
     """
     return {name: _plain(value) for name, value in arguments.items() if value is not None}
 
