@@ -123,8 +123,10 @@ def compare(
       test_data: (inputs, labels), with an end; measured when a run has ended.
       dev_data: the same, measured besides.
       optimizer: as ``find_tickets`` takes it, without a ``fit``; each run has a new one.
-      epochs, steps_per_epoch, loss, jit_compile: likewise. ``loss`` is that of the measurement too;
-        default: cross-entropy, on logits or probabilities as the model has them.
+      epochs, steps_per_epoch, loss: likewise. ``loss`` is that of the measurement too; default:
+        cross-entropy, on logits or probabilities as the model has them.
+      jit_compile: whether XLA compiles the steps. That takes seconds in each run, and pays off in
+        long ones; default: it does not, on TensorFlow.
       baseline: the label of the recipe that the others are compared with.
       verbose: 0 shows nothing; 1 one line that is written over, and a line of each run; 2 a line of
         each epoch too; "auto" is 1 in a terminal or a notebook, and 2 elsewhere.

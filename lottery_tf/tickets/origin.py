@@ -50,7 +50,8 @@ def _plain(value: Any) -> Any:
         config = value.get_config()
     except Exception:  # a layer or schedule of the user's own need not have one
         return getattr(value, "__name__", in_short(repr(value), 80))
-    return {"class_name": type(value).__name__, **_plain(config)}
+    told = {name: each for name, each in config.items() if each is not None}
+    return {"class_name": type(value).__name__, **_plain(told)}
 
 
 def summary_of(masks: Masks, sparsity_total: float, info: Mapping[str, Any]) -> Summary:
