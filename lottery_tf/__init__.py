@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # what _WHERE says, for type checkers and editors
     from lottery_tf.masks.wrapper import wrap as wrap
     from lottery_tf.reporting.recipes import compare as compare
     from lottery_tf.tickets.ticket import Ticket as Ticket
+    from lottery_tf.training.loading import load_model as load_model
     from lottery_tf.tweaks.after_fades import AfterFades as AfterFades
     from lottery_tf.tweaks.distillation import Distillation as Distillation
     from lottery_tf.tweaks.ghost_skips import GhostSkips as GhostSkips
@@ -62,6 +63,7 @@ _WHERE = {
     "find_ticket": "finding.find",
     "find_tickets": "finding.find",
     "export": "exporting.exports",
+    "load_model": "training.loading",
     "count_flops": "masks.flops",
     "compare": "reporting.recipes",
     "inspect": "inspecting.facts",

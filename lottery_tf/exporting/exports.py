@@ -100,8 +100,8 @@ def export(
 
     Raises:
       UsageError: if ``path`` holds anything else, such as a SavedModel of another program; it is
-        never deleted. And if the model has no graph of layers, keeps states from batch to batch, or
-        is one that the format cannot hold, or if the images do not fit it.
+        never deleted. Also for a model without a graph of layers, with states that go on from batch
+        to batch, or that the format cannot hold; and for images that do not fit it.
       RuntimeError: if an output of the reloaded model differs by more than the tolerance. Nothing
         is left at ``path`` then but what was there before.
     """
@@ -193,8 +193,8 @@ def write_exports(
         pixels then, float32.
       probabilities: what the SavedModel's signature ``predict`` gives beside the outputs:
         "softmax" or "sigmoid" of logits, or "none" for outputs that are probabilities already.
-        "auto" reads from the last layers what the outputs are, and takes the softmax of logits;
-        where that is not known, and with None, there is no such signature.
+        "auto" reads from the last layers what the outputs are, and takes the softmax of logits.
+        Where that is not known, and with None, there is no such signature.
       source: where the model comes from, as JSON knows it; goes into ``export.json``.
       about: what the card says besides, a line each: what → text, such as ``{"Data": "digits"}``.
       tolerance: the largest difference of an output that is allowed.
@@ -284,8 +284,8 @@ def _check_exportable(model: keras.Model, formats: Sequence[str]) -> None:
     if keeping := with_states(model):
         raise UsageError(
             f"Expected a model that computes each example by itself; {some(keeping)} of "
-            f"'{model.name}' keeps its states from batch to batch (stateful=True), for which an "
-            "export has no place: build it with stateful=False and set_weights."
+            f"'{model.name}' keeps its states from batch to batch (stateful=True), which no export "
+            "can: build it with stateful=False and set_weights."
         )
 
 

@@ -25,8 +25,8 @@ def probabilities_of(model: keras.Model, way: str | None = "auto") -> dict[str, 
 
     Args:
       model: a built Sequential or functional model.
-      way: "softmax" or "sigmoid", of outputs that are logits, "none" of probabilities; "auto" reads
-        from the last layers what they are, and takes logits for those of a softmax; None for no
+      way: "softmax" or "sigmoid", of outputs that are logits; "none", of probabilities. "auto"
+        reads from the last layers what they are, and takes the softmax of logits. None is for no
         probabilities.
 
     Returns:

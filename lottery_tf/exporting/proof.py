@@ -203,9 +203,9 @@ def compare(
       tolerance: the largest |Δ| that is allowed.
 
     Returns:
-      ``max_abs_difference``, ``tolerance``, ``max_abs_output``, ``test_accuracy`` of the artefact
-      and ``near_ties``, how many of the images have another class than the model gives them (both
-      None without labels), and ``images`` (N).
+      ``max_abs_difference``, ``tolerance``, ``max_abs_output``, and ``images`` (N).
+      ``test_accuracy`` of the artefact, and ``near_ties``, how many of the images have another
+      class than the model gives them; both are None without labels.
 
     Raises:
       RuntimeError: if they differ.

@@ -16,9 +16,9 @@ reads no SavedModel back but as a ``TFSMLayer``, for which that is enough. Its a
 beside, by which ``lottery-tf`` makes the model again.
 
 ``model.export()`` names no tensors (``args_0``), has ``serve`` instead of ``serving_default``,
-and Keras cannot load what it writes. The traces of ``model.save()`` are a graph for each layer,
-needed only to load custom layers; a model that has some is saved with them. Without them Keras
-leaves out the signature, ``__call__`` and ``variables`` too.
+and Keras cannot load what it writes. The traces of ``model.save()`` are a graph for each layer.
+Only custom layers need them to be loaded: a model that has some is saved with them. Without them
+Keras leaves out the signature, ``__call__`` and ``variables`` too.
 """
 
 import contextlib
@@ -58,8 +58,8 @@ def _graph(file: Path) -> Any:
 
 
 def _is_written_here(file: Path) -> bool:
-    """Whether ``write`` has made a saved_model.pb: a model of tf_keras without its traces
-    (``keras_api``), or what has our mark, with the attributes that are added here."""
+    """Whether ``write`` has made a saved_model.pb: it has the attributes that are added here, and
+    is of tf_keras without its traces (``keras_api``), or has our mark."""
     root = _graph(file).object_graph_def.nodes[0]
     names = {child.local_name for child in root.children}
     return (
@@ -79,8 +79,8 @@ def _is_fingerprint(file: Path) -> bool:
 
 
 def _shards(index: Path) -> int:
-    """Among how many files the variables are, by their index, a table of LevelDB's form: the key
-    of the first entry, after three lengths, is empty, and its value a header."""
+    """The number of files that the variables are in, by their index. That is a table of LevelDB's
+    form: behind three lengths the first entry has an empty key, and a header as its value."""
     content = index.read_bytes()
     if content[:2] != b"\0\0":
         raise ValueError(f"{index} is no index of variables")
@@ -130,8 +130,8 @@ def serving(model: keras.Model) -> tuple[Any, Any, list[tf.TensorSpec]]:
     """What an export of ``model`` computes, as functions of TensorFlow.
 
     Returns:
-      a function of the model's input, in its structure; one of the flat inputs, by
-      ``signature_name``, that gives the outputs by name; and the specs of these inputs.
+      A function of the model's input, in its structure. One of the flat inputs, by
+      ``signature_name``, that gives the outputs by name. And the specs of these inputs.
     """
     names = [signature_name(name) for name in input_names(model)]
     specs = [

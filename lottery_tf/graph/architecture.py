@@ -52,6 +52,9 @@ _NOT_PUBLIC3 = {
     "LayerScale": "keras.src.applications.convnext",
 }
 _RUN_CODE = ("TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer")
+# Where functions go by their names; losses and metrics are of a model that was compiled.
+_FUNCTIONS = ("activations", "losses", "metrics")
+_NO_MATHEMATICS = ("get", "serialize", "deserialize")
 _DATA = (
     *("__tensor__", "__numpy__", "__bytes__", "__tuple__", "__ellipsis__", "TensorShape"),
     *("__keras_tensor__", "__slice__"),
@@ -301,8 +304,8 @@ def check_object(
 def _is_of_keras(kind: str, module: str | None, config: Any) -> bool:
     """Whether Keras itself has a class ``kind``, or the function that ``config`` names."""
     if kind == "function":
-        known = symbol(f"keras.activations.{config}") is not None
-        return module == "builtins" and known
+        known = any(symbol(f"keras.{place}.{config}") is not None for place in _FUNCTIONS)
+        return module == "builtins" and known and config not in _NO_MATHEMATICS
     if kind in _NOT_PUBLIC:
         return module in (None, _NOT_PUBLIC[kind])
     if module is None:
@@ -313,8 +316,9 @@ def _is_of_keras(kind: str, module: str | None, config: Any) -> bool:
 def _is_of_keras3(kind: str, module: str | None, config: Any) -> bool:
     """``_is_of_keras`` for Keras 3."""
     if kind == "function":
-        named = isinstance(config, str) and hasattr(keras3.keras.activations, config)
-        return named and module in ("builtins", "keras.activations")
+        places = [place for place in _FUNCTIONS if module in ("builtins", f"keras.{place}")]
+        named = isinstance(config, str) and config not in _NO_MATHEMATICS
+        return named and any(hasattr(getattr(keras3.keras, place), config) for place in places)
     if kind in _NOT_PUBLIC3:
         return module == _NOT_PUBLIC3[kind]
     if module is None:

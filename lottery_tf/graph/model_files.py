@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import plain_path
+from lottery_tf.common.log import log
 from lottery_tf.graph.architecture import HoldsCode, check_object, from_json, objects
 from lottery_tf.graph.compat import (
     is_found_by_name,
@@ -73,6 +74,7 @@ def load_model(
     path: str | os.PathLike,
     allow_code: bool = False,
     custom_objects: Mapping[str, type] | None = None,
+    compiled: bool = False,
 ) -> keras.Model:
     """The model that tf_keras or Keras 3 has written to ``path``, not compiled.
 
@@ -81,13 +83,14 @@ def load_model(
         Keras.
       allow_code: whether code in it may run.
       custom_objects: class name → class, for classes that are not registered.
+      compiled: compile it as it was, with what its optimizer remembers, where the file says how.
 
     Raises:
       UsageError: if there is no model, or it holds code that is not allowed.
     """
     with plain_path(path) as place:
         try:
-            return _load_model(place, allow_code, custom_objects)
+            return _load_model(place, allow_code, custom_objects, compiled)
         except UsageError as error:
             if place == Path(path):
                 raise
@@ -95,15 +98,24 @@ def load_model(
 
 
 def _load_model(
-    path: Path, allow_code: bool, custom_objects: Mapping[str, type] | None
+    path: Path, allow_code: bool, custom_objects: Mapping[str, type] | None, compiled: bool
 ) -> keras.Model:
     if not allow_code:
-        check_code(path, custom_objects)
+        check_code(path, custom_objects, compiled)
     if (path / DESCRIBED).is_file():
         return _load_described(path, allow_code, custom_objects)
     its_keras = _keras_of(path)
     try:
-        model = its_keras.models.load_model(path, compile=False, safe_mode=not allow_code)
+        compiled = compiled and _says_how_to_compile(path)
+        if compiled and path.is_dir():
+            log.warning(
+                "%s: a SavedModel keeps nothing of what the optimizer remembers, which begins "
+                "anew; a .keras file keeps it.",
+                path,
+            )
+        model = its_keras.models.load_model(
+            path, custom_objects=custom_objects, compile=compiled, safe_mode=not allow_code
+        )
     except Exception as error:  # Keras raises whatever the damaged place leads to
         raise UsageError(f"Expected a model in {path} that Keras loads; {error}") from error
     if not isinstance(model, its_keras.Model):
@@ -139,7 +151,11 @@ def _load_described(
     return model
 
 
-def check_code(path: str | os.PathLike, custom_objects: Mapping[str, type] | None = None) -> None:
+def check_code(
+    path: str | os.PathLike,
+    custom_objects: Mapping[str, type] | None = None,
+    compiled: bool = False,
+) -> None:
     """Raises UsageError if a model file holds code, whatever program has written it.
 
     Arguments are as in ``load_model``.
@@ -149,14 +165,14 @@ def check_code(path: str | os.PathLike, custom_objects: Mapping[str, type] | Non
     try:
         # Keras tells the kinds of files apart in the same way.
         if str(path).endswith(".keras") and zipfile.is_zipfile(path):
-            found = [_described_in_zip(path)]
+            found = [_described_in_zip(path, compiled)]
         elif path.is_dir():
             saved = read_saved_model(path)
             _check_graphs(saved)
             if (path / DESCRIBED).is_file():
                 found = [json.loads((path / DESCRIBED).read_text())]
             else:
-                found = list(_described_in_folder(path, saved))
+                found = list(_described_in_folder(path, saved, compiled))
         else:
             if its_keras is not keras:
                 raise UsageError(
@@ -165,7 +181,13 @@ def check_code(path: str | os.PathLike, custom_objects: Mapping[str, type] | Non
                     "give `allow_code=True`."
                 )
             with h5py.File(path, "r") as file:
-                found = [json.loads(file.attrs["model_config"])]
+                names = ["model_config", *(["training_config"] if compiled else [])]
+                found = [json.loads(file.attrs[name]) for name in names if name in file.attrs]
+                if "model_config" not in file.attrs:
+                    raise UsageError(
+                        f"Expected a whole model in {path}; it holds weights alone: build the "
+                        "model, or a ticket's, and call its load_weights."
+                    )
         for part in objects(found):
             check_object(part, custom_objects or {}, its_keras)
     except HoldsCode as error:
@@ -196,27 +218,44 @@ def _keras_of(path: Path) -> ModuleType:
     return keras3.keras if str(version).startswith("3.") else keras
 
 
-def _described_in_zip(path: Path) -> dict:
+def _described_in_zip(path: Path, compiled: bool = False) -> dict:
     with zipfile.ZipFile(path) as archive:
         described = json.loads(archive.read("config.json"))
-    described.pop("compile_config", None)  # its optimizer and loss are not loaded
+    if not compiled:
+        described.pop("compile_config", None)  # of its optimizer and loss, which are not loaded
     return described
 
 
-def _described_in_folder(path: Path, saved: Any) -> Iterator[dict]:
-    """The descriptions from which Keras would make objects.
+def _says_how_to_compile(path: Path) -> bool:
+    """Whether a file says what its model was compiled with; Keras would warn of another."""
+    if path.is_dir():
+        nodes = _metadata(path)
+        return any(json.loads(node.metadata or "{}").get("training_config") for node in nodes)
+    if zipfile.is_zipfile(path):
+        return bool(_described_in_zip(path, compiled=True).get("compile_config"))
+    with h5py.File(path, "r") as file:
+        return "training_config" in file.attrs
 
-    Objects whose names Keras does not find are revived from the graph, and left out here."""
-    nodes = []
-    if (path / _KERAS_METADATA).exists():
-        content = (path / _KERAS_METADATA).read_bytes()
-        nodes += saved_metadata_pb2.SavedMetadata.FromString(content).nodes
-    for graph in saved.meta_graphs:  # older releases of Keras have it there
+
+def _metadata(path: Path) -> list[Any]:
+    """What tf_keras notes beside a SavedModel."""
+    if not (path / _KERAS_METADATA).exists():
+        return []
+    content = (path / _KERAS_METADATA).read_bytes()
+    return list(saved_metadata_pb2.SavedMetadata.FromString(content).nodes)
+
+
+def _described_in_folder(path: Path, saved: Any, compiled: bool = False) -> Iterator[dict]:
+    """The objects that Keras would make; without those that it does not know by their names and
+    revives from the graph."""
+    nodes = _metadata(path)
+    for graph in saved.meta_graphs:  # where older releases of Keras have it
         users = (node.user_object for node in graph.object_graph_def.nodes)
         nodes += [user for user in users if user.identifier.startswith("_tf_keras")]
     for node in nodes:
         described = json.loads(node.metadata or "{}")
-        described.pop("training_config", None)  # it is not loaded
+        if not compiled:
+            described.pop("training_config", None)  # which is not loaded
         if node.identifier == _METRIC and is_metric(described.get("class_name")):
             del described["class_name"]
         yield _without_unknown(described)

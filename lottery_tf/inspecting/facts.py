@@ -27,9 +27,10 @@ class WeightFacts:
       shape: of the weight.
       kept: number of surviving weights; the layer is collapsed where there is none.
       sparsity: share that is pruned, in [0, 1].
-      outputs: the layer's output channels that this kernel makes (units of Dense, the channels
-        between the two kernels of a separable convolution for its depthwise kernel, all that the
-        equation of EinsumDense lets the kernel tell apart); None where it is unknown.
+      outputs: the layer's output channels that this kernel makes; None where it is unknown. Of
+        Dense they are the units. Of a depthwise kernel in a separable convolution they are the
+        channels between its two kernels. Of EinsumDense they are all that the equation lets the
+        kernel tell apart.
       dead_outputs: those whose incoming weights in this kernel are all pruned.
       flops_dense: the kernel's FLOPs for one example as ``count_flops`` counts them, nothing
         pruned; None where they are unknown.

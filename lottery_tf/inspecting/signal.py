@@ -71,9 +71,9 @@ class LayerSignal:
 
     Attributes:
       layer: its path.
-      activations: the mean square of what it gives, before an activation that is fused into it; of
-        a layer of the user's own, whatever its call returns. None where that is no tensor of
-        floating-point numbers.
+      activations: the mean square of what it gives, before an activation that is fused into it. Of
+        a layer of the user's own it is that of whatever its call returns. None where that is no
+        tensor of floating-point numbers.
       gradient: ‖∂L/∂w‖₂ over the surviving weights of its kernels.
       kept: the number of these weights.
     """

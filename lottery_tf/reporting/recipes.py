@@ -35,10 +35,10 @@ class Comparison(Summarised):
 
     @property
     def frame(self) -> pd.DataFrame:
-        """A row a recipe: ``recipe``, ``seeds``, means ``test_accuracy`` and so on with their
-        standard errors ``…_sem``, ``gain`` over the baseline in ``pairs`` of the same seed,
-        ``gain_sem``, the interval from ``gain_low`` to ``gain_high``, ``p``, ``p_holm``. Accuracies
-        and gains are shares."""
+        """A row a recipe: ``recipe``, ``seeds``, and means such as ``test_accuracy`` with their
+        standard errors, ``test_accuracy_sem``. ``gain`` is that over the baseline in ``pairs`` of
+        the same seed, with ``gain_sem``, the interval from ``gain_low`` to ``gain_high``, ``p`` and
+        ``p_holm``. Accuracies and gains are shares."""
         return self.table.frame
 
     @property
@@ -111,10 +111,10 @@ def compare(
       recipes: recipes or their names; a mapping gives each a label, which two recipes of one name
         with other parameters need. The baseline is added where it is not among them.
       seeds: of each recipe's runs. Before each run the seed is set by ``keras.utils``.
-      fit: a function of the prepared model, the recipe and the seed. It returns None, for the model
-        to be finished and measured here; or a finished model, to be measured; or the test accuracy
-        in [0, 1]; or a mapping of ``test_accuracy`` and, if they are known, ``dev_accuracy`` and
-        ``train_accuracy``. Default: the training of ``find_tickets``, from the ticket's rewind step
+      fit: a function of the prepared model, the recipe and the seed. If it returns None, the model
+        is finished and measured here; a finished model is measured. Or it returns the test accuracy
+        in [0, 1], or a mapping with ``test_accuracy``, ``dev_accuracy``, ``train_accuracy``, as far
+        as they are known. Default: the training of ``find_tickets``, from the ticket's rewind step
         to the end of ``epochs``.
       train_data: as ``find_tickets`` takes them, or a function of the seed that gives them. With a
         ``fit`` of your own they are for the tweaks that look at data, as in ``tost``. Arrays are
@@ -123,8 +123,10 @@ def compare(
       test_data: (inputs, labels), with an end; measured when a run has ended.
       dev_data: the same, measured besides.
       optimizer: as ``find_tickets`` takes it, without a ``fit``; each run has a new one.
-      epochs, steps_per_epoch, loss, jit_compile: likewise. ``loss`` is that of the measurement too;
-        default: cross-entropy, on logits or probabilities as the model has them.
+      epochs, steps_per_epoch, loss: likewise. ``loss`` is that of the measurement too; default:
+        cross-entropy, on logits or probabilities as the model has them.
+      jit_compile: whether XLA compiles the steps. That takes seconds in each run, and pays off in
+        long ones; default: it does not, on TensorFlow.
       baseline: the label of the recipe that the others are compared with.
       verbose: 0 shows nothing; 1 one line that is written over, and a line of each run; 2 a line of
         each epoch too; "auto" is 1 in a terminal or a notebook, and 2 elsewhere.
@@ -135,9 +137,9 @@ def compare(
       paired t-test, corrected by Holm. One seed has none of these, as is said.
 
     Raises:
-      UsageError: for unknown recipes, two of one label, no seed or one twice, missing data or
-        arguments that only the training without ``fit`` takes; for what ``fit`` returns if it is
-        none of the above.
+      UsageError: for unknown recipes, two of one label, no seed or one twice, and missing data. For
+        arguments that only the training without ``fit`` takes. And for what ``fit`` returns if it
+        is none of the above.
       Diverged: if weights become NaN or infinite.
     """
     ticket = _ticket_of(model_or_ticket)
@@ -189,9 +191,9 @@ def compare(
     table = table.sort_values("recipe", key=lambda column: column.map(places))
     table = table.reset_index(drop=True)
     about = [
-        "Accuracies of the finished models in percent, mean ± standard error over the seeds; gain "
-        f"over {baseline} with the same seed in points, with a {100 * CONFIDENCE:.0f} % interval "
-        "and p of a paired t-test, the last column corrected by Holm.",
+        "Accuracies of the finished models in percent, mean ± standard error over the seeds.",
+        f"Gains over {baseline} with the same seed in points, with a {100 * CONFIDENCE:.0f} % "
+        "interval and p of a paired t-test; the last column is corrected by Holm.",
         *notes,
         *more,
     ]

@@ -10,7 +10,7 @@ import tensorflow as tf
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import some
 from lottery_tf.common.summary import in_short
-from lottery_tf.graph.compat import is_model, keras, keras_of
+from lottery_tf.graph.compat import is_model, keras, keras_of, on_tensorflow
 from lottery_tf.graph.fit_data import Stream, batches
 from lottery_tf.graph.layers import check_of_its_keras
 from lottery_tf.graph.optimizers import copied
@@ -45,8 +45,10 @@ class Trial:
     ):
         self.ticket, self.fit, self.train_data = ticket, fit, train_data
         self.optimizer, self.epochs, self.steps_per_epoch = optimizer, epochs, steps_per_epoch
-        self.loss, self.jit_compile = loss, jit_compile
-        self.plain = ticket.build()
+        self.loss, self.plain = loss, ticket.build()
+        if jit_compile is None and on_tensorflow(self.plain):
+            jit_compile = False  # each run is compiled anew, on which XLA spends seconds
+        self.jit_compile = jit_compile
         check_of_its_keras(self.plain, optimizer=optimizer, loss=loss)
         self.measured = {
             split: _with_end(data, self.plain, f"{split}_data")

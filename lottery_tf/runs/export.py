@@ -112,8 +112,11 @@ def _about(settings: Mapping[str, Any], result: Row, data: Dataset) -> dict[str,
         "Data": f"{data.name}, {len(data.test):,} test images",
         "Pixels": f"whole numbers from {pixels.min()} to {pixels.max()} in the test images",
         "Model": str(settings.get("model") or "of the ticket"),
-        "Retrained by": f"{result['recipe']}, {result['epochs']} epochs, seed {result['seed']}",
     }
+    how = [str(result["recipe"])] if result.get("recipe") else []
+    how += [f"{result['epochs']} epochs"] if result.get("epochs") is not None else []
+    how += [f"seed {result['seed']}"] if result.get("seed") is not None else []
+    told |= {"Retrained by": ", ".join(how)} if how else {}
     if result.get("sparsity") is not None and result.get("sparsity_total") is not None:
         told["Sparsity"] = (
             f"{100 * result['sparsity']:.2f} % of the prunable weights, "

@@ -29,8 +29,8 @@ FOUND_WITH = "found_with"
 def described(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of a function as JSON knows them; those that are None are left out.
 
-    Of what has a ``get_config``, such as an optimizer, that is taken and the name of its class; of
-    what JSON does not know, the name or the first words of its repr.
+    What has a ``get_config``, such as an optimizer, is described by that and the name of its class.
+    Of other things that JSON does not know there is the name, or the first words of the repr.
     """
     return {name: _plain(value) for name, value in arguments.items() if value is not None}
 
@@ -50,7 +50,8 @@ def _plain(value: Any) -> Any:
         config = value.get_config()
     except Exception:  # a layer or schedule of the user's own need not have one
         return getattr(value, "__name__", in_short(repr(value), 80))
-    return {"class_name": type(value).__name__, **_plain(config)}
+    told = {name: each for name, each in config.items() if each is not None}
+    return {"class_name": type(value).__name__, **_plain(told)}
 
 
 def summary_of(masks: Masks, sparsity_total: float, info: Mapping[str, Any]) -> Summary:

@@ -67,15 +67,15 @@ class Ticket(Summarised):
 
     Args:
       masks: a mask for each prunable weight.
-      weights: name → value of every variable of the model, BatchNorm's moving statistics too,
-        as they were at the rewind step; what the masks prune is made 0.
+      weights: name → value of every variable of the model, BatchNorm's moving statistics too, as
+        they were at the rewind step. What the masks prune is made 0.
       architecture: the plain model as JSON, as Keras writes it; None where the configs of its
         layers are no JSON: such a ticket is built in the process that made it, and not saved.
       info: where the ticket comes from, as JSON knows it: ``method``, ``round``,
-        ``rewind_step``, ``model``, ``dataset``, ``seed``, ``settings`` of the run, …; and
-        ``trainable_parameters``, the number of them in the dense model, whether its layers are
-        frozen or not; ``dense_norms``, ‖w‖₂ of each prunable weight before it was pruned, where
-        that is known.
+        ``rewind_step``, ``model``, ``dataset``, ``seed``, ``settings`` of the run or
+        ``found_with`` of a program, …. ``trainable_parameters`` is the number of them in the dense
+        model, of frozen layers too. ``dense_norms`` has ‖w‖₂ of each prunable weight before it was
+        pruned, where that is known.
 
     Raises:
       UsageError: for a mask without a weight of its name and shape.
@@ -118,10 +118,10 @@ class Ticket(Summarised):
     def from_pruned(cls, model: keras.Model, rewind_to: keras.Model | None = None) -> "Ticket":
         """A ticket from the zeros of any model.
 
-        The masks cover the weights that are prunable by default and any other kernel with zeros, of
-        an Embedding with zeros in other rows than those of zeros alone; of a model that is
-        wrapped, if only in part, those that its wrappers mask. One line is logged of what stays
-        dense.
+        The masks cover the weights that are prunable by default, and any other kernel with zeros.
+        An Embedding counts if it has zeros in other rows than those of zeros alone. Of a model that
+        is wrapped, if only in part, they are those of its wrappers. One line is logged of what
+        stays dense.
 
         Args:
           model: a trained model with zeros in its kernels, wrapped or not.
@@ -205,8 +205,8 @@ class Ticket(Summarised):
 
         Args:
           model: a model of this architecture to build upon; it is copied. Its layers go by their
-            names or, where the same code has made it again and Keras has numbered them on, by
-            their order, of which a line is logged. Default: the ticket's own architecture.
+            names. Where the same code has made it again, and Keras has numbered the names on, they
+            go by their order, and a line is logged. Default: the ticket's own architecture.
           custom_objects: class name → class, for layers of the user's own in that architecture.
 
         Raises:

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from textwrap import shorten
 from typing import Any
@@ -400,7 +401,9 @@ def _compile(model: keras.Model, **arguments: Any) -> None:
 
 def evaluate(model: keras.Model, data: tf.data.Dataset) -> dict[str, float]:
     """The compiled model's loss and metrics on ``data``: ``loss``, ``accuracy``."""
-    with step_checks():
+    with step_checks(), warnings.catch_warnings():
+        # So Keras 3 says at the end of data whose length it does not know, as if it were too early.
+        warnings.filterwarnings("ignore", "Your input ran out of data")
         results = model.evaluate(data, verbose=0, return_dict=True)
     return {name: float(np.asarray(value)) for name, value in results.items()}
 

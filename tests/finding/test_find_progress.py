@@ -24,7 +24,7 @@ def find(of, **settings):
     return lt.find_ticket(network(of), examples(64), optimizer=of.optimizers.SGD(0.1), **given)
 
 
-def test_a_line_an_epoch_and_a_round(of, capsys):
+def test_a_line_an_epoch_and_a_round(of, capsys, recwarn):
     """64 examples are two batches an epoch; 0.36 is two rounds of 20 %."""
     find(of, verbose=2, dev_data=examples(8))
     lines = capsys.readouterr().out.splitlines()
@@ -35,6 +35,7 @@ def test_a_line_an_epoch_and_a_round(of, capsys):
         assert second.startswith(f"round {name}  epoch 2 of 2  loss ")
         assert re.search(r"sparsity [\d.]+ %  dev_loss [\d.]+  \d+ s", end)
     assert "about" in lines[5] and "left" not in lines[8]
+    assert not [each for each in recwarn if "ran out of data" in str(each.message)]
 
 
 def test_one_line_is_written_over(of, capsys):
