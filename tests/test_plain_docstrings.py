@@ -8,11 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / "lottery_tf"
-# For the whole library: `sorted(path.parent.name for path in ROOT.glob("*/__init__.py"))`.
-PACKAGES = [
-    *("common", "graph", "masks", "models", "losses"),
-    *("tweaks", "training", "finding", "runs"),
-]
+PACKAGES = sorted(path.parent.name for path in ROOT.glob("*/__init__.py"))
 MOST = 30  # words
 # A sentence ends at a full stop before a capital, at the end of a paragraph, and before the next
 # item of a list or entry of Args.

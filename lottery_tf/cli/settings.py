@@ -134,9 +134,9 @@ class SignalSettings:
 
     signal: bool = setting(
         False,
-        "show the mean square of each layer's activations and the norm of its gradients: of the "
-        "ticket, of its dense network, and with --recipe. --json has them too; --plot shows "
-        "them instead. The data are those of the ticket's run by default",
+        "show the mean square of each layer's activations and the norm of its gradients. They are "
+        "of the ticket, of its dense network, and with --recipe. --json has them too, and --plot "
+        "shows them instead. The data are those of the ticket's run by default",
     )
     recipe: str | None = setting(
         None,
@@ -210,8 +210,8 @@ class SweepSettings:
     measure: bool = setting(
         True,
         "with --tune: when all runs are done, choose the best values and measure them on the test "
-        "images (extra [report]). --nomeasure leaves that to a later command, for example where "
-        "parts of a grid run as jobs of their own",
+        "images (extra [report]). With --nomeasure a later command does so, for example if parts "
+        "of a grid run as jobs of their own",
     )
 
     def __post_init__(self) -> None:

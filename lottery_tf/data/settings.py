@@ -51,9 +51,9 @@ class DataSettings:
     )
     image_resize: str = setting(
         "resize",
-        "image_folder: how to bring an image to --image_size. resize keeps all of it, but not the "
-        "ratio of its sides. center_crop keeps the ratio, and cuts off both ends of the longer "
-        "side",
+        "image_folder: how to bring an image to --image_size. With resize all of it stays, but not "
+        "the ratio of its sides. With center_crop the ratio stays, and both ends of the longer "
+        "side are cut off",
         choices=("resize", "center_crop"),
     )
     image_channels: int | None = setting(

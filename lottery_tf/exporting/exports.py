@@ -101,7 +101,7 @@ def export(
     Raises:
       UsageError: if ``path`` holds anything else, such as a SavedModel of another program; it is
         never deleted. Also for a model without a graph of layers, with states that go on from batch
-        to batch, or that the format cannot hold; and for images that do not fit it.
+        to batch, or that the format cannot hold. And for images that do not fit it.
       RuntimeError: if an output of the reloaded model differs by more than the tolerance. Nothing
         is left at ``path`` then but what was there before.
     """
@@ -201,15 +201,19 @@ def write_exports(
 
     Returns:
       What is in ``export.json``, name of a format → its facts:
-      ``max_abs_difference`` between its outputs and the model's; ``test_accuracy`` and
-      ``near_ties``, how many classes are others than the model's, None without labels; ``bytes``,
-      of a folder the sum over its files; ``bytes_gzip``, of a folder its tar.gz; ``file``, its name
-      in ``out``; ``tolerance``, the difference that was allowed; ``max_abs_output``; ``images``,
-      their number; ``inputs`` and ``outputs``, name → shape, and ``input_dtypes`` and
-      ``input_ranges``, the smallest and largest of the images; ``parameters``
-      and ``nonzero_parameters``, of all the model's variables; ``probabilities``, name of an output
-      → how ``predict`` makes them, and ``predict_max_abs_difference`` of what that gives;
-      ``class_names``; ``preprocessing``; ``source``.
+
+      - ``max_abs_difference`` between its outputs and the model's; ``tolerance``, the difference
+        that was allowed; ``max_abs_output``; ``images``, their number.
+      - ``test_accuracy`` and ``near_ties``, how many classes are others than the model's. None
+        without labels.
+      - ``file``, its name in ``out``; ``bytes``, of a folder the sum over its files;
+        ``bytes_gzip``, of a folder its tar.gz.
+      - ``inputs`` and ``outputs``, name → shape; ``input_dtypes`` and ``input_ranges``, the
+        smallest and largest of the images.
+      - ``parameters`` and ``nonzero_parameters``, of all the model's variables.
+      - ``probabilities``, name of an output → how ``predict`` makes them;
+        ``predict_max_abs_difference`` of what that gives.
+      - ``class_names``, ``preprocessing`` and ``source``.
 
     Raises:
       UsageError: if ``out`` holds anything else, which is never deleted, or a format is unknown. If

@@ -128,8 +128,8 @@ def compare(
       jit_compile: whether XLA compiles the steps. That takes seconds in each run, and pays off in
         long ones; default: it does not, on TensorFlow.
       baseline: the label of the recipe that the others are compared with.
-      verbose: 0 shows nothing; 1 one line that is written over, and a line of each run; 2 a line of
-        each epoch too; "auto" is 1 in a terminal or a notebook, and 2 elsewhere.
+      verbose: what is shown. 0: nothing. 1: one line that is written over, and a line for each run.
+        2: a line for each epoch too. "auto": 1 in a terminal or a notebook, 2 elsewhere.
 
     Returns:
       A ``Comparison``: ``print`` shows it, ``frame`` and ``runs`` have the numbers. Mean and
