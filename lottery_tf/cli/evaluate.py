@@ -104,4 +104,5 @@ def as_exported(data: Dataset, folder: Path) -> Dataset:
     stated = json.loads(preprocessing)
     if not {"mean", "std"} <= stated.keys():  # written by a program, in its own words or none
         return data
-    return dataclasses.replace(data, mean=tuple(stated["mean"]), std=tuple(stated["std"]))
+    mean, std = (tuple(np.atleast_1d(stated[name]).tolist()) for name in ("mean", "std"))
+    return dataclasses.replace(data, mean=mean, std=std)

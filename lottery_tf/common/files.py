@@ -16,17 +16,17 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lottery_tf.common.errors import UsageError
+from lottery_tf.common.log import log, some
 from lottery_tf.common.ownership import Kind, check_ours, of_file_manager
 
 _PATTERN = re.compile(r"[\[\]*?\\]|[\ud800-\udfff]")
-_LEFT = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}(?P<old>\.old)?", re.DOTALL)
 SUMS = "sha256"  # key under which a record keeps the sums of itself and of its parts
 _CHANGED = (
     "Expected {} to have the checksum that it was written with; it is damaged or changed: copy it "
@@ -74,24 +74,32 @@ def whole_folder(path: str | os.PathLike[str], kind: Kind) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def clear_leftovers(folder: Path) -> None:
-    """Removes what killed processes left in ``folder`` and the folders in it while they wrote.
+def clear_leftovers(folder: Path, places: Iterable[str]) -> None:
+    """Removes what killed processes left in ``folder`` while they wrote.
 
-    A folder that was taken away to be replaced, and never was, stands in its place again. Nobody
+    A folder that was taken away to be replaced, and never was, stands at its place again. Nobody
     else may be writing there.
+
+    Args:
+      folder: in which to look.
+      places: paths below it, of what these processes wrote. Nothing else is touched, and nothing
+        behind a link.
     """
-    found = [path for pattern in (".*", "*/.*") for path in folder.glob(pattern)]
-    for path in sorted(found):
-        left = _LEFT.fullmatch(path.name)
-        if left is None or path.is_symlink():
+    for place in (folder / each for each in places):
+        if place.parent != folder and place.parent.is_symlink():
             continue
-        place = path.with_name(left["name"])
-        if left["old"] and not place.exists():
-            os.rename(path, place)
-        elif path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        named = re.compile(re.escape(f".{place.name}.") + r"[0-9a-f]{8}(\.old)?")
+        found = [path for path in place.parent.glob(".*") if named.fullmatch(path.name)]
+        found = sorted(path for path in found if not path.is_symlink())
+        old = [path for path in found if path.suffix == ".old"]
+        if old and not place.exists():
+            os.rename(found.pop(found.index(old[-1])), place)
+        if len(found) > 1 and not place.exists() and all(path.is_dir() for path in found):
+            # Of a release that gave the old folder no other name: one of them is whole.
+            log.warning("%s is missing; it may be one of %s.", place, some([*map(str, found)]))
+            continue
+        for path in found:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:

@@ -1,7 +1,6 @@
 """Finding tickets of a user's own model, round by round."""
 
 import collections
-import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
@@ -14,12 +13,13 @@ from lottery_tf.finding.fit_checks import (
     batches_with_end,
     check_measurable,
     check_own_losses,
+    optimizer_of,
     outputs_without_labels,
 )
 from lottery_tf.finding.round_progress import RoundProgress
 from lottery_tf.finding.rounds import find
 from lottery_tf.finding.settings import IMPORTED, FindingSettings
-from lottery_tf.graph.compat import keras, keras_of, undecayed
+from lottery_tf.graph.compat import keras, undecayed
 from lottery_tf.graph.fit_data import Stream
 from lottery_tf.graph.layers import (
     check_finished,
@@ -156,7 +156,7 @@ def find_tickets(
         metrics = []
     metrics = metrics if isinstance(metrics, list | tuple | Mapping) else [metrics]
     check_of_its_keras(model, optimizer=optimizer, loss=loss, metrics=metrics)
-    optimizer = _optimizer(optimizer, model)
+    optimizer = optimizer_of(model, optimizer)
     masks = all_kept(model, PrunableSettings(tuple(prune_layers), tuple(keep_dense)))
     info = {
         **{"method": finding.method, "model": model.name, "seed": seed},
@@ -193,20 +193,6 @@ def find_tickets(
         shown.end_round(each.ticket.sparsity, extra)
         yield dataclasses.replace(each.ticket, info={**each.ticket.info, **extra})
         shown.begin_round(each.number + 1)
-
-
-def _optimizer(optimizer: Any, model: keras.Model) -> keras.optimizers.Optimizer:
-    """That of the user, or of that name with Keras' defaults."""
-    optimizers = keras_of(model).optimizers
-    if isinstance(optimizer, str):
-        with contextlib.suppress(ValueError):  # which is told below
-            optimizer = optimizers.get(optimizer)
-    if not isinstance(optimizer, optimizers.Optimizer):
-        raise UsageError(
-            f"Expected an optimizer of {keras_of(model).__name__} such as keras.optimizers.Adam(), "
-            f"or its name, got {optimizer!r}; those of keras.optimizers.legacy are not taken."
-        )
-    return optimizer
 
 
 def _copied(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:

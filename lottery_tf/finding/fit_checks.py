@@ -1,5 +1,6 @@
 """Checks of a user's data and losses, before anything is trained."""
 
+import contextlib
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -7,9 +8,9 @@ from typing import Any
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.graph.compat import added_losses, keras, on_tensorflow
+from lottery_tf.graph.compat import added_losses, keras, keras_of, on_tensorflow
 from lottery_tf.graph.fit_data import batches
-from lottery_tf.graph.layers import assign, keys_of_outputs
+from lottery_tf.graph.layers import assign, check_of_its_keras, keys_of_outputs
 from lottery_tf.graph.step_checks import step_checks
 from lottery_tf.losses.derivatives import reason
 from lottery_tf.losses.objective import Objective, no_losses
@@ -31,6 +32,25 @@ def check_own_losses(model: keras.Model, spec: Any, ticket: Ticket) -> None:
     assign(model, ticket.weights)  # BatchNorm has seen zeros
     if not added:
         raise UsageError(no_losses(model, "train_data"))
+
+
+def optimizer_of(model: keras.Model, given: Any) -> keras.optimizers.Optimizer:
+    """The user's optimizer, or the one of that name with Keras' defaults.
+
+    Raises:
+      UsageError: for what is neither, or of another Keras than the model.
+    """
+    check_of_its_keras(model, optimizer=given)
+    optimizers, optimizer = keras_of(model).optimizers, given
+    if isinstance(given, str):
+        with contextlib.suppress(ValueError):  # which is told below
+            optimizer = optimizers.get(given)
+    if not isinstance(optimizer, optimizers.Optimizer):
+        raise UsageError(
+            f"Expected an optimizer of {keras_of(model).__name__} such as keras.optimizers.Adam(), "
+            f"or its name, got {given!r}; those of keras.optimizers.legacy are not taken."
+        )
+    return optimizer
 
 
 def outputs_without_labels(model: keras.Model, spec: Any) -> list[str]:

@@ -15,7 +15,7 @@ from lottery_tf.masks.kernel_axes import axes_of
 from lottery_tf.masks.masks import Masks
 from lottery_tf.masks.overlap import overlap
 from lottery_tf.masks.prunable import kernel_attributes, left_dense
-from lottery_tf.tickets.ticket import Ticket
+from lottery_tf.tickets.ticket import Ticket, ticket_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,12 +142,14 @@ def _jaccard(share: float | None) -> str:
 
 
 def inspect(
-    ticket: Ticket, other: Ticket | None = None, model: keras.Model | None = None
+    ticket: Ticket | keras.Model,
+    other: Ticket | None = None,
+    model: keras.Model | None = None,
 ) -> TicketFacts:
     """What is left of a ticket's network, weight by weight and in total.
 
     Args:
-      ticket: the ticket.
+      ticket: the ticket; or a pruned model, of which one is made (``Ticket.from_pruned``).
       other: a ticket of the same network, to compare the masks with; of the weights that both
         have masks of.
       model: a model of the ticket's architecture, where that cannot be read from its file: with
@@ -155,8 +157,9 @@ def inspect(
 
     Raises:
       UsageError: if ``other`` has no masks of the same weights, or ``model`` is of another
-        architecture.
+        architecture. For a model without zeros, and for what is neither ticket nor model.
     """
+    ticket, other = ticket_of(ticket), other and ticket_of(other)
     masks = ticket.masks
     mine, theirs = _in_both(masks, other.masks) if other else (Masks({}), Masks({}))
     by_name, together = overlap(mine, theirs)

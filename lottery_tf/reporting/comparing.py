@@ -92,9 +92,9 @@ def compare(
         notes.append(f"{counted(single, 'row')} of one run: no error, interval or p.")
     if on_one_ticket:
         notes.append(
-            f"{counted(on_one_ticket, 'row')} of more runs than tickets. Runs on one ticket differ "
-            "only in their training. So errors, intervals and p say little about other tickets, "
-            "and nothing where there is one ticket."
+            f"{counted(on_one_ticket, 'row')} with more runs than tickets. Runs on the same ticket "
+            "differ only in their training. So errors, intervals and p say little about other "
+            "tickets."
         )
     if same := int(((table["pairs"] > 1) & ~has_p).sum()):
         notes.append(

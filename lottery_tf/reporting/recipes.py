@@ -12,13 +12,13 @@ import tensorflow as tf
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import counted, some
 from lottery_tf.common.summary import UNKNOWN, Summarised, Summary, in_short, percent
-from lottery_tf.graph.compat import is_model, keras
+from lottery_tf.graph.compat import keras
 from lottery_tf.reporting.comparing import CONFIDENCE
 from lottery_tf.reporting.comparing import compare as compared
 from lottery_tf.reporting.runs import VANILLA
 from lottery_tf.reporting.tables import Table, cells, head, markdown
 from lottery_tf.reporting.trial import Fit, Trial
-from lottery_tf.tickets.ticket import Ticket
+from lottery_tf.tickets.ticket import Ticket, ticket_of
 from lottery_tf.training.progress import Progress
 from lottery_tf.tweaks.recipe import Recipe
 
@@ -142,7 +142,7 @@ def compare(
         is none of the above.
       Diverged: if weights become NaN or infinite.
     """
-    ticket = _ticket_of(model_or_ticket)
+    ticket = ticket_of(model_or_ticket)
     named, notes = _named(recipes, baseline)
     chosen = _seeds(seeds)
     if fit is None:
@@ -199,14 +199,6 @@ def compare(
     ]
     title = f"Recipes on a ticket of {percent(ticket.sparsity)} sparsity ({in_short(method)})"
     return Comparison(Table("table", title, frame, table, [], [], about, baseline))
-
-
-def _ticket_of(given: Any) -> Ticket:
-    if isinstance(given, Ticket):
-        return given
-    if not is_model(given):
-        raise UsageError(f"Expected a ticket or a pruned Keras model, got {in_short(repr(given))}.")
-    return Ticket.from_pruned(given)
 
 
 def _named(recipes: Any, baseline: str) -> tuple[dict[str, Recipe], list[str]]:

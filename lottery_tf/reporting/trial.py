@@ -10,6 +10,7 @@ import tensorflow as tf
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import some
 from lottery_tf.common.summary import in_short
+from lottery_tf.finding.fit_checks import optimizer_of
 from lottery_tf.graph.compat import is_model, keras, keras_of, on_tensorflow
 from lottery_tf.graph.fit_data import Stream, batches
 from lottery_tf.graph.layers import check_of_its_keras
@@ -49,7 +50,14 @@ class Trial:
         if jit_compile is None and on_tensorflow(self.plain):
             jit_compile = False  # each run is compiled anew, on which XLA spends seconds
         self.jit_compile = jit_compile
-        check_of_its_keras(self.plain, optimizer=optimizer, loss=loss)
+        check_of_its_keras(self.plain, loss=loss)
+        if fit is None:
+            self.optimizer = optimizer_of(self.plain, optimizer)
+        if inspect.isgenerator(train_data):
+            raise UsageError(
+                "Expected train_data that each run can read from the start; a generator is read "
+                "once. Give arrays, a keras.utils.Sequence, or a function seed → data."
+            )
         self.measured = {
             split: _with_end(data, self.plain, f"{split}_data")
             for split, data in measured.items()

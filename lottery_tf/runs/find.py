@@ -75,7 +75,9 @@ def find(
     rows = finished_rounds(out)
     if len(rows) >= finding.tickets:
         return rows[: finding.tickets]
-    run.put_right()
+    numbers = range(finding.last_round + 1)
+    tickets = [*(str(round_folder("", number)) for number in numbers), "next_ticket"]
+    run.put_right(["metrics.jsonl", *tickets, _CHECKPOINT, dense_folder("").name])
     check_find_places(out, finding, how.tensorboard)
 
     noise_by_variables()

@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,13 +119,14 @@ class Run:
                 f"Expected `out` to be a folder that can be written; {error}."
             ) from None
 
-    def put_right(self) -> None:
-        """Puts right what a killed process left in the folder; not where another is at work."""
+    def put_right(self, places: Iterable[str]) -> None:
+        """Puts right what a killed process left beside config.json and these places in the folder;
+        not while another is at work."""
         if not (self.out / LOCK).exists():  # there was no process yet
             return
         # Of a folder that can't be written, or has no locks, ``at_work`` tells.
         with contextlib.suppress(OSError, NotImplementedError), FileLock(self.out / LOCK, 0):
-            clear_leftovers(self.out)
+            clear_leftovers(self.out, ["config.json", *places])
 
     @contextlib.contextmanager
     def at_work(self, data_sha256: str = "", class_names: Sequence[str] = ()) -> Iterator[None]:

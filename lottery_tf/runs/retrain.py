@@ -111,7 +111,7 @@ def retrain_ticket(
             result = _test_finished(out, result, experiment, how)
         remove_ours(out / _BEST, _WRITES[_BEST])
         return result
-    run.put_right()
+    run.put_right(_WRITES)
     check_retrain_places(out, how.tensorboard)
     if by_itself:
         _check_dense_model(ticket_path)

@@ -1,5 +1,6 @@
 """Where a ticket comes from: what a program has asked for, and what is shown of it."""
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,10 +11,12 @@ from lottery_tf.common.summary import Summary, in_short, pairs, percent
 from lottery_tf.masks.masks import Masks
 
 _ROWS = 12  # of weights
+_DEPTH = 12  # of what is described
 _SAID = {
     "method": "method",
     "round": "round",
     "rewind_step": "rewound to step",
+    "rewound_to": "rewound to",
     "model": "model",
     "dataset": "dataset",
     "seed": "seed",
@@ -35,23 +38,26 @@ def described(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _plain(value) for name, value in arguments.items() if value is not None}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, depth: int = 0) -> Any:
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float | np.floating):
         return float(value)
     if isinstance(value, np.integer):
         return int(value)
-    if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [_plain(each) for each in value]
-    try:
-        config = value.get_config()
-    except Exception:  # a layer or schedule of the user's own need not have one
+    config = None
+    if depth < _DEPTH:  # something may hold itself
+        if isinstance(value, Mapping):
+            return {str(key): _plain(each, depth + 1) for key, each in value.items()}
+        if isinstance(value, list | tuple | set):
+            return [_plain(each, depth + 1) for each in value]
+        # A layer or schedule of the user's own need not have one, and may have another.
+        with contextlib.suppress(Exception):
+            config = dict(value.get_config())
+    if config is None:
         return getattr(value, "__name__", in_short(repr(value), 80))
     told = {name: each for name, each in config.items() if each is not None}
-    return {"class_name": type(value).__name__, **_plain(told)}
+    return {"class_name": type(value).__name__, **_plain(told, depth + 1)}
 
 
 def summary_of(masks: Masks, sparsity_total: float, info: Mapping[str, Any]) -> Summary:

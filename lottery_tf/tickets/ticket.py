@@ -13,12 +13,20 @@ import numpy as np
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import sha256, sum_of, whole_folder, write_record
-from lottery_tf.common.log import some
+from lottery_tf.common.log import log, some
 from lottery_tf.common.ownership import Kind, has_keys
 from lottery_tf.common.settings import one_of
 from lottery_tf.common.summary import Summarised, Summary, in_short, percent
 from lottery_tf.graph import architecture
-from lottery_tf.graph.compat import KERASES, both, is_adapted, keras, keras_of, parts_of
+from lottery_tf.graph.compat import (
+    KERASES,
+    both,
+    is_adapted,
+    is_model,
+    keras,
+    keras_of,
+    parts_of,
+)
 from lottery_tf.graph.conversion import converted
 from lottery_tf.graph.copies import with_paths
 from lottery_tf.graph.layers import (
@@ -125,7 +133,9 @@ class Ticket(Summarised):
 
         Args:
           model: a trained model with zeros in its kernels, wrapped or not.
-          rewind_to: the same architecture with the weights to rewind to. Default: ``model``.
+          rewind_to: the same architecture with the weights to rewind to. Default: ``model``. One
+            line warns if they are those of ``model``: tfmot's ``prune_low_magnitude`` trains the
+            layers of the model that it was given, so give a copy from before the training.
 
         Raises:
           UsageError: if there is no zero in the prunable weights, or ``rewind_to`` has other
@@ -154,7 +164,17 @@ class Ticket(Summarised):
             )
         log_left_dense(model, masks)
         ticket = cls.of(model, masks, {"method": "from_model", "model": model.name})
-        return ticket if rewind_to is None else ticket.with_weights(values_for(model, rewind_to))
+        if rewind_to is None:
+            return ticket
+        rewound = ticket.with_weights(values_for(model, rewind_to), rewound_to=rewind_to.name)
+        if all(np.array_equal(rewound.weights[n], ticket.weights[n]) for n in masks):
+            log.warning(
+                "%s: rewind_to has the same weights. If it was pruned by tfmot, it shares its "
+                "layers with the pruned model: keep a copy from before the training (clone_model "
+                "and set_weights, or a file).",
+                model.name,
+            )
+        return rewound
 
     def __repr__(self) -> str:
         told = [in_short(self.info[n]) for n in ("model", "method") if self.info.get(n)]
@@ -374,6 +394,19 @@ class Ticket(Summarised):
             text_of(path / "model.json"),
             {key: value for key, value in record.items() if key not in computed},
         )
+
+
+def ticket_of(given: Any) -> Ticket:
+    """A ticket as it is, or that of a pruned model.
+
+    Raises:
+      UsageError: for a model without zeros, and for what is neither ticket nor model.
+    """
+    if isinstance(given, Ticket):
+        return given
+    if not is_model(given):
+        raise UsageError(f"Expected a ticket or a pruned Keras model, got {in_short(repr(given))}.")
+    return Ticket.from_pruned(given)
 
 
 def _masked(weights: Mapping[str, np.ndarray], masks: Masks) -> dict[str, np.ndarray]:

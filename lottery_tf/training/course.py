@@ -4,6 +4,8 @@ import math
 import time
 from typing import Any
 
+import numpy as np
+
 from lottery_tf.graph.compat import Callback
 
 
@@ -13,7 +15,8 @@ class Course(Callback):
     Attributes:
       epoch, epochs: the epoch that is at work or done last, counted from 1 and from where the
         training began, before an interruption too; and how many there are.
-      metrics: of the last epoch that is done, by Keras' names; empty before that.
+      metrics: of the last epoch that is done, by Keras' names, where they are numbers; empty
+        before that.
     """
 
     def __init__(self) -> None:
@@ -51,7 +54,8 @@ class Course(Callback):
         self._moved_to(self._epoch_begun + min(batch + 1, self.params["steps"]), False)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self.metrics = {name: float(value) for name, value in (logs or {}).items()}
+        numbers = {k: value for k, value in (logs or {}).items() if np.ndim(value) == 0}
+        self.metrics = {name: float(value) for name, value in numbers.items()}
         self._moved_to(self._epoch_begun + self.params["steps"], True)
 
     def _moved_to(self, position: int, epoch_is_done: bool) -> None:

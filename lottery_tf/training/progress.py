@@ -8,6 +8,8 @@ import sys
 import time
 from typing import Any
 
+import numpy as np
+
 from lottery_tf.common.devices import is_chief
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import one_line
@@ -60,7 +62,8 @@ class Progress(Callback):
         per_epoch = max(self.steps_per_epoch, 1)
         number, of = (math.ceil(n / per_epoch) for n in (self._in_training, self._of))
         # Keras 3 has them in the order of their names.
-        found = sorted((logs or {}).items(), key=lambda item: item[0] != "loss")[:3]
+        numbers = {k: value for k, value in (logs or {}).items() if np.ndim(value) == 0}
+        found = sorted(numbers.items(), key=lambda item: item[0] != "loss")[:3]
         shown = [f"{name} {float(value):.4g}" for name, value in found]
         told = [f"epoch {number} of {max(of, number)}", *shown, self._left()]
         self._write(f"{self.label}  {'  '.join(filter(None, told))}", stays=self.verbose == 2)

@@ -144,7 +144,7 @@ def test_a_process_killed_at_any_moment_leaves_the_folder_whole_or_away(tmp_path
             seen.append(word)
         else:
             seen.append("away")
-        clear_leftovers(path.parent)
+        clear_leftovers(path.parent, ["model"])
         assert os.listdir(path.parent) == ["model"]
         assert contents(path) == dict.fromkeys("abc", "old" if seen[-1] == "away" else seen[-1])
         if killed.returncode == 0:
@@ -154,15 +154,28 @@ def test_a_process_killed_at_any_moment_leaves_the_folder_whole_or_away(tmp_path
     assert set(seen[5:]) == {"new"}
 
 
-def test_leftovers_are_known_by_their_names(tmp_path):
-    kept = [".lock", ".hidden", ".a.12345678x", "a.12345678", "sub/b.json", ".a.1234567g"]
-    for name in [*kept, ".a.json.0123abcd", "sub/.b.json.0123abcd", "sub/.é .00000000"]:
+def test_leftovers_of_known_places_alone_are_cleared(tmp_path):
+    kept = [".lock", ".a.json.12345678x", "a.json.12345678", "sub/b", ".a.json.1234567g"]
+    kept += [".results.20261130", "other/.b.20250101", "elsewhere/.c.20250101"]
+    left = [".a.json.0123abcd", ".a.json.0123abcd.old", "sub/.b.0123abcd", "sub/.b.0123abcd.old"]
+    for name in [*kept, *left, "a.json"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    (tmp_path / ".link.0123abcd").symlink_to(tmp_path / "a.12345678")
-    clear_leftovers(tmp_path)
+    (tmp_path / ".a.json.aaaaaaaa").symlink_to(tmp_path / "a.json")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    clear_leftovers(tmp_path, ["a.json", "sub/b", "link/c", "no/d"])
     found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
-    assert found == {*kept, "sub", ".link.0123abcd"}
+    folders = {"sub", "other", "elsewhere", "link"}
+    assert found - folders == {*kept, "a.json", ".a.json.aaaaaaaa"}
+
+
+def test_two_old_copies_are_told_and_kept(tmp_path, caplog):
+    """A release before this one gave the folder that it replaced no other name than the new one."""
+    for name in (".model.aaaaaaaa", ".model.bbbbbbbb"):
+        (tmp_path / name).mkdir()
+    clear_leftovers(tmp_path, ["model"])
+    assert len(os.listdir(tmp_path)) == 2
+    assert "model is missing; it may be one of" in caplog.text
 
 
 def test_a_link_is_followed(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import re
 
+import numpy as np
 import pytest
 from networks import chain, examples
 
@@ -43,6 +44,16 @@ def test_one_line_is_written_over(of, capsys):
     text = capsys.readouterr().out
     assert text.count("\n") == 3 and text.count("\repoch") == 0
     assert text.count("\rround 1 of 2") == 4  # it begins, two epochs, and its end
+
+
+def test_a_metric_that_is_no_number_is_not_shown(of, capsys):
+    found = of.metrics.F1Score(average=None, name="each")
+    one_hot = np.eye(3, dtype="float32")[np.arange(8) % 3]
+    data = examples(8)[0], one_hot
+    loss = of.losses.CategoricalCrossentropy(from_logits=True)
+    own = {"optimizer": of.optimizers.SGD(0.1), "epochs": 1, "rounds": 0, "loss": loss}
+    lt.find_ticket(network(of), data, metrics=[found], verbose=2, **own)
+    assert "loss" in capsys.readouterr().out
 
 
 def test_nothing_is_shown_where_nothing_is_asked_for(of, capsys, monkeypatch):

@@ -68,6 +68,17 @@ def test_both_kerases_have_the_same_facts(name):
     assert dataclasses.replace(found, weights=[]) == dataclasses.replace(expected, weights=[])
 
 
+@both_kerases
+def test_a_pruned_model_is_a_ticket(its_keras):
+    model = chain(its_keras.layers.Dense(3, name="first"))
+    ticket = lt.prune(model, "omp", 0.5)
+    assert lt.inspect(lt.strip(ticket.build())).kept == ticket.masks.kept
+    with pytest.raises(UsageError, match="none of its"):
+        lt.inspect(model)
+    with pytest.raises(UsageError, match="a ticket or a pruned Keras model, got 'path'"):
+        lt.inspect("path")
+
+
 def test_two_tickets():
     one = ticket_of(two_layers(), d=[[1, 0], [1, 0]])
     other = ticket_of(two_layers(), d=[[1, 0], [0, 0]])

@@ -127,6 +127,18 @@ def test_data_may_be_a_function_of_the_seed(of, ticket):
     assert "A tf.data.Dataset has its own order" in str(found)
 
 
+def test_an_optimizer_has_a_name_and_a_generator_is_read_once(of, ticket):
+    data = examples(8)
+    own = {"train_data": data, "test_data": data, "epochs": 1, "verbose": 0}
+    found = lt.compare(ticket, ["vanilla"], [0], optimizer="adam", **own)
+    assert len(found.runs) == 1
+    with pytest.raises(UsageError, match="an optimizer of .* or its name, got 'adamm'"):
+        lt.compare(ticket, ["vanilla"], [0], optimizer="adamm", **own)
+    own["train_data"] = (batch for batch in [data])
+    with pytest.raises(UsageError, match="a generator is read once"):
+        lt.compare(ticket, ["vanilla"], [0], optimizer="adam", steps_per_epoch=1, **own)
+
+
 def test_a_pruned_model_is_a_ticket(of):
     model = lt.strip(lt.prune(network(of), "random", 0.5).build())
     found = lt.compare(model, "vanilla", [0], told, verbose=0)

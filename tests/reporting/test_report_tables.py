@@ -524,7 +524,7 @@ def test_seeds_of_training_on_one_ticket_are_told(tmp_path):
         write_run(tmp_path / f"tost_{seed}", ticket, "tost", tost, seed=seed)
     (table,) = report([tmp_path]).tables
     (told,) = (line for line in table.about if "more runs than tickets" in line)
-    assert told.startswith("2 rows of more runs than tickets. ")
+    assert told.startswith("2 rows with more runs than tickets. ")
     # The arithmetic is that of a ticket a seed.
     assert table.frame.p[3] == pytest.approx(table.frame.p[1])
     (table,) = report([tmp_path / "each_its_own"]).tables

@@ -30,6 +30,7 @@ from lottery_tf.common.files import sha256
 from lottery_tf.graph.compat import keras, keras_of
 from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import named_layers, named_variables
+from lottery_tf.tickets.origin import described
 from lottery_tf.tickets.ticket import FORMAT_VERSION
 from lottery_tf.training.retraining import nonzero_parameters
 
@@ -245,8 +246,20 @@ def test_the_weights_to_rewind_to_may_be_others(its_keras):
     start = mlp(its_keras.layers)
     ticket = lt.Ticket.from_pruned(model, rewind_to=start)
     assert ticket.masks == masks
+    assert f"rewound to {start.name}" in str(ticket)
     expected = {n: np.where(masks[n], v, 0) if n in masks else v for n, v in values(start).items()}
     assert_same(dict(ticket.weights), expected)
+
+
+@both_kerases
+def test_weights_that_were_trained_already_are_told(its_keras, lines):
+    """tfmot's prune_low_magnitude trains the layers of the model that it is given."""
+    model, _ = sparse_mlp(its_keras.layers)
+    shared = its_keras.Model(model.inputs, model.outputs)
+    lt.Ticket.from_pruned(model, rewind_to=shared)
+    assert "rewind_to has the same weights" in lines[-1]
+    lt.Ticket.from_pruned(model, rewind_to=mlp(its_keras.layers))
+    assert "same weights" not in lines[-1]
 
 
 @pytest.mark.parametrize(
@@ -444,3 +457,19 @@ def test_pruned_weights_are_0_however_it_is_made():
 def test_a_mask_without_its_weight_is_refused(masks):
     with pytest.raises(UsageError, match=f"shape; {next(iter(masks))} is not"):
         lt.Ticket(lt.Masks(masks), {"a/kernel": np.ones(2)}, "{}")
+
+
+def test_arguments_are_described_whatever_they_hold():
+    class Own:
+        def __init__(self, config):
+            self.config = config
+
+        def get_config(self):
+            return self.config
+
+    endless = {"rate": np.float32(0.5)}
+    endless["of"] = Own(endless)
+    found = described({"none": Own(None), "list": Own([1]), "endless": Own(endless), "left": None})
+    assert found.keys() == {"none", "list", "endless"}
+    assert found["endless"]["class_name"] == "Own" and found["endless"]["rate"] == 0.5
+    json.dumps(found)
