@@ -70,7 +70,7 @@ def test_both_kerases_have_the_same_facts(name):
 
 @both_kerases
 def test_a_pruned_model_is_a_ticket(its_keras):
-    model = chain(its_keras.layers.Dense(3, name="first"))
+    model = mlp(its_keras.layers)
     ticket = lt.prune(model, "omp", 0.5)
     assert lt.inspect(lt.strip(ticket.build())).kept == ticket.masks.kept
     with pytest.raises(UsageError, match="none of its"):
