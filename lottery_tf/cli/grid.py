@@ -81,7 +81,7 @@ def sparsities_said(flags: Parsed) -> list[str]:
             if become:
                 said[
                     f"A round prunes {100 * fraction:g} % of what is left (--prune_fraction="
-                    f"{fraction:g}), so of --sparsities {', '.join(become)}."
+                    f"{fraction:g}). Of --sparsities, {', '.join(become)}."
                 ] = None
     return list(said)
 

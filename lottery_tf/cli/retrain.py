@@ -50,7 +50,7 @@ def run(flags: Parsed) -> None:
     with (
         at_work(flags.settings(DeviceSettings)),
         own_folder(out) as folder,
-        console.status("reading data, building the model") as status,
+        console.status("reading data, preparing the recipe") as status,
     ):
         result = retrain_ticket(
             *(folder, Path(settings.ticket), recipe, experiment),

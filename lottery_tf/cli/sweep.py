@@ -202,7 +202,9 @@ def _what_is_there(progress: Progress, later: int) -> str:
     kinds = dict.fromkeys(trial.kind for trial in progress.trials)
     number = {kind: sum(trial.kind == kind for trial in progress.trials) for kind in kinds}
     there = {kind: number[kind] - progress.left(kind) for kind in kinds}
-    said = [f"{number[kind]} of {kind} ({there[kind]} there already)" for kind in kinds]
+    said = [
+        f"{counted(number[kind], f'{kind} run')} ({there[kind]} there already)" for kind in kinds
+    ]
     then = f", and {counted(later, 'run')} when --tune has chosen" if later else ""
     left = len(progress.trials) - len(gone)
     return f"The grid has {' and '.join(said)}: {counted(left, 'run')} to do{then}."

@@ -89,7 +89,7 @@ def compare(
             f"settings), which no gain counts: {some(alone)}."
         )
     if single := int((table["seeds"] == 1).sum()):
-        notes.append(f"{counted(single, 'row')} of one run: no error, interval or p.")
+        notes.append(f"{counted(single, 'row')} with one run: no error, interval or p.")
     if on_one_ticket:
         notes.append(
             f"{counted(on_one_ticket, 'row')} with more runs than tickets. Runs on the same ticket "

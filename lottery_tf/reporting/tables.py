@@ -292,8 +292,8 @@ def _about(frame: pd.DataFrame, gathered: Gathered, chosen: Sequence[str]) -> li
         f"A gain is the difference to {gathered.baseline} on the same ticket, in points. Its "
         f"{100 * CONFIDENCE:.0f} % interval and p are of a paired t-test. {tested}",
         "Errors and intervals are over the seeds, on one test set. The test set's own error is not "
-        "in them: √(a(1−a)/n) for an accuracy a on n images. Gains are paired and have much less "
-        "of it.",
+        "in them: √(a(1−a)/n) for an accuracy a on n images. Gains are paired, so that most of "
+        "it cancels in them.",
     ]
     if not set(gathered.shared) - set(chosen) and (dense := dense_accuracies(gathered.runs)):
         error = stats.sem(dense) if len(dense) > 1 else np.nan

@@ -427,7 +427,7 @@ def test_what_the_asked_sparsities_become_is_said(file):
         return grid.sparsities_said(parse(words, SETTINGS))
 
     assert said("--sparsities=0.8,0.95", "--prune_fraction=0.5") == [
-        "A round prunes 50 % of what is left (--prune_fraction=0.5), so of --sparsities 0.8 "
+        "A round prunes 50 % of what is left (--prune_fraction=0.5). Of --sparsities, 0.8 "
         "becomes 75.00 % (round 2), 0.95 becomes 93.75 % (round 4)."
     ]
     two = said("--sparsities=0.5", "--vary=prune_fraction:0.2,0.5,width:8,16")

@@ -161,7 +161,9 @@ def test_the_same_command_again_runs_nothing(swept, capfd):
     assert contents(swept) == before
     said = capfd.readouterr().out
     assert "--sparsities 0.36 becomes 36.00 % (round 2)." in said
-    assert "1 of find (1 there already) and 2 of retrain (2 there already): 0 runs to do." in said
+    assert (
+        "1 find run (1 there already) and 2 retrain runs (2 there already): 0 runs to do." in said
+    )
     assert f"Next: lottery-tf report {swept} --out={swept / 'report.html'}" in said
     assert "Finished." in said and re.search("retrain +│ +2 │ +0 │ +0 │", said)
 

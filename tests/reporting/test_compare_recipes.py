@@ -61,7 +61,7 @@ def test_one_seed_has_no_interval_and_vanilla_is_added(ticket):
     found = lt.compare(ticket, "label_smoothing", [4], lambda *given: {"accuracy": 0.5}, verbose=0)
     text = str(found)
     assert "vanilla was added" in text
-    assert "2 rows of one run, without error, interval and p." in text
+    assert "2 rows with one run: no error, interval or p." in text
     assert "interval" not in text.splitlines()[1]
     assert found.frame["gain"].tolist()[1] == 0
 

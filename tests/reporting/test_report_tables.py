@@ -568,7 +568,7 @@ def test_one_seed_and_equal_differences_have_no_test(tmp_path):
     assert single[5:] == ["70.00", "-10.00", "–", "–", "–"]
     said = " ".join(table.about)
     assert "1 row without interval and p, as all differences to vanilla are equal." in said
-    assert "2 rows of one run: no error, interval or p." in said
+    assert "2 rows with one run: no error, interval or p." in said
 
 
 def test_differences_that_rounding_alone_makes_have_no_test(tmp_path):
