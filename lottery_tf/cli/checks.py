@@ -95,7 +95,7 @@ def evaluate_lacks(flags: Parsed) -> list[str]:
 
 def report_lacks(flags: Parsed) -> list[str]:
     """What ``report`` lacks: folders."""
-    return [] if flags.positional else ["folders with retrain runs below them"]
+    return [] if flags.positional else ["a folder with retrain runs below it"]
 
 
 def _data_lacks(flags: Parsed) -> list[str]:

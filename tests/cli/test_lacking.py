@@ -31,7 +31,7 @@ OUT = r"--out=DIR \(the folder to write to\)"
         ("export", rf"--run=DIR \(the retrain run to export\) and {OUT}; they"),
         ("evaluate --dataset=idx", r"--run=DIR .* or --model=PATH .* and --data_dir=DIR .*; they"),
         ("evaluate --dataset=idx --model=x", r"--data_dir=DIR .*; it"),
-        ("report", "folders with retrain runs below them; it"),
+        ("report", "a folder with retrain runs below it; it"),
     ],
 )
 def test_all_that_a_command_lacks_is_told_at_once(words, lacking, capfd, tmp_path, monkeypatch):

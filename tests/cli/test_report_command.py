@@ -104,6 +104,6 @@ def test_mistakes(tmp_path, capfd):
     assert main(["report", str(write_study(tmp_path / "runs")), "--tune=rate"]) == 2
     first, second, third = capfd.readouterr().err.strip().splitlines()
     assert first == (
-        "lottery-tf report: Expected folders with retrain runs below them; none was given."
+        "lottery-tf report: Expected a folder with retrain runs below it; it was not given."
     )
     assert "got " in second and "'rate'" in third

@@ -160,7 +160,7 @@ def test_the_same_command_again_runs_nothing(swept, capfd):
     assert main(["sweep", *WORDS, f"--out={swept}"]) == 0
     assert contents(swept) == before
     said = capfd.readouterr().out
-    assert "--sparsities 0.36 becomes 36.00 % (round 2)." in said
+    assert "--sparsities, 0.36 becomes 36.00 % (round 2)." in said
     assert (
         "1 find run (1 there already) and 2 retrain runs (2 there already): 0 runs to do." in said
     )
@@ -177,7 +177,7 @@ def test_more_of_the_grid_runs_only_what_is_missing(files, swept, tmp_path, capf
     assert {path: after[path] for path in before} == before
     said = capfd.readouterr().out
     assert said.count("retrain/") == said.count("retrain/soft_activation_") == 1
-    assert "(1 there already) and 3 of retrain (2 there already): 1 run to do." in said
+    assert "(1 there already) and 3 retrain runs (2 there already): 1 run to do." in said
     assert "[4 of 4]" in said
     assert len(list((out / "find").iterdir())) == 1
 
@@ -418,7 +418,7 @@ def test_only_what_dev_images_chose_is_measured_on_the_test_images(files, swept,
     capfd.readouterr()
     assert main(["report", str(out), "--tune_seeds=0"]) == 0
     said = capfd.readouterr().out
-    assert "0.1*" in said and "0.0001" not in said and "mean dev accuracy of 1 seed;" in said
+    assert "0.1*" in said and "0.0001" not in said and "mean dev accuracy of 1 seed." in said
     assert main(["report", str(out)]) == 0
     said = " ".join(capfd.readouterr().out.split())
     assert "0.1*" in said and "0.0001" not in said and "chosen by 1 of 2 seeds" in said
