@@ -107,7 +107,7 @@ COMMANDS = {
     ),
     "export": Command(
         "lottery_tf.cli.export",
-        "write a retrained model as SavedModel or TFLite",
+        "write a retrained model as SavedModel, TFLite, ONNX or Keras file",
         settings.EXPORT,
         lacks=checks.export_lacks,
     ),

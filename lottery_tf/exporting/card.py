@@ -72,7 +72,8 @@ def card(
                 *("|---|---:|---:|---:|", *files),
             ]
         ),
-        "export.json has the same facts for programs.",
+        "export.json has the same facts for programs."
+        + (" The names of the classes are only there and here." if first["class_names"] else ""),
         "## How to load it",
         *(f"~~~python\n{_code(form, each, its_keras)}\n~~~" for form, each in facts.items()),
     ]

@@ -23,7 +23,7 @@ from lottery_tf.common.ownership import Kind, check_ours
 from lottery_tf.common.settings import nearest, one_of
 from lottery_tf.exporting import card, proof
 from lottery_tf.exporting.formats import FORMATS
-from lottery_tf.exporting.preprocessing import Normalisation
+from lottery_tf.exporting.preprocessing import Normalisation, warn_of_images
 from lottery_tf.exporting.probabilities import probabilities_of
 from lottery_tf.exporting.saved_model import SAVED_MODEL
 from lottery_tf.exporting.settings import MAX_DIFFERENCE
@@ -67,6 +67,7 @@ def export(
     preprocessing: Mapping[str, Any] | None = None,
     with_preprocessing: bool = False,
     probabilities: str | None = "auto",
+    about: Mapping[str, str] | None = None,
     tolerance: float = MAX_DIFFERENCE,
 ) -> dict[str, Any]:
     """Writes ``model`` as a SavedModel, as one file, or as a folder with several formats.
@@ -88,20 +89,49 @@ def export(
       path: one file where it ends in .tflite, .onnx or .keras; else the folder of a SavedModel. It
         has to be free, or an older export of this kind, which is replaced.
       images: the input of the exported model, float32 [N, …] (for several inputs a dict, name →
-        array). If given, a fresh process reloads what was written and runs them, a few seconds.
-      formats: names in ``FORMATS``, or one. Then ``path`` is a folder with one of each,
-        ``export.json`` and ``README.md``, as ``write_exports`` writes it.
-      labels, class_names: as in ``write_exports``, for ``formats``.
-      preprocessing, with_preprocessing, probabilities, tolerance: as in ``write_exports``.
+        array): raw pixels with ``with_preprocessing``, else normalised. If given, a fresh process
+        reloads what was written and runs them, a few seconds. Default: no such proof.
+      formats: "saved_model", "tflite", "onnx" or "keras", or a sequence of these. Then ``path`` is
+        a folder with one of each, ``export.json`` (the facts) and ``README.md`` (a model card).
+        Default: the path says it, and neither of these two is written.
+      labels: the classes of ``images``, int [N], for ``test_accuracy``. Default: not measured.
+      class_names: the names of the classes, in the order of the model's first output, one each.
+        They go into ``export.json`` and the card, so with ``formats`` only; no model file has them.
+      preprocessing: how images are made into the model's input, as JSON knows it. With ``mean`` and
+        ``std``, (x − mean) / std: one number each, or one for each channel. Default: not said.
+      with_preprocessing: put that normalisation into the exported model as a layer: it takes raw
+        pixels then, float32. Default: the user of the model normalises.
+      probabilities: what the SavedModel's signature ``predict`` gives beside the outputs:
+        "softmax" or "sigmoid" of logits, or "none" for outputs that are probabilities already.
+        "auto" reads from the last layers what the outputs are, and takes the softmax of logits.
+        Where that is not known, and with None, there is no such signature.
+      about: what the card says besides, a line each: what → text, such as ``{"Data": "digits"}``.
+        With ``formats`` only. Default: nothing.
+      tolerance: the largest difference of an output that is allowed. Default: 1e-5.
 
     Returns:
-      The facts that ``write_exports`` tells of a format, and with ``formats`` of each. Without
+      The facts below of the format; with ``formats`` name of a format → its facts. Without
       ``images`` those about what it computes are None.
 
+      - ``max_abs_difference`` between its outputs and the model's; ``tolerance``, the difference
+        that was allowed; ``max_abs_output``; ``images``, their number.
+      - ``test_accuracy`` and ``near_ties``, how many classes are others than the model's. None
+        without labels.
+      - ``file``, its name in the folder; ``bytes``, of a folder the sum over its files;
+        ``bytes_gzip``, of a folder its tar.gz.
+      - ``inputs`` and ``outputs``, name → shape; ``input_dtypes`` and ``input_ranges``, the
+        smallest and largest of the images.
+      - ``parameters`` and ``nonzero_parameters``, of all the model's variables.
+      - ``probabilities``, name of an output → how ``predict`` makes them;
+        ``predict_max_abs_difference`` of what that gives.
+      - ``preprocessing``; with ``formats`` also ``class_names`` and ``source``.
+
     Raises:
-      UsageError: if ``path`` holds anything else, such as a SavedModel of another program; it is
-        never deleted. Also for a model without a graph of layers, with states that go on from batch
-        to batch, or that the format cannot hold. And for images that do not fit it.
+      UsageError: if ``path`` holds anything else, such as a SavedModel of another program, or an
+        export whose ``README.md`` was edited; it is never deleted. If the model has no graph of
+        layers or keeps states from batch to batch. If images, labels, class names, probabilities or
+        the preprocessing do not fit it. And for a format that cannot hold the model: of several the
+        others are written all the same, and it is named.
       RuntimeError: if an output of the reloaded model differs by more than the tolerance. Nothing
         is left at ``path`` then but what was there before.
     """
@@ -116,32 +146,39 @@ def export(
             preprocessing=preprocessing,
             with_preprocessing=with_preprocessing,
             probabilities=probabilities,
+            about=about,
             tolerance=tolerance,
         )
-    for name, value in (("labels", labels), ("class_names", class_names)):
-        if value is not None:
-            raise UsageError(
-                f"Expected formats=… with {name}, such as formats='saved_model': they go into "
-                f"{REPORT} and {card.NAME}, which a single {Path(path).name or 'file'} has not."
-            )
     chosen = "saved_model"
     for name, each in FORMATS.items():
         if "." in each.file and Path(path).suffix == Path(each.file).suffix:
             chosen = name
+    for name, value in (("class_names", class_names), ("about", about)):
+        if value is not None:
+            raise UsageError(
+                f"Expected formats=… with {name}, such as formats='{chosen}' and a folder as path: "
+                f"its {REPORT} and {card.NAME} say them. Without formats only the model is written."
+            )
     _check_exportable(model, [chosen])
+    inputs, classes = _examples(model, images, labels)
     wanted = _wanted(model, preprocessing, with_preprocessing, probabilities, tolerance)
+    warn_of_images(model, preprocessing, with_preprocessing, inputs)
     if chosen != "saved_model":
-        facts = _write_file(model, Path(path), chosen, images, wanted)
+        facts = _write_file(model, Path(path), chosen, inputs, classes, wanted)
     else:
         check_ours(path, SAVED_MODEL)
-        inputs = None if images is None else proof.named_inputs(model, images)
         with whole_folder(path, SAVED_MODEL) as folder, plain_path(folder) as place:
-            facts = write(model, {chosen: place}, inputs, None, wanted)[0][chosen]
+            facts = write(model, {chosen: place}, inputs, classes, wanted)[0][chosen]
     return {**facts, "preprocessing": _told(preprocessing, wanted)}
 
 
 def _write_file(
-    model: keras.Model, path: Path, name: str, images: Any, wanted: Wanted
+    model: keras.Model,
+    path: Path,
+    name: str,
+    inputs: Mapping[str, np.ndarray] | None,
+    classes: np.ndarray | None,
+    wanted: Wanted,
 ) -> dict[str, Any]:
     """The file ``path`` of a format that is one file."""
     (is_one,) = FORMATS[name].ours.values()
@@ -150,10 +187,9 @@ def _write_file(
             f"Expected a path for the file that is to be written, free or of an older {name} file; "
             f"{path} is something else: give another, or move it away."
         )
-    inputs = None if images is None else proof.named_inputs(model, images)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / FORMATS[name].file
-        facts, _ = write(model, {name: file}, inputs, None, wanted)
+        facts, _ = write(model, {name: file}, inputs, classes, wanted)
         write_bytes(path, file.read_bytes())
     return {**facts[name], "file": path.name}
 
@@ -173,47 +209,23 @@ def write_exports(
     about: Mapping[str, str] | None = None,
     tolerance: float = MAX_DIFFERENCE,
 ) -> dict[str, dict[str, Any]]:
-    """Writes ``model`` in several formats to the folder ``out``.
+    """Writes ``model`` in several formats to the folder ``out``, as ``export`` with ``formats``.
 
     ``out/export.json`` has the facts, ``out/README.md`` is a model card for whoever gets the
     folder. One fresh process reloads all formats and runs the images.
 
     Args:
       model: a built Sequential or functional model of either Keras. Pruning wrappers are taken off.
-      out: a folder, missing, empty, or an older export, which is replaced. A ``README.md`` that was
-        edited is nobody's export any more, and is not replaced.
+      out: a folder, missing, empty, or an older export, which is replaced. If its ``README.md`` was
+        edited, the export is refused, and the folder stays as it is.
       formats: names in ``FORMATS``.
-      images: test images as the exported model takes them, float32 [N, …] (for several inputs a
-        dict, name → array): raw pixels with ``with_preprocessing``. None writes without a proof.
-      labels: their classes, int [N].
-      class_names: the names of the classes, in the order of the model's first output.
-      preprocessing: how images are made into the model's input, as JSON knows it. With ``mean`` and
-        ``std``, (x − mean) / std: one number each, or one for each channel.
-      with_preprocessing: put that normalisation into the exported model as a layer: it takes raw
-        pixels then, float32.
-      probabilities: what the SavedModel's signature ``predict`` gives beside the outputs:
-        "softmax" or "sigmoid" of logits, or "none" for outputs that are probabilities already.
-        "auto" reads from the last layers what the outputs are, and takes the softmax of logits.
-        Where that is not known, and with None, there is no such signature.
+      images: as in ``export``. None writes without a proof.
       source: where the model comes from, as JSON knows it; goes into ``export.json``.
-      about: what the card says besides, a line each: what → text, such as ``{"Data": "digits"}``.
-      tolerance: the largest difference of an output that is allowed.
+      labels, class_names, preprocessing, with_preprocessing, probabilities, about, tolerance: as in
+        ``export``.
 
     Returns:
-      What is in ``export.json``, name of a format → its facts:
-
-      - ``max_abs_difference`` between its outputs and the model's; ``tolerance``, the difference
-        that was allowed; ``max_abs_output``; ``images``, their number.
-      - ``test_accuracy`` and ``near_ties``, how many classes are others than the model's. None
-        without labels.
-      - ``file``, its name in ``out``; ``bytes``, of a folder the sum over its files;
-        ``bytes_gzip``, of a folder its tar.gz.
-      - ``inputs`` and ``outputs``, name → shape; ``input_dtypes`` and ``input_ranges``, the
-        smallest and largest of the images.
-      - ``parameters`` and ``nonzero_parameters``, of all the model's variables.
-      - ``probabilities``, name of an output → how ``predict`` makes them;
-        ``predict_max_abs_difference`` of what that gives.
-      - ``class_names``, ``preprocessing`` and ``source``.
+      What is in ``export.json``: name of a format → the facts that ``export`` lists.
 
     Raises:
       UsageError: if ``out`` holds anything else, which is never deleted, or a format is unknown. If
@@ -232,12 +244,10 @@ def write_exports(
         raise UsageError(f"Expected at least one format of {one_of(FORMATS)}, got none.")
     check_ours(out, EXPORT)
     _check_exportable(model, formats)
-    inputs = None if images is None else proof.named_inputs(model, images)
-    classes = None
-    if inputs is not None and labels is not None:
-        classes = _classes(labels, len(next(iter(inputs.values()))))
+    inputs, classes = _examples(model, images, labels)
     names = _class_names(model, class_names)
     wanted = _wanted(model, preprocessing, with_preprocessing, probabilities, tolerance)
+    warn_of_images(model, preprocessing, with_preprocessing, inputs)
     with whole_folder(out, EXPORT) as folder, plain_path(folder) as place:
         paths = {name: place / FORMATS[name].file for name in formats}
         facts, refused = write(model, paths, inputs, classes, wanted)
@@ -282,7 +292,7 @@ def _check_exportable(model: keras.Model, formats: Sequence[str]) -> None:
     if graphs := [name for name in formats if FORMATS[name].by_tensorflow]:
         others = [name for name in FORMATS if not FORMATS[name].by_tensorflow]
         check_tensorflow(
-            model, f"the export as {one_of(graphs)} (write_exports has {one_of(others)} too)"
+            model, f"the export as {one_of(graphs)} (lt.export has {one_of(others)} too)"
         )
     check_finished(model)
     if keeping := with_states(model):
@@ -291,6 +301,22 @@ def _check_exportable(model: keras.Model, formats: Sequence[str]) -> None:
             f"'{model.name}' keeps its states from batch to batch (stateful=True), which no export "
             "can: build it with stateful=False and set_weights."
         )
+
+
+def _examples(
+    model: keras.Model,
+    images: ArrayLike | Mapping[str, ArrayLike] | None,
+    labels: ArrayLike | None,
+) -> tuple[dict[str, np.ndarray] | None, np.ndarray | None]:
+    """Images by the name of the input, and their classes."""
+    if images is None:
+        if labels is not None:
+            raise UsageError("Expected images with labels, whose classes they are; got none.")
+        return None, None
+    inputs = proof.named_inputs(model, images)
+    if labels is None:
+        return inputs, None
+    return inputs, _classes(labels, len(next(iter(inputs.values()))))
 
 
 def _classes(given: ArrayLike, count: int) -> np.ndarray:

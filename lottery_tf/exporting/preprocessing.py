@@ -7,9 +7,14 @@ from typing import Any
 import numpy as np
 
 from lottery_tf.common.errors import UsageError
+from lottery_tf.common.log import log
 from lottery_tf.graph.compat import input_layers, input_like, keras, keras_of, spec_of
 from lottery_tf.graph.copies import copy_layer, rebuild, reconnected
 from lottery_tf.graph.layers import layer_paths
+
+# How much nearer to mean 0 and std 1 the images are by the other reading before a warning says so.
+_CLEARLY = 1.0
+_ENOUGH = 1000  # images that tell it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +86,60 @@ class Normalisation:
             "std": [1.0] * len(self.std),
             "in_model": {"mean": list(self.mean), "std": list(self.std)},
         }
+
+
+def warn_of_images(
+    model: keras.Model,
+    preprocessing: Mapping[str, Any] | None,
+    inside: bool,
+    inputs: Mapping[str, np.ndarray] | None,
+) -> None:
+    """Warns if images look normalised where raw pixels are expected, or the other way round.
+
+    Args:
+      model: the model without the normalisation.
+      preprocessing: as in ``export``; without a mean and std that fit the model nothing is said.
+      inside: whether the exported model normalises, and so takes raw pixels.
+      inputs: the images by the name of the input.
+    """
+    if not preprocessing or not inputs:
+        return
+    try:
+        normalisation = Normalisation.of(model, preprocessing)
+    except UsageError:  # told elsewhere, where it is to be put into the model
+        return
+    (images,) = inputs.values()
+    images = images[:: max(1, len(images) // _ENOUGH)]
+    channels = max(len(normalisation.mean), len(normalisation.std))
+    as_given = _off_standard(images, channels)
+    normalised = _off_standard(normalisation(images), channels)
+    numbers = f"their mean is {images.mean():.3g}, their std {images.std():.3g}"
+    if inside and normalised > as_given + _CLEARLY:
+        log.warning(
+            "The images look normalised already: %s. With with_preprocessing the exported model "
+            "takes raw pixels and normalises them itself: give raw pixels.",
+            numbers,
+        )
+    elif not inside and as_given > normalised + _CLEARLY:
+        log.warning(
+            "The images look like raw pixels: %s. The exported model takes what preprocessing's "
+            "mean and std make of them: normalise them first, or give with_preprocessing=True.",
+            numbers,
+        )
+
+
+def _off_standard(images: np.ndarray, channels: int) -> float:
+    """How far numbers are from mean 0 and std 1: |mean| + |log std|, the mean over the channels.
+
+    A channel that holds one number everywhere says nothing, and is left out; 0 if all are.
+    """
+    columns = images.reshape(-1, channels).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # of infinite numbers
+        mean, std = columns.mean(0), columns.std(0)
+    telling = (std > 1e-6 * np.abs(mean)) & np.isfinite(std)
+    if not telling.any():
+        return 0.0
+    return float(np.mean(np.abs(mean[telling]) + np.abs(np.log(std[telling]))))
 
 
 def _free(name: str, taken: Collection[str]) -> str:

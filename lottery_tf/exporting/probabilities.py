@@ -34,7 +34,8 @@ def probabilities_of(model: keras.Model, way: str | None = "auto") -> dict[str, 
       unit, or what is neither logits nor probabilities by its layers.
 
     Raises:
-      UsageError: for another ``way``, and for outputs that are no floating-point numbers.
+      UsageError: for another ``way``, and for outputs that are no floating-point numbers. For the
+        softmax or sigmoid of what is probabilities by its layers already.
     """
     if way is None:
         return {}
@@ -44,14 +45,21 @@ def probabilities_of(model: keras.Model, way: str | None = "auto") -> dict[str, 
         )
     names = output_names(model)
     floating = [spec_of(tensor).dtype.is_floating for tensor in model.outputs]
+    if way != "auto" and not all(floating):
+        raise UsageError(
+            f"Expected outputs of floating-point numbers to make probabilities of; those of "
+            f"'{model.name}' are not: give probabilities=None."
+        )
+    kinds = list(outputs_of(model).values())
     if way != "auto":
-        if not all(floating):
+        if way != "none" and (done := [kind for kind in kinds if _OF_KIND.get(kind) == "none"]):
+            softmax = done[0] is Outputs.PROBABILITIES
             raise UsageError(
-                f"Expected outputs of floating-point numbers to make probabilities of; those of "
-                f"'{model.name}' are not: give probabilities=None."
+                f"Expected logits to take the {way} of; '{model.name}' gives "
+                f"{'the probabilities of a softmax' if softmax else 'sigmoids'} already: "
+                "give probabilities='auto', or leave it out."
             )
         return dict.fromkeys(names, way)
-    kinds = list(outputs_of(model).values())
     if len(set(kinds)) == 1:
         kinds = kinds[:1] * len(names)
     if len(kinds) != len(names):  # a layer that makes several: which is which is not known

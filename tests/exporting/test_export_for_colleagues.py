@@ -14,6 +14,7 @@ from lottery_tf.common.errors import UsageError
 from lottery_tf.data.dataset import Dataset
 from lottery_tf.data.source import Split
 from lottery_tf.exporting import FORMATS, card, export, proof, write_exports
+from lottery_tf.exporting.preprocessing import warn_of_images
 from lottery_tf.exporting.probabilities import expected, probabilities_of
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.model_files import load_model
@@ -188,7 +189,14 @@ def test_which_probabilities_an_output_has(its_keras):
     # Of one unit, and of tanh, it is not known: no guess.
     assert probabilities_of(model) == {"logits": "softmax", "soft": "none", "labels": "none"}
     assert probabilities_of(model, None) == {}
-    assert probabilities_of(model, "sigmoid") == dict.fromkeys(heads, "sigmoid")
+    # A softmax of what is a softmax already is never written.
+    for way in ("softmax", "sigmoid"):
+        with pytest.raises(UsageError, match="the probabilities of a softmax already: give"):
+            probabilities_of(model, way)
+        with pytest.raises(UsageError, match=f"logits to take the {way} of; .* gives sigmoids"):
+            probabilities_of(its_keras.Model(inputs, heads["labels"](inputs)), way)
+    logits = its_keras.Model(inputs, [heads[name](inputs) for name in ("logits", "age", "odd")])
+    assert probabilities_of(logits, "sigmoid") == dict.fromkeys(("logits", "age", "odd"), "sigmoid")
     with pytest.raises(UsageError, match="auto, softmax, sigmoid or none, or None, not 'argmax'"):
         probabilities_of(model, "argmax")
 
@@ -262,14 +270,81 @@ def test_a_card_that_was_edited_is_never_replaced(proved_here, tmp_path):
     assert file.read_text().endswith("Ask me.\n")
 
 
-def test_names_and_labels_go_into_a_folder(tmp_path):
+def test_names_and_lines_for_the_card_go_into_a_folder(tmp_path):
     model = image_net(keras)
-    for told in ({"class_names": NAMES}, {"labels": [0]}):
-        with pytest.raises(UsageError, match=f"formats=… with {next(iter(told))}"):
+    for told in ({"class_names": NAMES}, {"about": {"Data": "digits"}}):
+        with pytest.raises(UsageError, match=f"formats=… with {next(iter(told))}.*='tflite'"):
             export(model, tmp_path / "m.tflite", **told)
+    for formats in (None, "keras"):
+        with pytest.raises(UsageError, match="Expected images with labels"):
+            export(model, tmp_path / "m.tflite", formats=formats, labels=[0])
     with pytest.raises(UsageError, match="Expected 3 class_names, .* got 2"):
         export(model, tmp_path / "out", formats="keras", class_names=NAMES[:2])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["m.keras", "saved_model"])
+def test_labels_measure_a_single_export(name, proved_here, tmp_path):
+    model, x = image_net(keras), pixels()
+    labels = model(x).numpy().argmax(-1)
+    labels[0] = (labels[0] + 1) % 3
+    assert export(model, tmp_path / name, x, labels=labels)["test_accuracy"] == 8 / 9
+    with pytest.raises(UsageError, match="9 integer classes"):
+        export(model, tmp_path / name, x, labels=labels[1:])
+
+
+def test_the_card_has_lines_of_the_users_own(proved_here, tmp_path):
+    export(image_net(keras), tmp_path / "out", formats="keras", about={"Data": "digits"})
+    assert "| Data | digits |" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("raw", "moments"),
+    [
+        (pixels(), MOMENTS),
+        (pixels() / 255, {"mean": 0.5, "std": [0.25, 0.3]}),
+        (pixels() / 255 * 16, {"mean": 0, "std": 16}),
+    ],
+)
+def test_images_of_the_other_kind_are_told(raw, moments, lines):
+    """Raw pixels where normalised images are expected, and the other way round."""
+    model, normalised = image_net(keras), (raw - moments["mean"]) / moments["std"]
+    for inside, right, wrong, words in (
+        (True, raw, normalised, "look normalised already"),
+        (False, normalised, raw, "look like raw pixels"),
+    ):
+        warn_of_images(model, moments, inside, {"x": right.astype(np.float32)})
+        assert not lines
+        warn_of_images(model, moments, inside, {"x": wrong.astype(np.float32)})
+        assert words in lines.pop() and not lines
+
+
+@pytest.mark.parametrize(
+    ("given", "images"),
+    [
+        (MOMENTS, np.zeros((2, 5, 5, 2), np.float32)),  # of one number nothing is to be read
+        ({"mean": 0, "std": 1}, pixels()),  # both kinds are the same
+        ({"mean": "as in the paper", "std": "1"}, pixels()),
+        ({"divide_by": 255}, pixels()),
+        (None, pixels()),
+    ],
+)
+def test_of_images_that_may_be_either_nothing_is_said(given, images, lines):
+    for inside in (True, False):
+        warn_of_images(image_net(keras), given, inside, {"x": images})
+    assert not lines
+
+
+def test_export_warns_of_normalised_images(proved_here, lines, tmp_path):
+    for path, formats in ((tmp_path / "m.keras", None), (tmp_path / "out", "keras")):
+        export(
+            *(image_net(keras), path, pixels() / 255, formats),
+            preprocessing=MOMENTS,
+            with_preprocessing=True,
+        )
+        assert "look normalised already" in lines.pop(0)
+        export(image_net(keras), path, pixels(), formats, preprocessing=MOMENTS)
+        assert "look like raw pixels" in lines.pop(0)
 
 
 def test_many_classes_are_in_the_report(proved_here, tmp_path):
