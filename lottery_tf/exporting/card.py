@@ -18,6 +18,7 @@ _MARKED = re.compile(r"[\\\x60*_{}\[\]()<>|~&#!$@:./\"+=^-]")
 _MARK = "<!-- A model card of lottery_tf, SHA-256 of what follows: {} -->\n"
 _FIRST = re.compile(_MARK.format("([0-9a-f]{64})"))
 _CLASSES = 50  # that are shown
+_NUMBERS = 8  # of one value that are shown
 _FREE = 32  # in the place of a length that is free, in the examples
 
 
@@ -127,6 +128,8 @@ def _preprocessing(told: Mapping[str, Any]) -> str:
 def _short(value: Any) -> str:
     """A value of JSON for a cell, numbers to six digits."""
     if isinstance(value, list | tuple):
+        if len(value) > _NUMBERS:
+            return f"{len(value)} values, in export.json"
         return ", ".join(map(_short, value))
     if isinstance(value, float) and math.isfinite(value):
         return f"{value:.6g}"

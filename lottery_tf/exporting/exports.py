@@ -279,8 +279,9 @@ def _wanted(
 
 def _told(preprocessing: Mapping[str, Any] | None, wanted: Wanted) -> dict[str, Any]:
     """What ``export.json`` says of the preprocessing, NumPy's numbers as JSON has them."""
+    numbers = np.ndarray | np.generic | list | tuple
     given = {
-        name: value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+        name: np.asarray(value).tolist() if isinstance(value, numbers) else value
         for name, value in (preprocessing or {}).items()
     }
     return given if wanted.normalisation is None else wanted.normalisation.told(given)
@@ -333,6 +334,7 @@ def _class_names(model: keras.Model, given: Sequence[str] | None) -> list[str] |
     if given is None:
         return None
     names, classes = [str(each) for each in given], model.outputs[0].shape[-1]
+    classes = 2 if classes == 1 else classes  # one unit tells two classes apart
     if classes is not None and len(names) != classes:
         raise UsageError(
             f"Expected {classes} class_names, one for each class of the model '{model.name}'; got "

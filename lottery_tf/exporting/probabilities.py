@@ -18,6 +18,11 @@ _OF_KIND = {
     Outputs.PROBABILITIES: "none",
     Outputs.SIGMOIDS: "none",
 }
+_BINARY = {"binarycrossentropy", "binaryfocalcrossentropy"}
+_CATEGORICAL = {
+    *("crossentropy", "categoricalcrossentropy", "sparsecategoricalcrossentropy"),
+    "categoricalfocalcrossentropy",
+}
 
 
 def probabilities_of(model: keras.Model, way: str | None = "auto") -> dict[str, str]:
@@ -26,8 +31,9 @@ def probabilities_of(model: keras.Model, way: str | None = "auto") -> dict[str, 
     Args:
       model: a built Sequential or functional model.
       way: "softmax" or "sigmoid", of outputs that are logits; "none", of probabilities. "auto"
-        reads from the last layers what they are, and takes the softmax of logits. None is for no
-        probabilities.
+        reads from the last layers what they are. Of logits it takes the softmax, unless the model
+        is compiled with losses that are no cross-entropy of classes: the sigmoid for a binary
+        cross-entropy, nothing for others. None is for no probabilities.
 
     Returns:
       name of an output → its way. With "auto" those are left out of which it is not known: a single
@@ -64,12 +70,28 @@ def probabilities_of(model: keras.Model, way: str | None = "auto") -> dict[str, 
         kinds = kinds[:1] * len(names)
     if len(kinds) != len(names):  # a layer that makes several: which is which is not known
         return {}
+    of_kind = {**_OF_KIND, Outputs.LOGITS: _way_of_losses(model)}
     found = {}
     for name, kind, output, good in zip(names, kinds, model.outputs, floating, strict=True):
-        alone = output.shape[-1] == 1 and kind is not Outputs.SIGMOIDS
-        if good and kind in _OF_KIND and not alone:
-            found[name] = _OF_KIND[kind]
+        way = of_kind.get(kind)
+        # The softmax of one unit is 1.
+        alone = output.shape[-1] == 1 and kind is not Outputs.SIGMOIDS and way != "sigmoid"
+        if good and way and not alone:
+            found[name] = way
     return found
+
+
+def _way_of_losses(model: keras.Model) -> str | None:
+    """What makes probabilities of logits that were trained by the losses of a compiled model."""
+    losses = tf.nest.flatten(getattr(model, "loss", None) or [])
+    named = [each if isinstance(each, str) else getattr(each, "__name__", None) for each in losses]
+    kinds = {
+        (name or type(each).__name__).lower().replace("_", "").removesuffix("3")
+        for name, each in zip(named, losses, strict=True)
+    }
+    if kinds <= _BINARY and kinds:
+        return "sigmoid"
+    return "softmax" if kinds <= _CATEGORICAL else None
 
 
 def by_name(ways: Mapping[str, str], outputs: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -7,7 +7,7 @@ import keras as keras3
 import numpy as np
 import pytest
 import tensorflow as tf
-from networks import both_kerases, chain
+from networks import both_kerases, chain, layers
 from twins import batch, twins
 
 from lottery_tf.common.errors import UsageError
@@ -18,6 +18,7 @@ from lottery_tf.exporting.preprocessing import warn_of_images
 from lottery_tf.exporting.probabilities import expected, probabilities_of
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.model_files import load_model
+from lottery_tf.losses.cross_entropy import CrossEntropy, CrossEntropy3
 
 NAMES = ["<b>zero</b>", "one|two", "`x` www.example.org"]
 
@@ -199,6 +200,39 @@ def test_which_probabilities_an_output_has(its_keras):
     assert probabilities_of(logits, "sigmoid") == dict.fromkeys(("logits", "age", "odd"), "sigmoid")
     with pytest.raises(UsageError, match="auto, softmax, sigmoid or none, or None, not 'argmax'"):
         probabilities_of(model, "argmax")
+
+
+@pytest.mark.parametrize(
+    ("loss", "way"),
+    [
+        ("binary_crossentropy", "sigmoid"),
+        (lambda of: of.losses.BinaryCrossentropy(from_logits=True), "sigmoid"),
+        (lambda of: of.losses.SparseCategoricalCrossentropy(from_logits=True), "softmax"),
+        (lambda of: (CrossEntropy if of is keras else CrossEntropy3)(), "softmax"),
+        ("mse", None),
+        ("categorical_hinge", None),
+    ],
+)
+@both_kerases
+def test_the_loss_tells_what_logits_are(its_keras, loss, way):
+    """Of several labels at once a softmax would be wrong, of a regression any."""
+    model = chain(its_keras.layers.Dense(3, name="logits"))
+    model.compile("sgd", loss(its_keras) if callable(loss) else loss)
+    assert probabilities_of(model) == ({} if way is None else {"logits": way})
+
+
+def test_one_unit_tells_two_classes_apart(tmp_path):
+    model = chain(layers.Dense(1, "sigmoid", name="dog"))
+    facts = export(model, tmp_path / "out", formats="keras", class_names=["cat", "dog"])
+    assert facts["keras"]["class_names"] == ["cat", "dog"]
+
+
+def test_numbers_of_preprocessing_are_of_numpy_or_many(tmp_path):
+    model = chain(layers.Dense(2, name="d"))
+    many = {"mean": [np.float32(0.5)] * 20, "std": (np.float64(2.0),)}
+    facts = export(model, tmp_path / "out", formats="keras", preprocessing=many)
+    assert facts["keras"]["preprocessing"] == {"mean": [0.5] * 20, "std": [2.0]}
+    assert "20 values, in export.json" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_wrong_probabilities_are_found(tmp_path, monkeypatch, proved_here):
