@@ -127,9 +127,9 @@ class Ticket(Summarised):
         """A ticket from the zeros of any model.
 
         The masks cover the weights that are prunable by default, and any other kernel with zeros.
-        An Embedding counts if it has zeros in other rows than those of zeros alone. Of a model that
-        is wrapped, if only in part, they are those of its wrappers. One line is logged of what
-        stays dense.
+        An Embedding is masked only if a row has both zeros and other values. If any layer of the
+        model is wrapped, the masks are those of the wrappers alone. A line is logged that names
+        what stays dense.
 
         Args:
           model: a trained model with zeros in its kernels, wrapped or not.

@@ -3,13 +3,14 @@
 import dataclasses
 import math
 import weakref
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import log
-from lottery_tf.graph.compat import keras, parts_of
+from lottery_tf.graph.compat import Callback, keras, on_jax, parts_of
 from lottery_tf.graph.keras3 import WHOLE
 from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import fading
@@ -103,9 +104,9 @@ class Fading:
 
     def value(self) -> tf.Tensor:
         """The schedule's value at the present step. float32 []."""
-        model = evaluated_model("test_step", "predict_step")
+        model = evaluated_model("train_step", "test_step", "predict_step")
         if model is not None and not _is_counted(model, type(self)):
-            _tell_of(model)
+            _tell_of(model, self)
         return self.schedule.at(self.progress())
 
     def present(self) -> float:
@@ -169,16 +170,93 @@ def _is_counted(model: keras.Model, layers: type[Fading]) -> bool:
 _warned: weakref.WeakSet[keras.Model] = weakref.WeakSet()
 
 
-def _tell_of(model: keras.Model) -> None:
-    """Logs a line, once for each model, if no recipe of this process trains the model."""
-    if model not in _warned:
-        _warned.add(model)
-        names = sorted(fading(model))
-        log.warning(
-            "%s: it was saved in training and still has %s in it; once that has faded, "
-            'lt.Recipe("%s").finish(model) gives the finished model.',
-            *(model.name, " and ".join(names), ",".join(names)),
+_warned_in_training: weakref.WeakSet[keras.Model] = weakref.WeakSet()
+
+
+def _tell_of(model: keras.Model, layer: Fading) -> None:
+    """Logs a line if no recipe of this process trains the model that ``layer`` is in.
+
+    It does so once for each model, and once more if the model is then trained like that.
+    """
+    training = evaluated_model("test_step", "predict_step") is None
+    if model in _warned_in_training or (model in _warned and not training):
+        return
+    if not any(each is layer for each in parts_of(model)):  # in another model, such as a teacher
+        return
+    (_warned_in_training if training else _warned).add(model)
+    names = sorted(fading(model))
+    what, recipe = " and ".join(names), f'lt.Recipe("{",".join(names)}")'
+    faded = _has_faded(model)
+    if faded:
+        advice = f"which has faded: {recipe}.finish(model) gives the finished model."
+    else:
+        state = {False: "which has not faded", None: "which may not have faded"}[faded]
+        advice = (
+            f"{state}{' and stands still in this training' * training}: train on with "
+            f"fit(callbacks=recipe.callbacks()) until recipe.progress(model) is 1, then finish "
+            f"it, where recipe is {recipe} or your own."
         )
+    log.warning("%s: it was saved in training and still has %s in it, %s", model.name, what, advice)
+
+
+def _has_faded(model: keras.Model) -> bool | None:
+    """Whether all fades of ``model`` are over; None where a traced step has no numbers of them."""
+    if on_jax(model) or tf.distribute.has_strategy():
+        return None
+    with tf.init_scope():
+        return not unfaded(model)
+
+
+def unfaded(model: keras.Model, tweaks: Sequence[Tweak] = ()) -> dict[str, float]:
+    """Name → progress of each fade in ``model`` that is not over and is of none of ``tweaks``."""
+    own = tuple(each.layer_class for each in tweaks if isinstance(each, FadingTweak))
+    found: dict[str, float] = {}
+    for layer in parts_of(model):
+        if isinstance(layer, Fading) and not isinstance(layer, own):
+            progress = float(layer.progress())
+            if progress < 1:
+                found[layer.fading_tweak] = min(progress, found.get(layer.fading_tweak, 1.0))
+    return found
+
+
+def check_no_other(model: keras.Model, tweaks: Sequence[Tweak], uncounted: bool = False) -> None:
+    """Raises UsageError if ``model`` has a fade that is not over and is of none of ``tweaks``.
+
+    Args:
+      model: a model that may be prepared.
+      tweaks: those of the recipe that is asked.
+      uncounted: only for fades whose steps the training step of ``model`` does not count.
+    """
+    found = unfaded(model, tweaks)
+    if uncounted:
+        counted = {
+            each.fading_tweak
+            for each in parts_of(model)
+            if isinstance(each, Fading) and _is_counted(model, type(each))
+        }
+        found = {name: progress for name, progress in found.items() if name not in counted}
+    if found:
+        way = " and ".join(
+            f"{name} ({100 * progress:.0f} % of its way)" if progress else f"{name} (not begun)"
+            for name, progress in sorted(found.items())
+        )
+        raise UsageError(
+            f"Expected the recipe that '{model.name}' was prepared with; the model is within the "
+            f"fade of {way}, which this recipe has not: use "
+            f'lt.Recipe("{",".join(sorted(found))}"), with the other tweaks of the training.'
+        )
+
+
+class NoOther(Callback):
+    """Refuses to train a model with a fade that none of a recipe's tweaks takes on."""
+
+    def __init__(self, tweaks: Sequence[Tweak]):
+        super().__init__()
+        self.tweaks = tweaks
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        # By now the callbacks of all recipes that are given to fit have had their tweaks attached.
+        check_no_other(self.model, self.tweaks, uncounted=True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import check_of_its_keras
 from lottery_tf.losses.from_keras import as_cross_entropy, default_loss
 from lottery_tf.masks.wrapper import strip
+from lottery_tf.tweaks.fade import NoOther, check_no_other
 from lottery_tf.tweaks.settings import (
     PARAMETERS,
     RECIPE_DEFAULTS,
@@ -120,7 +121,7 @@ class Recipe(Summarised):
             for name in self.describe()
         ]
         notes = ["recipe.describe() has all parameters."] if rows else ["No tweaks."]
-        return Summary(f"Recipe {self.name}", ["tweak", "parameters of its own"], rows, notes)
+        return Summary(f"Recipe {self.name}", ["tweak", "changed parameters"], rows, notes)
 
     def _changed_parameters(self) -> dict[str, list[tuple[str, Any]]]:
         """Name of each tweak → (setting, value) of those that the recipe of this name has
@@ -252,11 +253,21 @@ class Recipe(Summarised):
         Args:
           steps: the steps of the whole training; tweaks fade over a share of it. Default: the
             epochs of ``fit`` times its steps of an epoch.
+
+        Raises:
+          UsageError: when training begins, if the model is within a fade of tweaks that are not in
+            this recipe, and no other recipe's callbacks take it on.
         """
-        return [callback for tweak in self.tweaks for callback in tweak.callbacks(steps)]
+        found = [callback for tweak in self.tweaks for callback in tweak.callbacks(steps)]
+        return [*found, NoOther(self.tweaks)] if found else []
 
     def progress(self, model: keras.Model) -> float:
-        """How far the tweaks have faded, from 0 to 1; at 1 none has an effect any more."""
+        """How far the tweaks have faded, from 0 to 1; at 1 none has an effect any more.
+
+        Raises:
+          UsageError: if the model is within a fade of tweaks that are not in this recipe.
+        """
+        check_no_other(model, self.tweaks)
         return min((tweak.progress(model) for tweak in self.tweaks), default=1.0)
 
     def finish(self, model: keras.Model) -> keras.Model:

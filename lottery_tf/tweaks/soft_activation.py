@@ -228,8 +228,9 @@ class SoftActivation(SoftActivationSettings, FadingTweak):
 
         changed = remake(model, change, _calls_changed(function))
         log.info(
-            "%s: %s made soft; not looked into: %s",
-            *(model.name, counted(len(found), "ReLU"), some(left)),
+            "%s: %s made soft%s",
+            *(model.name, counted(len(found), "ReLU")),
+            f"; left as they are: {some(left)}" if left else "",
         )
         self.check_kept(changed)
         return changed

@@ -368,6 +368,75 @@ def test_another_recipe_does_not_finish_it(of):
             lt.Recipe(name).finish(model)
 
 
+def _resumed(of):
+    """As from a file: within the fades, and no recipe's callbacks have been on it."""
+    recipe = lt.Recipe([lt.SoftActivation(share=1.0), GHOSTS(share=1.0)])
+    model = recipe.prepare(_pruned(of))
+    of.callbacks.CallbackList(recipe.callbacks(steps=4), model=model).on_train_begin()
+    for tweak in recipe.tweaks:
+        for layer in tweak.layers(model):
+            layer.step.assign(2)
+    prepared, model = model, of.models.clone_model(model)
+    model.set_weights(prepared.get_weights())
+    model.compile("sgd", lt.Recipe("label_smoothing").loss(_loss(of)), run_eagerly=True)
+    return recipe, model
+
+
+def _loss(of):
+    return of.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+NOT_COVERED = (
+    r"within the fade of ghost_skips \(50 % of its way\) and soft_activation \(50 % of its way\), "
+    r'which this recipe has not: use lt.Recipe\("ghost_skips,soft_activation"\)'
+)
+
+
+def test_another_recipe_does_not_train_it_on(of):
+    recipe, model = _resumed(of)
+    other = lt.Recipe("label_smoothing")
+    before = values(model)
+    with pytest.raises(UsageError, match=NOT_COVERED):
+        model.fit(X, Y, verbose=0, callbacks=other.callbacks())
+    assert_same(values(model), before)
+    for each in (other, lt.Recipe("vanilla")):
+        with pytest.raises(UsageError, match=NOT_COVERED):
+            each.progress(model)
+    both = [*other.callbacks(), *recipe.callbacks()]  # one of two has the fades
+    model.fit(X, Y, batch_size=4, verbose=0, callbacks=both)
+    assert recipe.progress(model) == other.progress(model) == 1
+    model.fit(X, Y, verbose=0, callbacks=other.callbacks())  # they have no effect any more
+
+
+def test_part_of_its_recipe_does_not_train_it_on(of):
+    _, model = _resumed(of)
+    part = lt.Recipe("soft_activation")
+    with pytest.raises(UsageError, match=r"the fade of ghost_skips \(50 % of its way\), which"):
+        model.fit(X, Y, verbose=0, callbacks=part.callbacks())
+
+
+@pytest.mark.parametrize("eagerly", [True, False])
+def test_without_callbacks_a_line_says_that_the_fade_stands_still(of, eagerly, lines):
+    recipe, model = _resumed(of)
+    model.run_eagerly = eagerly
+    for _ in range(2):
+        model.fit(X, Y, validation_data=(X, Y), verbose=0)
+    (line,) = [line for line in lines if "saved in training" in line]
+    assert "which has not faded and stands still in this training: train on with fit(" in line
+    assert 'where recipe is lt.Recipe("ghost_skips,soft_activation")' in line
+    assert recipe.progress(model) == 0.5
+
+
+@pytest.mark.parametrize("eagerly", [True, False])
+def test_a_checkpoint_within_the_fade_is_not_told_to_be_finished(of, eagerly, lines):
+    _, model = _resumed(of)
+    model.run_eagerly = eagerly
+    del lines[:]
+    model.evaluate(X, Y, verbose=0)
+    (line,) = lines
+    assert "which has not faded: train on with fit(callbacks=recipe.callbacks()) until" in line
+
+
 def _pruned(of=keras):
     layers = of.layers
     of.utils.set_random_seed(0)
@@ -440,7 +509,7 @@ def test_a_loaded_checkpoint_tells_how_to_finish_it(tmp_path, lines, run, of):
         look(loaded)
     (line,) = lines
     names = "ghost_skips,soft_activation"
-    assert f'lt.Recipe("{names}").finish(model)' in line
+    assert f'which has faded: lt.Recipe("{names}").finish(model)' in line
     np.testing.assert_allclose(lt.Recipe(names).finish(loaded)(X), model(X), atol=1e-6)
 
 

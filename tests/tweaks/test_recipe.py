@@ -220,7 +220,7 @@ def test_outputs_of_neither_kind_need_a_loss(name, of):
     model = chain(layers.Dense(3, "relu", name="head"))
     recipe = lt.Recipe(name, {"distillation_teacher": chain(layers.Dense(3))})
     recipe.prepare(model)
-    with pytest.raises(UsageError, match="what head of the model .* gives .*: pass the loss"):
+    with pytest.raises(UsageError, match="head in the model .* is neither .*: pass the loss"):
         recipe.loss()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     assert recipe.loss(loss).get_config()["from_logits"]

@@ -163,7 +163,7 @@ def test_what_is_masked_stays_so(of):
 def test_recurrent_layers_are_not_looked_into(lines, of):
     model = chain(of.layers.SimpleRNN(2, activation="relu", name="recurrent"), shape=(3, 2))
     lt.SoftActivation().prepare(model)
-    assert lines[-1].endswith("0 ReLUs made soft; not looked into: recurrent (SimpleRNN)")
+    assert lines[-1].endswith("0 ReLUs made soft; left as they are: recurrent (SimpleRNN)")
 
 
 def _of_ones_own(of):
@@ -226,7 +226,7 @@ def test_every_relu_is_found_and_comes_back(lines, of):
     model = tweak.prepare(lt.wrap(plain, random_masks(plain)))
     function = "maximum (Maximum)" if is_keras3(plain) else "tf.math.maximum (TFOpLambda)"
     assert lines[-1].endswith(
-        f"11 ReLUs made soft; not looked into: {function}, function (_rectified), "
+        f"11 ReLUs made soft; left as they are: {function}, function (_rectified), "
         "leaky_activation (leaky_relu), from_1 (ReLU), sloped (ReLU), leaky (LeakyReLU) and 2 more"
     )
     assert len(tweak.layers(model)) == 11
@@ -281,7 +281,7 @@ def test_what_is_looked_into(lines):
     lt.Recipe("ghost_skips,soft_activation", settings).prepare(model)
     assert [line.partition(": ")[2] for line in lines] == [
         "1 ghost skip; spatial convolutions without one: none",
-        "1 ReLU made soft; not looked into: none",
+        "1 ReLU made soft",
     ]
 
 
