@@ -31,6 +31,7 @@ class Dataset:
       batch_size: of ``stream``.
       sha256: of all examples, before they were split; empty where they come from no source.
       class_names: of the classes 0 .. num_classes - 1; empty where they have none.
+      test_is_drawn: whether the test split was drawn from images without splits.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Dataset:
     flip: bool = True
     sha256: str = ""
     class_names: tuple[str, ...] = ()
+    test_is_drawn: bool = False
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import hashlib
 import os
 import random
 from collections import Counter, defaultdict
@@ -21,6 +22,7 @@ from lottery_tf.data.source import Source, Split
 # __MACOSX is what macOS puts into an archive beside the folders that are packed.
 _OF_THE_SYSTEM = OF_FILE_MANAGERS | {"__macosx"}
 _ENDINGS = (".jpeg", ".jpg", ".png")
+_OTHERS = (".bmp", ".gif", ".tif", ".tiff", ".webp")
 
 
 class _Found:
@@ -55,6 +57,8 @@ class _Found:
         for path in sorted(self.folder.joinpath(split).iterdir()):
             if _hidden(path):
                 self._leave_hidden(path)
+            elif path.is_dir() and not split and not _may_be_class(path):
+                self.left_out["no class"].append(path)
             elif path.is_dir():
                 self.classes[split].append(path.name)
                 self._look_into_class(split, path)
@@ -96,6 +100,8 @@ class _Found:
             said.append(f"{counted(len(paths), 'file')} beside the classes ({named(paths)})")
         if paths := left["hidden"]:
             said.append(f"what is hidden ({named(paths)})")
+        if paths := left["no class"]:
+            said.append(f"folders without images and of runs ({named(paths)})")
         if paths := left["split"]:
             said.append(f"folders beside {' and '.join(self.files)} ({named(paths)})")
         if said:
@@ -113,8 +119,9 @@ def read(
     """Reads PNG and JPEG files: training images in ``train``, test images in ``test`` or ``val``.
 
     Without these folders ``data_dir`` holds a folder for each class, and test images are drawn from
-    each of them. A line says what is left out, and how many images of a class are for what. The
-    images of a split are mixed, the same way every time.
+    each of them. Folders without images, and those of runs, are no classes there. A line says what
+    is left out, and how many images of a class are for what. The images of a split are mixed, the
+    same way every time.
 
     Args:
       data_dir: the folder.
@@ -122,7 +129,8 @@ def read(
       image_resize: how, as ``pictures.read_all`` has it.
       image_channels: 1 for grey, 3 for RGB; None for grey if all files are grey, else RGB.
       test_share: of each class, without ``test`` and ``val``: at least one image, and one is left.
-        It draws by the sorted names of a class and by ``test_seed``.
+        ``test_seed`` and an image's class and name decide its place in the draw, so that other
+        images change almost nothing.
 
     Returns:
       images uint8 ``[N, H, W, C]`` as ``pictures.read_all`` has them. The classes are the folders,
@@ -158,6 +166,7 @@ def read(
         Split(both.images[len(train) :], both.labels[len(train) :]),
         len(classes),
         names=classes,
+        test_is_drawn=splits == ("",),
     )
 
 
@@ -167,13 +176,36 @@ def _splits_of(folder: Path) -> tuple[str, ...]:
     there = [name for name in ("train", "test", "val") if (folder / name).is_dir()]
     if "train" in there and len(there) > 1:
         return ("train", there[1])
-    if not there and folder.is_dir():
+    by_name = there == ["train"] and _is_plain_class(folder / "train")  # that of a railway
+    if (not there or by_name) and folder.is_dir():
         return ("",)
     lacking = "train" if "train" not in there else "test"
     raise UsageError(
         f"`dataset=image_folder` expects a folder {lacking} in {folder}, and there is none; add "
         "it, or give a `data_dir` with nothing but a folder for each class."
     )
+
+
+def _is_plain_class(folder: Path) -> bool:
+    """Whether a folder holds images, and no folders, as ``train`` does where it is a class."""
+    _, folders, names = next(os.walk(folder), ("", [], []))
+    folders, names = ([n for n in each if not _hidden(Path(n))] for each in (folders, names))
+    return not folders and any(name.lower().endswith(_ENDINGS) for name in names)
+
+
+def _may_be_class(folder: Path) -> bool:
+    """Whether a folder holds images, or pictures that are not read: these are told, not left out.
+
+    What lies in a run's folder, which may be a sweep's, are no images of a class.
+    """
+    for where, folders, names in os.walk(folder):
+        if where != str(folder) and "config.json" in names:
+            folders.clear()
+        elif any(name.lower().endswith((*_ENDINGS, *_OTHERS)) for name in names):
+            return True
+        elif "config.json" in names:
+            return False
+    return False
 
 
 _Files = list[tuple[Path, str]]
@@ -186,14 +218,21 @@ def _drawn(files: _Files, share: float, seed: int) -> tuple[_Files, _Files]:
         members[name].append((path, name))
     train: _Files = []
     test: _Files = []
-    for name, own in members.items():
-        # By the class alone, so that another class changes nothing of this one. Python keeps the
-        # order that a seed gives from one version to the next, which NumPy does not promise.
-        random.Random(b"%d " % seed + os.fsencode(name)).shuffle(own)
+    for own in members.values():
+        # By each image's own sum, so that an image more or less moves one other at most. All
+        # others stay what they were: a ticket that is retrained has not been trained on them.
+        own.sort(key=lambda each: (_place(each, seed), each))
         count = min(max(round(share * len(own)), 1), len(own) - 1)
         test += sorted(own[:count])
         train += sorted(own[count:])
     return train, test
+
+
+def _place(file: tuple[Path, str], seed: int) -> str:
+    """The place of an image in the draw of its class: those with the lowest are for testing."""
+    path, name = file
+    drawn_by = b"%d/%s/%s" % (seed, os.fsencode(name), os.fsencode(path.name))
+    return hashlib.sha256(drawn_by).hexdigest()
 
 
 def _say_how_it_is_split(

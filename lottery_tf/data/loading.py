@@ -73,6 +73,7 @@ def load(settings: DataSettings, training: bool = True) -> Dataset:
         flip=settings.dataset not in NOT_FLIPPED,
         sha256=source.sha256,
         class_names=tuple(source.names or ()),
+        test_is_drawn=source.test_is_drawn,
     )
 
 

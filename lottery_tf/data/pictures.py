@@ -32,15 +32,17 @@ class _Unfit(Exception):
     a sentence."""
 
 
-def parse_size(text: str) -> tuple[int, int]:
+def parse_size(size: str | int) -> tuple[int, int]:
     """``(height, width)`` of an ``image_size``.
 
-    >>> parse_size("32x48"), parse_size("32")
-    ((32, 48), (32, 32))
+    >>> parse_size("32x48"), parse_size("32"), parse_size(32)
+    ((32, 48), (32, 32), (32, 32))
 
     Raises:
       UsageError: for anything else, and for sides of more than 4,096 pixels.
     """
+    known = isinstance(size, str | int) and not isinstance(size, bool)
+    text = str(size) if known else ""
     sides = text.lower().split("x")
     if len(sides) in (1, 2) and all(side.isascii() and side.isdecimal() for side in sides):
         height, width = (int(side[:9]) for side in (sides[0], sides[-1]))
@@ -48,7 +50,7 @@ def parse_size(text: str) -> tuple[int, int]:
             return height, width
     raise UsageError(
         f"`image_size` expects HxW or N, pixels from 1 to {_LONGEST:,} such as 32x48 or 32, not "
-        f"'{text}'."
+        f"'{size}'."
     )
 
 

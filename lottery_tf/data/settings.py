@@ -105,8 +105,9 @@ class DataSettings:
                         f"`{field.name}` is for `dataset={dataset}`, not for "
                         f"`dataset={self.dataset}`: leave it out."
                     )
-        if self.image_size is not None:
-            parse_size(self.image_size)
+        if self.image_size is not None:  # written in one way, as it is part of what a run is
+            height, width = parse_size(self.image_size)
+            object.__setattr__(self, "image_size", f"{height}x{width}")
         if self.image_channels not in (None, 1, 3):
             raise UsageError(
                 f"`image_channels` expects 1 (grey) or 3 (RGB), not {self.image_channels}."

@@ -36,6 +36,8 @@ class Source(NamedTuple):
       groups: int ``[N]``: training examples with the same number belong together, and all of them
         are in the dev split or none. None if there are no groups.
       names: of the classes; None where they have none.
+      test_is_drawn: whether the test examples were drawn here, from images that may also be used
+        for training.
     """
 
     train: Split
@@ -44,6 +46,7 @@ class Source(NamedTuple):
     order: np.ndarray | None = None
     groups: np.ndarray | None = None
     names: Sequence[str] | None = None
+    test_is_drawn: bool = False
 
     def published_order(self) -> np.ndarray:
         """``order``, or 0 .. N - 1."""

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lottery_tf.common.settings import defaults
-from lottery_tf.data.readers import FOLDER_IS_DATASET
+from lottery_tf.data.readers import FOLDER_IS_DATASET, options_of
+from lottery_tf.data.settings import DataSettings
 from lottery_tf.finding.settings import FindingSettings
 from lottery_tf.masks.settings import as_compared
 from lottery_tf.runs.settings import CLASS_NAMES, DATA_SUM, Experiment
@@ -34,12 +35,14 @@ class DataNames:
     """The names of folders that are datasets.
 
     A dataset is known by its sum. It keeps the first name that it had, and no other dataset gets
-    that name.
+    that name. The options with which it is read decide its sum, so that it keeps the first ones
+    too.
     """
 
     def __init__(self) -> None:
         self._names: dict[str, str] = {}
         self._there: dict[str, str] = {}  # folder → the sum of its data
+        self._options: dict[str, dict[str, Any]] = {}
 
     def of(self, folder: str, sha256: str | None) -> str:
         """The name of a folder. Without a sum, as in runs of older releases, the folder's own."""
@@ -52,6 +55,13 @@ class DataNames:
             taken = called in self._names.values()
             self._names[sha256] = f"{called} ({sha256[:8]})" if taken else called
         return self._names[sha256]
+
+    def options(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The options of the dataset of ``settings``; empty if its sum is not known."""
+        if settings.get(DATA_SUM) is None:
+            return {}
+        own = options_of({**defaults(DataSettings), **settings})
+        return self._options.setdefault(settings[DATA_SUM], own)
 
 
 def settings_of(
@@ -93,7 +103,8 @@ def _with_folder(settings: Mapping[str, Any], names: DataNames) -> Mapping[str, 
     dataset, folder = settings.get("dataset"), settings.get("data_dir")
     if dataset not in FOLDER_IS_DATASET or not folder:
         return settings
-    return {**settings, "dataset": f"{dataset} {names.of(folder, settings.get(DATA_SUM))}"}
+    name = f"{dataset} {names.of(folder, settings.get(DATA_SUM))}"
+    return {**settings, **names.options(settings), "dataset": name}
 
 
 def column(setting: tuple[str, str]) -> str:

@@ -8,8 +8,9 @@ import tensorflow as tf
 from lottery_tf import models
 from lottery_tf.common.devices import check_batch_size, chief_first
 from lottery_tf.common.errors import UsageError
+from lottery_tf.common.settings import defaults
 from lottery_tf.data import Dataset, load
-from lottery_tf.data.settings import of_older_release
+from lottery_tf.data.settings import DataSettings, of_older_release
 from lottery_tf.graph.compat import KERASES, keras
 from lottery_tf.graph.layers import check_graph, check_tensorflow
 from lottery_tf.runs.settings import Experiment
@@ -58,20 +59,26 @@ def experiment_of(ticket: Ticket, path: Path) -> Experiment:
 
 def check_fit(ticket: Ticket, experiment: Experiment) -> None:
     """Raises UsageError if the ticket was found for another model or dataset."""
-    found_in = ticket.info.get("settings", {})
-    data = vars(experiment.data)
+    found_in, data = ticket.info.get("settings", {}), vars(experiment.data)
+    if found_in.get("dataset") == "image_folder":  # an older release had no options of it
+        found_in = {**defaults(DataSettings), **of_older_release(found_in)}
+        # Without channels they are the images' own: ``check_data`` tells when these are read.
+        if None in (found_in["image_channels"], data["image_channels"]):
+            del found_in["image_channels"]
     for name, asked in (
         ("model", experiment.model.model),
         ("width", experiment.model.width),
         ("dataset", experiment.data.dataset),
         # Other test images would be among those that it was trained on.
         *((name, data[name]) for name in ("image_size", "test_share", "test_seed")),
+        ("image_channels", data["image_channels"]),
     ):
         theirs = found_in.get(name, asked)
         if theirs != asked:
             raise UsageError(
-                f"Expected a ticket for `{name}={asked}`, got one for {theirs}: leave `{name}` "
-                "out, or choose another ticket."
+                f"Expected a ticket for `{name}={asked}`, got one "
+                f"{'without' if theirs is None else f'for {theirs}'}: leave `{name}` out, or "
+                "choose another ticket."
             )
 
 

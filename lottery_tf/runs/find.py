@@ -82,6 +82,7 @@ def find(
 
     noise_by_variables()
     data = load_data(experiment)
+    run.check_same_data(data.sha256)  # before its ticket, which other data do not fit either
     model = create_model(experiment, data)
     info = {
         "method": finding.method,

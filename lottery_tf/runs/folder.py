@@ -14,7 +14,7 @@ import tensorflow as tf
 from filelock import FileLock, Timeout
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.common.files import clear_leftovers, write_record
+from lottery_tf.common.files import clear_leftovers, read_json, write_record
 from lottery_tf.common.log import log
 from lottery_tf.common.ownership import of_file_manager
 from lottery_tf.data import content_sha256
@@ -63,8 +63,8 @@ class Run:
         if (self.out / "config.json").is_file():
             theirs = {**self.defaults, **read_config(self.out)}
             mine = json.loads(json.dumps({"command": self.command, **self.settings}))
-            if mine.get("image_channels") is None:  # by what the files have: told by the sum
-                mine["image_channels"] = theirs.get("image_channels")
+            if self._read_as_older_release() or _same_channels(theirs, mine):
+                mine["image_channels"] = theirs["image_channels"]
             for tweak in _both(theirs, mine):
                 usual = self.of_tweaks.get(tweak, {})
                 own = {name: usual.get(name) for name in mine["tweaks"][tweak]}
@@ -94,13 +94,8 @@ class Run:
         """
         self.check()
         if (self.out / "config.json").exists():
+            self.check_same_data(data_sha256)
             config = read_config(self.out)
-            if data_sha256 and config.get(DATA_SUM, data_sha256) != data_sha256:
-                raise UsageError(
-                    f"Expected the data that {self.out} was begun with; those in `data_dir` are "
-                    "different now, or in another order: give the folder of the run's own data, or "
-                    "choose another `out`."
-                )
             if config.get("rounds") == self.settings.get("rounds"):
                 return
             config["rounds"] = self.settings["rounds"]
@@ -118,6 +113,39 @@ class Run:
             raise UsageError(
                 f"Expected `out` to be a folder that can be written; {error}."
             ) from None
+
+    def check_same_data(self, data_sha256: str) -> None:
+        """Raises UsageError if the run was begun with data of another sum; an empty one is not
+        compared."""
+        if not data_sha256 or not (self.out / "config.json").is_file():
+            return
+        stated, of_older_release = read_config(self.out).get(DATA_SUM), None
+        if stated != data_sha256 and self._read_as_older_release():
+            options = {**options_of(self.settings), "image_channels": 3}
+            of_older_release = content_sha256(
+                self.settings["dataset"], self.settings["data_dir"], **options
+            )
+        if (stated or of_older_release or data_sha256) == data_sha256:
+            return
+        if of_older_release is not None and stated in (None, of_older_release):
+            raise UsageError(
+                f"Expected the data that {self.out} was begun with; an older release has read its "
+                "grey images as RGB: give `image_channels=3`, or choose another `out`."
+            )
+        raise UsageError(
+            f"Expected the data that {self.out} was begun with; those in `data_dir` are "
+            "different now, or in another order: give the folder of the run's own data, or "
+            "choose another `out`."
+        )
+
+    def _read_as_older_release(self) -> bool:
+        """Whether an older release began the run, which did not ask for channels as now none are
+        asked for."""
+        return (
+            self.settings.get("dataset") == "image_folder"
+            and self.settings.get("image_channels") is None
+            and "image_channels" not in read_json(self.out / "config.json")
+        )
 
     def put_right(self, places: Iterable[str]) -> None:
         """Puts right what a killed process left beside config.json and these places in the folder;
@@ -205,6 +233,17 @@ def _other_data(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str | Non
     if content_sha256(mine["dataset"], here, **options_of(mine)) == theirs[DATA_SUM]:
         return None
     return f"the data in data_dir, {there!r} there, are not those in {here!r} here"
+
+
+def _same_channels(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> bool:
+    """Whether one of two runs asks for the channels that the other finds in the same data."""
+    both = [config.get("image_channels") for config in (theirs, mine)]
+    return (
+        both.count(None) == 1
+        and DATA_SUM in theirs
+        and theirs.get("dataset") == mine.get("dataset") == "image_folder"
+        and content_sha256("image_folder", mine["data_dir"], **options_of(mine)) == theirs[DATA_SUM]
+    )
 
 
 def _tweaks(config: Mapping[str, Any]) -> Mapping[str, Any]:

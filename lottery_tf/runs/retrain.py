@@ -25,6 +25,8 @@ from lottery_tf.common.ownership import (
     remove_ours,
 )
 from lottery_tf.common.settings import defaults
+from lottery_tf.data import Dataset
+from lottery_tf.data.readers import FOLDER_IS_DATASET
 from lottery_tf.exporting import SAVED_MODEL, export
 from lottery_tf.finding.one_shot import warn_of_collapse
 from lottery_tf.finding.settings import FindingSettings
@@ -118,18 +120,14 @@ def retrain_ticket(
     noise_by_variables()
     data = load_data(experiment)
     last_step = experiment.training.steps(data.steps_per_epoch)
-    found_with = (ticket.info.get("settings") or {}).get(DATA_SUM, data.sha256)
-    if found_with != data.sha256:
-        log.warning(
-            "%s: the images and labels of %s are not those with which the ticket was found.",
-            *(ticket_path, data.name),
-        )
+    _check_same_images(ticket, ticket_path, data)
     if ticket.info.get("rewind_step", 0) >= last_step:
         raise UsageError(
             f"Expected `train_for` to end after step {ticket.info['rewind_step']}, the rewind step "
             f"of the ticket, not at step {last_step}."
         )
-    if "settings" not in ticket.info:
+    # Of the catalogue's datasets and the zoo's models the names have told.
+    if "settings" not in ticket.info or data.name in FOLDER_IS_DATASET:
         check_data(ticket.build(), data, f"ticket in {ticket_path}")
     if experiment.model.model is not None:
         ticket = ticket.in_keras(experiment.model.keras)
@@ -178,6 +176,24 @@ def retrain_ticket(
             board.result(result, last_step)
         checkpoints.remove()
     return result
+
+
+def _check_same_images(ticket: Ticket, ticket_path: Path, data: Dataset) -> None:
+    """Warns of other images than those with which the ticket was found; UsageError where it may
+    have been trained on test images."""
+    found_with = (ticket.info.get("settings") or {}).get(DATA_SUM, data.sha256)
+    if found_with == data.sha256:
+        return
+    if data.test_is_drawn:
+        raise UsageError(
+            f"Expected the images with which the ticket {ticket_path} was found, read as then; "
+            "it may have been trained on test images that are drawn from others. Give its own, "
+            "or find a ticket with these."
+        )
+    log.warning(
+        "%s: the images and labels of %s are not those with which the ticket was found.",
+        *(ticket_path, data.name),
+    )
 
 
 def check_retrain_places(out: Path, tensorboard: bool = False) -> None:

@@ -487,7 +487,7 @@ CASES = {
     "nothing to test on": (classes_alone("--test_share=0"), "--test_share expects a share above 0"),
     "one image of each class": (classes_alone(each=1), "two images or more of a class"),
     "one class alone": (classes_alone(names=("cat",)), "two classes or more"),
-    "train without test": (classes_alone(names=("train", "cat")), "expects a folder test"),
+    "train without test": (classes_alone(names=("train/a", "cat")), "expects a folder test"),
     "other test images than the ticket's": (
         lambda place: [
             *("retrain", f"--ticket={place.copy('ticket')}", place.out),

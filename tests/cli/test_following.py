@@ -36,7 +36,7 @@ def test_the_folder_that_is_proposed():
 def test_the_flags_that_name_the_data():
     data = DataSettings("image_folder", "a b", image_size="8", test_seed=3, batch_size=7)
     assert flags_of_data(describe(data)) == [
-        *("--dataset=image_folder", "--data_dir=a b", "--image_size=8", "--test_seed=3"),
+        *("--dataset=image_folder", "--data_dir=a b", "--image_size=8x8", "--test_seed=3"),
     ]
     assert flags_of_data({"dataset": "digits", "other": 1}) == ["--dataset=digits"]
     with pytest.raises(UsageError):

@@ -1,6 +1,6 @@
 """Image folders: one written by hand, what is left out of it, and each way to go wrong."""
 
-import random
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -320,19 +320,58 @@ def test_another_class_changes_nothing_of_the_others(classes):
 
 
 def test_what_is_drawn_stays_so(classes):
-    """By Python's own generator, whose orders do not change from one version to the next."""
-    names = [f"{number}.png" for number in range(10)]
-    random.Random(b"0 ant").shuffle(names)
-    drawn = {int(name[0]) for name in names[:2]}
-    assert {v for v, label in found(image_folder.read(str(classes)).test).items() if not label} == (
-        drawn
-    )
+    """By the sums of seed, class and name, those with the lowest."""
+    sums = {n: hashlib.sha256(f"0/ant/{n}.png".encode()).hexdigest() for n in range(10)}
+    drawn = sorted(sums, key=sums.get)[:2]
+    test = found(image_folder.read(str(classes)).test)
+    assert sorted(value for value, label in test.items() if label == 0) == sorted(drawn)
+
+
+@pytest.mark.parametrize("count", [10, 12, 13, 100])
+def test_another_image_moves_one_at_most(count):
+    """Of a retrained ticket's test images nearly none have been trained on."""
+
+    def drawn(names):
+        parts = image_folder._drawn([(Path("cat", name), "cat") for name in names], 0.2, 0)
+        return [{path.name for path, _ in part} for part in parts]
+
+    names = [f"{number:04}.png" for number in range(count)]
+    train, test = drawn(names)
+    for more in ("0000a.png", "9999.png", "x.jpg", "y.jpg"):
+        after_train, after_test = drawn(sorted([*names, more]))
+        assert len(after_test & train) + len(after_train & test) <= 1
+    for less in (names[0], names[-1], min(test)):
+        after_train, after_test = drawn([name for name in names if name != less])
+        assert len(after_test & train) + len(after_train & test) <= 1
 
 
 def test_what_else_lies_beside_the_classes_is_said(classes, lines):
     (classes / "labels.csv").touch()
     image_folder.read(str(classes))
     assert lines[0].endswith("left out: 1 file beside the classes (labels.csv)")
+
+
+def test_a_run_within_is_no_class(classes, lines):
+    """Nor is a sweep, with runs that keep pictures, nor a folder without images."""
+    before = image_folder.read(str(classes))
+    lines.clear()
+    for path in ("run/config.json", "sweep/seed_0/find/config.json", "notes/a.txt"):
+        (classes / path).parent.mkdir(parents=True)
+        (classes / path).touch()
+    for path in ("run/plots/x.png", "sweep/seed_0/find/x.png"):
+        write(classes / path, 1)
+    after = image_folder.read(str(classes))
+    assert after.names == before.names and after.sha256 == before.sha256
+    assert lines[0].endswith("left out: folders without images and of runs (notes, run, sweep)")
+    write(classes / "run/1.png", 1)  # images go before a file
+    assert "run" in image_folder.read(str(classes)).names
+
+
+def test_a_class_may_be_called_train(classes):
+    (classes / "bee").rename(classes / "train")
+    source = image_folder.read(str(classes))
+    assert source.names == ["ant", "cow", "dog", "train"]
+    assert np.bincount(source.test.labels, minlength=4).tolist() == [2, 1, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -345,7 +384,15 @@ def test_what_else_lies_beside_the_classes_is_said(classes, lines):
             lambda f: [shutil.rmtree(f / name) for name in ("ant", "bee", "cow")],
             "two images or more of a class",
         ),
-        (lambda f: (f / "elk").mkdir(), r"none of class 4 \(elk\); put images into the folder of"),
+        (
+            lambda f: write(f / "elk/1.bmp", 1),
+            r"none of class 4 \(elk\); put images into the folder of",
+        ),
+        (
+            lambda f: write(f / "elk/2024/1.png", 1),
+            r"none of class 4 \(elk\); put images into the folder of",
+        ),
+        (lambda f: write(f / "train/ant/1.png", 1), "a folder test in .*, and there is none"),
     ],
 )
 def test_classes_alone_that_are_not_what_they_should_be(classes, change, message):
@@ -355,6 +402,11 @@ def test_classes_alone_that_are_not_what_they_should_be(classes, change, message
 
 
 # Sizes and colours
+
+
+@pytest.mark.parametrize("size", [6, "6", "6X6", "6x6", "06x6"])
+def test_a_size_is_written_in_one_way(size):
+    assert DataSettings("image_folder", "x", image_size=size).image_size == "6x6"
 
 
 def test_images_of_several_sizes_are_brought_to_one(folder):
@@ -403,6 +455,9 @@ def test_colours_behind_grey_ones(folder, lines):
         ({"image_size": "1x2x3"}, "HxW or N"),
         ({"image_size": "10000"}, "from 1 to 4,096"),
         ({"image_size": "9" * 5000}, "from 1 to 4,096"),
+        ({"image_size": (6, 7)}, r"HxW or N, .* not '\(6, 7\)'"),
+        ({"image_size": True}, "HxW or N, .* not 'True'"),
+        ({"image_size": 0}, "HxW or N"),
         ({"image_channels": 2}, "1 .grey. or 3"),
         ({"image_resize": "crop"}, "`image_resize` takes resize or center_crop"),
         ({"test_share": 0.0}, "above 0"),

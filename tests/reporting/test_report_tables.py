@@ -372,6 +372,21 @@ def test_a_folder_that_is_the_dataset_goes_by_its_content(tmp_path):
     assert list(found.runs.dataset) == ["idx sets", "idx sets", "idx sets (22222222)"]
 
 
+def test_how_an_image_folder_is_read_is_told_where_it_decides_its_images(tmp_path):
+    """An older release had no options; grey or RGB may be asked for or found."""
+    ticket = write_ticket(tmp_path / "ticket", 0)
+    new = {"image_size": None, "image_channels": None, "test_share": 0.2}
+    more = {"dataset": "image_folder", "data_dir": "pets", "data_sha256": "1" * 64}
+    for number, options in enumerate(({"image_channels": 3}, new, new | {"image_channels": 3})):
+        write_run(tmp_path / str(number), ticket, seed=number, **more, **options)
+    assert gather([tmp_path]).settings == []
+    more["data_sha256"] = "2" * 64
+    write_run(tmp_path / "3", ticket, seed=3, **more, **new | {"image_channels": 1})
+    found = gather([tmp_path])
+    assert sorted(found.settings) == ["dataset", "image_channels"]
+    assert list(found.runs.image_channels) == [3, 3, 3, 1]
+
+
 def write_taught(tmp_path, seed, ticket, name, test=0.8, **settings):
     """A distilled run, and the run of find that its teacher comes from."""
     taught_by = tmp_path / f"seed_{seed}" / f"find_{name}"
