@@ -38,13 +38,7 @@ def outputs_of_file(path: Path, images: np.ndarray, allow_code: bool = False) ->
       UsageError: if the file is none of these, holds code that is not allowed, or does not take
         the images; for an ONNX file where ONNX Runtime is not installed.
     """
-    if path.is_dir() and not allow_code:
-        check_code(path)
-    if path.is_file() and _is_onnx(path) and find_spec("onnxruntime") is None:
-        raise UsageError(
-            f"Expected ONNX Runtime for the ONNX file {path}; it is not installed: install "
-            "lottery_tf with its extra [onnx]."
-        )
+    _check_can_run(path, allow_code)
     try:
         with plain_path(path) as place:
             (name,) = _inputs(place)
@@ -57,20 +51,60 @@ def outputs_of_file(path: Path, images: np.ndarray, allow_code: bool = False) ->
     return outputs
 
 
-def _inputs(path: Path) -> list[str]:
-    """The names of its inputs."""
+def image_shape_of_file(path: Path, allow_code: bool = False) -> tuple[int | None, ...] | None:
+    """The shape of one of the images that a file takes, None where it is free.
+
+    None if it does not say one, or cannot be read: ``outputs_of_file`` says why.
+
+    Args:
+      path, allow_code: as in ``outputs_of_file``.
+
+    Raises:
+      UsageError: if the file holds code that is not allowed; for an ONNX file where ONNX Runtime is
+        not installed.
+    """
+    _check_can_run(path, allow_code)
+    try:
+        with plain_path(path) as place:
+            (shape,) = _inputs(place).values()
+    except Exception:  # of LiteRT or ONNX Runtime, or where there are several inputs
+        return None
+    return shape
+
+
+def _check_can_run(path: Path, allow_code: bool) -> None:
+    if path.is_dir() and not allow_code:
+        check_code(path)
+    if path.is_file() and _is_onnx(path) and find_spec("onnxruntime") is None:
+        raise UsageError(
+            f"Expected ONNX Runtime for the ONNX file {path}; it is not installed: install "
+            "lottery_tf with its extra [onnx]."
+        )
+
+
+def _inputs(path: Path) -> dict[str, tuple[int | None, ...] | None]:
+    """Name of an input → the shape of an example of it; None where it is not said."""
     if path.is_dir():
-        loaded = tf.saved_model.load(path)
-        return [*loaded.signatures["serving_default"].structured_input_signature[1]]
+        specs = tf.saved_model.load(path).signatures["serving_default"].structured_input_signature
+        shapes = {name: spec.shape for name, spec in specs[1].items()}
+        return {n: None if s.rank is None else tuple(s[1:]) for n, s in shapes.items()}
     if _is_onnx(path):
         import onnxruntime
 
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        return [each.name for each in session.get_inputs()]
+        # A free size has a name there, or none.
+        return {
+            each.name: tuple(size if isinstance(size, int) else None for size in each.shape[1:])
+            for each in session.get_inputs()
+        }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # It is to leave TensorFlow one day.
         interpreter = tf.lite.Interpreter(str(path))
-    return list(interpreter.get_signature_list()["serving_default"]["inputs"])
+    details = interpreter.get_signature_runner("serving_default").get_input_details()
+    return {
+        name: tuple(None if size < 0 else int(size) for size in each["shape_signature"][1:])
+        for name, each in details.items()
+    }
 
 
 def _is_onnx(path: Path) -> bool:

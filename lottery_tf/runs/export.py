@@ -8,16 +8,19 @@ from typing import Any
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import read_json, sha256
 from lottery_tf.common.ownership import Kind, check_ours
-from lottery_tf.data import Dataset, load
+from lottery_tf.common.settings import describe
+from lottery_tf.data import Dataset, DataSettings, load
+from lottery_tf.data.readers import options_of
 from lottery_tf.exporting import EXPORT, MAX_DIFFERENCE, REPORT, sizes, write_exports
 from lottery_tf.graph.compat import keras
 from lottery_tf.runs import Row
 from lottery_tf.runs.experiment import check_data
 from lottery_tf.runs.folder import load_saved_model, read_config
 from lottery_tf.runs.records import finished_model, read_result
-from lottery_tf.runs.settings import Experiment
+from lottery_tf.runs.settings import DATA_SUM, Experiment
 from lottery_tf.training.retraining import compiled_for_evaluation, measured
 
+DATA = "data"  # key in ``source`` of the settings that decide the images and their splits
 # The largest difference to the run's test accuracy, which another device may have measured.
 _ROUNDED = 0.005
 
@@ -57,7 +60,7 @@ def export_run(
             f"Expected a finished retrain run (with result.json) at {run}; there is no result: run "
             "`lottery-tf retrain` to its end first."
         )
-    source = {"run": str(run), "result_sha256": sha256(run / "result.json")}
+    source: Row = {"run": str(run), "result_sha256": sha256(run / "result.json")}
     if (out / REPORT).is_file():
         check_ours(out / REPORT, Kind("an export's", {".": EXPORT.files[REPORT]}))
         facts = read_json(out / REPORT)
@@ -84,6 +87,7 @@ def export_run(
     check_data(model, data, f"one of {run}")
     result = read_result(run)
     _check_same(data, model, result)
+    source |= {DATA: _which_images(of_run), DATA_SUM: data.sha256}
     preprocessing = {
         "dataset": data.name,
         "input": "(pixels - mean) / std, pixels as the dataset has them, float32",
@@ -103,6 +107,13 @@ def export_run(
         about=_about(settings, result, data),
         tolerance=tolerance,
     )
+
+
+def _which_images(settings: DataSettings) -> dict[str, Any]:
+    """The settings that decide which images there are in which split, but for their folder."""
+    said = describe(settings)
+    splits = ("dataset", "dev_share", "dev_split", "data_seed", "train_examples")
+    return {name: said[name] for name in splits} | options_of(said)
 
 
 def _about(settings: Mapping[str, Any], result: Row, data: Dataset) -> dict[str, str]:
