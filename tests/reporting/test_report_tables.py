@@ -827,4 +827,4 @@ def test_ties_are_listed(tmp_path, dev, chosen, ties):
     tried = table.tried
     assert list(tried["learning_rate"][tried["tied"]]) == ties
     (line,) = cells(table)
-    assert ("~" in line[3]) == bool(ties) and "~: other values are as good" in table.about[0]
+    assert ("~" in line[3]) == bool(ties) and "With ~ others are as good" in table.about[0]
