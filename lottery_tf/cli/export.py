@@ -28,7 +28,8 @@ def run(flags: Parsed) -> None:
     config = read_config(settings.run)
     if settings.data_dir:
         config["data_dir"] = settings.data_dir
-    model = f"--model={out / next(iter(facts.values()))['file']}"
+    first = next(each for each in settings.formats if each in facts)  # in the order asked for
+    model = f"--model={out / facts[first]['file']}"
     say_next(command("evaluate", model, *flags_of_data(config)))
 
 

@@ -34,7 +34,7 @@ from lottery_tf.common.errors import UsageError
 from lottery_tf.common.settings import (
     check_choice,
     check_choices,
-    nearest,
+    near_names,
     one_of,
     restore,
     value_type,
@@ -187,8 +187,7 @@ def _read(argv: Sequence[str], defined: flags.FlagValues, fields: dict) -> list[
     try:
         return defined(["lottery-tf", *words])[1:]
     except flags.UnrecognizedFlagError as error:
-        near = nearest(error.flagname, [*fields, "flagfile"]) or "; --help lists them"
-        raise UsageError(f"there is no flag '--{error.flagname}'{near}.") from error
+        raise UsageError(_unknown(error.flagname, [*fields, "flagfile"])) from error
     except flags.IllegalFlagValueError as error:
         # absl says "flag --name=value: reason", the reason being that of the ValueError before.
         written = str(error).removeprefix("flag ").removesuffix(f": {error.__context__}")
@@ -196,6 +195,21 @@ def _read(argv: Sequence[str], defined: flags.FlagValues, fields: dict) -> list[
         raise UsageError(f"{written}: expected {fields[name][1].expected}.") from error
     except ValueError as error:  # --noname=value
         raise UsageError(f"{error}.") from error
+
+
+def _unknown(flag: str, names: Sequence[str]) -> str:
+    """The sentence on a flag that is none, with those that are near as one writes them.
+
+    >>> _unknown("lr", ["learning_rate", "rounds"])
+    "there is no flag '--lr'; nearest: --learning_rate."
+    """
+    near = near_names(flag, names)
+    if near == ["train_for"] and "epoch" in flag:
+        return f"there is no flag '--{flag}': use --train_for, as in --train_for=3ep."
+    if near == ["train_for"] and flag != "length":
+        return f"there is no flag '--{flag}': use --train_for, as in --train_for=500it."
+    said = f"; nearest: {one_of([f'--{name}' for name in near])}" if near else "; --help lists them"
+    return f"there is no flag '--{flag}'{said}."
 
 
 def _with_flagfiles(argv: Sequence[str], defined: flags.FlagValues) -> list[str]:

@@ -57,6 +57,11 @@ def run(flags: Parsed) -> None:
             f"Expected one of --tune_seeds, {some([*choosing])}, among the --seeds of each part of "
             f"the grid with --tune; the part with {first.recipe} ({first.label}) has none of them."
         )
+    if (out / "config.json").is_file():
+        raise UsageError(
+            f"Expected --out to be new or a sweep's folder; {out} is the folder of a single run "
+            "(it has config.json): choose another --out."
+        )
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -92,15 +92,26 @@ def one_of(names: Collection[str], word: str = "or") -> str:
 def nearest(word: str, names: Collection[str]) -> str:
     """``; nearest: a, b or c``, for the end of a sentence; empty if no name is similar.
 
-    These are the names that ``aliases`` has for ``word`` and those that end in it; without any,
-    those that are spelled like it.
+    These are the names that ``aliases`` has for ``word`` and those that end in it. Without any it
+    is the only one that begins with it, or those that are spelled like it.
 
     >>> nearest("lr", ["learning_rate", "decay"]), nearest("decaj", ["learning_rate", "decay"])
     ('; nearest: learning_rate', '; nearest: decay')
     """
-    near = meant_by(str(word), names)[:3]
-    near = near or difflib.get_close_matches(str(word), names, n=3, cutoff=0.5)
+    near = near_names(str(word), names)
     return f"; nearest: {one_of(near)}" if near else ""
+
+
+def near_names(word: str, names: Collection[str]) -> list[str]:
+    """Up to three of ``names`` that ``word`` may stand for.
+
+    >>> near_names("lenet", ["mobilenet", "lenet_300_100"])
+    ['lenet_300_100']
+    """
+    # A name of two words is often cut short; a stem such as resnet begins many.
+    begun = [name for name in names if len(word) > 2 and name.startswith(f"{word}_")]
+    near = meant_by(word, names) or (begun if len(begun) == 1 else [])
+    return near[:3] or difflib.get_close_matches(word, names, n=3, cutoff=0.5)
 
 
 def describe(settings: Any) -> dict[str, Any]:

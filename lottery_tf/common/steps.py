@@ -36,7 +36,8 @@ def _parts(text: str, what: str) -> re.Match[str]:
         if len((found[1] or found[2]).partition(".")[0]) >= _DIGITS:
             raise UsageError(f"Expected fewer than {_DIGITS} digits for {what}, not '{text[:40]}'.")
         return found
-    raise UsageError(f"Expected steps (500it) or epochs (2ep) for {what}, not '{text}'.")
+    number = f": give {text}ep for epochs or {text}it for steps" if text.isdecimal() else ""
+    raise UsageError(f"Expected steps (500it) or epochs (2ep) for {what}, not '{text}'{number}.")
 
 
 def parse_minutes(text: str) -> float | None:

@@ -1,6 +1,7 @@
 """``load`` reads a dataset into memory, splits it, and says how it is normalised."""
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from lottery_tf.common.errors import UsageError
 from lottery_tf.data import classes
 from lottery_tf.data.dataset import Dataset
-from lottery_tf.data.readers import AUGMENTED, NOT_FLIPPED, READERS, options_of
+from lottery_tf.data.readers import AUGMENTED, FOLDERS, NOT_FLIPPED, READERS, options_of
 from lottery_tf.data.settings import DataSettings
 from lottery_tf.data.source import Source, channel_moments
 
@@ -35,6 +36,7 @@ def load(settings: DataSettings, training: bool = True) -> Dataset:
         ``training`` also if a class has no training images.
       RuntimeError: a download failed.
     """
+    _check_folder(settings.dataset, settings.data_dir)
     source = READERS[settings.dataset](settings.data_dir, **options_of(vars(settings)))
     classes.check_labels(settings.dataset, source)
     drawn = _drawn(source, np.random.default_rng(settings.data_seed))
@@ -88,7 +90,22 @@ def content_sha256(dataset: str, data_dir: str | None, **options: Any) -> str:
     Raises:
       UsageError: the data are not where they should be.
     """
+    _check_folder(dataset, data_dir)
     return READERS[dataset](data_dir, **options).sha256
+
+
+def _check_folder(dataset: str, data_dir: str | None) -> None:
+    """Raises UsageError where nothing is at the path that a dataset is to be read from."""
+    if dataset not in FOLDERS or data_dir is None:
+        return
+    try:
+        Path(data_dir).expanduser().stat()
+    except FileNotFoundError:
+        raise UsageError(
+            f"`data_dir` expects {FOLDERS[dataset]}; there is no folder {data_dir}."
+        ) from None
+    except OSError:
+        return  # the reader tells of it
 
 
 def _drawn(source: Source, rng: np.random.Generator) -> np.ndarray:

@@ -122,7 +122,7 @@ class FindingSettings:
             raise UsageError(f"Expected `rounds` of at most {_MOST_ROUNDS}, not {self.rounds}.")
         for name in ("sparsity", "gmp_initial_sparsity"):
             if getattr(self, name) is not None:
-                check_sparsity(getattr(self, name))
+                check_sparsity(getattr(self, name), f"`{name}`")
         for name in ("score_batches", "score_rounds"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UsageError(f"Expected `{name}` of 1 or more, not {getattr(self, name)}.")

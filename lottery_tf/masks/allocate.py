@@ -150,11 +150,12 @@ def erk_budgets(
     return budgets
 
 
-def check_sparsity(sparsity: float) -> None:
-    """Raises UsageError if ``sparsity`` is not in [0, 1)."""
+def check_sparsity(sparsity: float, what: str = "a sparsity") -> None:
+    """Raises UsageError, which calls it ``what``, if ``sparsity`` is not in [0, 1)."""
     if not 0 <= sparsity < 1:
         raise UsageError(
-            f"Expected a sparsity in [0, 1), the share of weights to prune, not {sparsity}."
+            f"Expected {what} in [0, 1), the share of weights to prune, such as 0.95, not "
+            f"{sparsity}."
         )
 
 

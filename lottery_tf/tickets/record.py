@@ -62,3 +62,13 @@ def text_of(path: Path) -> str:
         raise UsageError(
             f"Expected a model description in {path}; it is damaged ({error})."
         ) from None
+
+
+def tickets_below(path: Path) -> str:
+    """A sentence on where tickets are: those of a find run at ``path``, if it is one."""
+    folder = path if path.name == "tickets" else path / "tickets"
+    there = sorted(each.parent.name for each in folder.glob("round_*/ticket.json"))
+    if not there:
+        return "`lottery-tf find` writes them to RUN/tickets/round_NN."
+    found = there[0] if len(there) == 1 else f"{there[0]} to {there[-1]}"
+    return f"This run of find has {found}: give {folder / there[-1]}, say."

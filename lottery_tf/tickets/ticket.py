@@ -48,7 +48,7 @@ from lottery_tf.masks.settings import KINDS, PrunableSettings
 from lottery_tf.masks.wrapper import check_masks, log_left_dense, strip, wrap
 from lottery_tf.tickets.matched import log_matched, values_for
 from lottery_tf.tickets.origin import summary_of
-from lottery_tf.tickets.record import check_record, check_sizes, text_of
+from lottery_tf.tickets.record import check_record, check_sizes, text_of, tickets_below
 
 FORMAT_VERSION = 1
 _PARTS = ("masks.npz", "weights.npz", "model.json")
@@ -350,7 +350,7 @@ class Ticket(Summarised):
         if not (path / "ticket.json").is_file():
             raise UsageError(
                 f"Expected a ticket's folder (with ticket.json) at {path}; there is none. "
-                "`lottery-tf find` writes them to RUN/tickets/round_NN."
+                f"{tickets_below(path)}"
             )
         try:
             record = json.loads((path / "ticket.json").read_text(encoding="utf-8"))

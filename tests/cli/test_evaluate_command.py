@@ -123,3 +123,27 @@ def test_what_is_no_model_is_named(found, tmp_path, capfd):
     ):
         assert main(["evaluate", words]) == 2
         assert told in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("dataset", ["image_folder", "idx", "tiny_imagenet", "glyphs"])
+def test_a_folder_of_data_that_is_not_there(dataset, tmp_path):
+    gone = tmp_path / "gone"
+    with pytest.raises(UsageError, match=f"`data_dir` expects .*; there is no folder {gone}"):
+        load(DataSettings(dataset, str(gone)))
+
+
+def test_the_folder_of_a_run_is_neither_a_ticket_nor_a_sweep(found, capfd):
+    for folder in (found, found / "tickets"):
+        assert main(["inspect", str(folder)]) == 2
+        told = f"has round_00 to round_02: give {found / 'tickets' / 'round_02'}, say."
+        assert told in capfd.readouterr().err
+    before = sorted(found.iterdir())
+    assert main(["sweep", "--rounds=1", f"--out={found}"]) == 2
+    assert "is the folder of a single run" in capfd.readouterr().err
+    assert sorted(found.iterdir()) == before
+
+
+def test_the_next_command_takes_the_first_format(retrained, proved_here, tmp_path, lines):
+    words = ["--formats=tflite,saved_model", "--tolerance=1e-4", f"--out={tmp_path / 'export'}"]
+    assert main(["export", f"--run={retrained}", *words]) == 0
+    assert f"--model={tmp_path / 'export' / 'model.tflite'}" in lines[-1]

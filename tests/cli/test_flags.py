@@ -218,9 +218,11 @@ def test_a_flagfile_without_a_name(argv):
 
 
 def test_a_mistake_in_a_flagfile_is_told_like_any_other(tmp_path):
-    assert mistake(flagfile(tmp_path, "--haet=3\n")) == "there is no flag '--haet'; nearest: heat."
+    assert (
+        mistake(flagfile(tmp_path, "--haet=3\n")) == "there is no flag '--haet'; nearest: --heat."
+    )
     assert mistake(flagfile(tmp_path, "--heat=hot\n")) == "--heat=hot: expected an integer."
-    assert "'--heat 3'; nearest: heat" in mistake(flagfile(tmp_path, "--heat 3\n"))
+    assert "'--heat 3'; nearest: --heat" in mistake(flagfile(tmp_path, "--heat 3\n"))
 
 
 # Mistakes
@@ -229,11 +231,11 @@ def test_a_mistake_in_a_flagfile_is_told_like_any_other(tmp_path):
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (["--haet=3"], "there is no flag '--haet'; nearest: heat."),
-        (["--haet", "3"], "there is no flag '--haet'; nearest: heat."),
-        (["--no-light"], "there is no flag '--no-light'; nearest: light."),
+        (["--haet=3"], "there is no flag '--haet'; nearest: --heat."),
+        (["--haet", "3"], "there is no flag '--haet'; nearest: --heat."),
+        (["--no-light"], "there is no flag '--no-light'; nearest: --light."),
         (["--zzzzzz=1"], "there is no flag '--zzzzzz'; --help lists them."),
-        (["--noheat"], "there is no flag '--noheat'; nearest: heat."),
+        (["--noheat"], "there is no flag '--noheat'; nearest: --heat."),
         (["--heat=three"], "--heat=three: expected an integer."),
         (["--heat", "three"], "--heat=three: expected an integer."),
         (["--heat=1.5"], "--heat=1.5: expected an integer."),

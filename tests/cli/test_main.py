@@ -84,7 +84,7 @@ def test_help_of_a_command_runs_nothing(bake, capfd, words, monkeypatch):
 def test_a_mistake_in_the_flags_is_one_sentence_and_code_2(bake, capfd):
     assert main(["bake", "--haet=3"]) == 2
     out, err = capfd.readouterr()
-    assert (out, err) == ("", "lottery-tf bake: there is no flag '--haet'; nearest: heat.\n")
+    assert (out, err) == ("", "lottery-tf bake: there is no flag '--haet'; nearest: --heat.\n")
     assert bake.baked == []
 
 
