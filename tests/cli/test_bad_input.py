@@ -508,7 +508,7 @@ CASES = {
     ),
     "images of another size": (
         idx((10, 9, 9), command=of_another_model),
-        "from images",
+        "shape 8×8×1; --dataset=idx has 9×9×1",
     ),
     "labels that the model has not": (
         idx((12, 8, 8), range(12), command=of_another_model),
