@@ -18,14 +18,14 @@ def split(*labels: int) -> Split:
 
 
 @pytest.fixture(params=data.READERS)
-def given(request, monkeypatch):
+def given(request, monkeypatch, tmp_path):
     """``load`` of a dataset by every reader, which has read this instead."""
 
     def load_of(train, test, classes=3, names=None, training=True, **settings):
         source = Source(split(*train), split(*test), classes, names=names)
         monkeypatch.setitem(data.READERS, request.param, lambda data_dir, **options: source)
         settings = {"dev_share": 0.0, **settings}
-        return load(DataSettings(request.param, "DIR", **settings), training)
+        return load(DataSettings(request.param, str(tmp_path), **settings), training)
 
     load_of.name = request.param
     return load_of
