@@ -21,8 +21,12 @@ def command(*words: object) -> str:
 
 
 def say_next(*commands: str) -> None:
-    """A line for each on stderr, so that what a command gives on stdout stays as it is."""
-    for each in commands:
+    """A line for each on stderr, so that what a command gives on stdout stays as it is.
+
+    None for a path that a terminal cannot show, such as bytes that are no UTF-8: shown in another
+    form it could not be pasted.
+    """
+    for each in filter(str.isprintable, commands):
         log.info("Next: %s", each)
 
 

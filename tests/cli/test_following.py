@@ -7,7 +7,7 @@ import pytest
 from conftest import TINY
 from networks import prove_here
 
-from lottery_tf.cli.following import beside, command, flags_of_data
+from lottery_tf.cli.following import beside, command, flags_of_data, say_next
 from lottery_tf.cli.main import main
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.settings import describe
@@ -26,6 +26,11 @@ def test_what_a_shell_would_read_otherwise_is_quoted():
     words = ["retrain", "--ticket=a b/$x'y", Path("~/é"), "--out=plain"]
     assert shlex.split(command(*words)) == ["lottery-tf", *map(str, words)]
     assert command("report", "runs/sweep") == "lottery-tf report runs/sweep"
+
+
+def test_what_cannot_be_pasted_is_not_said(lines):
+    say_next(command("inspect", "\udcff"), command("inspect", "a\x1b[31m"), command("inspect", "é"))
+    assert lines == ["Next: lottery-tf inspect 'é'"]
 
 
 def test_the_folder_that_is_proposed():
