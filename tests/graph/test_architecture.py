@@ -297,7 +297,7 @@ def test_lambdas_are_refused_in_any_place():
         with pytest.raises(UsageError, match="Lambda layer or .* pass the model itself"):
             from_json(to_json(model))
     text = to_json(chain(layers.Dense(2, activation=lambda x: x)))
-    with pytest.raises(UsageError, match="a Lambda layer or a lambda function, whose code"):
+    with pytest.raises(UsageError, match="a Lambda layer or a lambda function, and code"):
         from_json(text)
 
 

@@ -254,7 +254,7 @@ def tied_by(how):
 def test_tied_weights_are_refused(how):
     with pytest.raises(UsageError, match="with weights of their own") as error:
         rebuild(tied_by(how), copy_layer)
-    assert str(error.value).count(". ") == 0
+    assert str(error.value).count(". ") <= 1  # what was found, and what to do
 
 
 # Descriptions

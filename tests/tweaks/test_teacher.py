@@ -372,7 +372,7 @@ MISTAKES = {
     ),
     "other classes, subclassed": (
         lambda folder: _built(Subclassed(layers.Dense(6), layers.Dense(2)), 4),
-        r"those of model 'subclassed.* are \(2,\) float32",
+        r"model 'subclassed.* has \(2,\) float32",
     ),
     "two outputs": (
         lambda folder: keras.Model((net := network()).input, [net.output, net.layers[1].output]),

@@ -67,6 +67,10 @@ def linear(layer: keras.layers.Layer) -> keras.layers.Layer:
         return TFOpLambda(_linear_function(layer), name=layer.name, dtype="float64")
     if isinstance(layer, _ENCODERS):
         return _patched(copy_layer(layer), _beginning)
+    if isinstance(layer, both("MaxPooling3D")) and computes_as_keras(layer):
+        copy = copy_layer(layer, **_wide("MaxPooling3D", layer.get_config()))
+        copy.call = functools.partial(_max_pool_3d, copy)
+        return copy
     if isinstance(layer, _NARROW) or not all(map(computes_as_keras, parts_of(layer))):
         return _patched(copy_layer(layer, **_linear_activation(layer)), _rescaled)
     # A subclass with Keras' own call counts as the class of Keras.
@@ -80,6 +84,25 @@ def linear(layer: keras.layers.Layer) -> keras.layers.Layer:
     if isinstance(copy, PRODUCTS):
         copy.call = _held_in_range(copy.call)
     return copy
+
+
+def _max_pool_3d(layer: keras.layers.Layer, x: tf.Tensor) -> tf.Tensor:
+    """MaxPooling3D by pooling height and width, then depth, in two dimensions each.
+
+    With ones as inputs all maxima are ties. One of them has to take the flow; the gradient of
+    TensorFlow's kernel for three dimensions gives it to each of them on processors without AVX-512.
+    """
+    first = layer.data_format == "channels_first"
+    x = tf.transpose(x, [0, 2, 3, 4, 1]) if first else x
+    depth, *area = layer.pool_size
+    stride, *steps = layer.strides
+    padding = layer.padding.upper()
+    b, d, h, w, c = tf.unstack(tf.shape(x))
+    x = tf.nn.max_pool2d(tf.reshape(x, [b * d, h, w, c]), area, steps, padding)
+    h, w = tf.unstack(tf.shape(x))[1:3]
+    x = tf.nn.max_pool2d(tf.reshape(x, [b, d, h * w, c]), [depth, 1], [stride, 1], padding)
+    x = tf.reshape(x, [b, tf.shape(x)[1], h, w, c])
+    return tf.transpose(x, [0, 4, 1, 2, 3]) if first else x
 
 
 class InRange(keras3.layers.Layer):

@@ -19,6 +19,7 @@ from networks import (
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
 from lottery_tf.finding.scores import synflow
+from lottery_tf.finding.scores.linear_layers import linear
 from lottery_tf.finding.scores.network import Network
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import assign
@@ -305,6 +306,20 @@ def test_any_graph_conserves_the_flow(name, its_keras):
     assert found["first/kernel"].all() and found["last/kernel"].all()
     whole = np.sum(found["last/kernel"])
     np.testing.assert_allclose(np.sum(found["first/kernel"]), whole, rtol=1e-5)
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize(("pool", "strides"), [(2, None), ((3, 2, 1), (2, 1, 2))])
+@both_kerases
+def test_of_equal_maxima_in_three_dimensions_one_takes_the_flow(its_keras, pool, strides, padding):
+    layer = its_keras.layers.MaxPooling3D(pool, strides, padding)
+    copy = linear(layer)
+    x = np.random.default_rng(0).normal(size=(2, 5, 4, 3, 2))
+    np.testing.assert_allclose(copy(x), layer(x.astype("float32")), rtol=1e-6)
+    ones = tf.Variable(tf.ones((1, 4, 4, 4, 1), tf.float64))
+    with tf.GradientTape() as tape:
+        out = copy(ones)
+    np.testing.assert_allclose(np.sum(tape.gradient(out, ones)), np.size(out))
 
 
 @both_kerases
