@@ -84,7 +84,7 @@ def test_the_grid_is_trained_by_the_paper_s_protocol(name):
 def prepared(name, monkeypatch, *more):
     """The experiment, a data set of an image a class for it, and its model."""
     shape, classes, _ = SHAPES[experiment_of(name).data.dataset]
-    kept = ["--dev_share=0", f"--train_examples={classes}", "--batch_size=2"]
+    kept = ["--dev_share=0", f"--train_examples={classes}", "--batch_size=2", f"--data_dir={ROOT}"]
     experiment = experiment_of(name, *kept, *more)
     random = np.random.default_rng(0)
 

@@ -246,7 +246,7 @@ def test_a_share_of_all_families_is_for_testing():
 
 def test_mistakes(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(glyphs, "_for_testing", lambda family: False)
-    with pytest.raises(UsageError, match="3 for training and 0 for testing .*: install more fonts"):
+    with pytest.raises(UsageError, match="3 for training and 0 for testing.*: install more fonts"):
         glyphs.read(str(folder))
     with pytest.raises(UsageError, match="a folder of fonts, and there is none at"):
         glyphs.read(str(tmp_path / "nowhere"))

@@ -34,7 +34,7 @@ def test_twins(name, its_keras):
     if (name, its_keras) in BEYOND:
         with pytest.raises(UsageError, match=BEYOND[name, its_keras]) as error:
             converted(model, keras_of(twin))
-        assert str(error.value).count(". ") == 0
+        assert str(error.value).count(". ") <= 1  # what the other lacks, and what to do
         return
     result = converted(model, keras_of(twin))
     assert type(result) is type(twin)

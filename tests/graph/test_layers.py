@@ -125,7 +125,7 @@ def no_graph(k):
         "a layer": (k.layers.Dense(2), f"Expected a Keras model, got a {k.__name__}.*Dense."),
         "subclassed": (
             Subclassed(),
-            r"got the subclassed model 'mine' \(Subclassed\), .* build it as keras.Model\(",
+            r"got the subclassed model 'mine' \(Subclassed\); .* build it as keras.Model\(",
         ),
         "within": (chain(Subclassed()), "subclassed model 'mine'"),
         "bare": (
