@@ -16,7 +16,7 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from lottery_tf.common.log import log, some
 from lottery_tf.common.ownership import Kind, check_ours, of_file_manager
 
 _PATTERN = re.compile(r"[\[\]*?\\]|[\ud800-\udfff]")
+_LEFT = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}(\.old)?", re.DOTALL)
 SUMS = "sha256"  # key under which a record keeps the sums of itself and of its parts
 _CHANGED = (
     "Expected {} to have the checksum that it was written with; it is damaged or changed: copy it "
@@ -85,20 +86,31 @@ def clear_leftovers(folder: Path, places: Iterable[str]) -> None:
       places: paths below it, of what these processes wrote. Nothing else is touched, and nothing
         behind a link.
     """
-    for place in (folder / each for each in places):
-        if place.parent != folder and place.parent.is_symlink():
-            continue
-        named = re.compile(re.escape(f".{place.name}.") + r"[0-9a-f]{8}(\.old)?")
-        found = [path for path in place.parent.glob(".*") if named.fullmatch(path.name)]
-        found = sorted(path for path in found if not path.is_symlink())
-        old = [path for path in found if path.suffix == ".old"]
+    by_parent: dict[Path, set[str]] = {}
+    for place in places:
+        by_parent.setdefault((folder / place).parent, set()).add(Path(place).name)
+    for parent, names in by_parent.items():
+        if parent == folder or not parent.is_symlink():
+            _clear(parent, names)
+
+
+def _clear(parent: Path, names: Collection[str]) -> None:
+    """``clear_leftovers`` beside these names in one folder."""
+    left: dict[str, list[Path]] = {}
+    for path in sorted(parent.glob(".*")):
+        found = _LEFT.fullmatch(path.name)
+        if found and found["name"] in names and not path.is_symlink():
+            left.setdefault(found["name"], []).append(path)
+    for name, paths in left.items():
+        place, old = parent / name, [path for path in paths if path.suffix == ".old"]
         if old and not place.exists():
-            os.rename(found.pop(found.index(old[-1])), place)
-        if len(found) > 1 and not place.exists() and all(path.is_dir() for path in found):
+            os.rename(old[-1], place)
+            paths.remove(old[-1])
+        if len(paths) > 1 and not place.exists() and all(path.is_dir() for path in paths):
             # Of a release that gave the old folder no other name: one of them is whole.
-            log.warning("%s is missing; it may be one of %s.", place, some([*map(str, found)]))
+            log.warning("%s is missing; it may be one of %s.", place, some([*map(str, paths)]))
             continue
-        for path in found:
+        for path in paths:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
