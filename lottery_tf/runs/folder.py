@@ -24,6 +24,7 @@ from lottery_tf.graph.model_files import existing_model, load_model
 from lottery_tf.masks.settings import as_compared
 from lottery_tf.runs.records import read_config
 from lottery_tf.runs.settings import CLASS_NAMES, DATA_SUM
+from lottery_tf.training.loading import known_of_tfmot
 from lottery_tf.tweaks.settings import of_older_release
 
 # Settings that are not part of a run's identity. A run may go on on other devices and with more
@@ -304,11 +305,6 @@ def load_pruned(path: str | os.PathLike[str], allow_code: bool = False) -> keras
       UsageError: if there is none, if Keras cannot load it, or if it holds code that is not
         allowed.
     """
-    import tensorflow_model_optimization as tfmot  # needed only here
-
     existing_model(path)
-    theirs = tfmot.sparsity.keras
-    # tfmot's wrappers refer to them by name.
-    schedules = {kind.__name__: kind for kind in (theirs.ConstantSparsity, theirs.PolynomialDecay)}
-    with theirs.prune_scope():
+    with known_of_tfmot() as schedules:
         return load_model(path, allow_code, schedules)

@@ -13,7 +13,7 @@ import numpy as np
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import sha256, sum_of, whole_folder, write_record
-from lottery_tf.common.log import log, some
+from lottery_tf.common.log import some
 from lottery_tf.common.ownership import Kind, has_keys
 from lottery_tf.common.settings import one_of
 from lottery_tf.common.summary import Summarised, Summary, in_short, percent
@@ -42,10 +42,8 @@ from lottery_tf.graph.layers import (
 from lottery_tf.graph.matching import same_layers, variable_in
 from lottery_tf.masks.dense_norms import dense_norms_of, norms_before, remember
 from lottery_tf.masks.masks import Masks, read_arrays
-from lottery_tf.masks.prunable import prunable_weights
-from lottery_tf.masks.prune_by_mask import get_masks
-from lottery_tf.masks.settings import KINDS, PrunableSettings
 from lottery_tf.masks.wrapper import check_masks, log_left_dense, strip, wrap
+from lottery_tf.tickets.from_model import masks_of, warn_of_same
 from lottery_tf.tickets.matched import log_matched, values_for
 from lottery_tf.tickets.origin import summary_of
 from lottery_tf.tickets.record import check_record, check_sizes, text_of, tickets_below
@@ -142,21 +140,7 @@ class Ticket(Summarised):
             variables than ``model``.
         """
         check_graph(model)
-        every = prunable_weights(model, PrunableSettings(KINDS, keep_dense=()))
-        found = get_masks(model)
-        masks = Masks({name: mask for name, mask in found.items() if name in every})
-        if not found:
-            default, variables = prunable_weights(model), named_variables(model)
-            nonzero = {name: variables[name].numpy() != 0 for name in every}
-            rows = prunable_weights(model, PrunableSettings(("embedding",), keep_dense=()))
-            masks = Masks(
-                {
-                    name: mask
-                    for name, mask in nonzero.items()
-                    # Words that nobody knows may have rows of zeros.
-                    if name in default or not (mask[mask.any(1)] if name in rows else mask).all()
-                }
-            )
+        masks = masks_of(model)
         if masks.kept == masks.total:
             raise UsageError(
                 f"Expected zeros in the kernels of the model '{model.name}'; none of its "
@@ -167,13 +151,7 @@ class Ticket(Summarised):
         if rewind_to is None:
             return ticket
         rewound = ticket.with_weights(values_for(model, rewind_to), rewound_to=rewind_to.name)
-        if all(np.array_equal(rewound.weights[n], ticket.weights[n]) for n in masks):
-            log.warning(
-                "%s: rewind_to has the same weights. If it was pruned by tfmot, it shares its "
-                "layers with the pruned model: keep a copy from before the training (clone_model "
-                "and set_weights, or a file).",
-                model.name,
-            )
+        warn_of_same(model, [(rewound.weights[name], ticket.weights[name]) for name in masks])
         return rewound
 
     def __repr__(self) -> str:

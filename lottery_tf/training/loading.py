@@ -58,13 +58,13 @@ def load_model(
     if (place / "ticket.json").is_file():
         raise UsageError(f"Expected a model at {path}; it is a ticket: lt.Ticket.load reads it.")
     model_files.existing_model(place)
-    with _of_tfmot() as schedules:
+    with known_of_tfmot() as schedules:
         known = {**schedules, **(custom_objects or {})}
         return model_files.load_model(place, allow_code, known, compile)
 
 
 @contextlib.contextmanager
-def _of_tfmot() -> Iterator[dict[str, type]]:
+def known_of_tfmot() -> Iterator[dict[str, type]]:
     """A block in which Keras knows tfmot's wrappers; with its schedules, which they name."""
     if isinstance(keras, Absent):
         yield {}
