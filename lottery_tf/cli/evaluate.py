@@ -5,7 +5,7 @@ from typing import cast
 
 import numpy as np
 
-from lottery_tf.cli.console import console, percent
+from lottery_tf.cli.console import console
 from lottery_tf.cli.flags import Parsed
 from lottery_tf.cli.measured import (
     as_exported,
@@ -18,6 +18,7 @@ from lottery_tf.cli.settings import EvaluateSettings
 from lottery_tf.cli.terminal import at_work
 from lottery_tf.common.device_settings import DeviceSettings
 from lottery_tf.common.errors import UsageError
+from lottery_tf.common.summary import percent
 from lottery_tf.data import Dataset, DataSettings, load
 from lottery_tf.exporting.files import (
     image_shape_of_file,

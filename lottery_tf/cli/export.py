@@ -5,10 +5,11 @@ from typing import Any
 
 from rich.table import Table
 
-from lottery_tf.cli.console import console, percent
+from lottery_tf.cli.console import console
 from lottery_tf.cli.flags import Parsed
 from lottery_tf.cli.following import command, flags_of_data, say_next
 from lottery_tf.cli.settings import ExportSettings, OutSettings
+from lottery_tf.common.summary import percent
 from lottery_tf.exporting.card import NAME as CARD
 from lottery_tf.graph.settings import CodeSettings
 from lottery_tf.runs.export import export_run

@@ -3,7 +3,7 @@
 from dataclasses import fields
 from pathlib import Path
 
-from lottery_tf.cli.console import console, duration, percent
+from lottery_tf.cli.console import console
 from lottery_tf.cli.flags import Parsed
 from lottery_tf.cli.following import beside, command, say_next
 from lottery_tf.cli.settings import OutSettings, how_to_run
@@ -11,6 +11,7 @@ from lottery_tf.cli.terminal import Countdown, TrainingStatus, at_work
 from lottery_tf.common.device_settings import DeviceSettings
 from lottery_tf.common.devices import own_folder
 from lottery_tf.common.log import log
+from lottery_tf.common.summary import duration, percent
 from lottery_tf.finding.scores import METHODS
 from lottery_tf.finding.settings import IMPORTED, DivergenceSettings, FindingSettings
 from lottery_tf.masks.settings import PrunableSettings

@@ -7,13 +7,14 @@ from typing import Any
 from rich.measure import Measurement
 from rich.table import Table
 
-from lottery_tf.cli.console import console, percent
+from lottery_tf.cli.console import console
 from lottery_tf.cli.flags import Parsed
 from lottery_tf.cli.settings import InspectSettings, SignalSettings, parameters_for
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import write_json
 from lottery_tf.common.log import log, some
 from lottery_tf.common.ownership import Kind, check_ours, has_keys
+from lottery_tf.common.summary import percent
 from lottery_tf.data import DataSettings, load
 from lottery_tf.data.settings import of_older_release
 from lottery_tf.inspecting import (

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from lottery_tf.cli.console import console, percent
+from lottery_tf.cli.console import console
 from lottery_tf.cli.export import print_export
 from lottery_tf.cli.find import run_find
 from lottery_tf.cli.flags import Parsed
@@ -15,6 +15,7 @@ from lottery_tf.cli.settings import QuickstartSettings
 from lottery_tf.cli.terminal import Countdown, TrainingStatus
 from lottery_tf.common.files import read_json, write_json, write_text
 from lottery_tf.common.ownership import Kind, begins_with, check_all_ours
+from lottery_tf.common.summary import percent
 from lottery_tf.data import DataSettings
 from lottery_tf.exporting import EXPORT
 from lottery_tf.finding.settings import FindingSettings

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lottery_tf.cli.console import console, duration, percent
+from lottery_tf.cli.console import console
 from lottery_tf.cli.flags import Parsed
 from lottery_tf.cli.following import beside, command, say_next
 from lottery_tf.cli.settings import (
@@ -16,6 +16,7 @@ from lottery_tf.cli.settings import (
 from lottery_tf.cli.terminal import TrainingStatus, at_work
 from lottery_tf.common.device_settings import DeviceSettings
 from lottery_tf.common.devices import own_folder
+from lottery_tf.common.summary import duration, percent
 from lottery_tf.data import DataSettings
 from lottery_tf.models import ModelSettings
 from lottery_tf.runs.experiment import experiment_of

@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 
-from lottery_tf.cli.console import console, duration, percent
+from lottery_tf.cli.console import console
 from lottery_tf.cli.flags import Parsed
 from lottery_tf.cli.following import command
 from lottery_tf.cli.grid import sparsities_said, trials_of, tuned, tuning_seeds
@@ -24,6 +24,7 @@ from lottery_tf.cli.settings import (
 from lottery_tf.common.device_settings import DeviceSettings
 from lottery_tf.common.errors import UsageError, WorkFailed
 from lottery_tf.common.log import counted, log, some
+from lottery_tf.common.summary import duration, percent
 from lottery_tf.finding.settings import DivergenceSettings
 from lottery_tf.sweeping.attempt import Outcome, attempt, log_of
 from lottery_tf.sweeping.cluster import RayEngine

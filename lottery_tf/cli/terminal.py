@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 from rich.status import Status
 
-from lottery_tf.cli.console import console, duration, percent
+from lottery_tf.cli.console import console
 from lottery_tf.common.device_settings import DeviceSettings
 from lottery_tf.common.devices import is_chief, scope_of
 from lottery_tf.common.log import log
+from lottery_tf.common.summary import duration, in_short, percent
 from lottery_tf.training.course import Course
 
 _RENEWED = 0.2  # seconds from one to the next, in a terminal
@@ -67,8 +68,7 @@ class TrainingStatus(Course):
                 said.append(f"{name} {percent(self.metrics[metric])}")
         rest = ", ".join(said)
         most = max(12, console.width - len(rest) - 5)  # with the sign that moves, on one line
-        label = self.label if len(self.label) <= most else f"{self.label[: most - 1]}…"
-        return f"{label}: {rest}"
+        return f"{in_short(self.label, most)}: {rest}"
 
 
 class Countdown:

@@ -111,6 +111,17 @@ def percent(share: float | None) -> str:
     return UNKNOWN if share is None else f"{100 * share:.2f} %"
 
 
+def duration(seconds: float) -> str:
+    """``42 s``, ``3 min`` or ``1.5 h``.
+
+    >>> duration(42), duration(200), duration(6000)
+    ('42 s', '3 min', '1.7 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 def in_short(text: object, most: int = 40) -> str:
     """``text`` on one line, cut where it is longer than ``most``.
 

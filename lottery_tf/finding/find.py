@@ -155,8 +155,8 @@ def find_tickets(
             )
         metrics = []
     metrics = metrics if isinstance(metrics, list | tuple | Mapping) else [metrics]
-    check_of_its_keras(model, optimizer=optimizer, loss=loss, metrics=metrics)
     optimizer = optimizer_of(model, optimizer)
+    check_of_its_keras(model, loss=loss, metrics=metrics)
     masks = all_kept(model, PrunableSettings(tuple(prune_layers), tuple(keep_dense)))
     info = {
         **{"method": finding.method, "model": model.name, "seed": seed},

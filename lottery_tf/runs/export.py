@@ -9,6 +9,7 @@ from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import read_json, sha256
 from lottery_tf.common.ownership import Kind, check_ours
 from lottery_tf.common.settings import describe
+from lottery_tf.common.summary import percent
 from lottery_tf.data import Dataset, DataSettings, load
 from lottery_tf.data.readers import options_of
 from lottery_tf.exporting import EXPORT, MAX_DIFFERENCE, REPORT, sizes, write_exports
@@ -130,8 +131,8 @@ def _about(settings: Mapping[str, Any], result: Row, data: Dataset) -> dict[str,
     told |= {"Retrained by": ", ".join(how)} if how else {}
     if result.get("sparsity") is not None and result.get("sparsity_total") is not None:
         told["Sparsity"] = (
-            f"{100 * result['sparsity']:.2f} % of the prunable weights, "
-            f"{100 * result['sparsity_total']:.2f} % of all trainable parameters"
+            f"{percent(result['sparsity'])} of the prunable weights, "
+            f"{percent(result['sparsity_total'])} of all trainable parameters"
         )
     return told
 

@@ -13,6 +13,7 @@ import numpy as np
 from lottery_tf.common.devices import is_chief
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import one_line
+from lottery_tf.common.summary import duration
 from lottery_tf.graph.compat import Callback
 
 VERBOSE = ("auto", 0, 1, 2)
@@ -95,17 +96,6 @@ class Progress(Callback):
         else:
             sys.stdout.write(text + "\n")
         sys.stdout.flush()
-
-
-def duration(seconds: float) -> str:
-    """``42 s``, ``3 min`` or ``1.5 h``.
-
-    >>> duration(42), duration(200), duration(6000)
-    ('42 s', '3 min', '1.7 h')
-    """
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _checked(verbose: int | str) -> int:
