@@ -21,9 +21,11 @@ PAGE = (Path(__file__).parents[1] / "docs" / "masks.md").read_text()
 def test_the_program_runs():
     (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     model = mlp()
+    start = keras.models.clone_model(model)
     pruned = lt.strip(lt.wrap(model, random_masks(model)))
     data = tf.data.Dataset.from_tensor_slices(examples()).batch(6)
     names = {"lt": lt, "keras": keras, "model": model, "train_ds": data, "pruned_model": pruned}
+    names["start"] = start
     exec(code, names)
     assert names["ticket"].info["method"] == "from_model"
 

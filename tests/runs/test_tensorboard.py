@@ -133,7 +133,7 @@ def test_retrain_writes_what_its_files_say(runs):
 def test_a_run_that_was_broken_off_behind_its_last_epoch(runs, tmp_path, monkeypatch):
     """Nothing is left to train."""
 
-    def breaks_off(*_):
+    def breaks_off(*_, **__):
         raise KeyboardInterrupt
 
     ticket = runs / "find" / "tickets" / "round_01"
