@@ -77,6 +77,7 @@ def card(
         + (" The names of the classes are only there and here." if first["class_names"] else ""),
         "## How to load it",
         *(f"~~~python\n{_code(form, each, its_keras)}\n~~~" for form, each in facts.items()),
+        *_picture(facts),
     ]
     text = "\n\n".join(parts) + "\n"
     return _MARK.format(_sum(text)) + text
@@ -201,6 +202,32 @@ def _code(form: str, facts: Mapping[str, Any], its_keras: str) -> str:
             "outputs = dict(zip(names, session.run(names, inputs)))",
         ]
     )
+
+
+def _picture(facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """How a file with a picture becomes a class, where the SavedModel does all but read it."""
+    found = facts.get("saved_model", {})
+    inputs, names = found.get("inputs", {}), found.get("class_names")
+    inside = (found.get("preprocessing") or {}).get("in_model")
+    if not (inside and names and len(inputs) == 1 and len(found.get("probabilities") or {}) == 1):
+        return []
+    ((name, shape),) = inputs.items()
+    most = found["input_ranges"].get(name, [0, 0])[1]  # pixels are bytes, or bytes / 255
+    is_picture = len(shape) == 4 and None not in shape[1:] and shape[3] in (1, 3)
+    if not is_picture or not (0 < most <= 1 or 16 < most <= 255):
+        return []
+    as_bytes = "" if most > 1 else " / 255"
+    lines = [
+        "import json, tensorflow as tf",
+        f'model = tf.saved_model.load("{found["file"]}")',
+        'names = json.load(open("export.json"))["saved_model"]["class_names"]',
+        'file = tf.io.read_file("picture.png")  # yours; .jpg, .bmp and .gif too',
+        f"picture = tf.io.decode_image(file, channels={shape[3]}, expand_animations=False)",
+        f"pixels = tf.image.resize(picture, {tuple(shape[1:3])})[tf.newaxis]{as_bytes}",
+        f'found = model.signatures["predict"](**{{{name!a}: pixels}})["probabilities"][0].numpy()',
+        "print(names[found.argmax()], found.max())",
+    ]
+    return ["## From a picture to a class", "~~~python\n" + "\n".join(lines) + "\n~~~"]
 
 
 def _array(facts: Mapping[str, Any], name: str) -> str:

@@ -65,6 +65,11 @@ def _loss_scale_optimizer(of: ModuleType) -> type:
     return (of.optimizers if of is keras3 else of.mixed_precision).LossScaleOptimizer
 
 
+def kind_of(optimizer: keras.optimizers.Optimizer) -> str:
+    """The name of its class, or of the optimizer's whose loss it scales."""
+    return type(getattr(optimizer, "inner_optimizer", optimizer)).__name__
+
+
 def copied(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
     """A new optimizer with the same settings, also those that its config lacks; it is not built.
 

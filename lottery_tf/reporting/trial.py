@@ -14,7 +14,7 @@ from lottery_tf.finding.fit_checks import optimizer_of
 from lottery_tf.graph.compat import is_model, keras, keras_of, on_tensorflow
 from lottery_tf.graph.fit_data import Stream, batches
 from lottery_tf.graph.layers import check_of_its_keras
-from lottery_tf.graph.optimizers import copied
+from lottery_tf.graph.optimizers import copied, kind_of
 from lottery_tf.losses.from_keras import default_loss
 from lottery_tf.losses.labels import checked_labels
 from lottery_tf.tickets.ticket import Ticket
@@ -116,6 +116,7 @@ class Trial:
     def _trained(self, recipe: Recipe, seed: int, which: str, shown: Progress) -> keras.Model:
         """The finished model of the training of ``find_tickets``."""
         stream = self._stream(seed)
+        recipe = recipe.for_training_by(kind_of(self.optimizer).lower())
         trainer = make_trainer(
             self.ticket,
             recipe,

@@ -272,7 +272,6 @@ def settled(
 
     def completed(tweak: Tweak) -> Tweak:
         if isinstance(tweak, RescaledInit):
-            tweak = tweak.for_training_by(experiment.training.optimizer)
             if tweak.order == "search_first" and tweak.dense is None:
                 dense = round_folder(Path(ticket_path).resolve().parents[1], 0)
                 tweak = dataclasses.replace(tweak, dense=str(dense))
@@ -283,6 +282,7 @@ def settled(
             return dataclasses.replace(tweak, teacher=teacher, allow_code=allowed)
         return tweak
 
+    recipe = recipe.for_training_by(experiment.training.optimizer)
     return recipe.with_tweaks([completed(tweak) for tweak in recipe.tweaks])
 
 

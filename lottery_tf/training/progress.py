@@ -4,6 +4,7 @@ Programs that run for hours are watched in a terminal, in a notebook, or in a lo
 """
 
 import math
+import shutil
 import sys
 import time
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from lottery_tf.common.devices import is_chief
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import one_line
-from lottery_tf.common.summary import duration
+from lottery_tf.common.summary import duration, in_short
 from lottery_tf.graph.compat import Callback
 
 VERBOSE = ("auto", 0, 1, 2)
@@ -91,6 +92,8 @@ class Progress(Callback):
     def _write(self, text: str, stays: bool) -> None:
         text = one_line(text)
         if self.verbose == 1:
+            if not stays and sys.stdout.isatty():  # behind a second line \r would not go back
+                text = in_short(text, shutil.get_terminal_size().columns - 1)
             sys.stdout.write("\r" + text.ljust(self._width) + ("\n" if stays else ""))
             self._width = 0 if stays else len(text)
         else:

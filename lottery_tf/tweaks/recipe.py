@@ -144,6 +144,14 @@ class Recipe(Summarised):
         recipe._said = self._said
         return recipe
 
+    def for_training_by(self, optimizer: str) -> "Recipe":
+        """The recipe with what its tweaks need to know of the optimizer that trains.
+
+        Args:
+          optimizer: its name in lower case, such as ``sgd``.
+        """
+        return self.with_tweaks([tweak.for_training_by(optimizer) for tweak in self.tweaks])
+
     def describe(self) -> dict[str, dict[str, Any]]:
         """Name of each tweak → its parameters, as JSON values; ``restore`` reads it."""
         return {_name_of(tweak): describe(tweak) for tweak in self.tweaks}

@@ -16,6 +16,7 @@ from lottery_tf.graph.compat import backend_of, keras, scope_of
 from lottery_tf.graph.copies import copy_layer
 from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import assign, check_graph, named_variables
+from lottery_tf.graph.optimizers import kind_of
 from lottery_tf.graph.signal_paths import unnormalised
 from lottery_tf.graph.step_checks import step_checks
 from lottery_tf.losses.derivatives import (
@@ -107,10 +108,9 @@ class RescaledInit(RescaledInitSettings, Tweak):
 
     def attach(self, model: keras.Model) -> None:
         trains = getattr(model, "optimizer", None)
-        kind = type(getattr(trains, "inner_optimizer", trains)).__name__
-        if trains is not None and self.optimizer is None and kind != "SGD":
+        if trains is not None and self.optimizer is None and kind_of(trains) != "SGD":
             log.warning(
-                f"rescaled_init assumed a step of SGD, but {kind} trains: give "
+                f"rescaled_init assumed a step of SGD, but {kind_of(trains)} trains: give "
                 'RescaledInit(optimizer="adam"), or "sgd" if that was meant.'
             )
 
@@ -121,6 +121,7 @@ class RescaledInit(RescaledInitSettings, Tweak):
         self, model: keras.Model, data: tf.data.Dataset | None = None
     ) -> tuple[keras.Model, dict[str, Any]]:
         """The scaled copy, and the content of ``Scales`` without ``losses`` and ``norms``."""
+        log.info("rescaled_init: searching, at most %s", counted(self.iterations, "iteration"))
         found = find_scales(self._searched(model), data, self, *self.trained_by)
         chosen = from_chief(np.array(list(found.scales.values())))
         scales = dict(zip(found.scales, chosen.tolist(), strict=True))

@@ -40,6 +40,11 @@ class Tweak:
         """The tweak for a training by a loss, as ``compile`` takes it. Few tweaks depend on it."""
         return self
 
+    def for_training_by(self, optimizer: str) -> "Tweak":
+        """The tweak for a training by an optimizer, by its name in lower case, such as ``adam``.
+        Few tweaks depend on it."""
+        return self
+
     def change(self, model: keras.Model, data: tf.data.Dataset | None = None) -> keras.Model:
         """``model`` itself, or a changed copy of it.
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import keras as keras3
 import numpy as np
@@ -291,6 +292,31 @@ def test_the_card_says_how_to_load_each_format(its_keras, proved_here, monkeypat
         outputs = given["outputs"]
         outputs = outputs["logits"] if isinstance(outputs, dict) else outputs
         np.testing.assert_allclose(outputs, model(np.zeros((1, 5, 5, 2))), atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1, 255])
+def test_the_card_says_how_a_picture_becomes_a_class(
+    scale, proved_here, monkeypatch, tmp_path, capsys
+):
+    layers = keras.layers
+    model = chain(layers.Flatten(), layers.Dense(3, name="d"), shape=(4, 4, 3))
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3)).astype(np.uint8)
+    moments = {"mean": [127 / scale] * 3, "std": [64 / scale] * 3}
+    own = {"class_names": ["cat", "dog", "cow"], "preprocessing": moments}
+    given = (model, tmp_path / "out", pictures / np.float32(scale))
+    export(*given, formats="saved_model", with_preprocessing=True, **own)
+    monkeypatch.chdir(tmp_path / "out")
+    tf.io.write_file("picture.png", tf.io.encode_png(pictures[1]))
+    exec(blocks(Path("README.md").read_text())[-1])
+    logits = model((pictures[1:] / np.float32(scale) - moments["mean"]) / moments["std"])
+    best = tf.nn.softmax(logits)[0].numpy()
+    name, probability = capsys.readouterr().out.split()[-2:]
+    assert name == own["class_names"][best.argmax()]
+    assert float(probability) == pytest.approx(best.max(), abs=1e-4)
+    # Without the normalisation, or without names, there is more to do.
+    own |= {"preprocessing": None}
+    export(model, tmp_path / "other", pictures, formats="saved_model", **own)
+    assert "picture" not in (tmp_path / "other" / "README.md").read_text()
 
 
 def test_a_card_that_was_edited_is_never_replaced(proved_here, tmp_path):

@@ -14,6 +14,7 @@ import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.lazy import loads
 from lottery_tf.masks.prune_by_mask import get_masks
+from lottery_tf.tweaks.tweak import Tweak
 
 PAGE = Path(__file__).parents[2] / "docs" / "compare.md"
 pytestmark = pytest.mark.usefixtures("untraced")
@@ -137,6 +138,21 @@ def test_an_optimizer_has_a_name_and_a_generator_is_read_once(of, ticket):
     own["train_data"] = (batch for batch in [data])
     with pytest.raises(UsageError, match="a generator is read once"):
         lt.compare(ticket, ["vanilla"], [0], optimizer="adam", steps_per_epoch=1, **own)
+
+
+def test_tweaks_know_the_optimizer_that_trains(of, ticket):
+    """As rescaled_init, whose scales are those of its first step."""
+    seen = []
+
+    class Asks(Tweak):
+        def for_training_by(self, optimizer):
+            seen.append(optimizer)
+            return self
+
+    for optimizer in ("adam", of.optimizers.SGD(0.1)):
+        own = {"train_data": examples(8), "test_data": examples(8), "epochs": 1, "verbose": 0}
+        lt.compare(ticket, [lt.Recipe([Asks()])], [0], optimizer=optimizer, **own)
+    assert seen == ["adam", "sgd"]
 
 
 def test_a_pruned_model_is_a_ticket(of):
