@@ -1,13 +1,15 @@
-"""Every command line in README and docs is one that lottery-tf takes: flags are parsed, not run."""
+"""Every command line in README and docs is one that lottery-tf takes, and those of the page on
+commands run one after the other. README's are run by .ci/run, the notebooks by their own test."""
 
 import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lottery_tf.cli.flags import help_text, parse
-from lottery_tf.cli.main import COMMANDS
+from lottery_tf.cli.main import COMMANDS, main
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -75,3 +77,36 @@ def test_lines_are_found_and_a_wrong_one_is_refused():
     assert {page for page, _ in LINES} >= {"README.md", "docs/commands.md", "docs/sweeps.md"}
     with pytest.raises(Exception, match="epochs"):
         parsed("lottery-tf find --epochs=3 --out=a")
+
+
+# What makes them short: four steps a training, one seed, few rounds.
+STEPS, SEARCH = ["--train_for=4it", "--nojit_compile"], "--rescaled_init_iterations=2"
+SHORT = {
+    "find": [*STEPS, "--rounds=8"],
+    "retrain": [SEARCH],
+    "sweep": [*STEPS, SEARCH, "--seeds=0", "--sparsities=0.2"],
+}
+
+
+@pytest.mark.e2e
+def test_the_commands_of_the_page_run_one_after_the_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    for name, count in (("train", 300), ("t10k", 60)):
+        for kind, shape in (("images-idx3", (count, 28, 28)), ("labels-idx1", (count,))):
+            header = bytes([0, 0, 8, len(shape)]) + np.array(shape, ">i4").tobytes()
+            values = random.integers(0, 256, shape) if len(shape) > 1 else np.arange(count) % 10
+            file = tmp_path / f"{name}-{kind}-ubyte"
+            file.write_bytes(header + values.astype(np.uint8).tobytes())
+    (block,) = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/commands.md").read_text(), re.DOTALL)
+    ran = []
+    for line in lines_of(block):
+        words = line.replace("=DIR", f"={tmp_path}").replace("=flags/", f"={ROOT}/flags/").split()
+        assert main([*words[1:], *SHORT.get(words[1], [])]) == 0, line
+        ran.append(words[1])
+    assert ran == ["find", "inspect", "retrain", "sweep", "report", "export", "evaluate"]
+    assert (tmp_path / "runs/round_08.png").is_file()
+    assert "tost" in (tmp_path / "runs/sweep/report.html").read_text()
+    assert {file.name for file in (tmp_path / "runs/export").iterdir()} >= {
+        *("saved_model", "model.tflite", "model.onnx", "export.json", "README.md")
+    }
