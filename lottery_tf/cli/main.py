@@ -22,7 +22,7 @@ from lottery_tf.common.errors import UsageError, WorkFailed
 from lottery_tf.common.interruption import Stopped, heeded
 from lottery_tf.common.log import one_line, readable
 from lottery_tf.common.settings import nearest
-from lottery_tf.common.stderr import quiet_start
+from lottery_tf.common.stderr import errors_only, quiet_start
 
 
 class Command(NamedTuple):
@@ -230,8 +230,7 @@ def _load(path: str) -> ModuleType:
     if tensorflow := sys.modules.get("tensorflow"):
         # It looks for GPUs at its first operation; asked here, it has its say in `quiet_start`.
         tensorflow.config.list_physical_devices()
-        # A command that builds several models is told of "excessive retracing".
-        tensorflow.get_logger().setLevel("ERROR")
+    errors_only()
     return command
 
 

@@ -49,6 +49,15 @@ def quiet_start() -> Iterator[None]:
         yield
 
 
+def errors_only() -> None:
+    """TensorFlow's Python logger says errors alone from now on, if TensorFlow is there.
+
+    It warns of "excessive retracing" in a process that builds several models.
+    """
+    if tensorflow := sys.modules.get("tensorflow"):
+        tensorflow.get_logger().setLevel("ERROR")
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Drops what the block writes to stderr; exceptions are passed on.

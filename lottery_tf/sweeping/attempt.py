@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from lottery_tf.common.device_settings import DeviceSettings
 from lottery_tf.common.errors import UsageError, WorkFailed
 from lottery_tf.common.log import one_line
+from lottery_tf.common.stderr import errors_only
 from lottery_tf.runs.settings import AS_USUAL, HowToRun
 
 if TYPE_CHECKING:  # it imports TensorFlow
@@ -48,6 +49,7 @@ def attempt(
     from lottery_tf.graph.compat import clear_sessions
 
     start = time.perf_counter()
+    errors_only()
     with _said_to(log_of(out, trial.folder)):
         try:
             clear_sessions()  # removes the graphs and layer names of the trial before
