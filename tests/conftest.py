@@ -22,6 +22,14 @@ settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
 
+@pytest.hookimpl(tryfirst=True)  # before those that -m leaves out are found
+def pytest_collection_modifyitems(items):
+    """What is long has Keras 3 in the default suite, and tf_keras with the whole runs (e2e)."""
+    for item in items:
+        if item.get_closest_marker("long") and "tf_keras" in item.callspec.id.split("-"):
+            item.add_marker(pytest.mark.e2e)
+
+
 @pytest.fixture(autouse=True)
 def same_start():
     """Tests that touch TensorFlow start from the same random state, whatever ran before.

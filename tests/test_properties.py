@@ -143,6 +143,7 @@ def optimizers(draw):
 # Properties
 
 
+@pytest.mark.long
 @both_kerases
 @few(25)
 @given(
@@ -175,6 +176,7 @@ def test_counts_are_exact_and_masks_nested(of, network, method, scope, both, see
     assert_same(values(model), before)
 
 
+@pytest.mark.long
 @both_kerases
 @few(15)
 @given(
@@ -242,6 +244,7 @@ def test_an_export_computes_what_the_model_computes(of, network, share, seed, tm
     assert facts["nonzero_parameters"] == sum(np.count_nonzero(each) for each in weights)
 
 
+@pytest.mark.long
 @both_kerases
 @few(10)
 @given(
@@ -303,6 +306,7 @@ def recipes(draw):
     return ",".join(chosen), own
 
 
+@pytest.mark.long
 @both_kerases
 @few(12)
 @given(

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from lottery_tf.common.errors import mistakes_at
-from lottery_tf.finding.one_shot import highest_without_collapse, warn_of_collapse
+from lottery_tf.finding.one_shot import highest_without_collapse, tell_min_kept, warn_of_collapse
 from lottery_tf.finding.settings import FindingSettings
 from lottery_tf.graph.compat import keras
 from lottery_tf.graph.layers import named_variables
@@ -152,4 +152,5 @@ def prune_gradually(
                 value = np.where(returned, held[name], variables[name].numpy())
                 variables[name].assign(value)
         set_masks(trainer.model, masks)
+    tell_min_kept(min_kept, masks, updates[-1][1], scope, structure)
     return masks

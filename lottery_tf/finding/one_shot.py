@@ -10,6 +10,7 @@ import tensorflow as tf
 from lottery_tf.common.errors import UsageError, mistakes_at
 from lottery_tf.common.log import log, some
 from lottery_tf.common.settings import nearest, one_of
+from lottery_tf.common.summary import percent
 from lottery_tf.finding.scores import METHODS, TRAINING, Method, Score
 from lottery_tf.finding.scores.network import Network
 from lottery_tf.finding.settings import BATCHES
@@ -186,6 +187,7 @@ def draw_masks(
             *(method, f"{zeros:,}", f"{units.kept:,}", structure.noun),
         )
     warn_of_collapse(masks, safe, structure)
+    tell_min_kept(min_kept, masks, sparsity, scope, structure)
     return masks
 
 
@@ -201,6 +203,21 @@ def _check_scores(scores: Any, masks: Masks, method: str) -> None:
         raise UsageError(
             f"Expected scores of {method} for each prunable weight, of its shape; {some(odd)} does "
             "not fit: return an array for each name of network.values()."
+        )
+
+
+def tell_min_kept(
+    min_kept: int, masks: Masks, sparsity: float, scope: str, structure: Structure
+) -> None:
+    """Logs a line if ``min_kept`` has kept more than the sparsity asked for would leave."""
+    units = structure.units(masks)
+    sizes = [m.size for m in units.values()] if scope == "layerwise" else [units.total]
+    asked = sum(size - round(sparsity * size) for size in sizes)
+    if min_kept and structure.sparsity is None and units.kept > asked:
+        log.info(
+            "min_kept=%s keeps %s %s, %s more than the sparsity asked for, %s: it is %s.",
+            *(min_kept, f"{units.kept:,}", structure.noun, f"{units.kept - asked:,}"),
+            *(percent(sparsity), percent(units.sparsity)),
         )
 
 

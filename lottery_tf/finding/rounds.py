@@ -22,7 +22,12 @@ from lottery_tf.common.devices import check_same, from_chief
 from lottery_tf.common.errors import UsageError, mistakes_at
 from lottery_tf.common.log import log
 from lottery_tf.finding.gmp import Grown, prune_gradually, updates_of
-from lottery_tf.finding.one_shot import draw_masks, highest_without_collapse, warn_of_collapse
+from lottery_tf.finding.one_shot import (
+    draw_masks,
+    highest_without_collapse,
+    tell_min_kept,
+    warn_of_collapse,
+)
 from lottery_tf.finding.settings import FROM_TRAINED, FindingSettings
 from lottery_tf.graph.compat import Callback, keras
 from lottery_tf.graph.layers import assign, values
@@ -193,7 +198,9 @@ def next_masks(
     if settings.target is not None and number == settings.last_round:
         # As units are whole, a round's sparsity can be slightly above the target.
         target = max(settings.target, structure.units(masks).sparsity)
-        return prune_to(scores, masks, target, *among)
+        pruned = prune_to(scores, masks, target, *among)
+        tell_min_kept(settings.min_kept, pruned, target, settings.scope, structure)
+        return pruned
     return prune_fraction(scores, masks, settings.prune_fraction, *among)
 
 

@@ -14,6 +14,7 @@ from lottery_tf.common.files import read_json, write_record
 from lottery_tf.data import digits
 from lottery_tf.runs import find as find_stage
 
+pytestmark = pytest.mark.e2e
 ROUNDS = "--rounds=1"
 
 

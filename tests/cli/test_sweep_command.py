@@ -120,6 +120,7 @@ def contents(folder):
     return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+@pytest.mark.e2e
 def test_the_runs_are_those_of_find_and_retrain(swept, tmp_path):
     (find,) = (swept / "find").iterdir()
     label_smoothing, vanilla = sorted((swept / "retrain").iterdir())
@@ -367,6 +368,7 @@ def test_more_rounds_go_on_with_the_same_run(files, swept, tmp_path, capfd):
     assert len(list((find / "tickets").iterdir())) == 4
 
 
+@pytest.mark.e2e
 def test_only_what_dev_images_chose_is_measured_on_the_test_images(files, swept, tmp_path, capfd):
     out = tmp_path / "sweep"
     shutil.copytree(swept / "find", out / "find")

@@ -41,6 +41,7 @@ def pixels(channels=2, count=9):
 MOMENTS = {"mean": [100.0, 30.0], "std": [50.0, 60.0]}
 
 
+@pytest.mark.long
 @both_kerases
 def test_raw_pixels_in_every_format(its_keras, proved_here, tmp_path):
     """(x − mean) / std by hand, and the model stays as it is."""
@@ -257,6 +258,7 @@ def blocks(text):
     return re.findall(r"~~~python\n(.*?)~~~", text, re.DOTALL)
 
 
+@pytest.mark.long
 @both_kerases
 def test_the_card_says_how_to_load_each_format(its_keras, proved_here, monkeypatch, tmp_path):
     """Its five lines run, and names are shown as they are."""

@@ -292,6 +292,7 @@ def test_mistakes_are_told_before_anything_is_written(change, words, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 @both_kerases
 @pytest.mark.parametrize("suffix", ["keras", "tflite"])
 def test_a_path_that_ends_in_a_format_is_one_file(suffix, its_keras, proved_here, tmp_path):

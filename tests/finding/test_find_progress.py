@@ -56,6 +56,7 @@ def test_a_metric_that_is_no_number_is_not_shown(of, capsys):
     assert "loss" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_nothing_is_shown_where_nothing_is_asked_for(of, capsys, monkeypatch):
     find(of, verbose=0)
     assert capsys.readouterr().out == ""

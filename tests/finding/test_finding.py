@@ -123,6 +123,7 @@ BY_HAND = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("rewind_to", "step", "rewind", "jit_compile", "its_keras"),
     [
@@ -154,6 +155,7 @@ def test_three_rounds_by_hand(data, rewind_to, step, rewind, jit_compile, its_ke
             np.testing.assert_allclose(ticket.weights[name], value, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("untraced")
 @both_kerases
 def test_every_variable_is_rewound_and_zeros_are_exact(data, its_keras):

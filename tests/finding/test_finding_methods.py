@@ -306,3 +306,23 @@ def test_a_setting_that_is_none_is_one_sentence_with_the_nearest():
 def test_find_ticket_takes_what_find_tickets_takes():
     one, several = map(inspect.signature, (lt.find_ticket, lt.find_tickets))
     assert one.parameters == several.parameters and one.return_annotation is lt.Ticket
+
+
+@pytest.mark.parametrize("scope", ["global", "layerwise"])
+def test_what_min_kept_adds_is_told(model, scope, lines):
+    """Of 24 and 30 weights 1 stays at 98 %: 1 of both together, or 0 and 1 of each alone."""
+    for least, told in ((2, ["min_kept=2 keeps 4 weights, 3 more"]), (0, [])):
+        ticket = lt.prune(model, "omp", 0.98, scope=scope, min_kept=least)
+        assert ticket.masks.kept == (4 if least else 1)
+        assert [line[:34] for line in lines if line.startswith("min_kept")] == told
+        del lines[:]
+
+
+@pytest.mark.parametrize("settings", [{"method": "imp", "prune_fraction": 0.98}, {"method": "gmp"}])
+@pytest.mark.usefixtures("untraced")
+def test_what_min_kept_adds_to_trained_masks_is_told(model, settings, lines):
+    own = {"sparsity": 0.98, "min_kept": 2, "train_tickets": settings["method"] == "imp"}
+    assert draw(model, **own, **settings)[-1].masks.kept == 4
+    assert [line for line in lines if line.startswith("min_kept")] == [
+        "min_kept=2 keeps 4 weights, 3 more than the sparsity asked for, 98.00 %: it is 92.59 %."
+    ]

@@ -144,6 +144,7 @@ def gradient_of_fit(of, model, data, compiled, fit):
     return {name: before[name] - after[name] for name in before}
 
 
+@pytest.mark.long
 @every_way
 def test_snip_looks_at_the_loss_that_trains(way, of):
     model, data, compiled, fit = WAYS[way](of)
@@ -164,6 +165,7 @@ def test_snip_looks_at_the_loss_that_trains(way, of):
     )
 
 
+@pytest.mark.long
 @every_way
 def test_a_recipe_fits_every_loss(way, of):
     """All tweaks but those of labels where there are none; the finished model is plain."""
@@ -209,6 +211,7 @@ def test_soft_labels_on_labels_that_are_not_there(of, caplog):
     assert "label_smoothing" in caplog.text and "has no effect" in caplog.text
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("by_key", [True, False])
 @pytest.mark.parametrize("loss", [None, "each", "some"])
 def test_weights_of_losses_are_of_the_outputs_that_they_name(by_key, loss, of):

@@ -284,6 +284,7 @@ def test_imp_to_a_sparsity_of_blocks_with_weights_kept(its_keras):
     assert tickets[-1].masks["first/kernel"].sum() == 4
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("text", "regrow"), [("1:2", False), ("2:4", True), ("channel", True), ("block:2x3", False)]
 )

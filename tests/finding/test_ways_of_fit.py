@@ -42,6 +42,7 @@ class Endless(Sequence):
     num_batches = None
 
 
+@pytest.mark.long
 def test_the_forms_of_data_train_the_same(of, all_eager):
     """A Sequence is trained on as the dataset of its batches in the same order."""
     ticket = find(mlp(of), Sequence(), of, dev_data=(X, Y), seed=3)
@@ -193,6 +194,7 @@ def autoencoder(of, with_loss=True):
     return of.Model(inputs, outputs)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["array", "batches", "alone in a tuple"])
 def test_data_without_labels_train_by_the_models_own_losses(form, of, all_eager):
     forms = {
@@ -287,6 +289,7 @@ def test_a_ragged_input_is_known_too():
     assert without_kernel(keras.Model(inputs, keras.layers.Dense(2)(x))) == "ragged inputs"
 
 
+@pytest.mark.long
 def test_a_loss_that_xla_cannot_compile_is_trained_without_it(of, lines):
     """It is known only when the step is compiled; what comes is as without."""
 

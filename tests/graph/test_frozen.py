@@ -113,6 +113,7 @@ def moved(model):
     return {n for n, each in named_variables(model).items() if (each.numpy() != before[n]).any()}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_every_copy_trains_what_the_model_trains(kind, of, tmp_path):
     model = kind(of)

@@ -190,6 +190,7 @@ def test_only_the_learning_rate_goes_on_from_step_k(untraced, name, its_keras):
     assert_rounds_are_plain_fits(scheduled(make()), lambda: scheduled(make(), first=2))
 
 
+@pytest.mark.long
 @both_kerases
 @pytest.mark.parametrize("name", ["Nadam"])
 def test_every_round_is_a_plain_fit_when_it_is_compiled(name, its_keras):

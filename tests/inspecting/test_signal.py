@@ -71,6 +71,7 @@ def test_several_batches_count_by_their_examples(its_keras):
     assert (found.loss, found.inputs) == (3.0, pytest.approx(5 / 6))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cases", [CASES, CASES3], ids=["tf_keras", "keras"])
 @pytest.mark.parametrize("name", CASES)
 def test_every_kind_of_layer(cases, name):

@@ -130,6 +130,7 @@ def test_gradients_are_those_of_the_plain_layer_where_nothing_is_pruned(name, it
         assert np.any(gradient) or "bias" in weight, weight
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "its_keras"), [each for each in in_each() if each[0] in IN_FILES])
 def test_files_of_wrapped_models(name, its_keras, tmp_path):
     k, kind, model = KERASES[its_keras], KINDS[name], built(name, its_keras)

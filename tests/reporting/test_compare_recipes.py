@@ -67,6 +67,7 @@ def test_one_seed_has_no_interval_and_vanilla_is_added(ticket):
     assert found.frame["gain"].tolist()[1] == 0
 
 
+@pytest.mark.long
 def test_it_trains_by_itself(of, ticket, capsys):
     """Seeds are of the order of the data: one is the same again, two are different."""
     given = {
@@ -95,6 +96,7 @@ def smoothed(epsilon):
     return lt.Recipe([lt.LabelSmoothing(epsilon)])
 
 
+@pytest.mark.long
 def test_a_fit_of_ones_own_is_finished_and_measured(of, ticket):
     x, y = examples(64)
     seen = []
@@ -114,6 +116,7 @@ def test_a_fit_of_ones_own_is_finished_and_measured(of, ticket):
     assert seen[0][2] == seen[1][2] != seen[2][2]
 
 
+@pytest.mark.long
 def test_data_may_be_a_function_of_the_seed(of, ticket):
     asked = []
 

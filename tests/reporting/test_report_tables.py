@@ -697,6 +697,7 @@ def test_mistakes(tmp_path, folder, more, told):
         report([tmp_path / folder], **more)
 
 
+@pytest.mark.e2e
 def test_tables_need_no_tensorflow(tmp_path):
     assert "learning_rate" in SETTINGS
     program = (

@@ -28,7 +28,7 @@ METHODS = {
     "imp in float16": ("--rounds=1", "--precision=mixed_float16"),
 }
 METHODS["gmp by learning rate"] += ("--gmp_frequency=3it", "--gmp_end=7it")
-BOTH = [pytest.param("tf_keras", id="tf_keras"), pytest.param("keras", marks=pytest.mark.e2e)]
+BOTH = ["tf_keras", "keras"]
 
 
 class Killed(BaseException):
@@ -89,12 +89,11 @@ def same_runs(one, other):
     assert sorted(p.name for p in one.iterdir()) == sorted(p.name for p in other.iterdir())
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("its_keras", BOTH)
-@pytest.mark.parametrize("method", [
-    "imp", *(pytest.param(name, marks=pytest.mark.e2e) for name in METHODS if name != "imp"),
-])  # fmt: skip
+@pytest.mark.parametrize("method", METHODS)
 def test_find_killed_again_and_again(method, its_keras, tmp_path, killed):
-    """After each checkpoint, and between two. A start takes a second, whence the markers."""
+    """After each checkpoint, and between two."""
     words = ["find", *TINY, *METHODS[method], f"--keras={its_keras}"]
     words += ["--checkpoint_every=2it"]
     assert main([*words, f"--out={tmp_path / 'whole'}"]) == 0
@@ -111,10 +110,8 @@ def ticket(tmp_path_factory):
     return out / "tickets" / "round_01"
 
 
-@pytest.mark.parametrize("recipe", [
-    "label_smoothing", *(pytest.param(name, marks=pytest.mark.e2e) for name in (
-        "tost,distillation", "soft_activation")),
-])  # fmt: skip
+@pytest.mark.e2e
+@pytest.mark.parametrize("recipe", ["label_smoothing", "tost,distillation", "soft_activation"])
 def test_retrain_killed_again_and_again(recipe, ticket, tmp_path, killed):
     """Within an epoch too, whose loss and accuracy go on to be counted."""
     words = ["retrain", f"--ticket={ticket}", f"--recipe={recipe}", "--checkpoint_every=2it"]
@@ -128,6 +125,7 @@ def test_retrain_killed_again_and_again(recipe, ticket, tmp_path, killed):
     same_models(one / "model", other / "model")
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("its_keras", BOTH)
 def test_noise_goes_on_where_it_was(its_keras, tmp_path, killed):
     """Of a network from a file, whose Dropout and GaussianNoise draw other numbers each step."""

@@ -120,6 +120,7 @@ def _train(name, of):
     return recipe, model, recipe.finish(model), masks, start, history, (x, y)
 
 
+@pytest.mark.long
 @every_training
 def test_the_finished_model_shows_no_trace(trained, name, eager, of):
     """The architecture that went into ``prepare``: plain layers, same names, exact zeros."""
@@ -268,6 +269,7 @@ def test_a_residual_network_begins_no_worse(name, network):
 
 
 # Labels are looked at by the loss, which is the same for all tweaks but one.
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name", ["vanilla", ALL, pytest.param("distillation", marks=pytest.mark.e2e)]
 )

@@ -249,6 +249,7 @@ def _straight(eager=False, of=keras):
     return values(model), history
 
 
+@pytest.mark.long
 def test_nothing_is_traced_anew(of, monkeypatch):
     """The first step may be traced twice, for Keras makes variables in it; those after are not."""
     recipe, model = _prepared(of=of)
@@ -262,12 +263,14 @@ def test_nothing_is_traced_anew(of, monkeypatch):
     assert len(traced) == before
 
 
+@pytest.mark.long
 def test_the_history_has_the_values(of):
     _, history = _straight(of=of)
     np.testing.assert_allclose(history["soft_activation_blend"], [0.5, 1, 1, 1])
     np.testing.assert_allclose(history["ghost_skips_alpha"], [0.5, 0, 0, 0])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("file", "eager", "of"),
     [
@@ -307,6 +310,7 @@ def test_a_saved_model_goes_on_in_the_middle_of_the_fade(tmp_path, file, eager, 
     np.testing.assert_allclose(final(X), loaded(X), atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("file", "of"),
     [("some.weights.h5", keras), ("checkpoint", keras), ("some.weights.h5", keras3)],
@@ -327,6 +331,7 @@ def _break(epoch, logs):
         raise KeyboardInterrupt
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("backup_first", "eager"),
     [(True, True), pytest.param(False, False, marks=e2e)],
@@ -347,6 +352,7 @@ def test_backup_and_restore_goes_on_in_the_middle(tmp_path, backup_first, eager,
     assert_same(values(again), _straight(eager, of)[0])
 
 
+@pytest.mark.long
 def test_functions_that_were_compiled_without_the_tweaks_are_not_kept(tmp_path, of):
     """Evaluating a loaded model has Keras compile its plain step, once for all."""
     recipe, model = _prepared(of=of)
@@ -577,6 +583,7 @@ def test_parameters_out_of_range(make, message):
         make()
 
 
+@pytest.mark.long
 def test_tensorboard_writes_the_values(tmp_path, of):
     """Where it comes after the recipe's callbacks."""
     recipe, model = _prepared(True, of)

@@ -44,6 +44,7 @@ KEPT = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "settings", "of"), [(*each, of) for of in (keras, keras3) for each in KEPT]
 )
@@ -85,6 +86,7 @@ assert "lottery_tf" not in sys.modules
 """
 
 
+@pytest.mark.e2e
 def test_the_finished_model_is_loaded_where_there_is_no_lottery_tf(tmp_path):
     x, _ = examples(4, (9, 9, 1))
     np.save(tmp_path / "x.npy", x)

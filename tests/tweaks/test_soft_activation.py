@@ -220,6 +220,7 @@ def every_relu(of=keras):
     return keras.Model(inputs, [layers.Dense(3, name="head")(y), layers.ReLU(name="out")(x)])
 
 
+@pytest.mark.long
 def test_every_relu_is_found_and_comes_back(lines, of):
     plain = every_relu(of)
     tweak = lt.SoftActivation(share=0.0)

@@ -211,6 +211,7 @@ def test_a_recurrent_layer_keeps_its_activation(its_keras):
         np.testing.assert_allclose(found[name], value, rtol=1e-12)
 
 
+@pytest.mark.long
 @both_kerases
 def test_an_embedding_gives_the_mean_of_its_rows(its_keras):
     """Whatever is looked up: all rows have a score. The row of padding is none of them."""
