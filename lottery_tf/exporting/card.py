@@ -216,15 +216,24 @@ def _picture(facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
     is_picture = len(shape) == 4 and None not in shape[1:] and shape[3] in (1, 3)
     if not is_picture or not (0 < most <= 1 or 16 < most <= 255):
         return []
+    height, width, channels = shape[1:]
+    data = found.get("source", {}).get("data", {})
+    fit = "as in training" if data else "whole, or as you did in training"
+    bring = f"picture.resize(({width}, {height}), Image.Resampling.BILINEAR)"
+    if data.get("image_resize") == "center_crop":
+        bring = f"ImageOps.fit(picture, ({width}, {height}), Image.Resampling.BILINEAR)"
     as_bytes = "" if most > 1 else " / 255"
     lines = [
-        "import json, tensorflow as tf",
+        "import json, numpy as np, tensorflow as tf",
+        "from PIL import Image, ImageOps",
         f'model = tf.saved_model.load("{found["file"]}")',
         'names = json.load(open("export.json"))["saved_model"]["class_names"]',
-        'file = tf.io.read_file("picture.png")  # yours; .jpg, .bmp and .gif too',
-        f"picture = tf.io.decode_image(file, channels={shape[3]}, expand_animations=False)",
-        f"pixels = tf.image.resize(picture, {tuple(shape[1:3])})[tf.newaxis]{as_bytes}",
-        f'found = model.signatures["predict"](**{{{name!a}: pixels}})["probabilities"][0].numpy()',
+        'picture = ImageOps.exif_transpose(Image.open("picture.png")).convert("RGB")  # yours',
+        *(['picture = picture.convert("L")'] if channels == 1 else []),
+        f"picture = {bring}  # {fit}",
+        f"pixels = np.asarray(picture, np.float32).reshape({(1, *shape[1:])}){as_bytes}",
+        f'outputs = model.signatures["predict"](**{{{name!a}: tf.constant(pixels)}})',
+        'found = outputs["probabilities"][0].numpy()',
         "print(names[found.argmax()], found.max())",
     ]
     return ["## From a picture to a class", "~~~python\n" + "\n".join(lines) + "\n~~~"]

@@ -78,8 +78,10 @@ class Trial:
         return end - begin, per_epoch
 
     def _stream(self, seed: int) -> Stream:
-        data = self.train_data(seed) if _is_function(self.train_data) else self.train_data
-        return Stream(data, self.plain, "train_data", self.steps_per_epoch, seed)
+        return Stream(self._data(seed), self.plain, "train_data", self.steps_per_epoch, seed)
+
+    def _data(self, seed: int) -> Any:
+        return self.train_data(seed) if _is_function(self.train_data) else self.train_data
 
     def run(self, recipe: Recipe, seed: int, which: str, shown: Progress) -> dict[str, Any]:
         """``test_accuracy``, …, ``nonzero_parameters``: NaN for what is not known."""
@@ -89,7 +91,9 @@ class Trial:
         if self.fit is None:
             final = self._trained(recipe, seed, which, shown)
         else:
-            data = self.train_data(seed) if _is_function(self.train_data) else self.train_data
+            data = self._data(seed)
+            if data is not None:
+                data = batches(data, self.plain, "train_data", seed)
             model = recipe.prepare(self.ticket.build(), data, self.loss)
             given = self.fit(model, recipe, seed)
             check_masks_stay(model, self.ticket.masks, which)

@@ -1,5 +1,6 @@
 """lt.compare: one ticket, retrained by each recipe with each seed."""
 
+import dataclasses
 import re
 import sys
 from pathlib import Path
@@ -156,6 +157,27 @@ def test_tweaks_know_the_optimizer_that_trains(of, ticket):
         own = {"train_data": examples(8), "test_data": examples(8), "epochs": 1, "verbose": 0}
         lt.compare(ticket, [lt.Recipe([Asks()])], [0], optimizer=optimizer, **own)
     assert seen == ["adam", "sgd"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sees(Tweak):
+    """Notes the first labels of the data that it is given."""
+
+    seen: list = dataclasses.field(default_factory=list)
+
+    def change(self, model, data=None):
+        self.seen.append(next(data.as_numpy_iterator())[1].tolist())
+        return model
+
+
+@pytest.mark.parametrize("fit", [told, None], ids=["a fit", "its own"])
+def test_tweaks_see_arrays_in_the_order_of_the_seed(of, ticket, fit):
+    one, other = Sees(), Sees()
+    own = {"train_data": (examples(64)[0], np.arange(64) % 3), "test_data": examples(8)}
+    own |= {} if fit else {"optimizer": of.optimizers.SGD(0.1), "epochs": 1}
+    recipes = {"vanilla": lt.Recipe([one]), "other": lt.Recipe([other])}
+    lt.compare(ticket, recipes, (0, 1), fit, verbose=0, **own)
+    assert one.seen == other.seen and one.seen[0] != one.seen[1]
 
 
 def test_a_pruned_model_is_a_ticket(of):
