@@ -67,6 +67,14 @@ def _hints(owner: type) -> dict[str, Any]:
     return typing.get_type_hints(owner)
 
 
+def make_tuples(settings: Any, *fields: str) -> None:
+    """Makes fields of frozen ``settings`` tuples of names. One name alone may be a text, which
+    ``tuple`` would split into letters."""
+    for field in fields:
+        value = getattr(settings, field)
+        object.__setattr__(settings, field, (value,) if isinstance(value, str) else tuple(value))
+
+
 def check_choices(settings: Any) -> None:
     """Raises UsageError where a field of ``settings`` is not one of its choices."""
     for field in dataclasses.fields(settings):

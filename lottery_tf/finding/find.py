@@ -157,7 +157,7 @@ def find_tickets(
     metrics = metrics if isinstance(metrics, list | tuple | Mapping) else [metrics]
     optimizer = optimizer_of(model, optimizer)
     check_of_its_keras(model, loss=loss, metrics=metrics)
-    masks = all_kept(model, PrunableSettings(tuple(prune_layers), tuple(keep_dense)))
+    masks = all_kept(model, PrunableSettings(prune_layers, keep_dense))
     info = {
         **{"method": finding.method, "model": model.name, "seed": seed},
         FOUND_WITH: {**described(given), **described(settings), "method": finding.method},

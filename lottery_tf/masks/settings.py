@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.common.settings import nearest, setting
+from lottery_tf.common.settings import make_tuples, nearest, setting
 
 # Kinds of layers; masks.prunable has the classes.
 KINDS = ("conv", "dense", "recurrent", "attention", "depthwise", "embedding")
@@ -28,6 +28,7 @@ class PrunableSettings:
     )
 
     def __post_init__(self) -> None:
+        make_tuples(self, "prune_layers", "keep_dense")
         for kind in self.prune_layers:
             if kind not in KINDS:
                 raise UsageError(

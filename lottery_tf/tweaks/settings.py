@@ -14,6 +14,7 @@ from lottery_tf.common.errors import UsageError
 from lottery_tf.common.settings import (
     check_choices,
     describe,
+    make_tuples,
     nearest,
     one_of,
     setting,
@@ -126,8 +127,7 @@ class GhostSkipsSettings(FadingSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.convolutions, str):  # one name; tuple() would split it into letters
-            object.__setattr__(self, "convolutions", (self.convolutions,))
+        make_tuples(self, "convolutions")
         if self.alpha is not None and not 0 < self.alpha < float("inf"):
             raise UsageError(
                 f"Expected GhostSkips' alpha above 0, the weight of the skips at the first step, "

@@ -17,6 +17,9 @@ from lottery_tf.common.settings import (
     restore,
     setting,
 )
+from lottery_tf.masks.settings import PrunableSettings
+from lottery_tf.training.settings import TrainingSettings
+from lottery_tf.tweaks.settings import GhostSkipsSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +73,18 @@ def test_what_is_no_choice_is_refused_with_the_nearest(oven, sentence):
     with pytest.raises(UsageError) as caught:
         check_choices(oven)
     assert str(caught.value).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("owner", "field", "name"),
+    [
+        *((PrunableSettings, "keep_dense", "last"), (PrunableSettings, "prune_layers", "dense")),
+        *((GhostSkipsSettings, "convolutions", "same"), (TrainingSettings, "milestones", "90ep")),
+    ],
+)
+def test_one_name_is_not_read_letter_by_letter(owner, field, name):
+    for given in (name, [name], (name,)):
+        assert getattr(owner(**{field: given}), field) == (name,)
 
 
 def test_one_of():
