@@ -1,5 +1,6 @@
 """Writes exports: the artefacts, whole or not at all, each proved in a fresh process."""
 
+import difflib
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -153,6 +154,7 @@ def export(
     for name, each in FORMATS.items():
         if "." in each.file and Path(path).suffix == Path(each.file).suffix:
             chosen = name
+    _check_ending(Path(path))
     for name, value in (("class_names", class_names), ("about", about)):
         if value is not None:
             raise UsageError(
@@ -285,6 +287,17 @@ def _told(preprocessing: Mapping[str, Any] | None, wanted: Wanted) -> dict[str, 
         for name, value in (preprocessing or {}).items()
     }
     return given if wanted.normalisation is None else wanted.normalisation.told(given)
+
+
+def _check_ending(path: Path) -> None:
+    """Raises UsageError if a path, which is none of a file, nearly ends as one."""
+    endings = [Path(each.file).suffix for each in FORMATS.values() if "." in each.file]
+    near = difflib.get_close_matches(path.suffix.lower(), endings, n=1, cutoff=0.75)
+    if near and path.suffix not in endings:
+        raise UsageError(
+            f"Expected a path that ends in {one_of(endings)} for a file, or in something else for "
+            f"the folder of a SavedModel; '{path.suffix}' is nearly {near[0]}: mend it."
+        )
 
 
 def _check_exportable(model: keras.Model, formats: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ a weight has the same name in a model and in its wrapped copy.
 """
 
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -43,8 +44,9 @@ def check_graph(model: keras.Model) -> None:
     It may be of tf_keras or of Keras 3.
     """
     if not is_model(model):
+        cure = ": lt.load_model reads a file" if isinstance(model, str | os.PathLike) else ""
         raise UsageError(
-            f"Expected a Keras model, got a {type(model).__module__}.{type(model).__name__}."
+            f"Expected a Keras model, got a {type(model).__module__}.{type(model).__name__}{cure}."
         )
     if is_keras3(model):
         _check_keras3(model)

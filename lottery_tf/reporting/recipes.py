@@ -241,6 +241,6 @@ def _seeds(given: Iterable[int]) -> list[int]:
 def _check_given(**needed: Any) -> None:
     if missing := [name for name, value in needed.items() if value is None]:
         raise UsageError(
-            f"Expected {some(missing)} for a training; or fit, a function of model, recipe and "
-            "seed that trains."
+            f"Expected {some(missing)}: without a fit of your own the training needs train_data, "
+            "optimizer and epochs, and the measurement test_data."
         )

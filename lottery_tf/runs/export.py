@@ -57,10 +57,13 @@ def export_run(
     """
     settings = read_config(run)
     if not (run / "result.json").is_file():
-        raise UsageError(
-            f"Expected a finished retrain run (with result.json) at {run}; there is no result: run "
-            "`lottery-tf retrain` to its end first."
-        )
+        cure = "there is no result: run `lottery-tf retrain` to its end first"
+        if (run / "tickets").is_dir():
+            cure = (
+                "it is a find run: retrain one of its tickets (`lottery-tf retrain "
+                f"--ticket={run}/tickets/round_NN`), and export that run"
+            )
+        raise UsageError(f"Expected a finished retrain run (with result.json) at {run}; {cure}.")
     source: Row = {"run": str(run), "result_sha256": sha256(run / "result.json")}
     if (out / REPORT).is_file():
         check_ours(out / REPORT, Kind("an export's", {".": EXPORT.files[REPORT]}))

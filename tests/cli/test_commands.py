@@ -287,6 +287,7 @@ MISTAKES = {
     "no seeds": (["quickstart", "--seeds="], "--seeds"),
     "a seed that is too large": (["quickstart", "--seeds=5000000000"], "--seeds"),
     "export of no run": (["export", "--run=/no"], "config.json"),
+    "export of a find run": (["export", "--run=F"], "retrain one of its tickets"),
     "unknown format": (["export", "--run=R", "--formats=coreml"], "saved_model"),
 }  # fmt: skip
 
@@ -295,6 +296,7 @@ MISTAKES = {
 def test_mistakes_are_one_sentence_and_leave_nothing(mistake, found, retrained, tmp_path, capfd):
     words, told = MISTAKES[mistake]
     places = {"--ticket=T": f"--ticket={found}/tickets/round_01", "--run=R": f"--run={retrained}"}
+    places["--run=F"] = f"--run={found}"
     before = tree(found, retrained)
     out = tmp_path / "out"
     capfd.readouterr()

@@ -83,8 +83,8 @@ def test_what_is_no_choice_is_refused_with_the_nearest(oven, sentence):
     ],
 )
 def test_one_name_is_not_read_letter_by_letter(owner, field, name):
-    for given in (name, [name], (name,)):
-        assert getattr(owner(**{field: given}), field) == (name,)
+    for said in (name, [name], (name,)):
+        assert getattr(owner(**{field: said}), field) == (name,)
 
 
 def test_one_of():

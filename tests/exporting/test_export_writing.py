@@ -292,6 +292,13 @@ def test_mistakes_are_told_before_anything_is_written(change, words, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["a.tflit", "a.TFLITE", "a.kera"])
+def test_an_ending_that_is_nearly_one_of_a_file_is_refused(name, tmp_path):
+    with pytest.raises(UsageError, match=r"ends in \.tflite, \.onnx or \.keras .* is nearly \."):
+        export(small_net(), tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.long
 @both_kerases
 @pytest.mark.parametrize("suffix", ["keras", "tflite"])

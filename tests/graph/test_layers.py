@@ -151,6 +151,8 @@ def test_what_is_no_graph_gets_one_sentence(kind, its_keras):
 
 
 def test_what_is_of_no_keras_gets_one_sentence():
+    with pytest.raises(UsageError, match="got a builtins.str: lt.load_model reads a file."):
+        check_graph("model.keras")
     with pytest.raises(UsageError, match="Expected a Keras model, got a builtins.object."):
         check_graph(object())
 

@@ -199,7 +199,7 @@ def test_a_pruned_model_is_a_ticket(of):
         ({"seeds": [1, 1]}, "each a whole number once"),
         ({"seeds": [0.5]}, "each a whole number once"),
         ({"baseline": "imp"}, "the baseline among the recipes vanilla; 'imp' is not"),
-        ({"fit": None}, "Expected train_data, test_data, optimizer, epochs for a training"),
+        ({"fit": None}, "Expected train_data, test_data, optimizer, epochs: without a fit"),
         ({"epochs": 3}, "either fit, which trains, or epochs"),
         ({"fit": lambda *given: 91.3}, r"test accuracy from 0 to 1, .* got 91.3"),
         ({"fit": lambda *given: {"loss": 0.1}}, "a mapping with test_accuracy"),
