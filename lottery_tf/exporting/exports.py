@@ -75,7 +75,8 @@ def export(
 
     ``tf.saved_model.load`` reads a SavedModel without lottery_tf. So does the model's Keras:
     ``tf_keras.models.load_model``, or of Keras 3 ``layers.TFSMLayer(path, "serving_default")``.
-    Pruned weights are exact zeros in every format.
+    Pruned weights are exact zeros in every format. LiteRT may store the kept ones alone, which its
+    ``get_tensor`` shows as a shorter array without zeros.
 
     One file, and a folder for colleagues, whose model takes raw pixels::
 

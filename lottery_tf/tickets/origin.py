@@ -16,7 +16,7 @@ _SAID = {
     "method": "method",
     "round": "round",
     "rewind_step": "rewound to step",
-    "rewound_to": "rewound to",
+    "rewound_to": "rewound to the weights of",
     "model": "model",
     "dataset": "dataset",
     "seed": "seed",
@@ -85,5 +85,10 @@ def summary_of(masks: Masks, sparsity_total: float, info: Mapping[str, Any]) -> 
     notes.append("; ".join(f"{what} {text}" for what, text in told.items()))
     settings = info.get("settings") or info.get(FOUND_WITH)
     if isinstance(settings, Mapping) and settings:
-        notes.append(f"Found with {in_short(pairs(dict(settings)), 300)}")
+        # An optimizer by its name alone; ``ticket.info`` has the whole of it.
+        short = {
+            name: value.get("class_name", value) if isinstance(value, Mapping) else value
+            for name, value in settings.items()
+        }
+        notes.append(f"Found with {in_short(pairs(short), 300)}")
     return Summary("Ticket", ["weight", "shape", "kept", "pruned"], rows, [n for n in notes if n])

@@ -97,7 +97,7 @@ def test_a_ticket_says_what_it_was_found_with(of, tmp_path):
     assert "settings" not in ticket.info
     ticket.save(tmp_path / "ticket")
     assert lt.Ticket.load(tmp_path / "ticket").info == ticket.info
-    assert "Found with optimizer=" in str(ticket)
+    assert "Found with optimizer='SGD', " in str(ticket) and "sparsity=0.36" in str(ticket)
 
 
 def test_a_pruned_ticket_says_so_too(of):

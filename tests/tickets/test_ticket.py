@@ -246,7 +246,7 @@ def test_the_weights_to_rewind_to_may_be_others(its_keras):
     start = mlp(its_keras.layers)
     ticket = lt.Ticket.from_pruned(model, rewind_to=start)
     assert ticket.masks == masks
-    assert f"rewound to {start.name}" in str(ticket)
+    assert f"rewound to the weights of {start.name}" in str(ticket)
     expected = {n: np.where(masks[n], v, 0) if n in masks else v for n, v in values(start).items()}
     assert_same(dict(ticket.weights), expected)
 
