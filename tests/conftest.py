@@ -7,6 +7,7 @@ import importlib
 import logging
 import os
 import random
+import signal
 import sys
 import typing
 
@@ -16,6 +17,10 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_opti
 
 import pytest
 from hypothesis import settings
+
+# A shell has its jobs in the background ignore Ctrl-C, which some tests send to themselves.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A case that takes long on a busy machine, or while slipcover takes out its probes, is no mistake.
 settings.register_profile("patient", deadline=None)
