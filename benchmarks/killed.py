@@ -1,6 +1,7 @@
 """Kills a run of find and one of retrain at random moments until they end, and compares their bits.
 
     python benchmarks/killed.py --moments=20 --out=benchmarks/results/killed.txt
+    python benchmarks/killed.py --only=retrain --out=benchmarks/results/killed_retrain.txt
 
 Each is begun with --deterministic, killed (SIGKILL, every fourth time SIGTERM) when it has run for
 a random time, begun again, and so on; the last time it is left alone. Masks, weights, metrics and
@@ -100,6 +101,7 @@ def compare(name: str, words: list[str], folder: Path, moments: int, seed: int) 
             f"  {len(codes) - 1} times, {time.perf_counter() - begun:.0f} s in all, exit codes "
             f"{codes}: of {len(mine)} arrays and numbers {len(differing)} differ"
         )
+        print(said[-1], flush=True)
         assert not differing, (said[-1], differing[:3])
     return said
 
@@ -108,16 +110,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--moments", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=("find", "retrain"))
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         find = [*FIND, *SURE, "--rounds=3"]
-        said = [f"python benchmarks/killed.py --moments={given.moments} --seed={given.seed}"]
-        said += compare("find", find, folder, given.moments, given.seed)
-        ticket = folder / "find_whole" / "tickets" / "round_02"
-        retrain = [*RETRAIN, *SURE, f"--ticket={ticket}"]
-        said += compare("retrain", retrain, folder, given.moments, given.seed)
+        said = [f"python benchmarks/killed.py {' '.join(sys.argv[1:])}"]
+        if given.only == "retrain":
+            assert run([*find, f"--out={folder / 'find_whole'}"]) == 0
+        else:
+            said += compare("find", find, folder, given.moments, given.seed)
+        if given.only != "find":
+            ticket = folder / "find_whole" / "tickets" / "round_02"
+            retrain = [*RETRAIN, *SURE, f"--ticket={ticket}"]
+            said += compare("retrain", retrain, folder, given.moments, given.seed)
         text = "\n".join(said).replace(str(folder), "FOLDER")
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(text + "\n")
