@@ -23,6 +23,7 @@ from lottery_tf.reporting import (
     tuned,
     write,
 )
+from lottery_tf.reporting.comparing import compare, order
 from lottery_tf.reporting.differences import FOLDER_IS_DATASET, settings_of
 
 
@@ -610,6 +611,25 @@ def test_a_mean_is_of_all_runs_or_none(tmp_path):
     ((_, row),) = report([tmp_path]).tables[0].frame.iterrows()
     assert row.seeds == 3 and row.test_accuracy == pytest.approx(0.8)
     assert row[["dev_accuracy", "dev_accuracy_sem", "nonzero_parameters"]].isna().all()
+
+
+def test_settings_are_in_order():
+    values = [["a"], [3], [0], [-1], [None], [2.5]]
+    assert sorted(values, key=order) == [[None], [-1], [0], [2.5], [3], ["a"]]
+
+
+def test_of_vanilla_alone_no_gain_is_known():
+    accuracies = ("test_accuracy", "dev_accuracy", "train_accuracy", "best_dev_test_accuracy")
+    row = dict.fromkeys((*accuracies, "sparsity_total", "nonzero_parameters", "seconds"), 0.5)
+    row |= {"recipe": "vanilla", "method": "imp", "level": 0.9, "run": "r", "data_seed": 0}
+    runs = pd.DataFrame([{**row, "ticket_sha256": str(n), "seed": n} for n in (3, 4)])
+    table, _ = compare(runs, [], [])
+    assert table["test_accuracy"].tolist() == [0.5] and table["seeds"].tolist() == [2]
+    assert (
+        table[["pairs", "gain", "gain_sem", "gain_low", "gain_high", "p", "p_holm"]]
+        .isna()
+        .all(None)
+    )
 
 
 def test_rows_are_in_order(tmp_path):
