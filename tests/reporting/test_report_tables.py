@@ -618,18 +618,49 @@ def test_settings_are_in_order():
     assert sorted(values, key=order) == [[None], [-1], [0], [2.5], [3], ["a"]]
 
 
+def frame(*rows):
+    """Runs with an index of their own, from (recipe, ticket, seed, test accuracy)."""
+    others = ("dev_accuracy", "train_accuracy", "best_dev_test_accuracy")
+    same = dict.fromkeys((*others, "sparsity_total", "nonzero_parameters", "seconds"), 0.5)
+    same |= {"method": "imp", "level": 0.9, "data_seed": 0}
+    names = ("recipe", "ticket_sha256", "seed", "test_accuracy")
+    runs = [{**same, **dict(zip(names, row, strict=True)), "run": f"r{n}"} for n, row in
+            enumerate(rows)]  # fmt: skip
+    return pd.DataFrame(runs, index=[7 + 2 * n for n in range(len(rows))])
+
+
 def test_of_vanilla_alone_no_gain_is_known():
-    accuracies = ("test_accuracy", "dev_accuracy", "train_accuracy", "best_dev_test_accuracy")
-    row = dict.fromkeys((*accuracies, "sparsity_total", "nonzero_parameters", "seconds"), 0.5)
-    row |= {"recipe": "vanilla", "method": "imp", "level": 0.9, "run": "r", "data_seed": 0}
-    runs = pd.DataFrame([{**row, "ticket_sha256": str(n), "seed": n} for n in (3, 4)])
-    table, _ = compare(runs, [], [])
-    assert table["test_accuracy"].tolist() == [0.5] and table["seeds"].tolist() == [2]
-    assert (
-        table[["pairs", "gain", "gain_sem", "gain_low", "gain_high", "p", "p_holm"]]
-        .isna()
-        .all(None)
+    table, notes = compare(frame(("vanilla", "a", 3, 0.5), ("vanilla", "b", 4, 0.7)), [], [])
+    assert table["test_accuracy"].tolist() == [0.6] and table["seeds"].tolist() == [2]
+    gains = ["pairs", "gain", "gain_sem", "gain_low", "gain_high", "p", "p_holm"]
+    assert table[gains].isna().all(axis=None) and notes == []
+
+
+def test_what_could_not_be_compared_is_told():
+    table, notes = compare(
+        frame(
+            *(("vanilla", "a", 0, 0.5), ("vanilla", "b", 1, 0.6), ("vanilla", "c", 2, 0.6)),
+            *(("vanilla", "c", 2, 0.7), ("vanilla", "e", 4, None)),
+            *(("equal", "a", 0, 0.6), ("equal", "b", 1, 0.7), ("equal", "c", 2, 0.6)),
+            *(("lonely", "d", 3, 0.9), ("twice", "a", 0, 0.4), ("twice", "a", 5, 0.4)),
+        ),
+        *([], []),
     )
+    gain = dict(zip(table["recipe"], table["gain"], strict=True))
+    assert gain["equal"] == pytest.approx(0.1) and gain["twice"] == pytest.approx(-0.1)
+    assert math.isnan(gain["lonely"]) and table["p"].isna().all()
+    assert notes == [
+        "1 run not measured on the test images: sweep --tune measures only what the dev images "
+        "have chosen.",
+        "1 ticket with several runs of vanilla, which differ in parameters of its tweaks: no gain "
+        "over them.",
+        "3 runs without a vanilla partner (same ticket, seeds and settings), which no gain counts: "
+        "r7, r8, r10.",
+        "1 row with one run: no error, interval or p.",
+        "2 rows with more runs than tickets. Runs on the same ticket differ only in their "
+        "training. So errors, intervals and p say little about other tickets.",
+        "1 row without interval and p, as all differences to vanilla are equal.",
+    ]
 
 
 def test_rows_are_in_order(tmp_path):
