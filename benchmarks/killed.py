@@ -116,7 +116,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         find = [*FIND, *SURE, "--rounds=3"]
-        said = [f"python benchmarks/killed.py {' '.join(sys.argv[1:])}"]
+        only = f" --only={given.only}" if given.only else ""
+        words = f"--moments={given.moments} --seed={given.seed}{only}"
+        said = [f"python benchmarks/killed.py {words}"]
         if given.only == "retrain":
             assert run([*find, f"--out={folder / 'find_whole'}"]) == 0
         else:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from idx_files import write_idx
 
 from lottery_tf.cli.flags import help_text, parse
 from lottery_tf.cli.main import COMMANDS, main
@@ -92,12 +93,10 @@ SHORT = {
 def test_the_commands_of_the_page_run_one_after_the_other(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     random = np.random.default_rng(0)
-    for name, count in (("train", 300), ("t10k", 60)):
-        for kind, shape in (("images-idx3", (count, 28, 28)), ("labels-idx1", (count,))):
-            header = bytes([0, 0, 8, len(shape)]) + np.array(shape, ">i4").tobytes()
-            values = random.integers(0, 256, shape) if len(shape) > 1 else np.arange(count) % 10
-            file = tmp_path / f"{name}-{kind}-ubyte"
-            file.write_bytes(header + values.astype(np.uint8).tobytes())
+    train, t10k = (
+        (random.integers(0, 256, (count, 28, 28)), np.arange(count) % 10) for count in (300, 60)
+    )
+    write_idx(tmp_path, train=train, t10k=t10k)
     (block,) = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/commands.md").read_text(), re.DOTALL)
     ran = []
     for line in lines_of(block):

@@ -218,10 +218,9 @@ def _picture(facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
         return []
     height, width, channels = shape[1:]
     data = found.get("source", {}).get("data", {})
-    fit = "as in training" if data else "whole, or as you did in training"
-    bring = f"picture.resize(({width}, {height}), Image.Resampling.BILINEAR)"
-    if data.get("image_resize") == "center_crop":
-        bring = f"ImageOps.fit(picture, ({width}, {height}), Image.Resampling.BILINEAR)"
+    cropped = data.get("image_resize") == "center_crop"
+    bring = "ImageOps.fit(picture, " if cropped else "picture.resize("
+    known = "as in training" if data.get("image_size") else "or as it was done for the training"
     as_bytes = "" if most > 1 else " / 255"
     lines = [
         "import json, numpy as np, tensorflow as tf",
@@ -230,7 +229,7 @@ def _picture(facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
         'names = json.load(open("export.json"))["saved_model"]["class_names"]',
         'picture = ImageOps.exif_transpose(Image.open("picture.png")).convert("RGB")  # yours',
         *(['picture = picture.convert("L")'] if channels == 1 else []),
-        f"picture = {bring}  # {fit}",
+        f"picture = {bring}({width}, {height}), Image.Resampling.BILINEAR)  # {known}",
         f"pixels = np.asarray(picture, np.float32).reshape({(1, *shape[1:])}){as_bytes}",
         f'outputs = model.signatures["predict"](**{{{name!a}: tf.constant(pixels)}})',
         'found = outputs["probabilities"][0].numpy()',

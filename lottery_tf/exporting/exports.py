@@ -151,11 +151,7 @@ def export(
             about=about,
             tolerance=tolerance,
         )
-    chosen = "saved_model"
-    for name, each in FORMATS.items():
-        if "." in each.file and Path(path).suffix == Path(each.file).suffix:
-            chosen = name
-    _check_ending(Path(path))
+    chosen = _format_of(Path(path))
     for name, value in (("class_names", class_names), ("about", about)):
         if value is not None:
             raise UsageError(
@@ -290,15 +286,21 @@ def _told(preprocessing: Mapping[str, Any] | None, wanted: Wanted) -> dict[str, 
     return given if wanted.normalisation is None else wanted.normalisation.told(given)
 
 
-def _check_ending(path: Path) -> None:
-    """Raises UsageError if a path, which is none of a file, nearly ends as one."""
-    endings = [Path(each.file).suffix for each in FORMATS.values() if "." in each.file]
-    near = difflib.get_close_matches(path.suffix.lower(), endings, n=1, cutoff=0.75)
-    if near and path.suffix not in endings:
+def _format_of(path: Path) -> str:
+    """The format that a path means by its ending; a SavedModel by none of them.
+
+    Raises:
+      UsageError: for an ending that is nearly that of a file.
+    """
+    by_ending = {Path(each.file).suffix: n for n, each in FORMATS.items() if "." in each.file}
+    if path.suffix in by_ending:
+        return by_ending[path.suffix]
+    if near := difflib.get_close_matches(path.suffix.lower(), by_ending, n=1, cutoff=0.75):
         raise UsageError(
-            f"Expected a path that ends in {one_of(endings)} for a file, or in something else for "
-            f"the folder of a SavedModel; '{path.suffix}' is nearly {near[0]}: mend it."
+            f"Expected a path that ends in {one_of(by_ending)} for a file, or in something else "
+            f"for the folder of a SavedModel; '{path.suffix}' is nearly {near[0]}: mend it."
         )
+    return "saved_model"
 
 
 def _check_exportable(model: keras.Model, formats: Sequence[str]) -> None:

@@ -210,10 +210,12 @@ def tell_min_kept(
     min_kept: int, masks: Masks, sparsity: float, scope: str, structure: Structure
 ) -> None:
     """Logs a line if ``min_kept`` has kept more than the sparsity asked for would leave."""
+    if not min_kept or structure.sparsity is not None:
+        return
     units = structure.units(masks)
     sizes = [m.size for m in units.values()] if scope == "layerwise" else [units.total]
     asked = sum(size - round(sparsity * size) for size in sizes)
-    if min_kept and structure.sparsity is None and units.kept > asked:
+    if units.kept > asked:
         log.info(
             "min_kept=%s keeps %s %s, %s more than the sparsity asked for, %s: it is %s.",
             *(min_kept, f"{units.kept:,}", structure.noun, f"{units.kept - asked:,}"),

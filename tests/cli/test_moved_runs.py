@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from conftest import TINY
+from idx_files import write_idx
 from test_sweep_command import Here
 
 from lottery_tf.cli import sweep
@@ -18,15 +19,16 @@ pytestmark = pytest.mark.e2e
 ROUNDS = "--rounds=1"
 
 
-def write_idx(folder, first=0):
+def write_digits(folder, first=0):
     """320 of the digits and 100 test images, as a folder of IDX files."""
     folder.mkdir(parents=True)
     source = digits.read()
-    for name, split, count in (("train", source.train, 320), ("t10k", source.test, 100)):
-        split = split.take(np.arange(first, first + count))
-        for kind, array in (("images-idx3", split.images[..., 0]), ("labels-idx1", split.labels)):
-            header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
-            (folder / f"{name}-{kind}-ubyte").write_bytes(header + array.astype(np.uint8).tobytes())
+    train, t10k = (
+        (taken.images[..., 0], taken.labels)
+        for split, count in ((source.train, 320), (source.test, 100))
+        for taken in [split.take(np.arange(first, first + count))]
+    )
+    write_idx(folder, train=train, t10k=t10k)
     return folder
 
 
@@ -45,7 +47,7 @@ def retrain(out, found, data):
 def left_alone(tmp_path_factory):
     """Where data, a run of find and one of retrain lie that nobody has moved."""
     top = tmp_path_factory.mktemp("left alone")
-    write_idx(top / "data")
+    write_digits(top / "data")
     assert find(top / "find", top / "data") == 0
     assert retrain(top / "retrain", top / "find", top / "data") == 0
     return top
@@ -71,7 +73,7 @@ def of(run):
 
 
 def test_a_find_goes_on(left_alone, tmp_path, monkeypatch):
-    write_idx(tmp_path / "data")
+    write_digits(tmp_path / "data")
     write = find_stage.write_json_lines
 
     def write_and_stop(path, rows, **how):
@@ -112,7 +114,7 @@ def test_other_data_are_another_run(stage, left_alone, tmp_path, capfd):
     """Whatever their folder is called."""
     _, found, retrained = moved(left_alone, tmp_path)
     run = found if stage == "find" else retrained
-    others = write_idx(tmp_path / "others" / "data", first=1)
+    others = write_digits(tmp_path / "others" / "data", first=1)
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     assert (find(run, others) if stage == "find" else retrain(run, found, others)) == 2
     said = capfd.readouterr().err
@@ -127,7 +129,7 @@ def test_data_that_have_changed_in_their_place_are_refused(left_alone, tmp_path,
     rows = (found / "metrics.jsonl").read_text().splitlines(keepends=True)
     (found / "metrics.jsonl").write_text(rows[0])  # the last round is to come
     shutil.rmtree(data)
-    write_idx(data, first=1)
+    write_digits(data, first=1)
     assert find(found, data) == 2
     assert "Expected the data that" in capfd.readouterr().err
     assert (found / "metrics.jsonl").read_text() == rows[0]
@@ -161,7 +163,7 @@ def test_a_sweep_goes_on_and_reports(tmp_path, monkeypatch, capfd):
     """Two tickets without training and two short retrainings, in two parts."""
     monkeypatch.setattr(sweep, "LocalEngine", Here)
     words = [*TINY, "--train_for=1ep", "--methods=erk", "--sparsities=0.5", "--dataset=idx"]
-    write_idx(tmp_path / "data")
+    write_digits(tmp_path / "data")
     begun = [f"--data_dir={tmp_path / 'data'}", f"--out={tmp_path / 'sweep'}"]
     assert main(["sweep", *words, *begun, "--seeds=0"]) == 0
     data = (tmp_path / "data").rename(tmp_path / "images")

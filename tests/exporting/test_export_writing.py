@@ -172,7 +172,7 @@ def write_rubbish(model, path):
     [
         (refuse, "no FancyOp", keras),
         (refuse, "no FancyOp", keras3),
-        # In four processes, which know nothing of Keras but in the SavedModel.
+        # Of one Keras: LiteRT reads the rubbish, in processes that take seconds to start.
         pytest.param(write_rubbish, "could not run model.tflite", keras, marks=pytest.mark.e2e),
     ],
 )
