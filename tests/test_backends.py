@@ -203,7 +203,7 @@ for what in (
     lambda given: lt.RescaledInit(iterations=3).prepare(network(), given),
 ):
     is_refused(lambda: what(wrong), "Expected labels that are classes of the model")
-    is_refused(lambda: what(narrow), "Expected batches (inputs, labels) that fit the model")
+    is_refused(lambda: what(narrow), "Expected data whose inputs fit the model")
 
 facts = write_exports(ticket.build(), f"{out}/export", ["keras"], images=x, labels=y)["keras"]
 assert facts["max_abs_difference"] <= 1e-6 and 0 <= facts["test_accuracy"] <= 1

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 from networks import examples, mlp, random_masks
+from settings_tables import check_table, settings, table_of
 
 import lottery_tf as lt
 from lottery_tf.common.settings import describe
@@ -14,7 +15,8 @@ from lottery_tf.graph.compat import keras
 from lottery_tf.masks.settings import PrunableSettings
 from lottery_tf.masks.structure import STRUCTURES, parse
 
-PAGE = (Path(__file__).parents[1] / "docs" / "masks.md").read_text()
+FILE = Path(__file__).parents[1] / "docs" / "masks.md"
+PAGE = FILE.read_text()
 
 
 @pytest.mark.e2e
@@ -39,8 +41,12 @@ def test_the_table_has_every_method_and_the_page_only_flags_that_there_are():
     assert flags <= of_both.keys()
 
 
+def test_the_table_of_settings_is_that_of_the_code():
+    check_table(FILE, table_of(settings(FindingSettings, PrunableSettings), "setting", str))
+
+
 def test_the_table_of_structures_has_each_kind():
-    _, after = PAGE.split("## Structures")
+    _, after = PAGE.partition("## Kinds of layers")[0].split("## Structures")
     rows = re.findall(r"^\| `(\S+)`(?:, or any `(\S+)`)? \|", after, re.MULTILINE)
     assert [parse(example).text for example, _ in rows] == [example for example, _ in rows]
     forms = {form.partition(" ")[0] for form in STRUCTURES}

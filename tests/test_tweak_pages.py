@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from settings_tables import check_table, settings, table_of
 
-from lottery_tf.common.settings import one_of, settings_of
 from lottery_tf.tweaks.table import TWEAKS
 
 PAGES = Path(__file__).parents[1] / "docs" / "tweaks"
@@ -19,26 +19,10 @@ BLOCKS = {
 }
 
 
-def parameters(name):
-    """The lines of a tweak's table: | flag | default | help (choices) |."""
-    lines = ["| flag | default | |", "|---|---|---|"]
-    for field in settings_of(TWEAKS[name]):
-        default, choices = field.default, field.metadata["choices"]
-        if isinstance(default, tuple):
-            default = ",".join(default)
-        text = field.metadata["help"] + (f" ({one_of(choices)})" if choices else "")
-        cells = [f"`--{name}_{field.name}`", "none" if default is None else str(default), text]
-        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
-    return "\n".join(lines)
-
-
 @pytest.mark.parametrize("name", TWEAKS)
 def test_the_table_of_parameters_is_that_of_the_code(name):
-    page = PAGES / f"{name}.md"
-    begin, end = "<!-- parameters -->\n", "\n<!-- /parameters -->"
-    block = f"{begin}\n{parameters(name)}\n{end}"
-    found = re.findall(f"{begin}.*?{end}", page.read_text(), re.DOTALL)
-    assert found == [block], f"Expected in {page} once:\n\n{block}"
+    table = table_of(settings(TWEAKS[name]), "flag", lambda field: f"--{name}_{field}")
+    check_table(PAGES / f"{name}.md", table)
 
 
 def test_every_page_has_an_example():

@@ -75,7 +75,7 @@ def sparsities_said(flags: Parsed) -> list[str]:
             fraction = _with(cell, each).values["prune_fraction"]
             rounds = {text: _nearest_round(_number(text), fraction) for text in grid.sparsities}
             become = [
-                f"{text} becomes {100 * (1 - (1 - fraction) ** number):.2f} % (round {number})"
+                f"{text} becomes some {100 * (1 - (1 - fraction) ** number):.3g} % (round {number})"
                 for text, number in rounds.items()
             ]
             if become:

@@ -98,7 +98,8 @@ def find_tickets(
         metrics and the time left, and a line for each finished round. 2: a line for each epoch too.
         "auto": 1 in a terminal or a notebook, 2 elsewhere.
       **settings: fields of ``FindingSettings``: ``method``, ``rounds`` or ``sparsity``,
-        ``rewind_to``, ``prune_fraction``, ``scope``, ``structure``, ``rewind``, ….
+        ``rewind_to``, ``prune_fraction``, ``scope``, ``structure``, ``rewind``, …. The page
+        docs/masks.md has a table of all.
 
     Yields:
       The ``Ticket`` of each round from 0 (dense) on, when that round has been trained. Methods

@@ -14,14 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.graph.compat import (
-    is_graph_network,
-    is_keras3,
-    is_model,
-    keras,
-    keras_of,
-    spec_of,
-)
+from lottery_tf.graph.compat import is_graph_network, is_model, keras, spec_of
+from lottery_tf.graph.fit_shapes import make_ready
 from lottery_tf.graph.layers import input_names
 
 BATCH_SIZE = 32
@@ -42,10 +36,10 @@ def batches(data: Any, model: keras.Model, what: str, seed: int | None = None) -
       seed: seed of the order of arrays and of the batches of a Sequence; default: not shuffled.
 
     Raises:
-      UsageError: for data in another form, and for single examples instead of batches.
+      UsageError: for data in another form, and as ``fit_shapes.make_ready``.
     """
     found = _source(data, model, what).once(seed)
-    _make_ready(model, found, what)
+    make_ready(model, found, what)
     return found
 
 
@@ -79,7 +73,7 @@ class Stream:
     ):
         source = _source(data, model, what)
         once = source.once(seed)
-        _make_ready(model, once, what)
+        make_ready(model, once, what)
         if steps_per_epoch is None:
             if source.count < 0:
                 raise UsageError(
@@ -376,53 +370,3 @@ def _spec(leaf: Any, end: Any) -> Any:
     else:
         sizes = [None] * len(sizes[:-1]) + sizes[-1:]
     return tf.TensorSpec([None, *sizes][:rank], dtype)
-
-
-def _make_ready(model: keras.Model, data: tf.data.Dataset, what: str) -> None:
-    """Builds an unbuilt Sequential for the data, and refuses single examples."""
-    if not is_model(model):
-        return
-    spec = data.element_spec
-    inputs = spec[0] if isinstance(spec, tuple) else spec
-    if isinstance(model, keras_of(model).Sequential) and not is_graph_network(model):
-        _build(model, inputs, what)
-    if not is_graph_network(model):
-        return  # check_graph will say what is wrong with it
-    shapes = [tf.TensorShape(getattr(each, "shape", None)) for each in tf.nest.flatten(inputs)]
-    wanted = [spec_of(each).shape for each in model.inputs]
-    in_order = not isinstance(inputs, Mapping) and len(shapes) == len(wanted)
-    known = in_order and all(each.rank is not None for each in (*shapes, *wanted))
-    single = any(getattr(each, "shape", None) == [] for each in tf.nest.flatten(spec))
-    if known and not single:
-        pairs = list(zip(shapes, wanted, strict=True))
-        single = all(each.is_compatible_with(whole[1:]) for each, whole in pairs)
-        single &= not all(_fits(each, whole) for each, whole in pairs)
-    if single:
-        raise UsageError(
-            f"Expected {what} as batches; they are single examples of shape {tuple(shapes[0])}, "
-            f"but the model '{model.name}' takes {tuple(wanted[0])}: give {what}.batch(n)."
-        )
-
-
-def _fits(shape: tf.TensorShape, whole: tf.TensorShape) -> bool:
-    """Whether Keras accepts ``shape`` for an input of shape ``whole``; it may add an axis of 1."""
-    added = whole.rank == shape.rank + 1 and whole[-1] == 1 and shape.concatenate([1])
-    return shape.is_compatible_with(whole) or bool(added and added.is_compatible_with(whole))
-
-
-def _build(model: keras.Model, inputs: Any, what: str) -> None:
-    found = tf.nest.flatten(inputs)
-    shape = tf.TensorShape(getattr(found[0], "shape", None))
-    if len(found) != 1 or not shape.rank or not shape[1:].is_fully_defined():
-        return  # check_graph will say that it is not built
-    try:
-        if is_keras3(model):
-            model.build((None, *shape[1:]))
-        else:
-            for examples in (1, 2):  # two batch sizes tell Keras that any size will do
-                model(tf.zeros([examples, *shape[1:]], found[0].dtype))
-    except Exception as error:  # its layers may raise anything
-        raise UsageError(
-            f"Expected {what} for which the Sequential '{model.name}' can be built; for inputs of "
-            f"shape {tuple(shape)} Keras says: {error}"
-        ) from error

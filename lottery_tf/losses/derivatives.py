@@ -242,9 +242,11 @@ def missing_derivatives_told(model: keras.Model, advice: str) -> Iterator[None]:
 def reason(error: Exception) -> str:
     """The last line of TensorFlow's error that does not name a place in the graph.
 
-    Keras 3 prints that line bold, followed by the arguments of the layer's call.
+    Keras adds the arguments of the layer's call, and Keras 3 prints the line bold.
     """
-    told = re.split(r"\n\s*Arguments received by ", re.sub(r"\x1b\[\d*m", "", str(error)))[0]
+    told = re.split(
+        r"\n\s*(?:Call arguments|Arguments) received by ", re.sub(r"\x1b\[\d*m", "", str(error))
+    )[0]
     lines = [line.strip() for line in told.splitlines()]
     told_of = [line for line in lines if line and not line.startswith("[[")]
     return told_of[-1] if told_of else type(error).__name__

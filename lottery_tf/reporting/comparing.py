@@ -91,10 +91,11 @@ def compare(
     if single := int((table["seeds"] == 1).sum()):
         notes.append(f"{counted(single, 'row')} with one run: no error, interval or p.")
     if on_one_ticket:
+        of_one = len(set(tested["ticket_sha256"])) == 1
+        which = f"{counted(on_one_ticket, 'row')} with more runs than tickets"
         notes.append(
-            f"{counted(on_one_ticket, 'row')} with more runs than tickets. Runs on the same ticket "
-            "differ only in their training. So errors, intervals and p say little about other "
-            "tickets."
+            f"{'All runs are on one ticket' if of_one else which}. Runs on the same ticket differ "
+            "only in their training. So errors, intervals and p say little about other tickets."
         )
     if same := int(((table["pairs"] > 1) & ~has_p).sum()):
         notes.append(

@@ -121,7 +121,7 @@ def test_several_inputs_and_weights(of):
         np.testing.assert_array_equal(right, 2 * left)
         np.testing.assert_array_equal(weight, y / 2)
         assert two(first).shape == (32, 3)
-    assert len(next(iter(batches((X, Y, None), two, "data")))) == 2
+    assert len(next(iter(batches(([X, X], Y, None), two, "data")))) == 2
     assert next(iter(batches(X, model(of), "data"))).shape == (32, 2)
 
 

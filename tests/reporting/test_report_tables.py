@@ -544,7 +544,10 @@ def test_seeds_of_training_on_one_ticket_are_told(tmp_path):
     # The arithmetic is that of a ticket a seed.
     assert table.frame.p[3] == pytest.approx(table.frame.p[1])
     (table,) = report([tmp_path / "each_its_own"]).tables
-    assert "more runs than tickets" not in " ".join(table.about)
+    assert "Runs on the same ticket" not in " ".join(table.about)
+    single = [tmp_path / f"{name}_{n}" for name in ("vanilla", "tost") for n in range(3)]
+    (table,) = report(single).tables
+    assert "All runs are on one ticket. Runs on the same ticket differ " in " ".join(table.about)
 
 
 def test_of_a_ticket_that_was_found_twice_that_with_vanilla_is_kept(tmp_path):
@@ -692,7 +695,7 @@ def test_of_unknown_tickets_it_is_not_said_that_they_are_one(tmp_path):
         write_run(tmp_path / f"run_{seed}", ticket, seed=seed, ticket_sha256=None)
     (table,) = report([tmp_path]).tables
     assert list(table.frame.seeds) == [2]
-    assert "more runs than tickets" not in " ".join(table.about)
+    assert "Runs on the same ticket" not in " ".join(table.about)
 
 
 @pytest.mark.parametrize("name", ["seed", "data_seed", "learning_rate"])
