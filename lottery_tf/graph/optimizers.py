@@ -33,7 +33,7 @@ from lottery_tf.graph.compat import (
     weights_known_to,
 )
 from lottery_tf.graph.keras3 import keras as keras3
-from lottery_tf.graph.schedules import From, From3, is_schedule, schedule_of
+from lottery_tf.graph.schedules import From, From3, innermost, is_schedule, schedule_of
 
 _MARK = 2**-7 + 2**-20  # placeholder for a schedule in a config; exact in float32
 
@@ -42,7 +42,7 @@ def check_schedules(optimizer: keras.optimizers.Optimizer) -> None:
     """Raises UsageError if it has a schedule besides that of its learning rate.
 
     ``From`` does not cover such a schedule; after rewinding it would begin at its first step."""
-    for path, part in _parts(vars(getattr(optimizer, "inner_optimizer", optimizer))):
+    for path, part in _parts(vars(innermost(optimizer))):
         if is_schedule(part) and not is_rate(path):
             raise UsageError(
                 f"Expected a schedule as the optimizer's own learning_rate, to begin at the step "
@@ -67,7 +67,7 @@ def _loss_scale_optimizer(of: ModuleType) -> type:
 
 def kind_of(optimizer: keras.optimizers.Optimizer) -> str:
     """The name of its class, or of the optimizer's whose loss it scales."""
-    return type(getattr(optimizer, "inner_optimizer", optimizer)).__name__
+    return type(innermost(optimizer)).__name__
 
 
 def copied(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
@@ -171,7 +171,7 @@ def begin_anew(
     for path, variable in mine.items():
         variable.assign(theirs[path].numpy())
     # Nadam counts its traces in Python.
-    mine, theirs = (vars(getattr(each, "inner_optimizer", each)) for each in (optimizer, new))
+    mine, theirs = (vars(innermost(each)) for each in (optimizer, new))
     mine.update({name: value for name, value in theirs.items() if type(value) in (int, float)})
 
 
@@ -180,7 +180,7 @@ def slots(optimizer: Any, weight: tf.Variable) -> dict[str, tf.Variable]:
 
     Empty if the optimizer is not built yet, or does not train that weight.
     """
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    optimizer = innermost(optimizer)
     if isinstance(optimizer, keras.optimizers.legacy.Optimizer):
         try:
             return {name: optimizer.get_slot(weight, name) for name in optimizer.get_slot_names()}
@@ -215,7 +215,7 @@ def renewal(
     """
     if optimizer is None:
         return lambda where: None
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    optimizer = innermost(optimizer)
     kinds = [keras_of(model).optimizers.Optimizer]
     kinds += [] if is_keras3(model) else [keras.optimizers.legacy.Optimizer]
     if not isinstance(optimizer, tuple(kinds)):

@@ -111,11 +111,16 @@ def from_step(schedule: Any, step: int) -> Any:
     return (From3 if is_keras3(schedule) else From)(schedule, int(step))
 
 
+def innermost(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """The optimizer that steps: the one whose loss another one scales for float16, or itself."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
 def schedule_of(
     optimizer: keras.optimizers.Optimizer,
 ) -> keras.optimizers.schedules.LearningRateSchedule | None:
     """The schedule of the learning rate; None if the rate is constant."""
-    rate = rate_of(getattr(optimizer, "inner_optimizer", optimizer))
+    rate = rate_of(innermost(optimizer))
     return rate if is_schedule(rate) else None
 
 
