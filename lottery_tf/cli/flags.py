@@ -33,7 +33,7 @@ from absl import flags
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.settings import (
     check_choice,
-    check_choices,
+    check_values,
     near_names,
     one_of,
     restore,
@@ -87,7 +87,7 @@ class Parsed:
         values = {field.name: self.values[field.name] for field in dataclasses.fields(owner)}
         inherited = {name: value for name, value in defaults.items() if name not in self.given}
         settings = restore(owner, values | inherited)
-        check_choices(settings)
+        check_values(settings)
         return settings
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from lottery_tf.cli.flags import Owner, Parsed
 from lottery_tf.common.device_settings import DeviceSettings
 from lottery_tf.common.errors import UsageError
-from lottery_tf.common.settings import check_choices, one_of, setting
+from lottery_tf.common.settings import check_values, one_of, setting
 from lottery_tf.data.settings import DataSettings
 from lottery_tf.exporting.settings import FORMATS, MAX_DIFFERENCE
 from lottery_tf.finding.settings import DivergenceSettings, FindingSettings
@@ -92,6 +92,7 @@ class ExportSettings:
     )
 
     def __post_init__(self) -> None:
+        check_values(self)
         if not 0 <= self.tolerance < math.inf:
             raise UsageError(f"Expected `tolerance` of 0 or more, not {self.tolerance}.")
 
@@ -148,6 +149,7 @@ class SignalSettings:
     batches: int = setting(1, "number of training batches to measure on")
 
     def __post_init__(self) -> None:
+        check_values(self)
         if self.batches < 1:
             raise UsageError(f"Expected --batches of 1 or more, not {self.batches}.")
 
@@ -215,7 +217,7 @@ class SweepSettings:
     )
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_values(self)
         for name, least in (("processes", 1), ("gpus_per_trial", 0), ("retries", 0)):
             if (value := getattr(self, name)) is not None and value < least:
                 raise UsageError(f"Expected --{name} of {least} or more, not {value}.")

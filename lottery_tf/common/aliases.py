@@ -42,6 +42,9 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "logdir": ("tensorboard", "out"),
     "log_dir": ("tensorboard", "out"),
     # Data
+    "validation_data": ("dev_data",),
+    "val_data": ("dev_data",),
+    "eval_data": ("dev_data",),
     "data": ("dataset", "data_dir"),
     "data_path": ("data_dir",),
     "data_root": ("data_dir",),

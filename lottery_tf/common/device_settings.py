@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from lottery_tf.common.settings import check_choices, setting
+from lottery_tf.common.settings import check_values, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,4 +20,4 @@ class DeviceSettings:
     )
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_values(self)

@@ -14,7 +14,7 @@ retraining all come from these fields. A field's type is one of ``int``, ``float
 {'heat': 200, 'mode': 'fan'}
 >>> restore(Oven, {"heat": 200, "light": True})
 Oven(heat=200, mode='fan')
->>> check_choices(Oven(mode="gril"))
+>>> check_values(Oven(mode="gril"))
 Traceback (most recent call last):
 lottery_tf.common.errors.UsageError: `mode` takes fan or grill, not 'gril'; nearest: grill.
 """
@@ -23,9 +23,10 @@ import copy
 import dataclasses
 import difflib
 import functools
+import numbers
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from lottery_tf.common.aliases import meant_by
@@ -72,13 +73,35 @@ def make_tuples(settings: Any, *fields: str) -> None:
     ``tuple`` would split into letters."""
     for field in fields:
         value = getattr(settings, field)
+        if not isinstance(value, Iterable):
+            raise UsageError(f"Expected `{field}` to be a name, or several, not {value!r}.")
         object.__setattr__(settings, field, (value,) if isinstance(value, str) else tuple(value))
 
 
-def check_choices(settings: Any) -> None:
-    """Raises UsageError where a field of ``settings`` is not one of its choices."""
-    for field in dataclasses.fields(settings):
-        check_choice(field, getattr(settings, field.name))
+def check_values(settings: Any) -> None:
+    """Raises UsageError where a field of ``settings`` has a wrong type or is none of its choices.
+
+    Numbers and yes or no are checked. What is a text on the command line may be more in a program,
+    such as a teacher in memory.
+    """
+    for field in settings_of(settings):
+        value = getattr(settings, field.name)
+        kind, optional = value_type(field, type(settings))
+        if value is None and optional:
+            continue
+        if kind in (int, float):
+            check_number(value, field.name, whole=kind is int)
+        if kind is bool and value not in (True, False):
+            raise UsageError(f"Expected `{field.name}` to be True or False, not {value!r}.")
+        check_choice(field, value)
+
+
+def check_number(value: Any, name: str, whole: bool = False) -> None:
+    """Raises UsageError unless an argument is a number, with ``whole`` a whole one."""
+    kind = numbers.Integral if whole else numbers.Real
+    if not isinstance(value, kind) or isinstance(value, bool):
+        what = "a whole number" if whole else "a number"
+        raise UsageError(f"Expected `{name}` to be {what}, not {value!r}.")
 
 
 def check_choice(field: dataclasses.Field, value: Any) -> None:
@@ -118,7 +141,8 @@ def near_names(word: str, names: Collection[str]) -> list[str]:
     """
     # A name of two words is often cut short; a stem such as resnet begins many.
     begun = [name for name in names if len(word) > 2 and name.startswith(f"{word}_")]
-    near = meant_by(word, names) or (begun if len(begun) == 1 else [])
+    lower = [name for name in names if name == word.lower()]
+    near = lower or meant_by(word, names) or (begun if len(begun) == 1 else [])
     return near[:3] or difflib.get_close_matches(word, names, n=3, cutoff=0.5)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.common.settings import check_choices, setting
+from lottery_tf.common.settings import check_values, setting
 from lottery_tf.data.pictures import parse_size
 from lottery_tf.data.readers import AUGMENTED, FOLDERS, NOT_FLIPPED, OPTIONS, READERS
 
@@ -71,7 +71,7 @@ class DataSettings:
     )
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_values(self)
         if self.dataset in FOLDERS and self.data_dir is None:
             raise UsageError(
                 f"`dataset={self.dataset}` reads {FOLDERS[self.dataset]}; name it with `data_dir`."

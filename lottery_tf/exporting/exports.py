@@ -168,6 +168,7 @@ def export(
         check_ours(path, SAVED_MODEL)
         with whole_folder(path, SAVED_MODEL) as folder, plain_path(folder) as place:
             facts = write(model, {chosen: place}, inputs, classes, wanted)[0][chosen]
+        facts["file"] = Path(path).name
     return {**facts, "preprocessing": _told(preprocessing, wanted)}
 
 
@@ -286,6 +287,13 @@ def _told(preprocessing: Mapping[str, Any] | None, wanted: Wanted) -> dict[str, 
     return given if wanted.normalisation is None else wanted.normalisation.told(given)
 
 
+# Endings of files with models or arrays that no format here writes.
+_OTHERS = (
+    *(".h5", ".hdf5", ".pb", ".pt", ".pth", ".ckpt", ".safetensors", ".npz", ".npy", ".pkl"),
+    *(".json", ".zip", ".tar", ".gz"),
+)
+
+
 def _format_of(path: Path) -> str:
     """The format that a path means by its ending; a SavedModel by none of them.
 
@@ -295,6 +303,11 @@ def _format_of(path: Path) -> str:
     by_ending = {Path(each.file).suffix: n for n, each in FORMATS.items() if "." in each.file}
     if path.suffix in by_ending:
         return by_ending[path.suffix]
+    if path.suffix.lower() in _OTHERS:
+        raise UsageError(
+            f"Expected a path that ends in {one_of(by_ending)} for a file, or without an ending "
+            f"for the folder of a SavedModel; '{path.suffix}' is that of another kind of file."
+        )
     if near := difflib.get_close_matches(path.suffix.lower(), by_ending, n=1, cutoff=0.75):
         raise UsageError(
             f"Expected a path that ends in {one_of(by_ending)} for a file, or in something else "

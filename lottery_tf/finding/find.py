@@ -3,12 +3,13 @@
 import collections
 import dataclasses
 import functools
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import some
-from lottery_tf.common.settings import nearest, one_of
+from lottery_tf.common.settings import check_number, nearest, one_of
 from lottery_tf.finding.fit_checks import (
     batches_with_end,
     check_measurable,
@@ -73,8 +74,8 @@ def find_tickets(
       train_data: data as ``fit`` takes them: a ``tf.data.Dataset`` of batches (inputs, labels),
         arrays (inputs, labels), a keras.utils.Sequence or PyDataset, …, as in
         ``graph.fit_data.batches``. Give the shuffling of a dataset a seed, and batches of equal
-        size for speed. Arrays and Sequences are shuffled by ``seed``, each epoch anew. A generator
-        is read on from round to round.
+        size for speed. Arrays come in batches of 32. Arrays and Sequences are shuffled by ``seed``,
+        each epoch anew. A generator is read on from round to round.
       optimizer: an optimizer of the model's Keras, or its name. It is copied, and each round begins
         with a new one. Only a schedule of its ``learning_rate`` starts at the step that is rewound
         to.
@@ -114,11 +115,19 @@ def find_tickets(
     given = {name: value for name, value in locals().items() if name in _ASKED}
     known = [field.name for field in dataclasses.fields(FindingSettings)]
     for name in settings:
+        if name == "batch_size":
+            raise UsageError(
+                "Expected no batch_size: arrays come in batches of 32; for others give "
+                "tf.data.Dataset.from_tensor_slices((x, y)).shuffle(n, seed=0).batch(size)."
+            )
         if name not in known:
+            arguments = [*inspect.signature(find_tickets).parameters][:-1]
             raise UsageError(
                 f"Expected settings of finding such as `method`, `rounds` or `sparsity`; there is "
-                f"no '{name}'{nearest(name, known)}."
+                f"no '{name}'{nearest(name, [*known, *arguments])}."
             )
+    check_number(epochs, "epochs", whole=True)
+    check_number(seed, "seed", whole=True)
     finding = FindingSettings(**settings)
     if finding.method == IMPORTED:
         raise UsageError(

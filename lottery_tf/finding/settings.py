@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from typing import cast
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.common.settings import check_choices, setting
+from lottery_tf.common.settings import check_values, setting
 from lottery_tf.common.steps import check_steps, parse_steps
 from lottery_tf.finding.scores import IMPORTED, METHODS, TRAINING
 from lottery_tf.masks.allocate import SCOPES, check_sparsity, check_structure, target_of
@@ -44,7 +44,7 @@ class DivergenceSettings:
     )
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_values(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +107,7 @@ class FindingSettings:
     )
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_values(self)
         for name in ("rewind_to", "gmp_begin", "gmp_end", "gmp_frequency"):
             if getattr(self, name) is not None:
                 check_steps(getattr(self, name), name)

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
+from lottery_tf.common.settings import check_number
 from lottery_tf.graph.compat import is_graph_network, is_model, keras, spec_of
 from lottery_tf.graph.fit_shapes import make_ready
 from lottery_tf.graph.layers import input_names
@@ -74,12 +75,14 @@ class Stream:
         source = _source(data, model, what)
         once = source.once(seed)
         make_ready(model, once, what)
-        if steps_per_epoch is None:
-            if source.count < 0:
-                raise UsageError(
-                    f"Expected {what} of a known number of batches; they are endless, or their "
-                    "cardinality is not known: give steps_per_epoch, the batches of an epoch."
-                )
+        if steps_per_epoch is not None:
+            check_number(steps_per_epoch, "steps_per_epoch", whole=True)
+        elif source.count < 0:
+            raise UsageError(
+                f"Expected {what} of a known number of batches; they are endless, or their "
+                "cardinality is not known: give steps_per_epoch, the batches of an epoch."
+            )
+        else:
             steps_per_epoch = source.count
         if steps_per_epoch < 1 or not source.count:
             raise UsageError(f"Expected {what} and epochs of at least one batch, got none.")

@@ -43,9 +43,11 @@ def make_ready(model: keras.Model, data: tf.data.Dataset, what: str) -> None:
     given = _by_name(inputs, list(wanted))
     if given and all(_fits(given[name], whole) for name, whole in wanted.items()):
         return
+    several = len(tf.nest.flatten(inputs)) > len(wanted)
     told = (
         f"Expected {what} whose inputs fit the model '{model.name}', which takes "
-        f"{_described(wanted)}; theirs are {_described(given or inputs)}."
+        f"{_described(wanted)}; theirs are {_described(given or inputs)}: "
+        + ("a tuple is (inputs, labels)." if several else "change the data, or the model's Input.")
     )
     if not given and not isinstance(inputs, Mapping):
         raise UsageError(told)  # Keras 3 would leave out those that are too many
@@ -65,13 +67,19 @@ def _check_batched(model: keras.Model, spec: Any, wanted: Mapping[str, Any], wha
     single = any(getattr(each, "shape", None) == [] for each in tf.nest.flatten(spec))
     if known and not single:
         pairs = list(zip(shapes, wholes, strict=True))
-        single = all(each.is_compatible_with(whole[1:]) for each, whole in pairs)
+        single = all(_is_one_of(each, whole) for each, whole in pairs)
         single &= not all(_fits_shape(each, whole) for each, whole in pairs)
     if single:
         raise UsageError(
             f"Expected {what} as batches; they are single examples of shape {tuple(shapes[0])}, "
             f"but the model '{model.name}' takes {tuple(wholes[0])}: give {what}.batch(n)."
         )
+
+
+def _is_one_of(shape: tf.TensorShape, whole: tf.TensorShape) -> bool:
+    """Whether it is the shape of a single example. An unknown size is that of a batch, rather."""
+    known = all(size or not wanted for size, wanted in zip(shape, whole[1:], strict=False))
+    return known and shape.is_compatible_with(whole[1:])
 
 
 def _by_name(inputs: Any, names: list[str]) -> dict[str, Any]:

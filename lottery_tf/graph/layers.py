@@ -44,7 +44,11 @@ def check_graph(model: keras.Model) -> None:
     It may be of tf_keras or of Keras 3.
     """
     if not is_model(model):
-        cure = ": lt.load_model reads a file" if isinstance(model, str | os.PathLike) else ""
+        cure = ""
+        if isinstance(model, str | os.PathLike):
+            cure = ": lt.load_model reads a file"
+        elif hasattr(model, "masks") and hasattr(model, "build"):
+            cure = ": its build() makes the model"  # a Ticket, which this package does not know
         raise UsageError(
             f"Expected a Keras model, got a {type(model).__module__}.{type(model).__name__}{cure}."
         )

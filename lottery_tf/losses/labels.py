@@ -39,10 +39,13 @@ def checked_labels(data: tf.data.Dataset, model: keras.Model, loss: Any) -> tf.d
 
     def checked(name: str, labels: Any) -> Any:
         output, loss = outputs.get(name), losses.get(name)
-        if output is None or not isinstance(labels, tf.Tensor) or labels.dtype == tf.string:
+        if output is None or not isinstance(labels, tf.Tensor):
             return labels
         of = keras_of(model)
         loss = _named(loss, of)
+        _check_fits(labels, loss, output, of)
+        if labels.dtype == tf.string:
+            return labels
         if _takes_yes_or_no(loss, of):
             return check_yes_or_no(labels, labels)
         if not _takes_classes(loss, of):
@@ -61,6 +64,40 @@ def checked_labels(data: tf.data.Dataset, model: keras.Model, loss: Any) -> tf.d
         return (x, y, *rest)
 
     return data.map(of_batch) if are_labelled(data) else data
+
+
+def _check_fits(labels: tf.Tensor, loss: Any, output: Any, of: ModuleType) -> None:
+    """Raises UsageError for texts, and for classes and one-hot rows where the loss wants the other.
+
+    Keras raises errors of many kinds, which speak of ranks and casts.
+    """
+    losses, classes = of.losses, output.shape[-1]
+    numbered = isinstance(loss, losses.SparseCategoricalCrossentropy)
+    numbered |= loss is losses.sparse_categorical_crossentropy
+    one_hot = isinstance(loss, losses.CategoricalCrossentropy)
+    one_hot |= loss is losses.categorical_crossentropy
+    if labels.dtype == tf.string:
+        if numbered or one_hot or _takes_classes(loss, of) or _takes_yes_or_no(loss, of):
+            raise UsageError(
+                "Expected labels as numbers; they are texts: give the number of each one's class, "
+                "as by numpy.unique(labels, return_inverse=True)."
+            )
+        return
+    if labels.shape.rank is None or classes in (None, 1):
+        return
+    same_rank = labels.shape.rank == len(output.shape)
+    rows = same_rank and labels.shape[-1] == classes
+    if numbered and rows:
+        raise UsageError(
+            f"Expected class numbers as labels for SparseCategoricalCrossentropy; they are rows of "
+            f"{classes} numbers, {tuple(labels.shape)}: use CategoricalCrossentropy."
+        )
+    if one_hot and not (same_rank and labels.shape[-1] in (None, classes)):
+        raise UsageError(
+            f"Expected one-hot rows of {classes} numbers as labels for CategoricalCrossentropy; "
+            f"they are of shape {tuple(labels.shape)}: use SparseCategoricalCrossentropy for class "
+            "numbers."
+        )
 
 
 def are_labelled(data: Any) -> bool:

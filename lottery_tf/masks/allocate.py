@@ -5,6 +5,7 @@ is pruned already stays pruned whatever its score. With a structure of blocks or
 holds for them instead of weights (``masks.structure``).
 """
 
+import numbers
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -152,10 +153,10 @@ def erk_budgets(
 
 def check_sparsity(sparsity: float, what: str = "a sparsity") -> None:
     """Raises UsageError, which calls it ``what``, if ``sparsity`` is not in [0, 1)."""
-    if not 0 <= sparsity < 1:
+    if not (isinstance(sparsity, numbers.Real) and 0 <= sparsity < 1):
         raise UsageError(
             f"Expected {what} in [0, 1), the share of weights to prune, such as 0.95, not "
-            f"{sparsity}."
+            f"{sparsity!r}."
         )
 
 

@@ -135,8 +135,9 @@ def all_kept(model: keras.Model, prunable: PrunableSettings) -> Masks:
 
 
 def log_left_dense(model: keras.Model, masks: Masks) -> None:
-    """Logs a line that names the weights of rank 2 and more that have no mask."""
-    log.info("%s: left dense: %s", model.name, some(left_dense(model, set(masks))))
+    """Logs a line that names the weights of rank 2 and more that have no mask, if there are any."""
+    if left := left_dense(model, set(masks)):
+        log.info("%s: left dense: %s", model.name, some(left))
 
 
 def strip(model: keras.Model) -> keras.Model:
@@ -213,7 +214,8 @@ def check_masks(model: keras.Model, masks: Masks) -> None:
     """Raises UsageError unless each mask is of the shape of a prunable weight of ``model``."""
     every = PrunableSettings(prune_layers=KINDS, keep_dense=())
     shapes = prunable_weights(model, every)
-    _check_shapes({n: s for n, s in shapes.items() if n in masks}, masks, model.name)
+    named = masks if isinstance(masks, Mapping) else {}
+    _check_shapes({n: s for n, s in shapes.items() if n in named}, masks, model.name)
 
 
 def _attributes_of(model: keras.Model, masks: Masks) -> dict[str, list[str]]:
@@ -226,6 +228,9 @@ def _attributes_of(model: keras.Model, masks: Masks) -> dict[str, list[str]]:
 
 
 def _check_shapes(shapes: Mapping[str, tuple[int, ...]], masks: Masks, model: str) -> None:
+    if not isinstance(masks, Mapping):
+        kind = type(masks).__name__
+        raise UsageError(f"Expected Masks, such as those of ticket.masks, got a {kind}.")
     if shapes.keys() != masks.keys():
         odd = sorted(shapes.keys() ^ masks.keys())
         raise UsageError(

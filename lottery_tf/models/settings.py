@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.common.settings import check_choices, setting
+from lottery_tf.common.settings import check_values, setting
 
 
 class Builder(NamedTuple):
@@ -63,7 +63,7 @@ class ModelSettings:
     )
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_values(self)
         if self.width is not None:
             check_at_least("width", self.width, 1)
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import counted, some
+from lottery_tf.common.settings import check_number
 from lottery_tf.common.summary import UNKNOWN, Summarised, Summary, in_short, percent
 from lottery_tf.graph.compat import keras
 from lottery_tf.reporting.comparing import CONFIDENCE
@@ -112,7 +113,8 @@ def compare(
         with other parameters need. The baseline is added where it is not among them.
       seeds: of each recipe's runs. Before each run the seed is set by ``keras.utils``.
       fit: a function of the prepared model, the recipe and the seed. If it returns None, the model
-        is finished and measured here; a finished model is measured. Or it returns the test accuracy
+        is finished and measured here, as if it returns Keras' ``History``; a finished model is
+        measured. Or it returns the test accuracy
         in [0, 1], or a mapping with ``test_accuracy``, ``dev_accuracy``, ``train_accuracy``, as far
         as they are known. Default: the training of ``find_tickets``, from the ticket's rewind step
         to the end of ``epochs``.
@@ -159,6 +161,8 @@ def compare(
                 f"Expected either fit, which trains, or {some(given)} for the training without it; "
                 "got both."
             )
+    if epochs is not None:
+        check_number(epochs, "epochs", whole=True)
     trial = Trial(
         *(ticket, fit, train_data, {"test": test_data, "dev": dev_data}, optimizer),
         *(epochs, steps_per_epoch, loss, jit_compile),
@@ -229,11 +233,13 @@ def _named(recipes: Any, baseline: str) -> tuple[dict[str, Recipe], list[str]]:
 
 
 def _seeds(given: Iterable[int]) -> list[int]:
-    seeds = [given] if isinstance(given, int) else list(given)
+    seeds = list(given) if isinstance(given, Iterable) else [given]
     whole = all(isinstance(s, int | np.integer) and not isinstance(s, bool) for s in seeds)
-    if not seeds or not whole or len(set(seeds)) < len(seeds):
+    listed = isinstance(given, Iterable)  # a number alone may mean so many seeds, or that one
+    if not listed or not seeds or not whole or len(set(seeds)) < len(seeds):
         raise UsageError(
-            f"Expected seeds, each a whole number once, such as range(5); got {in_short(seeds)}."
+            "Expected seeds, each a whole number once, such as range(5) or [3]; got "
+            f"{in_short(seeds if listed else given)}."
         )
     return [int(seed) for seed in seeds]
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import sha256, sum_of, whole_folder, write_record
-from lottery_tf.common.log import some
+from lottery_tf.common.log import log, some
 from lottery_tf.common.ownership import Kind, has_keys
 from lottery_tf.common.settings import one_of
 from lottery_tf.common.summary import Summarised, Summary, in_short, percent
@@ -149,6 +149,11 @@ class Ticket(Summarised):
         log_left_dense(model, masks)
         ticket = cls.of(model, masks, {"method": "from_model", "model": model.name})
         if rewind_to is None:
+            log.info(
+                "%s: the ticket keeps the trained weights, to be trained on from there; give "
+                "rewind_to=… for those of before the training.",
+                model.name,
+            )
             return ticket
         rewound = ticket.with_weights(values_for(model, rewind_to), rewound_to=rewind_to.name)
         warn_of_same(model, [(rewound.weights[name], ticket.weights[name]) for name in masks])

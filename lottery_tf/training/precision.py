@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from lottery_tf.common.settings import check_choices, setting
+from lottery_tf.common.settings import check_values, setting
 from lottery_tf.graph.compat import both, keras
 from lottery_tf.graph.layers import calls, unwrapped
 from lottery_tf.masks.wrapper import with_configs
@@ -25,7 +25,7 @@ class Precision(Tweak):
     precision: str = setting("float32", "the layers' precision in training", choices=PRECISIONS)
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_values(self)
 
     def change(self, model: keras.Model, data: tf.data.Dataset | None = None) -> keras.Model:
         return in_precision(model, self.precision)

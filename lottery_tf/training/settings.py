@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from lottery_tf.common.errors import UsageError
-from lottery_tf.common.settings import check_choices, make_tuples, setting
+from lottery_tf.common.settings import check_values, make_tuples, setting
 from lottery_tf.common.steps import check_often, check_steps, parse_steps
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -63,7 +63,7 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         make_tuples(self, "milestones")
-        check_choices(self)
+        check_values(self)
         for name in ("train_for", "warmup"):
             check_steps(getattr(self, name), name)
         for milestone in self.milestones:

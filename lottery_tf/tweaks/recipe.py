@@ -1,6 +1,6 @@
 """Recipes: lists of tweaks that say how a ticket is retrained."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -59,7 +59,7 @@ class Recipe(Summarised):
         if isinstance(tweaks, str):
             self._said, given = recipes_in(tweaks), {**defaults_of(tweaks), **(settings or {})}
             tweaks = [_create(name, given) for name in tweaks_of(tweaks)]
-        for tweak in tweaks:
+        for tweak in tweaks if isinstance(tweaks, Iterable) else [tweaks]:
             if not isinstance(tweak, Tweak):
                 raise UsageError(
                     f"Expected tweaks such as lt.LabelSmoothing() in a recipe's list, or their "

@@ -121,7 +121,6 @@ class RescaledInit(RescaledInitSettings, Tweak):
         self, model: keras.Model, data: tf.data.Dataset | None = None
     ) -> tuple[keras.Model, dict[str, Any]]:
         """The scaled copy, and the content of ``Scales`` without ``losses`` and ``norms``."""
-        log.info("rescaled_init: searching, at most %s", counted(self.iterations, "iteration"))
         found = find_scales(self._searched(model), data, self, *self.trained_by)
         chosen = from_chief(np.array(list(found.scales.values())))
         scales = dict(zip(found.scales, chosen.tolist(), strict=True))
@@ -225,6 +224,9 @@ def find_scales(
             step_size = cast(float, settings.step_size)  # set by for_training_by
             objective = after_step(trained_by, weights, data.element_spec, sgd, step_size, l1)
             space = _space_of(model, list(named), settings)
+            log.info(
+                "rescaled_init: searching, at most %s", counted(settings.iterations, "iteration")
+            )
             c, *found = _search(objective, stream, space, settings)
     except UsageError:
         raise
@@ -247,7 +249,7 @@ def _tell(found: Scales, settings: RescaledInit) -> None:
     log.info(
         "rescaled_init: %s after %s (best at %s): scales %.3g to %.3g, median %.3g; loss after the "
         "first step %.4g → %.4g, gradient norm %.4g → %.4g",
-        "converged" if found.converged else "not converged",
+        "converged" if found.converged else "stopped at its limit",
         *(counted(len(found.norms), "iteration"), found.best),
         *(min(c), max(c), statistics.median(c), *found.loss, *found.norm),
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.settings import (
-    check_choices,
+    check_values,
     describe,
     make_tuples,
     nearest,
@@ -36,7 +36,7 @@ class FadingSettings:
     curve: str = setting("linear", CURVE_HELP, choices=CURVES)
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_values(self)
         if not 0 <= self.share <= 1:
             tweak = type(self).__name__.removesuffix("Settings")
             raise UsageError(
@@ -64,7 +64,7 @@ class SignalScalingSettings:
     )
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_values(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +182,7 @@ class RescaledInitSettings:
     criterion: str | None = setting(None, "name of a Keras loss; default: the cross-entropy")
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check_values(self)
         for name in ("step_size", "max_norm", "learning_rate", "iterations", "patience", "clip"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
@@ -202,6 +202,7 @@ class LabelSmoothingSettings:
     epsilon: float = setting(0.1, "share of the target that goes to the other classes, in [0, 1)")
 
     def __post_init__(self) -> None:
+        check_values(self)
         if not 0 <= self.epsilon < 1:
             raise UsageError(
                 f"Expected a label smoothing epsilon in [0, 1), the share of the target that goes "
@@ -223,6 +224,7 @@ class DistillationSettings:
     weight: float = setting(0.7, "λ: share of the teacher in the loss, in [0, 1]")
 
     def __post_init__(self) -> None:
+        check_values(self)
         if not 0 < self.temperature < float("inf"):
             raise UsageError(
                 f"Expected a temperature of Distillation above 0, the divisor of the logits, not "

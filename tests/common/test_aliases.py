@@ -1,6 +1,7 @@
 """Words that people try: each stands for names that there are, and is none itself."""
 
 import dataclasses
+import inspect
 
 import pytest
 
@@ -9,6 +10,7 @@ from lottery_tf.cli.main import COMMANDS, main
 from lottery_tf.common.aliases import ALIASES, meant_by
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.settings import nearest
+from lottery_tf.finding.find import find_tickets
 from lottery_tf.tweaks.settings import PARAMETERS, RECIPES, check_parameters
 
 
@@ -21,7 +23,9 @@ def names() -> set[str]:
         for field in dataclasses.fields(as_class(owner))
     ]
     values = {value for field in fields for value in field.metadata["choices"]}
-    return {f.name for f in fields} | values | {*COMMANDS, *PARAMETERS, *RECIPES, "flagfile"}
+    arguments = inspect.signature(find_tickets).parameters
+    others = {*COMMANDS, *PARAMETERS, *RECIPES, *arguments, "flagfile"}
+    return {f.name for f in fields} | values | others
 
 
 def test_every_alias_stands_for_names_that_there_are():

@@ -2,14 +2,17 @@ import dataclasses
 import json
 from typing import Optional
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lottery_tf.cli.flags import as_class
+from lottery_tf.cli.main import COMMANDS
 from lottery_tf.common import settings
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.settings import (
-    check_choices,
+    check_values,
     defaults,
     describe,
     nearest,
@@ -19,7 +22,7 @@ from lottery_tf.common.settings import (
 )
 from lottery_tf.masks.settings import PrunableSettings
 from lottery_tf.training.settings import TrainingSettings
-from lottery_tf.tweaks.settings import GhostSkipsSettings
+from lottery_tf.tweaks.settings import PARAMETERS, GhostSkipsSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +55,9 @@ def test_the_defaults_are_those_of_the_settings():
 
 
 def test_choices():
-    check_choices(Oven())
-    check_choices(Oven(mode=None))
-    check_choices(Oven(mode="grill", trays=("top", "low", "top"), names=("anything",)))
+    check_values(Oven())
+    check_values(Oven(mode=None))
+    check_values(Oven(mode="grill", trays=("top", "low", "top"), names=("anything",)))
 
 
 @pytest.mark.parametrize(
@@ -71,8 +74,49 @@ def test_choices():
 )
 def test_what_is_no_choice_is_refused_with_the_nearest(oven, sentence):
     with pytest.raises(UsageError) as caught:
-        check_choices(oven)
+        check_values(oven)
     assert str(caught.value).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("oven", "sentence"),
+    [
+        (Oven(heat="180"), "Expected `heat` to be a whole number, not '180'."),
+        (Oven(heat=180.5), "Expected `heat` to be a whole number, not 180.5."),
+        (Oven(heat=True), "Expected `heat` to be a whole number, not True."),
+        (Oven(heat=None), "Expected `heat` to be a whole number, not None."),
+        (Oven(rise="fast"), "Expected `rise` to be a number, not 'fast'."),
+        (Oven(light="no"), "Expected `light` to be True or False, not 'no'."),
+    ],
+)
+def test_a_value_of_another_type_is_refused(oven, sentence):
+    with pytest.raises(UsageError) as caught:
+        check_values(oven)
+    assert str(caught.value) == sentence
+
+
+def test_numbers_of_numpy_are_numbers():
+    check_values(Oven(heat=np.int64(3), rise=np.float32(2), light=np.bool_(True)))
+    check_values(Oven(rise=2))
+
+
+def test_all_settings_refuse_a_text_for_a_number():
+    """Each class of settings is checked when it is made, or by the flags' door."""
+    owners = {as_class(owner) for command in COMMANDS.values() for owner in command.settings}
+    made = [*owners, *PARAMETERS.values()]
+    assert len(made) > 20
+    unchecked = []
+    for owner in made:
+        for field in settings.settings_of(owner):
+            if settings.value_type(field, owner)[0] not in (int, float):
+                continue
+            try:
+                check_values(owner(**{field.name: "three"}))
+            except UsageError as error:
+                assert "'three'" in str(error) and field.name in str(error)
+            except TypeError:
+                unchecked.append(f"{owner.__name__}.{field.name}")
+    assert not unchecked
 
 
 @pytest.mark.parametrize(

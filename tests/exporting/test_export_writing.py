@@ -300,6 +300,13 @@ def test_an_ending_that_is_nearly_one_of_a_file_is_refused(name, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["a.h5", "a.PB", "b/a.json"])
+def test_an_ending_of_another_kind_of_file_is_no_folder(name, tmp_path):
+    with pytest.raises(UsageError, match="is that of another kind of file"):
+        export(small_net(), tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.long
 @both_kerases
 @pytest.mark.parametrize("suffix", ["keras", "tflite"])

@@ -223,6 +223,8 @@ def test_on_two_devices(its_keras):
         (("snp", 0.5), "A method is one of omp, .* or erk, not 'snp'; nearest: snip"),
         (("imp", 0.5), "needs no training, .* not imp: lt.find_tickets.*method='imp'"),
         (("gmp", 0.5), "needs no training, .* not gmp: lt.find_tickets.*method='gmp'"),
+        (("omp", "0.5"), r"sparsity in \[0, 1\).* not '0.5'"),
+        (("SNIP", 0.5), "not 'SNIP'; nearest: snip"),
         (("omp", 1), r"sparsity in \[0, 1\).* not 1"),
         (("synflow", -0.1), r"sparsity in \[0, 1\).* not -0.1"),
         (("random", float("nan")), r"sparsity in \[0, 1\).* not nan"),

@@ -81,7 +81,7 @@ def test_an_unbuilt_sequential_is_pruned_where_data_are_given(of, all_eager):
 @pytest.mark.parametrize(
     ("dev_data", "message"),
     [
-        ((X[:, :2], Y), "dev_data that fit"),
+        ((X[:, :2], Y), "dev_data whose inputs fit"),
         ((X, Y + 7), "classes of the model"),
         (X, "dev_data that fit|labels"),
         (tf.data.Dataset.from_tensor_slices((X, Y)), "dev_data as batches"),
@@ -114,6 +114,60 @@ def test_what_is_wrong_with_dev_data_is_told_before_the_training(
 def test_data_that_cannot_be_trained_on(data, settings, message, of, untraced):
     with pytest.raises(UsageError, match=message):
         find(mlp(of), data() if callable(data) else data, of, **settings)
+
+
+def rows(labels):
+    return np.eye(3, dtype="float32")[labels]
+
+
+@pytest.mark.parametrize(
+    ("labels", "loss", "message"),
+    [
+        (Y, "CategoricalCrossentropy", r"one-hot rows of 3 .* shape \(None,\): use Sparse"),
+        (Y[:, None], "CategoricalCrossentropy", r"shape \(None, 1\): use Sparse"),
+        (Y, "categorical_crossentropy", r"one-hot rows of 3 .* shape \(None,\): use Sparse"),
+        (rows(Y), "SparseCategoricalCrossentropy", r"class numbers .* 3 numbers, \(None, 3\): use"),
+        (rows(Y), "sparse_categorical_crossentropy", "class numbers as labels"),
+        (Y.astype(str), "SparseCategoricalCrossentropy", "labels as numbers; they are texts"),
+        (Y.astype(str), None, "labels as numbers; they are texts"),
+    ],
+)
+def test_labels_of_the_other_form_name_the_loss_for_them(labels, loss, message, of, untraced):
+    if loss and loss[0].isupper():
+        loss = getattr(of.losses, loss)(from_logits=True)
+    for data in ({"train": (X, labels)}, {"train": (X, Y), "dev_data": (X, labels)}):
+        with pytest.raises(UsageError, match=message):
+            find(mlp(of), data.pop("train"), of, loss=loss, **data)
+
+
+@pytest.mark.parametrize(
+    ("labels", "loss"),
+    [
+        (Y, None),
+        (rows(Y), None),
+        (Y[:, None], "sparse_categorical_crossentropy"),
+        (rows(Y), "categorical_crossentropy"),
+    ],
+)
+def test_labels_of_the_form_of_their_loss_are_taken(labels, loss, of, all_eager):
+    assert find(mlp(of), (X, labels), of, loss=loss).info["round"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("batch_size", 8, "arrays come in batches of 32; for others give tf.data"),
+        ("validation_data", (X, Y), "no 'validation_data'; nearest: dev_data"),
+        ("epochs", "3", "`epochs` to be a whole number, not '3'"),
+        ("steps_per_epoch", 1.5, "`steps_per_epoch` to be a whole number, not 1.5"),
+        ("seed", None, "`seed` to be a whole number, not None"),
+        ("sparsity", "0.9", "`sparsity` to be a number, not '0.9'"),
+        ("keep_dense", 3, "`keep_dense` to be a name, or several, not 3"),
+    ],
+)
+def test_arguments_of_another_name_or_type(name, value, message, of):
+    with pytest.raises(UsageError, match=message):
+        find(mlp(of), (X, Y), of, **{name: value})
 
 
 def iter_of(parts):

@@ -57,7 +57,12 @@ def test_inputs_of_another_kind_are_refused_by_all_that_takes_data(wrong, entry,
     what = entry.partition(", ")[2]
     sentence = (
         f"Expected {what} whose inputs fit the model 'net', which takes (None, 4, 4, 1) float32; "
-        f"theirs are {told}."
+        f"theirs are {told}: "
+        + (
+            "a tuple is (inputs, labels)."
+            if "and" in told
+            else "change the data, or the model's Input."
+        )
     )
     with pytest.raises(lt.UsageError) as error:
         ENTRIES[entry](network(its_keras), (inputs, LABELS))
@@ -91,3 +96,10 @@ def test_inputs_of_unknown_shape_are_left_to_the_training(its_keras):
         lambda: [(images(4, 4, 1), LABELS)], output_signature=spec
     )
     assert batches(data, network(its_keras), "data") is data
+
+
+@both_kerases
+def test_swapped_arrays_are_not_taken_for_single_examples(its_keras):
+    model = its_keras.Sequential([its_keras.Input((4,)), its_keras.layers.Dense(3)])
+    with pytest.raises(lt.UsageError, match=r"theirs are \(None,\) int64: change the data"):
+        batches((LABELS, images(4)), model, "data")

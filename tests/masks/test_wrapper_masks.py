@@ -227,3 +227,14 @@ def test_evaluation_prediction_and_saving_change_no_variable(tmp_path, its_keras
     model.save(tmp_path / "model.keras")
     model.save_weights(tmp_path / "model.weights.h5")
     assert_same(every_variable(model), before)
+
+
+@both_kerases
+def test_a_ticket_in_the_place_of_masks_or_of_a_model(its_keras):
+    model = mlp(its_keras.layers)
+    ticket = lt.Ticket.of(model, random_masks(model))
+    for given in (lambda: lt.wrap(model, ticket), lambda: lt.set_masks(ticket.build(), ticket)):
+        with pytest.raises(UsageError, match=r"those of ticket\.masks, got a Ticket"):
+            given()
+    with pytest.raises(UsageError, match=r"got a .*Ticket: its build\(\) makes the model"):
+        lt.strip(ticket)

@@ -198,6 +198,11 @@ def test_a_pruned_model_is_a_ticket(of):
         ({"seeds": []}, "each a whole number once"),
         ({"seeds": [1, 1]}, "each a whole number once"),
         ({"seeds": [0.5]}, "each a whole number once"),
+        ({"seeds": 3}, r"such as range\(5\) or \[3\]; got 3"),
+        (
+            {"epochs": 1.5, "fit": None},
+            "`epochs` to be a whole number, not 1.5|Expected train_data",
+        ),
         ({"baseline": "imp"}, "the baseline among the recipes vanilla; 'imp' is not"),
         ({"fit": None}, "Expected train_data, test_data, optimizer, epochs: without a fit"),
         ({"epochs": 3}, "either fit, which trains, or epochs"),

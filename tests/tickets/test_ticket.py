@@ -205,12 +205,13 @@ def sparse_mlp(layers=layers):
 
 
 @both_kerases
-def test_from_the_zeros_of_a_model(its_keras):
+def test_from_the_zeros_of_a_model(its_keras, lines):
     """Its head has zeros, so it is masked too; a dense head is left out."""
     model, masks = sparse_mlp(its_keras.layers)
     ticket = lt.Ticket.from_pruned(model)
     assert ticket.masks == masks and "head/kernel" in masks
     assert_same(dict(ticket.weights), values(model))
+    assert "keeps the trained weights" in lines[-1] and "give rewind_to=" in lines[-1]
     named_variables(model)["head/kernel"].assign(np.ones((5, 3)))
     assert set(lt.Ticket.from_pruned(model).masks) == {"first/kernel", "second/kernel"}
 
@@ -237,7 +238,8 @@ def test_of_a_model_that_is_wrapped_in_part_the_rest_stays_dense(lines):
     assert lt.Ticket.from_pruned(wrapped).masks == masks
     pruned = lt.prune(wrapped, "omp", 0.75).masks
     assert pruned.keys() == masks.keys() and pruned.kept == 6 and pruned.nested_in(masks)
-    assert lines == 2 * [f"{wrapped.name}: left dense: second/kernel, head/kernel"]
+    left = [line for line in lines if "left dense" in line]
+    assert left == 2 * [f"{wrapped.name}: left dense: second/kernel, head/kernel"]
 
 
 @both_kerases
@@ -258,8 +260,9 @@ def test_weights_that_were_trained_already_are_told(its_keras, lines):
     shared = its_keras.Model(model.inputs, model.outputs)
     lt.Ticket.from_pruned(model, rewind_to=shared)
     assert "rewind_to has the same weights" in lines[-1]
+    told = len(lines)
     lt.Ticket.from_pruned(model, rewind_to=mlp(its_keras.layers))
-    assert "same weights" not in lines[-1]
+    assert len(lines) == told
 
 
 @pytest.mark.parametrize(
