@@ -173,6 +173,12 @@ def test_erk_shares_what_survives():
     assert erk_budgets(Masks({"a": [1, 0, 0, 0], "b": [1] * 4}), 4) == {"a": 1, "b": 3}
 
 
+def test_erk_of_a_layer_of_one_weight():
+    """Its share of 2 weights is 0.18, or 0.5, as is the other's rest; then the earlier gains."""
+    assert erk_budgets(Masks.ones({"a": (1, 1), "b": (10, 10)}), 2) == {"a": 0, "b": 2}
+    assert erk_budgets(Masks.ones({"a": (1, 1), "b": (3, 3)}), 2) == {"a": 1, "b": 1}
+
+
 def test_layerwise_what_is_sparser_stays():
     scores, masks = {"a": np.ones(6), "b": np.arange(2.0)}, Masks({"a": [1] + [0] * 5, "b": [1, 1]})
     found = kept(prune_to(scores, masks, 0.5, "layerwise"))
