@@ -32,6 +32,7 @@ from lottery_tf.reporting.runs import KIND, VANILLA, key
 from lottery_tf.reporting.tables import Report, Table, shown
 from lottery_tf.reporting.tickets import dense_accuracies, mean_kept_shares
 from lottery_tf.reporting.verdict import Comparison
+from lottery_tf.tweaks.settings import as_read
 
 _LEFT = "prunable weights left, %"
 _BELOW = 5.0  # points below the worst recipe's best, where the axis of what was tried begins
@@ -79,15 +80,16 @@ class Figures:
                 self._each_facet("accuracy", self._accuracy),
             ),
             Section(
-                f"Gain over {self.table.baseline}",
+                f"Gain over {as_read(self.table.baseline)}",
                 "Pairs of runs on the same ticket. Bars: 95 % interval of the mean, not corrected "
                 "for the number of comparisons. Points of one sparsity stand side by side.",
                 self._each_facet("gain", self._gain),
             ),
             Section(
                 "Where it gains",
-                f"Mean gain over {self.table.baseline} on the same tickets, in points. In brackets "
-                f"and pale: not established. The deepest colours: {MOST_GAIN:g} points and more.",
+                f"Mean gain over {as_read(self.table.baseline)} on the same tickets, in points. "
+                "In brackets and pale: not established. "
+                f"The deepest colours: {MOST_GAIN:g} points and more.",
                 self._map(),
                 on_page=False,
             ),
@@ -174,7 +176,7 @@ class Figures:
             )
             for factor, (text, style, own) in zip(apart, lines, strict=True)
         ]
-        baseline = self.table.baseline
+        baseline = as_read(self.table.baseline)
         panel = Panel(f"gain over {baseline}, points", series, "bars", (0, baseline))
         return Chart(name, label, _LEFT, [panel], _ticks(rows))
 

@@ -17,6 +17,7 @@ from lottery_tf.reporting.tables import (
     with_error,
 )
 from lottery_tf.reporting.verdict import Comparison, Kind, verdict
+from lottery_tf.tweaks.settings import as_read
 
 CONTROL = "reinit"
 MOST_GAIN = 2.0  # points; a gain that is larger has the colour of this one
@@ -143,7 +144,7 @@ def answer(report: Report) -> list[str]:
     ]
     return verdict(
         compared,
-        table.baseline,
+        as_read(table.baseline),
         has_baseline=bool((table.runs["recipe"] == table.baseline).any()),
         tested=bool(table.runs["test_accuracy"].notna().any()),
         shared_tickets=any(each.duplicated().any() for each in tickets),
@@ -175,7 +176,7 @@ def recipe_in_words(values: tuple, columns: Sequence[str], every: Sequence[tuple
     differ = [i for i in range(1, len(values)) if columns[i] == CONTROL or len(set(same[i])) > 1]
     words = [f"{columns[i].removeprefix(f'{values[0]}_')} {shown(values[i])}" for i in differ]
     more = f" ({', '.join(words)})" if words else ""
-    return str(values[0]).replace(",", "+") + more
+    return as_read(str(values[0])) + more
 
 
 def in_words(names: Sequence[str], values: Sequence) -> list[str]:

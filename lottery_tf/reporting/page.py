@@ -36,6 +36,7 @@ from lottery_tf.reporting.tables import (
     with_error,
 )
 from lottery_tf.reporting.verdict import Comparison
+from lottery_tf.tweaks.settings import as_read
 
 _OPEN = 6  # up to so many kinds of tickets are all shown at first
 _MOST_COLUMNS = 12  # of recipes that stand side by side in "Where it gains"
@@ -70,7 +71,7 @@ def page(report: Report, sections: Sequence[Section], notes: Sequence[str], besi
         verdict=answer(report),
         facts=facts(report),
         where=_where(found),
-        baseline=first.baseline,
+        baseline=as_read(first.baseline),
         level=f"{SIGNIFICANT:g}",
         tables=tables,
         has_gains=bool(first.frame["gain"].notna().any()),

@@ -27,6 +27,7 @@ from lottery_tf.reporting.differences import (
 from lottery_tf.reporting.tickets import Origin, TicketsBelow, origin, teacher_settings
 from lottery_tf.runs.records import read_config, read_result
 from lottery_tf.runs.settings import Experiment
+from lottery_tf.tweaks.settings import as_read
 
 # What a run has below itself, none of which is a run.
 _OF_A_RUN = {"model", "checkpoint", "tickets", "dense_model"}
@@ -108,8 +109,8 @@ def gather(folders: Sequence[str | os.PathLike], baseline: str = VANILLA) -> Gat
     recipes = {row["recipe"] for row in rows}
     if baseline not in recipes | {VANILLA}:
         raise UsageError(
-            f"Expected a recipe of the runs as the baseline, got '{baseline}'"
-            f"{nearest(baseline, sorted(recipes))}."
+            f"Expected a recipe of the runs as the baseline, got "
+            f"'{as_read(baseline)}'{nearest(as_read(baseline), sorted(map(as_read, recipes)))}."
         )
     fill_in_defaults(settings)
     differ = differing(settings, [row["recipe"] for row in rows])
