@@ -58,8 +58,8 @@ def test_tost_is_another_recipe_now(old, capsys, run):
     assert main(words) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert (
-        "belongs to another: recipe is soft_activation,ghost_skips,rescaled_init,label_smoothing "
-        "there and signal_scaling,soft_activation,ghost_skips,rescaled_init,label_smoothing here; "
+        "belongs to another: recipe is soft_activation+ghost_skips+rescaled_init+label_smoothing "
+        "there and signal_scaling+soft_activation+ghost_skips+rescaled_init+label_smoothing here; "
         "ghost_skips_alpha is 0.1 there and None here; ghost_skips_convolutions is ['all'] there "
         "and ['hidden'] here; ghost_skips_keep_signal is False there and True here …"
     ) in said

@@ -52,7 +52,7 @@ def test_what_is_told_of_a_recipe():
     )
     recipe = lt.Recipe("label_smoothing,ghost_skips", {"ghost_skips_share": 0.25})
     assert str(recipe).splitlines() == [
-        "Recipe label_smoothing,ghost_skips",
+        "Recipe label_smoothing+ghost_skips",
         "tweak            changed parameters",
         "label_smoothing",
         "ghost_skips      share=0.25",

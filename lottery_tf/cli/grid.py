@@ -25,7 +25,7 @@ from lottery_tf.masks.structure import parse as parse_structure
 from lottery_tf.runs.settings import Experiment
 from lottery_tf.sweeping.trials import FindTrial, RetrainTrial, Trial
 from lottery_tf.training.settings import TrainingSettings
-from lottery_tf.tweaks.settings import described, tweak_settings
+from lottery_tf.tweaks.settings import as_read, described, tweak_settings
 
 _MOST_RUNS = 100_000  # nobody waits for more
 _OWN_AXES = {
@@ -150,8 +150,8 @@ def _trials_of_cell(flags: Parsed) -> Iterator[RetrainTrial]:
                     experiment = experiment.with_model_of_file()
                     if lacks_teacher and dense is None:
                         raise UsageError(
-                            f"Expected --distillation_teacher with {recipe} on a ticket of "
-                            f"{IMPORTED}, whose file has no dense network to distil from."
+                            f"Expected --distillation_teacher with {as_read(recipe)} on a ticket "
+                            f"of {IMPORTED}, whose file has no dense network to distil from."
                         )
                 yield RetrainTrial(
                     *(found, number, recipe, parameters, experiment),
@@ -177,7 +177,7 @@ def _check_tweaks(flags: Parsed, cells: Sequence[Parsed]) -> None:
         if name in unused:
             raise UsageError(
                 f"Expected --recipes with the tweak that --{name} is a parameter of, got "
-                f"{some([*recipes])}: add it there, or leave the flag out."
+                f"{some([*map(as_read, recipes)])}: add it there, or leave the flag out."
             )
 
 

@@ -37,7 +37,7 @@ from lottery_tf.runs.settings import Experiment
 from lottery_tf.tickets.ticket import Ticket
 from lottery_tf.tweaks.distillation import Distillation
 from lottery_tf.tweaks.recipe import Recipe
-from lottery_tf.tweaks.settings import names_in
+from lottery_tf.tweaks.settings import as_read, names_in
 
 UNKNOWN = "–"
 _FACTS = Kind(
@@ -68,7 +68,7 @@ def run(flags: Parsed) -> None:
         if settings.json:
             write_json(settings.json, numbers)
         if settings.plot and signals:
-            labels = {"recipe": f"with {flags.settings(SignalSettings).recipe}"}
+            labels = {"recipe": f"with {as_read(flags.settings(SignalSettings).recipe or '')}"}
             draw_signal(side_by_side(**signals), settings.plot, path, labels)
         elif settings.plot:
             draw(facts, settings.plot, (path, settings.compare or ""))
@@ -200,7 +200,8 @@ def print_signals(path: str, signals: dict[str, Signal], recipe: str | None) -> 
         console.print(told, markup=False)
     if "recipe" in signals:
         told = sentence_of(signals["recipe"], dense, names_in(recipe or ""))
-        console.print(f"With {recipe}: {told or 'the signal reaches every layer.'}", markup=False)
+        told = told or "the signal reaches every layer."
+        console.print(f"With {as_read(recipe or '')}: {told}", markup=False)
 
 
 def _numbers(signals: dict[str, Signal]) -> dict[str, Any]:

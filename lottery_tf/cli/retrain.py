@@ -26,6 +26,7 @@ from lottery_tf.runs.settings import Experiment
 from lottery_tf.tickets.ticket import Ticket
 from lottery_tf.training.settings import TrainingSettings
 from lottery_tf.tweaks.recipe import Recipe
+from lottery_tf.tweaks.settings import as_read
 
 
 def run(flags: Parsed) -> None:
@@ -57,12 +58,12 @@ def run(flags: Parsed) -> None:
             *(folder, Path(settings.ticket), recipe, experiment),
             flags.settings(ControlSettings).reinit,
             how=how_to_run(flags),
-            callbacks=[TrainingStatus(status, recipe.name)],
+            callbacks=[TrainingStatus(status, as_read(recipe.name))],
         )
     if finished:
         console.print(f"{out} is finished; nothing to do.")
     console.print(
-        f"{result['recipe']}  sparsity {percent(result['sparsity'])}  test "
+        f"{as_read(result['recipe'])}  sparsity {percent(result['sparsity'])}  test "
         f"{percent(result['test_accuracy'])}  {duration(result['seconds'])}  {out / 'model'}"
     )
     say_next(command("export", f"--run={out}", f"--out={beside(out, 'export')}"))

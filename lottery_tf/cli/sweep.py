@@ -33,6 +33,7 @@ from lottery_tf.sweeping.moved import named_as_begun
 from lottery_tf.sweeping.scheduling import Progress, run_trials
 from lottery_tf.sweeping.trials import FindTrial, RetrainTrial, Trial
 from lottery_tf.tweaks.recipe import Recipe
+from lottery_tf.tweaks.settings import as_read
 
 
 def run(flags: Parsed) -> None:
@@ -56,7 +57,8 @@ def run(flags: Parsed) -> None:
         first = undecidable[0]
         raise UsageError(
             f"Expected one of --tune_seeds, {some([*choosing])}, among the --seeds of each part of "
-            f"the grid with --tune; the part with {first.recipe} ({first.label}) has none of them."
+            f"the grid with --tune; the part with {as_read(first.recipe)} ({first.label}) has "
+            "none of them."
         )
     if (out / "config.json").is_file():
         raise UsageError(

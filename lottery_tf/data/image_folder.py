@@ -82,6 +82,21 @@ class _Found:
         if path.name.lower().endswith(_ENDINGS) or path.is_dir():
             self.left_out["hidden"].append(path)
 
+    def check_not_too_deep(self) -> None:
+        """Raises UsageError where pictures lie in the place of the classes' folders."""
+        for split, classes in self.classes.items():
+            beside = [p for p in self.left_out["beside"] if p.parent == self.folder / split]
+            count = sum(path.name.lower().endswith((*_ENDINGS, *_OTHERS)) for path in beside)
+            if not count or classes:
+                continue
+            here = self.folder / split
+            above = f", or give `data_dir={_above(here)}`, if its folders are the classes"
+            raise UsageError(
+                f"`dataset=image_folder` expects a folder for each class in {here}, and "
+                f"{counted(count, 'picture')} {'lies' if count == 1 else 'lie'} directly in it; "
+                f"put those of each class in a folder of its own{'' if split else above}."
+            )
+
     def say_what_is_left_out(self) -> None:
         """One line, if anything is."""
 
@@ -143,6 +158,7 @@ def read(
     folder = Path(data_dir).expanduser()
     splits = _splits_of(folder)
     found = _Found(folder, splits)
+    found.check_not_too_deep()
     found.say_what_is_left_out()
     for name, images in found.files.items():
         if not images:
@@ -184,6 +200,15 @@ def _splits_of(folder: Path) -> tuple[str, ...]:
         f"`dataset=image_folder` expects a folder {lacking} in {folder}, and there is none; add "
         "it, or give a `data_dir` with nothing but a folder for each class."
     )
+
+
+def _above(folder: Path) -> Path:
+    """The folder that would be the ``data_dir`` if ``folder`` were a class."""
+    above = (folder.resolve() if folder.name in ("", "..") else folder).parent
+    with contextlib.suppress(UsageError):
+        if above.name in _splits_of(above.parent):
+            return above.parent
+    return above
 
 
 def _is_plain_class(folder: Path) -> bool:

@@ -60,6 +60,8 @@ class Chart:
       panels: from top to bottom.
       ticks: those of a logarithmic x axis, which goes from the first to the last. If they are many
         only some are drawn. Empty for a plain axis.
+      tick_words: the words of the ticks, if numbers do not do. Then the ``words`` of a series say
+        where its points are.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Chart:
     x: str
     panels: Sequence[Panel]
     ticks: Sequence[float] = ()
+    tick_words: Sequence[str] = ()
 
     @property
     def falling(self) -> bool:
@@ -75,9 +78,10 @@ class Chart:
 
     @property
     def some_ticks(self) -> dict[float, str]:
-        """The ticks that are drawn, at most nine, with their words: ``10.7``, ``0.52``."""
+        """The ticks that are drawn, at most nine, with their words: ``0.1``, ``0.52``."""
         apart = math.ceil(len(self.ticks) / _MOST_TICKS) or 1
-        return {tick: f"{tick:.3g}" for tick in self.ticks[::apart]}
+        words = self.tick_words or [f"{tick:.3g}" for tick in self.ticks]
+        return dict(zip(self.ticks[::apart], words[::apart], strict=True))
 
 
 @dataclasses.dataclass(frozen=True)

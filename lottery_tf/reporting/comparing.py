@@ -16,6 +16,7 @@ from statsmodels.stats.multitest import multipletests
 
 from lottery_tf.common.log import counted, some
 from lottery_tf.reporting.runs import KIND, VANILLA, key
+from lottery_tf.tweaks.settings import as_read
 
 CONFIDENCE = 0.95
 # A difference is established if its p, corrected by Holm, is below this.
@@ -72,7 +73,7 @@ def compare(
     table["p_holm"] = np.nan
     if has_p.any():
         table.loc[has_p, "p_holm"] = multipletests(table.loc[has_p, "p"], method="holm")[1]
-    notes = []
+    notes, of_baseline = [], as_read(baseline)
     if untested := len(runs) - len(tested):
         notes.append(
             f"{counted(untested, 'run')} not measured on the test images: sweep --tune measures "
@@ -80,12 +81,12 @@ def compare(
         )
     if several:
         notes.append(
-            f"{counted(several, 'ticket')} with several runs of {baseline}, which differ in "
+            f"{counted(several, 'ticket')} with several runs of {of_baseline}, which differ in "
             "parameters of its tweaks: no gain over them."
         )
     if alone:
         notes.append(
-            f"{counted(len(alone), 'run')} without a {baseline} partner (same ticket, seeds and "
+            f"{counted(len(alone), 'run')} without a {of_baseline} partner (same ticket, seeds and "
             f"settings), which no gain counts: {some(alone)}."
         )
     if single := int((table["seeds"] == 1).sum()):
@@ -99,8 +100,8 @@ def compare(
         )
     if same := int(((table["pairs"] > 1) & ~has_p).sum()):
         notes.append(
-            f"{counted(same, 'row')} without interval and p, as all differences to {baseline} are "
-            "equal."
+            f"{counted(same, 'row')} without interval and p, as all differences to {of_baseline} "
+            "are equal."
         )
     return _sorted(table, settings), notes
 

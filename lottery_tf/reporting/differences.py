@@ -69,6 +69,8 @@ def settings_of(
     found_with: Mapping[str, Any],
     taught_with: Mapping[str, Any],
     names: DataNames | None = None,
+    *,
+    recorded: bool = False,
 ) -> Settings:
     """The settings of a retrain run.
 
@@ -78,11 +80,15 @@ def settings_of(
       found_with: the settings of the run that found its ticket; empty where they are unknown.
       taught_with: the settings of the run that trained its teacher; empty where they are unknown.
       names: the names of the folders that are datasets, for all runs that are compared.
+      recorded: whether values are as the files have them; by default as ``as_compared`` has them,
+        so that runs of older releases are equal to others.
     """
     names = names or DataNames()
     config, found_with, taught_with = (
-        as_compared(_with_folder(each, names)) for each in (config, found_with, taught_with)
+        _with_folder(each, names) for each in (config, found_with, taught_with)
     )
+    if not recorded:
+        config, found_with, taught_with = map(as_compared, (config, found_with, taught_with))
     of = {(RUN, name): v for name, v in config.items() if name not in _PLACES_AND_SEEDS}
     for tweak, parameters in config.get("tweaks", {}).items():
         of |= {(tweak, name): v for name, v in parameters.items() if name != "teacher"}
@@ -138,6 +144,28 @@ def fill_in_defaults(runs: Sequence[Settings]) -> None:
         for part, name in lacking:
             if part in has and name in known.get(part, ()):
                 run.setdefault((part, name), of_tweaks.get((part, name), known[part][name]))
+
+
+def for_readers(runs: Sequence[Settings], recorded: Sequence[Settings]) -> list[Settings]:
+    """The settings as readers know them. Those that differ or are equal in ``runs`` still do so.
+
+    Args:
+      runs: the settings as they are compared.
+      recorded: the same as the runs' files have them. Such a value stands in place of the compared
+        one if all runs that count as equal have it. Where they do not, as some are of older
+        releases, the compared one stays.
+    """
+    forms: dict[tuple, dict[str, Any]] = {}
+    for run, own in zip(runs, recorded, strict=True):
+        for setting, value in run.items():
+            form = own.get(setting, value)
+            forms.setdefault((setting, _text(value)), {})[_text(form)] = form
+
+    def shown(setting: tuple[str, str], value: Any) -> Any:
+        (text, form), *others = forms[setting, _text(value)].items()
+        return value if others or (setting, text) in forms else form
+
+    return [{setting: shown(setting, value) for setting, value in run.items()} for run in runs]
 
 
 def differing(runs: Sequence[Settings], recipes: Sequence[str] = ()) -> list[tuple[str, str]]:
@@ -198,8 +226,12 @@ def _values(runs: Sequence[Settings]) -> dict[tuple[str, str], set[str]]:
     found: dict[tuple[str, str], set[str]] = {}
     for run in runs:
         for setting, value in run.items():
-            found.setdefault(setting, set()).add(json.dumps(value, sort_keys=True))
+            found.setdefault(setting, set()).add(_text(value))
     return found
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
 
 
 def _as_json(value: Any) -> Any:

@@ -31,9 +31,10 @@ from lottery_tf.reporting.kinds import (
 from lottery_tf.reporting.runs import KIND, VANILLA, key
 from lottery_tf.reporting.tables import Report, Table, shown
 from lottery_tf.reporting.tickets import dense_accuracies, mean_kept_shares
-from lottery_tf.reporting.verdict import Comparison
+from lottery_tf.reporting.verdict import Comparison, percent
+from lottery_tf.tweaks.settings import as_read
 
-_LEFT = "prunable weights left, %"
+_PRUNED = "pruned, % of prunable weights"
 _BELOW = 5.0  # points below the worst recipe's best, where the axis of what was tried begins
 
 
@@ -79,15 +80,16 @@ class Figures:
                 self._each_facet("accuracy", self._accuracy),
             ),
             Section(
-                f"Gain over {self.table.baseline}",
+                f"Gain over {as_read(self.table.baseline)}",
                 "Pairs of runs on the same ticket. Bars: 95 % interval of the mean, not corrected "
                 "for the number of comparisons. Points of one sparsity stand side by side.",
                 self._each_facet("gain", self._gain),
             ),
             Section(
                 "Where it gains",
-                f"Mean gain over {self.table.baseline} on the same tickets, in points. In brackets "
-                f"and pale: not established. The deepest colours: {MOST_GAIN:g} points and more.",
+                f"Mean gain over {as_read(self.table.baseline)} on the same tickets, in points. "
+                "In brackets and pale: not established. "
+                f"The deepest colours: {MOST_GAIN:g} points and more.",
                 self._map(),
                 on_page=False,
             ),
@@ -150,33 +152,36 @@ class Figures:
         if rows["test_accuracy"].isna().all():
             return None
         lines, alone = self._lines(rows), rows["sparsity"].nunique() == 1
-        apart = side_by_side(len(lines), _ticks(rows)) if alone else [1] * len(lines)
+        apart = side_by_side(len(lines), _ticks(rows)[0]) if alone else [1] * len(lines)
         series = [
-            Series(text, style, [x * factor for x in _left(own)], *_bounds(own))
+            Series(
+                *(text, style, [x * factor for x in _left(own)], *_bounds(own)),
+                _pruned(own),
+            )
             for factor, (text, style, own) in zip(apart, lines, strict=True)
         ]
         dense = dense_accuracies(self._members(rows))
         level = (100 * sum(dense) / len(dense), "dense") if dense else None
         panel = Panel("test accuracy, %", series, "bars" if alone else "lines", level)
-        return Chart(name, label, _LEFT, [panel], _ticks(rows))
+        return Chart(name, label, _PRUNED, [panel], *_ticks(rows))
 
     def _gain(self, name: str, label: str, rows: pd.DataFrame) -> Chart | None:
         rows = rows[rows["gain"].notna()]
         if rows.empty:
             return None
         lines = self._lines(rows)
-        apart = side_by_side(len(lines), _ticks(rows))
+        apart = side_by_side(len(lines), _ticks(rows)[0])
         series = [
             Series(
                 *(text, style, [x * factor for x in _left(own)], _percent(own["gain"])),
                 *(_percent(own["gain_low"]), _percent(own["gain_high"])),
-                [f"{100 * sparsity:.2f} % pruned" for sparsity in own["sparsity"]],
+                _pruned(own),
             )
             for factor, (text, style, own) in zip(apart, lines, strict=True)
         ]
-        baseline = self.table.baseline
+        baseline = as_read(self.table.baseline)
         panel = Panel(f"gain over {baseline}, points", series, "bars", (0, baseline))
-        return Chart(name, label, _LEFT, [panel], _ticks(rows))
+        return Chart(name, label, _PRUNED, [panel], *_ticks(rows))
 
     def _map(self) -> list[HeatMap]:
         """All gains in one figure; nothing where one column or row would be all of it."""
@@ -276,9 +281,8 @@ class Figures:
             return None
         series = []
         for text, style, own in self._lines(rows.loc[cost.index]):
-            words = [f"{100 * sparsity:.2f} % pruned" for sparsity in own["sparsity"]]
             points = list(cost[own.index]), _percent(own["test_accuracy"])
-            series.append(Series(text, style, *points, words=words))
+            series.append(Series(text, style, *points, words=_pruned(own)))
         return Chart(name, label, x, [Panel("test accuracy, %", series, "points")])
 
     def _members(self, rows: pd.DataFrame) -> pd.DataFrame:
@@ -304,8 +308,14 @@ def _left(rows: pd.DataFrame) -> list[float]:
     return [100 * (1 - sparsity) for sparsity in rows["sparsity"]]
 
 
-def _ticks(rows: pd.DataFrame) -> list[float]:
-    return sorted({left for left in _left(rows) if left > 0}, reverse=True)
+def _pruned(rows: pd.DataFrame) -> list[str]:
+    return [f"{percent(sparsity)} pruned" for sparsity in rows["sparsity"]]
+
+
+def _ticks(rows: pd.DataFrame) -> tuple[list[float], list[str]]:
+    """Ticks at the shares that are left, whose words say what is pruned, as the tables do."""
+    left = sorted({left for left in _left(rows) if left > 0}, reverse=True)
+    return left, [percent(1 - each / 100).removesuffix(" %") for each in left]
 
 
 def _number(value: float) -> float | None:

@@ -17,6 +17,7 @@ from lottery_tf.reporting.tables import (
     with_error,
 )
 from lottery_tf.reporting.verdict import Comparison, Kind, verdict
+from lottery_tf.tweaks.settings import as_read
 
 CONTROL = "reinit"
 MOST_GAIN = 2.0  # points; a gain that is larger has the colour of this one
@@ -30,14 +31,15 @@ class Line:
       recipe: in words, as ``recipe_in_words`` has it.
       row: of the table's frame.
       compared: with the baseline; None for the baseline itself.
-      best: whether its gain is the highest, the baseline's being 0; where no gain is known,
-        whether its test accuracy is.
+      standing: of the recipe whose gain is the highest, the baseline's being 0, or whose test
+        accuracy is where no gain is known. ``best`` if that is established, ``highest mean`` if
+        not, and ``tie`` for each of several that are shown with the same number. Others have none.
     """
 
     recipe: str
     row: pd.Series
     compared: Comparison | None
-    best: bool = False
+    standing: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +79,7 @@ def parts(report: Report) -> list[Part]:
             )
             for _, row in rows.iterrows()
         ]
-        found.append(Part(kind, _with_best(lines)))
+        found.append(Part(kind, _with_standing(lines)))
     return found
 
 
@@ -143,7 +145,7 @@ def answer(report: Report) -> list[str]:
     ]
     return verdict(
         compared,
-        table.baseline,
+        as_read(table.baseline),
         has_baseline=bool((table.runs["recipe"] == table.baseline).any()),
         tested=bool(table.runs["test_accuracy"].notna().any()),
         shared_tickets=any(each.duplicated().any() for each in tickets),
@@ -175,7 +177,7 @@ def recipe_in_words(values: tuple, columns: Sequence[str], every: Sequence[tuple
     differ = [i for i in range(1, len(values)) if columns[i] == CONTROL or len(set(same[i])) > 1]
     words = [f"{columns[i].removeprefix(f'{values[0]}_')} {shown(values[i])}" for i in differ]
     more = f" ({', '.join(words)})" if words else ""
-    return str(values[0]).replace(",", "+") + more
+    return as_read(str(values[0])) + more
 
 
 def in_words(names: Sequence[str], values: Sequence) -> list[str]:
@@ -184,11 +186,26 @@ def in_words(names: Sequence[str], values: Sequence) -> list[str]:
     return [v if isinstance(v, str) else f"{n} {shown(v)}" for n, v in found if v is not None]
 
 
-def _with_best(lines: Sequence[Line]) -> list[Line]:
+def _with_standing(lines: Sequence[Line]) -> list[Line]:
     gains = [0.0 if line.compared is None else line.compared.gain for line in lines]
     if all(line.compared is None or np.isnan(line.compared.gain) for line in lines):
         gains = [line.row["test_accuracy"] for line in lines]
     if len(lines) < 2 or np.isnan(gains).all():
         return list(lines)
-    best = int(np.nanargmax(gains))
-    return [dataclasses.replace(line, best=i == best) for i, line in enumerate(lines)]
+    numbers = [round(100 * float(gain), 2) for gain in gains]  # as they are shown
+    places = np.flatnonzero(numbers == np.nanmax(numbers))
+    standing = "tie" if len(places) > 1 else "highest mean"
+    if len(places) == 1 and _is_established(lines[places[0]], lines):
+        standing = "best"
+    return [
+        dataclasses.replace(line, standing=standing) if place in places else line
+        for place, line in enumerate(lines)
+    ]
+
+
+def _is_established(line: Line, lines: Sequence[Line]) -> bool:
+    """Whether a recipe is ahead of the baseline, and the baseline of all others."""
+    if line.compared is not None:
+        return line.compared.established and line.compared.side > 0
+    others = [each.compared for each in lines if each is not line]
+    return all(one is not None and one.established and one.side < 0 for one in others)

@@ -12,7 +12,7 @@ import pandas as pd
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
-from lottery_tf.common.log import counted
+from lottery_tf.common.log import counted, some
 from lottery_tf.reporting.charts import Section
 from lottery_tf.reporting.comparing import SIGNIFICANT
 from lottery_tf.reporting.facts import RATE, facts
@@ -36,6 +36,7 @@ from lottery_tf.reporting.tables import (
     with_error,
 )
 from lottery_tf.reporting.verdict import Comparison
+from lottery_tf.tweaks.settings import as_read
 
 _OPEN = 6  # up to so many kinds of tickets are all shown at first
 _MOST_COLUMNS = 12  # of recipes that stand side by side in "Where it gains"
@@ -70,7 +71,7 @@ def page(report: Report, sections: Sequence[Section], notes: Sequence[str], besi
         verdict=answer(report),
         facts=facts(report),
         where=_where(found),
-        baseline=first.baseline,
+        baseline=as_read(first.baseline),
         level=f"{SIGNIFICANT:g}",
         tables=tables,
         has_gains=bool(first.frame["gain"].notna().any()),
@@ -151,19 +152,19 @@ def _of_kind(part: Part, table: Table, common: Mapping[str, Any]) -> Mapping[str
     columns = _columns(table, common)
     rows = [
         {
-            "best": line.best,
+            "standing": line.standing,
             "side": _side(line.compared),
             "cells": [cell(line) for cell in columns.values()],
         }
         for line in part.lines
     ]
-    best = [
-        f"best: {line.recipe}"
+    first = [line for line in part.lines if line.standing]
+    names = [
+        line.recipe
         + (f" {gain_text(c.gain, c.established)}" if (c := line.compared) and c.pairs else "")
-        for line in part.lines
-        if line.best
+        for line in first
     ]
-    title, told = part.kind.title, " ".join(best)
+    title, told = part.kind.title, f"{first[0].standing}: {some(names)}" if first else ""
     return {"title": title, "told": told, "head": [*columns], "left": 1, "rows": rows}
 
 

@@ -42,6 +42,8 @@ def _chart(chart: Chart) -> go.Figure:
     for row, panel in enumerate(chart.panels, 1):
         for series in panel.series:
             for trace in _traces(series, panel, series.label not in seen):
+                if chart.tick_words and trace.text:
+                    trace.hovertemplate = "%{y:.2f} at %{text}"
                 figure.add_trace(trace, row, 1)
             seen.add(series.label)
         if panel.level:

@@ -8,6 +8,7 @@ import pandas as pd
 from lottery_tf.common.log import counted
 from lottery_tf.reporting.comparing import gain, groups, partners, recipe_order
 from lottery_tf.reporting.runs import VANILLA
+from lottery_tf.tweaks.settings import as_read
 
 _KIND = ("method", "level")
 
@@ -67,10 +68,10 @@ def pool(
     frame = pd.DataFrame(sorted(rows, key=lambda row: recipe_order(row["recipe"])))
     most = int(frame["kinds"].max())
     about = [
-        f"Each seed's gain over {baseline} is the mean over up to {counted(most, 'kind')} of "
-        "tickets. The gain is the mean over the seeds that all kinds have; its interval and p are "
-        "of a t-test. This is post hoc: it depends on which kinds of tickets there are. Each kind "
-        "counts the same, and kinds that share data or dense networks are not independent.",
+        f"Each seed's gain over {as_read(baseline)} is the mean over up to {counted(most, 'kind')} "
+        "of tickets. The gain is the mean over the seeds that all kinds have; its interval and p "
+        "are of a t-test. This is post hoc: it depends on which kinds of tickets there are. Each "
+        "kind counts the same, and kinds that share data or dense networks are not independent.",
     ]
     if frame["kinds"].min() < most:
         about.append("Do not compare recipes that were tested on different numbers of kinds.")

@@ -22,6 +22,7 @@ from lottery_tf.reporting.trial import Fit, Trial
 from lottery_tf.tickets.ticket import Ticket, ticket_of
 from lottery_tf.training.progress import Progress
 from lottery_tf.tweaks.recipe import Recipe
+from lottery_tf.tweaks.settings import as_read
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -174,7 +175,7 @@ def compare(
     for seed in chosen:
         for label, recipe in named.items():
             begun = time.perf_counter()
-            name = in_short(label, 60)
+            name = in_short(as_read(label), 60)
             shown.begin(f"run {len(rows) + 1} of {total}: {name}, seed {seed}", length)
             found = trial.run(recipe, seed, f"by {name} with seed {seed}", shown)
             rows.append(
@@ -196,8 +197,9 @@ def compare(
     table = table.reset_index(drop=True)
     about = [
         "Accuracies of the finished models in percent, mean ± standard error over the seeds.",
-        f"Gains over {baseline} with the same seed in points, with a {100 * CONFIDENCE:.0f} % "
-        "interval and p of a paired t-test; the last column is corrected by Holm.",
+        f"Gains over {as_read(baseline)} with the same seed in points, with a "
+        f"{100 * CONFIDENCE:.0f} % interval and p of a paired t-test; the last column is corrected "
+        "by Holm.",
         *notes,
         *more,
     ]

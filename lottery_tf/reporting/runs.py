@@ -20,12 +20,14 @@ from lottery_tf.reporting.differences import (
     column,
     differing,
     fill_in_defaults,
+    for_readers,
     same_in_all,
     settings_of,
 )
 from lottery_tf.reporting.tickets import Origin, TicketsBelow, origin, teacher_settings
 from lottery_tf.runs.records import read_config, read_result
 from lottery_tf.runs.settings import Experiment
+from lottery_tf.tweaks.settings import as_read
 
 # What a run has below itself, none of which is a run.
 _OF_A_RUN = {"model", "checkpoint", "tickets", "dense_model"}
@@ -88,12 +90,14 @@ def gather(folders: Sequence[str | os.PathLike], baseline: str = VANILLA) -> Gat
     left_out: dict[str, list[str]] = {}
     rows: list[dict[str, Any]] = []
     settings: list[Settings] = []
+    recorded: list[Settings] = []
     tickets, data_names = TicketsBelow(folders), DataNames()
     for run, top in _runs_below(folders):
         try:
             if found := _read(run, top, tickets, data_names):
                 rows.append(found[0])
                 settings.append(found[1])
+                recorded.append(found[2])
         except _LeftOut as why:
             left_out.setdefault(str(why), []).append(str(run))
     notes = [f"{counted(len(r), 'run')} left out, {why}: {some(r)}." for why, r in left_out.items()]
@@ -105,11 +109,12 @@ def gather(folders: Sequence[str | os.PathLike], baseline: str = VANILLA) -> Gat
     recipes = {row["recipe"] for row in rows}
     if baseline not in recipes | {VANILLA}:
         raise UsageError(
-            f"Expected a recipe of the runs as the baseline, got '{baseline}'"
-            f"{nearest(baseline, sorted(recipes))}."
+            f"Expected a recipe of the runs as the baseline, got "
+            f"'{as_read(baseline)}'{nearest(as_read(baseline), sorted(map(as_read, recipes)))}."
         )
     fill_in_defaults(settings)
     differ = differing(settings, [row["recipe"] for row in rows])
+    settings = for_readers(settings, recorded)
     runs = pd.DataFrame(rows, columns=list(rows[0]))
     runs["ticket"] = pd.Series([row["ticket"] for row in rows], dtype=object)  # keeps its None
     runs["level"] = _levels(runs["sparsity"])
@@ -155,8 +160,9 @@ def _runs_below(folders: Iterable[str | os.PathLike]) -> Iterator[tuple[Path, Pa
 
 def _read(
     run: Path, top: Path, tickets: TicketsBelow, data_names: DataNames
-) -> tuple[dict[str, Any], Settings] | None:
-    """A run's row and its settings; None for runs of other commands."""
+) -> tuple[dict[str, Any], Settings, Settings] | None:
+    """A run's row, its settings as they are compared and as they are recorded; None for runs of
+    other commands."""
     if os.fsencode(run) != str(run).encode(errors="replace"):  # pandas holds no other texts
         raise _LeftOut("whose folder's name is no UTF-8")
     if not (run / "config.json").is_file():
@@ -194,8 +200,8 @@ def _read(
         "ticket": ticket.folder and str(ticket.folder),
         "draw": _draw(ticket, config),
     }
-    taught_with = teacher_settings(run, config, top)
-    return row, settings_of(config, ticket.settings, taught_with, data_names)
+    of = config, ticket.settings, teacher_settings(run, config, top), data_names
+    return row, settings_of(*of), settings_of(*of, recorded=True)
 
 
 def _draw(ticket: Origin, config: dict[str, Any]) -> str | None:

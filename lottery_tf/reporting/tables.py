@@ -17,6 +17,7 @@ from lottery_tf.reporting.pooling import Pooled, pool
 from lottery_tf.reporting.runs import VANILLA, Gathered, gather
 from lottery_tf.reporting.tickets import dense_accuracies
 from lottery_tf.reporting.tuning import tuned
+from lottery_tf.tweaks.settings import as_read
 
 UNKNOWN = "–"
 POOLED_TITLE = "All kinds of tickets together (post hoc)"
@@ -105,8 +106,8 @@ def report(
         shared = [name for name in gathered.shared if name not in chosen]
         frame, notes = compare(best.runs, gathered.settings, shared, baseline)
         about = [
-            f"The best {' and '.join(chosen)} of each recipe, {baseline} too, by the mean dev "
-            f"accuracy{_of(tune_seeds)}. A * is at the edge of the values that were tried. "
+            f"The best {' and '.join(chosen)} of each recipe, {as_read(baseline)} too, by the mean "
+            f"dev accuracy{_of(tune_seeds)}. A * is at the edge of the values that were tried. "
             "With ~ others are as good, within one standard error of the paired differences.",
             *_about(frame, gathered, chosen),
             *notes,
@@ -147,7 +148,7 @@ def head(table: Table) -> list[str]:
         *table.settings,
         "seeds",
         *splits,
-        f"gain over {table.baseline}",
+        f"gain over {as_read(table.baseline)}",
         *_TEST,
     ]
 
@@ -177,7 +178,7 @@ def markdown(table: Table) -> str:
 
 def pooled_head(pooled: Pooled) -> list[str]:
     """As ``head``, of the pooled table."""
-    over = f"gain over {pooled.baseline}"
+    over = f"gain over {as_read(pooled.baseline)}"
     return ["recipe", *pooled.settings, "kinds of tickets", "seeds", over, *_TEST[:2]]
 
 
@@ -185,7 +186,7 @@ def pooled_cells(pooled: Pooled) -> list[list[str]]:
     """As ``cells``, of the pooled table."""
     return [
         [
-            *(row["recipe"], *(shown(row[name]) for name in pooled.settings)),
+            *(as_read(row["recipe"]), *(shown(row[name]) for name in pooled.settings)),
             *(str(row["kinds"]), str(row["seeds"]), *gains_in_words(row)[:3]),
         ]
         for _, row in pooled.frame.iterrows()
@@ -250,7 +251,7 @@ def _cells(table: Table, row: pd.Series) -> list[str]:
     if gains[0] not in ("", UNKNOWN) and row["pairs"] != row["seeds"]:
         gains[0] += f" ({row['pairs']:.0f} pairs)"
     return [
-        *(f"{100 * row['sparsity']:.2f} %", row["method"], row["recipe"], *settings),
+        *(f"{100 * row['sparsity']:.2f} %", row["method"], as_read(row["recipe"]), *settings),
         str(row["seeds"]),
         *(with_error(row[name], row[f"{name}_sem"]) for name in accuracies(table)),
         *gains,
@@ -289,8 +290,8 @@ def _about(frame: pd.DataFrame, gathered: Gathered, chosen: Sequence[str]) -> li
     }.get(tests, f"p (Holm) is p corrected by Holm's method for the {tests} tests of this table.")
     lines = [
         "Accuracies are of the last epoch, in percent: the mean ± standard error over the seeds.",
-        f"A gain is the difference to {gathered.baseline} on the same ticket, in points. Its "
-        f"{100 * CONFIDENCE:.0f} % interval and p are of a paired t-test. {tested}",
+        f"A gain is the difference to {as_read(gathered.baseline)} on the same ticket, in points. "
+        f"Its {100 * CONFIDENCE:.0f} % interval and p are of a paired t-test. {tested}",
         "Errors and intervals are over the seeds, on one test set. The test set's own error is not "
         "in them: √(a(1−a)/n) for an accuracy a on n images. Gains are paired, so that most of "
         "it cancels in them.",

@@ -9,6 +9,7 @@ import pandas as pd
 from lottery_tf.common.log import counted, some
 from lottery_tf.reporting.comparing import PAIR, groups, is_number, order
 from lottery_tf.reporting.runs import KIND, Gathered, key
+from lottery_tf.tweaks.settings import as_read
 
 _ROUNDING = 1e-9
 
@@ -56,7 +57,7 @@ def tuned(gathered: Gathered, names: Sequence[str], seeds: Collection[int] = ())
     chosen, tried, notes, grids = [], [], [], {}
     by_some: Counter[tuple[int, int]] = Counter()
     for kind, group in groups(runs, others):
-        label = f"{kind[0]}, {kind[1]}, {100 * kind[2]:.2f} %"
+        label = f"{as_read(kind[0])}, {kind[1]}, {100 * kind[2]:.2f} %"
         there = len(groups(group, PAIR))
         group = group[group["seed"].isin(seeds)] if seeds else _with_all(group, names)
         if group.empty:
@@ -97,7 +98,8 @@ def tuned(gathered: Gathered, names: Sequence[str], seeds: Collection[int] = ())
         if theirs != grid:
             notes.append(
                 f"{label}: {', '.join(names)} {_tried(grid)} were tried, and for "
-                f"{gathered.baseline} {_tried(theirs)}. So part of the gain may come from tuning."
+                f"{as_read(gathered.baseline)} {_tried(theirs)}. So part of the gain may come "
+                "from tuning."
             )
     notes += [
         f"{counted(rows, 'row')}: {', '.join(names)} chosen by {number} of "

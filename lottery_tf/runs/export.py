@@ -20,6 +20,7 @@ from lottery_tf.runs.folder import load_saved_model, read_config
 from lottery_tf.runs.records import finished_model, read_result
 from lottery_tf.runs.settings import DATA_SUM, Experiment
 from lottery_tf.training.retraining import compiled_for_evaluation, measured
+from lottery_tf.tweaks.settings import as_read
 
 DATA = "data"  # key in ``source`` of the settings that decide the images and their splits
 # The largest difference to the run's test accuracy, which another device may have measured.
@@ -128,7 +129,7 @@ def _about(settings: Mapping[str, Any], result: Row, data: Dataset) -> dict[str,
         "Pixels": f"whole numbers from {pixels.min()} to {pixels.max()} in the test images",
         "Model": str(settings.get("model") or "of the ticket"),
     }
-    how = [str(result["recipe"])] if result.get("recipe") else []
+    how = [as_read(str(result["recipe"]))] if result.get("recipe") else []
     how += [f"{result['epochs']} epochs"] if result.get("epochs") is not None else []
     how += [f"seed {result['seed']}"] if result.get("seed") is not None else []
     told |= {"Retrained by": ", ".join(how)} if how else {}

@@ -216,7 +216,7 @@ def _differing(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
         if one.get(key) != other.get(key)
     ]
     if there.keys() != here.keys():
-        names = (",".join(tweaks) or "vanilla" for tweaks in (there, here))
+        names = ("+".join(tweaks) or "vanilla" for tweaks in (there, here))
         found.insert(0, "recipe is {} there and {} here".format(*names))
     return found
 

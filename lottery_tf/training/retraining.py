@@ -24,6 +24,7 @@ from lottery_tf.training.trainer import Trainer, evaluate, in_training, make_tra
 from lottery_tf.training.trouble import check_finite, check_masks_stay
 from lottery_tf.tweaks.distillation import Distillation
 from lottery_tf.tweaks.recipe import Recipe
+from lottery_tf.tweaks.settings import as_read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +73,7 @@ def retrain(
     """
     checkpoints = checkpoints or Checkpoints()
     checkpoints.begin()
+    by = f"by {as_read(recipe.name)}"
     described = {"recipe": recipe.name, "tweaks": recipe.describe()}
     resumed = checkpoints.facts()
     if resumed is not None:
@@ -106,10 +108,10 @@ def retrain(
         begun=first_step,
         validation_data=dev,
         validation_freq=training.validation_freq,
-        which=f"by {recipe.name}",
+        which=by,
     )
-    check_finite(values(trainer.model).values(), f"by {recipe.name}")
-    check_masks_stay(trainer.model, ticket.masks, f"by {recipe.name}")
+    check_finite(values(trainer.model).values(), by)
+    check_masks_stay(trainer.model, ticket.masks, by)
 
     finished = compiled_for_evaluation(recipe.finish(trainer.model))
     check_same("trained weights", values(finished).values())

@@ -19,6 +19,7 @@ from lottery_tf.tweaks.settings import (
     PARAMETERS,
     RECIPE_DEFAULTS,
     RECIPES,
+    as_read,
     check_parameters,
     defaults_of,
     of_older_release,
@@ -121,7 +122,7 @@ class Recipe(Summarised):
             for name in self.describe()
         ]
         notes = ["recipe.describe() has all parameters."] if rows else ["No tweaks."]
-        return Summary(f"Recipe {self.name}", ["tweak", "changed parameters"], rows, notes)
+        return Summary(f"Recipe {as_read(self.name)}", ["tweak", "changed parameters"], rows, notes)
 
     def _changed_parameters(self) -> dict[str, list[tuple[str, Any]]]:
         """Name of each tweak → (setting, value) of those that the recipe of this name has

@@ -375,6 +375,18 @@ def names_in(recipe: str) -> list[str]:
     return [name.strip() for name in recipe.replace("+", ",").split(",")]
 
 
+def as_read(recipe: str) -> str:
+    """A recipe as it is shown, its names joined by ``+``. Files on disk have commas.
+
+    >>> as_read("tost,distillation")
+    'tost+distillation'
+
+    A label that is not made of names, such as ``epsilon 0.1, 5 epochs``, stays as it is.
+    """
+    names = names_in(recipe)
+    return "+".join(names) if all(name.isidentifier() for name in names) else recipe
+
+
 def tweaks_of(recipe: str) -> list[str]:
     """The names of the tweaks of a recipe, which is given as names joined by ``+`` or by commas.
 

@@ -128,10 +128,10 @@ def test_the_signal_of_a_run(found, tmp_path, capsys):
     assert list(signal["loss"]) == networks and signal["inputs"] == pytest.approx(1, abs=0.1)
     assert signal["blocked"] == {"ticket": [], "recipe": []}
     assert "No gradient" not in out
-    assert "With signal_scaling,soft_activation: the signal reaches every layer." in out
+    assert "With signal_scaling+soft_activation: the signal reaches every layer." in out
     assert written["weights"][0]["name"] == "dense1/kernel"
     said = picture.read_text()
-    for text in ("dense1", "Norm of gradients", "with signal_scaling,soft_activation", "dense"):
+    for text in ("dense1", "Norm of gradients", "with signal_scaling+soft_activation", "dense"):
         assert f"<!-- {text} -->" in said, text
 
 

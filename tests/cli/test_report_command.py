@@ -11,6 +11,7 @@ from rich.console import Console
 
 import lottery_tf
 from lottery_tf.cli.main import main
+from lottery_tf.cli.settings import ReportSettings
 
 
 def test_the_table_is_shown_and_written(tmp_path, monkeypatch, capsys):
@@ -107,3 +108,26 @@ def test_mistakes(tmp_path, capfd):
         "lottery-tf report: Expected a folder with retrain runs below it; it was not given."
     )
     assert "got " in second and "'rate'" in third
+
+
+@pytest.mark.parametrize("name", ["r.pdf", "r.PNG", "r.md", "r.json", "r.htm", "r.htlm", "a/r.csv"])
+def test_the_ending_of_another_file_is_refused_before_anything_is_read(tmp_path, capfd, name):
+    page = tmp_path / name
+    assert main(["report", str(tmp_path / "no_runs"), f"--out={page}"]) == 2
+    assert capfd.readouterr().err == (
+        "lottery-tf report: Expected --out to be a file that ends in .html, or a folder without "
+        f"the ending of a file, got {page}: a report's page is HTML.\n"
+    )
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("out", "page"),
+    [
+        *(("r.html", "r.html"), ("R.HTML", "R.HTML"), ("r", "r/report.html")),
+        *(("runs.v1.2", "runs.v1.2/report.html"), ("2026.11.30", "2026.11.30/report.html")),
+        *((".", "report.html"), ("..", "../report.html"), (".pdf", ".pdf/report.html")),
+    ],
+)
+def test_where_the_page_is(out, page):
+    assert str(ReportSettings(out=out).page) == page

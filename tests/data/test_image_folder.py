@@ -162,6 +162,38 @@ def test_all_that_is_left_out_is_one_line(folder, lines):
     assert len(lines) == 1 and lines[0].count("; ") == 5
 
 
+@pytest.mark.parametrize("split", ["train", "all"])
+def test_a_class_given_as_the_folder_is_told_and_the_one_above_it_named(folder, lines, split):
+    if split == "all":  # no test folder: the classes are those of the folder itself
+        shutil.rmtree(folder / "test")
+        (folder / "train").rename(folder / "all")
+    (folder / split / "dog/labels.csv").touch()
+    above = folder if split == "train" else folder / split
+    with pytest.raises(UsageError) as refused:
+        image_folder.read(str(folder / split / "dog"))
+    assert str(refused.value) == (
+        f"`dataset=image_folder` expects a folder for each class in {folder / split / 'dog'}, and "
+        "2 pictures lie directly in it; put those of each class in a folder of its own, or give "
+        f"`data_dir={above}`, if its folders are the classes."
+    )
+    assert lines == []
+
+
+def test_the_folder_above_where_one_is(folder, monkeypatch):
+    (folder / "train/cat/y.jpeg").unlink()
+    monkeypatch.chdir(folder / "train/cat")
+    with pytest.raises(UsageError, match=rf"1 picture lies directly in .*data_dir={folder}`"):
+        image_folder.read(".")
+
+
+def test_pictures_of_no_class_in_train_are_told(folder, lines):
+    shutil.rmtree(folder / "train")
+    write(folder / "train/x.png", 1)
+    with pytest.raises(UsageError, match=r"in .*/train, and 1 picture lies .* of its own\.$"):
+        image_folder.read(str(folder))
+    assert lines == []
+
+
 def emptied(folder: Path) -> None:
     shutil.rmtree(folder)
     folder.mkdir()

@@ -31,6 +31,11 @@ async function read() {
   seen.map = each(".map td", cell => [cell.textContent, cell.className.split(" ")[0]]);
   seen.open = each(".kind", kind => kind.open);
   seen.best = each(".kind .best .recipe", cell => cell.textContent);
+  const badge = cell => getComputedStyle(cell, "::after").content.replaceAll('"', "");
+  seen.badges = each(".kind td.recipe", cell => [cell.textContent, badge(cell)])
+    .filter(found => found[1] !== "none");
+  const look = getComputedStyle(document.querySelector(".kind tr:has([data-standing])").cells[1]);
+  seen.look = [look.fontWeight, look.backgroundColor];
   seen.gains = each(".kind .gain", cell => [cell.textContent, cell.parentElement.classList[0]]);
   seen.cards = each(".kind[open] .table", table => table.classList.contains("cards"));
   seen.beyond = beyond();
@@ -145,7 +150,9 @@ def test_a_reader_in_a_browser(written, width):
     (sentence,) = seen["verdict"]
     assert sentence.startswith("tost is ahead of vanilla at both sparsities, by 2.00 points;")
     assert seen["map"] == [["(+2.00)", "pale"]] * 2
-    assert seen["open"] == [True] * 2 and seen["best"] == ["tost"] * 2
+    assert seen["open"] == [True] * 2 and seen["best"] == []
+    assert seen["badges"] == [["tost", "highest mean"]] * 2
+    assert seen["look"] == ["400", "rgba(0, 0, 0, 0)"]
     assert seen["gains"] == [["", None], ["(+2.00 ± 0.58)", "pale"]] * 2
     assert seen["cards"] == [width == 400] * 2
     # Accuracy: for each of two recipes a line and two bounds; gains: one; four curves, one of β and
@@ -319,7 +326,8 @@ def test_gains_in_a_browser(undrawn, tmp_path, two_methods, width):
     seen = opened(tmp_path / "page.html", width)
     assert not seen["wide"] and not seen["beyond"]
     assert seen["map"] == [["(-0.04)", "pale"], ["+5.00", "ahead"], ["", ""], ["(+0.00)", "pale"]]
-    assert seen["best"] == ["tost", "vanilla"]
+    assert seen["best"] == ["tost"]
+    assert seen["badges"] == [["tost", "best"], ["vanilla", "tie"], ["tost", "tie"]]
     assert [text for text, _ in seen["gains"]] == [
         *("", "(-0.04 ± 0.00)", "+5.00 ± 0.58"),
         *("", "(+0.00 ± 1.53)"),

@@ -24,7 +24,7 @@ from lottery_tf.reporting import (
     write,
 )
 from lottery_tf.reporting.comparing import compare, order
-from lottery_tf.reporting.differences import FOLDER_IS_DATASET, settings_of
+from lottery_tf.reporting.differences import FOLDER_IS_DATASET, for_readers, settings_of
 
 
 @pytest.fixture
@@ -449,6 +449,33 @@ def test_settings_that_older_releases_lack_are_their_defaults(tmp_path):
     found = report([tmp_path])
     assert found.gathered.settings == ["precision"]
     assert found.tables[0].frame.pairs.tolist()[1:] == [1, 0]
+
+
+def test_kinds_of_layers_are_shown_as_the_runs_have_them(tmp_path):
+    """Where runs of an older release are among them, in the form that is the same for all."""
+    old, new = ["conv", "dense"], ["conv", "dense", "recurrent", "attention"]
+    write_study(tmp_path)
+
+    def found(*kinds):
+        for place, config in enumerate(sorted(tmp_path.rglob("config.json"))):
+            its = json.loads(config.read_text())
+            its["prune_layers"] = kinds[place % len(kinds)]
+            config.write_text(json.dumps(its))
+        return gather([tmp_path])
+
+    for kinds in (new, old):
+        assert found(kinds).common["prune_layers"] == ",".join(kinds)
+    mixed = found(old, new)
+    assert mixed.common["prune_layers"] == "conv,dense" and not mixed.settings
+    assert set(found(["conv"], new).runs["prune_layers"]) == {"conv", ",".join(new)}
+    assert set(found(["conv"], old, new).runs["prune_layers"]) == {"conv", "conv,dense"}
+
+
+def test_of_values_that_differ_none_is_shown_as_another():
+    setting = ("run", "prune_layers")
+    compared = [{setting: ["conv"]}, {setting: ["conv", "recurrent"]}]
+    recorded = [{setting: ["conv", "recurrent"]}, {}]
+    assert for_readers(compared, recorded) == compared
 
 
 def test_parameters_that_older_releases_lacked_stand_for_what_these_did(tmp_path):
