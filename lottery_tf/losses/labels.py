@@ -69,12 +69,13 @@ def checked_labels(data: tf.data.Dataset, model: keras.Model, loss: Any) -> tf.d
 def _check_fits(labels: tf.Tensor, loss: Any, output: Any, of: ModuleType) -> None:
     """Raises UsageError for texts, and for classes and one-hot rows where the loss wants the other.
 
-    Keras raises errors of many kinds, which speak of ranks and casts.
+    Keras raises errors of many kinds, which speak of ranks and casts. A subclass of the user's may
+    take labels of another form than its parent.
     """
     losses, classes = of.losses, output.shape[-1]
-    numbered = isinstance(loss, losses.SparseCategoricalCrossentropy)
+    numbered = type(loss) is losses.SparseCategoricalCrossentropy
     numbered |= loss is losses.sparse_categorical_crossentropy
-    one_hot = isinstance(loss, losses.CategoricalCrossentropy)
+    one_hot = type(loss) is losses.CategoricalCrossentropy
     one_hot |= loss is losses.categorical_crossentropy
     if labels.dtype == tf.string:
         if numbered or one_hot or _takes_classes(loss, of) or _takes_yes_or_no(loss, of):

@@ -153,6 +153,15 @@ def test_labels_of_the_form_of_their_loss_are_taken(labels, loss, of, all_eager)
     assert find(mlp(of), (X, labels), of, loss=loss).info["round"] == 1
 
 
+def test_a_users_own_cross_entropy_may_take_labels_of_another_form(of, all_eager):
+    class OfClasses(of.losses.CategoricalCrossentropy):
+        def call(self, labels, outputs):
+            rows = tf.one_hot(tf.cast(tf.reshape(labels, [-1]), tf.int32), outputs.shape[-1])
+            return super().call(rows, outputs)
+
+    assert find(mlp(of), (X, Y), of, loss=OfClasses(from_logits=True)).info["round"] == 1
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
