@@ -45,6 +45,8 @@ _ENCODERS = both(
     *("StringLookup", "IntegerLookup", "Hashing", "HashedCrossing", "TextVectorization"),
     *("CategoryEncoding", "Discretization"),
 )
+# Layers that multiply numbers by constants and add others.
+_SHIFTS = both("Normalization", "Rescaling")
 # Layers that TensorFlow computes only in 32 bits on some devices.
 _NARROW = both("AveragePooling3D", "MaxPooling3D")
 _NARROW_FUNCTIONS = {"avg_pool3d", "max_pool3d", "pool", "avg_pool", "max_pool"}
@@ -67,6 +69,8 @@ def linear(layer: keras.layers.Layer) -> keras.layers.Layer:
         return TFOpLambda(_linear_function(layer), name=layer.name, dtype="float64")
     if isinstance(layer, _ENCODERS):
         return _patched(copy_layer(layer), _beginning)
+    if isinstance(layer, _SHIFTS) and computes_as_keras(layer):
+        return _patched(copy_layer(layer, **_wide("", layer.get_config())), _unshifted)
     if isinstance(layer, both("MaxPooling3D")) and computes_as_keras(layer):
         copy = copy_layer(layer, **_wide("MaxPooling3D", layer.get_config()))
         copy.call = functools.partial(_max_pool_3d, copy)
@@ -188,6 +192,17 @@ def _beginning(layer: Any, theirs: _Call) -> _Call:
         found = theirs(*args, **kwargs)
         numbers = layer.get_config()["output_mode"] == "int"
         return found if numbers else tf.ones_like(found, tf.float64)
+
+    return call
+
+
+def _unshifted(layer: Any, theirs: _Call) -> _Call:
+    """Multiplies by the absolute factor alone. What is added, like a bias, could turn the flow."""
+
+    @functools.wraps(theirs)
+    def call(inputs: tf.Tensor, *args: Any, **kwargs: Any) -> tf.Tensor:
+        x = tf.cast(inputs, tf.float64)
+        return tf.abs(theirs(tf.ones_like(x)) - theirs(tf.zeros_like(x))) * x
 
     return call
 

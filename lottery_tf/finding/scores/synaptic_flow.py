@@ -78,6 +78,7 @@ class Flow:
                 *(some(list(products)), network.model.name),
             )
         self.model = rebuild(network.model, linear, _with_wide_inputs)  # pruned weights are 0
+        self.name = network.model.name
         variables = named_variables(self.model)
         for name, variable in variables.items():
             variable.assign(tf.zeros_like(variable) if is_offset(name) else tf.abs(variable))
@@ -101,7 +102,13 @@ class Flow:
     def scores(self, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         for name, weight in self.weights.items():
             weight.assign(tf.cast(np.abs(values[name]), weight.dtype))
-        _, scores = self.compute()
+        flow, scores = self.compute()
+        if float(flow) < 0:  # what matters most would have the lowest score
+            raise UsageError(
+                f"Expected a positive flow for synflow; that of '{self.name}' is negative, as "
+                "the model subtracts (`x - 1`) or turns signs: do it by a Rescaling layer, or to "
+                "the data."
+            )
         return {name: each.numpy() for name, each in zip(self.weights, scores, strict=True)}
 
 

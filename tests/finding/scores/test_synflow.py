@@ -659,3 +659,46 @@ def test_products_of_activations_are_told(lines, its_keras, function, told):
     if not told:
         sums = [each.sum() for each in found.values()]
         np.testing.assert_allclose(sums, sums[0], rtol=1e-12)
+
+
+SHIFTS = {
+    "rescaling": (lambda k: k.layers.Rescaling(1 / 127.5, offset=-1), 1 / 127.5),
+    "negative rescaling": (lambda k: k.layers.Rescaling(-2.0), 2.0),
+    "normalization": (lambda k: k.layers.Normalization(mean=124.0, variance=58.0**2), 1 / 58),
+    "adapted": (lambda k: adapted(k.layers.Normalization()), 0.5),
+    "inverted": (lambda k: k.layers.Normalization(mean=-9.0, variance=4.0, invert=True), 2.0),
+}
+
+
+def adapted(layer):
+    """To columns of mean 7 and variance 4."""
+    layer.adapt(np.array([[5.0] * 4, [9.0] * 4], "float32"))
+    return layer
+
+
+@both_kerases
+@pytest.mark.parametrize("kind", SHIFTS)
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_what_is_added_to_the_pixels_does_not_count(dtype, kind, its_keras):
+    """The flow through a layer in front is that without it, times its factor: no bias, no sign."""
+    make, factor = SHIFTS[kind]
+    k = its_keras.layers
+    inputs = its_keras.Input((4,), dtype=dtype)
+    tail = its_keras.Sequential([k.Dense(5, "relu", name="first"), k.Dense(3, name="head")])
+    whole = its_keras.Model(inputs, tail(make(its_keras)(inputs)))
+    alone = its_keras.Sequential([its_keras.Input((4,)), *tail.layers])
+    found, expected = scores_of(whole), scores_of(alone)
+    for (name, each), other in zip(found.items(), expected.values(), strict=True):
+        assert (each > 0).any()
+        np.testing.assert_allclose(each, factor * other, rtol=1e-6, err_msg=name)
+
+
+@both_kerases
+def test_a_negative_flow_is_refused(its_keras):
+    """It would give what matters most the lowest score."""
+    k = its_keras.layers
+    model = its_keras.Sequential(
+        [its_keras.Input((4,)), k.Lambda(lambda x: x - 5), k.Dense(5), k.Dense(3)], name="net"
+    )
+    with pytest.raises(UsageError, match="a positive flow for synflow; that of 'net' is negative"):
+        scores_of(model)
