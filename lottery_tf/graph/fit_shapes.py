@@ -43,10 +43,11 @@ def make_ready(model: keras.Model, data: tf.data.Dataset, what: str) -> None:
     given = _by_name(inputs, list(wanted))
     if given and all(_fits(given[name], whole) for name, whole in wanted.items()):
         return
+    by_name = isinstance(inputs, Mapping) or len(wanted) > 1
     several = len(tf.nest.flatten(inputs)) > len(wanted)
     told = (
         f"Expected {what} whose inputs fit the model '{model.name}', which takes "
-        f"{_described(wanted)}; theirs are {_described(given or inputs)}: "
+        f"{_described(wanted, by_name)}; theirs are {_described(given or inputs, by_name)}: "
         + ("a tuple is (inputs, labels)." if several else "change the data, or the model's Input.")
     )
     if not given and not isinstance(inputs, Mapping):
@@ -108,7 +109,7 @@ def _fits_shape(shape: tf.TensorShape, whole: tf.TensorShape) -> bool:
 def _call_with(model: keras.Model, inputs: Any) -> None:
     """Calls the model symbolically."""
     if on_tensorflow(model):
-        tf.function(model, autograph=False).get_concrete_function(inputs)
+        tf.function(model).get_concrete_function(inputs)
         return
     model.compute_output_spec(
         tf.nest.map_structure(
@@ -117,8 +118,8 @@ def _call_with(model: keras.Model, inputs: Any) -> None:
     )
 
 
-def _described(inputs: Any) -> str:
-    """The shapes and types of inputs in words, with their names if there are several."""
+def _described(inputs: Any, by_name: bool) -> str:
+    """The shapes and types of inputs in words, with their names if asked for."""
     named = inputs if isinstance(inputs, Mapping) else dict(enumerate(tf.nest.flatten(inputs)))
 
     def described(each: Any) -> str:
@@ -126,10 +127,8 @@ def _described(inputs: Any) -> str:
         shape = tuple(each.shape) if known else "of unknown shape"
         return f"{shape} {each.dtype.name}" if hasattr(each, "dtype") else f"{each}"
 
-    if len(named) == 1:
-        return described(*named.values())
     parts = [
-        f"'{name}' {described(each)}" if isinstance(name, str) else described(each)
+        f"'{name}' {described(each)}" if by_name and isinstance(name, str) else described(each)
         for name, each in named.items()
     ]
     return one_of(parts, "and") if parts else "none"

@@ -7,6 +7,7 @@ import tensorflow as tf
 from networks import both_kerases
 
 import lottery_tf as lt
+from lottery_tf.graph.compat import keras
 from lottery_tf.graph.fit_data import batches
 
 LABELS = np.arange(8) % 3
@@ -103,3 +104,24 @@ def test_swapped_arrays_are_not_taken_for_single_examples(its_keras):
     model = its_keras.Sequential([its_keras.Input((4,)), its_keras.layers.Dense(3)])
     with pytest.raises(lt.UsageError, match=r"theirs are \(None,\) int64: change the data"):
         batches((LABELS, images(4)), model, "data")
+
+
+@both_kerases
+def test_one_input_by_another_name_is_refused_as_by_keras(its_keras):
+    data = tf.data.Dataset.from_tensors(({"image": images(4)}, LABELS))
+    model = its_keras.Sequential([its_keras.Input((4,), name="x"), its_keras.layers.Dense(3)])
+    with pytest.raises(lt.UsageError, match=r"takes 'x' .* theirs are 'image' \(8, 4\) float32"):
+        batches(data, model, "data")
+
+
+def test_a_layer_that_decides_by_a_tensor_is_called_as_keras_calls_it():
+    class Doubling(keras.layers.Layer):
+        def call(self, x):
+            if tf.reduce_sum(x) > 0:
+                return 2 * x
+            return x
+
+    inputs = {"a": keras.Input((4,), name="x")}
+    model = keras.Model(inputs, Doubling()(inputs["a"]))
+    data = tf.data.Dataset.from_tensors(({"a": images(4)}, LABELS))
+    assert batches(data, model, "data") is data
