@@ -247,7 +247,7 @@ def test_a_mistake_in_a_flagfile_is_told_like_any_other(tmp_path):
         (["--nolight=True"], "--nolight=True does not take an argument."),
         (['--trays="a'], '--trays="a: expected texts separated by commas.'),
         (["--mode=gril"], "`mode` takes fan or grill, not 'gril'; nearest: grill."),
-        (["--mode=FAN"], "`mode` takes fan or grill, not 'FAN'."),
+        (["--mode=FAN"], "`mode` takes fan or grill, not 'FAN'; nearest: fan."),
         (["--rings=low,hihg"], "`rings` takes high, low or gong, not 'hihg'; nearest: high."),
         (["--heat"], "--heat lacks its value: --heat=INTEGER."),
         (["--heat", "--light"], "--heat lacks its value: --heat=INTEGER."),
