@@ -197,6 +197,10 @@ for batches in (1, 2):
     found[f"signal {batches}"] += [seen.loss, seen.inputs]
 wrong = tf.data.Dataset.from_tensor_slices((x, y + 1)).batch(6)
 narrow = data.map(lambda x, y: (x[:, :4], y))
+sized = keras.Sequential([keras.Input((4, 4, 1)), layers.Conv2D(2, 3, name="conv"),
+                          layers.GlobalAveragePooling2D(), layers.Dense(3)])
+larger = np.linspace(0, 1, 432, dtype="float32").reshape(12, 6, 6, 1), np.arange(12) % 3
+assert lt.prune(sized, "snip", 0.5, larger).sparsity == 0.5  # as fit takes them
 for what in (
     lambda given: lt.signal(network(), given),
     lambda given: lt.prune(network(), "snip", 0.5, given),

@@ -18,6 +18,7 @@ from lottery_tf.common.device_settings import DeviceSettings
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import some
 from lottery_tf.common.settings import nearest, restore, value_type
+from lottery_tf.common.summary import percent
 from lottery_tf.finding.settings import FROM_TRAINED, IMPORTED, FindingSettings
 from lottery_tf.masks.allocate import target_of
 from lottery_tf.masks.structure import UNSTRUCTURED
@@ -75,7 +76,7 @@ def sparsities_said(flags: Parsed) -> list[str]:
             fraction = _with(cell, each).values["prune_fraction"]
             rounds = {text: _nearest_round(_number(text), fraction) for text in grid.sparsities}
             become = [
-                f"{text} becomes some {100 * (1 - (1 - fraction) ** number):.3g} % (round {number})"
+                f"{text} becomes some {percent(1 - (1 - fraction) ** number)} (round {number})"
                 for text, number in rounds.items()
             ]
             if become:

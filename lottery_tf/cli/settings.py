@@ -5,7 +5,6 @@ imported.
 """
 
 import dataclasses
-import difflib
 import math
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,20 @@ ENGINES = ("local", "ray")
 # What a report is not, and what no folder for one is called.
 _OF_OTHER_FILES = frozenset(
     (
-        *(".bmp", ".csv", ".doc", ".docx", ".eps", ".gif", ".htm", ".ipynb", ".jpeg", ".jpg"),
+        *(
+            ".bmp",
+            ".csv",
+            ".doc",
+            ".docx",
+            ".eps",
+            ".gif",
+            ".htm",
+            ".hmtl",
+            ".htlm",
+            ".ipynb",
+            ".jpeg",
+            ".jpg",
+        ),
         *(".json", ".jsonl", ".log", ".md", ".mhtml", ".odt", ".pdf", ".png", ".ps", ".rst"),
         *(".rtf", ".svg", ".tex", ".tsv", ".txt", ".webp", ".xhtml", ".xls", ".xlsx", ".xml"),
         *(".yaml", ".yml", ".zip"),
@@ -190,8 +202,7 @@ class ReportSettings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "baseline", self.baseline.replace("+", ","))
         ending = Path(self.out or "").suffix.lower()
-        near = difflib.get_close_matches(ending, [".html"], cutoff=0.75)
-        if ending != ".html" and (near or ending in _OF_OTHER_FILES):
+        if ending in _OF_OTHER_FILES:
             raise UsageError(
                 "Expected `out` to be a file that ends in .html, or a folder without the ending of "
                 f"a file, got {self.out}: a report's page is HTML."

@@ -74,7 +74,7 @@ def make_tuples(settings: Any, *fields: str) -> None:
     for field in fields:
         value = getattr(settings, field)
         if not isinstance(value, Iterable):
-            raise UsageError(f"Expected `{field}` to be a name, or several, not {value!r}.")
+            raise UsageError(f"Expected `{field}` to be a text, or several, not {value!r}.")
         object.__setattr__(settings, field, (value,) if isinstance(value, str) else tuple(value))
 
 

@@ -44,11 +44,15 @@ def make_ready(model: keras.Model, data: tf.data.Dataset, what: str) -> None:
     if given and all(_fits(given[name], whole) for name, whole in wanted.items()):
         return
     by_name = isinstance(inputs, Mapping) or len(wanted) > 1
-    several = len(tf.nest.flatten(inputs)) > len(wanted)
+    count = len(tf.nest.flatten(inputs))
+    cure = "change the data, or the model's Input."
+    if isinstance(inputs, Mapping) and not given:
+        cure = "name them as the model's inputs."
+    elif count != len(wanted):
+        cure = "a tuple is (inputs, labels), a list is several inputs."
     told = (
         f"Expected {what} whose inputs fit the model '{model.name}', which takes "
-        f"{_described(wanted, by_name)}; theirs are {_described(given or inputs, by_name)}: "
-        + ("a tuple is (inputs, labels)." if several else "change the data, or the model's Input.")
+        f"{_described(wanted, by_name)}; theirs are {_described(given or inputs, by_name)}: {cure}"
     )
     if not given and not isinstance(inputs, Mapping):
         raise UsageError(told)  # Keras 3 would leave out those that are too many
@@ -107,15 +111,17 @@ def _fits_shape(shape: tf.TensorShape, whole: tf.TensorShape) -> bool:
 
 
 def _call_with(model: keras.Model, inputs: Any) -> None:
-    """Calls the model symbolically."""
+    """Calls the model: symbolically on TensorFlow, elsewhere with zeros, as ``fit`` calls it."""
     if on_tensorflow(model):
         tf.function(model).get_concrete_function(inputs)
         return
-    model.compute_output_spec(
-        tf.nest.map_structure(
-            lambda each: keras3.KerasTensor(tuple(each.shape), each.dtype.name), inputs
-        )
+    if any(None in each.shape[1:] for each in tf.nest.flatten(inputs)):
+        return  # the training will say
+    zeros = tf.nest.map_structure(
+        lambda each: keras3.ops.zeros((each.shape[0] or 1, *each.shape[1:]), each.dtype.name),
+        inputs,
     )
+    model(zeros, training=False)
 
 
 def _described(inputs: Any, by_name: bool) -> str:

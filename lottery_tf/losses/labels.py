@@ -78,7 +78,9 @@ def _check_fits(labels: tf.Tensor, loss: Any, output: Any, of: ModuleType) -> No
     one_hot = type(loss) is losses.CategoricalCrossentropy
     one_hot |= loss is losses.categorical_crossentropy
     if labels.dtype == tf.string:
-        if numbered or one_hot or _takes_classes(loss, of) or _takes_yes_or_no(loss, of):
+        ours = (CrossEntropy, CrossEntropy3, BinaryCrossEntropy, BinaryCrossEntropy3)
+        binary = type(loss) is losses.BinaryCrossentropy or loss is losses.binary_crossentropy
+        if numbered or one_hot or binary or isinstance(loss, ours):
             raise UsageError(
                 "Expected labels as numbers; they are texts: give the number of each one's class, "
                 "as by numpy.unique(labels, return_inverse=True)."

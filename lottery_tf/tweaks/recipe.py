@@ -60,7 +60,8 @@ class Recipe(Summarised):
         if isinstance(tweaks, str):
             self._said, given = recipes_in(tweaks), {**defaults_of(tweaks), **(settings or {})}
             tweaks = [_create(name, given) for name in tweaks_of(tweaks)]
-        for tweak in tweaks if isinstance(tweaks, Iterable) else [tweaks]:
+        tweaks = list(tweaks) if isinstance(tweaks, Iterable) else [tweaks]
+        for tweak in tweaks:
             if not isinstance(tweak, Tweak):
                 raise UsageError(
                     f"Expected tweaks such as lt.LabelSmoothing() in a recipe's list, or their "

@@ -428,12 +428,12 @@ def test_what_the_asked_sparsities_become_is_said(file):
 
     assert said("--sparsities=0.8,0.95", "--prune_fraction=0.5") == [
         "A round prunes 50 % of what is left (--prune_fraction=0.5). Of --sparsities, 0.8 "
-        "becomes some 75 % (round 2), 0.95 becomes some 93.8 % (round 4)."
+        "becomes some 75.00 % (round 2), 0.95 becomes some 93.75 % (round 4)."
     ]
     two = said("--sparsities=0.5", "--vary=prune_fraction:0.2,0.5,width:8,16")
     assert [line.split("becomes ")[1] for line in two] == [
-        "some 48.8 % (round 3).",
-        "some 50 % (round 1).",
+        "some 48.80 % (round 3).",
+        "some 50.00 % (round 1).",
     ]
     # Other methods prune to what is asked for; so does what has a sparsity of its own.
     assert said("--sparsities=0.5", "--methods=snip") == []

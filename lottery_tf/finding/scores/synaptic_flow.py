@@ -87,23 +87,25 @@ class Flow:
         self.compute = tf.function(self._compute)
 
     def _compute(self) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """The flow to each output, and each weight's part of all of it."""
         weights = list(self.weights.values())
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
             outputs = tf.nest.flatten(self.model(self.ones, training=False))
-            flow = tf.add_n([tf.cast(tf.reduce_sum(output), tf.float64) for output in outputs])
+            flows = [tf.cast(tf.reduce_sum(output), tf.float64) for output in outputs]
+            flow = tf.add_n(flows)
             # Scaled to a sum of 1, gradients by weights fit into 32 bits.
             whole = tf.stop_gradient(flow)
             share = tf.math.divide_no_nan(flow, whole)
         gradients = tape.gradient(share, weights, unconnected_gradients="zero")
         pairs = zip(weights, gradients, strict=True)
-        return flow, [tf.abs(tf.cast(w * g, tf.float64)) * whole for w, g in pairs]
+        return tf.stack(flows), [tf.abs(tf.cast(w * g, tf.float64)) * whole for w, g in pairs]
 
     def scores(self, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         for name, weight in self.weights.items():
             weight.assign(tf.cast(np.abs(values[name]), weight.dtype))
-        flow, scores = self.compute()
-        if float(flow) < 0:  # what matters most would have the lowest score
+        flows, scores = self.compute()
+        if np.any(flows.numpy() < 0):  # what matters most there would have the lowest score
             raise UsageError(
                 f"Expected a positive flow for synflow; that of '{self.name}' is negative, as "
                 "the model subtracts (`x - 1`) or turns signs: do it by a Rescaling layer, or to "

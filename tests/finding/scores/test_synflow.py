@@ -694,6 +694,91 @@ def test_what_is_added_to_the_pixels_does_not_count(dtype, kind, its_keras):
 
 
 @both_kerases
+def test_a_constant_feature_has_no_flow(its_keras):
+    """Keras would multiply it by 1e7, so that its weights alone would stay."""
+    norm = its_keras.layers.Normalization()
+    norm.adapt(np.array([[3.0, 5.0], [3.0, 9.0]], "float32"))
+    model = its_keras.Sequential([its_keras.Input((2,)), norm, its_keras.layers.Dense(5)])
+    (found,) = scores_of(model).values()
+    assert np.all(found[0] == 0) and np.all(found[1] > 0)
+
+
+def normalised(k, name):
+    """A network with a layer that normalises, and γ = 2 in it where it has one."""
+    layer = {
+        "layer": lambda: k.LayerNormalization(gamma_initializer=two),
+        "groups": lambda: k.GroupNormalization(groups=2, gamma_initializer=two),
+        "unit": lambda: k.UnitNormalization(),
+        "within a layer": lambda: k.TimeDistributed(k.LayerNormalization(gamma_initializer=two)),
+    }[name]()
+    return [k.Dense(6, name="first"), layer, k.Dense(4, name="second"), k.Dense(3, name="head")]
+
+
+def two(shape, dtype=None):
+    return tf.fill(shape, tf.constant(2.0, dtype or "float32"))
+
+
+@both_kerases
+@pytest.mark.parametrize("name", ["layer", "groups", "unit", "within a layer"])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_normalisation_of_each_example_multiplies_by_gamma_alone(seed, name, its_keras):
+    """What it subtracts would give the flow a sign that hangs on the seed."""
+    its_keras.utils.set_random_seed(seed)
+    layers_ = normalised(its_keras.layers, name)
+    shape = (5, 4) if name == "within a layer" else (4,)
+    model = its_keras.Sequential([its_keras.Input(shape), *layers_])
+    plain = its_keras.Sequential([its_keras.Input(shape), layers_[0], *layers_[2:]])
+    found, expected = scores_of(model), scores_of(plain)
+    for weight, each in expected.items():
+        factor = 1 if name == "unit" else 2
+        np.testing.assert_allclose(found[weight], factor * each, rtol=1e-6, err_msg=weight)
+
+
+@both_kerases
+@pytest.mark.parametrize("within", ["a layer", "a model in a layer", "a layer of one's own"])
+def test_what_is_added_within_a_layer_does_not_count(within, its_keras):
+    k = its_keras.layers
+
+    class Own(k.Layer):
+        def __init__(self, inner, **settings):
+            super().__init__(**settings)
+            self.inner = inner
+
+        def call(self, x):
+            return self.inner(x)
+
+        def get_config(self):
+            return {**super().get_config(), "inner": its_keras.layers.serialize(self.inner)}
+
+        @classmethod
+        def from_config(cls, config):
+            return cls(k.deserialize(config.pop("inner")), **config)
+
+    shift = k.Rescaling(1 / 127.5, offset=-1)
+    outer = {
+        "a layer": lambda: k.TimeDistributed(shift),
+        "a model in a layer": lambda: k.TimeDistributed(
+            its_keras.Sequential([its_keras.Input((4,)), shift])
+        ),
+        "a layer of one's own": lambda: Own(shift),
+    }[within]()
+    head = k.Dense(3, name="head")
+    model = its_keras.Sequential([its_keras.Input((5, 4)), outer, head])
+    plain = its_keras.Sequential([its_keras.Input((5, 4)), head])
+    (found,), (expected,) = (list(scores_of(each).values()) for each in (model, plain))
+    np.testing.assert_allclose(found, expected / 127.5, rtol=1e-5)
+
+
+@both_kerases
+def test_a_negative_flow_to_one_of_the_outputs_is_refused(its_keras):
+    k = its_keras.layers
+    inputs = its_keras.Input((4,))
+    heads = [k.Dense(9)(inputs), k.Dense(2)(k.Lambda(lambda x: x / 127.5 - 1)(inputs))]
+    with pytest.raises(UsageError, match="a positive flow for synflow"):
+        scores_of(its_keras.Model(inputs, heads))
+
+
+@both_kerases
 def test_a_negative_flow_is_refused(its_keras):
     """It would give what matters most the lowest score."""
     k = its_keras.layers
