@@ -60,7 +60,7 @@ def test_inputs_of_another_kind_are_refused_by_all_that_takes_data(wrong, entry,
         f"Expected {what} whose inputs fit the model 'net', which takes (None, 4, 4, 1) float32; "
         f"theirs are {told}: "
         + (
-            "a tuple is (inputs, labels)."
+            "a tuple is (inputs, labels), a list is several inputs."
             if "and" in told
             else "change the data, or the model's Input."
         )
