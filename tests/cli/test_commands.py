@@ -355,7 +355,7 @@ def test_a_parameter_that_an_older_release_lacked_counts_as_its_default(retraine
         (
             {"own": {"a": 1}, "other": {}},
             {"own": {"a": 2}},
-            r"another: recipe is own\+other there and own here; own_a is 1 there and 2 here. Choose",
+            r"another: recipe is own\+other there and own here; own_a is 1 there and 2 here",
         ),
     ],
 )
