@@ -30,26 +30,11 @@ from lottery_tf.tweaks.settings import (
 
 ENGINES = ("local", "ray")
 # What a report is not, and what no folder for one is called.
-_OF_OTHER_FILES = frozenset(
-    (
-        *(
-            ".bmp",
-            ".csv",
-            ".doc",
-            ".docx",
-            ".eps",
-            ".gif",
-            ".htm",
-            ".hmtl",
-            ".htlm",
-            ".ipynb",
-            ".jpeg",
-            ".jpg",
-        ),
-        *(".json", ".jsonl", ".log", ".md", ".mhtml", ".odt", ".pdf", ".png", ".ps", ".rst"),
-        *(".rtf", ".svg", ".tex", ".tsv", ".txt", ".webp", ".xhtml", ".xls", ".xlsx", ".xml"),
-        *(".yaml", ".yml", ".zip"),
-    )
+_OF_OTHER_FILES = (
+    *(".bmp", ".csv", ".doc", ".docx", ".eps", ".gif", ".htm", ".hmtl", ".htlm", ".ipynb"),
+    *(".jpeg", ".jpg", ".json", ".jsonl", ".log", ".md", ".mhtml", ".odt", ".pdf", ".png"),
+    *(".ps", ".rst", ".rtf", ".svg", ".tex", ".tsv", ".txt", ".webp", ".xhtml", ".xls"),
+    *(".xlsx", ".xml", ".yaml", ".yml", ".zip"),
 )
 
 

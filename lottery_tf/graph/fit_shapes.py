@@ -39,32 +39,23 @@ def make_ready(model: keras.Model, data: tf.data.Dataset, what: str) -> None:
     if not is_graph_network(model):
         return  # check_graph will say what is wrong with it
     wanted = dict(zip(input_names(model), map(spec_of, model.inputs), strict=True))
-    _check_batched(model, spec, wanted, what)
+    _check_batched(model, spec, inputs, wanted, what)
     given = _by_name(inputs, list(wanted))
     if given and all(_fits(given[name], whole) for name, whole in wanted.items()):
         return
-    by_name = isinstance(inputs, Mapping) or len(wanted) > 1
-    count = len(tf.nest.flatten(inputs))
-    cure = "change the data, or the model's Input."
-    if isinstance(inputs, Mapping) and not given:
-        cure = "name them as the model's inputs."
-    elif count != len(wanted):
-        cure = "a tuple is (inputs, labels), a list is several inputs."
-    told = (
-        f"Expected {what} whose inputs fit the model '{model.name}', which takes "
-        f"{_described(wanted, by_name)}; theirs are {_described(given or inputs, by_name)}: {cure}"
-    )
+    refusal = _refusal(model, inputs, given, wanted, what)
     if not given and not isinstance(inputs, Mapping):
-        raise UsageError(told)  # Keras 3 would leave out those that are too many
+        raise refusal  # Keras 3 would leave out those that are too many
     try:
         _call_with(model, inputs)
     except Exception as error:  # layers raise different types for wrong inputs
-        raise UsageError(told) from error
+        raise refusal from error
 
 
-def _check_batched(model: keras.Model, spec: Any, wanted: Mapping[str, Any], what: str) -> None:
+def _check_batched(
+    model: keras.Model, spec: Any, inputs: Any, wanted: Mapping[str, Any], what: str
+) -> None:
     """Raises UsageError for single examples."""
-    inputs = spec[0] if isinstance(spec, tuple) else spec
     shapes = [tf.TensorShape(getattr(each, "shape", None)) for each in tf.nest.flatten(inputs)]
     wholes = [each.shape for each in wanted.values()]
     in_order = not isinstance(inputs, Mapping) and len(shapes) == len(wholes)
@@ -122,6 +113,22 @@ def _call_with(model: keras.Model, inputs: Any) -> None:
         inputs,
     )
     model(zeros, training=False)
+
+
+def _refusal(
+    model: keras.Model, inputs: Any, given: Mapping[str, Any], wanted: Mapping[str, Any], what: str
+) -> UsageError:
+    """What is told of inputs that do not fit."""
+    by_name = isinstance(inputs, Mapping) or len(wanted) > 1
+    cure = "change the data, or the model's Input."
+    if isinstance(inputs, Mapping) and not given:
+        cure = "name them as the model's inputs."
+    elif len(tf.nest.flatten(inputs)) != len(wanted):
+        cure = "a tuple is (inputs, labels), a list is several inputs."
+    return UsageError(
+        f"Expected {what} whose inputs fit the model '{model.name}', which takes "
+        f"{_described(wanted, by_name)}; theirs are {_described(given or inputs, by_name)}: {cure}"
+    )
 
 
 def _described(inputs: Any, by_name: bool) -> str:

@@ -73,13 +73,17 @@ def _check_fits(labels: tf.Tensor, loss: Any, output: Any, of: ModuleType) -> No
     take labels of another form than its parent.
     """
     losses, classes = of.losses, output.shape[-1]
-    numbered = type(loss) is losses.SparseCategoricalCrossentropy
-    numbered |= loss is losses.sparse_categorical_crossentropy
-    one_hot = type(loss) is losses.CategoricalCrossentropy
-    one_hot |= loss is losses.categorical_crossentropy
+
+    def is_keras_own(kind: type, function: Any) -> bool:
+        return type(loss) is kind or loss is function
+
+    numbered = is_keras_own(
+        losses.SparseCategoricalCrossentropy, losses.sparse_categorical_crossentropy
+    )
+    one_hot = is_keras_own(losses.CategoricalCrossentropy, losses.categorical_crossentropy)
     if labels.dtype == tf.string:
         ours = (CrossEntropy, CrossEntropy3, BinaryCrossEntropy, BinaryCrossEntropy3)
-        binary = type(loss) is losses.BinaryCrossentropy or loss is losses.binary_crossentropy
+        binary = is_keras_own(losses.BinaryCrossentropy, losses.binary_crossentropy)
         if numbered or one_hot or binary or isinstance(loss, ours):
             raise UsageError(
                 "Expected labels as numbers; they are texts: give the number of each one's class, "

@@ -199,6 +199,7 @@ def assign_masks(model: keras.Model, masks: Masks) -> None:
 def _variables_for(model: keras.Model, masks: Masks) -> dict[str, tuple[tf.Variable, tf.Variable]]:
     """``masked_variables``; UsageError unless they have the names and shapes of ``masks``."""
     variables = masked_variables(model)
+    _check_are_masks(masks)
     _check_shapes({name: tuple(w.shape) for name, (w, _) in variables.items()}, masks, model.name)
     return variables
 
@@ -214,8 +215,8 @@ def check_masks(model: keras.Model, masks: Masks) -> None:
     """Raises UsageError unless each mask is of the shape of a prunable weight of ``model``."""
     every = PrunableSettings(prune_layers=KINDS, keep_dense=())
     shapes = prunable_weights(model, every)
-    named = masks if isinstance(masks, Mapping) else {}
-    _check_shapes({n: s for n, s in shapes.items() if n in named}, masks, model.name)
+    _check_are_masks(masks)
+    _check_shapes({n: s for n, s in shapes.items() if n in masks}, masks, model.name)
 
 
 def _attributes_of(model: keras.Model, masks: Masks) -> dict[str, list[str]]:
@@ -227,10 +228,13 @@ def _attributes_of(model: keras.Model, masks: Masks) -> dict[str, list[str]]:
     }
 
 
-def _check_shapes(shapes: Mapping[str, tuple[int, ...]], masks: Masks, model: str) -> None:
+def _check_are_masks(masks: Any) -> None:
     if not isinstance(masks, Mapping):
         kind = type(masks).__name__
         raise UsageError(f"Expected Masks, such as those of ticket.masks, got a {kind}.")
+
+
+def _check_shapes(shapes: Mapping[str, tuple[int, ...]], masks: Masks, model: str) -> None:
     if shapes.keys() != masks.keys():
         odd = sorted(shapes.keys() ^ masks.keys())
         raise UsageError(

@@ -237,9 +237,9 @@ def _by_gamma(layer: Any, theirs: _Call) -> _Call:
     @functools.wraps(theirs)
     def call(inputs: tf.Tensor, *args: Any, **kwargs: Any) -> tf.Tensor:
         x = tf.cast(inputs, layer.compute_dtype)
-        gamma = getattr(layer, "gamma", None)
-        gamma = getattr(layer, "scale", None) if gamma is None else gamma
-        if gamma is None or isinstance(gamma, bool):
+        is_rms = isinstance(layer, both("RMSNormalization"))
+        gamma = layer.scale if is_rms else getattr(layer, "gamma", None)
+        if gamma is None:
             return x
         axes = layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]
         shape = [1] * len(x.shape)
