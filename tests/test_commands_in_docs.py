@@ -11,6 +11,8 @@ from idx_files import write_idx
 
 from lottery_tf.cli.flags import help_text, parse
 from lottery_tf.cli.main import COMMANDS, main
+from lottery_tf.cli.quickstart import markdown
+from lottery_tf.common.files import read_json
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -78,6 +80,14 @@ def test_lines_are_found_and_a_wrong_one_is_refused():
     assert {page for page, _ in LINES} >= {"README.md", "docs/commands.md", "docs/sweeps.md"}
     with pytest.raises(Exception, match="epochs"):
         parsed("lottery-tf find --epochs=3 --out=a")
+
+
+def test_the_table_of_the_quickstart_is_that_of_its_committed_numbers():
+    shown = re.findall(r"^│ +(.*?) +│$", (ROOT / "docs/commands.md").read_text(), re.MULTILINE)
+    rows = markdown(read_json(ROOT / "benchmarks/results/quickstart.json")).splitlines()[2:]
+    assert [re.split(r" +│ +", row) for row in shown] == [
+        row.strip("| ").split(" | ") for row in rows
+    ]
 
 
 # What makes them short: four steps a training, one seed, few rounds.
