@@ -213,7 +213,11 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     path = Path(path)
     with _told_of_damage("JSON", path):
         found = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(found, dict) or not isinstance(found.get(SUMS), dict):
+    if not isinstance(found, dict):
+        return found
+    if not isinstance(found.get(SUMS), dict):  # of an older release, or its name was damaged
+        if any(isinstance(value, dict) and path.name in value for value in found.values()):
+            raise UsageError(_CHANGED.format(path))
         return found
     stated = found[SUMS].get(path.name)
     if stated is not None and stated != sum_of(found, path.name):
@@ -227,6 +231,7 @@ def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
     Raises:
       UsageError: if a line is not a JSON object, or was changed since it was written with a sum.
+        Older releases gave no line a sum; one without among others was changed.
     """
     path = Path(path)
     if not path.exists():
@@ -237,7 +242,8 @@ def read_json_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
             raise ValueError("a line is of another kind")
     rows = [{key: value for key, value in row.items() if key != SUMS} for row in found]
     told = zip(found, _with_sums(rows), strict=True)
-    if any(row.get(SUMS, whole[SUMS]) != whole[SUMS] for row, whole in told):
+    summed = any(SUMS in row for row in found)
+    if summed and any(row.get(SUMS) != whole[SUMS] for row, whole in told):
         raise UsageError(_CHANGED.format(path))
     return rows
 

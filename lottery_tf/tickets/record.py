@@ -12,11 +12,17 @@ from lottery_tf.masks.masks import shapes_in
 
 def check_record(record: Mapping[str, Any]) -> None:
     """Raises UsageError where what others rely on is of another kind than ``Ticket`` has it."""
+    nothing = unsaid(record)
     for kind, what, names in _SAID:
         for name in names:
-            unsaid = record.get(name, 0) is None and name not in _COUNTED
-            if name in record and not unsaid and not kind(record[name]):
+            if name in record and name not in nothing and not kind(record[name]):
                 raise UsageError(f"expected {what} as {name}, which is {str(record[name])[:40]!r}")
+
+
+def unsaid(record: Mapping[str, Any]) -> set[str]:
+    """The names that are null, as a program may have written them: that is as if left out."""
+    known = {name for _, _, names in _SAID for name in names if name not in _COUNTED}
+    return {name for name in known if record.get(name, 0) is None}
 
 
 def _is_count(value: Any) -> bool:
@@ -31,9 +37,9 @@ def _are_norms(value: Any) -> bool:
     )
 
 
-_COUNTED = ("trainable_parameters", "numbers")  # of others null says nothing
+_COUNTED = ("trainable_parameters", "numbers")  # which null damages
 _SAID: tuple[tuple[Callable[[Any], bool], str, tuple[str, ...]], ...] = (
-    (_is_count, "a count", (*_COUNTED, "round", "rewind_step")),
+    (_is_count, "a count", (*_COUNTED, "round", "rewind_step", "seed")),
     (_are_norms, "norms by the names of weights", ("dense_norms",)),
     (lambda value: isinstance(value, Mapping), "an object", ("settings",)),
     (lambda value: isinstance(value, str), "a text", ("method", "structure")),

@@ -46,7 +46,7 @@ from lottery_tf.masks.wrapper import check_masks, log_left_dense, strip, wrap
 from lottery_tf.tickets.from_model import masks_of, warn_of_same
 from lottery_tf.tickets.matched import log_matched, values_for
 from lottery_tf.tickets.origin import summary_of
-from lottery_tf.tickets.record import check_record, check_sizes, text_of, tickets_below
+from lottery_tf.tickets.record import check_record, check_sizes, text_of, tickets_below, unsaid
 
 FORMAT_VERSION = 1
 _PARTS = ("masks.npz", "weights.npz", "model.json")
@@ -369,8 +369,7 @@ class Ticket(Summarised):
         most = record.get("numbers", 2 * record["trainable_parameters"] + 2**26)
         check_sizes(path, most)
         computed = {"format_version", "sparsity", "sparsity_total", "numbers", "sha256"}
-        # null says nothing of these, as a program may have written it.
-        computed |= {n for n in ("rewind_step", "round", "settings") if record.get(n, 0) is None}
+        computed |= unsaid(record)
         return cls(
             Masks.load(path / "masks.npz"),
             read_arrays(path / "weights.npz"),

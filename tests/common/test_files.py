@@ -325,6 +325,9 @@ def test_a_record_tells_of_a_change_and_says_the_same_to_others(tmp_path):
     path.write_text(path.read_text().replace("0.25", "0.75"))
     with pytest.raises(UsageError, match="result.json to have the checksum"):
         read_json(path)
+    path.write_text(path.read_text().replace('"sha256"', '"sha266"'))
+    with pytest.raises(UsageError, match="result.json to have the checksum"):
+        read_json(path)
     without = {key: value for key, value in read.items() if key != "sha256"}
     write_json(path, without)  # as an older release wrote it
     assert read_json(path) == without
@@ -347,7 +350,9 @@ def test_lines_tell_of_a_change_and_a_run_may_end_after_any(tmp_path):
         path.write_text("".join(lines[:kept]))
         assert read_json_lines(path) == rows[:kept]
     changed = [lines[0], lines[1].replace("0.5", "0.7"), lines[2]]
-    for others in (changed, changed[:2], lines[1:], [lines[1], lines[0]]):
+    unsummed = [line.replace('"sha256"', '"sha266"') for line in lines]
+    some = [[*lines[:2], unsummed[2]], [unsummed[0], *lines[1:]]]
+    for others in (changed, changed[:2], lines[1:], [lines[1], lines[0]], *some):
         path.write_text("".join(others))
         with pytest.raises(UsageError, match="metrics.jsonl to have the checksum"):
             read_json_lines(path)

@@ -10,7 +10,7 @@ from networks import chain, layers, mlp, random_masks
 
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
-from lottery_tf.common.files import sha256
+from lottery_tf.common.files import sha256, sum_of
 from lottery_tf.tickets.ticket import FORMAT_VERSION
 
 PARTS = ("masks.npz", "weights.npz", "model.json")
@@ -91,6 +91,26 @@ def test_a_ticket_json_without_what_it_must_say_is_refused(folder, changes):
     edited(folder, **changes)
     with pytest.raises(UsageError, match="damaged"):
         lt.Ticket.load(folder)
+
+
+UNSAID = ["round", "rewind_step", "seed", "dense_norms", "settings", "method", "structure"]
+
+
+@pytest.mark.parametrize("name", UNSAID)
+def test_null_is_as_if_left_out_and_another_kind_is_refused(folder, name):
+    text = (folder / "ticket.json").read_text()
+
+    def load_with(value):
+        record = {**json.loads(text), name: value}
+        record["sha256"]["ticket.json"] = sum_of(record, "ticket.json")
+        (folder / "ticket.json").write_text(json.dumps(record))
+        return lt.Ticket.load(folder)
+
+    ticket = load_with(None)
+    assert name not in ticket.info
+    assert ticket.build().count_params() > 0
+    with pytest.raises(UsageError, match=f"as {name}, which is"):
+        load_with([3])
 
 
 @pytest.mark.parametrize("text", ["[]", "3", "null", "\ufeff{", "{" * 10])
