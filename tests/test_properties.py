@@ -227,6 +227,7 @@ def test_zeros_stay_zero_from_the_first_step_to_the_export(
     assert_zeros(exported, masks)
 
 
+@pytest.mark.long
 @both_kerases
 @few(3)
 @given(network=networks, share=st.floats(0.2, 0.8), seed=seeds)

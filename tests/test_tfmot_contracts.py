@@ -104,6 +104,7 @@ PRUNED = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "its_keras"), PRUNED)
 def test_a_layer_reaches_its_sparsity_and_stays_there(name, its_keras, untraced):
     model = alone(its_keras, name)
@@ -117,6 +118,7 @@ def test_a_layer_reaches_its_sparsity_and_stays_there(name, its_keras, untraced)
     assert_zeros(lt.strip(built), ticket.masks)
 
 
+@pytest.mark.long
 @both_kerases
 def test_a_sparsity_of_zero_changes_nothing(its_keras, untraced):
     x, y = examples()
@@ -231,6 +233,7 @@ def test_what_is_no_graph_is_refused(its_keras):
             lt.prune(thing, "omp", 0.5)
 
 
+@pytest.mark.long
 @both_kerases
 def test_a_stop_and_restart_keeps_the_zeros(its_keras, tmp_path, untraced):
     ticket = lt.prune(mlp(its_keras.layers), "omp", 0.5)

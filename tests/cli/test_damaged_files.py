@@ -222,6 +222,7 @@ def drawn(tmp_path_factory):
 
 
 # To build a model takes a twentieth of a second, and most are built.
+@pytest.mark.long
 @pytest.mark.parametrize("part", ["ticket.json", "model.json"])
 @pytest.mark.parametrize("of", ["tf_keras", "keras"])
 @settings(max_examples=25, suppress_health_check=[SHARED])
@@ -285,6 +286,7 @@ def test_a_strangers_run(file, copies, data):
             (run / name).write_text(text)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("of", ["tf_keras", "keras"])
 @settings(max_examples=25, suppress_health_check=[SHARED])
 @given(damage=damages)

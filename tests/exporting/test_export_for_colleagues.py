@@ -132,6 +132,7 @@ def test_inputs_that_are_no_single_image_are_refused(name, its_keras, tmp_path):
         )
 
 
+@pytest.mark.long
 @both_kerases
 @pytest.mark.parametrize("name", ["mlp", "images", "nested", "sequential"])
 def test_networks_of_every_kind_take_a_normalisation(name, its_keras, proved_here, tmp_path):

@@ -58,6 +58,7 @@ def outputs(path, model, images):
     return output
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("make", "sparsity", "its_keras"),
     [
@@ -82,6 +83,7 @@ def test_sparse_tflite_computes_the_same_and_is_smaller(make, sparsity, its_kera
     assert 1 - sparsity < share < 1 - sparsity + 0.35
 
 
+@pytest.mark.long
 @both_kerases
 def test_saved_model_reads_without_keras_and_with_it(its_keras, tmp_path):
     model = conv_net(its_keras)
@@ -249,6 +251,7 @@ def test_a_damaged_description_is_one_sentence(damage, tmp_path):
             load_model(tmp_path / "export", allow_code=leave)
 
 
+@pytest.mark.long
 @both_kerases
 def test_writing_is_quiet(its_keras, tmp_path, capfd):
     model = dense_net(its_keras)

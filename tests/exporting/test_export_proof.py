@@ -65,6 +65,7 @@ def test_a_near_tie_is_no_reason_to_refuse(lines):
         proof.compare("x", {"y": expected}, {"y": got}, np.array([1, 0]), tolerance=3e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("gap", [9e-6, -9e-6, 3e-5])
 def test_a_model_of_two_near_tied_logits_is_exported(of, gap, proved_here, monkeypatch, tmp_path):
     """A network whose first logit is above its second by the gap, which the artefact lowers by

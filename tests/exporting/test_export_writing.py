@@ -96,6 +96,7 @@ def test_a_trained_ticket_in_every_format(proved, ticket, digits, tmp_path):
         np.testing.assert_array_equal(kernel, named_variables(ticket)[name] * mask)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("its_keras", "here"),
     # A fresh process reads what was written, whichever Keras had the model.
@@ -198,6 +199,7 @@ def test_a_format_that_cannot_hold_the_model_is_named_and_the_others_stay(
     assert not (tmp_path / "alone").exists()
 
 
+@pytest.mark.long
 @both_kerases
 def test_litert_computes_in_float32_what_computes_in_16_bits(its_keras, proved_here, tmp_path):
     layers, half = its_keras.layers, {"dtype": "mixed_float16"}
@@ -325,6 +327,7 @@ def test_a_path_that_ends_in_a_format_is_one_file(suffix, its_keras, proved_here
     assert path.read_text() == "mine"
 
 
+@pytest.mark.long
 @both_kerases
 def test_formats_by_name_are_a_folder_with_a_report(its_keras, proved_here, tmp_path):
     model = chain(its_keras.layers.Dense(3))

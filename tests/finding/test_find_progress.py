@@ -25,6 +25,7 @@ def find(of, **settings):
     return lt.find_ticket(network(of), examples(64), optimizer=of.optimizers.SGD(0.1), **given)
 
 
+@pytest.mark.long
 def test_a_line_an_epoch_and_a_round(of, capsys, recwarn):
     """64 examples are two batches an epoch; 0.36 is two rounds of 20 %."""
     find(of, verbose=2, dev_data=examples(8))
@@ -39,6 +40,7 @@ def test_a_line_an_epoch_and_a_round(of, capsys, recwarn):
     assert not [each for each in recwarn if "ran out of data" in str(each.message)]
 
 
+@pytest.mark.long
 def test_one_line_is_written_over(of, capsys):
     find(of, verbose=1)
     text = capsys.readouterr().out
@@ -73,6 +75,7 @@ def test_auto_is_a_moving_line_for_whoever_watches(monkeypatch):
     assert Progress("auto", 1, 1).verbose == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["gmp", "snip", "omp"])
 def test_rounds_of_other_methods(method, of, capsys):
     extra = {"gmp_frequency": "1it"} if method == "gmp" else {}
@@ -83,6 +86,7 @@ def test_rounds_of_other_methods(method, of, capsys):
     assert "left" not in ends[-1]
 
 
+@pytest.mark.long
 def test_a_ticket_says_what_it_was_found_with(of, tmp_path):
     ticket = find(of, verbose=0, class_weight={0: 2.0, 1: 1, 2: 1}, prune_fraction=0.2)
     found = ticket.info["found_with"]

@@ -168,6 +168,7 @@ def test_every_variable_is_rewound_and_zeros_are_exact(data, its_keras):
             np.testing.assert_array_equal(value, np.where(mask, first.weights[name], 0))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("settings", "starts"),
     [
@@ -305,6 +306,7 @@ def test_round_numbers_counts_and_nesting(data):
     assert all(0 <= ticket.info["dev_accuracy"] <= 1 for ticket in tickets)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("all_eager")
 @both_kerases
 def test_the_model_is_left_as_it_was(data, its_keras):
@@ -356,6 +358,7 @@ AT = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("all_eager")
 @pytest.mark.parametrize("method", ["imp", "gmp", *METHODS])
 @both_kerases
@@ -392,6 +395,7 @@ def test_what_is_measured_can_be_chosen(data):
     assert {name for name in ticket.info if name.startswith("dev_")} == {"dev_loss"}
 
 
+@pytest.mark.long
 @both_kerases
 @pytest.mark.usefixtures("all_eager")
 def test_each_of_several_outputs_is_measured(data, its_keras):
@@ -412,6 +416,7 @@ def test_layerwise(data):
     }
 
 
+@pytest.mark.long
 @both_kerases
 def test_all_rounds_are_traced_once(data, its_keras):
     traces = []

@@ -122,6 +122,7 @@ def gmp_by_hand(model, updates, regrow):
     return made, values(model)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("regrow", "eager", "jit_compile"),
     [

@@ -112,6 +112,7 @@ def fitted(of, model, data, compiled, fit, steps=3):
     return values(model)
 
 
+@pytest.mark.long
 @every_way
 def test_a_round_is_trained_as_by_fit(way, of):
     """The weights that learning-rate rewinding keeps are those of ``fit``, masked."""
@@ -187,6 +188,7 @@ def test_a_recipe_fits_every_loss(way, of):
         assert not np.any(values(finished)[name][~mask])
 
 
+@pytest.mark.long
 def test_the_search_for_scales_takes_the_loss_that_trains(of):
     """RescaledInit minimises the very loss: one that is 0 has no gradient to scale by."""
     model, data, compiled, _ = WAYS["outputs by name"](of)

@@ -57,6 +57,7 @@ COUNTED = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("method", "sparsity", "scope"), COUNTED)
 @both_kerases
 def test_counts_are_exact_and_weights_the_models_own(method, sparsity, scope, its_keras):
@@ -80,6 +81,7 @@ def test_counts_are_exact_and_weights_the_models_own(method, sparsity, scope, it
     assert_zeros(ticket.build(), masks)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("method", "eager"),
     [

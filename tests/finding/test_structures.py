@@ -233,6 +233,7 @@ def one_of_two(magnitudes, masks, number):
     return lt.Masks(found)
 
 
+@pytest.mark.long
 @both_kerases
 @pytest.mark.usefixtures("untraced")
 def test_a_whole_run_of_imp_to_one_of_two(its_keras, lines):
@@ -260,6 +261,7 @@ def largest_channels(magnitudes, masks, number):
     return lt.Masks(found)
 
 
+@pytest.mark.long
 @both_kerases
 @pytest.mark.usefixtures("untraced")
 def test_a_whole_run_of_imp_by_channels(its_keras):
@@ -272,6 +274,7 @@ def test_a_whole_run_of_imp_by_channels(its_keras):
         check_structure("channel", other)
 
 
+@pytest.mark.long
 @both_kerases
 @pytest.mark.usefixtures("untraced")
 def test_imp_to_a_sparsity_of_blocks_with_weights_kept(its_keras):

@@ -58,6 +58,7 @@ def test_the_forms_of_data_train_the_same(of, all_eager):
     ]
 
 
+@pytest.mark.long
 def test_arrays_train_whatever_looks_at_them(of, all_eager):
     ticket = find(mlp(of), (X, Y), of, epochs=1)
     assert ticket.sparsity == pytest.approx(0.2)
@@ -141,6 +142,7 @@ def test_labels_of_the_other_form_name_the_loss_for_them(labels, loss, message, 
             find(mlp(of), data.pop("train"), of, loss=loss, **data)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("labels", "loss"),
     [
@@ -191,6 +193,7 @@ def iter_of(parts):
     yield from parts
 
 
+@pytest.mark.long
 def test_a_wrong_number_of_batches_is_told(of):
     said = tf.data.experimental.assert_cardinality(3)
     endless = tf.data.Dataset.from_tensor_slices((X, Y)).batch(8).repeat()
@@ -202,6 +205,7 @@ def test_a_wrong_number_of_batches_is_told(of):
 # Metrics
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("metrics", "names"),
     [
@@ -217,6 +221,7 @@ def test_metrics_of_one_output(metrics, names, of, untraced):
     assert {name for name in info if name.startswith("dev_")} == names
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "metrics",
     [{"kind": ["accuracy"], "size": ["mae"]}, [["accuracy"], ["mae"]]],
@@ -234,6 +239,7 @@ def test_metrics_of_several_outputs(metrics, of, untraced):
     assert {"dev_kind_accuracy", "dev_size_mae"} <= info.keys()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("by_key", [False, True])
 def test_labels_of_some_outputs_alone(by_key, of, untraced):
     """Those of others have no loss. Keras has metrics of all outputs or none."""

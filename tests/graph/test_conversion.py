@@ -71,6 +71,7 @@ def test_parameters_come_along(layer, its_keras):
             assert found[name] == (pytest.approx(wanted[name]) if same else wanted[name]), name
 
 
+@pytest.mark.long
 @of_either
 def test_a_ticket_is_trained_by_the_other_keras(its_keras, tmp_path):
     model = mlp(its_keras.layers)

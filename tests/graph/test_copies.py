@@ -256,6 +256,7 @@ NUMBERS = np.random.default_rng(0).normal(5, 3, (64, 4)).astype(np.float32)
 WORDS = np.array([["a b"], ["b"], ["c b a"], ["b a"]])
 
 
+@pytest.mark.long
 @both_kerases
 @pytest.mark.parametrize(
     ("make", "x"),

@@ -142,6 +142,7 @@ def test_every_copy_trains_what_the_model_trains(kind, of, tmp_path):
         assert moved(copies["loaded"]) == expected == moved(model)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_the_other_keras_trains_the_same(kind, of):
     model = kind(of)
@@ -154,6 +155,7 @@ def test_the_other_keras_trains_the_same(kind, of):
     assert trained(other) == trained(model)
 
 
+@pytest.mark.long
 def test_a_frozen_backbone_keeps_its_weights_and_its_statistics(of):
     """Found, retrained by a recipe and finished, bit for bit; its kernels are left dense."""
     model = whole(of)
@@ -189,6 +191,7 @@ def test_what_lora_has_frozen_stays_so():
     assert [each.path for each in lt.wrap(model).trainable_variables] == names
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("its_keras", [keras, keras3], ids=["tf_keras", "keras"])
 def test_a_model_at_two_places_and_a_part_behind_it(its_keras, tmp_path):
     layers = its_keras.layers

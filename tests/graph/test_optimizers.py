@@ -177,12 +177,14 @@ def assert_rounds_are_plain_fits(optimizer, plain):
     assert ticket.info["dev_loss"] == pytest.approx(loss, rel=1e-6)
 
 
+@pytest.mark.long
 @unlike_ones
 def test_every_round_is_a_plain_fit_from_its_ticket(untraced, name, its_keras):
     make = functools.partial(MAKE[name], its_keras)
     assert_rounds_are_plain_fits(make(), make)
 
 
+@pytest.mark.long
 @both_kerases
 @pytest.mark.parametrize("name", ["Adam", "averaged"])
 def test_only_the_learning_rate_goes_on_from_step_k(untraced, name, its_keras):
@@ -240,6 +242,7 @@ def test_what_it_remembers_is_that_of_a_new_one(untraced, name, its_keras):
     assert trainer.step == 7
 
 
+@pytest.mark.long
 @unlike_ones
 def test_masks_in_the_middle_of_training_leave_zeros_and_finite_weights(untraced, name, its_keras):
     """What is remembered of a pruned weight is as in a new optimizer, which need not be 0."""
@@ -302,6 +305,7 @@ def test_steps_that_add_up_gradients_first_count_all_the_same(untraced):
     assert trainer.step == 10
 
 
+@pytest.mark.long
 @both_kerases
 def test_averages_are_put_in_at_the_end_of_a_training_and_not_in_between(untraced, its_keras):
     make = functools.partial(MAKE["averaged"], its_keras)

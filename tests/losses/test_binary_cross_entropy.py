@@ -66,6 +66,7 @@ def test_of_the_teacher_itself_there_is_nothing_to_learn(its_keras):
     np.testing.assert_allclose(float(found), (np.log(2) + 50) / 2, rtol=1e-6)
 
 
+@pytest.mark.long
 @both_kerases
 @pytest.mark.parametrize("units", [1, 3])
 def test_a_ticket_is_trained_with_soft_labels(its_keras, units):

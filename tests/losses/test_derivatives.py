@@ -24,6 +24,7 @@ def biased(its_keras):
     return its_keras.Model(inputs, layers.Dense(3, **kind)(layers.GlobalAveragePooling2D()(x)))
 
 
+@pytest.mark.long
 @both_kerases
 def test_no_gradient_of_a_bias_can_be_merged_with_a_second_derivative(its_keras):
     """oneDNN merges BiasAddGrad with any convolution's gradient: "785 nodes in a cycle"."""

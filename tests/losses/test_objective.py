@@ -28,6 +28,7 @@ def two_headed(its_keras, by_name=False):
     return model
 
 
+@pytest.mark.long
 @both_kerases
 def test_the_loss_is_of_the_steps_that_are_no_padding(its_keras):
     """As Keras' fit has it: [1, 2, 0, 0] counts twice, [3, 0, 0, 0] once."""
@@ -49,6 +50,7 @@ def test_the_loss_is_of_the_steps_that_are_no_padding(its_keras):
     assert float(found((tokens, tf.constant(labels), weights))) == pytest.approx(weighted, rel=1e-5)
 
 
+@pytest.mark.long
 @both_kerases
 @pytest.mark.parametrize("form", ["by name", "in order"])
 def test_losses_and_weights_of_several_outputs(its_keras, form):
@@ -171,6 +173,7 @@ def test_data_of_another_form():
         batches_of(four.take(0))
 
 
+@pytest.mark.long
 @both_kerases
 @pytest.mark.parametrize("which", ["sum", "ignored", "own", "array of weights"])
 def test_what_a_loss_makes_of_its_values(which, its_keras):

@@ -74,6 +74,7 @@ def test_what_is_prunable(name, its_keras):
     assert all(shape == tuple(variables[n].shape) for n, shape in shapes)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "its_keras", "eager"),
     [
@@ -393,6 +394,7 @@ def own_objects(k):
     return {"regularizer": Penalty(), "initializer": Ones(), "constraint": Clip()}
 
 
+@pytest.mark.long
 @both_kerases
 @pytest.mark.parametrize("what", ["regularizer", "initializer", "constraint"])
 @pytest.mark.parametrize("kind", ["Dense", "LSTM"])

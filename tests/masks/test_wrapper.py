@@ -138,6 +138,7 @@ OTHER_GRAPHS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "way", "its_keras"),
     [

@@ -57,6 +57,7 @@ def zeros(model, masks):
     assert_zeros(model, masks, model.optimizer, slots=1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["images", "functions", "nested", "several", "of_ones_own"])
 @both_kerases
 def test_a_saved_model_computes_the_same(tmp_path, name, its_keras):
@@ -75,6 +76,7 @@ def test_a_saved_model_computes_the_same(tmp_path, name, its_keras):
             np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
 @pytest.mark.parametrize(
     ("kind", "its_keras"),

@@ -38,6 +38,7 @@ def same_outputs(one, other):
         np.testing.assert_array_equal(left, right)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 @both_kerases
 def test_a_model_of_any_layers(name, its_keras):
@@ -236,6 +237,7 @@ def policy(request, its_keras):
     its_keras.mixed_precision.set_global_policy("float32")
 
 
+@pytest.mark.long
 @both_kerases
 def test_mixed_precision(policy, its_keras):
     """TRAP 13: masks are float32; a float32 head is wrapped as well as a float16 layer."""

@@ -45,6 +45,7 @@ OF_KERAS3 = {
 MAKE = {**MEMORIES, **OF_TF_KERAS, **OF_KERAS3}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "its_keras"),
     [
@@ -178,6 +179,7 @@ def test_optimizers_of_the_other_keras_get_one_sentence():
         assert_same(every_variable(model), before)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("jit_compile", [False, True])
 @both_kerases
 def test_new_masks_and_weights_do_not_trace_anew(jit_compile, its_keras):
@@ -208,6 +210,7 @@ def test_new_masks_and_weights_do_not_trace_anew(jit_compile, its_keras):
     assert_finite_and_moved(model, before)
 
 
+@pytest.mark.long
 @both_kerases
 def test_evaluation_prediction_and_saving_change_no_variable(tmp_path, its_keras):
     """TRAP 2: tfmot's wrapper assigns weights in ``predict``."""

@@ -36,6 +36,7 @@ def told(model, recipe, seed):
     return 0.5 + 0.1 * seed + (0.1 * (seed + 1) if recipe.tweaks else 0)
 
 
+@pytest.mark.long
 def test_the_statistics_by_hand(ticket):
     found = lt.compare(ticket, ["vanilla", "label_smoothing"], range(3), told, verbose=0)
     vanilla, other = (row for _, row in found.frame.iterrows())
@@ -132,6 +133,7 @@ def test_data_may_be_a_function_of_the_seed(of, ticket):
     assert "A tf.data.Dataset has its own order" in str(found)
 
 
+@pytest.mark.long
 def test_an_optimizer_has_a_name_and_a_generator_is_read_once(of, ticket):
     data = examples(8)
     own = {"train_data": data, "test_data": data, "epochs": 1, "verbose": 0}
@@ -144,6 +146,7 @@ def test_an_optimizer_has_a_name_and_a_generator_is_read_once(of, ticket):
         lt.compare(ticket, ["vanilla"], [0], optimizer="adam", steps_per_epoch=1, **own)
 
 
+@pytest.mark.long
 def test_tweaks_know_the_optimizer_that_trains(of, ticket):
     """As rescaled_init, whose scales are those of its first step."""
     seen = []
@@ -170,6 +173,7 @@ class Sees(Tweak):
         return model
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fit", [told, None], ids=["a fit", "its own"])
 def test_tweaks_see_arrays_in_the_order_of_the_seed(of, ticket, fit):
     one, other = Sees(), Sees()

@@ -89,6 +89,7 @@ def test_frozen_layers_count_among_all_parameters(tmp_path, frozen, its_keras):
         assert lt.Ticket.load(tmp_path / "t").sparsity_total == share
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 @both_kerases
 def test_saved_loaded_and_built_it_is_the_same_to_the_bit(tmp_path, name, its_keras):
@@ -156,6 +157,7 @@ def test_training_a_built_model_leaves_the_ticket_alone(tmp_path, its_keras):
     assert_same(values(source.build()), before)
 
 
+@pytest.mark.long
 @both_kerases
 def test_a_built_ticket_trains_in_fit_with_zeros(tmp_path, its_keras):
     drawn(mlp(its_keras.layers)).save(tmp_path / "t")
@@ -307,6 +309,7 @@ def test_from_a_dense_model(its_keras):
 # The control experiment
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["images", "shared", "of_ones_own", "nested"])
 @both_kerases
 def test_new_initial_weights_under_the_same_mask(name, its_keras):

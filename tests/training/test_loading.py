@@ -46,6 +46,7 @@ def is_compiled(model):
     return model._is_compiled if keras_of(model) is keras else model.compiled
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("of", "form"), FORMS)
 def test_a_checkpoint_goes_on(of, form, tmp_path, eager, lines):
     """After half of the steps a loaded model is the one that was saved: weights, optimizer, fade.
@@ -72,6 +73,7 @@ def test_a_checkpoint_goes_on(of, form, tmp_path, eager, lines):
         np.testing.assert_allclose(value, values(other)[name], atol=1e-5, err_msg=name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("of", "form"), FORMS)
 def test_without_compile_it_is_not_compiled(of, form, tmp_path, recwarn):
     *_, model = compiled(KERASES[of])
@@ -98,6 +100,7 @@ def test_a_model_that_tfmot_prunes(tmp_path):
     assert sum(type(each).__name__ == "PruneLowMagnitude" for each in loaded.layers) == 5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("loss", ["mse", "function", "class"])
 def test_losses_of_keras_itself(loss, of, tmp_path):
     model = network(of)

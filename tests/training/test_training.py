@@ -203,6 +203,7 @@ class Steps:
             self.looks.append(self.epochs[-1])
 
 
+@pytest.mark.long
 @both_kerases
 @pytest.mark.parametrize(
     ("steps_per_execution", "jit_compile"),
@@ -230,6 +231,7 @@ LOOKS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("stop", "freq", "looks", "resumed_at"),
     [
@@ -252,6 +254,7 @@ def test_epochs_that_look_at_dev_images_are_counted_from_the_last(
     assert steps.looks == [step for step in looks if step > resumed_at]
 
 
+@pytest.mark.long
 @both_kerases
 @pytest.mark.parametrize("steps_per_execution", [1, 5])
 def test_training_in_two_parts_is_training_in_one(steps_per_execution, its_keras):

@@ -60,6 +60,7 @@ def noting(of):
     return Note()
 
 
+@pytest.mark.long
 @both_kerases
 def test_it_is_told_of_the_epochs_after_the_fade(its_keras):
     recipe, model = prepared(its_keras, lt.SoftActivation(share=0.5), lt.LabelSmoothing())
@@ -74,6 +75,7 @@ def test_it_is_told_of_the_epochs_after_the_fade(its_keras):
     assert note.batches == 3 * STEPS
 
 
+@pytest.mark.long
 @both_kerases
 def test_the_best_epoch_can_be_finished(its_keras, tmp_path):
     """Without it, the best of all epochs is one within the fade."""
@@ -123,6 +125,7 @@ def test_early_stopping_begins_to_wait_then(its_keras):
     assert len(model.history.history["loss"]) == 4  # best in epoch 3, and one that is worse
 
 
+@pytest.mark.long
 @both_kerases
 def test_without_a_fade_nothing_is_held(its_keras):
     for tweaks in ([lt.LabelSmoothing()], [lt.SoftActivation(keep=True)]):

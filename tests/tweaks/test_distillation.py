@@ -197,6 +197,7 @@ WAYS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("way", "of", "by"),
     [
@@ -373,6 +374,7 @@ def test_no_trace_of_the_teacher_in_the_model(tmp_path, eager):
     assert len({name.rpartition("/.ATT")[0] for name in kernels}) == 3
 
 
+@pytest.mark.long
 def test_a_loaded_model_goes_on_learning_from_the_teacher(tmp_path, eager, of):
     """A .keras file keeps the loss; the callbacks bring the teacher back."""
     keras = of
@@ -389,6 +391,7 @@ def test_a_loaded_model_goes_on_learning_from_the_teacher(tmp_path, eager, of):
     assert_same(values(loaded), values(model))
 
 
+@pytest.mark.long
 def test_it_lives_with_the_tweaks_that_fade(eager, of):
     """Whichever is put on the training step first, each step is counted once and taught once."""
     for place in (0, 1):

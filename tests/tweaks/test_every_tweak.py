@@ -147,6 +147,7 @@ def test_the_finished_model_shows_no_trace(trained, name, eager, of):
         assert np.count_nonzero(after[weight]) <= mask.sum()
 
 
+@pytest.mark.long
 @every_training
 def test_the_finished_model_computes_what_the_trained_one_computes(trained, name, eager, of):
     _, model, final, _, _, _, (x, _) = trained(name, eager, of)
@@ -222,6 +223,7 @@ def test_a_tweak_is_a_frozen_dataclass_with_documented_fields(name):
         assert settings[f"{name}_{field.name}"].metadata == field.metadata
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "eager"),
     [

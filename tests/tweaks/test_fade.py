@@ -100,6 +100,7 @@ WAYS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("way", "share"),
     [
@@ -175,6 +176,7 @@ def test_epochs_before_the_first_do_not_count(of):
     assert tweak.layers(model)[0].length.numpy() == 5
 
 
+@pytest.mark.long
 def test_the_length_of_the_training_can_be_said(of):
     """A training whose rest is fitted apart, as that of a rewound ticket may be."""
     tweak = lt.SoftActivation()
@@ -366,6 +368,7 @@ def test_functions_that_were_compiled_without_the_tweaks_are_not_kept(tmp_path, 
     np.testing.assert_allclose(history["val_loss"], whole["val_loss"], rtol=1e-6)
 
 
+@pytest.mark.long
 def test_another_recipe_does_not_finish_it(of):
     recipe, model = _prepared(True, of)
     _fit(model, recipe.callbacks())
@@ -421,6 +424,7 @@ def test_part_of_its_recipe_does_not_train_it_on(of):
         model.fit(X, Y, verbose=0, callbacks=part.callbacks())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("eagerly", [True, False])
 def test_without_callbacks_a_line_says_that_the_fade_stands_still(of, eagerly, lines):
     recipe, model = _resumed(of)
@@ -433,6 +437,7 @@ def test_without_callbacks_a_line_says_that_the_fade_stands_still(of, eagerly, l
     assert recipe.progress(model) == 0.5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("eagerly", [True, False])
 def test_a_checkpoint_within_the_fade_is_not_told_to_be_finished(of, eagerly, lines):
     _, model = _resumed(of)
@@ -497,6 +502,7 @@ def test_tweaks_that_have_no_layers_of_their_own_leave_a_model_that_can_be_strip
     assert_same(values(lt.strip(recipe.prepare(_pruned()))), values(_pruned()))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("run", ["evaluate", "predict"])
 def test_a_loaded_checkpoint_tells_how_to_finish_it(tmp_path, lines, run, of):
     def look(model):
@@ -519,6 +525,7 @@ def test_a_loaded_checkpoint_tells_how_to_finish_it(tmp_path, lines, run, of):
     np.testing.assert_allclose(lt.Recipe(names).finish(loaded)(X), model(X), atol=1e-6)
 
 
+@pytest.mark.long
 def test_a_tweak_that_never_began_is_not_finished(of):
     recipe, model = _prepared(True, of)
     _fit(model, [], last=1)
@@ -526,6 +533,7 @@ def test_a_tweak_that_never_began_is_not_finished(of):
         recipe.finish(model)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("policy", "eager"),
     [

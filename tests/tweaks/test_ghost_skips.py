@@ -119,6 +119,7 @@ def _strengths(model):
     return {each.name: each.strength for each in tweak.layers(tweak.prepare(model))}
 
 
+@pytest.mark.long
 def test_a_skip_knows_what_is_left_of_its_convolution(of):
     """By norms; of one that a normalisation follows, or that the scaling has made whole, all."""
 
@@ -250,6 +251,7 @@ def _alphas(model, **kwargs):
     return {each.name: each.schedule.start for each in tweak.layers(tweak.prepare(model))}
 
 
+@pytest.mark.long
 def test_alpha_by_place(of):
     """1 where there is no other way, 0.1 beside a shortcut; one that is given holds everywhere."""
     plain = chain(*(of.layers.Conv1D(2, 3, name=name) for name in "abcd"), shape=(9, 2))
@@ -350,6 +352,7 @@ CONVOLUTIONS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "shortcut", "eager", "of"),
     [
@@ -435,6 +438,7 @@ def _network(of=keras):
     return keras.Model([first, second], [out, layers.GlobalAveragePooling2D(name="pooled")(x)])
 
 
+@pytest.mark.long
 def test_places(lines, of):
     plain = _network(of)
     tweak = lt.GhostSkips(share=0.0, convolutions="all")
@@ -616,6 +620,7 @@ def test_a_convolution_shared_with_a_nested_sequential(of):
     assert len(_finished_is_trained(model, X)) == 2
 
 
+@pytest.mark.long
 def test_a_model_within_two_models_has_its_ghost_behind_the_batchnorm(of):
     keras, layers = of, of.layers
     inner = keras.Sequential(

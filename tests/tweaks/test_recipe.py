@@ -140,6 +140,7 @@ def test_the_loss_needs_a_model_or_a_loss(of):
     assert lt.Recipe("vanilla").loss(loss) is loss
 
 
+@pytest.mark.long
 def test_a_loss_for_each_output(of, caplog):
     """In the form in which it came, an output without a loss too."""
     keras, layers, CrossEntropy = of, of.layers, cross_entropy(of)
@@ -319,6 +320,7 @@ def test_tweaks_go_on_in_order_and_come_off_in_reverse():
     assert recipe.name == "Logged,Other,label_smoothing"
 
 
+@pytest.mark.long
 def test_the_example_of_the_documentation(of):
     """DESIGN.md's "in their own program", on a model that is not from the zoo."""
     plain = mlp(of.layers)

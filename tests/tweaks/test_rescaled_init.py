@@ -135,6 +135,7 @@ def objective(model, data, settings):
     return lambda c, bound: [each.numpy() for each in found(c, *list(data)[:2], bound)]
 
 
+@pytest.mark.long
 @both_optimizers
 def test_four_weights_by_hand(optimizer, of):
     """TRAP 26: the derivative goes through the step's direction, not only through θ_c."""

@@ -264,6 +264,7 @@ def test_the_soft_model_computes_swish(of):
     assert np.abs(soft(x) - stack("relu")(x)).max() > 0.01
 
 
+@pytest.mark.long
 def test_the_model_that_was_given_stays(of):
     plain = every_relu(of)
     before = values(plain)

@@ -172,6 +172,7 @@ def test_labels_of_an_unknown_form_are_looked_at_too():
         unknown(tf.constant([[0], [4]], tf.int64), outputs)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("recipe", ["label_smoothing", "distillation"])
 def test_a_model_that_was_compiled_with_another_loss(recipe, caplog, of):
     model, (x, y) = chain(of.layers.Dense(3)), examples()
@@ -210,6 +211,7 @@ def test_the_config_round_trip():
 WAYS = [{}, {"jit_compile": True}, {"run_eagerly": True}, {"steps_per_execution": 2}]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "way",
     [*WAYS[:3], pytest.param(WAYS[3], marks=pytest.mark.e2e)],

@@ -114,6 +114,7 @@ KINDS3 = {
 HEADS3 = {"logits": lambda x: x, "softmax": keras3.layers.Softmax(), "function": keras3.ops.softmax}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("student", [keras, keras3])
 @pytest.mark.parametrize(
     ("kind", "head"),

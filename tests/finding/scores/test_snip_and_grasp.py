@@ -199,6 +199,7 @@ def by_hand(masks):
     return ByHand(network("float64"), masks, as_arrays(two_batches(), 2)).scores()
 
 
+@pytest.mark.long
 @both_kerases
 def test_float64(masks, by_hand, its_keras):
     """BatchNorm takes the batch's statistics, L is the mean over all 12 examples."""
@@ -217,6 +218,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.long
 @both_kerases
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.usefixtures("all_eager")
@@ -343,6 +345,7 @@ NORMALISATIONS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:You passed `rms_scaling=True`")
 @pytest.mark.parametrize(("its_keras", "norm", "options"), NORMALISATIONS)
 @pytest.mark.usefixtures("untraced")  # test_float32 has one in graphs

@@ -99,6 +99,7 @@ def kernels(model):
     return {name: v for name, v in values(model).items() if name.endswith("kernel")}
 
 
+@pytest.mark.long
 @both_kerases
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
 def test_a_plain_network(policy, its_keras):
@@ -297,6 +298,7 @@ def own_function(x):
     return x * np.float32(2)
 
 
+@pytest.mark.long
 @both_kerases
 @pytest.mark.parametrize("name", of_any_graph(keras))
 def test_any_graph_conserves_the_flow(name, its_keras):
@@ -523,6 +525,7 @@ def deep(weight, layers=layers):
     return model
 
 
+@pytest.mark.long
 @both_kerases
 @pytest.mark.parametrize(
     ("weight", "nested"),
@@ -676,6 +679,7 @@ def adapted(layer):
     return layer
 
 
+@pytest.mark.long
 @both_kerases
 @pytest.mark.parametrize("kind", SHIFTS)
 @pytest.mark.parametrize("dtype", ["float32", "uint8"])
@@ -719,6 +723,7 @@ def two(shape, dtype=None):
     return tf.fill(shape, tf.constant(2.0, dtype or "float32"))
 
 
+@pytest.mark.long
 @both_kerases
 @pytest.mark.parametrize("name", ["layer", "groups", "rms", "unit", "within a layer"])
 @pytest.mark.parametrize("seed", range(4))
@@ -737,6 +742,7 @@ def test_a_normalisation_of_each_example_multiplies_by_gamma_alone(seed, name, i
         np.testing.assert_allclose(found[weight], factor * each, rtol=1e-6, err_msg=weight)
 
 
+@pytest.mark.long
 @both_kerases
 @pytest.mark.parametrize("within", ["a layer", "a model in a layer", "a layer of one's own"])
 def test_what_is_added_within_a_layer_does_not_count(within, its_keras):
