@@ -230,8 +230,8 @@ def write_exports(
     Raises:
       UsageError: if ``out`` holds anything else, which is never deleted, or a format is unknown. If
         the model has no graph of layers or keeps states from batch to batch. If images, labels,
-        class names or the preprocessing do not fit it. And for a format that cannot hold the
-        model: the others are written all the same, and it is named.
+        class names or the preprocessing do not fit it, or its outputs are not finite. And for a
+        format that cannot hold the model: the others are written all the same, and it is named.
       RuntimeError: if an export does not compute what ``model`` computes: max |Δ| > ``tolerance``.
         Nothing is left at ``out`` then but what was there before.
     """

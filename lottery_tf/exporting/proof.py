@@ -85,14 +85,27 @@ def named_inputs(
 
 
 def model_outputs(model: keras.Model, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The model's outputs by name in inference, as ``predict`` computes them without XLA."""
+    """The model's outputs by name in inference, as ``predict`` computes them without XLA.
+
+    Raises:
+      UsageError: if one is NaN or infinite: then nothing can be compared with it.
+    """
     arrays = [inputs[name] for name in input_names(model)]
     infer = _inference(model) if on_tensorflow(model) else _inference_elsewhere(model)
     batches = []
     for start in range(0, len(arrays[0]), BATCH):
         batches.append(infer([array[start : start + BATCH] for array in arrays]))
     columns = (np.concatenate(column) for column in zip(*batches, strict=True))
-    return dict(zip(output_names(model), columns, strict=True))
+    outputs = dict(zip(output_names(model), columns, strict=True))
+    for name, array in outputs.items():
+        if array.dtype.kind == "f" and not np.all(finite := np.isfinite(array)):
+            odd = len(array) - finite.reshape(len(array), -1).all(axis=1).sum()
+            raise UsageError(
+                f"Expected finite outputs of the model '{model.name}' to export; '{name}' is NaN "
+                f"or infinite for {odd:,} of {len(array):,} images. Has its training diverged? "
+                "Nothing was written."
+            )
+    return outputs
 
 
 def _inference(model: keras.Model) -> Callable[[list[np.ndarray]], list[np.ndarray]]:

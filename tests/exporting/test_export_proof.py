@@ -4,7 +4,9 @@ import gzip
 
 import numpy as np
 import pytest
+from networks import chain
 
+import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
 from lottery_tf.exporting import proof, sizes, write_exports
 from lottery_tf.graph.compat import keras
@@ -41,6 +43,21 @@ def test_one_wrong_number_is_refused(change):
 def test_nan_is_refused_in_both():
     with pytest.raises(RuntimeError, match="max |Δ| is nan"):
         proof.compare("x", {"y": LOGITS * np.nan}, {"y": LOGITS * np.nan})
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_model_whose_outputs_are_not_finite_is_not_exported(value, of, tmp_path):
+    model = chain(of.layers.Dense(2, name="logits"), shape=(2,))
+    model.set_weights([np.array([[value, 0], [0, 1]]), np.zeros(2)])
+    images = np.array([[0, 1], [1, 1], [2, 1]], np.float32)
+    sentence = (
+        f"Expected finite outputs of the model '{model.name}' to export; 'logits' is NaN or "
+        "infinite for 3 of 3 images. Has its training diverged? Nothing was written."
+    )
+    with pytest.raises(UsageError) as caught:
+        lt.export(model, tmp_path / "export", images)
+    assert str(caught.value) == sentence
+    assert not (tmp_path / "export").exists()
 
 
 @pytest.mark.parametrize("got", [{"z": LOGITS}, {"y": LOGITS[:, :1]}])

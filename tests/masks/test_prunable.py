@@ -153,6 +153,16 @@ def test_a_shortcut_behind_a_pooling_of_its_own():
     assert [name for name in every if name not in kept] == ["one_shortcut", "two_shortcut"]
 
 
+def test_a_shortcut_beside_a_branch_with_two_ways_to_the_addition():
+    """One of them has no kernel; it is no reason not to look at the other."""
+    inputs = keras.Input((4, 4, 4))
+    y = layers.ReLU()(inputs)
+    x = layers.Add()([y, conv(4, 3, "branch")(y), conv(4, 1, "beside")(inputs)])
+    model = keras.Model(inputs, layers.Dense(2, name="head")(layers.Flatten()(x)))
+    assert prunable(model, "shortcut") == [n for n in prunable(model) if n != "beside"]
+    assert "beside" in prunable(model)
+
+
 def test_a_shortcut_inside_a_nested_model():
     inner = keras.Input((4, 4, 3))
     nested = keras.Model(inner, block(inner, "b", (3, 3), lambda k, x, y: x + y), name="block")
