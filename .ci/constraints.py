@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-_NOT_THERE = {"cuda"}  # extras that no machine of the tests has
+NOT_THERE = {"cuda", "mutation"}  # extras that no machine of the tests has
 
 
 def declared(setup: Path) -> list[tuple[str, Requirement]]:
@@ -41,7 +41,7 @@ def pins(setup: Path) -> dict[str, str]:
     Raises:
       PackageNotFoundError: if something is not installed.
     """
-    waiting = [each for extra, each in declared(setup) if extra not in _NOT_THERE and applies(each)]
+    waiting = [each for extra, each in declared(setup) if extra not in NOT_THERE and applies(each)]
     found: dict[str, str] = {}
     seen = set()
     while waiting:

@@ -1,6 +1,6 @@
 """Changes lines of one folder at random, one at a time, and lists the changes that no test notices.
 
-    python -m pip install cosmic-ray==8.7.0
+    python -m pip install -e '.[test,mutation]'
     python benchmarks/mutation/sample.py --folder=masks --count=60
 
 The changes are those of cosmic-ray: another operator, comparison, constant or exception, a

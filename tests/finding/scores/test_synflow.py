@@ -326,6 +326,18 @@ def test_of_equal_maxima_in_three_dimensions_one_takes_the_flow(its_keras, pool,
 
 
 @both_kerases
+def test_of_pooling_in_three_dimensions_the_channels_may_come_first(its_keras):
+    x = np.random.default_rng(0).normal(size=(2, 3, 5, 4, 3))
+    first, last = (
+        linear(its_keras.layers.MaxPooling3D((3, 2, 1), data_format=f"channels_{place}"))
+        for place in ("first", "last")
+    )
+    np.testing.assert_array_equal(
+        first(x), np.transpose(last(np.transpose(x, (0, 2, 3, 4, 1))), (0, 4, 1, 2, 3))
+    )
+
+
+@both_kerases
 def test_a_layer_of_32_bits_takes_what_is_beyond_them(its_keras):
     """The second half of four matrices of ones times 1e15 is a layer of the user's own: R is
     2^5 · 1e60, and what flows in between is 2^3 · 1e30 and 2^4 · 1e45."""
