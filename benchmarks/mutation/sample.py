@@ -149,7 +149,7 @@ def main() -> None:
         importlib.import_module(name)
     sys.dont_write_bytecode = True  # which of two changes in a second a file has cannot be told
 
-    caught = 0
+    caught = done = 0
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(KeyboardInterrupt):
         copy = Path(folder) / "copy"
         subprocess.run(["git", "clone", "-q", ROOT, copy], check=True)
@@ -161,10 +161,10 @@ def main() -> None:
             (copy / place).write_text(code)
             by = noticed_by(copy, tests_of(file, options.folder), options.seconds)
             (copy / place).write_text(before)
-            caught += bool(by)
+            caught, done = caught + bool(by), number
             print(f"{number:3} {'caught  ' if by else 'SURVIVED'} {place}:{line}", flush=True)
             print(f"      {difference(before, code)}\n      {by or '-'}", flush=True)
-    print(f"{caught} of {len(chosen)} caught")
+    print(f"{caught} of {done} caught")  # Ctrl-C ends it sooner; those done are drawn at random
 
 
 if __name__ == "__main__":

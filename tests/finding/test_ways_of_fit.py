@@ -259,9 +259,11 @@ def test_labels_of_some_outputs_alone(by_key, of, untraced):
 # Losses of the model's own
 
 
-def autoencoder(of, with_loss=True):
+def autoencoder(of, with_loss=True, with_check=False):
     class Squares(of.layers.Layer):
         def call(self, x):
+            if with_check:
+                tf.debugging.assert_positive(tf.reduce_max(tf.abs(x)))
             self.add_loss(tf.reduce_mean(tf.square(x)))
             return x
 
@@ -292,6 +294,16 @@ def test_data_without_labels_train_by_the_models_own_losses(form, of, all_eager)
     assert pruned.info["dev_loss"] < dense.info["dev_loss"]
     with pytest.raises(UsageError, match="no losses of its own"):
         find(autoencoder(of, with_loss=False), forms[form], of)
+
+
+def test_a_model_that_does_not_take_zeros_is_trained_all_the_same(of, untraced):
+    """Whether it has losses is looked for with zeros; an error of theirs says nothing."""
+    model = autoencoder(of, with_check=True)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        model(tf.zeros((1, 4)))
+    ticket = find(model, X, of)
+    assert ticket.masks.kept == round(0.8 * ticket.masks.total)
+    assert all(np.isfinite(value).all() for value in ticket.weights.values())
 
 
 def test_labels_beside_losses_on_tensors_need_a_loss():
