@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -73,6 +74,15 @@ def test_auto_is_a_moving_line_for_whoever_watches(monkeypatch):
     assert Progress("auto", 1, 1).verbose == 2
     monkeypatch.setattr(progress.sys.stdout, "isatty", lambda: True, raising=False)
     assert Progress("auto", 1, 1).verbose == 1
+
+
+def test_a_line_that_is_written_over_is_as_wide_as_the_terminal(monkeypatch, capsys):
+    """Less one, or the next line would begin below it."""
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    Progress(1, 4, 2).begin("round 1 of 20, which is a long one", 2)
+    line = capsys.readouterr().out
+    assert line[0] == "\r" and len(line[1:]) == 19 and line[1:].startswith("round 1 of 20")
 
 
 @pytest.mark.long
