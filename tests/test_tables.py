@@ -5,6 +5,8 @@ import dataclasses
 import typing
 from pathlib import Path
 
+import pytest
+
 import lottery_tf as lt
 from lottery_tf.common.settings import settings_of
 from lottery_tf.data.readers import FOLDERS, READERS
@@ -20,6 +22,9 @@ from lottery_tf.tweaks.tweak import Tweak
 
 def test_a_tweak_is_its_parameters_and_no_more_fields():
     assert list(PARAMETERS) == list(TWEAKS)
+    for parameters in PARAMETERS.values():  # two recipes may have the same ones
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            parameters().epsilon = 0
     for name, kind in TWEAKS.items():
         assert issubclass(kind, PARAMETERS[name]) and issubclass(kind, Tweak)
         names = [field.name for field in dataclasses.fields(PARAMETERS[name])]

@@ -205,6 +205,19 @@ def test_the_draws_are_those_of_the_step_and_the_seed(kind):
     assert all((each(data, training=True).numpy() != first).any() for each in (ghost, other))
 
 
+def test_each_skip_that_is_dropped_has_a_seed_of_its_own():
+    """Drawn from NumPy's, as Keras' own ``set_random_seed`` sets it."""
+
+    def seeds_of(seed):
+        keras.utils.set_random_seed(seed)
+        convs = [layers.Conv2D(2, 3, padding="same", name=f"conv{n}") for n in range(4)]
+        tweak = lt.GhostSkips(fade="drop", convolutions=("all",))
+        model = tweak.prepare(chain(*convs, layers.Flatten(), shape=(3, 3, 2)))
+        return [layer.seed for layer in model.layers if isinstance(layer, GhostSkip)]
+
+    assert len(set(seeds_of(0))) == 4 and seeds_of(0) == seeds_of(0) != seeds_of(1)
+
+
 def test_the_convolutional_shortcut_is_dropped_by_default():
     plain = chain(
         *(layers.Conv2D(3, 3, padding="same") for _ in range(3)), layers.ReLU(), shape=(6, 6, 3)
