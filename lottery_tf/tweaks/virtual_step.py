@@ -20,7 +20,7 @@ def after_step(
     spec: Any,
     sgd: bool,
     step_size: float,
-    l1: bool = False,
+    l1: bool,
 ) -> Callable[..., tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
     """A function (c [n], B, next batch, γ) → (loss after the virtual step, norm, derivative by c).
 
