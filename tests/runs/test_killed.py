@@ -160,7 +160,7 @@ def signalled(monkeypatch, number, at):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_ends_it(number, ticket, tmp_path, monkeypatch, capfd):
+def test_a_signal_saves_and_ends_it(number, ticket, tmp_path, monkeypatch, capfd, lines):
     """With the code that launchers requeue on; Ctrl-C with that of the shell."""
     words = ["retrain", f"--ticket={ticket}", f"--out={tmp_path / 'run'}"]
     before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
@@ -170,6 +170,7 @@ def test_a_signal_saves_and_ends_it(number, ticket, tmp_path, monkeypatch, capfd
     assert code == (TO_BE_REQUEUED if number == signal.SIGTERM else 130)
     told = capfd.readouterr().err.strip().splitlines()
     assert told[-1].endswith("; the same command goes on where it was.")
+    assert "Asked to stop: saved at step 8." in lines
     saved = read_json(tmp_path / "run" / "checkpoint" / "state.json")
     assert saved["position"] == 8 and len(saved["rows"]) == 1
     assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == before
