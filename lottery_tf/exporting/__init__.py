@@ -1,6 +1,6 @@
 """Exports: files that compute what the trained model computes, and the proof that they do.
 
-A new format is one function that writes it and one entry of ``FORMATS``.
+docs/architecture.md says what a new format takes.
 """
 
 from lottery_tf.common.lazy import loads

@@ -161,47 +161,39 @@ def _code(form: str, facts: Mapping[str, Any], its_keras: str) -> str:
     names = list(facts["inputs"])
     arrays = ", ".join(_array(facts, name) for name in names)
     inputs = f"inputs = {{{arrays}}}  # yours"
-    if form == "saved_model":
-        signature = "predict" if facts.get("probabilities") else "serving_default"
-        return "\n".join(
-            [
-                "import numpy as np, tensorflow as tf",
-                f'model = tf.saved_model.load("{facts["file"]}")',
-                inputs,
-                "tensors = {name: tf.constant(array) for name, array in inputs.items()}",
-                f'outputs = model.signatures["{signature}"](**tensors)',
-            ]
-        )
-    if form == "keras":
-        given = f"inputs[{names[0]!a}]" if len(names) == 1 else "list(inputs.values())"
-        return "\n".join(
-            [
-                "import numpy as np",
-                f"import {its_keras}",
-                f'model = {its_keras}.models.load_model("{facts["file"]}", compile=False)',
-                inputs,
-                f"outputs = model.predict({given})",
-            ]
-        )
-    if form == "tflite":
-        return "\n".join(
-            [
-                "import numpy as np, tensorflow as tf",
-                f'interpreter = tf.lite.Interpreter("{facts["file"]}")',
-                'run = interpreter.get_signature_runner("serving_default")',
-                inputs,
-                "outputs = run(**inputs)",
-            ]
-        )
-    return "\n".join(
-        [
+    signature = "predict" if facts.get("probabilities") else "serving_default"
+    given = f"inputs[{names[0]!a}]" if len(names) == 1 else "list(inputs.values())"
+    of = {
+        "saved_model": [
+            "import numpy as np, tensorflow as tf",
+            f'model = tf.saved_model.load("{facts["file"]}")',
+            inputs,
+            "tensors = {name: tf.constant(array) for name, array in inputs.items()}",
+            f'outputs = model.signatures["{signature}"](**tensors)',
+        ],
+        "keras": [
+            "import numpy as np",
+            f"import {its_keras}",
+            f'model = {its_keras}.models.load_model("{facts["file"]}", compile=False)',
+            inputs,
+            f"outputs = model.predict({given})",
+        ],
+        "tflite": [
+            "import numpy as np, tensorflow as tf",
+            f'interpreter = tf.lite.Interpreter("{facts["file"]}")',
+            'run = interpreter.get_signature_runner("serving_default")',
+            inputs,
+            "outputs = run(**inputs)",
+        ],
+        "onnx": [
             "import numpy as np, onnxruntime",
             f'session = onnxruntime.InferenceSession("{facts["file"]}")',
             inputs,
             "names = [output.name for output in session.get_outputs()]",
             "outputs = dict(zip(names, session.run(names, inputs)))",
-        ]
-    )
+        ],
+    }
+    return "\n".join(of[form])
 
 
 def _picture(facts: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -199,7 +199,7 @@ def inspect(
         kept=masks.kept,
         prunable=masks.total,
         sparsity=masks.sparsity,
-        trainable_parameters=ticket.info["trainable_parameters"],
+        trainable_parameters=ticket.trainable_parameters,
         sparsity_total=ticket.sparsity_total,
         flops_dense=None if unknown else sum(dense.values()),
         flops_sparse=None if unknown else sum(sparse.values()),

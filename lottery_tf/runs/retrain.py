@@ -241,7 +241,8 @@ def retrain_run(
         "reinit": reinit,
     }
     of_tweaks = {name: defaults(tweak) for name, tweak in TWEAKS.items()}
-    return Run(out, "retrain", settings, defaults(*Experiment.owners()), of_tweaks)
+    usual = {**defaults(*Experiment.owners()), "reinit": False}
+    return Run(out, "retrain", settings, usual, of_tweaks)
 
 
 def _hyperparameters(ticket: Ticket, recipe: Recipe, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -79,8 +79,8 @@ class Ticket(Summarised):
         layers are no JSON: such a ticket is built in the process that made it, and not saved.
       info: where the ticket comes from, as JSON knows it: ``method``, ``round``,
         ``rewind_step``, ``model``, ``dataset``, ``seed``, ``settings`` of the run or
-        ``found_with`` of a program, …. ``trainable_parameters`` is the number of them in the dense
-        model, of frozen layers too. ``dense_norms`` has ‖w‖₂ of each prunable weight before it was
+        ``found_with`` of a program, …. ``trainable_parameters`` is the number of them; default:
+        counted in the architecture. ``dense_norms`` has ‖w‖₂ of each prunable weight before it was
         pruned, where that is known.
 
     Raises:
@@ -110,11 +110,10 @@ class Ticket(Summarised):
         """
         plain = strip(model)
         check_masks(plain, masks)
-        weights, trainable = values(plain), trainable_names(plain)
-        # The variables of a frozen layer still say that they are trainable.
-        counted = (weights[n].size for n in weights if n in trainable or n in masks)
+        weights = values(plain)
         norms = dense_norms_of(model, weights, masks)
-        info = {**(info or {}), "trainable_parameters": sum(counted), "dense_norms": norms}
+        count = _trainable_parameters(plain, weights, masks)
+        info = {**(info or {}), "trainable_parameters": count, "dense_norms": norms}
         described = None
         with contextlib.suppress(UsageError):  # said when the ticket is saved
             described = architecture.to_json(plain)
@@ -169,6 +168,13 @@ class Ticket(Summarised):
         return summary_of(self.masks, self.sparsity_total, self.info)
 
     @property
+    def trainable_parameters(self) -> int:
+        """The number of them in the dense model, of frozen layers too."""
+        if "trainable_parameters" not in self.info:  # made by hand
+            return _trainable_parameters(self._plain(), self.weights, self.masks)
+        return int(self.info["trainable_parameters"])
+
+    @property
     def sparsity(self) -> float:
         """Share of the prunable weights that are pruned."""
         return self.masks.sparsity
@@ -177,8 +183,7 @@ class Ticket(Summarised):
     def sparsity_total(self) -> float:
         """Share of all trainable parameters that are pruned, those of frozen layers among them."""
         # Tickets written before these were counted may have fewer than they have masked weights.
-        parameters = max(self.info["trainable_parameters"], self.masks.total)
-        return self.masks.sparsity_total(parameters)
+        return self.masks.sparsity_total(max(self.trainable_parameters, self.masks.total))
 
     def with_masks(self, masks: Masks, **info: Any) -> "Ticket":
         """The ticket of the same weights under masks nested in these, with more ``info``."""
@@ -316,6 +321,7 @@ class Ticket(Summarised):
                 "sparsity": self.masks.sparsity,
                 "sparsity_total": self.sparsity_total,
                 "numbers": sum(value.size for value in self.weights.values()),
+                "trainable_parameters": self.trainable_parameters,
                 **self.info,
                 "sha256": {part: sha256(folder / part) for part in _PARTS},
             }
@@ -389,6 +395,14 @@ def ticket_of(given: Any) -> Ticket:
     if not is_model(given):
         raise UsageError(f"Expected a ticket or a pruned Keras model, got {in_short(repr(given))}.")
     return Ticket.from_pruned(given)
+
+
+def _trainable_parameters(
+    plain: keras.Model, weights: Mapping[str, np.ndarray], masks: Masks
+) -> int:
+    trainable = trainable_names(plain)
+    # The variables of a frozen layer still say that they are trainable.
+    return sum(value.size for name, value in weights.items() if name in trainable or name in masks)
 
 
 def _masked(weights: Mapping[str, np.ndarray], masks: Masks) -> dict[str, np.ndarray]:

@@ -114,9 +114,20 @@ def make_optimizer(
 ) -> keras.optimizers.Optimizer:
     """A new optimizer with its schedule, for tf_keras or Keras 3."""
     rate = learning_rate_schedule(settings, steps_per_epoch, of)
-    if settings.optimizer == "sgd":
-        kind = SGD3 if of is keras3 else SGD
-        return kind(rate, settings.momentum, settings.nesterov, l2=settings.weight_decay)
-    if settings.optimizer == "adam":
-        return (Adam3 if of is keras3 else Adam)(rate, l2=settings.weight_decay)
+    return _MAKERS[settings.optimizer](settings, rate, of)
+
+
+def _sgd(settings: TrainingSettings, rate: Any, of: ModuleType) -> keras.optimizers.Optimizer:
+    kind = SGD3 if of is keras3 else SGD
+    return kind(rate, settings.momentum, settings.nesterov, l2=settings.weight_decay)
+
+
+def _adam(settings: TrainingSettings, rate: Any, of: ModuleType) -> keras.optimizers.Optimizer:
+    return (Adam3 if of is keras3 else Adam)(rate, l2=settings.weight_decay)
+
+
+def _adamw(settings: TrainingSettings, rate: Any, of: ModuleType) -> keras.optimizers.Optimizer:
     return of.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
+
+
+_MAKERS = {"sgd": _sgd, "adam": _adam, "adamw": _adamw}  # the choices of `optimizer`

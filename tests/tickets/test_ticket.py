@@ -459,6 +459,22 @@ def test_pruned_weights_are_0_however_it_is_made():
     np.testing.assert_array_equal(dense["a/kernel"][2], 3)
 
 
+@both_kerases
+def test_a_ticket_made_by_hand_counts_its_parameters(its_keras, tmp_path):
+    """Those of a frozen layer too, and no moving statistics."""
+    model = chain(
+        *(its_keras.layers.Dense(n, trainable=n != 3) for n in (4, 3, 2)),
+        its_keras.layers.BatchNormalization(),
+    )
+    of = lt.Ticket.of(model, random_masks(model))
+    by_hand = lt.Ticket(of.masks, of.weights, of.architecture)
+    assert by_hand.trainable_parameters == of.trainable_parameters == 20 + 15 + 8 + 4
+    assert by_hand.sparsity_total == of.sparsity_total
+    assert str(by_hand.summary()).count(f"{100 * of.sparsity_total:.2f} %") == 1
+    by_hand.save(tmp_path / "t")
+    assert lt.Ticket.load(tmp_path / "t").trainable_parameters == of.trainable_parameters
+
+
 @pytest.mark.parametrize("masks", [{"b/kernel": [1, 0]}, {"a/kernel": [1, 0, 1]}])
 def test_a_mask_without_its_weight_is_refused(masks):
     with pytest.raises(UsageError, match=f"shape; {next(iter(masks))} is not"):

@@ -121,6 +121,15 @@ def test_settings_go_to_the_optimizer(settings, gradients, after, its_keras):
     assert float(weight.numpy()) == pytest.approx(after, abs=1e-5)
 
 
+@both_kerases
+@pytest.mark.parametrize(
+    "name", TrainingSettings.__dataclass_fields__["optimizer"].metadata["choices"]
+)
+def test_every_optimizer_is_what_its_name_says(name, its_keras):
+    made = make_optimizer(TrainingSettings(optimizer=name), 1, its_keras)
+    assert name in [kind.__name__.lower() for kind in type(made).__mro__]
+
+
 @pytest.mark.parametrize("kind", [SGD, Adam, SGD3, Adam3])
 def test_optimizer_round_trip(kind):
     assert kind.from_config(kind(0.1, l2=0.25).get_config()).l2 == 0.25
@@ -181,7 +190,8 @@ def small_trainer(**options):
         return tf.data.Dataset.from_generator(batches, output_signature=(spec, spec))
 
     k = options.pop("its_keras", keras)
-    model = k.Sequential([k.Input((1,)), k.layers.Dense(1, use_bias=False)])
+    kind = options.pop("kind", k.Sequential)
+    model = kind([k.Input((1,)), k.layers.Dense(1, use_bias=False)])
     optimizer = options.pop("optimizer", None) or k.optimizers.SGD(1e-3, 0.9)
     return Trainer(model, stream, 5, optimizer, "mse", metrics=(), **options), seen
 
@@ -219,6 +229,20 @@ def test_training_starts_and_stops_at_any_step(steps_per_execution, jit_compile,
     assert trainer.step == 19
     assert steps.epochs == [12, 17, 19]
     assert seen[0] == 7 and set(range(7, 19)) <= set(seen)
+
+
+@both_kerases
+def test_a_train_step_may_take_two_steps_of_the_optimizer(its_keras):
+    """They are counted as two, which is no sign that the data ended early."""
+
+    class Twice(its_keras.Sequential):
+        def train_step(self, data):
+            super().train_step(data)
+            return super().train_step(data)
+
+    trainer, _ = small_trainer(its_keras=its_keras, kind=Twice, steps_per_execution=1)
+    trainer.fit(7)
+    assert (trainer.position, trainer.step) == (7, 14)
 
 
 # (last step, validation_freq, steps that are looked at)
