@@ -114,6 +114,17 @@ def test_tests_stand_as_the_packages_do():
     assert set(units(graph())) <= folders
 
 
+def test_dataclasses_are_frozen():
+    """But for what is built up while it is walked or waited for."""
+    open_ones = set()
+    for path in modules().values():
+        for node in ast.walk(ast.parse(path.read_text())):
+            made_by = map(ast.unparse, getattr(node, "decorator_list", ()))
+            if any("dataclass" in text and "frozen=True" not in text for text in made_by):
+                open_ones.add(node.name)
+    assert open_ones == {"Call", "Progress"}
+
+
 def test_the_rule_sees_what_it_forbids():
     lazily = "def f():\n    from lottery_tf.b import c\n    import lottery_tf.d\n"
     lazily += "_WHERE = {'e': 'f.e'}\n"

@@ -18,7 +18,7 @@ from lottery_tf.data.readers import FOLDERS
 from lottery_tf.data.settings import DataSettings
 from lottery_tf.finding.settings import IMPORTED
 from lottery_tf.masks.structure import parse as parse_structure
-from lottery_tf.tweaks.settings import PARAMETERS, parameters_of, tweak_settings, tweaks_of
+from lottery_tf.tweaks.settings import PARAMETERS, parameters_of, tweak_names_in, tweak_settings
 
 _OUT = "--out=DIR (the folder to write to)"
 _ENDS = "where pruning ends"
@@ -148,7 +148,7 @@ def check_retrain(flags: Parsed) -> None:
 
 
 def _check_recipe(recipe: str, flags: Parsed) -> None:
-    names, given = tweaks_of(recipe), parameters_for(recipe, flags)
+    names, given = tweak_names_in(recipe), parameters_for(recipe, flags)
     for name in names:
         PARAMETERS[name](**parameters_of(name, given))
     for name in (name for name in PARAMETERS if name not in names):

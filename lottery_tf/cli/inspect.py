@@ -16,7 +16,7 @@ from lottery_tf.common.log import log, some
 from lottery_tf.common.ownership import Kind, check_ours, has_keys
 from lottery_tf.common.summary import percent
 from lottery_tf.data import DataSettings, load
-from lottery_tf.data.settings import of_older_release
+from lottery_tf.data.settings import data_as_in_older_release
 from lottery_tf.inspecting import (
     PICTURE,
     Signal,
@@ -32,7 +32,7 @@ from lottery_tf.inspecting import (
 from lottery_tf.inspecting.signal import signal
 from lottery_tf.runs.experiment import check_data
 from lottery_tf.runs.find import round_folder
-from lottery_tf.runs.retrain import settled
+from lottery_tf.runs.retrain import complete_recipe
 from lottery_tf.runs.settings import Experiment
 from lottery_tf.tickets.ticket import Ticket
 from lottery_tf.tweaks.distillation import Distillation
@@ -139,7 +139,7 @@ def signals_of(path: Path, ticket: Ticket, flags: Parsed) -> dict[str, Signal]:
       UsageError: if neither the flags nor the ticket say which data, or they do not fit.
     """
     settings = flags.settings(SignalSettings)
-    found_with = of_older_release(ticket.info.get("settings", {}))
+    found_with = data_as_in_older_release(ticket.info.get("settings", {}))
     if "dataset" not in {*flags.given, *found_with}:
         raise UsageError(
             f"Expected the ticket {path} to say which data its network is trained on; it does not "
@@ -157,7 +157,7 @@ def signals_of(path: Path, ticket: Ticket, flags: Parsed) -> dict[str, Signal]:
             recipe = Recipe(settings.recipe, parameters_for(settings.recipe, flags))
             # A teacher is used in the loss alone, which is not looked at here.
             recipe = Recipe([each for each in recipe.tweaks if not isinstance(each, Distillation)])
-            recipe = settled(recipe, path, Experiment.restore(found_with))
+            recipe = complete_recipe(recipe, path, Experiment.restore(found_with))
             networks["recipe"] = recipe.prepare(ticket.build(), data.stream())
         return {
             name: signal(each, batches, batches=settings.batches) for name, each in networks.items()

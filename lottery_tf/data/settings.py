@@ -119,7 +119,7 @@ class DataSettings:
             )
 
 
-def of_older_release(settings: Mapping[str, Any]) -> dict[str, Any]:
+def data_as_in_older_release(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a run as JSON has them, with what an older release did without saying it:
     it read grey image folders as RGB."""
     if settings.get("dataset") != "image_folder":

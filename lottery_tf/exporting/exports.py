@@ -169,7 +169,7 @@ def export(
         with whole_folder(path, SAVED_MODEL) as folder, plain_path(folder) as place:
             facts = write(model, {chosen: place}, inputs, classes, wanted)[0][chosen]
         facts["file"] = Path(path).name
-    return {**facts, "preprocessing": _told(preprocessing, wanted)}
+    return {**facts, "preprocessing": _preprocessing_facts(preprocessing, wanted)}
 
 
 def _write_file(
@@ -253,7 +253,7 @@ def write_exports(
         facts, refused = write(model, paths, inputs, classes, wanted)
         for each in facts.values():
             each["class_names"] = names
-            each["preprocessing"] = _told(preprocessing, wanted)
+            each["preprocessing"] = _preprocessing_facts(preprocessing, wanted)
             each["source"] = dict(source or {})
         write_json(folder / REPORT, facts)
         its_keras = keras_of(model).__name__
@@ -277,7 +277,7 @@ def _wanted(
     return Wanted(normalisation, probabilities_of(model, probabilities), tolerance)
 
 
-def _told(preprocessing: Mapping[str, Any] | None, wanted: Wanted) -> dict[str, Any]:
+def _preprocessing_facts(preprocessing: Mapping[str, Any] | None, wanted: Wanted) -> dict[str, Any]:
     """What ``export.json`` says of the preprocessing, NumPy's numbers as JSON has them."""
     numbers = np.ndarray | np.generic | list | tuple
     given = {

@@ -137,10 +137,10 @@ def _rounds(
         last, masks = number >= settings.last_round, None
         diverged = None
         with training.checkpoints.held_back():
-            _start(trainer, ticket)
+            _rewind(trainer, ticket)
             if not last and settings.method not in FROM_TRAINED:
                 masks, trained = _draw(ticket, training, settings, structure, last_step)
-                _start(trainer, ticket)
+                _rewind(trainer, ticket)
             if settings.train_tickets:
                 drawn: dict[str, Mapping[str, np.ndarray]] = {}
                 if masks is not None:
@@ -204,7 +204,7 @@ def next_masks(
     return prune_fraction(scores, masks, settings.prune_fraction, *among)
 
 
-def _start(trainer: Trainer, ticket: Ticket) -> None:
+def _rewind(trainer: Trainer, ticket: Ticket) -> None:
     """Sets the trainer to the ticket's masks and weights, at the rewind step."""
     assign(trainer.model, ticket.weights)
     assign_masks(trainer.model, ticket.masks)

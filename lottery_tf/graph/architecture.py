@@ -14,17 +14,17 @@ from lottery_tf.graph.compat import (
     code_allowed,
     is_like_functional,
     is_model,
-    is_open,
     is_operation_of_keras,
     is_public_class,
+    is_trainable,
     keras,
     keras3,
     parts_of,
     plain_class_of,
-    set_open,
+    set_trainable,
     symbol,
 )
-from lottery_tf.graph.copies import with_paths
+from lottery_tf.graph.copies import copy_with_paths
 from lottery_tf.graph.described_calls import check_order, is_functional
 from lottery_tf.graph.layers import layer_paths, models_in, places
 from lottery_tf.graph.own_classes import is_own, own_methods, set_on
@@ -136,7 +136,7 @@ def _frozen(model: keras.Model) -> list[list[int]]:
         [place, part]
         for place, parts in enumerate(_freezable(model))
         for part, each in enumerate(parts)
-        if not is_open(each)
+        if not is_trainable(each)
     ]
 
 
@@ -188,10 +188,10 @@ def from_json(
                     check_object(part, custom_objects, its_keras)
             model = its_keras.models.model_from_json(text, custom_objects=custom_objects)
         paths = description.get("layer_paths", layer_paths(model))
-        model = model if paths == layer_paths(model) else with_paths(model, paths)
+        model = model if paths == layer_paths(model) else copy_with_paths(model, paths)
         parts = _freezable(model)
         for place, part in description.get("frozen", ()):
-            set_open(parts[place][part], False)
+            set_trainable(parts[place][part], False)
         return model
     except UsageError:
         raise

@@ -78,7 +78,7 @@ except ImportError as error:
     has_functional_like_constructor = keras.src
     backend = types.SimpleNamespace(_SEED_GENERATOR=None)
 
-# What has no public name and is used as it is.
+# What other modules take from here as it is.
 __all__ = [
     "SCHEDULES",
     "Functional",
@@ -149,7 +149,7 @@ def keras_of(thing: Any) -> ModuleType:
 KERASES: dict[str, ModuleType] = {"tf_keras": keras, "keras": keras3.keras}
 
 
-def both(*names: str) -> tuple[Any, ...]:
+def layer_classes(*names: str) -> tuple[Any, ...]:
     """The layer classes of these names in tf_keras and in Keras 3, for ``isinstance``."""
     places = (keras.layers, keras3.keras.layers)
     return tuple(getattr(each, name) for each in places for name in names if hasattr(each, name))
@@ -176,12 +176,13 @@ def is_pruning_wrapper(thing: Any) -> bool:
 
 
 def _of_either(function: Callable[_Taken, _Given]) -> Callable[_Taken, _Given]:
-    """A decorator that calls the namesake in ``keras3`` for objects of Keras 3."""
+    """A decorator that calls the namesake in ``keras3`` if the first argument is of Keras 3."""
     theirs = getattr(keras3, function.__name__)
 
     @functools.wraps(function)
     def either(*args: _Taken.args, **kwargs: _Taken.kwargs) -> _Given:
-        return (theirs if is_keras3(args[0]) else function)(*args, **kwargs)
+        first = next(iter((*args, *kwargs.values())))
+        return (theirs if is_keras3(first) else function)(*args, **kwargs)
 
     return either
 
@@ -269,21 +270,21 @@ def made_trainable(layer: Layer) -> list[Variable]:
 
 
 @_of_either
-def is_open(layer: Layer) -> bool:
+def is_trainable(layer: Layer) -> bool:
     """Whether a layer or model is not frozen itself, whatever holds it or is in it."""
     return layer._trainable
 
 
 @_of_either
-def set_open(layer: Layer, trainable: bool) -> None:
+def set_trainable(layer: Layer, trainable: bool) -> None:
     """Freezes or thaws a layer or model itself, and nothing inside of it."""
     layer._trainable = trainable
 
 
 @_of_either
-def open_as(copy: Layer, layer: Layer) -> None:
+def copy_trainable(copy: Layer, layer: Layer) -> None:
     """Freezes or thaws a layer as ``layer`` is; in Keras 3 each of its variables."""
-    set_open(copy, is_open(layer))
+    set_trainable(copy, is_trainable(layer))
 
 
 @_of_either
@@ -313,7 +314,7 @@ def _kept_by_keras() -> frozenset[str]:
 
 
 @_of_either
-def read_by(layer: Layer) -> contextlib.AbstractContextManager[Any]:
+def autocast_of(layer: Layer) -> contextlib.AbstractContextManager[Any]:
     """The scope in which variables are read in a layer's compute dtype."""
     return autocast_variable.enable_auto_cast_variables(layer._compute_dtype_object)
 
@@ -803,7 +804,7 @@ def is_no_memory(name: str) -> bool:
     return name.startswith(_NO_MEMORY)
 
 
-def is_of_keras(path: str) -> bool:
+def is_list_of_keras(path: str) -> bool:
     """Whether an attribute of an optimizer is one of Keras' own lists: of all its variables, of the
     weights, or of the weights' places."""
     return path in _LISTS

@@ -22,7 +22,7 @@ from lottery_tf.graph.compat import (
     layer_of,
     outputs_of,
     packed,
-    set_open,
+    set_trainable,
     spec_of,
 )
 from lottery_tf.graph.copies import freeze_as
@@ -119,7 +119,7 @@ def _freeze_alike(model: keras.Model, other: keras.Model) -> None:
         return
     # In a frozen model tf_keras trains nothing; Keras 3 trains what was thawed within it.
     for each in models_in(other):
-        set_open(each, True)
+        set_trainable(each, True)
     for path, layer in named_layers(other).items():
         layer.trainable = any(f"{path}/{name}" in wanted for name in own_variables(layer))
 

@@ -18,6 +18,7 @@ from lottery_tf.graph.compat import (
     calls_in,
     chained,
     connected,
+    copy_trainable,
     ends_of,
     functions_of,
     has_losses,
@@ -26,19 +27,18 @@ from lottery_tf.graph.compat import (
     is_keras3,
     is_layer,
     is_model,
-    is_open,
+    is_trainable,
     keras,
     keras_of,
     layer_of,
     made_from,
     only_computes,
-    open_as,
     operation_like,
     outputs_of,
     parts_of,
     rename,
     scope_of,
-    set_open,
+    set_trainable,
     set_value,
     vocabulary_of,
 )
@@ -115,12 +115,12 @@ def freeze_as(copy: keras.layers.Layer, layer: keras.layers.Layer) -> None:
     new, old = unwrapped(copy), unwrapped(layer)
     pairs = [(new, old)]
     if not is_model(layer):
-        set_open(copy, is_open(old))  # a wrapper is frozen as its layer is
+        set_trainable(copy, is_trainable(old))  # a wrapper is frozen as its layer is
         held = [list(parts_of(each)) for each in (new, old)]
         if [type(each) for each in held[0]] == [type(each) for each in held[1]]:
             pairs = list(zip(*held, strict=True))
     for new, old in pairs:
-        open_as(new, old)
+        copy_trainable(new, old)
 
 
 def rebuild(
@@ -267,7 +267,7 @@ def _cloned(part: keras.Model, copy_of: Callable[..., Any]) -> keras.Model:
     return reconnected(part, once, {})
 
 
-def with_paths(model: keras.Model, paths: list[str], new_seeds: bool = False) -> keras.Model:
+def copy_with_paths(model: keras.Model, paths: list[str], new_seeds: bool = False) -> keras.Model:
     """A copy of ``model``, with new initial weights, whose ``layer_paths`` are ``paths``.
 
     Layers get these names, and layers with the same path become one. With ``new_seeds`` even

@@ -39,7 +39,7 @@ def batches(data: Any, model: keras.Model, what: str, seed: int | None = None) -
     Raises:
       UsageError: for data in another form, and as ``fit_shapes.make_ready``.
     """
-    found = _source(data, model, what).once(seed)
+    found = _source(data, model, what).one_pass(seed)
     make_ready(model, found, what)
     return found
 
@@ -73,7 +73,7 @@ class Stream:
         seed: int = 0,
     ):
         source = _source(data, model, what)
-        once = source.once(seed)
+        once = source.one_pass(seed)
         make_ready(model, once, what)
         if steps_per_epoch is not None:
             check_number(steps_per_epoch, "steps_per_epoch", whole=True)
@@ -115,7 +115,7 @@ class _Source(Protocol):
 
     count: int
 
-    def once(self, seed: int | None) -> tf.data.Dataset:
+    def one_pass(self, seed: int | None) -> tf.data.Dataset:
         """All batches, in the order of the first epoch with that seed; None: not shuffled."""
 
     def stream(self, start: int, seed: int) -> tf.data.Dataset:
@@ -140,7 +140,7 @@ class _OfDataset:
     def __init__(self, data: tf.data.Dataset):
         self.data, self.count = data, int(data.cardinality())
 
-    def once(self, seed: int | None) -> tf.data.Dataset:
+    def one_pass(self, seed: int | None) -> tf.data.Dataset:
         return self.data
 
     def stream(self, start: int, seed: int) -> tf.data.Dataset:
@@ -177,7 +177,7 @@ class _OfArrays:
         self.examples = lengths.pop()
         self.count = (self.examples + BATCH_SIZE - 1) // BATCH_SIZE
 
-    def once(self, seed: int | None) -> tf.data.Dataset:
+    def one_pass(self, seed: int | None) -> tf.data.Dataset:
         return self._gathered(tf.data.Dataset.range(1), seed)
 
     def stream(self, start: int, seed: int) -> tf.data.Dataset:
@@ -212,7 +212,7 @@ class _OfBatches:
         self.signature = _signature(_as_batch(first, what), model) if self.count else None
         self.indexed, self.what = indexed, what
 
-    def once(self, seed: int | None) -> tf.data.Dataset:
+    def one_pass(self, seed: int | None) -> tf.data.Dataset:
         if not self.count:
             raise UsageError(f"Expected {self.what} with at least one batch, got none.")
         return self._read(lambda: self._epoch(seed, 0))
@@ -269,14 +269,14 @@ class _OfGenerator:
         self.rest = (_as_batch(each, what) for each in itertools.chain([first], data))
         self.signature = _signature(_as_batch(first, what), model)
 
-    def once(self, seed: int | None) -> tf.data.Dataset:
+    def one_pass(self, seed: int | None) -> tf.data.Dataset:
         found = tf.data.Dataset.from_generator(lambda: self.rest, output_signature=self.signature)
         options = tf.data.Options()
         options.autotune.enabled = False  # else batches are read ahead, and lost at the end
         return found.with_options(options)
 
     def stream(self, start: int, seed: int) -> tf.data.Dataset:
-        return self.once(seed)
+        return self.one_pass(seed)
 
 
 def _given_parts(data: Any) -> tuple[Any, ...]:

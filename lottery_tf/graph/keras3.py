@@ -1,7 +1,8 @@
 """The second door to Keras: the functions of ``compat`` for Keras 3.
 
 A function here has the name, arguments and meaning of the one in ``compat``, which calls it for
-objects of Keras 3. The base class of wrappers around a layer is here too.
+objects of Keras 3. What only Keras 3 needs, and the base class of wrappers around a layer, have no
+namesake there.
 """
 
 import contextlib
@@ -32,7 +33,7 @@ except ImportError as error:
         "KERAS_BACKEND, or install what it names."
     ) from error
 
-# What has no public name and is used as it is.
+# What other modules take from here as it is.
 __all__ = ["Functional", "Node", "keras"]
 
 Layer: TypeAlias = keras.layers.Layer
@@ -44,8 +45,8 @@ KINDS = (
     *(keras.optimizers.Optimizer, keras.losses.Loss, keras.metrics.Metric),
     *(keras.callbacks.Callback, keras.optimizers.schedules.LearningRateSchedule),
 )
-# The dtype of step counts; JAX has no 64-bit integers.
 _UNNAMED = re.compile(r"variable(_\d+)?")  # Keras' names of weights without a given name
+# The dtype of step counts; JAX has no 64-bit integers.
 WHOLE = "int32" if keras.backend.backend() == "jax" else "int64"
 # The method of a model that calls its loss on symbolic tensors, to find shapes.
 SHAPES_STEP = "_symbolic_build"
@@ -153,19 +154,19 @@ def made_trainable(layer: Layer) -> list[Variable]:
     return [each for part in parts_of(layer) for each in part._trainable_variables]
 
 
-def is_open(layer: Layer) -> bool:
+def is_trainable(layer: Layer) -> bool:
     return layer._trainable
 
 
-def set_open(layer: Layer, trainable: bool) -> None:
+def set_trainable(layer: Layer, trainable: bool) -> None:
     if layer._trainable != trainable:
         layer._trainable = trainable
         for variable in layer._trainable_variables:
             variable.trainable = trainable
 
 
-def open_as(copy: Layer, layer: Layer) -> None:
-    set_open(copy, is_open(layer))
+def copy_trainable(copy: Layer, layer: Layer) -> None:
+    set_trainable(copy, is_trainable(layer))
     known = getattr(layer, "_trainable_variables", ())  # a layer of tf_keras has none
     for mine, theirs in zip(copy._trainable_variables, known, strict=False):
         mine.trainable = theirs.trainable
@@ -198,7 +199,7 @@ def _kept_by_keras() -> frozenset[str]:
     return frozenset(vars(layer)) - {"layer"}
 
 
-def read_by(layer: Layer) -> contextlib.AbstractContextManager[Any]:
+def autocast_of(layer: Layer) -> contextlib.AbstractContextManager[Any]:
     return AutocastScope(layer.compute_dtype if layer.autocast else None)
 
 

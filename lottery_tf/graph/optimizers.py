@@ -20,8 +20,8 @@ from lottery_tf.graph.compat import (
     build_for,
     is_keras3,
     is_layer,
+    is_list_of_keras,
     is_no_memory,
-    is_of_keras,
     is_rate,
     is_variable,
     keras,
@@ -266,7 +266,7 @@ def _groups(optimizer: keras.optimizers.Optimizer) -> Iterator[tuple[str, list[A
     """The lists of the optimizer with one entry for each trainable variable, in their order."""
     known = weights_known_to(optimizer)
     for path, group in _parts(vars(optimizer)):
-        if not isinstance(group, Mapping | list | tuple) or is_of_keras(path):
+        if not isinstance(group, Mapping | list | tuple) or is_list_of_keras(path):
             continue
         if len(group) != len(known):
             continue

@@ -14,7 +14,6 @@ import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import (
-    both,
     called_again,
     given_to,
     inner_variable,
@@ -23,6 +22,7 @@ from lottery_tf.graph.compat import (
     is_model,
     is_variable,
     keras,
+    layer_classes,
     layer_of,
     on_tensorflow,
     parts_of,
@@ -153,7 +153,7 @@ def _is_opaque(layer: _Layer) -> bool:
 
 
 def _has_own_code(part: _Layer) -> bool:
-    if isinstance(part, both("Lambda")):
+    if isinstance(part, layer_classes("Lambda")):
         return True
     return any(is_foreign(each) for each in (part, *vars(part).values()))
 

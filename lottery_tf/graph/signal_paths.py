@@ -2,16 +2,16 @@
 
 from collections.abc import Callable, Iterable
 
-from lottery_tf.graph.compat import both, is_layer, keras
+from lottery_tf.graph.compat import is_layer, keras, layer_classes
 from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import Call, calls, unwrapped, variable_names
 
-_NORMALISATIONS = both(
+_NORMALISATIONS = layer_classes(
     *("BatchNormalization", "LayerNormalization", "GroupNormalization", "UnitNormalization"),
     "RMSNormalization",
 )
 # Layers for which f(a·x) = a·f(x) for any factor a > 0.
-_PASS_FACTORS = both(
+_PASS_FACTORS = layer_classes(
     *("ReLU", "LeakyReLU", "PReLU", "Dropout", "Flatten", "Reshape", "Permute"),
     *("ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D", "Cropping1D", "Cropping2D", "Cropping3D"),
     *("MaxPooling1D", "MaxPooling2D", "MaxPooling3D"),
@@ -49,9 +49,9 @@ def _ends_in_one(call: Call, outputs: set[int]) -> bool:
 
 
 def _passes(layer: keras.layers.Layer) -> bool:
-    if isinstance(layer, both("ReLU")):
+    if isinstance(layer, layer_classes("ReLU")):
         return layer.max_value is None and not layer.threshold
-    if isinstance(layer, both("Activation")):
+    if isinstance(layer, layer_classes("Activation")):
         return _passes_factors(layer.activation)
     return isinstance(layer, _PASS_FACTORS)
 

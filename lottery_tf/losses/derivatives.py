@@ -13,10 +13,10 @@ import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import (
-    both,
     differentiate_by,
     in_place_of,
     keras,
+    layer_classes,
     moments_by,
     on_tensorflow,
     tf_variable,
@@ -27,8 +27,8 @@ from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import computes_as_keras
 from lottery_tf.masks.wrapper import remake
 
-_DROPOUT = both("Dropout", "GaussianDropout", "AlphaDropout")
-_BIASED = both("Conv2D", "Conv2DTranspose", "SeparableConv2D", "DepthwiseConv2D", "Dense")
+_DROPOUT = layer_classes("Dropout", "GaussianDropout", "AlphaDropout")
+_BIASED = layer_classes("Conv2D", "Conv2DTranspose", "SeparableConv2D", "DepthwiseConv2D", "Dense")
 _LOSSES = (keras.losses.Loss, keras3.losses.Loss)
 
 
@@ -104,11 +104,12 @@ def _differentiable_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
     # What the call of a user's own subclass does with the bias is not known.
     if isinstance(copy, _BIASED) and copy.use_bias and computes_as_keras(copy):
         _add_bias_by_plus(copy)
-    if isinstance(copy, both("BatchNormalization")):
+    if isinstance(copy, layer_classes("BatchNormalization")):
         moments_by(copy, _moments)
     # Keras 3 with rms_scaling, and tf_keras' GroupNormalization, compute the variance in another
     # way, which is differentiated correctly.
-    if type(copy) in both("LayerNormalization") and not getattr(copy, "rms_scaling", False):
+    rms = getattr(copy, "rms_scaling", False)
+    if type(copy) in layer_classes("LayerNormalization") and not rms:
         copy.call = functools.partial(_normalised, copy)
     if type(copy) is keras3.layers.GroupNormalization:
         copy.call = functools.partial(_normalised_in_groups, copy)

@@ -184,13 +184,13 @@ def with_class_weight(
         # The loss tells of labels that are not classes; the table has no entry for them.
         found = tf.gather(table, tf.clip_by_value(number, 0, classes - 1))
         for given in of_examples:
-            found *= beside(tf.cast(given, found.dtype), found)
+            found *= aligned_to(tf.cast(given, found.dtype), found)
         return x, y, found
 
     return data.map(weighted)
 
 
-def beside(weights: Any, losses: Any) -> Any:
+def aligned_to(weights: Any, losses: Any) -> Any:
     """Weights of examples, reshaped to be multiplied with their losses."""
     ops = ops_for(losses)
     if ops.ndim(weights) == ops.ndim(losses) + 1 and weights.shape[-1] == 1:

@@ -29,7 +29,7 @@ from lottery_tf.graph.ops import is_floating, ops_for
 from lottery_tf.graph.step_checks import step_checks
 from lottery_tf.losses.divergence import at_least_float32
 from lottery_tf.losses.from_keras import default_loss, loss_of
-from lottery_tf.losses.labels import are_labelled, beside, checked_labels
+from lottery_tf.losses.labels import aligned_to, are_labelled, checked_labels
 
 _LOSSES = (keras.losses.Loss, keras3.losses.Loss)
 
@@ -171,7 +171,7 @@ def _means(
             counted = ops.cast(counted, each.dtype)
             mask = counted if mask is None else ops.cast(mask, each.dtype) * counted
         if weight is not None:
-            weight = beside(ops.cast(ops.convert_to_tensor(weight), each.dtype), each)
+            weight = aligned_to(ops.cast(ops.convert_to_tensor(weight), each.dtype), each)
             each = each * weight
         if mask is None or ops.ndim(mask) != ops.ndim(each):
             mask = None

@@ -11,11 +11,11 @@ import tensorflow as tf
 
 from lottery_tf.graph.compat import (
     arguments_of,
-    both,
     function_of,
     inputs_of,
     is_model,
     keras,
+    layer_classes,
 )
 from lottery_tf.graph.compat import outputs_of as outputs_of_call
 from lottery_tf.graph.keras3 import keras as keras3
@@ -41,16 +41,16 @@ _LOG_SOFTMAX = (
 )
 _LOG_SOFTMAX_FUNCTIONS = ("nn.log_softmax", "math.log_softmax", "LogSoftmax")
 # Layers and functions that may give any real number, whatever their input.
-_KERNELS = both(
+_KERNELS = layer_classes(
     *("Dense", "EinsumDense", "Embedding", "Conv1D", "Conv2D", "Conv3D"),
     *("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"),
     *("SeparableConv1D", "SeparableConv2D", "DepthwiseConv1D", "DepthwiseConv2D"),
     *("LocallyConnected1D", "LocallyConnected2D"),
 )
-_NORMALISATIONS = both("BatchNormalization", "LayerNormalization", "GroupNormalization")
+_NORMALISATIONS = layer_classes("BatchNormalization", "LayerNormalization", "GroupNormalization")
 _PRODUCTS = ("linalg.matmul", "einsum", "tensordot", "Matmul", "Einsum", "Tensordot", "Dot")
 # Those that keep logits as logits, and probabilities as such if the number of classes stays.
-_SAME = both(
+_SAME = layer_classes(
     *("Reshape", "Flatten", "RepeatVector", "Average", "Masking", "Dropout", "SpatialDropout1D"),
     *("SpatialDropout2D", "GaussianDropout", "GaussianNoise", "ActivityRegularization", "Resizing"),
     *("GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D"),
@@ -65,7 +65,7 @@ _SAME_FUNCTIONS = (
     *("Resize", "Take", "Tile", "BroadcastTo"),
 )
 # Those that give logits if at least one input is logits and none is probabilities.
-_SUMS = both(
+_SUMS = layer_classes(
     *("Add", "Subtract", "Multiply", "Maximum", "Minimum", "Rescaling", "Permute"),
     *("MaxPooling1D", "MaxPooling2D", "GlobalMaxPooling1D", "GlobalMaxPooling2D"),
 )
@@ -97,14 +97,16 @@ def outputs_of(model: keras.Model) -> dict[str, Outputs]:
 def _made_by(call: Call) -> Outputs:
     """The kind of a layer call's output."""
     layer = call.layer
-    while isinstance(layer, both("Wrapper")) and not isinstance(layer, both("Bidirectional")):
+    wrappers, both_ways = layer_classes("Wrapper"), layer_classes("Bidirectional")
+    while isinstance(layer, wrappers) and not isinstance(layer, both_ways):
         layer = layer.layer  # a pruning wrapper, TimeDistributed
     if is_model(layer):
         return _one_of(set(outputs_of(layer).values()))
     if not computes_as_keras(layer):
         return Outputs.UNKNOWN  # the user's own
     function, activation = function_of(layer), getattr(layer, "activation", None)
-    softmax = next((x for x in (layer, activation) if isinstance(x, both("Softmax"))), None)
+    softmaxes = layer_classes("Softmax")
+    softmax = next((x for x in (layer, activation) if isinstance(x, softmaxes)), None)
     if softmax is not None or function in ("nn.softmax", "Softmax"):
         axis = _argument(call, 1, ("axis",), -1) if softmax is None else softmax.axis
         last = axis in (None, -1, len(outputs_of_call(call.node)[0].shape) - 1)
@@ -120,7 +122,7 @@ def _made_by(call: Call) -> Outputs:
     if isinstance(layer, _KERNELS) and activation in _LINEAR:
         return Outputs.LOGITS
     before = {_made_by(each) for each in call.before}
-    linear = type(layer) in both("Activation") and activation in _LINEAR
+    linear = type(layer) in layer_classes("Activation") and activation in _LINEAR
     if linear or isinstance(layer, _SAME) or function in _SAME_FUNCTIONS:
         split = _classes_of(call, "in") != _classes_of(call, "out")  # no longer adding up to 1
         return Outputs.UNKNOWN if split and before != {Outputs.LOGITS} else _one_of(before)
@@ -131,7 +133,7 @@ def _made_by(call: Call) -> Outputs:
         )
         inside = all(isinstance(bound, int | float) and 0 <= bound <= 1 for bound in bounds)
         return Outputs.UNKNOWN if inside and before == {Outputs.LOGITS} else _one_of(before)
-    if isinstance(layer, both("Concatenate")) or function in _CONCATENATIONS:
+    if isinstance(layer, layer_classes("Concatenate")) or function in _CONCATENATIONS:
         return Outputs.LOGITS if before == {Outputs.LOGITS} else Outputs.UNKNOWN
     # A product with a constant, such as a matrix of weights, may give any real numbers.
     with_weights = function in _PRODUCTS and len(inputs_of(call.node)) == 1

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import log, some
-from lottery_tf.graph.compat import arguments_of, both, inputs_of, keras, outputs_of
+from lottery_tf.graph.compat import arguments_of, inputs_of, keras, layer_classes, outputs_of
 from lottery_tf.graph.layers import (
     Call,
     calls,
@@ -169,13 +169,13 @@ def _axes(
       inputs, outputs: the shapes of its inputs and outputs.
       path: the path of the called layer, for the error.
     """
-    if isinstance(layer, both("Bidirectional")):
+    if isinstance(layer, layer_classes("Bidirectional")):
         return _axes(at(layer, parts[0]), parts[1:], inputs, outputs, path)
-    if isinstance(layer, both("TimeDistributed")):
+    if isinstance(layer, layer_classes("TimeDistributed")):
         taken, given = (shape[:1] + shape[2:] for shape in (inputs, outputs))
         axes, shared = _axes(at(layer, parts[0]), parts[1:], taken, given, path)
         return (inputs[1], *axes), shared
-    if isinstance(layer, both("RNN")):
+    if isinstance(layer, layer_classes("RNN")):
         steps = inputs[0 if getattr(layer, "time_major", False) else 1]
         if not isinstance(layer, CONVOLUTIONAL_RECURRENT):
             return (steps,), 1  # once a step, in each of several cells
@@ -183,14 +183,14 @@ def _axes(
         return (steps, *(images[1:] if _channels_first(layer.cell) else images[:-1])), 1
     if isinstance(layer, ATTENTION):
         return inputs[1:-1], 1
-    if isinstance(layer, both("Embedding")):
+    if isinstance(layer, layer_classes("Embedding")):
         return (0,), 1  # rows are looked up
-    if isinstance(layer, both("EinsumDense")):
+    if isinstance(layer, layer_classes("EinsumDense")):
         # Along axes that input and kernel share, each weight meets one value only.
         labels, kernel = layer.equation.partition("->")[0].split(",")
         sizes = zip(kernel, layer.kernel.shape, strict=True)
         return inputs[1:], math.prod(size for label, size in sizes if label in labels)
-    if isinstance(layer, both("Dense")):
+    if isinstance(layer, layer_classes("Dense")):
         return inputs[1:-1], 1
     if isinstance(layer, LOCAL):
         return (), 1

@@ -5,7 +5,13 @@ from typing import Any
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.settings import nearest
-from lottery_tf.graph.compat import both, function_of, held_variables, is_pruning_wrapper, keras
+from lottery_tf.graph.compat import (
+    function_of,
+    held_variables,
+    is_pruning_wrapper,
+    keras,
+    layer_classes,
+)
 from lottery_tf.graph.layers import (
     Call,
     calls,
@@ -20,36 +26,36 @@ from lottery_tf.graph.layers import (
 from lottery_tf.graph.parts import at, layers_held, parts_at, variables_at
 from lottery_tf.masks.settings import KINDS, PrunableSettings
 
-DEPTHWISE = both("DepthwiseConv1D", "DepthwiseConv2D")
-TRANSPOSED = both("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
+DEPTHWISE = layer_classes("DepthwiseConv1D", "DepthwiseConv2D")
+TRANSPOSED = layer_classes("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
 _CONVOLUTIONS = (
-    *both("Conv1D", "Conv2D", "Conv3D", "SeparableConv1D", "SeparableConv2D"),
+    *layer_classes("Conv1D", "Conv2D", "Conv3D", "SeparableConv1D", "SeparableConv2D"),
     *TRANSPOSED,
 )
 _ANY_CONVOLUTION: tuple[Any, ...] = (*_CONVOLUTIONS, *DEPTHWISE)
 _POOLINGS = (
-    *both("AveragePooling1D", "AveragePooling2D", "AveragePooling3D"),
-    *both("MaxPooling1D", "MaxPooling2D", "MaxPooling3D"),
+    *layer_classes("AveragePooling1D", "AveragePooling2D", "AveragePooling3D"),
+    *layer_classes("MaxPooling1D", "MaxPooling2D", "MaxPooling3D"),
 )
 # Layers that use each weight at one place.
-LOCAL = both("LocallyConnected1D", "LocallyConnected2D")
-EINSUM = both("EinsumDense")
-ATTENTION = both("MultiHeadAttention", "GroupQueryAttention")
-CONVOLUTIONAL_RECURRENT = both("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
-_CELLS = both("LSTMCell", "GRUCell", "SimpleRNNCell")
+LOCAL = layer_classes("LocallyConnected1D", "LocallyConnected2D")
+EINSUM = layer_classes("EinsumDense")
+ATTENTION = layer_classes("MultiHeadAttention", "GroupQueryAttention")
+CONVOLUTIONAL_RECURRENT = layer_classes("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
+_CELLS = layer_classes("LSTMCell", "GRUCell", "SimpleRNNCell")
 _RECURRENT = ("kernel", "recurrent_kernel")
 # Kind, layer classes, and the attributes that hold their prunable weights. A depthwise kernel is
 # called ``kernel`` in Keras 3.
 _CLASSES = (
     ("conv", (*_CONVOLUTIONS, *LOCAL), ("kernel", "pointwise_kernel")),
-    ("dense", both("Dense", "EinsumDense"), ("kernel",)),
+    ("dense", layer_classes("Dense", "EinsumDense"), ("kernel",)),
     ("depthwise", _ANY_CONVOLUTION, ("depthwise_kernel",)),
     ("depthwise", DEPTHWISE, ("kernel",)),
     ("recurrent", _CELLS, _RECURRENT),
-    ("embedding", both("Embedding"), ("embeddings",)),
+    ("embedding", layer_classes("Embedding"), ("embeddings",)),
 )
 # Layers that compute through the layers within them, which decide what is pruned.
-_HOLDERS = both("RNN", "StackedRNNCells", "Bidirectional", "TimeDistributed")
+_HOLDERS = layer_classes("RNN", "StackedRNNCells", "Bidirectional", "TimeDistributed")
 # Kind; layer classes; class of the part that holds their weights (None: any); the weights' names.
 _WITHIN = (
     ("recurrent", CONVOLUTIONAL_RECURRENT, None, _RECURRENT),
@@ -243,7 +249,7 @@ def _is_shortcut(call: Call, kernels: set[str]) -> bool:
     ends, todo = set(), list(call.after)
     while todo:
         step = todo.pop()
-        if isinstance(step.layer, both("Add")) or function_of(step.layer) in _ADDITIONS:
+        if isinstance(step.layer, layer_classes("Add")) or function_of(step.layer) in _ADDITIONS:
             ends.add(step)
         elif step.path not in kernels:
             todo += step.after

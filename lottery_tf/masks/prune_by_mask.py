@@ -16,12 +16,12 @@ import tensorflow as tf
 
 from lottery_tf.graph.compat import (
     PruneLowMagnitude,
+    autocast_of,
     build_projections,
     by_name,
     is_keras3,
     is_pruning_wrapper,
     keras,
-    read_by,
     regularize_instead,
     take_call_of,
     take_input_shape,
@@ -121,7 +121,7 @@ class PruneByMask(PruneLowMagnitude):
                 self._make_masks()
         masked: dict[str, Any] = {}
         for attribute, places in self.places.items():
-            with read_by(holder_of(self.layer, attribute)):
+            with autocast_of(holder_of(self.layer, attribute)):
                 masked |= dict.fromkeys(places, self._masked(attribute))
         with in_places_of(self.layer, masked):
             return self.layer(inputs, *args, **kwargs)

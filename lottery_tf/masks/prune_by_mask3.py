@@ -10,8 +10,8 @@ from keras import ops
 
 from lottery_tf.graph.compat import (
     PruningWrapper,
+    autocast_of,
     constrain_too,
-    read_by,
     regularize_instead,
 )
 from lottery_tf.graph.parts import at, holder_of, in_places_of, variables_at
@@ -88,7 +88,7 @@ class PruneByMask(PruningWrapper):
     def call(self, *args: Any, **kwargs: Any) -> Any:
         masked: dict[str, Any] = {}
         for attribute, places in self.places.items():
-            with read_by(holder_of(self.layer, attribute)):
+            with autocast_of(holder_of(self.layer, attribute)):
                 masked |= dict.fromkeys(places, self._masked(attribute))
         with in_places_of(self.layer, masked):
             return self.layer(*args, **kwargs)

@@ -16,7 +16,7 @@ from lottery_tf.data.settings import DataSettings
 from lottery_tf.finding.settings import FindingSettings
 from lottery_tf.masks.settings import as_compared
 from lottery_tf.runs.settings import CLASS_NAMES, DATA_SUM, Experiment
-from lottery_tf.tweaks.settings import PARAMETERS, defaults_of, of_older_release
+from lottery_tf.tweaks.settings import PARAMETERS, defaults_of, with_older_defaults
 
 Settings = dict[tuple[str, str], Any]
 
@@ -122,7 +122,7 @@ def column(setting: tuple[str, str]) -> str:
 def fill_in_defaults(runs: Sequence[Settings]) -> None:
     """Fills in settings that runs of older releases lack.
 
-    Parameters of tweaks are as ``of_older_release`` says, other settings have their defaults.
+    Parameters of tweaks are as ``with_older_defaults`` says, other settings have their defaults.
     """
     parts = [{part for part, _ in run} for run in runs]
     have_part = Counter(part for found in parts for part in found)
@@ -137,7 +137,7 @@ def fill_in_defaults(runs: Sequence[Settings]) -> None:
         of_tweaks = {
             (part, name): value
             for part in has & PARAMETERS.keys()
-            for name, value in of_older_release(
+            for name, value in with_older_defaults(
                 part, {name: value for (own, name), value in run.items() if own == part}
             ).items()
         }

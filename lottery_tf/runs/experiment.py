@@ -10,7 +10,7 @@ from lottery_tf.common.devices import check_batch_size, chief_first
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.settings import defaults
 from lottery_tf.data import Dataset, load
-from lottery_tf.data.settings import DataSettings, of_older_release
+from lottery_tf.data.settings import DataSettings, data_as_in_older_release
 from lottery_tf.graph.compat import KERASES, keras
 from lottery_tf.graph.layers import check_graph, check_tensorflow
 from lottery_tf.runs.settings import Experiment
@@ -54,14 +54,14 @@ def experiment_of(ticket: Ticket, path: Path) -> Experiment:
             f"Expected the ticket {path} to say how its network is trained; it does not (method "
             f"{ticket.info.get('method')}): give `dataset` and the settings of the training."
         )
-    return Experiment.restore(of_older_release(ticket.info["settings"]))
+    return Experiment.restore(data_as_in_older_release(ticket.info["settings"]))
 
 
 def check_fit(ticket: Ticket, experiment: Experiment) -> None:
     """Raises UsageError if the ticket was found for another model or dataset."""
     found_in, data = ticket.info.get("settings", {}), vars(experiment.data)
     if found_in.get("dataset") == "image_folder":  # an older release had no options of it
-        found_in = {**defaults(DataSettings), **of_older_release(found_in)}
+        found_in = {**defaults(DataSettings), **data_as_in_older_release(found_in)}
         # Without channels they are the images' own: ``check_data`` tells when these are read.
         if None in (found_in["image_channels"], data["image_channels"]):
             del found_in["image_channels"]

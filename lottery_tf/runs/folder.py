@@ -25,7 +25,7 @@ from lottery_tf.masks.settings import as_compared
 from lottery_tf.runs.records import read_config
 from lottery_tf.runs.settings import CLASS_NAMES, DATA_SUM
 from lottery_tf.training.loading import known_of_tfmot
-from lottery_tf.tweaks.settings import of_older_release
+from lottery_tf.tweaks.settings import with_older_defaults
 
 # Settings that are not part of a run's identity. A run may go on on other devices and with more
 # rounds. Data, tickets, teachers and models are known by their sums, wherever they are.
@@ -50,7 +50,7 @@ class Run:
       command: the command of the run.
       settings: every setting that decides the result, as JSON values.
       defaults: defaults of settings that a run of an older release may lack.
-      of_tweaks: the same for parameters of tweaks that ``of_older_release`` does not name.
+      of_tweaks: the same for parameters of tweaks that ``with_older_defaults`` does not name.
     """
 
     out: Path
@@ -66,10 +66,10 @@ class Run:
             mine = json.loads(json.dumps({"command": self.command, **self.settings}))
             if self._read_as_older_release() or _same_channels(theirs, mine):
                 mine["image_channels"] = theirs["image_channels"]
-            for tweak in _both(theirs, mine):
+            for tweak in _shared_tweaks(theirs, mine):
                 usual = self.of_tweaks.get(tweak, {})
                 own = {name: usual.get(name) for name in mine["tweaks"][tweak]}
-                own |= of_older_release(tweak, theirs["tweaks"][tweak])
+                own |= with_older_defaults(tweak, theirs["tweaks"][tweak])
                 theirs["tweaks"] = {**theirs["tweaks"], tweak: own}
             differing = _differing(theirs, mine)
             if not differing and (moved := _other_data(theirs, mine)):
@@ -120,15 +120,15 @@ class Run:
         compared."""
         if not data_sha256 or not (self.out / "config.json").is_file():
             return
-        stated, of_older_release = read_config(self.out).get(DATA_SUM), None
+        stated, older_sum = read_config(self.out).get(DATA_SUM), None
         if stated != data_sha256 and self._read_as_older_release():
             options = {**options_of(self.settings), "image_channels": 3}
-            of_older_release = content_sha256(
+            older_sum = content_sha256(
                 self.settings["dataset"], self.settings["data_dir"], **options
             )
-        if (stated or of_older_release or data_sha256) == data_sha256:
+        if (stated or older_sum or data_sha256) == data_sha256:
             return
-        if of_older_release is not None and stated in (None, of_older_release):
+        if older_sum is not None and stated in (None, older_sum):
             raise UsageError(
                 f"Expected the data that {self.out} was begun with; an older release has read its "
                 "grey images as RGB: give `image_channels=3`, or choose another `out`."
@@ -202,7 +202,7 @@ def _differing(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
 
     First the recipe, where the order of tweaks does not matter; then parameters of tweaks and other
     settings, by the names of their flags."""
-    both, there, here = _both(theirs, mine), _tweaks(theirs), _tweaks(mine)
+    both, there, here = _shared_tweaks(theirs, mine), _tweaks(theirs), _tweaks(mine)
     one, other = (
         {
             **{n: value for n, value in as_compared(config).items() if n != "tweaks"},
@@ -251,7 +251,7 @@ def _tweaks(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return config.get("tweaks", {})
 
 
-def _both(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
+def _shared_tweaks(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
     """The tweaks that both runs have."""
     return [tweak for tweak in _tweaks(mine) if tweak in _tweaks(theirs)]
 

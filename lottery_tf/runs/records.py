@@ -7,7 +7,7 @@ from typing import Any
 
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import SUMS, check_part, read_json
-from lottery_tf.data.settings import of_older_release
+from lottery_tf.data.settings import data_as_in_older_release
 from lottery_tf.runs import Row
 
 RESULT = "result.json"
@@ -32,7 +32,7 @@ def read_config(run: str | os.PathLike[str]) -> dict[str, Any]:
         raise UsageError(f"Expected a run's settings in {path}; it holds something else.")
     if not all(isinstance(each, dict) for each in config.get("tweaks", {}).values()):
         raise UsageError(f"Expected the parameters of each tweak in {path}; it holds others.")
-    return of_older_release(config)
+    return data_as_in_older_release(config)
 
 
 def read_result(run: str | os.PathLike[str], needed: Collection[str] = ()) -> Row:

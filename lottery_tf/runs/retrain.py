@@ -100,7 +100,7 @@ def retrain_ticket(
     ticket = Ticket.load(ticket_path)
     experiment = experiment or experiment_of(ticket, ticket_path)
     by_itself = any(isinstance(t, Distillation) and t.teacher is None for t in recipe.tweaks)
-    recipe = settled(recipe, ticket_path, experiment, how.allow_code)
+    recipe = complete_recipe(recipe, ticket_path, experiment, how.allow_code)
     check_fit(ticket, experiment)
     run = retrain_run(out, ticket_path, recipe, experiment, reinit)
     run.check()
@@ -232,7 +232,7 @@ def retrain_run(
 ) -> Run:
     """The run of ``retrain`` that belongs in a folder.
 
-    Arguments are as in ``retrain_ticket``; the recipe has to be ``settled``."""
+    Arguments are as in ``retrain_ticket``; the recipe is what ``complete_recipe`` returns."""
     settings = {
         **experiment.describe(),
         "ticket": str(ticket_path),
@@ -259,7 +259,7 @@ def _hyperparameters(ticket: Ticket, recipe: Recipe, settings: Mapping[str, Any]
     return {"recipe": recipe.name, **finding, **own, **parameters}
 
 
-def settled(
+def complete_recipe(
     recipe: Recipe, ticket_path: Path, experiment: Experiment, allow_code: bool = False
 ) -> Recipe:
     """``recipe``, completed from the training and from the ticket's own run.

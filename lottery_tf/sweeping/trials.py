@@ -178,7 +178,12 @@ class RetrainTrial:
             release with other defaults.
         """
         from lottery_tf.runs.find import dense_folder
-        from lottery_tf.runs.retrain import check_retrain_places, is_tested, retrain_run, settled
+        from lottery_tf.runs.retrain import (
+            check_retrain_places,
+            complete_recipe,
+            is_tested,
+            retrain_run,
+        )
 
         check_retrain_places(out / self.folder)
         run = out / self.folder
@@ -189,7 +194,7 @@ class RetrainTrial:
         of_tweaks = recipe.describe().values()
         taught = [each["teacher"] or dense for each in of_tweaks if "teacher" in each]
         if _are_there(ticket, *taught):
-            recipe = settled(recipe, ticket, experiment)
+            recipe = complete_recipe(recipe, ticket, experiment)
             retrain_run(out / self.folder, ticket, recipe, experiment, reinit).check()
         return True
 

@@ -12,14 +12,14 @@ from lottery_tf.masks.masks import shapes_in
 
 def check_record(record: Mapping[str, Any]) -> None:
     """Raises UsageError where what others rely on is of another kind than ``Ticket`` has it."""
-    nothing = unsaid(record)
+    nothing = null_names(record)
     for kind, what, names in _SAID:
         for name in names:
             if name in record and name not in nothing and not kind(record[name]):
                 raise UsageError(f"expected {what} as {name}, which is {str(record[name])[:40]!r}")
 
 
-def unsaid(record: Mapping[str, Any]) -> set[str]:
+def null_names(record: Mapping[str, Any]) -> set[str]:
     """The names that are null, as a program may have written them: that is as if left out."""
     known = {name for _, _, names in _SAID for name in names if name not in _COUNTED}
     return {name for name in known if record.get(name, 0) is None}

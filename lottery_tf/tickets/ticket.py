@@ -20,15 +20,15 @@ from lottery_tf.common.summary import Summarised, Summary, in_short, percent
 from lottery_tf.graph import architecture
 from lottery_tf.graph.compat import (
     KERASES,
-    both,
     is_adapted,
     is_model,
     keras,
     keras_of,
+    layer_classes,
     parts_of,
 )
 from lottery_tf.graph.conversion import converted
-from lottery_tf.graph.copies import with_paths
+from lottery_tf.graph.copies import copy_with_paths
 from lottery_tf.graph.layers import (
     assign,
     check_graph,
@@ -46,7 +46,7 @@ from lottery_tf.masks.wrapper import check_masks, log_left_dense, strip, wrap
 from lottery_tf.tickets.from_model import masks_of, warn_of_same
 from lottery_tf.tickets.matched import log_matched, values_for
 from lottery_tf.tickets.origin import summary_of
-from lottery_tf.tickets.record import check_record, check_sizes, text_of, tickets_below, unsaid
+from lottery_tf.tickets.record import check_record, check_sizes, null_names, text_of, tickets_below
 
 FORMAT_VERSION = 1
 _PARTS = ("masks.npz", "weights.npz", "model.json")
@@ -243,7 +243,7 @@ class Ticket(Summarised):
         """The same ticket by the names of ``model``, if that is the same with numbered names."""
         check_graph(model)
         if keras_of(model) is not self.its_keras:
-            stacks = both("StackedRNNCells")
+            stacks = layer_classes("StackedRNNCells")
             for path, layer in named_layers(model).items():
                 if any(isinstance(part, stacks) for part in parts_of(layer)):
                     raise UsageError(
@@ -281,7 +281,7 @@ class Ticket(Summarised):
         if self.its_keras is KERASES[name]:
             return self
         plain = self._plain()
-        assign(plain := with_paths(plain, layer_paths(plain)), self.weights)
+        assign(plain := copy_with_paths(plain, layer_paths(plain)), self.weights)
         model = converted(plain, KERASES[name])
         return dataclasses.replace(self, architecture=architecture.to_json(model), _template=None)
 
@@ -295,7 +295,7 @@ class Ticket(Summarised):
         plain = self._plain()
         drawn = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])
         keras_of(plain).utils.set_random_seed(drawn)
-        fresh = with_paths(plain, layer_paths(plain), new_seeds=True)
+        fresh = copy_with_paths(plain, layer_paths(plain), new_seeds=True)
         weights = values(fresh)
         # What a layer was adapted to is no initial weight.
         for path, layer in named_layers(plain).items():
@@ -375,7 +375,7 @@ class Ticket(Summarised):
         most = record.get("numbers", 2 * record["trainable_parameters"] + 2**26)
         check_sizes(path, most)
         computed = {"format_version", "sparsity", "sparsity_total", "numbers", "sha256"}
-        computed |= unsaid(record)
+        computed |= null_names(record)
         return cls(
             Masks.load(path / "masks.npz"),
             read_arrays(path / "weights.npz"),

@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from lottery_tf.graph.compat import both, keras
+from lottery_tf.graph.compat import keras, layer_classes
 from lottery_tf.masks.wrapper import with_configs
 from lottery_tf.tweaks.tweak import Tweak
 
@@ -31,7 +31,9 @@ def _synchronized(model: keras.Model, wanted: bool) -> keras.Model:
     """``model``, or a copy with BatchNorm layers that are synchronized as ``wanted``."""
 
     def config(layer: keras.layers.Layer) -> dict[str, Any]:
-        differs = type(layer) in both("BatchNormalization") and layer.synchronized != wanted
+        differs = (
+            type(layer) in layer_classes("BatchNormalization") and layer.synchronized != wanted
+        )
         return {"synchronized": wanted} if differs else {}
 
     return with_configs(model, config)

@@ -11,7 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from lottery_tf.common.settings import check_values, setting
-from lottery_tf.graph.compat import both, keras
+from lottery_tf.graph.compat import keras, layer_classes
 from lottery_tf.graph.layers import calls, unwrapped
 from lottery_tf.masks.wrapper import with_configs
 from lottery_tf.training.settings import PRECISIONS
@@ -49,7 +49,7 @@ def in_precision(model: keras.Model, precision: str) -> keras.Model:
 
     def config(layer: keras.layers.Layer) -> dict[str, Any]:
         """The changes in the layer's config."""
-        fixed = isinstance(layer, both("InputLayer")) or layer.variable_dtype != "float32"
+        fixed = isinstance(layer, layer_classes("InputLayer")) or layer.variable_dtype != "float32"
         wanted = "float32" if id(layer) in last else precision
         if fixed or "dtype" not in layer.get_config() or layer.dtype_policy.name == wanted:
             return {}

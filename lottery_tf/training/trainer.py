@@ -97,7 +97,7 @@ class Trainer:
                 f"Expected no `jit_compile=True` with {replicas} devices, as XLA's steps run on "
                 "one: leave it out, or train on one."
             )
-        self._without_xla = False  # whether to go on without XLA if it fails
+        self._may_drop_xla = False  # whether to go on without XLA if it fails
         if jit_compile is None and not by_tensorflow:
             jit_compile = "auto"
         elif jit_compile is None:
@@ -105,7 +105,7 @@ class Trainer:
             if jit_compile and (what := without_kernel(model)):
                 _tell(model, f"{what}, for which it has no kernel")
                 jit_compile = False
-            self._without_xla = jit_compile
+            self._may_drop_xla = jit_compile
         half = any(layer.compute_dtype == "float16" for layer in named_layers(model).values())
         with scope_of(model):
             if half and not optimizers.scales_loss(optimizer):
@@ -215,7 +215,7 @@ class Trainer:
             optimizer = self.model.optimizer
             averages = contextlib.nullcontext() if put_in else without_averages(optimizer)
             end = self.step + count * steps
-            with averages, step_checks(), self._told_of_an_end(end):
+            with averages, step_checks(), self._early_end_as_mistake(end):
                 stream = self.stream(self.position)
                 if is_keras3(self.model):  # its executions have as many steps as there is data
                     stream = stream.take(count * steps)
@@ -235,7 +235,7 @@ class Trainer:
             self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
 
     @contextlib.contextmanager
-    def _told_of_an_end(self, end: int) -> Iterator[None]:
+    def _early_end_as_mistake(self, end: int) -> Iterator[None]:
         """Raises UsageError if the data end before the step ``end``."""
         empty = None
         try:
@@ -270,10 +270,10 @@ class Trainer:
         try:
             return run(*args, **kwargs)
         except tf.errors.OpError as error:
-            if not self._without_xla or self.step != before:
+            if not self._may_drop_xla or self.step != before:
                 raise
             failed = error
-        self.model.jit_compile = self._without_xla = False
+        self.model.jit_compile = self._may_drop_xla = False
         self.model.train_function = self.model.test_function = None  # Keras 3 would reuse them
         found = run(*args, **kwargs)  # raises a clearer error if XLA was not the cause
         _tell(self.model, reason(failed))

@@ -12,7 +12,6 @@ from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import counted, log, some
 from lottery_tf.common.settings import nearest
 from lottery_tf.graph.compat import (
-    both,
     call_of,
     input_layers,
     input_like,
@@ -20,6 +19,7 @@ from lottery_tf.graph.compat import (
     is_keras3,
     keras,
     keras_of,
+    layer_classes,
     layer_of,
     outputs_of,
     producer_of,
@@ -41,12 +41,12 @@ from lottery_tf.tweaks.ghost_skip import (
 from lottery_tf.tweaks.settings import GhostSkipsSettings
 from lottery_tf.tweaks.signal_scaling import strengths
 
-_CONVOLUTIONS = both(
+_CONVOLUTIONS = layer_classes(
     *("Conv1D", "Conv2D", "Conv3D", "SeparableConv1D", "SeparableConv2D"),
     *("DepthwiseConv1D", "DepthwiseConv2D"),
 )
-_TRANSPOSED = both("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
-_PADDINGS = both("ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D")
+_TRANSPOSED = layer_classes("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
+_PADDINGS = layer_classes("ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D")
 PLACES = ("hidden", "all", "same")
 
 
@@ -232,7 +232,7 @@ class GhostSkips(GhostSkipsSettings, FadingTweak):
             (after, *others) = readers.get(id(_output_of(node)), [None])
             norm = None if after is None else layer_of(after)
             alone = not others and id(_output_of(node)) not in outputs
-            if alone and isinstance(norm, both("BatchNormalization")) and is_linear(conv):
+            if alone and isinstance(norm, layer_classes("BatchNormalization")) and is_linear(conv):
                 end = after
             # A model's output has no activation behind it, and has to keep its name.
             chosen = self._is_chosen(conv, paths[id(conv)], node, end, id(conv) in first)
@@ -299,7 +299,7 @@ def _is_spatial(layer: keras.layers.Layer, any_kind: bool = False) -> bool:
     """Whether it is a convolution with a kernel larger than 1.
 
     With ``any_kind`` convolutions of other kinds, and wrapped ones, count too."""
-    if any_kind and isinstance(layer, both("Wrapper")):
+    if any_kind and isinstance(layer, layer_classes("Wrapper")):
         return _is_spatial(layer.layer, any_kind)
     # A user's own layer may have any value in kernel_size.
     kernel = np.ravel(getattr(layer, "kernel_size", 1))

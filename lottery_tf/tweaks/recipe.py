@@ -22,11 +22,11 @@ from lottery_tf.tweaks.settings import (
     as_read,
     check_parameters,
     defaults_of,
-    of_older_release,
     parameters_of,
     recipes_in,
     tweak_names,
-    tweaks_of,
+    tweak_names_in,
+    with_older_defaults,
 )
 from lottery_tf.tweaks.table import TWEAKS
 from lottery_tf.tweaks.tweak import Tweak, put_on, taken_off
@@ -59,7 +59,7 @@ class Recipe(Summarised):
         self._said: list[str] | None = None  # the names of recipes it was made from
         if isinstance(tweaks, str):
             self._said, given = recipes_in(tweaks), {**defaults_of(tweaks), **(settings or {})}
-            tweaks = [_create(name, given) for name in tweaks_of(tweaks)]
+            tweaks = [_create(name, given) for name in tweak_names_in(tweaks)]
         tweaks = list(tweaks) if isinstance(tweaks, Iterable) else [tweaks]
         for tweak in tweaks:
             if not isinstance(tweak, Tweak):
@@ -168,7 +168,7 @@ class Recipe(Summarised):
         for name in description:
             tweak_names(name)
         names = [name for name in description if name not in RECIPES]
-        found = {name: of_older_release(name, description[name]) for name in names}
+        found = {name: with_older_defaults(name, description[name]) for name in names}
         return cls([restore(TWEAKS[name], values) for name, values in found.items()])
 
     def prepare(

@@ -360,7 +360,9 @@ def _search(
         losses.append(float(loss))
         norms.append(float(norm))
         which = int(norm > bound)  # the objective: the loss (divided by η), or the norm
-        derivative = np.clip(derivative if which else derivative / step_size, *_around(settings))
+        derivative = np.clip(
+            derivative if which else derivative / step_size, *_clip_bounds(settings)
+        )
         counts[which] += 1
         means[which] += (1 - _BETA_1) * (derivative - means[which])
         square += (1 - _BETA_2) * (derivative**2 - square)
@@ -390,5 +392,5 @@ def _search(
     return best.c, tuple(losses), tuple(norms), *ends, best.iteration, converged
 
 
-def _around(settings: RescaledInit) -> tuple[float, float]:
+def _clip_bounds(settings: RescaledInit) -> tuple[float, float]:
     return -settings.clip, settings.clip

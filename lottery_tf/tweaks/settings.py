@@ -312,14 +312,14 @@ _OLDER: dict[str, dict[str, Any]] = {
 _OLDER_AS = {"rescaled_init": {"patience": "iterations", "min_gamma": "min_scale"}}
 
 
-def of_older_release(tweak: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+def with_older_defaults(tweak: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters of a tweak, completed if an older release wrote them.
 
     Missing parameters are added if their value in that release is not today's default.
 
-    >>> of_older_release("ghost_skips", {"alpha": 0.1})
+    >>> with_older_defaults("ghost_skips", {"alpha": 0.1})
     {'keep_signal': False, 'alpha': 0.1}
-    >>> of_older_release("ghost_skips", {"shortcut": "conv"})
+    >>> with_older_defaults("ghost_skips", {"shortcut": "conv"})
     {'keep_signal': False, 'fade': 'weight', 'shortcut': 'conv'}
     """
     others = _OLDER_AS.get(tweak, {}).items()
@@ -387,7 +387,7 @@ def as_read(recipe: str) -> str:
     return "+".join(names) if all(name.isidentifier() for name in names) else recipe
 
 
-def tweaks_of(recipe: str) -> list[str]:
+def tweak_names_in(recipe: str) -> list[str]:
     """The names of the tweaks of a recipe, which is given as names joined by ``+`` or by commas.
 
     Raises:
@@ -416,7 +416,7 @@ def described(recipe: str, settings: Mapping[str, Any]) -> dict[str, dict[str, A
       UsageError: for an unknown name, a tweak that is given twice, and parameters out of range.
     """
     given = {**defaults_of(recipe), **settings}
-    return {n: describe(PARAMETERS[n](**parameters_of(n, given))) for n in tweaks_of(recipe)}
+    return {n: describe(PARAMETERS[n](**parameters_of(n, given))) for n in tweak_names_in(recipe)}
 
 
 def parameters_of(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:

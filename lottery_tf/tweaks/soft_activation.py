@@ -11,7 +11,6 @@ import tensorflow as tf
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import counted, log, some
 from lottery_tf.graph.compat import (
-    both,
     called_again,
     calls_in,
     function_of,
@@ -20,6 +19,7 @@ from lottery_tf.graph.compat import (
     is_layer,
     keras,
     keras_of,
+    layer_classes,
     layer_of,
     rename,
     unconverted,
@@ -37,7 +37,9 @@ _RELU6 = (
     *(keras.activations.get("relu6"), tf.nn.relu6, keras3.activations.relu6, keras3.ops.relu6),
 )
 # Rectifiers that are not ReLU, and layers that are not searched for a ReLU inside.
-_LEFT = both("ReLU", "LeakyReLU", "PReLU", "ELU", "ThresholdedReLU", "Lambda", "RNN", "Wrapper")
+_LEFT = layer_classes(
+    "ReLU", "LeakyReLU", "PReLU", "ELU", "ThresholdedReLU", "Lambda", "RNN", "Wrapper"
+)
 _LEFT_FUNCTIONS = (
     *("math.maximum", "nn.leaky_relu", "nn.elu", "nn.selu"),
     *("Maximum", "ReLU", "LeakyRelu", "Elu", "Selu"),  # of Keras 3
@@ -294,7 +296,11 @@ class SoftActivation(SoftActivationSettings, FadingTweak):
         if cap is not None:
             return self._unit(kind, cap, _described(layer), name=layer.name)
         cap = _cap(getattr(layer, "activation", None))
-        if cap is None or isinstance(layer, both("RNN")) or "activation" not in layer.get_config():
+        if (
+            cap is None
+            or isinstance(layer, layer_classes("RNN"))
+            or "activation" not in layer.get_config()
+        ):
             return None
         unit = self._unit(kind, cap, layer.get_config()["activation"])
         if is_keras3(layer):  # nothing can be added to a layer that its constructor has built
@@ -369,7 +375,7 @@ def _cap(unit: Any) -> float | None:
         return math.inf
     if unit in _RELU6 or function in ("nn.relu6", "Relu6"):
         return 6.0
-    is_relu = type(unit) in both("ReLU") or function == "ReLU"
+    is_relu = type(unit) in layer_classes("ReLU") or function == "ReLU"
     if is_relu and not unit.negative_slope and not unit.threshold:
         return math.inf if unit.max_value is None else float(unit.max_value)
     return None

@@ -168,13 +168,13 @@ class Attach(Callback):
     def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
         check_of_its_keras(model, loss=getattr(model, "loss", None))
-        before = _around(model)
+        before = _step_hooks(model)
         self.tweak.attach(model)
-        if _around(model) != before:
+        if _step_hooks(model) != before:
             # Keras would reuse the function that an earlier training has compiled.
             model.train_function = None
 
 
-def _around(model: keras.Model) -> dict[type, Any]:
+def _step_hooks(model: keras.Model) -> dict[type, Any]:
     prepared = prepared_step(model)
     return {} if prepared is None else dict(prepared.around)

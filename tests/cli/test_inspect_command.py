@@ -144,7 +144,7 @@ def test_a_recipe_has_its_own_parameters(found, monkeypatch):
         seen.append(recipe.describe())
         return lt.Recipe("vanilla")
 
-    monkeypatch.setattr("lottery_tf.cli.inspect.settled", looked_at)
+    monkeypatch.setattr("lottery_tf.cli.inspect.complete_recipe", looked_at)
     words = ["--signal", "--recipe=tost_reference", "--rescaled_init_iterations=7"]
     assert main(["inspect", str(found / "tickets" / "round_01"), *words]) == 0
     expected = lt.Recipe("tost_reference", {"rescaled_init_iterations": 7}).describe()

@@ -21,7 +21,7 @@ from lottery_tf.cli.main import main
 from lottery_tf.cli.settings import SWEEP
 from lottery_tf.common.files import read_json, write_json, write_record
 from lottery_tf.common.log import log
-from lottery_tf.runs.retrain import retrain_run, settled
+from lottery_tf.runs.retrain import complete_recipe, retrain_run
 from lottery_tf.sweeping import attempt as attempts
 from lottery_tf.sweeping.attempt import attempt
 from lottery_tf.sweeping.local import LocalEngine
@@ -75,7 +75,7 @@ def files_alone(monkeypatch):
     """Retrainings that write what a sweep reads, and do not train: 0.1 is the better rate."""
 
     def write(out, ticket, recipe, experiment, reinit, test, **how):
-        recipe = settled(recipe, ticket, experiment)
+        recipe = complete_recipe(recipe, ticket, experiment)
         run = retrain_run(out, ticket, recipe, experiment, reinit)
         run.check()
         run.begin()

@@ -14,7 +14,7 @@ from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import read_json, read_json_lines, sha256
 from lottery_tf.runs.experiment import experiment_of
 from lottery_tf.runs.folder import load_saved_model
-from lottery_tf.runs.retrain import retrain_run, settled
+from lottery_tf.runs.retrain import complete_recipe, retrain_run
 from lottery_tf.tickets.ticket import Ticket
 from lottery_tf.tweaks import rescaled_init
 from lottery_tf.tweaks.recipe import Recipe
@@ -112,7 +112,7 @@ def test_the_search_looks_at_a_step_of_the_optimizer_that_trains(ticket, tmp_pat
         (experiment, ("sgd", 0.1, "l2", 1)),
         (dataclasses.replace(experiment, training=training), ("adam", 0.001, "l1", 1000)),
     ):
-        recipe = settled(Recipe("rescaled_init"), ticket, own)
+        recipe = complete_recipe(Recipe("rescaled_init"), ticket, own)
         run = retrain_run(tmp_path, ticket, recipe, own)
         tweak = run.settings["tweaks"]["rescaled_init"]
         names = ("optimizer", "step_size", "norm", "max_norm")
@@ -125,7 +125,7 @@ def test_the_dense_ticket_of_a_search_is_known_by_its_sum(ticket, tmp_path):
         ticket = shutil.copytree(ticket, tmp_path / "find" / "tickets" / name)
     experiment = experiment_of(Ticket.load(ticket), ticket)
     recipe = Recipe("rescaled_init", {"rescaled_init_order": "search_first"})
-    recipe = settled(recipe, ticket, experiment)
+    recipe = complete_recipe(recipe, ticket, experiment)
     settings = retrain_run(tmp_path / "out", ticket, recipe, experiment).settings
     dense = ticket.parent / "round_00"
     assert settings["dense_ticket"] == str(dense.resolve())

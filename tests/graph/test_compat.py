@@ -373,7 +373,7 @@ def test_places_of_weights():
     assert list(compat.weights_known_to(optimizer).values()) == [0, 1]
     assert [compat.place_of(optimizer, each) for each in weights] == [0, 1]
     assert compat.place_of(optimizer, tf.Variable(1.0)) is None
-    of_keras = {name for name in vars(optimizer) if compat.is_of_keras(name)}
+    of_keras = {name for name in vars(optimizer) if compat.is_list_of_keras(name)}
     assert sorted(len(vars(optimizer)[name]) for name in of_keras) == [2, len(optimizer.variables)]
 
 

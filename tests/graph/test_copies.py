@@ -23,7 +23,7 @@ from networks import (
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import keras, keras_of
-from lottery_tf.graph.copies import copy_layer, rebuild, with_paths
+from lottery_tf.graph.copies import copy_layer, copy_with_paths, rebuild
 from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import layer_paths, named_layers, named_variables
 from lottery_tf.graph.own_classes import set_on
@@ -242,7 +242,7 @@ def test_layers_that_cannot_be_copied_get_one_sentence(layer, words):
 def test_renaming():
     model = CASES["nested"].build()
     paths = [p if "input" in p else f"{p}_new" for p in layer_paths(model)]
-    copy = with_paths(model, paths)
+    copy = copy_with_paths(model, paths)
     assert layer_paths(copy) == paths
     assert layer_paths(keras.models.model_from_json(copy.to_json())) == paths
 

@@ -20,7 +20,7 @@ import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph import compat, keras3
 from lottery_tf.graph.architecture import from_json, to_json
-from lottery_tf.graph.copies import copy_layer, rebuild, with_paths
+from lottery_tf.graph.copies import copy_layer, copy_with_paths, rebuild
 from lottery_tf.graph.layers import (
     assign,
     calls,
@@ -86,9 +86,11 @@ def test_a_backend_that_is_not_installed_gets_one_sentence():
     assert "UsageError: Expected Keras 3 with its chosen backend" in done.stderr
 
 
-def test_both():
-    assert compat.both("Dense") == (tf_keras.layers.Dense, layers.Dense)
-    assert compat.both("ThresholdedReLU") == (tf_keras.layers.ThresholdedReLU,)  # of one alone
+def test_layer_classes():
+    assert compat.layer_classes("Dense") == (tf_keras.layers.Dense, layers.Dense)
+    assert compat.layer_classes("ThresholdedReLU") == (
+        tf_keras.layers.ThresholdedReLU,
+    )  # of one alone
 
 
 def test_held_variables_have_public_names():
@@ -225,7 +227,7 @@ def test_lambdas_come_along_as_they_are():
 def test_layers_at_one_path_become_one():
     model = CASES["shared"].build()
     paths = layer_paths(model)
-    again = with_paths(keras.models.model_from_json(model.to_json()), paths)
+    again = copy_with_paths(keras.models.model_from_json(model.to_json()), paths)
     assert layer_paths(again) == paths
     assert again.count_params() == model.count_params()
     assign(again, values(model))

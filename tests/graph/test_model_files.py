@@ -358,7 +358,7 @@ def test_a_finished_run_of_an_older_release_asks_for_no_sum(models, ticket, tmp_
     default_teacher(models / "none", tmp_path, ticket)
     of_an_older_release(tmp_path / "stranger")
     at = tmp_path / "stranger" / "tickets" / "round_01"
-    recipe = retrain_stage.settled(Recipe("distillation"), at, EXPERIMENT)
+    recipe = retrain_stage.complete_recipe(Recipe("distillation"), at, EXPERIMENT)
     retrain_stage.retrain_run(tmp_path / "out", at, recipe, EXPERIMENT).begin()
     result = {"recipe": "distillation", "sparsity": 0, "test_accuracy": 1}
     write_json(tmp_path / "out" / "result.json", result)

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 import tensorflow as tf
 
-from lottery_tf.graph.compat import TFOpLambda, both, keras, parts_of, take_as_given
+from lottery_tf.graph.compat import TFOpLambda, keras, layer_classes, parts_of, take_as_given
 from lottery_tf.graph.copies import copy_layer
 from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.graph.layers import computes_as_keras, unwrapped
@@ -26,7 +26,7 @@ from lottery_tf.masks.prunable import ATTENTION
 
 _Call: TypeAlias = Callable[..., Any]
 
-ACTIVATIONS = both("Activation", "Softmax", "ReLU", "LeakyReLU", "ELU", "ThresholdedReLU")
+ACTIVATIONS = layer_classes("Activation", "Softmax", "ReLU", "LeakyReLU", "ELU", "ThresholdedReLU")
 # By the last name of a TensorFlow or Keras function that a model calls on its tensors.
 _FUNCTIONS = {
     *("elu", "gelu", "hard_sigmoid", "leaky_relu", "log_sigmoid", "log_softmax", "mish", "relu"),
@@ -34,32 +34,32 @@ _FUNCTIONS = {
     "clip_by_value",
 }
 # Layers that multiply activations with each other, which is not linear.
-PRODUCTS = both(
+PRODUCTS = layer_classes(
     *("Multiply", "Dot", "Attention", "AdditiveAttention", "MultiHeadAttention"),
     "GroupQueryAttention",
 )
 _PRODUCTS = {"multiply", "matmul", "einsum", "tensordot"}
 CASTS = ("cast", "Cast", "SaturateCast", "ConvertToTensor")
 # Layers that encode words or numbers: no flow passes through them, it begins behind them.
-_ENCODERS = both(
+_ENCODERS = layer_classes(
     *("StringLookup", "IntegerLookup", "Hashing", "HashedCrossing", "TextVectorization"),
     *("CategoryEncoding", "Discretization"),
 )
 # Layers that multiply numbers by constants and add others.
-_SHIFTS = both("Normalization", "Rescaling")
+_SHIFTS = layer_classes("Normalization", "Rescaling")
 # Layers that centre or scale each example by itself, which is not linear.
-_NORMS = both(
+_NORMS = layer_classes(
     *("LayerNormalization", "GroupNormalization", "RMSNormalization", "UnitNormalization")
 )
 # Layers that TensorFlow computes only in 32 bits on some devices.
-_NARROW = both("AveragePooling3D", "MaxPooling3D")
+_NARROW = layer_classes("AveragePooling3D", "MaxPooling3D")
 _NARROW_FUNCTIONS = {"avg_pool3d", "max_pool3d", "pool", "avg_pool", "max_pool"}
 # Their activations stay, as they keep the flow through gates and many steps finite.
 _RECURRENT = {
     *("LSTM", "GRU", "SimpleRNN", "LSTMCell", "GRUCell", "SimpleRNNCell"),
     *("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"),
 }
-_GATED_CELLS = both("LSTMCell", "GRUCell", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
+_GATED_CELLS = layer_classes("LSTMCell", "GRUCell", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
 _CONSTANT = 1e-14  # a variance of Normalization up to this is 0: the square of its epsilon
 _LARGE = 2.0**60  # between its inverse and this, numbers are not rescaled
 _SQUARED = 2.0**450  # the same for products, in float64
@@ -74,7 +74,7 @@ def linear(layer: keras.layers.Layer) -> keras.layers.Layer:
         return TFOpLambda(_linear_function(layer), name=layer.name, dtype="float64")
     if isinstance(layer, _ENCODERS):
         return _patched(copy_layer(layer), _beginning)
-    if isinstance(layer, both("MaxPooling3D")) and computes_as_keras(layer):
+    if isinstance(layer, layer_classes("MaxPooling3D")) and computes_as_keras(layer):
         copy = copy_layer(layer, **_wide("MaxPooling3D", layer.get_config()))
         copy.call = functools.partial(_max_pool_3d, copy)
         return copy
@@ -88,7 +88,7 @@ def linear(layer: keras.layers.Layer) -> keras.layers.Layer:
     copy = copy_layer(layer, **_wide(kind.__name__, layer.get_config()))
     for part in parts_of(copy):
         _make_positive(part)
-        if isinstance(part, both("Embedding")):
+        if isinstance(part, layer_classes("Embedding")):
             _patched(part, _mean_row)
     if isinstance(copy, ATTENTION):
         copy.call = _by_products(copy, copy.call)
@@ -222,7 +222,7 @@ def _unshifted(layer: Any, theirs: _Call) -> _Call:
     def call(inputs: tf.Tensor, *args: Any, **kwargs: Any) -> tf.Tensor:
         x = tf.cast(inputs, layer.compute_dtype)
         factor = tf.abs(theirs(tf.ones_like(x)) - theirs(tf.zeros_like(x)))
-        if isinstance(layer, both("Normalization")) and not layer.invert:
+        if isinstance(layer, layer_classes("Normalization")) and not layer.invert:
             # A feature that is the same in all examples says nothing; Keras divides it by 1e-7.
             varies = tf.cast(layer.variance, x.dtype) > _CONSTANT
             factor = tf.where(varies, factor, tf.zeros_like(factor))
@@ -237,7 +237,7 @@ def _by_gamma(layer: Any, theirs: _Call) -> _Call:
     @functools.wraps(theirs)
     def call(inputs: tf.Tensor, *args: Any, **kwargs: Any) -> tf.Tensor:
         x = tf.cast(inputs, layer.compute_dtype)
-        is_rms = isinstance(layer, both("RMSNormalization"))
+        is_rms = isinstance(layer, layer_classes("RMSNormalization"))
         gamma = layer.scale if is_rms else getattr(layer, "gamma", None)
         if gamma is None:
             return x
@@ -277,7 +277,7 @@ def _by_products(layer: Any, theirs: _Call) -> _Call:
     @functools.wraps(theirs)
     def call(*args: Any, **kwargs: Any) -> Any:
         for part in parts_of(layer):  # Keras makes them when the layer is built
-            if isinstance(part, both("Softmax")):
+            if isinstance(part, layer_classes("Softmax")):
                 part.call = scores
         return theirs(*args, **kwargs)
 
