@@ -62,6 +62,8 @@ def test_what_is_told_of_a_recipe():
     assert repr(lt.Recipe("tost_reference")) == "Recipe('tost_reference')"
     assert str(lt.Recipe("vanilla")) == "Recipe vanilla\nNo tweaks."
     assert eval(repr(recipe), {"Recipe": lt.Recipe}).describe() == recipe.describe()
+    own = [type("Own" * 99, (lt.LabelSmoothing,), {})()]
+    assert len(repr(lt.Recipe(own))) == 200
 
 
 def test_names_are_escaped_and_readable(of):

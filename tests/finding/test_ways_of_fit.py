@@ -6,11 +6,13 @@ import keras as keras3
 import numpy as np
 import pytest
 import tensorflow as tf
-from networks import assert_same, examples
+from networks import assert_same, examples, values
 
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
 from lottery_tf.finding import find as finding
+from lottery_tf.finding.fit_checks import check_measurable
+from lottery_tf.training.trainer import Trainer
 from lottery_tf.training.xla_support import without_kernel
 
 X, Y = examples(24, (4,), 3)
@@ -98,6 +100,16 @@ def test_what_is_wrong_with_dev_data_is_told_before_the_training(
     monkeypatch.setattr(finding, "find", None)  # no round begins
     with pytest.raises(UsageError, match=message):
         find(mlp(of), (X, Y), of, dev_data=dev_data() if callable(dev_data) else dev_data)
+
+
+def test_looking_at_dev_data_before_the_training_changes_nothing(of):
+    """Neither moving averages nor the random state of a Dropout."""
+    layers = of.layers
+    model = of.Sequential([of.Input((4,)), layers.BatchNormalization(), layers.Dropout(0.5)])
+    trainer = Trainer(model, lambda start: None, 1, of.optimizers.SGD(), "mse", metrics=())
+    before = values(trainer.model)
+    check_measurable(trainer, tf.data.Dataset.from_tensors((X, X)))
+    assert_same(values(trainer.model), before)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ Score = Callable[["Network"], Mapping[str, np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A way to find a mask without training.
+    """A way to find a mask by a score of the present weights. Commands train before omp's.
 
     Attributes:
       score: network → {name of each prunable weight: float array of its shape}.
