@@ -11,6 +11,7 @@ from conftest import TINY
 from networks import assert_same, chain, layers, random_masks, values
 
 import lottery_tf as lt
+from lottery_tf.cli.find import _unused
 from lottery_tf.cli.main import main
 from lottery_tf.common.errors import UsageError
 from lottery_tf.common.files import read_json, read_json_lines
@@ -185,6 +186,20 @@ def test_flags_that_say_nothing_to_a_method(method, words, line, tmp_path, monke
     del lines[:]
     assert find(tmp_path / "out", method) == 0
     assert not lines
+
+
+def test_flags_that_a_method_uses_are_not_told():
+    of_scores = {"scope", "score_rounds", "score_batches"}
+    used = {method: of_scores - _unused(method) for method in METHODS}
+    assert used == {
+        "omp": {"scope"},
+        "snip": of_scores,
+        "iterative_snip": of_scores,
+        "grasp": of_scores,
+        "synflow": {"scope", "score_rounds"},
+        "random": {"scope", "score_rounds"},
+        "erk": {"score_rounds"},
+    }
 
 
 # Structures

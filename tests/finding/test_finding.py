@@ -403,8 +403,15 @@ def test_each_of_several_outputs_is_measured(data, its_keras):
     hidden = layers.Dense(8, name="hidden")(inputs)
     outputs = [layers.Dense(3, name=name)(hidden) for name in ("one", "two")]
     twice = data.map(lambda x, y: (x, (y, y)))
-    (ticket,) = draw(its_keras.Model(inputs, outputs), twice, rounds=0, dev_data=twice)
-    assert {"dev_one_accuracy", "dev_two_accuracy", "dev_loss"} <= ticket.info.keys()
+
+    def second(y_true, y_pred):
+        return y_pred[:, 1]
+
+    metrics = ["accuracy", its_keras.metrics.SparseTopKCategoricalAccuracy(2, "top"), second]
+    own = {"rounds": 0, "dev_data": twice, "metrics": metrics}
+    (ticket,) = draw(its_keras.Model(inputs, outputs), twice, **own)
+    expected = {f"dev_{o}_{name}" for o in ("one", "two") for name in ("accuracy", "top", "second")}
+    assert {*expected, "dev_loss"} <= ticket.info.keys()
 
 
 @pytest.mark.usefixtures("all_eager")

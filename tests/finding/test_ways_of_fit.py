@@ -1,6 +1,7 @@
 """Finding takes data, metrics and losses as compile and fit take them, and XLA where it can."""
 
 import functools
+import inspect
 
 import keras as keras3
 import numpy as np
@@ -199,6 +200,12 @@ def test_a_users_own_cross_entropy_may_take_labels_of_another_form(of, all_eager
 def test_arguments_of_another_name_or_type(name, value, message, of):
     with pytest.raises(UsageError, match=message):
         find(mlp(of), (X, Y), of, **{name: value})
+
+
+def test_the_nearest_to_a_misspelt_name_may_be_any_argument(of):
+    for name in [*inspect.signature(lt.find_tickets).parameters][2:-1]:  # not settings
+        with pytest.raises(UsageError, match=f"no 'x{name}'; nearest: {name}"):
+            find(mlp(of), (X, Y), of, **{f"x{name}": 1})
 
 
 def iter_of(parts):

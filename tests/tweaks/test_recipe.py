@@ -162,8 +162,9 @@ def test_a_loss_for_each_output(of, caplog):
     words = (
         "to smooth the labels of, not mse.*The others take any loss: soft_activation,ghost_skips"
     )
-    with pytest.raises(UsageError, match=words):
-        lt.Recipe("label_smoothing,soft_activation,ghost_skips").loss(["mse", None])
+    with pytest.raises(UsageError, match=words) as raised:
+        lt.Recipe("label_smoothing,soft_activation,ghost_skips").loss(["mse", None, "mae"])
+    assert str(raised.value).startswith(str(raised.value.__cause__))  # the first output's
 
     inputs = keras.Input((4,))
     heads = [layers.Dense(3, name="a")(inputs), layers.Dense(3, "softmax", name="b")(inputs)]
