@@ -1,6 +1,7 @@
 """What is imported is declared, within bounds, and constraints.txt is of what is declared."""
 
 import ast
+import functools
 import importlib.metadata
 import importlib.util
 import sys
@@ -30,11 +31,17 @@ def modules_of(text):
         yield from (name.partition(".")[0] for name in names)
 
 
+@functools.cache
+def distributions_of():
+    """Module → the distributions that it is of; to find out takes seconds."""
+    return importlib.metadata.packages_distributions()
+
+
 def undeclared(files, declared):
     """Module → files that import it, of those that come from no declared distribution."""
     own = {"lottery_tf"} | {path.stem for top in CODE for path in (ROOT / top).rglob("*.py")}
     names = {canonicalize_name(each.name) for each in declared}
-    of = importlib.metadata.packages_distributions()
+    of = distributions_of()
     found = {}
     for path in files:
         for module in modules_of(path.read_text()):
