@@ -4,6 +4,7 @@ docs/architecture.md holds that drawing, so that it is never older than the code
 """
 
 import ast
+import functools
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +39,7 @@ def imports(text: str, known: set[str]) -> set[str]:
     return found
 
 
+@functools.cache
 def graph() -> dict[str, set[str]]:
     """Module → the modules that it imports; those at the root are left out."""
     files = {

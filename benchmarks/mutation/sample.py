@@ -1,13 +1,16 @@
 """Changes lines of one folder at random, one at a time, and lists the changes that no test notices.
 
     python -m pip install -e '.[test,mutation]'
+    pytest -q -n 2 --cov=lottery_tf --cov-context=test --cov-config=benchmarks/mutation/coverage.ini
     python benchmarks/mutation/sample.py --folder=masks --count=60
 
 The changes are those of cosmic-ray: another operator, comparison, constant or exception, a
 condition turned round, a loop without a round, a decorator less. Lines are drawn at random, and for
-each one of its changes. A copy of the checkout is changed; there those tests of the same folder run
-whose files name the changed module, or what is public in it. A process with TensorFlow in it is
-forked for each, which saves its import. Linux only.
+each one of its changes. A copy of the checkout is changed. The tests that run there are those that
+run the line, as the default suite above has noted it in `.coverage`: the nearest ones first, and
+of those the ones that run least beside it. A test counts that fails with the change, and passes
+without it. A process with TensorFlow in it is forked for each change, which saves its import. Linux
+only.
 """
 
 import argparse
@@ -23,9 +26,12 @@ import sys
 import tempfile
 import time
 import warnings
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+HANGS = 120  # seconds after which a test of the default suite does not end
+OUT_OF_TIME = 99
 
 
 def places(code: str) -> dict[int, list[tuple[str, int]]]:
@@ -85,21 +91,93 @@ def drawn(files: list[Path], count: int, seed: int) -> tuple[list[tuple[Path, in
     return chosen, len(of)
 
 
-def tests_of(module: Path, folder: str) -> list[str]:
-    """The files of tests that name a module, or what is public in it; else all of the folder."""
-    dotted = ".".join(module.relative_to(ROOT).with_suffix("").parts)
-    kinds = ast.FunctionDef | ast.ClassDef
-    defined = [node.name for node in ast.parse(module.read_text()).body if isinstance(node, kinds)]
-    public = [rf"\b{name}\b" for name in defined if name[0] != "_" and len(name) > 4]
-    near = re.compile("|".join([re.escape(dotted), *public]))
-    files = sorted((ROOT / "tests" / folder).rglob("test_*.py"))
-    found = [f for f in files if near.search(f.read_text()) or f.stem == f"test_{module.stem}"]
-    found.sort(key=lambda file: file.stem != f"test_{module.stem}")
-    return [str(file.relative_to(ROOT)) for file in found] or [f"tests/{folder}"]
+class Reached:
+    """The tests that run a line, by what coverage.py has noted of each."""
+
+    def __init__(self, file: Path):
+        from coverage import CoverageData
+
+        self._data = CoverageData(str(file))
+        self._data.read()
+        self._by_line: dict[str, dict[int, set[str]]] = {}
+        self._runs: Counter[str] = Counter()  # how many lines a test runs
+        for module in self._data.measured_files():
+            noted = self._data.contexts_by_lineno(module)
+            self._by_line[module] = {line: set(by) - {""} for line, by in noted.items()}
+            self._runs.update(by for all_ in self._by_line[module].values() for by in all_)
+        self._files: dict[str, set[str]] = {}
+        for test in {by.rpartition("|")[0] for by in self._runs}.intersection(_collected()):
+            self._files.setdefault(test.partition("::")[0], set()).add(test)
+
+    def tests(self, module: Path, line: int) -> list[str]:
+        """The nearest first: of the file of the module's name, then of its folder."""
+        place = module.relative_to(ROOT)
+        noted = self._by_line.get(str(place), {})
+        lines = executed(ast.parse(module.read_text()), line)
+        contexts = set().union(*(noted.get(each, ()) for each in lines))
+        contexts = contexts or set().union(*noted.values())  # run on import alone
+        found = set()
+        for context in contexts:
+            test, _, when = context.rpartition("|")
+            # What a test sets up, the others of its file may share.
+            of_file = self._files.get(test.partition("::")[0], set())
+            found |= of_file.intersection([test]) if when == "run" else of_file
+        folder = f"tests/{place.parent.relative_to('lottery_tf')}/"
+        own = f"{folder}test_{place.stem}.py"
+        return sorted(
+            found,
+            key=lambda test: (
+                not test.startswith(own),
+                not test.startswith(folder),
+                self._runs[f"{test}|run"],
+                test,
+            ),
+        )
 
 
-def noticed_by(copy: Path, tests: list[str], seconds: float) -> str:
-    """The first of these tests that fails in the copy, or what else ended them; "" if all pass."""
+def _collected() -> list[str]:
+    """The names of the tests that there are, as pytest takes them."""
+    asked = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-p", "no:cacheprovider"]
+    return subprocess.run(asked, cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
+
+
+def executed(tree: ast.Module, line: int) -> range:
+    """The lines of the statement that a line belongs to, without what is within it.
+
+    Those of a function for its own line, and of a class, which run on import.
+    """
+    of: ast.stmt | None = None
+    for node in ast.walk(tree):  # from the outside in
+        if isinstance(node, ast.stmt):
+            first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
+            if first <= line <= (node.end_lineno or node.lineno):
+                of = node
+    if of is None:
+        return range(line, line + 1)
+    body = getattr(of, "body", None)
+    whole = not body or isinstance(of, ast.FunctionDef | ast.ClassDef)
+    return range(of.lineno, 1 + ((of.end_lineno or line) if whole else body[0].lineno - 1))
+
+
+class _Clock:
+    """Of a run of pytest: a test that hangs ends it, and so does the time for all."""
+
+    def __init__(self, seconds: float):
+        self._end = time.monotonic() + seconds
+
+    def pytest_runtest_logstart(self) -> None:
+        import pytest
+
+        signal.alarm(HANGS)
+        if time.monotonic() > self._end:
+            pytest.exit("out of time", OUT_OF_TIME)
+
+
+def noticed_by(copy: Path, tests: list[str], seconds: float) -> str | None:
+    """The first of these tests that fails in the copy, or what else ended them.
+
+    "" if all pass, None if the time has ended before.
+    """
     child = os.fork()
     if not child:
         os.setsid()
@@ -110,20 +188,17 @@ def noticed_by(copy: Path, tests: list[str], seconds: float) -> str:
         sys.path[0] = os.environ["PYTHONPATH"] = str(copy)
         import pytest
 
-        os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
-    ended = time.monotonic() + seconds
-    while time.monotonic() < ended:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            if (code := os.waitstatus_to_exitcode(status)) == 0:
-                return ""
-            output = (copy / "output.txt").read_text(errors="replace")
-            failed = re.search(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)
-            return failed[1] if failed else f"exit code {code}"
-        time.sleep(0.1)
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return f"more than {seconds:.0f} s"
+        arguments = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:cov", *tests]
+        os._exit(pytest.main(arguments, plugins=[_Clock(seconds)]))
+    _, status = os.waitpid(child, 0)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)  # what the tests have started
+    code = os.waitstatus_to_exitcode(status)
+    if code in (0, OUT_OF_TIME):
+        return None if code else ""
+    output = (copy / "output.txt").read_text(errors="replace")
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+?::.+?)(?: - .*)?$", output, re.MULTILINE)
+    return failed[1] if failed else f"exit code {code}"
 
 
 def difference(before: str, after: str) -> str:
@@ -139,9 +214,13 @@ def main() -> None:
     parser.add_argument("--folder", required=True, help="of lottery_tf and of tests")
     parser.add_argument("--count", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=900, help="that the tests may take")
+    parser.add_argument("--seconds", type=float, default=300, help="that the tests may take")
+    parser.add_argument("--most", type=int, default=600, help="tests to try of those that run it")
+    parser.add_argument("--only", type=lambda text: [*map(int, text.split(","))], help="numbers")
+    parser.add_argument("--coverage", type=Path, default=ROOT / ".coverage")
     options = parser.parse_args()
 
+    reached = Reached(options.coverage)
     files = sorted((ROOT / "lottery_tf" / options.folder).rglob("*.py"))
     chosen, there_are = drawn(files, options.count, options.seed)
     print(f"{options.folder}: {len(chosen)} of {there_are} lines, seed {options.seed}", flush=True)
@@ -150,20 +229,38 @@ def main() -> None:
     sys.dont_write_bytecode = True  # which of two changes in a second a file has cannot be told
 
     caught = done = 0
+    passes: dict[str, bool] = {}  # whether a test that failed passes without a change
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(KeyboardInterrupt):
         copy = Path(folder) / "copy"
         subprocess.run(["git", "clone", "-q", ROOT, copy], check=True)
-        # Tests that fail anyway would seem to notice.
-        if failed := noticed_by(copy, tests_of(chosen[0][0], options.folder), options.seconds):
-            raise SystemExit(f"{failed}\n{(copy / 'output.txt').read_text()[-4000:]}")
         for number, (file, line, code) in enumerate(chosen, start=1):
+            if options.only and number not in options.only:
+                continue
             place, before = file.relative_to(ROOT), file.read_text()
-            (copy / place).write_text(code)
-            by = noticed_by(copy, tests_of(file, options.folder), options.seconds)
-            (copy / place).write_text(before)
-            caught, done = caught + bool(by), number
+            tests = reached.tests(file, line)
+            while True:
+                tried = [test for test in tests if passes.get(test, True)][: options.most]
+                if not tried:
+                    by = ""
+                    break
+                (copy / place).write_text(code)
+                by = noticed_by(copy, tried, options.seconds)
+                (copy / place).write_text(before)
+                if not by or by not in tests:
+                    break
+                if by not in passes:
+                    passes[by] = noticed_by(copy, [by], options.seconds) == ""
+                if passes[by]:
+                    break
+            caught, done = caught + bool(by), done + 1
             print(f"{number:3} {'caught  ' if by else 'SURVIVED'} {place}:{line}", flush=True)
-            print(f"      {difference(before, code)}\n      {by or '-'}", flush=True)
+            print(f"      {difference(before, code)}", flush=True)
+            many = f"{len(tests)} tests run it"
+            if by is None:
+                many += f"; those tried in {options.seconds:.0f} s pass"
+            elif len(tests) > options.most and not by:
+                many += f"; the nearest {options.most} pass"
+            print(f"      {by or many}", flush=True)
     print(f"{caught} of {done} caught")  # Ctrl-C ends it sooner; those done are drawn at random
 
 
