@@ -172,12 +172,12 @@ class _Boxes(Structure):
         )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Blocks(_Boxes):
     """Blocks of ``height`` inputs and ``width`` outputs, in a convolution at one place each."""
 
-    height: int = 1
-    width: int = 1
+    height: int
+    width: int
     noun: ClassVar[str] = "blocks"
 
     def _misfit(self, axes: Axes | None) -> str | None:
@@ -215,12 +215,12 @@ class Channels(_Boxes):
         return tuple(1 if axis in outputs else size for axis, size in enumerate(shape))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class MByN(Structure):
     """``m`` of each ``n`` weights along the inputs stay; at most ``m`` of a smaller last group."""
 
-    m: int = 1
-    n: int = 2
+    m: int
+    n: int
 
     @property
     def sparsity(self) -> float | None:
@@ -312,10 +312,10 @@ def _parsed(text: str) -> Structure | None:
     if match := _BLOCK.fullmatch(text):
         height, width, largest = match.groups()
         pooling = "max" if largest else "average"
-        return Blocks(text, pooling=pooling, height=int(height), width=int(width))
+        return Blocks(text=text, pooling=pooling, height=int(height), width=int(width))
     if match := _M_BY_N.fullmatch(text):
         m, n = map(int, match.groups())
-        return MByN(text, m=m, n=n) if m < n else None
+        return MByN(text=text, m=m, n=n) if m < n else None
     return None
 
 

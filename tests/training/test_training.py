@@ -11,6 +11,7 @@ import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import keras, keras_of
 from lottery_tf.graph.keras3 import keras as keras3
+from lottery_tf.training.checkpoints import Checkpoints, State
 from lottery_tf.training.optimizers import (
     SGD,
     SGD3,
@@ -23,6 +24,7 @@ from lottery_tf.training.optimizers import (
 )
 from lottery_tf.training.settings import TrainingSettings
 from lottery_tf.training.trainer import Trainer, make_deterministic
+from lottery_tf.training.trouble import Diverged
 
 VARIABLES = (tf.Variable, keras3.Variable)
 
@@ -243,6 +245,29 @@ def test_a_train_step_may_take_two_steps_of_the_optimizer(its_keras):
     trainer, _ = small_trainer(its_keras=its_keras, kind=Twice, steps_per_execution=1)
     trainer.fit(7)
     assert (trainer.position, trainer.step) == (7, 14)
+
+
+@both_kerases
+def test_epochs_are_counted_from_where_the_training_began(its_keras):
+    """Of one that is gone on with, too."""
+    trainer, _ = small_trainer(its_keras=its_keras)
+    trainer.reset(5)
+    trainer.fit(15, last=False)
+    trainer.model.set_weights([np.full((1, 1), np.nan)])
+    with pytest.raises(Diverged, match="diverged in epoch 3: ") as raised:
+        trainer.fit(25, begun=5)
+    assert raised.value.epoch == 3
+
+
+@both_kerases
+def test_a_checkpoint_is_written_unless_weights_are_not_finite(its_keras, tmp_path):
+    trainer, _ = small_trainer(its_keras=its_keras)
+    checkpoints = Checkpoints(tmp_path / "checkpoint")
+    assert not Checkpoints().save(trainer, State({}))
+    assert checkpoints.save(trainer, State({"a": 1}))
+    trainer.model.set_weights([np.full((1, 1), np.inf)])
+    assert not checkpoints.save(trainer, State({"a": 2}))
+    assert Checkpoints(tmp_path / "checkpoint").facts()["a"] == 1
 
 
 # (last step, validation_freq, steps that are looked at)

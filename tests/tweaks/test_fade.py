@@ -251,6 +251,11 @@ def _straight(eager=False, of=keras):
     return values(model), history
 
 
+def test_a_model_without_what_fades_has_faded(of):
+    model = chain(of.layers.Dense(2))
+    assert lt.SoftActivation().progress(model) == lt.Recipe("tost").progress(model) == 1.0
+
+
 @pytest.mark.long
 def test_nothing_is_traced_anew(of, monkeypatch):
     """The first step may be traced twice, for Keras makes variables in it; those after are not."""
