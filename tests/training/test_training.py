@@ -260,6 +260,18 @@ def test_epochs_are_counted_from_where_the_training_began(its_keras):
 
 
 @both_kerases
+def test_another_schedule_than_of_the_rate_begins_at_step_0_alone(its_keras):
+    trainer, _ = small_trainer(its_keras=its_keras)
+    for step in (0, 3):
+        trainer.model.optimizer.other = its_keras.optimizers.schedules.CosineDecay(0.1, 9)
+        if not step:
+            trainer.reset(step)
+            continue
+        with pytest.raises(UsageError, match="SGD has a CosineDecay in other. Rewind to step 0"):
+            trainer.reset(step)
+
+
+@both_kerases
 def test_a_checkpoint_is_written_unless_weights_are_not_finite(its_keras, tmp_path):
     trainer, _ = small_trainer(its_keras=its_keras)
     checkpoints = Checkpoints(tmp_path / "checkpoint")
@@ -272,7 +284,7 @@ def test_a_checkpoint_is_written_unless_weights_are_not_finite(its_keras, tmp_pa
 
 # (last step, validation_freq, steps that are looked at)
 LOOKS = [
-    (25, 1, [5, 10, 15, 20, 25]),
+    (25, None, [5, 10, 15, 20, 25]),
     (25, 2, [5, 15, 25]),
     (27, 2, [10, 20, 27]),
     (27, 9, [27]),
@@ -298,7 +310,7 @@ def test_epochs_that_look_at_dev_images_are_counted_from_the_last(
     trainer, _ = small_trainer(its_keras=its_keras)
     steps = Steps(trainer)
     trainer.reset(resumed_at)
-    trainer.fit(stop, [steps.callback()], dev, freq)
+    trainer.fit(stop, [steps.callback()], dev, **({"validation_freq": freq} if freq else {}))
     assert trainer.step == stop
     assert steps.looks == [step for step in looks if step > resumed_at]
 
