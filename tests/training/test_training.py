@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from networks import KERASES, both_kerases
+from small_trainers import small_trainer
 from tensorflow.python.eager import context
 
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
 from lottery_tf.graph.compat import keras, keras_of
 from lottery_tf.graph.keras3 import keras as keras3
-from lottery_tf.training.checkpoints import Checkpoints, State
 from lottery_tf.training.optimizers import (
     SGD,
     SGD3,
@@ -175,29 +175,6 @@ def test_no_steps_at_all_are_refused():
         TrainingSettings(train_for="0ep").steps(10)
 
 
-def small_trainer(**options):
-    """A model of one weight and batches that hold the number of their step; without XLA."""
-    options.setdefault("jit_compile", False)
-    seen = []
-
-    def stream(start):
-        def batches():
-            step = start
-            while True:
-                seen.append(step)
-                yield np.full((1, 1), step, np.float32), np.zeros((1, 1), np.float32)
-                step += 1
-
-        spec = tf.TensorSpec((1, 1), tf.float32)
-        return tf.data.Dataset.from_generator(batches, output_signature=(spec, spec))
-
-    k = options.pop("its_keras", keras)
-    kind = options.pop("kind", k.Sequential)
-    model = kind([k.Input((1,)), k.layers.Dense(1, use_bias=False)])
-    optimizer = options.pop("optimizer", None) or k.optimizers.SGD(1e-3, 0.9)
-    return Trainer(model, stream, 5, optimizer, "mse", metrics=(), **options), seen
-
-
 class Steps:
     """Where a trainer stands after each epoch, and after those that look at dev images."""
 
@@ -269,17 +246,6 @@ def test_another_schedule_than_of_the_rate_begins_at_step_0_alone(its_keras):
             continue
         with pytest.raises(UsageError, match="SGD has a CosineDecay in other. Rewind to step 0"):
             trainer.reset(step)
-
-
-@both_kerases
-def test_a_checkpoint_is_written_unless_weights_are_not_finite(its_keras, tmp_path):
-    trainer, _ = small_trainer(its_keras=its_keras)
-    checkpoints = Checkpoints(tmp_path / "checkpoint")
-    assert not Checkpoints().save(trainer, State({}))
-    assert checkpoints.save(trainer, State({"a": 1}))
-    trainer.model.set_weights([np.full((1, 1), np.inf)])
-    assert not checkpoints.save(trainer, State({"a": 2}))
-    assert Checkpoints(tmp_path / "checkpoint").facts()["a"] == 1
 
 
 # (last step, validation_freq, steps that are looked at)
