@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from networks import KERASES, both_kerases
-from small_trainers import small_trainer
+from small_trainers import Steps, small_trainer
 from tensorflow.python.eager import context
 
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
-from lottery_tf.graph.compat import keras, keras_of
+from lottery_tf.graph.compat import keras
 from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.training.optimizers import (
     SGD,
@@ -173,23 +173,6 @@ def test_milestones_that_do_not_rise_are_refused(milestones):
 def test_no_steps_at_all_are_refused():
     with pytest.raises(UsageError, match="at least one step"):
         TrainingSettings(train_for="0ep").steps(10)
-
-
-class Steps:
-    """Where a trainer stands after each epoch, and after those that look at dev images."""
-
-    def __init__(self, trainer):
-        self.trainer = trainer
-        self.epochs, self.looks = [], []
-
-    def callback(self):
-        callbacks = keras_of(self.trainer.model).callbacks
-        return callbacks.LambdaCallback(on_epoch_end=self.on_epoch_end)
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.epochs.append(self.trainer.step)
-        if "val_loss" in logs:
-            self.looks.append(self.epochs[-1])
 
 
 @pytest.mark.long

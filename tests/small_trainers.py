@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import keras, keras_of
 from lottery_tf.training.trainer import Trainer
 
 
@@ -28,3 +28,20 @@ def small_trainer(**options):
     model = kind([k.Input((1,)), k.layers.Dense(1, use_bias=False, name="one")])
     optimizer = options.pop("optimizer", None) or k.optimizers.SGD(1e-3, 0.9)
     return Trainer(model, stream, 5, optimizer, "mse", metrics=(), **options), seen
+
+
+class Steps:
+    """Where a trainer stands after each epoch, and after those that look at dev images."""
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+        self.epochs, self.looks = [], []
+
+    def callback(self):
+        callbacks = keras_of(self.trainer.model).callbacks
+        return callbacks.LambdaCallback(on_epoch_end=self.on_epoch_end)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs.append(self.trainer.step)
+        if "val_loss" in logs:
+            self.looks.append(self.epochs[-1])
