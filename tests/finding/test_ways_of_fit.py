@@ -14,7 +14,7 @@ from lottery_tf.common.errors import UsageError
 from lottery_tf.finding import find as finding
 from lottery_tf.finding.fit_checks import check_measurable
 from lottery_tf.training.trainer import Trainer
-from lottery_tf.training.xla_support import without_kernel
+from lottery_tf.training.xla_support import _is_plain, without_kernel
 
 X, Y = examples(24, (4,), 3)
 
@@ -421,3 +421,19 @@ def test_states_that_would_go_on_into_the_next_round_are_refused(of):
     data = tf.data.Dataset.from_tensor_slices((np.ones((8, 2, 4), np.float32), Y[:8])).batch(4)
     with pytest.raises(UsageError, match="'?rnn'? of .* keeps its states from batch to batch"):
         find(of.Model(inputs, outputs), data, of)
+
+
+def test_which_layers_need_no_look_at_their_operations(of):
+    """Keras' own, but for those that hold any code or read texts; wrapped ones too."""
+    layers = of.layers
+    for plain in (layers.Dense(2, "relu"), layers.TimeDistributed(layers.Dense(2))):
+        assert _is_plain(plain)
+    model = lt.wrap(of.Sequential([of.Input((3,)), layers.Dense(2)]))
+    assert _is_plain(model.layers[-1])
+    for other in (
+        layers.Dense(2, lambda x: x),
+        layers.Lambda(lambda x: x),
+        layers.StringLookup(),
+        layers.TimeDistributed(layers.Lambda(lambda x: x)),
+    ):
+        assert not _is_plain(other)

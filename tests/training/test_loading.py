@@ -1,5 +1,6 @@
 """lt.load_model: checkpoints with our layers and losses, of either Keras, go on where they were."""
 
+import importlib
 import subprocess
 import sys
 
@@ -21,6 +22,20 @@ FORMS = [
 ]
 KERASES = {"tf_keras": keras, "keras": keras3}
 RECIPE = "soft_activation,ghost_skips,label_smoothing"
+
+
+@pytest.mark.parametrize("of", KERASES.values(), ids=KERASES)
+def test_names_of_classes_in_files_stay(of):
+    """Saved models name them so; another name, or none, would leave those files unread."""
+    for module in (
+        *("graph.schedules", "training.optimizers", "tweaks.soft_activation", "tweaks.ghost_skip"),
+        *("losses.cross_entropy", "losses.binary_cross_entropy", "masks.wrapper"),
+    ):
+        importlib.import_module(f"lottery_tf.{module}")
+    names = [name for name in of.saving.get_custom_objects() if name.startswith("lottery_tf>")]
+    expected = {"From", "SGD", "Adam", "WarmUp", "SoftReLU", "GhostSkip", "CrossEntropy"}
+    expected |= {"BinaryCrossEntropy", "PruneByMask"}
+    assert {name.partition(">")[2] for name in names} == expected
 
 
 def network(of):

@@ -135,6 +135,9 @@ def test_every_optimizer_is_what_its_name_says(name, its_keras):
 @pytest.mark.parametrize("kind", [SGD, Adam, SGD3, Adam3])
 def test_optimizer_round_trip(kind):
     assert kind.from_config(kind(0.1, l2=0.25).get_config()).l2 == 0.25
+    optimizers = (keras3 if kind in (SGD3, Adam3) else keras).optimizers
+    again = optimizers.deserialize(optimizers.serialize(kind(0.1, l2=0.25)))
+    assert type(again) is kind and again.l2 == 0.25
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from lottery_tf.graph.compat import keras
+from lottery_tf.training import xla_loop
 from lottery_tf.training.xla_loop import steps_in_one_loop
 
 
@@ -59,8 +60,15 @@ def trained(in_one_loop, drop_remainder):
 @pytest.mark.parametrize(
     "drop_remainder", [True, pytest.param(False, marks=pytest.mark.e2e)], ids=["static", "dynamic"]
 )
-def test_weights_state_and_logs_are_those_of_keras(drop_remainder):
+def test_weights_state_and_logs_are_those_of_keras(drop_remainder, monkeypatch):
+    graphs, count = set(), xla_loop.count_steps
+    monkeypatch.setattr(
+        xla_loop,
+        "count_steps",
+        lambda *args: graphs.add(tf.compat.v1.get_default_graph()) or count(*args),
+    )
     one, one_logs = trained(True, drop_remainder)
+    assert drop_remainder == any(isinstance(each, tf.__internal__.FuncGraph) for each in graphs)
     other, other_logs = trained(False, drop_remainder)
     for mine, theirs in zip(one, other, strict=True):
         np.testing.assert_array_equal(mine, theirs)

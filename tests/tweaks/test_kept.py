@@ -74,6 +74,26 @@ def test_the_finished_model_computes_what_the_trained_one_computes(name, setting
         assert history["ghost_skips_alpha"] == [1, 1]
 
 
+@pytest.mark.parametrize("of", [keras, keras3], ids=["tf_keras", "keras"])
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_a_kept_skip_is_cut_as_the_convolution_without_padding_cuts(rank, of, untraced):
+    """By 3 in each direction: 1 in front and 2 behind, or the other way round."""
+    convolution, shape = getattr(of.layers, f"Conv{rank}D"), (6, 7, 8)[:rank]
+    model = chain(
+        convolution(2, 3, padding="same", name="first"),
+        convolution(2, 4, name="one"),
+        convolution(2, 1, name="two"),
+        of.layers.Flatten(),
+        of.layers.Dense(3),
+        shape=(*shape, 2),
+    )
+    prepared = lt.GhostSkips(keep=True, convolutions=("all",)).prepare(model)
+    x = examples(4, (*shape, 2))[0]
+    final = lt.GhostSkips(keep=True, convolutions=("all",)).finish(prepared)
+    np.testing.assert_allclose(final(x), prepared(x, training=False), atol=1e-6)
+    assert np.abs(final(x) - model(x)).max() > 0.01
+
+
 # In a process that has not heard of lottery_tf.
 LOADS = """
 import sys
