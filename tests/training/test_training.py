@@ -23,7 +23,7 @@ from lottery_tf.training.optimizers import (
     make_optimizer,
 )
 from lottery_tf.training.settings import TrainingSettings
-from lottery_tf.training.trainer import Trainer, make_deterministic
+from lottery_tf.training.trainer import Trainer, _tell, make_deterministic
 from lottery_tf.training.trouble import Diverged
 
 VARIABLES = (tf.Variable, keras3.Variable)
@@ -232,6 +232,14 @@ def test_another_schedule_than_of_the_rate_begins_at_step_0_alone(its_keras):
             continue
         with pytest.raises(UsageError, match="SGD has a CosineDecay in other. Rewind to step 0"):
             trainer.reset(step)
+
+
+def test_why_xla_was_left_out_is_told_in_160_characters(caplog):
+    caplog.set_level("INFO")
+    trainer, _ = small_trainer()
+    for reason, shown in (("a" * 160, "a" * 160), ("ab " * 99, "ab " * 52 + "ab …")):
+        _tell(trainer.model, reason)
+        assert caplog.messages[-1].endswith(f"compile all of it: {shown}")
 
 
 # (last step, validation_freq, steps that are looked at)
