@@ -237,7 +237,11 @@ def test_another_schedule_than_of_the_rate_begins_at_step_0_alone(its_keras):
 def test_why_xla_was_left_out_is_told_in_160_characters(caplog):
     caplog.set_level("INFO")
     trainer, _ = small_trainer()
-    for reason, shown in (("a" * 160, "a" * 160), ("ab " * 99, "ab " * 52 + "ab …")):
+    for reason, shown in (
+        ("a" * 160, "a" * 160),
+        ("a" * 161, "…"),
+        ("ab " * 99, "ab " * 52 + "ab …"),
+    ):
         _tell(trainer.model, reason)
         assert caplog.messages[-1].endswith(f"compile all of it: {shown}")
 
