@@ -66,6 +66,15 @@ def test_warm_up_is_linear_and_multiplies_the_schedule():
     assert rates(settings, 10, range(6)) == pytest.approx([0.25, 0.5, 0.375, 0.5, 0.5, 0.5])
 
 
+@both_kerases
+@pytest.mark.parametrize("warmup", ["0it", "3it"])
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_a_schedule_is_of_the_optimizers_keras(schedule, warmup, its_keras):
+    settings = TrainingSettings(schedule=schedule, warmup=warmup)
+    made = learning_rate_schedule(settings, 5, its_keras)
+    assert isinstance(made, its_keras.optimizers.schedules.LearningRateSchedule)
+
+
 @pytest.mark.parametrize("kind", [WarmUp, WarmUp3])
 def test_warm_up_round_trip(kind):
     schedule = kind(kind.of.optimizers.schedules.CosineDecay(0.1, 100), 5)
