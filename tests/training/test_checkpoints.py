@@ -132,6 +132,7 @@ def test_minutes_are_those_of_the_clock(tmp_path, monkeypatch):
     now = [1000.0]
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
     checkpoints = Checkpoints(tmp_path / "checkpoint", CheckpointSettings("2min"))
+    assert checkpoints.seconds == 0
     checkpoints.begin(30.0)
     now[0] += 5
     assert checkpoints.seconds == 35.0

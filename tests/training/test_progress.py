@@ -1,5 +1,7 @@
 """The lines that a training shows, and how far it says it is, to the second."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -75,6 +77,18 @@ def test_one_line_is_blanked_before_a_shorter_one(clock, capsys):
     )
 
 
+def test_what_stays_in_a_terminal_is_whole(clock, capsys, monkeypatch):
+    """Only what is written over is cut to its width."""
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    progress = Progress(1, steps=2, steps_per_epoch=1)
+    progress.begin("a name that is longer than that", 2)
+    progress.end("sparsity 20 %")
+    moving, stays = capsys.readouterr().out.split("\r")[1:]
+    assert moving == "a name that is lon…"
+    assert stays == "a name that is longer than that  sparsity 20 %  0 s\n"
+
+
 def test_where_nothing_is_shown_it_is_counted(clock, capsys):
     progress = Progress(0, steps=4, steps_per_epoch=1)
     progress.begin("a", 2)
@@ -96,6 +110,7 @@ class Moves(Course):
 def test_a_course_that_goes_on_in_its_second_epoch(clock):
     """From step 3 to 16 in epochs of 5, gone on with at step 10; executions have 2 steps."""
     course = Moves()
+    assert (course.epoch, course.epochs, course.metrics) == (0, 0, {})
     course.training_begins(3, 10, 16, 5)
     assert course.epoch == 0 and course.epochs == 3 and course.seconds_left is None
     for first, steps in ((10, 3), (13, 3)):

@@ -10,7 +10,7 @@ from tensorflow.python.eager import context
 
 import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
-from lottery_tf.graph.compat import keras
+from lottery_tf.graph.compat import keras, steps_per_execution
 from lottery_tf.graph.keras3 import keras as keras3
 from lottery_tf.training.optimizers import (
     SGD,
@@ -241,6 +241,23 @@ def test_another_schedule_than_of_the_rate_begins_at_step_0_alone(its_keras):
             continue
         with pytest.raises(UsageError, match="SGD has a CosineDecay in other. Rewind to step 0"):
             trainer.reset(step)
+
+
+@both_kerases
+def test_an_execution_has_as_many_steps_as_the_keras_can_cut_an_epoch_into(its_keras):
+    """Of five steps: Keras 3 needs a divisor, tf_keras cuts the last one short."""
+    for asked, found in ((1, 1), (5, 5), (9, 5), (3, 1 if its_keras is keras3 else 3)):
+        trainer, _ = small_trainer(its_keras=its_keras, steps_per_execution=asked)
+        model = trainer.model
+        set_to = model.steps_per_execution if its_keras is keras3 else steps_per_execution(model)
+        assert int(set_to) == found
+
+
+def test_losses_that_do_not_fit_the_outputs_are_one_sentence():
+    inputs, layers = keras3.Input((1,)), keras3.layers
+    model = keras3.Model(inputs, [layers.Dense(1)(inputs), layers.Dense(1)(inputs)])
+    with pytest.raises(UsageError, match="Expected losses and loss_weights for the outputs: "):
+        Trainer(model, None, 5, keras3.optimizers.SGD(), ["mse"] * 3, metrics=())
 
 
 def test_why_xla_was_left_out_is_told_in_160_characters(caplog):
