@@ -278,12 +278,12 @@ def test_a_rewind_restores_every_variable(
 
     used, new = trainer(), trainer()
     for each in (used, new):
-        finding._start(each, ticket)
+        finding._rewind(each, ticket)
     used.fit(rewind_step + steps)
     assert used.step == rewind_step + steps
     for to in (ticket, following):
         for each in (used, new):
-            finding._start(each, to)
+            finding._rewind(each, to)
         assert used.step == rewind_step
         assert_same(values(used.model), dict(to.weights))
         assert lt.get_masks(used.model) == to.masks
