@@ -97,12 +97,12 @@ class Reached:
     def __init__(self, file: Path):
         from coverage import CoverageData
 
-        self._data = CoverageData(str(file))
-        self._data.read()
+        data = CoverageData(str(file))
+        data.read()
         self._by_line: dict[str, dict[int, set[str]]] = {}
         self._runs: Counter[str] = Counter()  # how many lines a test runs
-        for module in self._data.measured_files():
-            noted = self._data.contexts_by_lineno(module)
+        for module in data.measured_files():
+            noted = data.contexts_by_lineno(module)
             self._by_line[module] = {line: set(by) - {""} for line, by in noted.items()}
             self._runs.update(by for all_ in self._by_line[module].values() for by in all_)
         self._files: dict[str, set[str]] = {}
@@ -201,6 +201,25 @@ def noticed_by(copy: Path, tests: list[str], seconds: float) -> str | None:
     return failed[1] if failed else f"exit code {code}"
 
 
+def first_to_notice(
+    copy: Path, place: Path, code: str, tests: list[str], passes: dict[str, bool], seconds: float
+) -> str | None:
+    """``noticed_by`` of a change of the file at ``place``, by a test that passes without it.
+
+    What is known of tests without the change is in ``passes``, which is filled in.
+    """
+    before = (copy / place).read_text()
+    while tests := [test for test in tests if passes.get(test, True)]:
+        (copy / place).write_text(code)
+        by = noticed_by(copy, tests, seconds)
+        (copy / place).write_text(before)
+        if by in tests and by not in passes:
+            passes[by] = noticed_by(copy, [by], seconds) == ""
+        if not by or passes.get(by, True):
+            return by
+    return ""
+
+
 def difference(before: str, after: str) -> str:
     """The first line that is another one, before and after."""
     pairs = zip(before.splitlines(), after.splitlines(), strict=False)
@@ -216,7 +235,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=300, help="that the tests may take")
     parser.add_argument("--most", type=int, default=600, help="tests to try of those that run it")
-    parser.add_argument("--only", type=lambda text: [*map(int, text.split(","))], help="numbers")
     parser.add_argument("--coverage", type=Path, default=ROOT / ".coverage")
     options = parser.parse_args()
 
@@ -234,25 +252,11 @@ def main() -> None:
         copy = Path(folder) / "copy"
         subprocess.run(["git", "clone", "-q", ROOT, copy], check=True)
         for number, (file, line, code) in enumerate(chosen, start=1):
-            if options.only and number not in options.only:
-                continue
             place, before = file.relative_to(ROOT), file.read_text()
             tests = reached.tests(file, line)
-            while True:
-                tried = [test for test in tests if passes.get(test, True)][: options.most]
-                if not tried:
-                    by = ""
-                    break
-                (copy / place).write_text(code)
-                by = noticed_by(copy, tried, options.seconds)
-                (copy / place).write_text(before)
-                if not by or by not in tests:
-                    break
-                if by not in passes:
-                    passes[by] = noticed_by(copy, [by], options.seconds) == ""
-                if passes[by]:
-                    break
-            caught, done = caught + bool(by), done + 1
+            tried = tests[: options.most]
+            by = first_to_notice(copy, place, code, tried, passes, options.seconds)
+            caught, done = caught + bool(by), number
             print(f"{number:3} {'caught  ' if by else 'SURVIVED'} {place}:{line}", flush=True)
             print(f"      {difference(before, code)}", flush=True)
             many = f"{len(tests)} tests run it"

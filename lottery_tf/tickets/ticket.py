@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Mapping
@@ -79,9 +80,9 @@ class Ticket(Summarised):
         layers are no JSON: such a ticket is built in the process that made it, and not saved.
       info: where the ticket comes from, as JSON knows it: ``method``, ``round``,
         ``rewind_step``, ``model``, ``dataset``, ``seed``, ``settings`` of the run or
-        ``found_with`` of a program, …. ``trainable_parameters`` is the number of them; default:
-        counted in the architecture. ``dense_norms`` has ‖w‖₂ of each prunable weight before it was
-        pruned, where that is known.
+        ``found_with`` of a program, …. ``trainable_parameters`` is the number of them in the dense
+        model, of frozen layers too; default: they are counted. ``dense_norms`` has ‖w‖₂ of each
+        prunable weight before it was pruned, where that is known.
 
     Raises:
       UsageError: for a mask without a weight of its name and shape.
@@ -167,7 +168,7 @@ class Ticket(Summarised):
         """What ``print`` and notebooks show: the weights with masks, and where it comes from."""
         return summary_of(self.masks, self.sparsity_total, self.info)
 
-    @property
+    @functools.cached_property  # to count them builds the model
     def trainable_parameters(self) -> int:
         """The number of them in the dense model, of frozen layers too."""
         if "trainable_parameters" not in self.info:  # made by hand

@@ -88,9 +88,8 @@ def test_a_backend_that_is_not_installed_gets_one_sentence():
 
 def test_layer_classes():
     assert compat.layer_classes("Dense") == (tf_keras.layers.Dense, layers.Dense)
-    assert compat.layer_classes("ThresholdedReLU") == (
-        tf_keras.layers.ThresholdedReLU,
-    )  # of one alone
+    of_one_alone = (tf_keras.layers.ThresholdedReLU,)
+    assert compat.layer_classes("ThresholdedReLU") == of_one_alone
 
 
 def test_held_variables_have_public_names():

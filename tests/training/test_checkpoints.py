@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from networks import KERASES, assert_same, both_kerases, values
+from networks import assert_same, both_kerases, values
 from small_trainers import small_trainer
 
 from lottery_tf.common.errors import UsageError
@@ -17,6 +17,13 @@ ONE = tf.data.Dataset.from_tensors((np.full((1, 1), 2.0, np.float32), np.zeros((
 def read(path):
     found = Checkpoints(path / "checkpoint")
     return found, found.facts()
+
+
+def saved_at(checkpoints, monkeypatch):
+    """The positions at which one is made from now on."""
+    positions, save = [], checkpoints.save
+    monkeypatch.setattr(checkpoints, "save", lambda *a: positions.append(a[2]) or save(*a))
+    return positions
 
 
 @both_kerases
@@ -51,7 +58,7 @@ def test_a_training_goes_on_to_the_same_bits(its_keras, tmp_path):
 @both_kerases
 def test_the_place_in_the_data_may_be_another_than_the_step(its_keras, tmp_path):
     """As with a scaled loss, whose steps that overflow are not counted."""
-    trainer, seen = small_trainer(its_keras=its_keras)
+    trainer, _ = small_trainer(its_keras=its_keras)
     trainer.fit(4, last=False)
     trainer.position = 6
     Checkpoints(tmp_path / "checkpoint").save(trainer, State({}))
@@ -121,8 +128,7 @@ def test_one_comes_as_often_as_asked(every, positions, its_keras, tmp_path, monk
     """The last of 12 steps ends its epoch of two; a second training counts on."""
     trainer, _ = small_trainer(its_keras=its_keras, steps_per_execution=1)
     checkpoints = Checkpoints(tmp_path / "checkpoint", CheckpointSettings(every))
-    saved, save = [], checkpoints.save
-    monkeypatch.setattr(checkpoints, "save", lambda *a: saved.append(a[2]) or save(*a))
+    saved = saved_at(checkpoints, monkeypatch)
     checkpoints.fit(trainer, 12, lambda: State({}))
     assert saved == positions
     assert read(tmp_path)[1]["position"] == positions[-1]
@@ -137,8 +143,7 @@ def test_minutes_are_those_of_the_clock(tmp_path, monkeypatch):
     now[0] += 5
     assert checkpoints.seconds == 35.0
     trainer, _ = small_trainer(its_keras=keras3, steps_per_execution=1)
-    saved, save = [], checkpoints.save
-    monkeypatch.setattr(checkpoints, "save", lambda *a: saved.append(a[2]) or save(*a))
+    saved = saved_at(checkpoints, monkeypatch)
 
     def a_minute(batch, logs=None):
         now[0] += 60
@@ -158,7 +163,7 @@ def test_without_a_folder_none_is_kept():
     checkpoints.remove()
 
 
-@pytest.mark.parametrize("its_keras", KERASES.values(), ids=KERASES)
+@both_kerases
 def test_that_of_another_training_is_refused(its_keras, tmp_path):
     trainer, _ = small_trainer(its_keras=its_keras)
     Checkpoints(tmp_path / "checkpoint").save(trainer, State({}))
