@@ -14,6 +14,7 @@ from lottery_tf.common.errors import UsageError
 from lottery_tf.common.log import log
 from lottery_tf.graph import optimizers
 from lottery_tf.graph.compat import (
+    Callback,
     add_gradients_in_order,
     backend_of,
     ends_of,
@@ -214,8 +215,8 @@ class Trainer:
             put_in = last and not total
             optimizer = self.model.optimizer
             averages = contextlib.nullcontext() if put_in else without_averages(optimizer)
-            end = self.step + count * steps
-            with averages, step_checks(), self._early_end_as_mistake(end):
+            batches = _Batches()
+            with averages, step_checks(), self._early_end_as_mistake(batches, count * steps):
                 stream = self.stream(self.position)
                 if is_keras3(self.model):  # its executions have as many steps as there is data
                     stream = stream.take(count * steps)
@@ -224,7 +225,7 @@ class Trainer:
                     stream,
                     epochs=count,
                     steps_per_epoch=steps,
-                    callbacks=[*callbacks, guard],
+                    callbacks=[*callbacks, guard, batches],
                     validation_data=validation_data if looks else None,
                     validation_freq=looks or 1,
                     shuffle=False,  # the stream is shuffled already
@@ -235,9 +236,9 @@ class Trainer:
             self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
 
     @contextlib.contextmanager
-    def _early_end_as_mistake(self, end: int) -> Iterator[None]:
-        """Raises UsageError if the data end before the step ``end``."""
-        empty = None
+    def _early_end_as_mistake(self, batches: "_Batches", steps: int) -> Iterator[None]:
+        """Raises UsageError if the data end before so many ``steps``, which ``batches`` counts."""
+        first, empty = self.step, None
         try:
             yield
         except ValueError as error:  # tf_keras raises it for an epoch without a batch
@@ -250,12 +251,14 @@ class Trainer:
             if "Empty logs" not in str(error):
                 raise
             empty = error
+        done = batches.count
         # With a scaled loss, steps on which it overflows are not counted.
-        short = self.step < end and not optimizers.scales_loss(self.model.optimizer)
-        if empty or (short and not self.model.stop_training):
+        if not optimizers.scales_loss(self.model.optimizer):
+            done = min(done, self.step - first)
+        if done < steps and not self.model.stop_training:
             raise UsageError(
-                f"Expected training data for {end} steps; they ended after {self.step}: give "
-                "endless data, or as many batches as an epoch has."
+                f"Expected training data for {first + steps} steps; they ended after "
+                f"{first + done}: give endless data, or as many batches as an epoch has."
             ) from empty
 
     def evaluate(self, data: tf.data.Dataset) -> dict[str, float]:
@@ -278,6 +281,26 @@ class Trainer:
         found = run(*args, **kwargs)  # raises a clearer error if XLA was not the cause
         _tell(self.model, reason(failed))
         return found
+
+
+class _Batches(Callback):
+    """A callback that counts the batches of a fit.
+
+    Where the data end, the optimizer counts one more, as TensorFlow does not wait for the batch.
+    Of an execution that the end cuts short, Keras 3 counts all steps here, but the optimizer does
+    not.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._supports_tf_logs = True  # or tf_keras would read the metrics after each execution
+        self.count = 0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._before = self.count
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.count = self._before + min(batch + 1, self.params["steps"])
 
 
 def _tell(model: keras.Model, what: str) -> None:

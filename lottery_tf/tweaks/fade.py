@@ -311,8 +311,12 @@ class FadingTweak(FadingSettings, Tweak):
 
         def counted(step: Step, data: Any) -> dict[str, Any]:
             logs = step(data)
-            for layer in layers:
-                layer.step.assign_add(1)
+            # Where the data end, TensorFlow would count a batch that never comes, as Keras' own
+            # count of steps does.
+            parts = tf.nest.flatten(data, expand_composites=True)
+            with tf.control_dependencies([each for each in parts if tf.is_tensor(each)]):
+                for layer in layers:
+                    layer.step.assign_add(1)
             return logs
 
         make_prepared_step(model).around[self.layer_class] = counted

@@ -154,6 +154,19 @@ def test_in_one_loop_of_xla_too(of):
     np.testing.assert_allclose(found, _by_hand(1.0, 4.0, 6, 12)[[3, 7, 11]], rtol=1e-5)
 
 
+def test_where_the_data_end_no_step_is_counted(of):
+    """Keras learns only there how many batches they have, and counts one too many itself."""
+    tweak = lt.SoftActivation(beta_start=1.0, beta_end=4.0, keep_signal=False)
+    model = tweak.prepare(_one_weight(of))
+    model.compile(of.optimizers.SGD(0.5), _mean)
+    x, (watch, found) = np.ones((STEPS, 1), np.float32), _watching(model)
+    data = tf.data.Dataset.from_tensor_slices((x, x)).batch(1).filter(lambda *_: True)
+    callbacks = [*tweak.callbacks(steps=EPOCHS * STEPS), watch]
+    model.fit(data, epochs=EPOCHS, callbacks=callbacks, verbose=0)
+    assert int(tweak.layers(model)[0].step.numpy()) == EPOCHS * STEPS
+    np.testing.assert_allclose(found, _by_hand(1.0, 4.0, 6, 12), rtol=1e-5)
+
+
 def test_train_on_batch_counts_too(of):
     tweak = lt.SoftActivation(beta_start=1.0, beta_end=4.0, keep_signal=False)
     model = tweak.prepare(_one_weight(of))
@@ -451,6 +464,32 @@ def test_a_checkpoint_within_the_fade_is_not_told_to_be_finished(of, eagerly, li
     model.evaluate(X, Y, verbose=0)
     (line,) = lines
     assert "which has not faded: train on with fit(callbacks=recipe.callbacks()) until" in line
+
+
+def test_a_model_that_only_teaches_is_not_told_of(of, lines):
+    """It stands still on purpose."""
+    _, teacher = _resumed(of)
+
+    class Learning(of.Sequential):
+        def test_step(self, data):
+            teacher(data[0], training=False)
+            return super().test_step(data)
+
+    learner = Learning([of.Input((6, 6, 2)), of.layers.Flatten(), of.layers.Dense(3)])
+    learner.compile(loss=_loss(of), run_eagerly=True)
+    del lines[:]
+    learner.evaluate(X, Y, verbose=0)
+    assert lines == []
+
+
+def test_where_the_numbers_are_not_known_a_line_says_so(of, lines, monkeypatch):
+    """As in a step that JAX compiles, or on several devices."""
+    _, model = _resumed(of)
+    del lines[:]
+    monkeypatch.setattr("lottery_tf.tweaks.fade.on_jax", lambda model: True)
+    model.evaluate(X, Y, verbose=0)
+    (line,) = lines
+    assert "in it, which may not have faded: train on with" in line
 
 
 def _pruned(of=keras):
