@@ -23,7 +23,7 @@ class _Methods(Collection[str]):
         yield from (*TRAINING, *METHODS, IMPORTED)
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return len([*iter(self)])
 
     def __contains__(self, name: object) -> bool:
         return any(name == each for each in self)

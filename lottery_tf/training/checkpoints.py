@@ -278,6 +278,7 @@ class _Saving(Callback):
 
     def __init__(self, checkpoints: Checkpoints, trainer: Trainer, state: Callable[[], State]):
         super().__init__()
+        self._supports_tf_logs = True  # or tf_keras would read the metrics after each execution
         self.checkpoints, self.trainer, self.state = checkpoints, trainer, state
         self.minutes = parse_minutes(checkpoints.every)
         self.steps = 0
@@ -308,16 +309,17 @@ class _Saving(Callback):
 
     def _save_if_due(self, of_epoch: bool) -> None:
         """Saves if it is time to, or a signal has come; ``of_epoch``: with the metrics' counts."""
-        there, stop, saved = self.checkpoints, of_any(asked()), False
+        there, stop = self.checkpoints, of_any(asked())
         if self.minutes is None:
             due = self.position - cast(int, there.saved_position) >= self.steps
         else:
             late = time.perf_counter() - there.saved_at >= 60 * self.minutes
             due = bool(from_chief(np.array(late)))
-        if stop or due:
-            metrics = _variables_of_metrics(self.trainer.model) if of_epoch else []
-            counted = [np.array(each.numpy()) for each in metrics]
-            saved = there.save(self.trainer, self.state(), self.position, counted)
+        if not (stop or due):
+            return
+        metrics = _variables_of_metrics(self.trainer.model) if of_epoch else []
+        counted = [np.array(each.numpy()) for each in metrics]
+        saved = there.save(self.trainer, self.state(), self.position, counted)
         if stop:
             if saved:
                 log.warning("Asked to stop: saved at step %s.", f"{self.position:,}")

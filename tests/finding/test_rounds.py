@@ -1,13 +1,23 @@
 """A round that was interrupted goes on where it was."""
 
+import math
+
 import numpy as np
 import pytest
-from networks import both_kerases
+import tensorflow as tf
+from networks import assert_same, both_kerases, chain, examples, values
 from small_trainers import Steps, small_trainer
 
-from lottery_tf.finding.rounds import _Training
+import lottery_tf as lt
+from lottery_tf.finding import rounds as module
+from lottery_tf.finding.rounds import _LastFinite, _train, _Training, find
+from lottery_tf.finding.settings import FindingSettings
+from lottery_tf.graph.compat import Callback, keras_of
+from lottery_tf.masks.settings import PrunableSettings
+from lottery_tf.masks.wrapper import all_kept
 from lottery_tf.training.checkpoints import Checkpoints, State
 from lottery_tf.training.settings import CheckpointSettings
+from lottery_tf.training.trainer import Trainer
 
 
 def interrupted(its_keras, path):
@@ -53,6 +63,46 @@ def test_another_round_or_part_begins_anew(its_keras, tmp_path):
         assert seen[0] == 0 and trainer.step == 3
 
 
+class Breaks(Callback):
+    """Makes the weights NaN."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.set_weights([np.full((1, 1), np.nan)])
+
+
+@pytest.mark.parametrize("finite", [{}, {"finite": {"one/kernel": np.full((1, 1), 0.25)}}])
+@both_kerases
+def test_a_round_that_diverges_has_the_last_finite_weights_of_before(finite, its_keras, tmp_path):
+    """Those that the checkpoint has beside its weights, or else its weights."""
+    trainer, _ = small_trainer(its_keras=its_keras)
+    trainer.model.set_weights([np.full((1, 1), 0.5)])
+    saved = State({"round": 1, "part": "train"}, finite)
+    Checkpoints(tmp_path / "checkpoint").save(trainer, saved)
+    trainer, _ = small_trainer(its_keras=its_keras)
+    training = _Training(trainer, Checkpoints(tmp_path / "checkpoint"), [Breaks()])
+    training.resume()
+    training.begin(1)
+    assert _train(training, 5, {}, last=False, on_nan="skip_round") == 1
+    assert values(trainer.model)["one/kernel"] == (0.25 if finite else 0.5)
+
+
+@both_kerases
+def test_which_weights_are_the_last_finite_ones(its_keras):
+    trainer, _ = small_trainer(its_keras=its_keras)
+    kept = _LastFinite(trainer, None)
+    for weight, logs, there in (
+        (1.0, {"loss": 0.5}, 1),
+        (2.0, None, 2),  # without a loss the weights decide
+        (3.0, {"loss": math.nan}, 2),
+        (4.0, {"loss": math.inf}, 2),
+        (math.nan, {"loss": 0.5}, 2),
+        (5.0, {"loss": 0.5}, 5),
+    ):
+        trainer.model.set_weights([np.full((1, 1), weight)])
+        kept.on_epoch_end(0, logs)
+        assert kept.weights["one/kernel"] == there
+
+
 def test_what_is_saved_says_where_it_was(tmp_path):
     trainer, _ = small_trainer(steps_per_execution=1)
     every_step = CheckpointSettings("1it")
@@ -66,3 +116,108 @@ def test_what_is_saved_says_where_it_was(tmp_path):
     assert facts.pop("seconds") > 0
     assert facts == {"round": 4, "part": "dense", "k": 2, "position": 5}
     assert found.has("masks")
+
+
+class PowerCut(BaseException):
+    pass
+
+
+class Cuts(Callback):
+    """Cuts the power when so many steps are done, before the last is saved."""
+
+    def __init__(self, after):
+        super().__init__()
+        self.left = after
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if not self.left:
+            raise PowerCut
+
+
+def network(its_keras):
+    layers = its_keras.layers
+    return chain(layers.Dense(4, "relu", name="first"), layers.Dense(3, name="second"))
+
+
+def dense_ticket(model, settings):
+    return lt.Ticket.of(model, all_kept(model, PrunableSettings()), {"method": settings.method})
+
+
+def trainer_of(ticket):
+    model = ticket.build()
+    its_keras = keras_of(model)
+    batches = tf.data.Dataset.from_tensor_slices(examples(20)).batch(4).repeat()
+    return Trainer(
+        *(model, batches.skip, 5, its_keras.optimizers.SGD(0.1, 0.9)),
+        its_keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=(),
+    )
+
+
+def rounds_of(model, settings, checkpoints, cut_after):
+    """The trained weights of each round, and the tickets; cut again and again, where there is a
+    checkpoint. The rest of the training is as in a new process: all objects are new."""
+    initial = dense_ticket(model, settings)
+    tickets, trained, cuts = [], {}, 0
+    while True:
+        trainer = trainer_of(initial)
+        kept = Checkpoints(checkpoints, CheckpointSettings("2it"))
+        found = find(
+            *(tickets[-1] if tickets else initial, trainer, settings, 9, [Cuts(cut_after)]),
+            on_ticket=tickets.append,
+            checkpoints=kept,
+        )
+        try:
+            for each in found:
+                trained[each.number] = values(trainer.model)
+                kept.remove()
+            return trained, tickets, cuts
+        except PowerCut:
+            cuts += 1
+
+
+GMP = {"method": "gmp", "sparsity": 0.8, "gmp_frequency": "3it", "gmp_end": "7it"}
+CUT = {
+    "imp": {"rounds": 1},
+    "imp that keeps its weights": {"rounds": 1, "rewind": "learning_rate"},
+    "gmp": {**GMP, "regrow": True},
+    "gmp that keeps its weights": {**GMP, "rewind": "learning_rate"},
+    "one of scores": {"method": "erk", "sparsity": 0.8},
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("cut", CUT)
+@both_kerases
+@pytest.mark.usefixtures("untraced")
+def test_what_is_cut_short_in_any_part_goes_on_to_the_same_bits(cut, its_keras, tmp_path):
+    settings, model = FindingSettings(rewind_to="1it", **CUT[cut]), network(its_keras)
+    whole, tickets, _ = rounds_of(model, settings, None, 0)
+    parts, others, cuts = rounds_of(model, settings, tmp_path / "checkpoint", 5)
+    assert cuts >= 3 and whole.keys() == parts.keys()
+    for number, weights in whole.items():
+        assert_same(parts[number], weights)
+    assert len(others) == len(tickets)
+    for one, other in zip(tickets, others, strict=True):
+        assert one.masks == other.masks
+        assert_same(one.weights, other.weights)
+
+
+@both_kerases
+@pytest.mark.usefixtures("untraced")
+def test_a_ticket_of_the_last_round_or_behind_it_is_the_last(its_keras, monkeypatch):
+    """As where a run with fewer rounds begins with the tickets of one with more. What each worker
+    must have is named by its round."""
+    named = []
+    monkeypatch.setattr(module, "check_same", lambda what, each: named.append(what))
+    settings = FindingSettings(rounds=1)
+    initial = dense_ticket(network(its_keras), settings)
+    tickets = []
+    rounds = find(initial, trainer_of(initial), settings, 3, on_ticket=tickets.append)
+    assert [each.number for each in rounds] == [0, 1]
+    assert [ticket.info["round"] for ticket in tickets] == [0, 1, 2]
+    assert named == ["masks and weights of round 1", "masks and weights of round 2"]
+    for ticket in tickets[1:]:
+        rounds = find(ticket, trainer_of(initial), settings, 3)
+        assert [each.number for each in rounds] == [ticket.info["round"]]

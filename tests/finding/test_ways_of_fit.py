@@ -13,8 +13,10 @@ import lottery_tf as lt
 from lottery_tf.common.errors import UsageError
 from lottery_tf.finding import find as finding
 from lottery_tf.finding.fit_checks import check_measurable
+from lottery_tf.graph.compat import function_of
+from lottery_tf.graph.layers import calls
 from lottery_tf.training.trainer import Trainer
-from lottery_tf.training.xla_support import _is_plain, without_kernel
+from lottery_tf.training.xla_support import _compiles, _is_plain, without_kernel
 
 X, Y = examples(24, (4,), 3)
 
@@ -90,7 +92,8 @@ def test_an_unbuilt_sequential_is_pruned_where_data_are_given(of, all_eager):
         ((X, Y + 7), "classes of the model"),
         (X, "dev_data that fit|labels"),
         (tf.data.Dataset.from_tensor_slices((X, Y)), "dev_data as batches"),
-        (tf.data.Dataset.from_tensor_slices((X, Y)).batch(8).repeat(), "with an end"),
+        (tf.data.Dataset.from_tensor_slices((X, Y)).batch(8).repeat(), "with an end, .* have none"),
+        (tf.data.Dataset.from_tensor_slices((X, Y)).batch(8).take(0), "have no batch: give"),
         (lambda: iter_of([(X, Y)]), "a generator can be read only"),
         (lambda: Endless(), "their num_batches is None"),
     ],
@@ -372,6 +375,18 @@ def plain(of):
     return inputs, of.layers.BatchNormalization()(of.layers.Dense(5, "gelu")(x))
 
 
+def broken(of):
+    inputs = of.Input((4,))
+
+    class Broken(of.layers.Layer):
+        def call(self, x, training=False):
+            if training:
+                raise ValueError("its own")
+            return x
+
+    return inputs, Broken()(inputs)
+
+
 KINDS = {
     lookup: "LookupTable",
     turned: "ImageProjectiveTransform",
@@ -379,6 +394,7 @@ KINDS = {
     sparse: "sparse inputs",
     texts: "texts as inputs",
     plain: None,
+    broken: None,  # fit raises it again
 }
 
 
@@ -387,6 +403,24 @@ def test_what_xla_cannot_compile_is_known_beforehand(kind, of):
     inputs, x = kind(of)
     found = without_kernel(of.Model(inputs, of.layers.Dense(3)(x)))
     assert found is None if KINDS[kind] is None else KINDS[kind] in found
+
+
+def test_a_function_is_looked_at_like_a_layer():
+    """One of ``keras.ops``, as of ``x + 1``, which is no layer and no code of the user's."""
+    inputs = keras3.Input((4,))
+    model = keras3.Model(inputs, keras3.layers.Dense(3)(keras3.ops.add(inputs, 1)))
+    (call,) = [call for call in calls(model)[0] if function_of(call.layer)]
+    assert not _is_plain(call.layer)
+    assert without_kernel(model) is None
+
+
+def test_a_kernel_is_asked_for_by_the_types_that_it_is_called_with():
+    """Of MatMul XLA has none for texts, of a lookup none at all."""
+    node = tf.compat.v1.NodeDef(op="MatMul")
+    for kind, compiles in ((tf.float32, True), (tf.string, False)):
+        node.attr["T"].type = kind.as_datatype_enum
+        assert _compiles(node, "CPU") is compiles
+    assert not _compiles(tf.compat.v1.NodeDef(op="LookupTableFindV2"), "CPU")
 
 
 def test_a_ragged_input_is_known_too():

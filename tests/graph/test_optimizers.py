@@ -360,6 +360,9 @@ def test_a_checkpoint_of_an_older_release_goes_on(untraced, name):
     other.set_optimizer_state(_of_older_release(saved, other))
     assert other.step == 9 and other.learning_rate == pytest.approx(0.05 / 9)
     assert_same(other.optimizer_state(), one.optimizer_state())
+    del saved["arr_2"]
+    with pytest.raises(ValueError, match="zip"):
+        _of_older_release(saved, other)
 
 
 @pytest.mark.parametrize("kind", [schedules.From, schedules.From3])

@@ -43,6 +43,13 @@ def test_masks_are_equal_if_all_of_them_are():
     assert both == Masks({"b": [True], "a": [True, False]})
     for other in ({"a": [1, 0]}, {"a": [1, 0], "c": [1]}, {"a": [1, 1], "b": [1]}):
         assert both != Masks(other) and Masks(other) != both
+    assert both != {"a": [1, 0], "b": [1]} and both.__eq__(0) is NotImplemented
+
+
+def test_they_show_how_many_are_kept():
+    assert repr(Masks({"a": np.arange(2000) > 0, "b": [True]})) == (
+        "Masks(2 weights, 2,000 of 2,001 kept)"
+    )
 
 
 @given(some_masks)

@@ -95,6 +95,18 @@ def test_coupled_l2_is_seen_by_momentum(w, kind):
     assert float(variable.numpy()) == pytest.approx(w)
 
 
+@pytest.mark.parametrize("kind", [SGD, SGD3, Adam, Adam3])
+def test_without_a_penalty_it_is_the_optimizer_of_keras(kind):
+    found = {}
+    for each in (kind, kind.__mro__[2]):
+        variable = VARIABLES[kind in (SGD3, Adam3)](2.0)
+        optimizer = each(0.1)
+        for gradient in (-1.0, 3.0):
+            optimizer.apply_gradients([(tf.constant(gradient), variable)])
+        found[each] = float(variable.numpy())
+    assert len(set(found.values())) == 1
+
+
 @pytest.mark.parametrize("kind", [Adam, Adam3])
 def test_coupled_l2_of_adam_goes_through_the_moments(kind):
     """The first step of Adam is −rate·sign(g), g the decayed gradient: −1 + 1·2 > 0."""

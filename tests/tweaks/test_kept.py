@@ -134,6 +134,64 @@ def test_a_kept_unit_by_hand(kind):
         np.testing.assert_allclose(y[0], expected, rtol=1e-5)
 
 
+def trained_to_its_end(layer):
+    layer.length.assign(2)
+    layer.step.assign(2)
+    return layer
+
+
+@pytest.mark.parametrize("kind", [SoftReLU, SoftReLU3])
+def test_a_unit_past_its_fade_is_kept_as_relu(kind):
+    x = np.array([[-1.0, 0.0, 3.0, 7.0]], np.float32)
+    unit = kind(start=1.0, end=10.0, name="unit")
+    unit.build(x.shape)
+    (relu,) = trained_to_its_end(unit).in_plain_layers("unit")
+    assert type(relu).__name__ == "ReLU"
+    np.testing.assert_array_equal(relu(x)[0], [0, 0, 3, 7])
+
+
+@pytest.mark.parametrize("kind", [SoftReLU, SoftReLU3])
+def test_a_mish_within_its_fade_has_no_plain_layers(kind):
+    unit = kind(unit="mish", start=0.0, end=1.0, name="unit")
+    unit.build((None, 4))
+    assert [type(each).__name__ for each in unit.in_plain_layers("unit")] == ["Activation"]
+    unit.length.assign(4)
+    unit.step.assign(2)
+    with pytest.raises(UsageError, match="that of 'unit' was blended into ReLU: train it from"):
+        unit.in_plain_layers("unit")
+
+
+def test_a_skip_past_its_fade_is_not_in_the_finished_model(of, untraced):
+    layers = of.layers
+    model = chain(layers.Conv2D(3, 3, padding="same", name="conv"), layers.ReLU(), shape=(4, 4, 3))
+    tweak = lt.GhostSkips(keep=True, convolutions="all")
+    prepared = tweak.prepare(model)
+    trained_to_its_end(prepared.get_layer("conv_ghost"))
+    final, (x, _) = tweak.finish(prepared), examples(2, (4, 4, 3))
+    np.testing.assert_array_equal(final(x), model(x))
+
+
+def test_the_layers_of_what_is_kept_have_names_of_their_own(of, untraced):
+    """Where a layer of the model has such a name already."""
+    layers = of.layers
+    model = chain(
+        layers.Conv2D(3, 3, padding="same", activation="relu", name="conv"),
+        *(layers.Flatten(name="conv_unit"), layers.Dense(3, name="conv_ghost_add")),
+        shape=(4, 4, 3),
+    )
+    recipe = lt.Recipe([lt.GhostSkips(keep=True, convolutions="all"), lt.SoftActivation(keep=True)])
+    for each in (recipe, lt.Recipe([lt.SoftActivation(keep=True)])):
+        prepared = each.prepare(model)
+        for callback in each.callbacks(steps=4):
+            callback.set_model(prepared)
+            callback.on_train_begin()
+        final, (x, _) = each.finish(prepared), examples(2, (4, 4, 3))
+        names = [layer.name for layer in final.layers]
+        assert {"conv_unit", "conv_ghost_add"} < set(names) and len({*names}) == len(names)
+        np.testing.assert_allclose(final(x), prepared(x, training=False), atol=1e-6)
+    assert "conv_unit_" in names
+
+
 def test_the_parameters_of_a_skip_are_those_that_were_trained(of):
     layers = of.layers
     model = chain(layers.Conv2D(3, 3, padding="same", name="conv"), layers.ReLU(), shape=(4, 4, 3))

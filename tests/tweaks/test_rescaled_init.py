@@ -31,7 +31,7 @@ from lottery_tf.losses.objective import Objective
 from lottery_tf.masks.prunable import prunable_weights
 from lottery_tf.masks.wrapper import masked_by_us
 from lottery_tf.tweaks import signal_scaling
-from lottery_tf.tweaks.rescaled_init import RescaledInit, Scales, find_scales
+from lottery_tf.tweaks.rescaled_init import RescaledInit, Scales, _tell, find_scales
 from lottery_tf.tweaks.virtual_step import after_step
 
 both_optimizers = pytest.mark.parametrize("optimizer", ["sgd", "adam"])
@@ -490,6 +490,25 @@ def test_what_was_not_reached_is_told(lines):
     assert 1e-3 < found.norm[1] < found.norm[0]
     assert "stopped at its limit after 12 iterations" in lines[1]
     assert "above its bound of 0.001" in lines[2]
+
+
+@pytest.mark.parametrize(
+    ("loss", "norm", "told"),
+    [
+        ((0.5, 0.25), (3.0, 1.5), []),
+        ((0.5, 0.5), (3.0, 1.5), []),
+        ((0.5, 0.75), (3.0, 1.5), ["the norm met its bound of 1.5 at the price of a higher loss"]),
+        ((0.5, 0.25), (3.0, 2.0), ["the gradient's norm is still 2, above its bound of 1.5"]),
+    ],
+)
+def test_what_the_bound_has_cost_is_told(loss, norm, told, lines):
+    scales = {"a": 0.5, "b": 1.0, "c": 4.0}
+    _tell(Scales(scales, (0.5,), (3.0,), loss, norm, best=1, converged=False), SETTINGS)
+    assert lines.pop(0).startswith(
+        "rescaled_init: stopped at its limit after 1 iteration (best at 1): scales 0.5 to 4, "
+        f"median 1; loss after the first step 0.5 → {loss[1]:g}, gradient norm 3 → {norm[1]:g}"
+    )
+    assert len(lines) == len(told) and all(each in lines[0] for each in told)
 
 
 @pytest.mark.usefixtures("untraced")

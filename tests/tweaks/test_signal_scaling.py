@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
-from networks import chain, layers, mlp, random_masks, values
+from networks import assert_same, chain, layers, mlp, random_masks, values
 
 import lottery_tf as lt
 from lottery_tf.graph.compat import keras
@@ -37,6 +37,7 @@ def test_four_weights_by_hand(of):
             np.testing.assert_allclose(values(scaled)["one/kernel"], expected, rtol=1e-6)
             assert tweak.learned(scaled) == {"scales": {"one/kernel": pytest.approx(scale)}}
             assert lt.get_masks(scaled) == masks
+            assert_same(values(tweak.change(ticket)), values(scaled))
 
 
 def test_where_the_norm_is_not_known_the_density_counts():

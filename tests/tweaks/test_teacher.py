@@ -399,6 +399,30 @@ def test_teachers_that_will_not_do(mistake, tmp_path):
         lt.Recipe([tweak]).prepare(mlp())
 
 
+def test_a_saved_model_that_is_damaged_is_one_sentence(tmp_path):
+    chain(layers.Dense(3)).export(tmp_path / "m")
+    (tmp_path / "m" / "saved_model.pb").write_bytes(b"years of work")
+    for allow_code in (False, True):
+        tweak = Distillation(tmp_path / "m", allow_code=allow_code)
+        with pytest.raises(UsageError, match="^Expected "):
+            tweak.prepare(mlp())
+
+
+def test_a_teacher_runs_where_its_model_does(monkeypatch):
+    """Which of Keras 3 is on JAX or torch, a process decides for all models."""
+    of_tensorflow = teachers.load(teachers.source_of(kept := network()))
+    monkeypatch.setattr(teachers, "on_tensorflow", lambda model: False)
+    monkeypatch.setattr(teachers.keras3.backend, "backend", lambda: "jax")
+    with pytest.raises(UsageError, match="a teacher of Keras 3 for the model 'm.*runs on jax; mo"):
+        of_tensorflow.check_fits(mlp())
+    of_jax = teachers.load(teachers.source_of(other := chain(keras3.layers.Dense(3))))
+    monkeypatch.setattr(teachers, "on_tensorflow", lambda model: model is not other)
+    monkeypatch.setattr(teachers, "backend_of", lambda model: "JAX")
+    with pytest.raises(UsageError, match="a teacher that runs on TensorFlow, as .*runs on JAX: gi"):
+        of_jax.check_fits(mlp())
+    assert kept.built
+
+
 def test_models_that_will_not_do():
     with pytest.raises(UsageError, match="'subclassed' is not built|is not built"):
         Distillation(Subclassed(layers.Dense(6), layers.Dense(3)))

@@ -70,12 +70,12 @@ class Flow:
                     f" of the model '{network.model.name}' has {tuple(tensor.shape)}: build it "
                     "with that shape."
                 )
-        products = {layer_of(node).name: 0 for _, node in nodes(network.model) if _multiplies(node)}
-        if products:
+        multiply = (node for _, node in nodes(network.model) if _multiplies(node))
+        if products := list(dict.fromkeys(layer_of(node).name for node in multiply)):
             log.warning(
                 "synflow: %s of '%s' multiply activations, so that the scores do not add up there "
                 "as in a linear network.",
-                *(some(list(products)), network.model.name),
+                *(some(products), network.model.name),
             )
         self.model = rebuild(network.model, linear, _with_wide_inputs)  # pruned weights are 0
         self.name = network.model.name
