@@ -289,3 +289,11 @@ def test_labels_that_are_no_classes_are_one_sentence(name, of):
             model.train_on_batch(x, wrong)
     trainable = {name: v for name, v in values(model).items() if "moving" not in name}
     assert_same(trainable, {name: before[name] for name in trainable})
+
+
+@pytest.mark.parametrize("name", TWEAKS)
+def test_its_parameters_alone_say_what_it_is(name):
+    """What else it holds, such as the loss that it was prepared for, does not."""
+    settings = settings_of(TWEAKS[name])
+    for field in dataclasses.fields(TWEAKS[name]):
+        assert field.compare == field.repr == (field in settings)

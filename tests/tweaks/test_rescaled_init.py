@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 
 import numpy as np
@@ -31,7 +32,14 @@ from lottery_tf.losses.objective import Objective
 from lottery_tf.masks.prunable import prunable_weights
 from lottery_tf.masks.wrapper import masked_by_us
 from lottery_tf.tweaks import signal_scaling
-from lottery_tf.tweaks.rescaled_init import RescaledInit, Scales, _tell, find_scales
+from lottery_tf.tweaks.rescaled_init import (
+    RescaledInit,
+    Scales,
+    _search,
+    _Space,
+    _tell,
+    find_scales,
+)
 from lottery_tf.tweaks.virtual_step import after_step
 
 both_optimizers = pytest.mark.parametrize("optimizer", ["sgd", "adam"])
@@ -480,6 +488,25 @@ def test_the_search_does_what_it_is_for(optimizer, lines):
         f"scales {min(scales):.3g} to {max(scales):.3g}, median "
     )
     assert f"{found.loss[0]:.4g} → {found.loss[1]:.4g}, gradient norm" in line
+
+
+def test_scales_are_judged_every_ten_iterations_and_at_the_end():
+    """By the first two batches; the best are kept, the first of equal ones."""
+    judged, done = [], []
+
+    def objective(c, batch, following, bound):
+        if math.isinf(bound):
+            judged.append((len(done), batch, following))
+            return {0: 4.0, 10: 2.0, 20: 2.0}.get(len(done), 3.0), 0.5, np.ones(1)
+        done.append((batch, following))
+        return 1.0, 0.5, np.ones(1)
+
+    settings = dataclasses.replace(SETTINGS, iterations=25, patience=100)
+    space = _Space(np.array([0.01]), np.array([], int))
+    found = Scales({}, *_search(objective, itertools.count(), space, settings)[1:])
+    assert judged == [(number, 0, 1) for number in (0, 10, 20, 25)]
+    assert done == [(number, number + 1) for number in range(25)]
+    assert (found.best, found.loss, found.converged) == (10, (4.0, 2.0), False)
 
 
 @pytest.mark.usefixtures("untraced")
