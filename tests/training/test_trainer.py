@@ -151,7 +151,7 @@ def test_the_averages_come_in_at_the_end_alone(its_keras):
         trainer.model.set_weights([np.ones((1, 1))])
         trainer.reset()
         for stop, last in stops:
-            trainer.fit(stop, last=last)
+            trainer.fit(stop, **({} if last else {"last": False}))
         return float(values(trainer.model)["one/kernel"][0, 0])
 
     whole = trained((8, True))
