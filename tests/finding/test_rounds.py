@@ -12,7 +12,7 @@ import lottery_tf as lt
 from lottery_tf.finding import rounds as module
 from lottery_tf.finding.rounds import _LastFinite, _train, _Training, find
 from lottery_tf.finding.settings import FindingSettings
-from lottery_tf.graph.compat import Callback, keras_of
+from lottery_tf.graph.compat import Callback, keras, keras_of
 from lottery_tf.masks.settings import PrunableSettings
 from lottery_tf.masks.wrapper import all_kept
 from lottery_tf.training.checkpoints import Checkpoints, State
@@ -221,3 +221,41 @@ def test_a_ticket_of_the_last_round_or_behind_it_is_the_last(its_keras, monkeypa
     for ticket in tickets[1:]:
         rounds = find(ticket, trainer_of(initial), settings, 3)
         assert [each.number for each in rounds] == [ticket.info["round"]]
+
+
+@pytest.mark.usefixtures("untraced")
+def test_a_ticket_without_a_seed_has_the_seed_0():
+    settings = FindingSettings(method="random", sparsity=0.5, train_tickets=False)
+    initial = dense_ticket(network(keras), settings)
+    seeded = [initial, *(dense_ticket(network(keras), settings) for _ in range(2))]
+    found = []
+    for ticket, seed in zip(seeded, (None, 0, 1), strict=True):
+        if seed is not None:
+            ticket.info["seed"] = seed
+        *_, last = find(ticket, trainer_of(ticket), settings, 3)
+        found.append(last.ticket.masks)
+    assert found[0] == found[1] != found[2]
+
+
+@pytest.mark.parametrize(
+    ("cut", "parts"),
+    [
+        ("imp", ["start", "train"]),
+        ("gmp", ["start", "masks", "train"]),
+        ("gmp that keeps its weights", ["start", "masks", "after_masks", "train"]),
+    ],
+)
+@pytest.mark.usefixtures("untraced")
+def test_a_checkpoint_names_its_round_and_part(cut, parts, tmp_path, monkeypatch):
+    named, save = [], Checkpoints.save
+
+    def noted(self, trainer, state, *args):
+        named.append((state.facts["round"], state.facts["part"]))
+        return save(self, trainer, state, *args)
+
+    monkeypatch.setattr(Checkpoints, "save", noted)
+    settings = FindingSettings(rewind_to="1it", **CUT[cut])
+    initial = dense_ticket(network(keras), settings)
+    kept = Checkpoints(tmp_path / "checkpoint", CheckpointSettings("1it"))
+    list(find(initial, trainer_of(initial), settings, 9, checkpoints=kept))
+    assert list(dict.fromkeys(named)) == [*((0, part) for part in parts), (1, "train")]

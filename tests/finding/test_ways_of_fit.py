@@ -318,6 +318,21 @@ def test_data_without_labels_train_by_the_models_own_losses(form, of, all_eager)
         find(autoencoder(of, with_loss=False), forms[form], of)
 
 
+def test_a_loss_that_a_model_has_in_training_alone_is_seen(of, untraced):
+    """As that of an activity regulariser behind a Dropout may be."""
+
+    class Squares(of.layers.Layer):
+        def call(self, x, training=False):
+            if training:
+                self.add_loss(tf.reduce_mean(tf.square(x)))
+            return x
+
+    inputs = of.Input((4,))
+    model = of.Model(inputs, of.layers.Dense(4)(Squares()(of.layers.Dense(5)(inputs))))
+    ticket = find(model, X, of, epochs=1)
+    assert ticket.masks.kept == round(0.8 * ticket.masks.total)
+
+
 def test_a_model_that_does_not_take_zeros_is_trained_all_the_same(of, untraced):
     """Whether it has losses is looked for with zeros; an error of theirs says nothing."""
     model = autoencoder(of, with_check=True)

@@ -86,6 +86,37 @@ def test_the_metrics_of_an_epoch_go_on_once(its_keras, tmp_path):
         assert found.restored_metrics() == []
 
 
+@both_kerases
+def test_an_epoch_that_was_cut_short_has_the_loss_of_all_its_batches(its_keras, tmp_path):
+    class Cut(its_keras.callbacks.Callback):
+        def __init__(self, after=0):
+            super().__init__()
+            self.after, self.losses = after, []
+
+        def on_train_batch_end(self, batch, logs=None):
+            if batch + 1 == self.after:
+                raise KeyboardInterrupt
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.losses.append(float(logs["loss"]))
+
+    def trained(callback, path=None):
+        trainer, _ = small_trainer(its_keras=its_keras, steps_per_execution=1)
+        trainer.model.set_weights([np.ones((1, 1))])
+        kept = Checkpoints(path, CheckpointSettings("3it"))
+        if kept.facts():
+            kept.restore(trainer, ONE)
+        kept.fit(trainer, 10, lambda: State({}), [callback], begun=0)
+        return callback.losses
+
+    whole = trained(Cut())
+    assert whole[0] > 0
+    with pytest.raises(KeyboardInterrupt):
+        trained(Cut(4), tmp_path / "checkpoint")
+    assert read(tmp_path)[1]["position"] == 3
+    assert trained(Cut(), tmp_path / "checkpoint") == whole
+
+
 def test_noise_goes_on(tmp_path):
     """A Dropout draws next what it would have drawn."""
 
