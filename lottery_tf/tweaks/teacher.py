@@ -190,7 +190,7 @@ class Teacher:
         return tf.nest.flatten(traced.structured_outputs)
 
 
-def load(source: str, allow_code: bool = False) -> Teacher:
+def load(source: str, allow_code: bool) -> Teacher:
     """The teacher that ``source_of`` has described, with variables in the present strategy's scope.
 
     Args:

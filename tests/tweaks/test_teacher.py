@@ -410,12 +410,12 @@ def test_a_saved_model_that_is_damaged_is_one_sentence(tmp_path):
 
 def test_a_teacher_runs_where_its_model_does(monkeypatch):
     """Which of Keras 3 is on JAX or torch, a process decides for all models."""
-    of_tensorflow = teachers.load(teachers.source_of(kept := network()))
+    of_tensorflow = teachers.load(teachers.source_of(kept := network()), allow_code=False)
     monkeypatch.setattr(teachers, "on_tensorflow", lambda model: False)
     monkeypatch.setattr(teachers.keras3.backend, "backend", lambda: "jax")
     with pytest.raises(UsageError, match="a teacher of Keras 3 for the model 'm.*runs on jax; mo"):
         of_tensorflow.check_fits(mlp())
-    of_jax = teachers.load(teachers.source_of(other := chain(keras3.layers.Dense(3))))
+    of_jax = teachers.load(teachers.source_of(other := chain(keras3.layers.Dense(3))), False)
     monkeypatch.setattr(teachers, "on_tensorflow", lambda model: model is not other)
     monkeypatch.setattr(teachers, "backend_of", lambda model: "JAX")
     with pytest.raises(UsageError, match="a teacher that runs on TensorFlow, as .*runs on JAX: gi"):
