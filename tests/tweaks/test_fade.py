@@ -167,6 +167,26 @@ def test_where_the_data_end_no_step_is_counted(of):
     np.testing.assert_allclose(found, _by_hand(1.0, 4.0, 6, 12), rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["sparse", "ragged"])
+def test_steps_on_sparse_and_ragged_data_are_counted(kind):
+    """In a graph, where a step waits for all parts of its batch."""
+    layers = keras.layers
+    if kind == "sparse":
+        inputs, x = keras.Input((3,), sparse=True), tf.sparse.from_dense(np.eye(4, 3))
+        hidden = inputs
+    else:
+        inputs = keras.Input((None, 2), ragged=True)
+        x = tf.RaggedTensor.from_row_lengths(np.ones((8, 2), np.float32), [1, 3, 2, 2])
+        hidden = layers.Lambda(lambda each: tf.reduce_mean(each, 1), output_shape=(2,))(inputs)
+    model = keras.Model(inputs, layers.Dense(1, "relu", name="unit")(hidden))
+    tweak = lt.SoftActivation()
+    prepared = tweak.prepare(model)
+    prepared.compile(keras.optimizers.SGD(0.1), "mse")
+    data = tf.data.Dataset.from_tensor_slices((x, np.ones((4, 1)))).batch(2)
+    prepared.fit(data, epochs=2, callbacks=tweak.callbacks(), verbose=0)
+    assert int(tweak.layers(prepared)[0].step.numpy()) == 4
+
+
 def test_train_on_batch_counts_too(of):
     tweak = lt.SoftActivation(beta_start=1.0, beta_end=4.0, keep_signal=False)
     model = tweak.prepare(_one_weight(of))

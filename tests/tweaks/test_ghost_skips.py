@@ -728,3 +728,20 @@ def test_a_training_step_of_ones_own_is_kept():
     history = prepared.fit(X, np.zeros((4, 108)), callbacks=tweak.callbacks(), verbose=0).history
     assert history["mine"] == [7.0]
     assert tweak.progress(prepared) == 1.0
+
+
+@both_kinds
+def test_channels_may_come_first(kind):
+    """Two of them are padded to three, or cut to one; the pixels of a stride are those behind."""
+    x = np.arange(16.0, dtype=np.float32).reshape(1, 2, 2, 4)
+    for channels in (1, 3):
+        y = np.ones((1, channels, 2, 4), np.float32)
+        ghost = kind("identity", (1, 1), "channels_first", start=0.5)
+        ghost.build([y.shape, x.shape])
+        ghost.length.assign(9)
+        by_hand = 1 + 0.5 * np.pad(x, [(0, 0), (0, 1), (0, 0), (0, 0)])[:, :channels]
+        np.testing.assert_allclose(ghost([y, x]), by_hand)
+    ghost = kind("conv", (1, 2), "channels_first")
+    ghost.build([(1, 3, 2, 2), x.shape])
+    assert tuple(ghost.conv.kernel.shape) == (1, 1, 2, 3) and ghost.norm.gamma.shape[0] == 3
+    np.testing.assert_array_equal(ghost._thinned(x), x[:, :, :, ::2])
